@@ -1,0 +1,39 @@
+# The rooms of the architecture as CMake targets: each is one static library whose link line is its row of the room table.
+
+add_library(nostos_options INTERFACE)
+target_compile_options(nostos_options INTERFACE -Wall -Wextra -Wpedantic -Werror -fno-math-errno -fno-trapping-math)
+target_include_directories(nostos_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
+if(NOSTOS_SANITIZE)
+  target_compile_options(nostos_options INTERFACE -fsanitize=${NOSTOS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(nostos_options INTERFACE -fsanitize=${NOSTOS_SANITIZE})
+endif()
+
+# nostos_room(NAME SOURCES a.cc ... [ROOMS base ...] [LIBS ...]): the room NAME, which may include only ROOMS.
+# LIBS are outside libraries, private unless listed in PUBLIC_LIBS.
+function(nostos_room name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;ROOMS;LIBS;PUBLIC_LIBS" ${ARGN})
+  add_library(nostos_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(nostos_${name} PUBLIC nostos_options ${ARG_PUBLIC_LIBS} PRIVATE ${ARG_LIBS})
+  foreach(room IN LISTS ARG_ROOMS)
+    target_link_libraries(nostos_${name} PUBLIC nostos_${room})
+  endforeach()
+endfunction()
+
+# nostos_test(NAME SOURCES a_test.cc ... ROOMS ... [LIBS ...] [LABEL long] [TIMEOUT s]): one GoogleTest binary, one ctest entry
+# a test case. Tests find data through NOSTOS_SOURCE_DIR and scratch space through testing::TempDir().
+function(nostos_test name)
+  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;ROOMS;LIBS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_compile_definitions(${name} PRIVATE NOSTOS_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NOSTOS_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_link_libraries(${name} PRIVATE nostos_options GTest::gtest GTest::gtest_main ${ARG_LIBS})
+  foreach(room IN LISTS ARG_ROOMS)
+    target_link_libraries(${name} PRIVATE nostos_${room})
+  endforeach()
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABEL}")
+endfunction()

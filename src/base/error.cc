@@ -1,0 +1,31 @@
+// Implements exit codes and internal checks.
+#include "base/error.h"
+
+namespace nostos {
+
+int exit_code(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::invalid_input:
+    case ErrorKind::model:
+    case ErrorKind::device:
+      return 2;
+    case ErrorKind::out_of_memory:
+      return 3;
+    case ErrorKind::peer_failed:
+      return 4;
+    case ErrorKind::cancelled:
+      return 130;
+    case ErrorKind::internal:
+      break;
+  }
+  return 1;
+}
+
+void check(bool condition, const char* what, std::source_location where) {
+  if (!condition) {
+    fail(ErrorKind::internal, "internal error: {} ({}:{} in {})", what, where.file_name(), where.line(),
+         where.function_name());
+  }
+}
+
+}  // namespace nostos

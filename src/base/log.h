@@ -1,0 +1,42 @@
+// Owns logging: five levels, one line a message on standard error.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string_view>
+#include <utility>
+
+namespace nostos {
+
+enum class LogLevel { debug, info, warning, error, off };
+
+/// Sets the lowest level that is written (default: info).
+void set_log_level(LogLevel level);
+
+/// \return the level named "debug", "info", "warning", "error" or "off". \throws Error invalid_input for any other name.
+LogLevel parse_log_level(std::string_view name);
+
+/// Writes one line to standard error if `level` is enabled. Thread-safe.
+void log_message(LogLevel level, std::string_view message);
+
+/// \return whether messages of `level` are written.
+bool log_enabled(LogLevel level);
+
+template <class... Args>
+void log_debug(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::debug)) log_message(LogLevel::debug, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::info)) log_message(LogLevel::info, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_warning(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::warning)) log_message(LogLevel::warning, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_error(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::error)) log_message(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace nostos

@@ -1,0 +1,34 @@
+// Owns raw device memory.
+#pragma once
+
+#include <cstddef>
+
+#include "device/device.h"
+
+namespace nostos {
+
+/// Move-only owner of bytes on a device, aligned to 64 bytes on the CPU. Contents are unspecified until written.
+class Buffer {
+ public:
+  static constexpr size_t kAlignment = 64;
+
+  Buffer() = default;
+  /// \throws Error out_of_memory naming the size if the device cannot give `bytes`.
+  Buffer(Device device, size_t bytes);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  std::byte* data() const { return data_; }
+  size_t size_bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+ private:
+  Device device_;
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace nostos

@@ -1,0 +1,21 @@
+// Owns the name of a place where tensors live and ops run.
+#pragma once
+
+#include <string>
+
+namespace nostos {
+
+enum class DeviceKind { cpu, cuda };
+
+/// One device: the host CPU, or one GPU by index.
+struct Device {
+  DeviceKind kind = DeviceKind::cpu;
+  int index = 0;
+
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+/// \return "cpu" or "cuda:0".
+std::string to_string(Device device);
+
+}  // namespace nostos

@@ -1,0 +1,48 @@
+// Tests error kinds, exit codes and log levels.
+#include "base/error.h"
+
+#include <gtest/gtest.h>
+
+#include "base/log.h"
+
+namespace nostos {
+namespace {
+
+TEST(Error, ExitCodesFollowTheDesign) {
+  EXPECT_EQ(exit_code(ErrorKind::invalid_input), 2);
+  EXPECT_EQ(exit_code(ErrorKind::model), 2);
+  EXPECT_EQ(exit_code(ErrorKind::device), 2);
+  EXPECT_EQ(exit_code(ErrorKind::out_of_memory), 3);
+  EXPECT_EQ(exit_code(ErrorKind::peer_failed), 4);
+  EXPECT_EQ(exit_code(ErrorKind::internal), 1);
+  EXPECT_EQ(exit_code(ErrorKind::cancelled), 130);
+}
+
+TEST(Error, RequireThrowsOnlyWhenBroken) {
+  EXPECT_NO_THROW(require(true, ErrorKind::model, "unused {}", 1));
+  try {
+    require(false, ErrorKind::model, "field '{}' is {}", "dim", 3);
+    FAIL() << "require did not throw";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::model);
+    EXPECT_STREQ(error.what(), "field 'dim' is 3");
+  }
+}
+
+TEST(Error, CheckNamesThePlace) {
+  try {
+    check(false, "a thing");
+    FAIL() << "check did not throw";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::internal);
+    EXPECT_NE(std::string(error.what()).find("error_test.cc"), std::string::npos);
+  }
+}
+
+TEST(Log, LevelsParse) {
+  EXPECT_EQ(parse_log_level("warning"), LogLevel::warning);
+  EXPECT_THROW(parse_log_level("loud"), Error);
+}
+
+}  // namespace
+}  // namespace nostos

@@ -1,0 +1,134 @@
+"""What the golden makers share: loading a ZImagePipeline, running one case through it on a CPU and recording every stage.
+
+Not a program. Needs the packages of requirements.txt.
+"""
+
+import contextlib
+import json
+import math
+from pathlib import Path
+
+import torch
+from diffusers import ZImagePipeline
+from safetensors.torch import save_file
+
+
+def load_pipeline(folder, dtype=torch.float32):
+    """The pipeline of a diffusers folder on the CPU, every part in `dtype`."""
+    pipe = ZImagePipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def chat_text(pipe, prompt):
+    """The prompt as the text encoder sees it: one user message through the tokenizer's chat template."""
+    return pipe.tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+    )
+
+
+def token_ids(pipe, prompt):
+    """int64 [tokens], truncated at 512 as the pipeline does."""
+    return torch.tensor(pipe.tokenizer(chat_text(pipe, prompt), truncation=True, max_length=512).input_ids)
+
+
+def initial_latents(pipe, case):
+    """float32 [1, C, h, w]: what the pipeline draws for this case's seed from a CPU generator."""
+    generator = torch.Generator("cpu").manual_seed(case["seed"])
+    return pipe.prepare_latents(
+        1, pipe.transformer.in_channels, case["height"], case["width"], torch.float32, "cpu", generator
+    )
+
+
+@contextlib.contextmanager
+def hooks(*handles):
+    """Removes torch hooks when the block ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def decode(pipe, latents):
+    """float32 [3, H, W], about [-1, 1]: the pipeline's own scaling, then vae.decode, not clamped."""
+    latents = latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+    return pipe.vae.decode(latents, return_dict=False)[0][0].float()
+
+
+@torch.no_grad()
+def sample(pipe, case, latents):
+    """Runs the pipeline; returns (final latents [1, C, h, w], t of the first transformer call, its output [n, C, h, w])."""
+    calls = []
+    record = pipe.transformer.register_forward_hook(lambda module, args, output: calls.append((args[1], output[0])))
+    options = {k: case[k] for k in ("negative_prompt", "cfg_normalization", "cfg_truncation", "sigmas") if k in case}
+    with hooks(record):
+        final = pipe(
+            case["prompt"],
+            height=case["height"],
+            width=case["width"],
+            num_inference_steps=case["steps"],
+            guidance_scale=case["guidance_scale"],
+            latents=latents.clone(),
+            output_type="latent",
+            **options,
+        ).images
+    t, output = calls[0]
+    return final, t.clone(), torch.stack([item[:, 0] for item in output])
+
+
+@torch.no_grad()
+def run_case(pipe, case):
+    """All tensors of one golden case, by name (see the note in golden.json)."""
+    latents = initial_latents(pipe, case)
+    final, t, output = sample(pipe, case, latents)
+    positive, negative = pipe.encode_prompt(
+        case["prompt"],
+        device="cpu",
+        do_classifier_free_guidance=case["guidance_scale"] > 0,
+        negative_prompt=case.get("negative_prompt"),
+    )
+    tensors = {
+        "input_ids": token_ids(pipe, case["prompt"]),
+        "prompt_embeds": positive[0],
+        "initial_latents": latents,
+        "sigmas": pipe.scheduler.sigmas.float(),
+        "timesteps": pipe.scheduler.timesteps.float(),
+        "first_transformer_t": t,
+        "first_transformer_output": output,
+        "final_latents": final,
+        "decoded_image": decode(pipe, final),
+    }
+    if negative:
+        tensors["negative_input_ids"] = token_ids(pipe, case.get("negative_prompt", ""))
+        tensors["negative_prompt_embeds"] = negative[0]
+    return tensors
+
+
+def image_psnr_db(decoded, reference):
+    """PSNR of two decoded images after clamp(x / 2 + 0.5, 0, 1), before rounding to 8 bits; peak 1."""
+    a, b = ((x.double() / 2 + 0.5).clamp(0, 1) for x in (decoded, reference))
+    return -10 * math.log10((a - b).square().mean().item())
+
+
+def save(tensors, path):
+    """Writes a safetensors file and returns {name: shape}."""
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(tensors, path)
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def write_json(value, path):
+    """Writes indented JSON with a final newline; innermost lists of numbers stay on one line."""
+    Path(path).write_text(_json_text(value, 0) + "\n", encoding="utf-8")
+
+
+def _json_text(value, depth):
+    pad = " " * (depth + 1)
+    if isinstance(value, dict) and value:
+        items = (f"{pad}{json.dumps(k, ensure_ascii=False)}: {_json_text(v, depth + 1)}" for k, v in value.items())
+        return "{\n" + ",\n".join(items) + "\n" + " " * depth + "}"
+    if isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list)) for item in value):
+        return "[\n" + ",\n".join(pad + _json_text(item, depth + 1) for item in value) + "\n" + " " * depth + "]"
+    return json.dumps(value, ensure_ascii=False)
