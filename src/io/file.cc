@@ -1,0 +1,172 @@
+// Implements whole-file reading and atomic writing.
+#include "io/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+
+namespace nostos {
+namespace {
+
+std::string reason(int error) { return std::generic_category().message(error); }
+
+/// Closes a descriptor at the end of a scope.
+class Descriptor {
+ public:
+  explicit Descriptor(int value) : value_(value) {}
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  operator int() const { return value_; }
+
+ private:
+  int value_;
+};
+
+/// \return the folder that holds `file`.
+std::filesystem::path folder_of(const std::filesystem::path& file) {
+  return file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
+}
+
+/// Makes a new file of a name nobody else uses in `folder`. \return its descriptor (-1 with errno set on failure) and
+/// path.
+std::pair<int, std::filesystem::path> make_temporary(const std::filesystem::path& folder) {
+  static std::atomic<unsigned> counter{0};
+  for (;;) {
+    const std::filesystem::path path =
+        folder / fmt::format(".nostos-{}-{}.tmp", static_cast<long>(::getpid()), counter.fetch_add(1));
+    const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor >= 0 || errno != EEXIST) return {descriptor, path};
+  }
+}
+
+/// What a path is before it is written.
+struct Target {
+  std::filesystem::path path;  ///< with symbolic links followed
+  bool is_device = false;      ///< exists and is neither a file nor a folder
+};
+
+/// \throws Error invalid_input if `path` is empty, a folder, a read-only file or in no folder.
+Target inspect_target(const std::filesystem::path& path) {
+  require(!path.empty(), ErrorKind::invalid_input, "cannot write a file without a name");
+  require(path.has_filename(), ErrorKind::invalid_input, "cannot write '{}': it names a folder, give a file name",
+          path.string());
+  std::error_code error;
+  Target target{std::filesystem::weakly_canonical(path, error)};
+  if (error) target.path = path;
+  const std::filesystem::file_status status = std::filesystem::status(target.path, error);
+  if (std::filesystem::exists(status)) {
+    require(!std::filesystem::is_directory(status), ErrorKind::invalid_input,
+            "cannot write '{}': it is a folder, give a file name", path.string());
+    require(::access(target.path.c_str(), W_OK) == 0, ErrorKind::invalid_input, "cannot write '{}': {}", path.string(),
+            reason(errno));
+    target.is_device = !std::filesystem::is_regular_file(status);
+  } else {
+    require(std::filesystem::is_directory(folder_of(target.path), error), ErrorKind::invalid_input,
+            "cannot write '{}': the folder '{}' does not exist", path.string(), folder_of(path).string());
+  }
+  return target;
+}
+
+[[noreturn]] void fail_to_write(const std::filesystem::path& target, int error) {
+  if (error == ENOSPC || error == EDQUOT) {
+    fail(ErrorKind::internal, "cannot write '{}': no space left on the device", target.string());
+  }
+  fail(ErrorKind::internal, "cannot write '{}': {}", target.string(), reason(error));
+}
+
+}  // namespace
+
+std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind) {
+  const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  require(descriptor >= 0, kind, "cannot read '{}': {}", path.string(), reason(errno));
+  std::string bytes;
+  struct stat status;
+  if (::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode)) {
+    bytes.reserve(std::min(static_cast<size_t>(status.st_size), max_bytes) + 1);
+  }
+  constexpr size_t kChunkBytes = size_t{1} << 20;
+  for (;;) {
+    const size_t before = bytes.size();
+    const size_t wanted = std::min(kChunkBytes, std::max(bytes.capacity() - before, size_t{4096}));
+    bytes.resize(before + wanted);
+    const ssize_t got = ::read(descriptor, bytes.data() + before, wanted);
+    const int error = errno;
+    bytes.resize(before + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (got < 0 && error == EINTR) continue;
+    require(got >= 0, kind, "cannot read '{}': {}", path.string(), reason(error));
+    require(bytes.size() <= max_bytes, kind, "'{}' is larger than the {} bytes allowed here", path.string(), max_bytes);
+    if (got == 0) return bytes;
+  }
+}
+
+AtomicFile::AtomicFile(const std::filesystem::path& path) {
+  const Target target = inspect_target(path);
+  target_ = target.path;
+  if (target.is_device) {
+    descriptor_ = ::open(target_.c_str(), O_WRONLY | O_CLOEXEC);
+  } else {
+    std::tie(descriptor_, temporary_) = make_temporary(folder_of(target_));
+  }
+  if (descriptor_ >= 0) return;
+  const int error = errno;
+  if (error == ENOSPC || error == EDQUOT) fail_to_write(target_, error);
+  fail(ErrorKind::invalid_input, "cannot write '{}': {}", path.string(), reason(error));
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  constexpr size_t kMostBytesACall = size_t{1} << 30;
+  while (!bytes.empty()) {
+    const ssize_t done = ::write(descriptor_, bytes.data(), std::min(bytes.size(), kMostBytesACall));
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) fail_to_write(target_, errno);
+    bytes = bytes.subspan(static_cast<size_t>(done));
+  }
+}
+
+void AtomicFile::commit() {
+  // A device or pipe cannot be flushed to disk: EINVAL.
+  if (::fsync(descriptor_) != 0 && !temporary_.empty()) fail_to_write(target_, errno);
+  if (!temporary_.empty() && ::rename(temporary_.c_str(), target_.c_str()) != 0) fail_to_write(target_, errno);
+  const bool renamed = !temporary_.empty();
+  temporary_.clear();
+  const int descriptor = descriptor_;
+  descriptor_ = -1;
+  if (::close(descriptor) != 0 && errno != EINTR) fail_to_write(target_, errno);
+  if (!renamed) return;
+  // The new name survives a power cut only once the folder is on disk too; where a file system cannot do it, the file
+  // is whole anyway.
+  const Descriptor folder(::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder >= 0) ::fsync(folder);
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::span<const uint8_t> bytes) {
+  AtomicFile file(path);
+  file.write(std::as_bytes(bytes));
+  file.commit();
+}
+
+void require_writable(const std::filesystem::path& path) {
+  const Target target = inspect_target(path);
+  if (target.is_device) return;
+  const auto [descriptor, temporary] = make_temporary(folder_of(target.path));
+  require(descriptor >= 0, ErrorKind::invalid_input, "cannot write '{}': {}", path.string(), reason(errno));
+  ::close(descriptor);
+  ::unlink(temporary.c_str());
+}
+
+}  // namespace nostos

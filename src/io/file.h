@@ -1,0 +1,51 @@
+// Owns reading whole files and writing files so that nothing partial is ever left under their name.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace nostos {
+
+/// \return the bytes of `path`.
+/// \throws Error `kind` naming the file if it is missing, unreadable, no file, or larger than `max_bytes`.
+std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind = ErrorKind::invalid_input);
+
+/// A file being written: bytes go to a temporary name in the same folder, commit() renames it into place and an
+/// uncommitted file vanishes. A symbolic link is followed, so that what it points to is replaced. A device or pipe has
+/// no contents to protect and is written directly. One thread.
+class AtomicFile {
+ public:
+  /// \throws Error invalid_input naming the path if no file can be made there.
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Appends `bytes`. \throws Error internal naming the file, e.g. that no space is left.
+  void write(std::span<const std::byte> bytes);
+  /// Appends the bytes of `text`, as write().
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Flushes to disk and puts the file under its name. Call once, last. \throws Error internal
+  void commit();
+
+ private:
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;  ///< empty when a device is written directly
+  int descriptor_ = -1;
+};
+
+/// Writes `bytes` as the whole contents of `path`, as AtomicFile does.
+/// \throws Error invalid_input if no file can be made there, internal on a full disk; `path` is then as it was before.
+void write_file_atomically(const std::filesystem::path& path, std::span<const uint8_t> bytes);
+
+/// Finds out, before any work starts, whether `path` can be written: its folder exists and a file can be made in it.
+/// Leaves nothing behind. \throws Error invalid_input saying what is in the way.
+void require_writable(const std::filesystem::path& path);
+
+}  // namespace nostos

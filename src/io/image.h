@@ -1,0 +1,57 @@
+// Owns pictures as users keep them: 8-bit RGB to and from PNG, JPEG and WebP, with text beside the pixels.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nostos {
+
+/// 8-bit RGB pixels, row-major.
+struct Image {
+  int64_t height = 0;
+  int64_t width = 0;
+  std::vector<uint8_t> rgb;  ///< [height, width, 3]
+
+  friend bool operator==(const Image&, const Image&) = default;
+};
+
+/// A named text kept in an image file.
+struct TextChunk {
+  std::string keyword;  ///< 1 to 79 printable ASCII characters
+  std::string text;     ///< UTF-8
+
+  friend bool operator==(const TextChunk&, const TextChunk&) = default;
+};
+
+enum class ImageFormat { png, jpeg, webp };
+
+/// \return the format that the extension names: .png, .jpg, .jpeg or .webp in any case.
+/// \throws Error invalid_input naming these for any other.
+ImageFormat image_format(const std::filesystem::path& file);
+
+/// Encodes an image; equal input gives equal bytes.
+/// \param text for PNG each becomes a tEXt chunk if Latin-1 can write it, else an iTXt chunk. JPEG and WebP keep the
+/// one with the keyword "parameters" as Exif UserComment, where WebUI tools look for it (a JPEG leaves it out, with a
+/// warning, beyond 64 kB). Invalid UTF-8 and NUL, which PNG cannot hold, become U+FFFD. \param quality of JPEG and
+/// WebP, 1 to 100 \throws Error invalid_input if the size is more than the format can hold (PNG here 16,384, JPEG
+/// 65,500, WebP 16,383 a side), internal if the image or a keyword is malformed.
+std::vector<uint8_t> encode_image(const Image& image, ImageFormat format, std::span<const TextChunk> text = {},
+                                  int quality = 95);
+
+/// Limits on PNG files that are read, against hostile ones.
+constexpr int64_t kMaxPngSide = 16384;                ///< pixels
+constexpr int64_t kMaxPngPixels = int64_t{1} << 26;   ///< 201 MB of RGB
+constexpr size_t kMaxPngTextBytes = size_t{1} << 20;  ///< of one text chunk, uncompressed; 100 chunks at most
+
+/// Decodes a PNG of any colour type and depth to 8-bit RGB; transparency is dropped, 16 bits are rounded to 8.
+/// \throws Error invalid_input if the bytes are no PNG, damaged, or beyond the limits above.
+Image decode_png(std::span<const uint8_t> bytes);
+
+/// \return the text chunks (tEXt, zTXt, iTXt) of a PNG in order, as UTF-8; a damaged or oversized text chunk is left
+/// out. \throws Error invalid_input if the bytes are no PNG or damaged elsewhere than in a text chunk.
+std::vector<TextChunk> read_png_text(std::span<const uint8_t> bytes);
+
+}  // namespace nostos

@@ -1,0 +1,119 @@
+// Names every tensor of an AutoencoderKL.
+#include "models/autoencoder_kl/weights.h"
+
+#include <string>
+
+namespace nostos::autoencoder_kl {
+namespace {
+
+/// Walks one side, loading it or only passing by.
+class Walk {
+ public:
+  Walk(const Config& config, WeightBuilder& builder, bool load) : config_(config), builder_(builder), load_(load) {}
+
+  Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel) {
+    if (load_) return builder_.conv(name, out, in, kernel);
+    builder_.unneeded(name + ".weight", {out, in, kernel, kernel});
+    builder_.unneeded(name + ".bias", {out});
+    return {};
+  }
+
+  GroupNormWeights norm(const std::string& name, int64_t channels) {
+    if (load_) return {builder_.small(name + ".weight", {channels}), builder_.small(name + ".bias", {channels})};
+    builder_.unneeded(name + ".weight", {channels});
+    builder_.unneeded(name + ".bias", {channels});
+    return {};
+  }
+
+  ResnetWeights resnet(const std::string& name, int64_t in, int64_t out) {
+    ResnetWeights w;
+    w.norm1 = norm(name + ".norm1", in);
+    w.conv1 = conv(name + ".conv1", out, in, 3);
+    w.norm2 = norm(name + ".norm2", out);
+    w.conv2 = conv(name + ".conv2", out, out, 3);
+    if (in != out) w.shortcut = conv(name + ".conv_shortcut", out, in, 1);
+    return w;
+  }
+
+  MidWeights mid(const std::string& name, int64_t channels) {
+    MidWeights w;
+    w.first = resnet(name + ".resnets.0", channels, channels);
+    if (config_.mid_attention) {
+      const std::string attention = name + ".attentions.0.";
+      w.attention_norm = norm(attention + "group_norm", channels);
+      if (load_) {
+        w.attention.qkv = builder_.stacked_with_bias({attention + "to_q", attention + "to_k", attention + "to_v"}, channels, channels);
+        w.attention.out = builder_.linear(attention + "to_out.0", channels, channels, true, builder_.dtype());
+      } else {
+        for (const char* part : {"to_q", "to_k", "to_v", "to_out.0"}) {
+          builder_.unneeded(attention + part + ".weight", {channels, channels});
+          builder_.unneeded(attention + part + ".bias", {channels});
+        }
+      }
+    }
+    w.second = resnet(name + ".resnets.1", channels, channels);
+    return w;
+  }
+
+  SideWeights encoder() {
+    const std::vector<int64_t>& channels = config_.block_channels;
+    SideWeights w;
+    w.conv_in = conv("encoder.conv_in", channels.front(), config_.image_channels, 3);
+    int64_t in = channels.front();
+    for (size_t level = 0; level < channels.size(); ++level) {
+      const std::string name = "encoder.down_blocks." + std::to_string(level);
+      LevelWeights level_weights;
+      for (int64_t i = 0; i < config_.layers_per_block; ++i) {
+        level_weights.resnets.push_back(resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
+      }
+      in = channels[level];
+      if (level + 1 < channels.size()) level_weights.resample = conv(name + ".downsamplers.0.conv", in, in, 3);
+      w.levels.push_back(std::move(level_weights));
+    }
+    w.mid = mid("encoder.mid_block", in);
+    w.norm_out = norm("encoder.conv_norm_out", in);
+    w.conv_out = conv("encoder.conv_out", 2 * config_.latent_channels, in, 3);
+    if (config_.quant_conv) w.quant = conv("quant_conv", 2 * config_.latent_channels, 2 * config_.latent_channels, 1);
+    return w;
+  }
+
+  SideWeights decoder() {
+    const std::vector<int64_t> channels(config_.block_channels.rbegin(), config_.block_channels.rend());
+    SideWeights w;
+    if (config_.post_quant_conv) w.quant = conv("post_quant_conv", config_.latent_channels, config_.latent_channels, 1);
+    w.conv_in = conv("decoder.conv_in", channels.front(), config_.latent_channels, 3);
+    w.mid = mid("decoder.mid_block", channels.front());
+    int64_t in = channels.front();
+    for (size_t level = 0; level < channels.size(); ++level) {
+      const std::string name = "decoder.up_blocks." + std::to_string(level);
+      LevelWeights level_weights;
+      for (int64_t i = 0; i <= config_.layers_per_block; ++i) {
+        level_weights.resnets.push_back(resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
+      }
+      in = channels[level];
+      if (level + 1 < channels.size()) level_weights.resample = conv(name + ".upsamplers.0.conv", in, in, 3);
+      w.levels.push_back(std::move(level_weights));
+    }
+    w.norm_out = norm("decoder.conv_norm_out", in);
+    w.conv_out = conv("decoder.conv_out", config_.image_channels, in, 3);
+    return w;
+  }
+
+ private:
+  const Config& config_;
+  WeightBuilder& builder_;
+  bool load_;
+};
+
+}  // namespace
+
+Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& builder) {
+  Weights w;
+  w.decoder = Walk(config, builder, true).decoder();
+  SideWeights encoder = Walk(config, builder, with_encoder).encoder();
+  if (with_encoder) w.encoder = std::move(encoder);
+  w.storage = builder.finish();
+  return w;
+}
+
+}  // namespace nostos::autoencoder_kl

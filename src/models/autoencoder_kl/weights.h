@@ -1,0 +1,56 @@
+// Owns the weights of a VAE and the walk that names every tensor.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "models/autoencoder_kl/config.h"
+#include "models/weight_builder.h"
+#include "nn/attention.h"
+#include "ops/conv.h"
+
+namespace nostos::autoencoder_kl {
+
+struct GroupNormWeights {
+  ConstView weight, bias;  ///< f32 [channels]
+};
+
+struct ResnetWeights {
+  GroupNormWeights norm1, norm2;
+  Conv2d conv1, conv2;
+  std::optional<Conv2d> shortcut;  ///< 1x1, where the number of channels changes
+};
+
+struct MidWeights {
+  ResnetWeights first, second;
+  GroupNormWeights attention_norm;
+  nn::AttentionWeights attention;  ///< empty without mid attention
+};
+
+/// One resolution: residual blocks, then a convolution that changes the resolution (absent on the last level).
+struct LevelWeights {
+  std::vector<ResnetWeights> resnets;
+  std::optional<Conv2d> resample;
+};
+
+/// Encoder or decoder: the same parts in another order.
+struct SideWeights {
+  Conv2d conv_in;
+  MidWeights mid;
+  std::vector<LevelWeights> levels;  ///< in the order they run
+  GroupNormWeights norm_out;
+  Conv2d conv_out;
+  std::optional<Conv2d> quant;  ///< 1x1: after the encoder, before the decoder
+};
+
+struct Weights {
+  SideWeights decoder;
+  std::optional<SideWeights> encoder;
+  WeightStorage storage;
+};
+
+/// Walks every tensor of the diffusers layout. \param with_encoder false: the encoder's tensors are checked but not loaded.
+/// \throws Error model, out_of_memory
+Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& builder);
+
+}  // namespace nostos::autoencoder_kl

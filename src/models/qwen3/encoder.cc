@@ -1,0 +1,58 @@
+// Implements the Qwen3 text encoder. Source: transformers modeling_qwen3.py.
+#include "models/qwen3/encoder.h"
+
+#include <string>
+
+#include "base/error.h"
+#include "nn/rope.h"
+#include "ops/elementwise.h"
+#include "ops/norm.h"
+
+namespace nostos::qwen3 {
+namespace {
+
+struct Scratch {
+  View normed;  ///< [tokens, hidden] of the weights' dtype
+  nn::AttentionScratch attention;
+  nn::FeedForwardScratch feed_forward;
+  nn::RopeTable rope;
+
+  static Scratch take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
+    return {nostos::take(arena, dtype, {tokens, c.hidden}), nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
+            nn::FeedForwardScratch::take(arena, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim)};
+  }
+};
+
+/// x += attention(norm(x)); x += ffn(norm(x)). \param x f32 [tokens, hidden], in place.
+void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x, const Scratch& s) {
+  ctx.throw_if_cancelled();
+  ops::rms_norm(ctx, x, w.input_norm, {}, c.norm_eps, s.normed);
+  nn::attention(ctx, c.attention_shape(), w.attention, s.normed, s.rope, s.attention, x, true);
+  ops::rms_norm(ctx, x, w.post_attention_norm, {}, c.norm_eps, s.normed);
+  nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, x, true);
+}
+
+}  // namespace
+
+void Encoder::encode(Context& ctx, std::span<const int32_t> ids, View features, const Probe& probe) const {
+  const int64_t tokens = static_cast<int64_t>(ids.size());
+  for (const int32_t id : ids) {
+    require(id >= 0 && id < config_.vocabulary, ErrorKind::model,
+            "the tokenizer gave id {}, the text encoder's vocabulary ends at {}: they do not belong together", id, config_.vocabulary - 1);
+  }
+  Arena measure(ctx.device());
+  Scratch::take(measure, config_, tokens, dtype_);
+  Arena arena(ctx.device(), measure.peak_bytes());
+  const Scratch scratch = Scratch::take(arena, config_, tokens, dtype_);
+
+  nn::fill_sequence_rope(ctx, config_.rope_theta, scratch.rope);
+  const ConstView id_view(reinterpret_cast<const std::byte*>(ids.data()), DType::i32, {tokens});
+  ops::embed(ctx, weights_.embedding, id_view, features);
+  if (probe) probe("embed_tokens", features);
+  for (size_t i = 0; i < weights_.layers.size(); ++i) {
+    layer_forward(ctx, config_, weights_.layers[i], features, scratch);
+    if (probe) probe("layers." + std::to_string(i), features);
+  }
+}
+
+}  // namespace nostos::qwen3

@@ -1,0 +1,38 @@
+// Owns the Qwen3 text encoder's forward pass.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "device/context.h"
+#include "models/qwen3/config.h"
+#include "models/qwen3/weights.h"
+#include "tensor/tensor.h"
+
+namespace nostos::qwen3 {
+
+/// Called with the name and rows of intermediate results, in order; for tests.
+using Probe = std::function<void(std::string_view name, ConstView rows)>;
+
+/// A loaded text encoder.
+class Encoder {
+ public:
+  Encoder(const Config& config, Weights weights, DType dtype) : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
+
+  const Config& config() const { return config_; }
+  const Weights& weights() const { return weights_; }
+
+  /// The last but one hidden state of the real tokens, before the final norm: the encoder is causal, so tokens that a reference would
+  /// pad with change nothing. Allocates scratch of the prompt's size.
+  /// \param ids token ids, at least one. \param features f32 [ids, hidden]. \throws Error model for an id outside the vocabulary, cancelled.
+  void encode(Context& ctx, std::span<const int32_t> ids, View features, const Probe& probe = {}) const;
+
+ private:
+  Config config_;
+  Weights weights_;
+  DType dtype_;
+};
+
+}  // namespace nostos::qwen3

@@ -1,0 +1,28 @@
+// Owns the weights of a Qwen3 text encoder and the walk that names every tensor.
+#pragma once
+
+#include <vector>
+
+#include "models/qwen3/config.h"
+#include "models/weight_builder.h"
+#include "nn/attention.h"
+#include "nn/feed_forward.h"
+
+namespace nostos::qwen3 {
+
+struct LayerWeights {
+  nn::AttentionWeights attention;
+  nn::FeedForwardWeights feed_forward;
+  ConstView input_norm, post_attention_norm;  ///< f32 [hidden]
+};
+
+struct Weights {
+  ConstView embedding;               ///< f32 or bf16 [vocabulary, hidden]
+  std::vector<LayerWeights> layers;  ///< the used ones
+  WeightStorage storage;
+};
+
+/// Walks every tensor of the transformers layout of Qwen3Model (without a "model." prefix). \throws Error model, out_of_memory
+Weights build_weights(const Config& config, WeightBuilder& builder);
+
+}  // namespace nostos::qwen3

@@ -1,0 +1,107 @@
+// Implements conversion, stacking and packing of weights.
+#include "models/weight_builder.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "ops/elementwise.h"
+
+namespace nostos {
+
+bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) {
+  const ConstView from = source_->tensor(name, shape);
+  if (!from) return false;
+  ops::convert(ctx_, from, to);
+  source_->release(name);
+  return true;
+}
+
+ConstView WeightBuilder::keep(Tensor tensor) {
+  storage_.bytes += tensor.size_in_bytes();
+  storage_.tensors.push_back(std::move(tensor));
+  return std::as_const(storage_.tensors.back()).view();
+}
+
+Linear WeightBuilder::pack(ConstView weight) {
+  Linear packed = ops::pack_linear(ctx_, weight);
+  storage_.bytes += packed.size_in_bytes();
+  return packed;
+}
+
+ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
+  Tensor made(ctx_.device(), DType::f32, shape);
+  if (!fetch(name, shape, made)) return {};
+  return keep(std::move(made));
+}
+
+Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in) {
+  int64_t all = 0;
+  for (int64_t out : outs) all += out;
+  Tensor made(ctx_.device(), dtype_, {all, in});
+  bool complete = true;
+  int64_t row = 0;
+  auto out = outs.begin();
+  for (const std::string& name : names) {
+    complete = fetch(name, {*out, in}, made.view().rows(row, *out)) && complete;
+    row += *out++;
+  }
+  return complete ? pack(made) : Linear{};
+}
+
+Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
+  Tensor made(ctx_.device(), dtype, {out, in});
+  const bool complete = fetch(name + ".weight", {out, in}, made);
+  const ConstView bias_view = bias ? small(name + ".bias", {out}) : ConstView{};
+  if (!complete) return {};
+  Linear packed = pack(made);
+  packed.bias = bias_view;
+  return packed;
+}
+
+Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in) {
+  const int64_t count = static_cast<int64_t>(names.size());
+  Tensor weight(ctx_.device(), dtype_, {count * out, in}), bias(ctx_.device(), DType::f32, {count * out});
+  bool complete = true;
+  int64_t row = 0;
+  for (const std::string& name : names) {
+    complete = fetch(name + ".weight", {out, in}, weight.view().rows(row, out)) && complete;
+    complete = fetch(name + ".bias", {out}, bias.view().rows(row, out)) && complete;
+    row += out;
+  }
+  if (!complete) return {};
+  Linear packed = pack(weight);
+  packed.bias = keep(std::move(bias));
+  return packed;
+}
+
+Conv2d WeightBuilder::conv(const std::string& name, int64_t out, int64_t in, int64_t kernel) {
+  const Shape shape{out, in, kernel, kernel};
+  Tensor made(ctx_.device(), dtype_, shape);
+  const bool complete = fetch(name + ".weight", shape, made);
+  const ConstView bias = small(name + ".bias", {out});
+  if (!complete || !bias) return {};
+  Conv2d packed = ops::pack_conv2d(ctx_, made, bias);
+  storage_.bytes += packed.size_in_bytes();
+  return packed;
+}
+
+ConstView WeightBuilder::table(const std::string& name, const Shape& shape) {
+  const ConstView from = source_->tensor(name, shape);
+  if (!from) return {};
+  if (from.dtype() == DType::f32 || from.dtype() == DType::bf16) {
+    storage_.source = source_;
+    storage_.bytes += from.size_in_bytes();
+    return from;
+  }
+  Tensor made(ctx_.device(), DType::f32, shape);
+  ops::convert(ctx_, from, made);
+  source_->release(name);
+  return keep(std::move(made));
+}
+
+WeightStorage WeightBuilder::finish() {
+  source_->finish();
+  return std::move(storage_);
+}
+
+}  // namespace nostos

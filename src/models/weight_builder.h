@@ -1,0 +1,63 @@
+// Owns the step from named checkpoint tensors to the weights that ops take: conversion, stacking, packing.
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/context.h"
+#include "models/weight_source.h"
+#include "ops/conv.h"
+#include "ops/linear.h"
+#include "tensor/tensor.h"
+
+namespace nostos {
+
+/// What keeps a model's views alive.
+struct WeightStorage {
+  std::vector<Tensor> tensors;
+  std::shared_ptr<WeightSource> source;  ///< for tables that are read where they lie
+  size_t bytes = 0;                      ///< resident bytes of all weights, packed ones included
+};
+
+/// The visitor that a model's weights walk through: it names every tensor with its expected shape and turns it into what ops take.
+/// With a ListingSource nothing is made and every output stays empty.
+class WeightBuilder {
+ public:
+  /// \param dtype of the block weights: f32 or bf16.
+  WeightBuilder(Context& ctx, std::shared_ptr<WeightSource> source, DType dtype) : ctx_(ctx), source_(std::move(source)), dtype_(dtype) {}
+
+  DType dtype() const { return dtype_; }
+
+  /// A float32 vector or small tensor of `shape`.
+  ConstView small(const std::string& name, const Shape& shape);
+  /// Weights [out_i, in] named `names`, stacked along the outputs, in the block dtype, without bias.
+  Linear stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in);
+  /// `name`.weight [out, in] in `dtype`, with `name`.bias [out] if `bias`.
+  Linear linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype);
+  /// `names`[i].weight [out, in] and .bias [out], stacked along the outputs, in the block dtype.
+  Linear stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in);
+  /// `name`.weight [out, in, kernel, kernel] and `name`.bias [out] in the block dtype.
+  Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel);
+  /// A table that rows are looked up in, f32 or bf16, read where it lies.
+  ConstView table(const std::string& name, const Shape& shape);
+  /// A tensor that the layout has and the engine never needs.
+  void unneeded(const std::string& name, const Shape& shape) { source_->unneeded(name, shape); }
+
+  /// Ends the walk. \throws Error model listing everything missing or misshapen. \return what keeps the views alive.
+  WeightStorage finish();
+
+ private:
+  /// Copies `name` in `dtype` to `to`. \return false if the source gives no data.
+  bool fetch(const std::string& name, const Shape& shape, View to);
+  Linear pack(ConstView weight);
+  ConstView keep(Tensor tensor);
+
+  Context& ctx_;
+  std::shared_ptr<WeightSource> source_;
+  DType dtype_;
+  WeightStorage storage_;
+};
+
+}  // namespace nostos

@@ -1,0 +1,84 @@
+// Implements the sources of weights.
+#include "models/weight_source.h"
+
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <functional>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace nostos {
+namespace {
+
+constexpr size_t kNamedAtMost = 8;  // names written out in one message
+
+std::string join_some(const std::vector<std::string>& names) {
+  const size_t count = std::min(names.size(), kNamedAtMost);
+  std::string text = fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(count), ", "));
+  if (names.size() > count) text += fmt::format(" and {} more", names.size() - count);
+  return text;
+}
+
+}  // namespace
+
+ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
+  const std::string full = prefix_ + name;
+  const std::optional<ConstView> found = store_.find(full);
+  if (!found) {
+    problems_.push_back(fmt::format("{} is missing", full));
+    return {};
+  }
+  if (found->shape() != shape) {
+    problems_.push_back(fmt::format("{} in {} has shape {}, the config wants {}", full, store_.where(full),
+                                    to_string(found->shape()), to_string(shape)));
+    return {};
+  }
+  if (found->dtype() != DType::f32 && found->dtype() != DType::bf16 && found->dtype() != DType::f16) {
+    problems_.push_back(fmt::format("{} in {} is {}, weights are F32, BF16 or F16", full, store_.where(full), nostos::name(found->dtype())));
+    return {};
+  }
+  return *found;
+}
+
+void StoreSource::finish() {
+  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(), problems_.size(),
+          join_some(problems_));
+  const std::vector<std::string> unused = store_.unused();
+  if (!unused.empty()) {
+    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(), unused.size(),
+                join_some(unused));
+  }
+}
+
+ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
+  // bf16 halves the time and memory; values are a sum of two uniform bytes, near enough to normal for timing and scale.
+  const auto [at, fresh] = made_.insert_or_assign(name, Tensor(ctx_.device(), DType::bf16, shape));
+  bfloat16* values = at->second.data<bfloat16>();
+  const int64_t elements = shape.elements();
+  const bool is_vector = shape.rank() == 1;
+  int64_t fan_in = 1;
+  for (int axis = 1; axis < shape.rank(); ++axis) fan_in *= shape[axis];
+  const bool is_bias = name.ends_with(".bias");
+  const float scale = is_vector ? 0.02f : 1.7f / std::sqrt(static_cast<float>(fan_in)) / 180.f;
+  const uint64_t seed = std::hash<std::string>{}(name);
+#pragma omp parallel for num_threads(ctx_.threads())
+  for (int64_t block = 0; block < (elements + 4095) / 4096; ++block) {
+    uint64_t state = seed + static_cast<uint64_t>(block) * 0x9e3779b97f4a7c15ull;
+    for (int64_t i = block * 4096; i < std::min(elements, (block + 1) * 4096); ++i) {
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      const int sum = static_cast<int>((state >> 56) & 0xff) + static_cast<int>((state >> 48) & 0xff) - 255;
+      const float value = is_vector ? (is_bias ? 0.f : 1.f) + scale * static_cast<float>(sum) / 255.f : scale * static_cast<float>(sum);
+      values[i] = to_bfloat16(value);
+    }
+  }
+  return at->second.view();
+}
+
+ConstView ListingSource::tensor(const std::string& name, const Shape& shape) {
+  shapes_[name] = shape;
+  return {};
+}
+
+}  // namespace nostos

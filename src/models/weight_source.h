@@ -1,0 +1,74 @@
+// Owns where a model's weights come from: a checkpoint, random numbers, or nowhere (when only names and shapes are wanted).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "device/context.h"
+#include "io/weight_store.h"
+#include "tensor/tensor.h"
+
+namespace nostos {
+
+/// Gives tensors by the names that the checkpoint layout uses.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  /// \return the tensor, f32, bf16 or f16, valid until release(name) or as long as the source; null data if this source has none (it has then noted why).
+  virtual ConstView tensor(const std::string& name, const Shape& shape) = 0;
+  /// The tensor has been copied: its memory may be reused.
+  virtual void release(const std::string& name) = 0;
+  /// Notes that the layout has this tensor but the engine never needs its values.
+  virtual void unneeded(const std::string& name, const Shape& shape) = 0;
+  /// Called once every tensor has been asked for. \throws Error model listing what was missing or misshapen.
+  virtual void finish() {}
+};
+
+/// A checkpoint part on disk.
+class StoreSource : public WeightSource {
+ public:
+  /// \param prefix put before every name where the checkpoint nests the part, e.g. "model."
+  explicit StoreSource(WeightStore store, std::string prefix = "") : store_(std::move(store)), prefix_(std::move(prefix)) {}
+
+  ConstView tensor(const std::string& name, const Shape& shape) override;
+  void release(const std::string& name) override { store_.release(prefix_ + name); }
+  void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
+  /// Also logs a warning that names the checkpoint's tensors nobody asked for.
+  void finish() override;
+
+ private:
+  WeightStore store_;
+  std::string prefix_;
+  std::vector<std::string> problems_;
+};
+
+/// Random weights, normal-like with the scale 1 / sqrt(fan in), ones for norms; the same for the same names.
+class SyntheticSource : public WeightSource {
+ public:
+  explicit SyntheticSource(Context& ctx) : ctx_(ctx) {}
+
+  ConstView tensor(const std::string& name, const Shape& shape) override;
+  void release(const std::string& name) override { made_.erase(name); }
+  void unneeded(const std::string&, const Shape&) override {}
+
+ private:
+  Context& ctx_;
+  std::map<std::string, Tensor> made_;
+};
+
+/// Records names and shapes; gives no data.
+class ListingSource : public WeightSource {
+ public:
+  ConstView tensor(const std::string& name, const Shape& shape) override;
+  void release(const std::string&) override {}
+  void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
+  const std::map<std::string, Shape>& shapes() const { return shapes_; }
+
+ private:
+  std::map<std::string, Shape> shapes_;
+};
+
+}  // namespace nostos

@@ -1,0 +1,168 @@
+// Implements the Z-Image transformer. Source: Z-Image (arXiv 2511.22699); diffusers transformer_z_image.py @58eb52c0.
+#include "models/zimage/transformer.h"
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "nn/timestep_embedding.h"
+#include "ops/elementwise.h"
+#include "ops/norm.h"
+
+namespace nostos::zimage {
+namespace {
+
+constexpr float kFinalNormEps = 1e-6f;
+
+/// A block's factors for one step: f32 [hidden] each, or null in context refiners.
+struct BlockModulation {
+  ConstView attention_scale, attention_gate, ffn_scale, ffn_gate;
+};
+
+void report(const Probe& probe, const std::string& name, ConstView rows) {
+  if (probe) probe(name, rows);
+}
+
+/// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. \param x f32 [rows, hidden], in place.
+void block_forward(Context& ctx, const Config& config, const BlockWeights& w, const BlockModulation& mod, const nn::RopeTable& rope,
+                   View x, const BlockScratch& s, const Probe& probe, const std::string& name) {
+  ctx.throw_if_cancelled();
+  ops::rms_norm(ctx, x, w.attention_norm1, mod.attention_scale, config.norm_eps, s.normed);
+  report(probe, name + ".attention_norm1_scaled", s.normed);
+  nn::attention(ctx, config.attention_shape(), w.attention, s.normed, rope, s.attention, s.projected);
+  report(probe, name + ".attention", s.attention.mixed);
+  report(probe, name + ".to_out", s.projected);
+  ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x);
+  report(probe, name + ".residual1", x);
+  ops::rms_norm(ctx, x, w.ffn_norm1, mod.ffn_scale, config.norm_eps, s.normed);
+  report(probe, name + ".ffn_norm1_scaled", s.normed);
+  nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
+  report(probe, name + ".ffn", s.projected);
+  ops::add_gated_rms_norm(ctx, s.projected, w.ffn_norm2, mod.ffn_gate, config.norm_eps, x);
+  report(probe, name, x);
+}
+
+BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block, int64_t step) {
+  const Shape& shape = modulation.blocks.shape();
+  const ConstView parts = ConstView(modulation.blocks).rows(block, 1).reshape({shape[1], shape[2]}).rows(step, 1).reshape({4, config.hidden});
+  return {parts.rows(0, 1), parts.rows(1, 1), parts.rows(2, 1), parts.rows(3, 1)};
+}
+
+}  // namespace
+
+Conditioning Conditioning::take(Arena& arena, const Config& config, const TokenGrid& grid, int64_t caption_tokens) {
+  const int64_t padded = padded_tokens(caption_tokens);
+  return {caption_tokens, nostos::take(arena, DType::f32, {padded, config.hidden}),
+          nn::RopeTable::take(arena, grid.padded() + padded, config.head_dim())};
+}
+
+Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps) {
+  return {nostos::take(arena, DType::f32, {config.refiner_layers + config.layers, steps, 4 * config.hidden}),
+          nostos::take(arena, DType::f32, {steps, config.hidden})};
+}
+
+BlockScratch BlockScratch::take(Arena& arena, const Config& config, int64_t rows, DType dtype) {
+  return {nostos::take(arena, dtype, {rows, config.hidden}), nostos::take(arena, DType::f32, {rows, config.hidden}),
+          nn::AttentionScratch::take(arena, config.attention_shape(), rows, dtype),
+          nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
+}
+
+Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid, int64_t padded_caption, DType dtype) {
+  Scratch s;
+  s.x = nostos::take(arena, DType::f32, {grid.padded() + padded_caption, config.hidden});
+  const size_t mark = arena.used_bytes();
+  s.image = BlockScratch::take(arena, config, grid.padded(), dtype);
+  arena.rewind(mark);
+  s.all = BlockScratch::take(arena, config, grid.padded() + padded_caption, dtype);
+  return s;
+}
+
+void Transformer::condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out,
+                            const Probe& probe) const {
+  const int64_t length = out.caption_tokens, padded = out.padded_caption(), image = grid.padded();
+  std::vector<nn::AxialPosition> positions(static_cast<size_t>(image + padded));
+  for (int64_t t = 0; t < grid.tokens(); ++t) {
+    positions[static_cast<size_t>(t)] = {padded + 1, t / grid.width, t % grid.width};
+  }
+  // Image pads stay at (0, 0, 0); caption pads carry consecutive positions like caption tokens.
+  for (int64_t i = 0; i < padded; ++i) positions[static_cast<size_t>(image + i)] = {1 + i, 0, 0};
+  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, out.rope);
+
+  Tensor normed(ctx.device(), DType::f32, {length, config_.caption_width});
+  ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, normed);
+  ops::linear(ctx, normed, weights_.caption_embedder, out.caption.rows(0, length));
+  ops::fill_rows(ctx, weights_.caption_pad_token, out.caption.rows(length, padded - length));
+  report(probe, "cap_embedder", out.caption);
+
+  Arena measure(ctx.device());
+  BlockScratch::take(measure, config_, padded, dtype_);
+  Arena arena(ctx.device(), measure.peak_bytes());
+  const BlockScratch scratch = BlockScratch::take(arena, config_, padded, dtype_);
+  for (size_t i = 0; i < weights_.context_refiner.size(); ++i) {
+    block_forward(ctx, config_, weights_.context_refiner[i], {}, out.rope.rows(image, padded), out.caption, scratch, probe,
+                  "context_refiner." + std::to_string(i));
+  }
+}
+
+void Transformer::modulate(Context& ctx, std::span<const float> times, const Modulation& out, const Probe& probe) const {
+  const int64_t steps = static_cast<int64_t>(times.size()), width = config_.modulation_width();
+  std::vector<float> scaled(times.begin(), times.end());
+  for (float& time : scaled) time *= static_cast<float>(config_.t_scale);
+
+  Tensor features(ctx.device(), DType::f32, {steps, kTimeFeatures}), hidden(ctx.device(), DType::f32, {steps, kTimeHidden});
+  Tensor embedded(ctx.device(), DType::f32, {steps, width}), input(ctx.device(), dtype_, {steps, width});
+  nn::timestep_features(ctx, scaled, features);
+  ops::linear(ctx, features, weights_.time_in, hidden);
+  ops::silu(ctx, hidden, hidden);
+  ops::linear(ctx, hidden, weights_.time_out, embedded);
+  report(probe, "t_embedder", embedded);
+
+  ops::convert(ctx, embedded, input);
+  int64_t index = 0;
+  for (const std::vector<BlockWeights>* blocks : {&weights_.noise_refiner, &weights_.layers}) {
+    for (const BlockWeights& block : *blocks) {
+      const View factors = out.blocks.rows(index++, 1).reshape({steps, 4 * config_.hidden});
+      ops::linear(ctx, input, block.modulation, factors);
+      ops::finish_modulation(ctx, factors);
+    }
+  }
+  ops::silu(ctx, embedded, input);
+  ops::linear(ctx, input, weights_.final_modulation, out.final);
+  ops::add_scalar(ctx, 1.f, out.final);
+}
+
+void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
+                          const Modulation& modulation, int64_t step, const Scratch& s, View velocity, const Probe& probe) const {
+  const int64_t real = grid.tokens(), image = grid.padded(), caption = conditioning.padded_caption();
+  // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
+  const View x = s.x.rows(0, image + caption), image_rows = x.rows(0, image);
+  ops::linear(ctx, tokens, weights_.x_embedder, x.rows(0, real));
+  ops::fill_rows(ctx, weights_.x_pad_token, x.rows(real, image - real));
+  report(probe, "x_embedder", image_rows);
+
+  int64_t block = 0;
+  for (size_t i = 0; i < weights_.noise_refiner.size(); ++i, ++block) {
+    block_forward(ctx, config_, weights_.noise_refiner[i], step_modulation(config_, modulation, block, step),
+                  conditioning.rope.rows(0, image), image_rows, s.image, probe, "noise_refiner." + std::to_string(i));
+  }
+  ops::convert(ctx, conditioning.caption, x.rows(image, caption));
+  for (size_t i = 0; i < weights_.layers.size(); ++i, ++block) {
+    block_forward(ctx, config_, weights_.layers[i], step_modulation(config_, modulation, block, step), conditioning.rope, x, s.all, probe,
+                  "layers." + std::to_string(i));
+  }
+  const View normed = s.all.projected.rows(0, real);
+  ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.final.rows(step, 1), kFinalNormEps, normed);
+  ops::linear(ctx, normed, weights_.final_linear, velocity);
+  report(probe, "final_layer", velocity);
+}
+
+double Transformer::forward_flop(const TokenGrid& grid, int64_t padded_caption) const {
+  const auto blocks_flop = [&](int64_t count, int64_t rows) {
+    const double h = static_cast<double>(config_.hidden), f = static_cast<double>(config_.ffn()), n = static_cast<double>(rows);
+    return static_cast<double>(count) * (2 * n * h * (4 * h + 3 * f) + 4 * n * n * h);
+  };
+  const double edges = 4.0 * static_cast<double>(grid.tokens()) * static_cast<double>(config_.patch_width() * config_.hidden);
+  return blocks_flop(config_.refiner_layers, grid.padded()) + blocks_flop(config_.layers, grid.padded() + padded_caption) + edges;
+}
+
+}  // namespace nostos::zimage

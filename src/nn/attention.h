@@ -1,0 +1,50 @@
+// Owns the attention layer that models share: projections, head norms, rotary embedding, attention, output projection.
+#pragma once
+
+#include <cstdint>
+
+#include "device/context.h"
+#include "nn/rope.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
+#include "tensor/tensor.h"
+
+namespace nostos::nn {
+
+/// What fixes an attention layer's shape and variant.
+struct AttentionShape {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  float norm_eps = 1e-5f;
+  ops::RotaryPairs pairs = ops::RotaryPairs::interleaved;
+  bool causal = false;
+
+  int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+
+struct AttentionWeights {
+  Linear qkv;        ///< [qkv_width, hidden]: q, k and v rows stacked
+  ConstView q_norm;  ///< f32 [head_dim] or null
+  ConstView k_norm;
+  Linear out;        ///< [hidden, heads * head_dim]
+};
+
+/// Memory of one attention layer for a number of tokens.
+struct AttentionScratch {
+  View qkv;    ///< f32 [tokens, qkv_width]
+  View q;      ///< [heads, tokens, head_dim]
+  View k;      ///< [kv_heads, tokens, head_dim]
+  View v;      ///< [kv_heads, tokens, head_dim]
+  View mixed;  ///< [tokens, heads * head_dim]
+
+  /// \param dtype of everything but qkv: the dtype of the weights.
+  static AttentionScratch take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype);
+};
+
+/// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the weights' dtype.
+/// \param rope tables of the same tokens, or null views for no rotation. \param projected f32 [tokens, hidden].
+void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
+               const AttentionScratch& s, View projected, bool accumulate = false);
+
+}  // namespace nostos::nn

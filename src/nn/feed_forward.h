@@ -1,0 +1,28 @@
+// Owns the SwiGLU feed-forward layer that models share.
+#pragma once
+
+#include <cstdint>
+
+#include "device/context.h"
+#include "ops/linear.h"
+#include "tensor/tensor.h"
+
+namespace nostos::nn {
+
+struct FeedForwardWeights {
+  Linear gate_up;  ///< [2 * ffn, hidden]: gate rows, then up rows
+  Linear down;     ///< [hidden, ffn]
+};
+
+struct FeedForwardScratch {
+  View gate_up;  ///< f32 [tokens, 2 * ffn]
+  View product;  ///< [tokens, ffn] of the weights' dtype
+
+  static FeedForwardScratch take(Arena& arena, int64_t ffn, int64_t tokens, DType dtype);
+};
+
+/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32 [tokens, hidden].
+void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,
+                  bool accumulate = false);
+
+}  // namespace nostos::nn

@@ -1,0 +1,35 @@
+// Owns rotary position tables.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "device/context.h"
+#include "tensor/tensor.h"
+
+namespace nostos::nn {
+
+/// cos and sin of every token's rotary angles, f32 [tokens, head_dim / 2].
+struct RopeTable {
+  View cos;
+  View sin;
+
+  /// Tables of `tokens` rows in `arena`.
+  static RopeTable take(Arena& arena, int64_t tokens, int64_t head_dim);
+  RopeTable rows(int64_t begin, int64_t count) const { return {cos.rows(begin, count), sin.rows(begin, count)}; }
+};
+
+/// A token's place on the three axes of Z-Image: sequence (caption or frame), row, column.
+using AxialPosition = std::array<int64_t, 3>;
+
+/// Fills `table` with Z-Image's axial embedding: pair i of axis a turns by position[a] * theta^(-2i / dims[a]), axes concatenated. Angles
+/// are float64 rounded to float32 before cos and sin. Source: diffusers RopeEmbedder, transformer_z_image.py @58eb52c0.
+/// \param dims channels of each axis, even, adding up to head_dim.
+void fill_axial_rope(Context& ctx, std::span<const int64_t> dims, double theta, std::span<const AxialPosition> positions,
+                     RopeTable table);
+
+/// Fills `table` for positions 0, 1, 2, ...: pair i turns by position * theta^(-2i / head_dim), in float32 as transformers computes it.
+void fill_sequence_rope(Context& ctx, double theta, RopeTable table);
+
+}  // namespace nostos::nn

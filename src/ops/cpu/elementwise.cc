@@ -1,0 +1,133 @@
+// Implements element-wise ops.
+#include "ops/elementwise.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "ops/cpu/ops.h"
+#include "ops/cpu/parallel.h"
+#include "ops/cpu/row_kernels.h"
+#include "ops/cpu/typed.h"
+
+namespace nostos::cpu {
+namespace {
+
+constexpr int64_t kGrain = 16384;  // elements a thread should at least get
+
+}  // namespace
+
+void silu_mul(Context& ctx, ConstView gate_up, View out) {
+  const int64_t rows = out.shape()[0], n = out.shape()[1];
+  const float* in = gate_up.data<float>();
+  with_output(out, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        row_kernels().of<Out>().silu_mul(in + 2 * r * n, in + (2 * r + 1) * n, n, to + r * n);
+      }
+    });
+  });
+}
+
+void silu(Context& ctx, ConstView x, View out) {
+  const float* in = x.data<float>();
+  with_output(out, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, x.elements(), kGrain, [&](int64_t begin, int64_t end) {
+      row_kernels().of<Out>().silu(in + begin, end - begin, to + begin);
+    });
+  });
+}
+
+void finish_modulation(Context& ctx, View x) {
+  const int64_t channels = x.shape()[1] / 4;
+  float* to = x.data<float>();
+  parallel_ranges(ctx, x.shape()[0] * 4, row_grain(channels), [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const bool is_gate = part % 2 == 1;
+      for (float* at = to + part * channels; at < to + (part + 1) * channels; ++at) *at = is_gate ? std::tanh(*at) : 1.f + *at;
+    }
+  });
+}
+
+void add_scalar(Context&, float value, View x) {
+  float* to = x.data<float>();
+  for (int64_t i = 0; i < x.elements(); ++i) to[i] += value;
+}
+
+void convert(Context& ctx, ConstView x, View out) {
+  const int64_t elements = x.elements();
+  parallel_ranges(ctx, elements, kGrain, [&](int64_t begin, int64_t end) {
+    const int64_t n = end - begin;
+    if (x.dtype() == out.dtype()) {
+      const size_t size = size_bytes(x.dtype());
+      std::memcpy(out.bytes() + static_cast<size_t>(begin) * size, x.bytes() + static_cast<size_t>(begin) * size,
+                  static_cast<size_t>(n) * size);
+    } else if (x.dtype() == DType::bf16) {
+      row_kernels().bf16_to_f32(x.data<bfloat16>() + begin, n, out.data<float>() + begin);
+    } else if (x.dtype() == DType::f32) {
+      row_kernels().of<bfloat16>().scale(x.data<float>() + begin, 1.f, n, out.data<bfloat16>() + begin);
+    } else {
+      const auto* halves = reinterpret_cast<const uint16_t*>(x.bytes()) + begin;
+      for (int64_t i = 0; i < n; ++i) {
+        const float value = half_to_float(halves[i]);
+        if (out.dtype() == DType::f32) out.data<float>()[begin + i] = value;
+        else out.data<bfloat16>()[begin + i] = to_bfloat16(value);
+      }
+    }
+  });
+}
+
+void fill_rows(Context& ctx, ConstView row, View out) {
+  const int64_t n = out.shape()[1];
+  const float* from = row.data<float>();
+  float* to = out.data<float>();
+  parallel_ranges(ctx, out.shape()[0], row_grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) std::memcpy(to + r * n, from, static_cast<size_t>(n) * sizeof(float));
+  });
+}
+
+void embed(Context& ctx, ConstView table, ConstView ids, View out) {
+  const int64_t n = out.shape()[1];
+  const int32_t* id = ids.data<int32_t>();
+  for (int64_t r = 0; r < out.shape()[0]; ++r) convert(ctx, table.rows(id[r], 1), out.rows(r, 1).reshape({1, n}));
+}
+
+void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out) {
+  const int64_t tokens = out.shape()[0], n = out.shape()[1];
+  const float* pos = positive.data<float>();
+  const float* neg = negative.data<float>();
+  float* to = out.data<float>();
+  std::vector<double> squares(static_cast<size_t>(2 * tokens));
+  parallel_ranges(ctx, tokens, row_grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      double of_positive = 0, of_guided = 0;
+      for (int64_t i = t * n; i < (t + 1) * n; ++i) {
+        const float p = pos[i];
+        const float guided = p + guidance * (p - neg[i]);
+        of_positive += static_cast<double>(p) * static_cast<double>(p);
+        of_guided += static_cast<double>(guided) * static_cast<double>(guided);
+        to[i] = guided;
+      }
+      squares[static_cast<size_t>(2 * t)] = of_positive;
+      squares[static_cast<size_t>(2 * t + 1)] = of_guided;
+    }
+  });
+  if (max_norm_ratio <= 0) return;
+  double of_positive = 0, of_guided = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    of_positive += squares[static_cast<size_t>(2 * t)];
+    of_guided += squares[static_cast<size_t>(2 * t + 1)];
+  }
+  const double cap = std::sqrt(of_positive) * static_cast<double>(max_norm_ratio), norm = std::sqrt(of_guided);
+  if (norm <= cap) return;
+  const float factor = static_cast<float>(cap / norm);
+  for (int64_t i = 0; i < tokens * n; ++i) to[i] *= factor;
+}
+
+void euler_step(Context&, ConstView model_output, float delta, View x) {
+  const float* v = model_output.data<float>();
+  float* to = x.data<float>();
+  for (int64_t i = 0; i < x.elements(); ++i) to[i] += delta * -v[i];
+}
+
+}  // namespace nostos::cpu

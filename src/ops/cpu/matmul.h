@@ -1,0 +1,38 @@
+// Owns small matrix products on plain operands inside a parallel loop: what attention is made of.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device/context.h"
+#include "tensor/dtype.h"
+
+namespace nostos::cpu {
+
+/// C[rows, out] = A[rows, in] B, B plain with any strides, C float32; each product runs on the calling thread alone.
+class BlockMatmul {
+ public:
+  struct Product {
+    int64_t rows, in, out;
+    int64_t b_stride_in, b_stride_out;  ///< elements
+    int64_t a_stride, c_stride;         ///< elements between rows
+  };
+
+  BlockMatmul(Context& ctx, DType dtype) : ctx_(ctx), dtype_(dtype) {}
+
+  /// Makes what `product` needs; call before the parallel loop. \throws Error internal, out_of_memory
+  void prepare(const Product& product);
+  /// Safe from several threads once prepared.
+  void run(const Product& product, const void* a, const void* b, float* c) const;
+  /// \return whether a row's result is the same only among products of equally many rows: blocks must then be padded to one size.
+  bool fixed_rows() const;
+  /// Scratch memory, one piece a thread; reserve before the loop.
+  void reserve_workspaces(size_t bytes);
+  std::byte* workspace(int thread, size_t bytes) const;
+
+ private:
+  Context& ctx_;
+  DType dtype_;
+};
+
+}  // namespace nostos::cpu

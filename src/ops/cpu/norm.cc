@@ -1,0 +1,100 @@
+// Implements normalisations on the row kernels.
+#include <cmath>
+#include <vector>
+
+#include "ops/cpu/ops.h"
+#include "ops/cpu/parallel.h"
+#include "ops/cpu/row_kernels.h"
+#include "ops/cpu/typed.h"
+
+namespace nostos::cpu {
+
+void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
+  const int64_t rows = x.shape()[0], n = x.shape()[1];
+  const float* in = x.data<float>();
+  const float* w = weight.data<float>();
+  const float* s = optional_data<float>(scale);
+  with_output(out, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) row_kernels().of<Out>().rms_norm(in + r * n, w, s, eps, n, to + r * n);
+    });
+  });
+}
+
+void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
+  const int64_t rows = x.shape()[0], n = x.shape()[1];
+  const float* in = x.data<float>();
+  const float* s = scale.data<float>();
+  with_output(out, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) row_kernels().of<Out>().layer_norm(in + r * n, s, eps, n, to + r * n);
+    });
+  });
+}
+
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x) {
+  const int64_t rows = x.shape()[0], n = x.shape()[1];
+  const float* p = projected.data<float>();
+  const float* w = weight.data<float>();
+  const float* g = optional_data<float>(gate);
+  float* to = x.data<float>();
+  parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row_kernels().add_gated_rms_norm(p + r * n, w, g, eps, n, to + r * n);
+  });
+}
+
+void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
+  const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2], groups = sums.shape()[1];
+  const int64_t group_channels = channels / groups;
+  const float* in = x.data<float>();
+  double* out = sums.data<double>();
+  parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
+    std::vector<double> channel(static_cast<size_t>(2 * channels));
+    for (int64_t y = begin; y < end; ++y) {
+      std::fill(channel.begin(), channel.end(), 0.0);
+      row_kernels().channel_sums(in + y * width * channels, width, channels, channel.data(), channel.data() + channels);
+      for (int64_t g = 0; g < groups; ++g) {
+        double sum = 0, square = 0;
+        for (int64_t c = g * group_channels; c < (g + 1) * group_channels; ++c) {
+          sum += channel[static_cast<size_t>(c)];
+          square += channel[static_cast<size_t>(channels + c)];
+        }
+        out[(y * groups + g) * 2] = sum;
+        out[(y * groups + g) * 2 + 1] = square;
+      }
+    }
+  });
+}
+
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
+                      View out) {
+  const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
+  const int64_t total_height = sums.shape()[0], groups = sums.shape()[1], group_channels = channels / groups;
+  const double count = static_cast<double>(total_height) * static_cast<double>(width * group_channels);
+  const double* in_sums = sums.data<double>();
+  const float* w = weight.data<float>();
+  const float* b = bias.data<float>();
+  std::vector<float> factor(static_cast<size_t>(channels)), offset(static_cast<size_t>(channels));
+  for (int64_t g = 0; g < groups; ++g) {
+    double sum = 0, square = 0;
+    for (int64_t y = 0; y < total_height; ++y) {
+      sum += in_sums[(y * groups + g) * 2];
+      square += in_sums[(y * groups + g) * 2 + 1];
+    }
+    const double mean = sum / count;
+    const double inverse = 1.0 / std::sqrt(std::max(square / count - mean * mean, 0.0) + static_cast<double>(eps));
+    for (int64_t c = g * group_channels; c < (g + 1) * group_channels; ++c) {
+      factor[static_cast<size_t>(c)] = static_cast<float>(inverse * static_cast<double>(w[c]));
+      offset[static_cast<size_t>(c)] = static_cast<float>(static_cast<double>(b[c]) - mean * inverse * static_cast<double>(w[c]));
+    }
+  }
+  const float* in = x.data<float>();
+  with_output(out, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
+      const int64_t at = begin * width * channels;
+      row_kernels().of<Out>().affine(in + at, factor.data(), offset.data(), (end - begin) * width, channels, silu, to + at);
+    });
+  });
+}
+
+}  // namespace nostos::cpu

@@ -1,0 +1,144 @@
+// Implements oneDNN's handles and the self-check of row independence.
+#include "ops/cpu/onednn.h"
+
+#include <omp.h>
+
+#include <cstring>
+
+#include "base/log.h"
+
+namespace nostos::cpu {
+namespace {
+
+/// Makes oneDNN build primitives for one thread while it lives: those that run inside a parallel loop.
+class SingleThreadScope {
+ public:
+  explicit SingleThreadScope(bool active) : before_(omp_get_max_threads()) {
+    if (active) omp_set_num_threads(1);
+  }
+  ~SingleThreadScope() { omp_set_num_threads(before_); }
+  SingleThreadScope(const SingleThreadScope&) = delete;
+  SingleThreadScope& operator=(const SingleThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
+using Tag = dnnl::memory::format_tag;
+using Dims = dnnl::memory::dims;
+
+}  // namespace
+
+dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out, DType dtype) {
+  constexpr int64_t kTypicalRows = 256;
+  const auto type = dnnl_type(dtype);
+  const dnnl::matmul::desc desc(dnnl::memory::desc(Dims{kTypicalRows, in}, type, Tag::ab),
+                                dnnl::memory::desc(Dims{in, out}, type, Tag::any),
+                                dnnl::memory::desc(Dims{kTypicalRows, out}, dnnl::memory::data_type::f32, Tag::ab));
+  return dnnl::matmul::primitive_desc(desc, dnn.engine()).weights_desc();
+}
+
+OneDnn::OneDnn(Context& ctx) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
+  workspaces_.resize(static_cast<size_t>(ctx.threads()));
+  scratchpads_.resize(static_cast<size_t>(ctx.threads()));
+  const auto isa = dnnl::get_effective_cpu_isa();
+  const bool avx512 = (static_cast<int>(isa) & static_cast<int>(dnnl::cpu_isa::avx512_core)) ==
+                      static_cast<int>(dnnl::cpu_isa::avx512_core);
+  has_bf16_ = (static_cast<int>(isa) & static_cast<int>(dnnl::cpu_isa::avx512_core_bf16)) ==
+              static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+  rows_independent_[0] = avx512 && check_rows(DType::f32);
+  rows_independent_[1] = has_bf16_ && check_rows(DType::bf16);
+  if (avx512 && !rows_independent_[0]) log_info("oneDNN's rows depend on their number here: using fixed row blocks");
+}
+
+bool OneDnn::check_rows(DType dtype) {
+  constexpr int64_t kRows = 70, kIn = 200, kOut = 136;
+  const size_t element = size_bytes(dtype);
+  std::vector<std::byte> a(static_cast<size_t>(kRows * kIn) * element), b(static_cast<size_t>(kIn * kOut) * element);
+  uint32_t state = 1;
+  const auto fill = [&](std::vector<std::byte>& to) {
+    for (size_t i = 0; i < to.size() / element; ++i) {
+      state = state * 1664525u + 1013904223u;
+      const float value = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
+      const bfloat16 half = to_bfloat16(value);
+      if (dtype == DType::bf16) std::memcpy(to.data() + i * element, &half, element);
+      else std::memcpy(to.data() + i * element, &value, element);
+    }
+  };
+  fill(a);
+  fill(b);
+  std::vector<float> all(static_cast<size_t>(kRows * kOut)), part(all.size());
+  const auto run = [&](int64_t first, int64_t rows, float* c) {
+    const MatmulKey key{rows, kIn, kOut, 1, kIn, kIn, kOut, dtype, false, false, false};
+    run_matmul(matmul(key), key, a.data() + static_cast<size_t>(first * kIn) * element, b.data(), nullptr, c);
+  };
+  run(0, kRows, all.data());
+  for (const int64_t rows : {1, 7, 13, 33}) {
+    for (int64_t first = 0; first < kRows; first += rows) {
+      run(first, std::min(rows, kRows - first), part.data() + first * kOut);
+    }
+    if (std::memcmp(all.data(), part.data(), all.size() * sizeof(float)) != 0) return false;
+  }
+  return true;
+}
+
+const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
+  const auto found = matmuls_.find(key);
+  if (found != matmuls_.end()) return found->second;
+  return with_dnnl_errors("making a matrix product", [&]() -> const dnnl::matmul& {
+    const SingleThreadScope scope(key.single_thread);
+    const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
+    const dnnl::memory::desc a(Dims{key.rows, key.in}, type, Dims{key.a_stride, 1});
+    const dnnl::memory::desc b = key.b_stride_in == 0
+                                     ? packed_matrix_desc(*this, key.in, key.out, key.dtype)
+                                     : dnnl::memory::desc(Dims{key.in, key.out}, type, Dims{key.b_stride_in, key.b_stride_out});
+    const dnnl::memory::desc c(Dims{key.rows, key.out}, f32, Dims{key.c_stride, 1});
+    const dnnl::memory::desc bias(Dims{1, key.out}, f32, Tag::ab);
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (key.accumulate) {
+      dnnl::post_ops sum;
+      sum.append_sum(1.f);
+      attributes.set_post_ops(sum);
+    }
+    const dnnl::matmul::desc desc = key.bias ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c);
+    const dnnl::matmul::primitive_desc made(desc, attributes, engine_);
+    reserve_scratchpads(made.scratchpad_desc().get_size());
+    return matmuls_.emplace(key, dnnl::matmul(made)).first->second;
+  });
+}
+
+void OneDnn::run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
+                        float* c) {
+  // Only the pointers differ between calls: the descriptors come with the primitive.
+  const auto desc = [&](dnnl::query what, int index = 0) {
+    return dnnl::memory::desc(*dnnl_primitive_desc_query_md(primitive.get_primitive_desc(), dnnl::convert_to_c(what), index));
+  };
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, dnnl::memory(desc(dnnl::query::src_md), engine_, const_cast<void*>(a))},
+      {DNNL_ARG_WEIGHTS, dnnl::memory(desc(dnnl::query::weights_md), engine_, const_cast<void*>(b))},
+      {DNNL_ARG_DST, dnnl::memory(desc(dnnl::query::dst_md), engine_, c)}};
+  if (key.bias) {
+    arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(desc(dnnl::query::weights_md, 1), engine_, const_cast<float*>(bias)));
+  }
+  const dnnl::memory::desc scratchpad = desc(dnnl::query::scratchpad_md);
+  if (scratchpad.get_size() > 0) {
+    const int thread = key.single_thread ? omp_get_thread_num() : 0;
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(scratchpad, engine_, scratchpads_[static_cast<size_t>(thread)].data()));
+  }
+  with_dnnl_errors("a matrix product", [&] { primitive.execute(stream_, arguments); });
+}
+
+void OneDnn::reserve_scratchpads(size_t bytes) {
+  for (Buffer& scratchpad : scratchpads_) {
+    if (scratchpad.size_bytes() < bytes) scratchpad = Buffer(Device{}, bytes);
+  }
+}
+
+std::byte* OneDnn::workspace(int thread, size_t bytes) {
+  Buffer& mine = workspaces_[static_cast<size_t>(thread)];
+  if (mine.size_bytes() < bytes) mine = Buffer(Device{}, bytes);
+  return mine.data();
+}
+
+}  // namespace nostos::cpu

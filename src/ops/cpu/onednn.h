@@ -1,0 +1,93 @@
+// Owns oneDNN's handles of one context: engine, primitives made so far, and whether its matrix rows are independent.
+#pragma once
+
+#include <dnnl.hpp>
+
+#include <array>
+#include <map>
+#include <vector>
+
+#include "base/error.h"
+#include "device/context.h"
+#include "tensor/tensor.h"
+
+namespace nostos::cpu {
+
+/// Rows of a fixed block, and output columns, where rows are not independent by themselves (see OneDnn::rows_independent).
+inline constexpr int64_t kBlockRows = 64;
+inline constexpr int64_t kBlockColumns = 256;
+
+/// Runs `call`, turning dnnl::error into Error internal (or out_of_memory).
+template <class Call>
+decltype(auto) with_dnnl_errors(const char* what, const Call& call) {
+  try {
+    return call();
+  } catch (const dnnl::error& error) {
+    fail(error.status == dnnl_out_of_memory ? ErrorKind::out_of_memory : ErrorKind::internal, "oneDNN: {} failed: {} (status {})",
+         what, error.what(), static_cast<int>(error.status));
+  }
+}
+
+inline dnnl::memory::data_type dnnl_type(DType dtype) {
+  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+/// One per context, through ctx.state<OneDnn>().
+class OneDnn {
+ public:
+  explicit OneDnn(Context& ctx);
+
+  /// A row-major product C[rows, out] (+)= A[rows, in] B with B either plain or packed.
+  struct MatmulKey {
+    int64_t rows, in, out;
+    int64_t b_stride_in, b_stride_out;  ///< element strides of B; both 0: packed
+    int64_t a_stride;                   ///< elements between rows of A
+    int64_t c_stride;                   ///< elements between rows of C
+    DType dtype;
+    bool bias, accumulate;
+    bool single_thread;  ///< run inside a parallel loop
+    auto operator<=>(const MatmulKey&) const = default;
+  };
+  struct ConvKey {
+    std::array<int64_t, 10> geometry;  ///< height, width, in, out, kernel, stride, pads top, left, bottom, right
+    DType dtype;
+    bool accumulate;
+    auto operator<=>(const ConvKey&) const = default;
+  };
+
+  /// \return the primitive for `key`, made on first use.
+  const dnnl::matmul& matmul(const MatmulKey& key);
+  const dnnl::primitive& convolution(const ConvKey& key, const dnnl::memory::desc& filter);
+
+  /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.
+  void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias, float* c);
+
+  const dnnl::engine& engine() const { return engine_; }
+  dnnl::stream& stream() { return stream_; }
+  bool has_bf16() const { return has_bf16_; }
+  /// \return whether oneDNN's own row results do not depend on the number of rows: with AVX-512 and proven by a self-check when the
+  /// context was made. Otherwise rows go through blocks of kBlockRows, each by one thread.
+  bool rows_independent(DType dtype) const { return rows_independent_[dtype == DType::bf16 ? 1 : 0]; }
+
+  /// \return scratch of at least `bytes` for thread `thread`; grows to the largest request and stays.
+  std::byte* workspace(int thread, size_t bytes);
+
+ private:
+  bool check_rows(DType dtype);
+  /// Makes every thread's scratchpad at least `bytes`. Scratchpads are ours because oneDNN's own belong to the thread that made a primitive.
+  void reserve_scratchpads(size_t bytes);
+
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  bool has_bf16_ = false;
+  std::array<bool, 2> rows_independent_{};
+  std::map<MatmulKey, dnnl::matmul> matmuls_;
+  std::map<ConvKey, dnnl::primitive> convolutions_;
+  std::vector<Buffer> workspaces_;   // one a thread
+  std::vector<Buffer> scratchpads_;  // one a thread
+};
+
+/// \return the layout in which oneDNN wants a weight [in, out] of `dtype`.
+dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out, DType dtype);
+
+}  // namespace nostos::cpu

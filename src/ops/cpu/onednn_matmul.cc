@@ -1,0 +1,121 @@
+// Implements the product with a packed weight on oneDNN.
+#include <omp.h>
+
+#include <cstring>
+
+#include "ops/cpu/matmul.h"
+#include "ops/cpu/onednn.h"
+#include "ops/cpu/ops.h"
+
+namespace nostos::cpu {
+
+/// A weight in oneDNN's blocked layout, or plain [out, in] where fixed blocks are used.
+struct PackedMatrix {
+  Buffer storage;
+  bool blocked = false;
+};
+
+size_t packed_bytes(const PackedMatrix& packed) { return packed.storage.size_bytes(); }
+
+bool has_bf16_products(Context& ctx) { return ctx.state<OneDnn>().has_bf16(); }
+
+Linear pack_linear(Context& ctx, ConstView weight) {
+  OneDnn& dnn = ctx.state<OneDnn>();
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr, {}};
+  auto packed = std::make_shared<PackedMatrix>();
+  packed->blocked = dnn.rows_independent(weight.dtype());
+  if (packed->blocked) {
+    with_dnnl_errors("packing a weight", [&] {
+      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.dtype), dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.dtype);
+      packed->storage = Buffer(ctx.device(), blocked.get_size());
+      dnnl::memory from(plain, dnn.engine(), const_cast<std::byte*>(weight.bytes()));
+      dnnl::memory to(blocked, dnn.engine(), packed->storage.data());
+      dnnl::reorder(from, to).execute(dnn.stream(), from, to);
+    });
+  } else {
+    packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
+    std::memcpy(packed->storage.data(), weight.bytes(), weight.size_in_bytes());
+  }
+  made.packed = std::move(packed);
+  return made;
+}
+
+namespace {
+
+/// Fixed blocks of kBlockRows rows and kBlockColumns columns, each by one thread: the last rows are padded with zeros to a whole block,
+/// so that every row meets the same kernel whatever the number of rows and threads.
+void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, View y, bool accumulate) {
+  const int64_t rows = x.shape()[0];
+  const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows, column_blocks = (w.out + kBlockColumns - 1) / kBlockColumns;
+  const size_t element = size_bytes(w.dtype);
+  const size_t padded_x_bytes = static_cast<size_t>(kBlockRows * w.in) * element;
+  const size_t padded_y_bytes = static_cast<size_t>(kBlockRows * kBlockColumns) * sizeof(float);
+  const auto key = [&](int64_t columns) {
+    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.dtype, static_cast<bool>(w.bias), false, true};
+  };
+  for (const int64_t columns : {std::min(kBlockColumns, w.out), w.out - (column_blocks - 1) * kBlockColumns}) dnn.matmul(key(columns));
+  for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, padded_x_bytes + padded_y_bytes);
+  const float* bias = w.bias ? w.bias.data<float>() : nullptr;
+  float* out = y.data<float>();
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(ctx.threads())
+  for (int64_t r = 0; r < row_blocks; ++r) {
+    for (int64_t c = 0; c < column_blocks; ++c) {
+      const int64_t first = r * kBlockRows, count = std::min(kBlockRows, rows - first);
+      const int64_t left = c * kBlockColumns, columns = std::min(kBlockColumns, w.out - left);
+      std::byte* scratch = dnn.workspace(omp_get_thread_num(), padded_x_bytes + padded_y_bytes);
+      const std::byte* a = x.bytes() + static_cast<size_t>(first * w.in) * element;
+      if (count < kBlockRows) {
+        std::memset(scratch, 0, padded_x_bytes);
+        std::memcpy(scratch, a, static_cast<size_t>(count * w.in) * element);
+        a = scratch;
+      }
+      float* block = reinterpret_cast<float*>(scratch + padded_x_bytes);
+      const OneDnn::MatmulKey block_key = key(columns);
+      dnn.run_matmul(dnn.matmul(block_key), block_key, a, w.packed->storage.data() + static_cast<size_t>(left * w.in) * element,
+                     bias == nullptr ? nullptr : bias + left, block);
+      for (int64_t i = 0; i < count; ++i) {
+        float* to = out + (first + i) * w.out + left;
+        for (int64_t j = 0; j < columns; ++j) to[j] = block[i * columns + j] + (accumulate ? to[j] : 0.f);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+  OneDnn& dnn = ctx.state<OneDnn>();
+  if (x.shape()[0] == 0) return;
+  if (!w.packed->blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
+  const OneDnn::MatmulKey key{x.shape()[0], w.in,   w.out,  0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
+                              accumulate,   false};
+  dnn.run_matmul(dnn.matmul(key), key, x.bytes(), w.packed->storage.data(), w.bias ? w.bias.data<float>() : nullptr,
+                 y.data<float>());
+}
+
+namespace {
+
+OneDnn::MatmulKey key_of(const BlockMatmul::Product& p, DType dtype) {
+  return {p.rows, p.in, p.out, p.b_stride_in, p.b_stride_out, p.a_stride, p.c_stride, dtype, false, false, true};
+}
+
+}  // namespace
+
+void BlockMatmul::prepare(const Product& product) { ctx_.state<OneDnn>().matmul(key_of(product, dtype_)); }
+
+void BlockMatmul::run(const Product& product, const void* a, const void* b, float* c) const {
+  OneDnn& dnn = ctx_.state<OneDnn>();
+  const OneDnn::MatmulKey key = key_of(product, dtype_);
+  dnn.run_matmul(dnn.matmul(key), key, a, b, nullptr, c);
+}
+
+bool BlockMatmul::fixed_rows() const { return !ctx_.state<OneDnn>().rows_independent(dtype_); }
+
+void BlockMatmul::reserve_workspaces(size_t bytes) {
+  for (int thread = 0; thread < ctx_.threads(); ++thread) workspace(thread, bytes);
+}
+
+std::byte* BlockMatmul::workspace(int thread, size_t bytes) const { return ctx_.state<OneDnn>().workspace(thread, bytes); }
+
+}  // namespace nostos::cpu

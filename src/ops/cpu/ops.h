@@ -1,0 +1,46 @@
+// Owns the CPU side of every op: called by the dispatchers in ops/ with checked arguments.
+#pragma once
+
+#include "ops/attention.h"
+#include "ops/conv.h"
+#include "ops/linear.h"
+
+namespace nostos::cpu {
+
+Linear pack_linear(Context& ctx, ConstView weight);
+size_t packed_bytes(const PackedMatrix& packed);
+void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
+bool has_bf16_products(Context& ctx);
+
+Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);
+size_t packed_bytes(const PackedFilter& packed);
+void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y, bool accumulate);
+
+void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
+void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x);
+void group_norm_row_sums(Context& ctx, ConstView x, View sums);
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
+                      View out);
+
+void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
+                      ops::RotaryPairs pairs, View q, View k, View v);
+void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
+
+void silu_mul(Context& ctx, ConstView gate_up, View out);
+void silu(Context& ctx, ConstView x, View out);
+void finish_modulation(Context& ctx, View x);
+void add_scalar(Context& ctx, float value, View x);
+void convert(Context& ctx, ConstView x, View out);
+void fill_rows(Context& ctx, ConstView row, View out);
+void embed(Context& ctx, ConstView table, ConstView ids, View out);
+void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out);
+void euler_step(Context& ctx, ConstView model_output, float delta, View x);
+
+void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens);
+void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents);
+void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image);
+void upsample_nearest_2x(Context& ctx, ConstView x, View out);
+void to_pixels(Context& ctx, ConstView x, View out);
+
+}  // namespace nostos::cpu

@@ -1,0 +1,93 @@
+// Implements moves between latents, tokens and images.
+#include "ops/patches.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ops/cpu/ops.h"
+#include "ops/cpu/parallel.h"
+#include "ops/cpu/row_kernels.h"
+#include "ops/cpu/typed.h"
+
+namespace nostos::cpu {
+namespace {
+
+/// Visits every (latent index, token index) pair of a [channels, height, width] latent.
+template <class Move>
+void for_each_patch_element(Context& ctx, const Shape& latents, int64_t patch, const Move& move) {
+  const int64_t channels = latents[0], height = latents[1], width = latents[2];
+  const int64_t columns = width / patch, row_length = patch * patch * channels;
+  parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t y = begin; y < end; ++y) {
+      for (int64_t x = 0; x < width; ++x) {
+        const int64_t token = (y / patch) * columns + x / patch;
+        const int64_t at = token * row_length + ((y % patch) * patch + x % patch) * channels;
+        for (int64_t c = 0; c < channels; ++c) move((c * height + y) * width + x, at + c);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens) {
+  const float* from = latents.data<float>();
+  float* to = tokens.data<float>();
+  for_each_patch_element(ctx, latents.shape(), patch, [&](int64_t latent, int64_t token) { to[token] = from[latent]; });
+}
+
+void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents) {
+  const float* from = tokens.data<float>();
+  float* to = latents.data<float>();
+  for_each_patch_element(ctx, latents.shape(), patch, [&](int64_t latent, int64_t token) { to[latent] = from[token]; });
+}
+
+void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image) {
+  const int64_t channels = latents.shape()[0], pixels = latents.shape()[1] * latents.shape()[2];
+  const float* from = latents.data<float>();
+  with_output(image, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, pixels, row_grain(channels), [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const float value = from[c * pixels + p] / scale + shift;
+          if constexpr (sizeof(Out) == sizeof(float)) to[p * channels + c] = value;
+          else to[p * channels + c] = to_bfloat16(value);
+        }
+      }
+    });
+  });
+}
+
+void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
+  const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
+  const float* from = x.data<float>();
+  with_output(out, [&]<class Out>(Out* to) {
+    const size_t pixel_bytes = static_cast<size_t>(channels) * sizeof(Out);
+    parallel_ranges(ctx, height, row_grain(4 * width * channels), [&](int64_t begin, int64_t end) {
+      for (int64_t y = begin; y < end; ++y) {
+        Out* row = to + 4 * y * width * channels;
+        for (int64_t column = 0; column < width; ++column) {
+          Out* pixel = row + 2 * column * channels;
+          row_kernels().of<Out>().scale(from + (y * width + column) * channels, 1.f, channels, pixel);
+          std::memcpy(pixel + channels, pixel, pixel_bytes);
+        }
+        std::memcpy(row + 2 * width * channels, row, 2 * static_cast<size_t>(width) * pixel_bytes);
+      }
+    });
+  });
+}
+
+void to_pixels(Context& ctx, ConstView x, View out) {
+  const float* from = x.data<float>();
+  uint8_t* to = out.data<uint8_t>();
+  parallel_ranges(ctx, x.elements(), 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float unit = from[i] / 2 + 0.5f;
+      const float clamped = unit > 0 ? std::min(unit, 1.f) : 0.f;  // NaN becomes 0
+      to[i] = static_cast<uint8_t>(std::nearbyint(clamped * 255.f));
+    }
+  });
+}
+
+}  // namespace nostos::cpu

@@ -1,0 +1,184 @@
+// Owns the vectorised inner loops; compiled once per instruction set with NOSTOS_ISA naming the table.
+#include "ops/cpu/row_kernels.h"
+
+// Everything but the table is in the unnamed namespace and calls no library template: an inline function compiled here for AVX-512
+// must never be the copy that the linker keeps for a CPU without it.
+namespace nostos::cpu {
+namespace {
+
+inline void store(float value, float* out) { *out = value; }
+
+inline void store(float value, bfloat16* out) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+  out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+
+// Cephes' expf: x = n ln2 + r, a polynomial of degree 7 in r; relative error below 2e-7 on the clamped range.
+inline float fast_exp(float x) {
+  constexpr float kRoundingMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits
+  x = x < -87.3365f ? -87.3365f : x;
+  x = x > 88.3762f ? 88.3762f : x;
+  const float shifted = x * 1.44269504088896341f + kRoundingMagic;
+  const float n = shifted - kRoundingMagic;
+  float r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = p * r * r + r + 1.f;
+  const int32_t exponent = __builtin_bit_cast(int32_t, shifted) - 0x4b400000 + 127;
+  return y * __builtin_bit_cast(float, exponent << 23);
+}
+
+inline float silu_of(float x) { return x / (1.f + fast_exp(-x)); }
+
+inline float inverse_rms(const float* x, float eps, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * x[i];
+  return 1.f / __builtin_sqrtf(sum / static_cast<float>(n) + eps);
+}
+
+template <class Out>
+void rms_norm(const float* x, const float* weight, const float* scale, float eps, int64_t n, Out* out) {
+  const float inverse = inverse_rms(x, eps, n);
+  if (scale != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(x[i] * inverse * weight[i] * scale[i], out + i);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(x[i] * inverse * weight[i], out + i);
+  }
+}
+
+template <class Out>
+void layer_norm(const float* x, const float* scale, float eps, int64_t n, Out* out) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  const float mean = sum / static_cast<float>(n);
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const float inverse = 1.f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store((x[i] - mean) * inverse * scale[i], out + i);
+}
+
+template <class Out>
+void rotate(const float* x, const float* weight, float eps, const float* cos, const float* sin, int64_t half,
+            ops::RotaryPairs pairs, Out* out) {
+  const float inverse = weight != nullptr ? inverse_rms(x, eps, 2 * half) : 1.f;
+  // `first` and `step` place pair i at (i * step, i * step + second).
+  const int64_t step = pairs == ops::RotaryPairs::interleaved ? 2 : 1;
+  const int64_t second = pairs == ops::RotaryPairs::interleaved ? 1 : half;
+  if (weight != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < half; ++i) {
+      const int64_t at = i * step;
+      const float a = x[at] * inverse * weight[at];
+      const float b = x[at + second] * inverse * weight[at + second];
+      store(a * cos[i] - b * sin[i], out + at);
+      store(a * sin[i] + b * cos[i], out + at + second);
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < half; ++i) {
+      const int64_t at = i * step;
+      store(x[at] * cos[i] - x[at + second] * sin[i], out + at);
+      store(x[at] * sin[i] + x[at + second] * cos[i], out + at + second);
+    }
+  }
+}
+
+template <class Out>
+void silu_mul(const float* gate, const float* up, int64_t n, Out* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store(silu_of(gate[i]) * up[i], out + i);
+}
+
+template <class Out>
+void silu(const float* x, int64_t n, Out* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store(silu_of(x[i]), out + i);
+}
+
+template <class Out>
+float softmax_exp(const float* x, float scale, int64_t n, Out* out) {
+  float top = x[0];
+#pragma omp simd reduction(max : top)
+  for (int64_t i = 0; i < n; ++i) top = top < x[i] ? x[i] : top;
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const float e = fast_exp((x[i] - top) * scale);
+    sum += e;
+    store(e, out + i);
+  }
+  return sum;
+}
+
+template <class Out>
+void scale(const float* x, float factor, int64_t n, Out* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store(x[i] * factor, out + i);
+}
+
+template <class Out>
+void affine(const float* x, const float* a, const float* b, int64_t pixels, int64_t channels, bool with_silu, Out* out) {
+  for (int64_t p = 0; p < pixels; ++p, x += channels, out += channels) {
+    if (with_silu) {
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) store(silu_of(x[c] * a[c] + b[c]), out + c);
+    } else {
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) store(x[c] * a[c] + b[c], out + c);
+    }
+  }
+}
+
+void add_gated_rms_norm(const float* projected, const float* weight, const float* gate, float eps, int64_t n, float* x) {
+  const float inverse = inverse_rms(projected, eps, n);
+  if (gate != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) x[i] += gate[i] * (projected[i] * inverse * weight[i]);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) x[i] += projected[i] * inverse * weight[i];
+  }
+}
+
+void channel_sums(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares) {
+  for (int64_t p = 0; p < pixels; ++p, x += channels) {
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      const double value = static_cast<double>(x[c]);
+      sums[c] += value;
+      squares[c] += value * value;
+    }
+  }
+}
+
+void bf16_to_f32(const bfloat16* x, int64_t n, float* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = __builtin_bit_cast(float, static_cast<uint32_t>(x[i].bits) << 16);
+}
+
+template <class Out>
+constexpr OutputKernels<Out> output_kernels() {
+  return {rms_norm<Out>, layer_norm<Out>, rotate<Out>, silu_mul<Out>, silu<Out>, softmax_exp<Out>, scale<Out>, affine<Out>};
+}
+
+}  // namespace
+
+#define NOSTOS_TABLE_OF(isa) row_kernels_##isa
+#define NOSTOS_TABLE(isa) NOSTOS_TABLE_OF(isa)
+const RowKernels NOSTOS_TABLE(NOSTOS_ISA) = {output_kernels<float>(), output_kernels<bfloat16>(), add_gated_rms_norm,
+                                             channel_sums, bf16_to_f32};
+
+}  // namespace nostos::cpu

@@ -1,0 +1,55 @@
+// Owns the table of vectorised inner loops, one table per instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/attention.h"
+#include "tensor/bfloat16.h"
+
+namespace nostos::cpu {
+
+/// Loops that end in an element type of the caller's choice (float or bfloat16). Pointers never alias unless said.
+template <class Out>
+struct OutputKernels {
+  /// out = x / sqrt(mean(x^2) + eps) * weight [* scale if not null], n elements.
+  void (*rms_norm)(const float* x, const float* weight, const float* scale, float eps, int64_t n, Out* out);
+  /// out = (x - mean) / sqrt(var + eps) * scale, n elements.
+  void (*layer_norm)(const float* x, const float* scale, float eps, int64_t n, Out* out);
+  /// One head: RMSNorm by `weight` if not null, then rotation by (cos, sin) of `half` pairs.
+  void (*rotate)(const float* x, const float* weight, float eps, const float* cos, const float* sin, int64_t half,
+                 ops::RotaryPairs pairs, Out* out);
+  /// out = silu(gate) * up, n elements.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, Out* out);
+  void (*silu)(const float* x, int64_t n, Out* out);
+  /// out = exp(scale * (x - max x)), n >= 1 elements; \return the float32 sum of the exponentials before rounding to Out.
+  float (*softmax_exp)(const float* x, float scale, int64_t n, Out* out);
+  /// out = x * factor, n elements.
+  void (*scale)(const float* x, float factor, int64_t n, Out* out);
+  /// out[p][c] = x[p][c] * a[c] + b[c], then SiLU if wanted; pixels x channels.
+  void (*affine)(const float* x, const float* a, const float* b, int64_t pixels, int64_t channels, bool silu, Out* out);
+};
+
+struct RowKernels {
+  OutputKernels<float> to_f32;
+  OutputKernels<bfloat16> to_bf16;
+  /// x += gate * rms_norm(projected) * weight, n elements; gate may be null.
+  void (*add_gated_rms_norm)(const float* projected, const float* weight, const float* gate, float eps, int64_t n, float* x);
+  /// Adds the sums and sums of squares over `pixels` of each channel to sums[channels] and squares[channels].
+  void (*channel_sums)(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares);
+  void (*bf16_to_f32)(const bfloat16* x, int64_t n, float* out);
+
+  template <class Out>
+  const OutputKernels<Out>& of() const {
+    if constexpr (sizeof(Out) == sizeof(float)) return to_f32;
+    else return to_bf16;
+  }
+};
+
+extern const RowKernels row_kernels_baseline;
+extern const RowKernels row_kernels_avx2;
+extern const RowKernels row_kernels_avx512;
+
+/// \return the table of the best instruction set that this CPU runs and ONEDNN_MAX_CPU_ISA allows (AVX2 limits both).
+const RowKernels& row_kernels();
+
+}  // namespace nostos::cpu

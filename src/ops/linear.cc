@@ -1,0 +1,66 @@
+// Checks and dispatches matrix products.
+#include "ops/linear.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include "ops/cpu/ops.h"
+#include "ops/dispatch.h"
+#include "ops/elementwise.h"
+
+namespace nostos {
+
+size_t Linear::size_in_bytes() const { return packed ? cpu::packed_bytes(*packed) : 0; }
+
+namespace ops {
+
+Linear pack_linear(Context& ctx, ConstView weight) {
+  check(weight.shape().rank() == 2, "a weight is a matrix");
+  check(weight.dtype() == DType::f32 || weight.dtype() == DType::bf16, "weights are f32 or bf16");
+  require_cpu(ctx, "pack_linear");
+  require(weight.dtype() != DType::bf16 || cpu::has_bf16_products(ctx), ErrorKind::device,
+          "this CPU has no bf16 matrix product (AVX-512 BF16); use --precision f32");
+  return cpu::pack_linear(ctx, weight);
+}
+
+void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+  check(x.dtype() == w.dtype && y.dtype() == DType::f32, "linear takes inputs of the weight's dtype and gives f32");
+  check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}), "linear's shapes do not match");
+  require_cpu(ctx, "linear");
+  cpu::linear(ctx, x, w, y, accumulate);
+}
+
+bool has_bf16_products(Context& ctx) {
+  require_cpu(ctx, "has_bf16_products");
+  return cpu::has_bf16_products(ctx);
+}
+
+double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out) {
+  Tensor source(ctx.device(), DType::f32, {out, in}), weight(ctx.device(), dtype, {out, in});
+  Tensor x_source(ctx.device(), DType::f32, {rows, in}), x(ctx.device(), dtype, {rows, in});
+  Tensor y(ctx.device(), DType::f32, {rows, out});
+  uint32_t state = 1;
+  for (Tensor* tensor : {&source, &x_source}) {
+    float* values = tensor->data<float>();
+    for (int64_t i = 0; i < tensor->shape().elements(); ++i) {
+      state = state * 1664525u + 1013904223u;
+      values[i] = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
+    }
+  }
+  convert(ctx, source, weight);
+  convert(ctx, x_source, x);
+  const Linear packed = pack_linear(ctx, weight);
+  double best_s = std::numeric_limits<double>::infinity();
+  constexpr int kRuns = 6;  // the first warms up
+  for (int run = 0; run < kRuns; ++run) {
+    const auto begin = std::chrono::steady_clock::now();
+    linear(ctx, x, packed, y);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    if (run > 0) best_s = std::min(best_s, seconds);
+  }
+  return 2e-9 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out) / best_s;
+}
+
+}  // namespace ops
+}  // namespace nostos

@@ -1,0 +1,46 @@
+// Owns the matrix product with a weight: packing and y = x W^T + b.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "device/context.h"
+#include "tensor/tensor.h"
+
+namespace nostos {
+
+namespace cpu {
+struct PackedMatrix;
+}
+
+/// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one process share it.
+struct Linear {
+  int64_t in = 0;
+  int64_t out = 0;
+  DType dtype = DType::f32;  ///< of the weight and of the inputs it takes: f32 or bf16
+  std::shared_ptr<const cpu::PackedMatrix> packed;
+  ConstView bias;  ///< f32 [out], or null; owned by the model's weights
+
+  size_t size_in_bytes() const;
+};
+
+namespace ops {
+
+/// Packs `weight` [out, in], f32 or bf16, for `ctx`'s device; the source is not needed afterwards. Allocates.
+/// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
+Linear pack_linear(Context& ctx, ConstView weight);
+
+/// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit for bit,
+/// whatever the number of rows and threads.
+/// \param x [rows, in] of w.dtype. \param y f32 [rows, out], not overlapping x.
+void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
+
+/// \return whether this device multiplies bf16 matrices natively (AVX-512 BF16 or better through oneDNN).
+bool has_bf16_products(Context& ctx);
+
+/// \return GFLOP/s of `ctx`'s matrix product of [rows, in] by [in, out] in `dtype`, the best of a few runs: the ceiling that the
+/// model's own rate is compared with.
+double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out);
+
+}  // namespace ops
+}  // namespace nostos

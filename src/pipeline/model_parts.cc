@@ -1,0 +1,110 @@
+// Reads a model folder and loads its parts.
+#include "pipeline/model_parts.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/json_config.h"
+#include "models/weight_builder.h"
+
+namespace nostos {
+namespace {
+
+constexpr int64_t kMaxPromptTokens = 512;  // the reference pipeline's max_sequence_length
+
+void check_class(const std::filesystem::path& index) {
+  constexpr std::array<std::string_view, 1> kClasses{"ZImagePipeline"};
+  JsonConfig::load(index).class_name(kClasses);
+}
+
+/// Steps, guidance and size of the folder's own generation_config.json, Z-Image-Turbo's without one.
+ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Config& transformer, const autoencoder_kl::Config& vae) {
+  ModelLimits limits;
+  limits.size_multiple = vae.scale() * transformer.patch;
+  limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
+  limits.default_height = std::min(limits.default_height, limits.max_side);
+  limits.default_width = std::min(limits.default_width, limits.max_side);
+  const std::filesystem::path file = folder / "generation_config.json";
+  if (!std::filesystem::exists(file)) return limits;
+  const JsonConfig json = JsonConfig::load(file);
+  limits.default_steps = json.integer_or("num_inference_steps", limits.default_steps, 1, kMaxSteps);
+  limits.default_guidance_scale = json.number_or("guidance_scale", limits.default_guidance_scale, 0, kMaxGuidance);
+  limits.default_height = json.integer_or("height", limits.default_height, 1, limits.max_side);
+  limits.default_width = json.integer_or("width", limits.default_width, 1, limits.max_side);
+  return limits;
+}
+
+}  // namespace
+
+ModelParts::ModelParts(const std::filesystem::path& folder, bool synthetic, DType dtype)
+    : folder_(folder), synthetic_(synthetic), dtype_(dtype) {
+  check_class(folder / "model_index.json");
+  transformer_config_ = zimage::load_config(folder / "transformer" / "config.json");
+  encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
+  vae_config_ = autoencoder_kl::load_config(folder / "vae" / "config.json");
+  scheduler_config_ = load_scheduler_config(folder / "scheduler" / "scheduler_config.json");
+  require(transformer_config_.caption_width == encoder_config_.hidden, ErrorKind::model,
+          "{}: the transformer takes captions of width {} (cap_feat_dim), the text encoder gives {} (hidden_size)", folder.string(),
+          transformer_config_.caption_width, encoder_config_.hidden);
+  require(transformer_config_.in_channels == vae_config_.latent_channels, ErrorKind::model,
+          "{}: the transformer takes {} latent channels (in_channels), the VAE gives {} (latent_channels)", folder.string(),
+          transformer_config_.in_channels, vae_config_.latent_channels);
+  limits_ = read_limits(folder, transformer_config_, vae_config_);
+  if (!synthetic || std::filesystem::exists(folder / "tokenizer")) tokenizer_ = Tokenizer::load(folder / "tokenizer");
+}
+
+PromptTokens ModelParts::tokenize(std::string_view prompt) const {
+  // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
+  const int64_t rotary_tokens = (transformer_config_.axes_lens[0] - 2) / zimage::kTokenMultiple * zimage::kTokenMultiple;
+  const int64_t max_tokens = std::min(kMaxPromptTokens, rotary_tokens);
+  require(max_tokens > 0, ErrorKind::model, "{}: axes_lens[0] is {}, too short for any caption (34 at least)", folder_.string(),
+          transformer_config_.axes_lens[0]);
+  if (tokenizer_) return tokenize_prompt(*tokenizer_, prompt, max_tokens);
+  PromptTokens tokens{{}, false};
+  for (const char byte : chat_prompt(prompt)) {
+    if (static_cast<int64_t>(tokens.ids.size()) == max_tokens) {
+      tokens.truncated = true;
+      break;
+    }
+    tokens.ids.push_back(static_cast<int32_t>(static_cast<unsigned char>(byte) % encoder_config_.vocabulary));
+  }
+  return tokens;
+}
+
+std::shared_ptr<WeightSource> ModelParts::source(Context& ctx, const char* part, const char* prefix) const {
+  if (synthetic_) return std::make_shared<SyntheticSource>(ctx);
+  return std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix);
+}
+
+const qwen3::Encoder& ModelParts::encoder(Context& ctx) {
+  if (!encoder_) {
+    WeightBuilder builder(ctx, source(ctx, "text_encoder", encoder_config_.is_causal_lm ? "model." : ""), dtype_);
+    encoder_ = std::make_unique<qwen3::Encoder>(encoder_config_, qwen3::build_weights(encoder_config_, builder), dtype_);
+  }
+  return *encoder_;
+}
+
+const zimage::Transformer& ModelParts::transformer(Context& ctx) {
+  if (!transformer_) {
+    WeightBuilder builder(ctx, source(ctx, "transformer"), dtype_);
+    transformer_ = std::make_unique<zimage::Transformer>(transformer_config_, zimage::build_weights(transformer_config_, builder), dtype_);
+  }
+  return *transformer_;
+}
+
+const autoencoder_kl::Autoencoder& ModelParts::autoencoder(Context& ctx) {
+  if (!autoencoder_) {
+    WeightBuilder builder(ctx, source(ctx, "vae"), dtype_);
+    autoencoder_ = std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, autoencoder_kl::build_weights(vae_config_, false, builder), dtype_);
+  }
+  return *autoencoder_;
+}
+
+size_t ModelParts::weight_bytes() const {
+  return (encoder_ ? encoder_->weights().storage.bytes : 0) + (transformer_ ? transformer_->weights().storage.bytes : 0) +
+         (autoencoder_ ? autoencoder_->weights().storage.bytes : 0);
+}
+
+}  // namespace nostos

@@ -1,0 +1,69 @@
+// Owns the parts of a loaded model: configs, tokenizer, text encoder, transformer, VAE; each loaded when first needed.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "device/context.h"
+#include "models/autoencoder_kl/autoencoder.h"
+#include "models/qwen3/encoder.h"
+#include "models/zimage/transformer.h"
+#include "pipeline/request.h"
+#include "pipeline/schedule.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace nostos {
+
+/// One model folder in the diffusers layout of ZImagePipeline, or the same with random weights.
+class ModelParts {
+ public:
+  /// Reads every config and the tokenizer; no weights yet.
+  /// \param dtype of the matrix products: f32 or bf16. \throws Error model naming file and field
+  ModelParts(const std::filesystem::path& folder, bool synthetic, DType dtype);
+
+  const zimage::Config& transformer_config() const { return transformer_config_; }
+  const autoencoder_kl::Config& vae_config() const { return vae_config_; }
+  const qwen3::Config& encoder_config() const { return encoder_config_; }
+  const SchedulerConfig& scheduler_config() const { return scheduler_config_; }
+  const ModelLimits& limits() const { return limits_; }
+
+  /// \return the prompt's token ids, at most as many as the encoder and the rotary tables take. A synthetic model without a tokenizer
+  /// gets one token a byte.
+  PromptTokens tokenize(std::string_view prompt) const;
+
+  /// Each loads its part on first use. \throws Error model, out_of_memory
+  const qwen3::Encoder& encoder(Context& ctx);
+  const zimage::Transformer& transformer(Context& ctx);
+  const autoencoder_kl::Autoencoder& autoencoder(Context& ctx);
+
+  /// Frees one part's weights; it is loaded again when needed.
+  void release_encoder() { encoder_.reset(); }
+  void release_transformer() { transformer_.reset(); }
+  void release_autoencoder() { autoencoder_.reset(); }
+
+  /// \return bytes of the weights that are loaded now.
+  size_t weight_bytes() const;
+
+ private:
+  /// \return where the weights of the part in folder `part` come from.
+  std::shared_ptr<WeightSource> source(Context& ctx, const char* part, const char* prefix = "") const;
+
+  std::filesystem::path folder_;
+  bool synthetic_;
+  DType dtype_;
+  zimage::Config transformer_config_;
+  qwen3::Config encoder_config_;
+  autoencoder_kl::Config vae_config_;
+  SchedulerConfig scheduler_config_;
+  ModelLimits limits_;
+  std::optional<Tokenizer> tokenizer_;
+  std::unique_ptr<qwen3::Encoder> encoder_;
+  std::unique_ptr<zimage::Transformer> transformer_;
+  std::unique_ptr<autoencoder_kl::Autoencoder> autoencoder_;
+};
+
+}  // namespace nostos

@@ -1,0 +1,78 @@
+// Fills in a request's defaults and checks every field against its limits.
+#include "pipeline/request.h"
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+/// \return the asked size in pixels, checked. `field` is its name in messages.
+int64_t checked_side(const char* field, int64_t pixels, const ModelLimits& limits) {
+  require(pixels >= 1, ErrorKind::invalid_input, "{} is {}: it must be at least 1 pixel", field, pixels);
+  require(pixels <= limits.max_side, ErrorKind::invalid_input, "{} is {}: this model draws at most {} pixels a side",
+          field, pixels, limits.max_side);
+  return pixels;
+}
+
+/// \return the next multiple of the model's size multiple, which is what gets drawn.
+int64_t drawn_side(const char* field, int64_t pixels, const ModelLimits& limits) {
+  const int64_t drawn = (pixels + limits.size_multiple - 1) / limits.size_multiple * limits.size_multiple;
+  require(drawn <= limits.max_side, ErrorKind::invalid_input,
+          "{} is {}: it would be drawn at {}, the next multiple of {}, but this model draws at most {} pixels a side",
+          field, pixels, drawn, limits.size_multiple, limits.max_side);
+  return drawn;
+}
+
+void require_in_range(const char* field, double value, double min, double max) {
+  // NaN fails both comparisons.
+  require(value >= min && value <= max, ErrorKind::invalid_input, "{} is {}: it must be a number from {} to {}", field,
+          value, min, max);
+}
+
+void require_valid_sigmas(const std::vector<double>& sigmas) {
+  require(sigmas.size() <= kMaxSteps, ErrorKind::invalid_input, "sigmas has {} levels: at most {} are drawn",
+          sigmas.size(), kMaxSteps);
+  for (size_t i = 0; i < sigmas.size(); ++i) {
+    // Compared as the floats that the schedule uses: a level must not round to 0 or to its neighbour.
+    const float sigma = static_cast<float>(sigmas[i]);
+    require(sigma > 0 && sigma <= 1, ErrorKind::invalid_input,
+            "sigmas[{}] is {}: noise levels are above 0 and at most 1 (the final 0 is added by the schedule)", i,
+            sigmas[i]);
+    require(i == 0 || sigma < static_cast<float>(sigmas[i - 1]), ErrorKind::invalid_input,
+            "sigmas[{}] is {} after {}: noise levels must descend", i, sigmas[i], i == 0 ? 0 : sigmas[i - 1]);
+  }
+}
+
+}  // namespace
+
+ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits) {
+  ResolvedRequest resolved{.request = request};
+  GenerationRequest& r = resolved.request;
+
+  r.height = checked_side("height", request.height.value_or(limits.default_height), limits);
+  r.width = checked_side("width", request.width.value_or(limits.default_width), limits);
+  resolved.drawn_height = drawn_side("height", *r.height, limits);
+  resolved.drawn_width = drawn_side("width", *r.width, limits);
+
+  require_valid_sigmas(r.sigmas);
+  const int64_t levels = static_cast<int64_t>(r.sigmas.size());
+  r.num_inference_steps = request.num_inference_steps.value_or(levels > 0 ? levels : limits.default_steps);
+  require(*r.num_inference_steps >= 1 && *r.num_inference_steps <= kMaxSteps, ErrorKind::invalid_input,
+          "num_inference_steps is {}: it must be from 1 to {}", *r.num_inference_steps, kMaxSteps);
+  require(levels == 0 || levels == *r.num_inference_steps, ErrorKind::invalid_input,
+          "num_inference_steps is {} but sigmas has {} levels: leave one of them out or make them equal",
+          *r.num_inference_steps, levels);
+
+  r.guidance_scale = request.guidance_scale.value_or(limits.default_guidance_scale);
+  require_in_range("guidance_scale", *r.guidance_scale, 0, kMaxGuidance);
+  require_in_range("cfg_normalization", r.cfg_normalization, 0, kMaxGuidance);
+  require(r.cfg_truncation > 0 && r.cfg_truncation <= 1, ErrorKind::invalid_input,
+          "cfg_truncation is {}: it must be above 0 and at most 1 (1 never switches guidance off)", r.cfg_truncation);
+  require(r.num_outputs >= 1 && r.num_outputs <= kMaxOutputs, ErrorKind::invalid_input,
+          "num_outputs is {}: it must be from 1 to {}", r.num_outputs, kMaxOutputs);
+  return resolved;
+}
+
+}  // namespace nostos

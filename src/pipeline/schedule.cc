@@ -1,0 +1,79 @@
+// Computes the noise levels of a run as diffusers' ZImagePipeline and FlowMatchEulerDiscreteScheduler do, float by
+// float.
+//
+// This file is compiled without contraction of products and sums (see CMakeLists.txt): where PyTorch's compiled code
+// fuses them, std::fma says so, and nowhere else.
+#include "pipeline/schedule.h"
+
+#include <array>
+#include <cmath>
+#include <string_view>
+
+#include "base/error.h"
+#include "io/json_config.h"
+
+namespace nostos {
+namespace {
+
+/// torch.linspace(1, 1 / steps, steps) in float32: the first half from the start, the second from the end, products and
+/// sums fused (aten/src/ATen/native/cpu/RangeFactoriesKernel.cpp as built for AVX2 and AVX-512).
+std::vector<float> default_sigmas(int64_t steps) {
+  std::vector<float> sigmas(static_cast<size_t>(steps), 1.0f);
+  if (steps == 1) return sigmas;
+  const float end = static_cast<float>(1.0 / static_cast<double>(steps));
+  const float stride = (end - 1.0f) / static_cast<float>(steps - 1);
+  for (int64_t i = 0; i < steps; ++i) {
+    sigmas[static_cast<size_t>(i)] = i < steps / 2 ? std::fma(stride, static_cast<float>(i), 1.0f)
+                                                   : std::fma(-stride, static_cast<float>(steps - i - 1), end);
+  }
+  return sigmas;
+}
+
+/// set_timesteps(sigmas=...) with static shifting, then the times that the pipeline makes of its timesteps.
+Schedule shifted(const SchedulerConfig& config, std::vector<float> sigmas) {
+  check(!sigmas.empty(), "a schedule has at least one step");
+  // The pipeline counts time in thousandths whatever num_train_timesteps is.
+  constexpr float kTimeScale = 1000.0f;
+  const float shift = static_cast<float>(config.shift);
+  const float shift_minus_one = static_cast<float>(config.shift - 1);
+  Schedule schedule;
+  for (float& sigma : sigmas) {
+    sigma = shift * sigma / (1.0f + shift_minus_one * sigma);
+    const float timestep = sigma * static_cast<float>(config.num_train_timesteps);
+    schedule.times.push_back((kTimeScale - timestep) / kTimeScale);
+  }
+  sigmas.push_back(0.0f);
+  schedule.sigmas = std::move(sigmas);
+  return schedule;
+}
+
+}  // namespace
+
+SchedulerConfig load_scheduler_config(const std::filesystem::path& file) {
+  const JsonConfig config = JsonConfig::load(file);
+  constexpr std::array<std::string_view, 1> kClasses = {"FlowMatchEulerDiscreteScheduler"};
+  config.class_name(kClasses);
+  for (const char* option : {"use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+                             "invert_sigmas", "stochastic_sampling"}) {
+    require(!config.boolean_or(option, false), ErrorKind::model,
+            "{}: '{}' is true; nostos draws with a static shift alone, so it must be false or absent", config.name(),
+            option);
+  }
+  const double terminal = config.number_or("shift_terminal", 0, 0, 1);
+  require(terminal == 0, ErrorKind::model,
+          "{}: 'shift_terminal' is {}; nostos draws without a terminal shift, so it must be null or absent",
+          config.name(), terminal);
+  return {.num_train_timesteps = config.integer_or("num_train_timesteps", 1000, 1, 1'000'000),
+          .shift = config.number_or("shift", 1.0, 1e-3, 1e3)};
+}
+
+Schedule make_schedule(const SchedulerConfig& config, int64_t steps) {
+  check(steps >= 1, "a schedule has at least one step");
+  return shifted(config, default_sigmas(steps));
+}
+
+Schedule make_schedule(const SchedulerConfig& config, std::span<const double> sigmas) {
+  return shifted(config, std::vector<float>(sigmas.begin(), sigmas.end()));
+}
+
+}  // namespace nostos

@@ -1,0 +1,37 @@
+// Owns the reading of a checkpoint's tokenizer files into one checked definition.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/byte_pair_encoder.h"
+
+namespace nostos {
+
+/// A token that is recognised by its exact text wherever it stands, before normalization; "<|im_end|>" is one.
+struct AddedToken {
+  std::string content;
+  int32_t id;
+};
+
+/// What the files of a Qwen2 tokenizer say. Every id is in [0, 2^31 - 1) and belongs to one text only.
+struct TokenizerDefinition {
+  std::string file;  ///< names the origin in errors
+  std::string pattern;
+  Vocabulary vocabulary;
+  MergeList merges;
+  std::vector<AddedToken> added_tokens;
+};
+
+/// Reads `folder`/tokenizer.json or, where there is none, `folder`/vocab.json, merges.txt and tokenizer_config.json.
+/// \throws Error model naming file and field: missing, damaged, or asking for a feature other than Qwen2's.
+TokenizerDefinition read_tokenizer_files(const std::filesystem::path& folder);
+
+/// Reads the text of a tokenizer.json of the `tokenizers` library. Its "truncation" and "padding" are ignored, as the
+/// Python pipelines replace them, and so is "decoder". \param file names the text in errors. \throws Error model
+TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file);
+
+}  // namespace nostos
