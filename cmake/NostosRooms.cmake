@@ -2,6 +2,7 @@
 
 add_library(nostos_options INTERFACE)
 target_compile_options(nostos_options INTERFACE -Wall -Wextra -Wpedantic -Werror -fno-math-errno -fno-trapping-math
+  -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=  # messages name files from the root of the project
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # g++ 12 warns of overlapping copies in std::string + (GCC bug 105651)
 target_include_directories(nostos_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(NOSTOS_SANITIZE)

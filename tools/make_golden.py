@@ -26,20 +26,21 @@ CASES = [
     {"name": "g3_odd_208x208_g4_s3", "prompt": "a lion to the left of a blue car", "height": 208, "width": 208,
      "guidance_scale": 4.0, "steps": 3, "seed": 7},
     {"name": "g4_long_320x192_g4_s2",
-     "prompt": "A crowded beach at sunset with a big dog, a small cat and three red balloons in the sky. The picture is "
-               "bright and colorful. Everything is clearly visible.",
+     "prompt": "A crowded beach at sunset with a big dog, a small cat and three red balloons in the sky. "
+               "The picture is bright and colorful. Everything is clearly visible.",
      "height": 320, "width": 192, "guidance_scale": 4.0, "steps": 2, "seed": 3},
     {"name": "g5_city_192x320_g0_s4", "prompt": "a city at night", "height": 192, "width": 320, "guidance_scale": 0.0,
      "steps": 4, "seed": 5},
 ]
 
 NOTE = (
-    "diffusers' ZImagePipeline on a CPU, float32 compute on the shipped weights. initial_latents: torch.randn of a CPU "
-    "generator seeded with `seed`. sigmas: the shifted schedule with its final 0. first_transformer_t and "
-    "first_transformer_output: t and the raw (not negated) output of the first transformer call; index 0 is the prompt, "
-    "index 1 the negative prompt when guidance is on. pred = pos + g * (pos - neg); guidance 0 means no second pass. "
-    "decoded_image: vae.decode's raw output, about [-1, 1], [3, H, W]. bf16_psnr_db: the same case and noise with every "
-    "part of diffusers' pipeline in bfloat16, against float32; peak 1, after clamp(x / 2 + 0.5, 0, 1), before 8 bits."
+    "diffusers' ZImagePipeline on a CPU, float32 compute on the shipped weights. initial_latents: torch.randn of a "
+    "CPU generator seeded with `seed`. sigmas: the shifted schedule with its final 0. first_transformer_t and "
+    "first_transformer_output: t and the raw (not negated) output of the first transformer call; index 0 is the "
+    "prompt, index 1 the negative prompt when guidance is on. pred = pos + g * (pos - neg); guidance 0 means no "
+    "second pass. decoded_image: vae.decode's raw output, about [-1, 1], [3, H, W]. bf16_psnr_db: the same case and "
+    "noise with every part of diffusers' pipeline in bfloat16, against float32; peak 1, after clamp(x / 2 + 0.5, 0, "
+    "1), not rounded to 8 bits."
 )
 
 

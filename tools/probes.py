@@ -14,14 +14,15 @@ import reference
 CASE = {"prompt": "A cat", "height": 64, "width": 96, "guidance_scale": 0.0, "steps": 1, "sigmas": [0.5], "seed": 11}
 
 NOTE = (
-    "One float32 forward of each part; `order` lists the tensors as they are computed. Transformer tensors with a row "
-    "axis hold only the rows named by image_rows (0-based, in the padded image sequence) and caption_rows (in the padded "
-    "caption): image rows for x_embedder, noise_refiner and final_layer, caption rows for cap_embedder and "
-    "context_refiner, image rows then caption rows for layers and rope. query and key are after norm and rope, value "
-    "plain, all [rows, heads, head_dim]; attention is before the output projection; to_out and o_proj after it; residual1 "
-    "is the stream after attention, a block's bare name the stream after the block; modulation is the adaLN linear's raw "
-    "output [scale1 | gate1 | scale2 | gate2]. VAE probes have their own small input: latents as the decoder gets them "
-    "(already unscaled), and an image in [-1, 1] for the encoder, whose result is `vae.moments` [mean | logvar]."
+    "One float32 forward of each part; `order` lists the tensors as they are computed. Transformer tensors with a "
+    "row axis hold only the rows named by image_rows (0-based, in the padded image sequence) and caption_rows (in "
+    "the padded caption): image rows for x_embedder, noise_refiner and final_layer, caption rows for cap_embedder "
+    "and context_refiner, image rows then caption rows for layers and rope. query and key are after norm and rope, "
+    "value plain, all [rows, heads, head_dim]; attention is before the output projection; to_out and o_proj after "
+    "it; residual1 is the stream after attention, a block's bare name the stream after the block; modulation is the "
+    "adaLN linear's raw output [scale1 | gate1 | scale2 | gate2]. VAE probes have their own small input: latents as "
+    "the decoder gets them (already unscaled), and an image in [-1, 1] for the encoder, whose result is "
+    "`vae.moments` [mean | logvar]."
 )
 
 

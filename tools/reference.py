@@ -1,4 +1,4 @@
-"""What the golden makers share: loading a ZImagePipeline, running one case through it on a CPU and recording every stage.
+"""What the golden makers share: loading a ZImagePipeline, running one case on a CPU and recording every stage.
 
 Not a program. Needs the packages of requirements.txt.
 """
@@ -8,14 +8,18 @@ import json
 import math
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import ZImagePipeline
+import transformers
 from safetensors.torch import save_file
+
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
 
 
 def load_pipeline(folder, dtype=torch.float32):
     """The pipeline of a diffusers folder on the CPU, every part in `dtype`."""
-    pipe = ZImagePipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    pipe = diffusers.ZImagePipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -59,7 +63,7 @@ def decode(pipe, latents):
 
 @torch.no_grad()
 def sample(pipe, case, latents):
-    """Runs the pipeline; returns (final latents [1, C, h, w], t of the first transformer call, its output [n, C, h, w])."""
+    """Runs the pipeline; returns (final latents [1, C, h, w], first transformer call's t, its output [n, C, h, w])."""
     calls = []
     record = pipe.transformer.register_forward_hook(lambda module, args, output: calls.append((args[1], output[0])))
     options = {k: case[k] for k in ("negative_prompt", "cfg_normalization", "cfg_truncation", "sigmas") if k in case}
@@ -112,10 +116,11 @@ def image_psnr_db(decoded, reference):
     return -10 * math.log10((a - b).square().mean().item())
 
 
-def save(tensors, path):
+def save(tensors, path, metadata=None):
     """Writes a safetensors file and returns {name: shape}."""
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(tensors, path)
+    save_file(tensors, path, metadata)
+    Path(path).chmod(0o644)  # safetensors makes it 0600
     return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 

@@ -21,11 +21,8 @@ int exit_code(ErrorKind kind) {
   return 1;
 }
 
-void check(bool condition, const char* what, std::source_location where) {
-  if (!condition) {
-    fail(ErrorKind::internal, "internal error: {} ({}:{} in {})", what, where.file_name(), where.line(),
-         where.function_name());
-  }
+void check(bool condition, const char* what, const char* file, int line, const char* function) {
+  if (!condition) fail(ErrorKind::internal, "internal error: {} ({}:{} in {})", what, file, line, function);
 }
 
 }  // namespace nostos

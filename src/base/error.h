@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -47,6 +46,8 @@ void require(bool condition, ErrorKind kind, fmt::format_string<Args...> format,
 }
 
 /// Throws an internal Error naming the place unless `condition` holds. For what only a bug in nostos can break.
-void check(bool condition, const char* what, std::source_location where = std::source_location::current());
+/// The place comes from compiler builtins because clang 14 has no std::source_location.
+void check(bool condition, const char* what, const char* file = __builtin_FILE(), int line = __builtin_LINE(),
+           const char* function = __builtin_FUNCTION());
 
 }  // namespace nostos

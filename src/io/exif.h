@@ -7,9 +7,9 @@
 
 namespace nostos {
 
-/// \return a big-endian TIFF structure whose only content is the Exif tag UserComment in UTF-16, as WebUI tools write
-/// it. \param comment UTF-8; invalid sequences and NUL become U+FFFD Source: Exif 2.32 (CIPA DC-008), sections 4.6.2
-/// and 4.6.5 (UserComment)
+/// \return a big-endian TIFF structure with nothing but the Exif tag UserComment in UTF-16, as WebUI tools write it.
+/// \param comment UTF-8; invalid sequences and NUL become U+FFFD
+/// Source: Exif 2.32 (CIPA DC-008), sections 4.6.2 and 4.6.5
 std::vector<uint8_t> exif_user_comment(std::string_view comment);
 
 }  // namespace nostos

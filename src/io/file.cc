@@ -8,8 +8,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <system_error>
+#include <tuple>
+#include <utility>
 
 namespace nostos {
 namespace {
@@ -66,8 +67,8 @@ Target inspect_target(const std::filesystem::path& path) {
   if (std::filesystem::exists(status)) {
     require(!std::filesystem::is_directory(status), ErrorKind::invalid_input,
             "cannot write '{}': it is a folder, give a file name", path.string());
-    require(::access(target.path.c_str(), W_OK) == 0, ErrorKind::invalid_input, "cannot write '{}': {}", path.string(),
-            reason(errno));
+    const bool is_writable = ::access(target.path.c_str(), W_OK) == 0;
+    require(is_writable, ErrorKind::invalid_input, "cannot write '{}': {}", path.string(), reason(errno));
     target.is_device = !std::filesystem::is_regular_file(status);
   } else {
     require(std::filesystem::is_directory(folder_of(target.path), error), ErrorKind::invalid_input,
@@ -123,8 +124,7 @@ AtomicFile::AtomicFile(const std::filesystem::path& path) {
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ < 0) return;
-  ::close(descriptor_);
+  if (descriptor_ >= 0) ::close(descriptor_);
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
@@ -141,13 +141,10 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 void AtomicFile::commit() {
   // A device or pipe cannot be flushed to disk: EINVAL.
   if (::fsync(descriptor_) != 0 && !temporary_.empty()) fail_to_write(target_, errno);
-  if (!temporary_.empty() && ::rename(temporary_.c_str(), target_.c_str()) != 0) fail_to_write(target_, errno);
-  const bool renamed = !temporary_.empty();
+  if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) fail_to_write(target_, errno);
+  if (temporary_.empty()) return;
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_to_write(target_, errno);
   temporary_.clear();
-  const int descriptor = descriptor_;
-  descriptor_ = -1;
-  if (::close(descriptor) != 0 && errno != EINTR) fail_to_write(target_, errno);
-  if (!renamed) return;
   // The new name survives a power cut only once the folder is on disk too; where a file system cannot do it, the file
   // is whole anyway.
   const Descriptor folder(::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

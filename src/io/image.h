@@ -35,9 +35,10 @@ ImageFormat image_format(const std::filesystem::path& file);
 /// Encodes an image; equal input gives equal bytes.
 /// \param text for PNG each becomes a tEXt chunk if Latin-1 can write it, else an iTXt chunk. JPEG and WebP keep the
 /// one with the keyword "parameters" as Exif UserComment, where WebUI tools look for it (a JPEG leaves it out, with a
-/// warning, beyond 64 kB). Invalid UTF-8 and NUL, which PNG cannot hold, become U+FFFD. \param quality of JPEG and
-/// WebP, 1 to 100 \throws Error invalid_input if the size is more than the format can hold (PNG here 16,384, JPEG
-/// 65,500, WebP 16,383 a side), internal if the image or a keyword is malformed.
+/// warning, beyond 64 kB). Invalid UTF-8 and NUL, which PNG cannot hold, become U+FFFD.
+/// \param quality of JPEG and WebP, 1 to 100
+/// \throws Error invalid_input if the size is more than the format can hold (PNG here 16,384, JPEG 65,500, WebP 16,383
+/// a side), internal if the image or a keyword is malformed.
 std::vector<uint8_t> encode_image(const Image& image, ImageFormat format, std::span<const TextChunk> text = {},
                                   int quality = 95);
 
@@ -50,8 +51,8 @@ constexpr size_t kMaxPngTextBytes = size_t{1} << 20;  ///< of one text chunk, un
 /// \throws Error invalid_input if the bytes are no PNG, damaged, or beyond the limits above.
 Image decode_png(std::span<const uint8_t> bytes);
 
-/// \return the text chunks (tEXt, zTXt, iTXt) of a PNG in order, as UTF-8; a damaged or oversized text chunk is left
-/// out. \throws Error invalid_input if the bytes are no PNG or damaged elsewhere than in a text chunk.
+/// \return the text chunks (tEXt, zTXt, iTXt) of a PNG in order, as UTF-8, without damaged or oversized ones.
+/// \throws Error invalid_input if the bytes are no PNG or damaged elsewhere than in a text chunk.
 std::vector<TextChunk> read_png_text(std::span<const uint8_t> bytes);
 
 }  // namespace nostos

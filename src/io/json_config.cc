@@ -200,7 +200,10 @@ std::optional<JsonConfig> JsonConfig::object(std::string_view field) const {
 }
 
 std::string JsonConfig::class_name(std::span<const std::string_view> known) const {
-  const std::string_view field = has("_class_name") || !has("architectures") ? "_class_name" : "architectures";
+  require(has("_class_name") || has("architectures"), ErrorKind::model,
+          "{}: field '{}_class_name' (or 'architectures') is missing, known here: {}", name_, prefix_,
+          fmt::join(known, ", "));
+  const std::string_view field = has("_class_name") ? "_class_name" : "architectures";
   std::string name;
   if (field == "_class_name") {
     name = string(field);

@@ -11,8 +11,8 @@ namespace nostos {
 std::filesystem::path hugging_face_cache();
 
 /// \param path_or_name an existing folder (returned as it is), or a Hugging Face name `owner/name`, for which the
-/// cached snapshot of revision `main` is returned. \throws Error model saying what was looked for where and which
-/// command downloads it.
+/// cached snapshot of revision `main` is returned.
+/// \throws Error model saying what was looked for where and which command downloads it.
 std::filesystem::path resolve_model_path(const std::string& path_or_name);
 
 }  // namespace nostos

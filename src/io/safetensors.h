@@ -34,9 +34,12 @@ struct SafetensorsHeader {
 
 /// Parses and checks the header: its length (at most 100 MB, as the format says), JSON (depth, types, duplicate names),
 /// dtypes, shapes (rank at most Shape::kMaxRank, size without overflow), and that the tensors cover the data section
-/// without overlap or hole. \param start the file's first bytes, as many as there are up to the end of the header; more
-/// are ignored \param file_bytes size of the whole file \param name of the file, for messages \throws Error model
-/// naming file and tensor Source: https://github.com/huggingface/safetensors#format
+/// without overlap or hole.
+/// \param start the file's first bytes, as many as there are up to the end of the header; more are ignored
+/// \param file_bytes size of the whole file
+/// \param name of the file, for messages
+/// \throws Error model naming file and tensor
+/// Source: https://github.com/huggingface/safetensors#format
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, size_t file_bytes,
                                            const std::string& name);
 
@@ -82,8 +85,8 @@ struct NamedTensor {
 };
 
 /// Writes `tensors` (host memory, unique names) and `metadata`; equal input gives equal bytes. Readers see the old file
-/// or the whole new one, never a part. \throws Error invalid_input if no file can be made there, internal on a full
-/// disk.
+/// or the whole new one, never a part.
+/// \throws Error invalid_input if no file can be made there, internal on a full disk.
 void write_safetensors(const std::filesystem::path& file, std::span<const NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 

@@ -1,12 +1,18 @@
 // Implements conversion, stacking and packing of weights.
 #include "models/weight_builder.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "ops/elementwise.h"
 
 namespace nostos {
+
+View WeightBuilder::stage(DType dtype, const Shape& shape) {
+  const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(dtype);
+  if (staging_.size_bytes() < bytes) staging_ = Buffer(ctx_.device(), bytes);
+  return {staging_.data(), dtype, shape};
+}
 
 bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) {
   const ConstView from = source_->tensor(name, shape);
@@ -37,19 +43,19 @@ ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
 Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in) {
   int64_t all = 0;
   for (int64_t out : outs) all += out;
-  Tensor made(ctx_.device(), dtype_, {all, in});
+  const View made = stage(dtype_, {all, in});
   bool complete = true;
   int64_t row = 0;
   auto out = outs.begin();
   for (const std::string& name : names) {
-    complete = fetch(name, {*out, in}, made.view().rows(row, *out)) && complete;
+    complete = fetch(name, {*out, in}, made.rows(row, *out)) && complete;
     row += *out++;
   }
   return complete ? pack(made) : Linear{};
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
-  Tensor made(ctx_.device(), dtype, {out, in});
+  const View made = stage(dtype, {out, in});
   const bool complete = fetch(name + ".weight", {out, in}, made);
   const ConstView bias_view = bias ? small(name + ".bias", {out}) : ConstView{};
   if (!complete) return {};
@@ -60,11 +66,12 @@ Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, b
 
 Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in) {
   const int64_t count = static_cast<int64_t>(names.size());
-  Tensor weight(ctx_.device(), dtype_, {count * out, in}), bias(ctx_.device(), DType::f32, {count * out});
+  const View weight = stage(dtype_, {count * out, in});
+  Tensor bias(ctx_.device(), DType::f32, {count * out});
   bool complete = true;
   int64_t row = 0;
   for (const std::string& name : names) {
-    complete = fetch(name + ".weight", {out, in}, weight.view().rows(row, out)) && complete;
+    complete = fetch(name + ".weight", {out, in}, weight.rows(row, out)) && complete;
     complete = fetch(name + ".bias", {out}, bias.view().rows(row, out)) && complete;
     row += out;
   }
@@ -76,7 +83,7 @@ Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names
 
 Conv2d WeightBuilder::conv(const std::string& name, int64_t out, int64_t in, int64_t kernel) {
   const Shape shape{out, in, kernel, kernel};
-  Tensor made(ctx_.device(), dtype_, shape);
+  const View made = stage(dtype_, shape);
   const bool complete = fetch(name + ".weight", shape, made);
   const ConstView bias = small(name + ".bias", {out});
   if (!complete || !bias) return {};

@@ -49,6 +49,8 @@ class WeightBuilder {
   WeightStorage finish();
 
  private:
+  /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would double load time.
+  View stage(DType dtype, const Shape& shape);
   /// Copies `name` in `dtype` to `to`. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
   Linear pack(ConstView weight);
@@ -58,6 +60,7 @@ class WeightBuilder {
   std::shared_ptr<WeightSource> source_;
   DType dtype_;
   WeightStorage storage_;
+  Buffer staging_;
 };
 
 }  // namespace nostos

@@ -39,12 +39,13 @@ ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
     problems_.push_back(fmt::format("{} in {} is {}, weights are F32, BF16 or F16", full, store_.where(full), nostos::name(found->dtype())));
     return {};
   }
-  return *found;
+  return mode_ == Mode::load ? *found : ConstView{};
 }
 
 void StoreSource::finish() {
   require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(), problems_.size(),
           join_some(problems_));
+  if (mode_ == Mode::load) return;
   const std::vector<std::string> unused = store_.unused();
   if (!unused.empty()) {
     log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(), unused.size(),

@@ -30,18 +30,24 @@ class WeightSource {
 /// A checkpoint part on disk.
 class StoreSource : public WeightSource {
  public:
+  enum class Mode {
+    load,        ///< gives data
+    check_only,  ///< compares names, shapes and dtypes, and gives no data
+  };
+
   /// \param prefix put before every name where the checkpoint nests the part, e.g. "model."
-  explicit StoreSource(WeightStore store, std::string prefix = "") : store_(std::move(store)), prefix_(std::move(prefix)) {}
+  StoreSource(WeightStore store, std::string prefix, Mode mode) : store_(std::move(store)), prefix_(std::move(prefix)), mode_(mode) {}
 
   ConstView tensor(const std::string& name, const Shape& shape) override;
   void release(const std::string& name) override { store_.release(prefix_ + name); }
   void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
-  /// Also logs a warning that names the checkpoint's tensors nobody asked for.
+  /// When checking, also logs a warning that names the checkpoint's tensors nobody asked for.
   void finish() override;
 
  private:
   WeightStore store_;
   std::string prefix_;
+  Mode mode_;
   std::vector<std::string> problems_;
 };
 

@@ -13,9 +13,9 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
   check(k.shape()[1] == tokens && k.shape()[2] == head_dim, "queries and keys have the same tokens and head width");
   check(q.dtype() == k.dtype() && q.dtype() == v.dtype(), "q, k and v have one dtype");
   check(qkv.shape() == Shape({tokens, (q.shape()[0] + 2 * k.shape()[0]) * head_dim}), "the projection holds q, k and v heads");
-  check(!cos || cos.shape() == Shape({tokens, head_dim / 2}), "rotary tables are [tokens, head_dim / 2]");
+  check(!cos || tokens == 0 || cos.shape() == Shape({tokens, head_dim / 2}), "rotary tables are [tokens, head_dim / 2]");
   check(static_cast<bool>(cos) == static_cast<bool>(sin) && (!cos || cos.shape() == sin.shape()), "cos and sin come together");
-  check(cos || !q_norm, "heads without rotation are not normalised");
+  check(cos || !q_norm || tokens == 0, "heads without rotation are not normalised");
   check(static_cast<bool>(q_norm) == static_cast<bool>(k_norm), "q and k are both normalised or neither");
   require_cpu(ctx, "split_heads_rope");
   cpu::split_heads_rope(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, q, k, v);

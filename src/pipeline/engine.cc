@@ -97,7 +97,7 @@ Image crop_evenly(ConstView drawn, int64_t height, int64_t width) {
 struct Engine::Impl {
   explicit Impl(const EngineOptions& given)
       : options(given), ctx(given.device, given.threads), dtype(choose_dtype(ctx, given.precision)),
-        parts(given.model, given.synthetic, dtype) {}
+        parts(ctx, given.model, given.synthetic, dtype) {}
 
   Tensor encode(std::string_view prompt, bool& truncated);
   void denoise(Generation& result, const Progress& progress);

@@ -49,7 +49,7 @@ struct RunReport {
   size_t weight_bytes = 0;        ///< resident weights
   size_t arena_bytes = 0;         ///< planned scratch, the largest part's
   size_t peak_host_bytes = 0;     ///< peak resident set of the process
-  int64_t transformer_rows = 0;   ///< rows of the transformer's largest forward pass
+  int64_t transformer_rows = 0;   ///< rows of one forward pass of the transformer
   double transformer_flop = 0;    ///< floating-point operations of one denoising step's matrix products (all passes)
 };
 

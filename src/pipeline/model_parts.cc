@@ -38,7 +38,7 @@ ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Confi
 
 }  // namespace
 
-ModelParts::ModelParts(const std::filesystem::path& folder, bool synthetic, DType dtype)
+ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype)
     : folder_(folder), synthetic_(synthetic), dtype_(dtype) {
   check_class(folder / "model_index.json");
   transformer_config_ = zimage::load_config(folder / "transformer" / "config.json");
@@ -53,6 +53,11 @@ ModelParts::ModelParts(const std::filesystem::path& folder, bool synthetic, DTyp
           transformer_config_.in_channels, vae_config_.latent_channels);
   limits_ = read_limits(folder, transformer_config_, vae_config_);
   if (!synthetic || std::filesystem::exists(folder / "tokenizer")) tokenizer_ = Tokenizer::load(folder / "tokenizer");
+  if (synthetic) return;
+  // A part that does not fit is found now, not when its stage comes.
+  encoder_weights(ctx, StoreSource::Mode::check_only);
+  transformer_weights(ctx, StoreSource::Mode::check_only);
+  autoencoder_weights(ctx, StoreSource::Mode::check_only);
 }
 
 PromptTokens ModelParts::tokenize(std::string_view prompt) const {
@@ -73,31 +78,43 @@ PromptTokens ModelParts::tokenize(std::string_view prompt) const {
   return tokens;
 }
 
-std::shared_ptr<WeightSource> ModelParts::source(Context& ctx, const char* part, const char* prefix) const {
-  if (synthetic_) return std::make_shared<SyntheticSource>(ctx);
-  return std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix);
+WeightBuilder ModelParts::builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode) const {
+  std::shared_ptr<WeightSource> source;
+  if (synthetic_) source = std::make_shared<SyntheticSource>(ctx);
+  else source = std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix, mode);
+  return WeightBuilder(ctx, std::move(source), dtype_);
+}
+
+qwen3::Weights ModelParts::encoder_weights(Context& ctx, StoreSource::Mode mode) const {
+  WeightBuilder made = builder(ctx, "text_encoder", encoder_config_.is_causal_lm ? "model." : "", mode);
+  return qwen3::build_weights(encoder_config_, made);
+}
+
+zimage::Weights ModelParts::transformer_weights(Context& ctx, StoreSource::Mode mode) const {
+  WeightBuilder made = builder(ctx, "transformer", "", mode);
+  return zimage::build_weights(transformer_config_, made);
+}
+
+autoencoder_kl::Weights ModelParts::autoencoder_weights(Context& ctx, StoreSource::Mode mode) const {
+  WeightBuilder made = builder(ctx, "vae", "", mode);
+  return autoencoder_kl::build_weights(vae_config_, false, made);
 }
 
 const qwen3::Encoder& ModelParts::encoder(Context& ctx) {
-  if (!encoder_) {
-    WeightBuilder builder(ctx, source(ctx, "text_encoder", encoder_config_.is_causal_lm ? "model." : ""), dtype_);
-    encoder_ = std::make_unique<qwen3::Encoder>(encoder_config_, qwen3::build_weights(encoder_config_, builder), dtype_);
-  }
+  if (!encoder_) encoder_ = std::make_unique<qwen3::Encoder>(encoder_config_, encoder_weights(ctx, StoreSource::Mode::load), dtype_);
   return *encoder_;
 }
 
 const zimage::Transformer& ModelParts::transformer(Context& ctx) {
   if (!transformer_) {
-    WeightBuilder builder(ctx, source(ctx, "transformer"), dtype_);
-    transformer_ = std::make_unique<zimage::Transformer>(transformer_config_, zimage::build_weights(transformer_config_, builder), dtype_);
+    transformer_ = std::make_unique<zimage::Transformer>(transformer_config_, transformer_weights(ctx, StoreSource::Mode::load), dtype_);
   }
   return *transformer_;
 }
 
 const autoencoder_kl::Autoencoder& ModelParts::autoencoder(Context& ctx) {
   if (!autoencoder_) {
-    WeightBuilder builder(ctx, source(ctx, "vae"), dtype_);
-    autoencoder_ = std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, autoencoder_kl::build_weights(vae_config_, false, builder), dtype_);
+    autoencoder_ = std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, autoencoder_weights(ctx, StoreSource::Mode::load), dtype_);
   }
   return *autoencoder_;
 }

@@ -21,9 +21,9 @@ namespace nostos {
 /// One model folder in the diffusers layout of ZImagePipeline, or the same with random weights.
 class ModelParts {
  public:
-  /// Reads every config and the tokenizer; no weights yet.
+  /// Reads every config and the tokenizer, and checks names, shapes and dtypes of all weights; loads none yet.
   /// \param dtype of the matrix products: f32 or bf16. \throws Error model naming file and field
-  ModelParts(const std::filesystem::path& folder, bool synthetic, DType dtype);
+  ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype);
 
   const zimage::Config& transformer_config() const { return transformer_config_; }
   const autoencoder_kl::Config& vae_config() const { return vae_config_; }
@@ -49,8 +49,12 @@ class ModelParts {
   size_t weight_bytes() const;
 
  private:
-  /// \return where the weights of the part in folder `part` come from.
-  std::shared_ptr<WeightSource> source(Context& ctx, const char* part, const char* prefix = "") const;
+  /// The three walks over a part's weights, to check or to load them.
+  qwen3::Weights encoder_weights(Context& ctx, StoreSource::Mode mode) const;
+  zimage::Weights transformer_weights(Context& ctx, StoreSource::Mode mode) const;
+  autoencoder_kl::Weights autoencoder_weights(Context& ctx, StoreSource::Mode mode) const;
+  /// \return a builder for the part in folder `part`.
+  WeightBuilder builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode) const;
 
   std::filesystem::path folder_;
   bool synthetic_;

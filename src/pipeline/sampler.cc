@@ -1,7 +1,6 @@
 // Implements the denoising loop.
 #include "pipeline/sampler.h"
 
-#include <algorithm>
 #include <chrono>
 
 #include "ops/elementwise.h"
@@ -32,8 +31,12 @@ Sampler::Plan Sampler::take_plan(Arena& arena, int64_t positive_tokens, int64_t 
   plan.tokens = take(arena, DType::f32, state);
   plan.velocity = take(arena, DType::f32, state);
   if (negative_tokens > 0) plan.negative_velocity = take(arena, DType::f32, state);
-  plan.scratch = zimage::Scratch::take(arena, config, grid_, zimage::padded_tokens(std::max(positive_tokens, negative_tokens)),
-                                       transformer_.dtype());
+  const size_t mark = arena.used_bytes();
+  plan.positive_scratch = zimage::Scratch::take(arena, config, grid_, plan.positive, transformer_.dtype());
+  if (negative_tokens > 0) {
+    arena.rewind(mark);
+    plan.negative_scratch = zimage::Scratch::take(arena, config, grid_, plan.negative, transformer_.dtype());
+  }
   return plan;
 }
 
@@ -42,12 +45,12 @@ void Sampler::run(View latents, const OnStep& on_step) {
   ops::patchify(ctx_, latents, patch, plan_.tokens);
   for (size_t step = 0; step < schedule_.times.size(); ++step) {
     const auto begin = std::chrono::steady_clock::now();
-    const auto forward = [&](const zimage::Conditioning& conditioning, View velocity) {
-      transformer_.forward(ctx_, grid_, plan_.tokens, conditioning, plan_.modulation, static_cast<int64_t>(step), plan_.scratch, velocity);
+    const auto forward = [&](const zimage::Conditioning& conditioning, const zimage::Scratch& scratch, View velocity) {
+      transformer_.forward(ctx_, grid_, plan_.tokens, conditioning, plan_.modulation, static_cast<int64_t>(step), scratch, velocity);
     };
-    forward(plan_.positive, plan_.velocity);
+    forward(plan_.positive, plan_.positive_scratch, plan_.velocity);
     if (guidance_.applies_at(schedule_.times[step])) {
-      forward(plan_.negative, plan_.negative_velocity);
+      forward(plan_.negative, plan_.negative_scratch, plan_.negative_velocity);
       ops::guide(ctx_, plan_.velocity, plan_.negative_velocity, guidance_.scale, guidance_.normalization, plan_.velocity);
     }
     ops::euler_step(ctx_, plan_.velocity, schedule_.sigmas[step + 1] - schedule_.sigmas[step], plan_.tokens);

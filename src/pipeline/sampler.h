@@ -35,8 +35,8 @@ class Sampler {
   /// latents <- the schedule's end, from noise. \param latents f32 [channels, height, width], in place. \throws Error cancelled
   void run(View latents, const OnStep& on_step);
 
-  /// \return rows of the largest forward pass: padded image and caption tokens.
-  int64_t rows() const { return plan_.scratch.x.shape()[0]; }
+  /// \return rows of a forward pass: padded image and caption tokens.
+  int64_t rows() const { return plan_.positive_scratch.x.shape()[0]; }
   size_t arena_bytes() const { return arena_.peak_bytes(); }
   /// \return floating-point operations of the matrix products of one guided step.
   double step_flop() const;
@@ -46,7 +46,7 @@ class Sampler {
   struct Plan {
     zimage::Conditioning positive, negative;
     zimage::Modulation modulation;
-    zimage::Scratch scratch;
+    zimage::Scratch positive_scratch, negative_scratch;  ///< in the same memory: a forward pass leaves nothing behind
     View tokens;             ///< f32 [grid tokens, patch width]: the state, in token layout through the whole loop
     View velocity;           ///< f32, likewise
     View negative_velocity;  ///< f32, likewise; null without guidance

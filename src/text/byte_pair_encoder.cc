@@ -76,13 +76,13 @@ BytePairEncoder::BytePairEncoder(const Vocabulary& vocabulary, const MergeList& 
     const auto id_of = [&](const std::string& token) {
       const auto found = vocabulary.find(token);
       require(found != vocabulary.end(), ErrorKind::model,
-              "{}: merge {} ('{}' + '{}') names the token '{}', which is not in the vocabulary", file, rank, left,
-              right, token);
+              "{}: merge {} ('{:.60}' + '{:.60}') names the token '{:.60}', which is not in the vocabulary", file, rank,
+              left, right, token);
       return found->second;
     };
     const Merge merge{static_cast<int32_t>(rank), id_of(left + right)};
     const bool is_new = merges_.emplace(pair_key(id_of(left), id_of(right)), merge).second;
-    require(is_new, ErrorKind::model, "{}: merge {} ('{}' + '{}') is listed twice", file, rank, left, right);
+    require(is_new, ErrorKind::model, "{}: merge {} ('{:.60}' + '{:.60}') is listed twice", file, rank, left, right);
   }
 }
 

@@ -5,7 +5,6 @@
 #include <charconv>
 #include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -27,15 +26,18 @@ constexpr int32_t kMaxId = std::numeric_limits<int32_t>::max() - 1;
 std::string read_file(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   require(stream.good(), ErrorKind::model, "{}: cannot be opened for reading", path.string());
-  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  require(!stream.bad(), ErrorKind::model, "{}: reading failed", path.string());
-  return text;
+  std::ostringstream text;
+  text << stream.rdbuf();
+  require(!stream.bad() && !text.bad(), ErrorKind::model, "{}: reading failed", path.string());
+  return std::move(text).str();
 }
 
 /// \return `value` for an error message: short, one line, valid UTF-8.
 std::string excerpt(const Json& value) {
   constexpr std::size_t kMaxBytes = 60;
-  if (value.is_structured() && value.size() > 8) return fmt::format("an {} of {}", value.type_name(), value.size());
+  if (value.is_structured() && value.size() > 8) {
+    return fmt::format("an {} of {} elements", value.type_name(), value.size());
+  }
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
   if (text.size() > kMaxBytes) text = text.substr(0, kMaxBytes) + "...";
   return text;
@@ -56,8 +58,9 @@ class Field {
   Field member(const char* name) const {
     object();
     const auto found = value_.find(name);
-    if (found == value_.end()) fail(ErrorKind::model, "{}: the field '{}' is missing", file_, place(name));
-    return {*found, file_, place(name)};
+    std::string path = path_.empty() ? name : fmt::format("{}.{}", path_, name);
+    if (found == value_.end()) fail(ErrorKind::model, "{}: the field '{}' is missing", file_, path);
+    return {*found, file_, std::move(path)};
   }
   /// \return `value`, an element of this, as the field with the index `index`.
   Field element(const Json& value, std::string_view index) const {
@@ -94,17 +97,15 @@ class Field {
   }
 
   [[noreturn]] void wrong(std::string_view right) const {
-    fail(ErrorKind::model, "{}: the field '{}' is {}; it must be {}", file_, path_, excerpt(value_), right);
+    fail(ErrorKind::model, "{}: {} is {}; it must be {}", file_, place(), excerpt(value_), right);
   }
   [[noreturn]] void unsupported(std::string_view supported) const {
-    fail(ErrorKind::model, "{}: the field '{}' is {}, which is not supported; only Qwen2 tokenizers are, with {} here",
-         file_, path_, excerpt(value_), supported);
+    fail(ErrorKind::model, "{}: {} is {}, which is not supported; only Qwen2 tokenizers are, with {} here", file_,
+         place(), excerpt(value_), supported);
   }
 
  private:
-  std::string place(std::string_view name) const {
-    return path_.empty() ? std::string(name) : fmt::format("{}.{}", path_, name);
-  }
+  std::string place() const { return path_.empty() ? "its value" : fmt::format("the field '{}'", path_); }
 
   const Json& value_;
   std::string_view file_;
@@ -183,18 +184,18 @@ void check_ids(const TokenizerDefinition& definition) {
   text_of_id.reserve(definition.vocabulary.size() + definition.added_tokens.size());
   const auto claim = [&](int32_t id, std::string_view token) {
     const auto [entry, is_new] = text_of_id.emplace(id, token);
-    require(is_new || entry->second == token, ErrorKind::model, "{}: the token id {} is given to both '{}' and '{}'",
-            definition.file, id, entry->second, token);
+    require(is_new || entry->second == token, ErrorKind::model,
+            "{}: the token id {} is given to both '{:.60}' and '{:.60}'", definition.file, id, entry->second, token);
   };
   for (const auto& [token, id] : definition.vocabulary) claim(id, token);
   std::unordered_set<std::string_view> added;
   for (const auto& [content, id] : definition.added_tokens) {
     claim(id, content);
-    require(added.insert(content).second, ErrorKind::model, "{}: the added token '{}' is listed twice", definition.file,
-            content);
+    require(added.insert(content).second, ErrorKind::model, "{}: the added token '{:.60}' is listed twice",
+            definition.file, content);
     const auto found = definition.vocabulary.find(content);
     require(found == definition.vocabulary.end() || found->second == id, ErrorKind::model,
-            "{}: the added token '{}' has the id {}, but the vocabulary gives it {}", definition.file, content, id,
+            "{}: the added token '{:.60}' has the id {}, but the vocabulary gives it {}", definition.file, content, id,
             found == definition.vocabulary.end() ? id : found->second);
   }
 }
@@ -213,6 +214,16 @@ std::string read_pattern(const Field& pre_tokenizer) {
   byte_level.expect("add_prefix_space", false);
   byte_level.expect("use_regex", false);
   return split.member("pattern").member("Regex").string();
+}
+
+/// Accepts post-processors that add no token: none, the byte alphabet's offsets, or a template of the text alone (as
+/// transformers 5 saves).
+void check_post_processor(const Field& post_processor) {
+  if (post_processor.is_null()) return;
+  if (post_processor.member("type").string() != "TemplateProcessing") return post_processor.expect("type", "ByteLevel");
+  const Field single = post_processor.member("single");
+  const Json text_alone = Json::parse(R"({"Sequence": {"id": "A", "type_id": 0}})");
+  if (single.array().size() != 1 || single.array()[0] != text_alone) single.unsupported("the text alone");
 }
 
 MergeList read_merges_txt(const std::filesystem::path& path) {
@@ -278,8 +289,7 @@ TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file
   }
   root.member("normalizer").expect("type", "NFC");
   definition.pattern = read_pattern(root.member("pre_tokenizer"));
-  const Field post_processor = root.member("post_processor");
-  if (!post_processor.is_null()) post_processor.expect("type", "ByteLevel");
+  check_post_processor(root.member("post_processor"));
 
   definition.vocabulary = read_vocabulary(model.member("vocab"));
   definition.merges = read_merges(model.member("merges"));

@@ -67,13 +67,14 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config, int64_t rows
           nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
 }
 
-Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid, int64_t padded_caption, DType dtype) {
+Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning, DType dtype) {
+  const int64_t rows = grid.padded() + conditioning.padded_caption();
   Scratch s;
-  s.x = nostos::take(arena, DType::f32, {grid.padded() + padded_caption, config.hidden});
+  s.x = nostos::take(arena, DType::f32, {rows, config.hidden});
   const size_t mark = arena.used_bytes();
   s.image = BlockScratch::take(arena, config, grid.padded(), dtype);
   arena.rewind(mark);
-  s.all = BlockScratch::take(arena, config, grid.padded() + padded_caption, dtype);
+  s.all = BlockScratch::take(arena, config, rows, dtype);
   return s;
 }
 
@@ -135,7 +136,7 @@ void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens,
                           const Modulation& modulation, int64_t step, const Scratch& s, View velocity, const Probe& probe) const {
   const int64_t real = grid.tokens(), image = grid.padded(), caption = conditioning.padded_caption();
   // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
-  const View x = s.x.rows(0, image + caption), image_rows = x.rows(0, image);
+  const View x = s.x, image_rows = x.rows(0, image);
   ops::linear(ctx, tokens, weights_.x_embedder, x.rows(0, real));
   ops::fill_rows(ctx, weights_.x_pad_token, x.rows(real, image - real));
   report(probe, "x_embedder", image_rows);

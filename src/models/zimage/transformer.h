@@ -53,12 +53,12 @@ struct BlockScratch {
   static BlockScratch take(Arena& arena, const Config& config, int64_t rows, DType dtype);
 };
 
-/// Memory of a forward pass. The two block scratches share theirs.
+/// Memory of a forward pass with one caption. The two block scratches share theirs.
 struct Scratch {
   View x;  ///< f32 [padded image + padded caption, hidden]: the residual stream
   BlockScratch image, all;
 
-  static Scratch take(Arena& arena, const Config& config, const TokenGrid& grid, int64_t padded_caption, DType dtype);
+  static Scratch take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning, DType dtype);
 };
 
 /// Called with the name and rows of intermediate results, in order; for tests that look for the first wrong sub-step.

@@ -10,24 +10,21 @@
 namespace nostos::cpu {
 namespace {
 
-/// Makes oneDNN build primitives for one thread while it lives: those that run inside a parallel loop.
-class SingleThreadScope {
- public:
-  explicit SingleThreadScope(bool active) : before_(omp_get_max_threads()) {
-    if (active) omp_set_num_threads(1);
-  }
-  ~SingleThreadScope() { omp_set_num_threads(before_); }
-  SingleThreadScope(const SingleThreadScope&) = delete;
-  SingleThreadScope& operator=(const SingleThreadScope&) = delete;
-
- private:
-  int before_;
-};
-
 using Tag = dnnl::memory::format_tag;
 using Dims = dnnl::memory::dims;
 
+/// \return a descriptor that `primitive` was made with.
+dnnl::memory::desc desc_of(const dnnl::primitive& primitive, dnnl::query what, int index = 0) {
+  return dnnl::memory::desc(*dnnl_primitive_desc_query_md(primitive.get_primitive_desc(), dnnl::convert_to_c(what), index));
+}
+
 }  // namespace
+
+SingleThreadScope::SingleThreadScope(bool active) : threads_before_(omp_get_max_threads()) {
+  if (active) omp_set_num_threads(1);
+}
+
+SingleThreadScope::~SingleThreadScope() { omp_set_num_threads(threads_before_); }
 
 dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out, DType dtype) {
   constexpr int64_t kTypicalRows = 256;
@@ -111,22 +108,40 @@ const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
 void OneDnn::run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
                         float* c) {
   // Only the pointers differ between calls: the descriptors come with the primitive.
-  const auto desc = [&](dnnl::query what, int index = 0) {
-    return dnnl::memory::desc(*dnnl_primitive_desc_query_md(primitive.get_primitive_desc(), dnnl::convert_to_c(what), index));
-  };
   std::unordered_map<int, dnnl::memory> arguments{
-      {DNNL_ARG_SRC, dnnl::memory(desc(dnnl::query::src_md), engine_, const_cast<void*>(a))},
-      {DNNL_ARG_WEIGHTS, dnnl::memory(desc(dnnl::query::weights_md), engine_, const_cast<void*>(b))},
-      {DNNL_ARG_DST, dnnl::memory(desc(dnnl::query::dst_md), engine_, c)}};
+      {DNNL_ARG_SRC, dnnl::memory(desc_of(primitive, dnnl::query::src_md), engine_, const_cast<void*>(a))},
+      {DNNL_ARG_WEIGHTS, dnnl::memory(desc_of(primitive, dnnl::query::weights_md), engine_, const_cast<void*>(b))},
+      {DNNL_ARG_DST, dnnl::memory(desc_of(primitive, dnnl::query::dst_md), engine_, c)}};
   if (key.bias) {
-    arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(desc(dnnl::query::weights_md, 1), engine_, const_cast<float*>(bias)));
+    arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(desc_of(primitive, dnnl::query::weights_md, 1), engine_, const_cast<float*>(bias)));
   }
-  const dnnl::memory::desc scratchpad = desc(dnnl::query::scratchpad_md);
+  const dnnl::memory::desc scratchpad = desc_of(primitive, dnnl::query::scratchpad_md);
   if (scratchpad.get_size() > 0) {
     const int thread = key.single_thread ? omp_get_thread_num() : 0;
     arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(scratchpad, engine_, scratchpads_[static_cast<size_t>(thread)].data()));
   }
   with_dnnl_errors("a matrix product", [&] { primitive.execute(stream_, arguments); });
+}
+
+OneDnn::ConvMemory OneDnn::convolution_memory(const dnnl::convolution_forward& primitive, const std::byte* filter,
+                                              const std::byte* bias) const {
+  return {desc_of(primitive, dnnl::query::src_md), desc_of(primitive, dnnl::query::dst_md), desc_of(primitive, dnnl::query::scratchpad_md),
+          dnnl::memory(desc_of(primitive, dnnl::query::weights_md), engine_, const_cast<std::byte*>(filter)),
+          dnnl::memory(desc_of(primitive, dnnl::query::weights_md, 1), engine_, const_cast<std::byte*>(bias))};
+}
+
+void OneDnn::run_convolution(const dnnl::convolution_forward& primitive, const ConvMemory& memory, const std::byte* window,
+                             std::byte* row) {
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, dnnl::memory(memory.source, engine_, const_cast<std::byte*>(window))},
+      {DNNL_ARG_WEIGHTS, memory.filter},
+      {DNNL_ARG_BIAS, memory.bias},
+      {DNNL_ARG_DST, dnnl::memory(memory.target, engine_, row)}};
+  if (memory.scratchpad.get_size() > 0) {
+    std::byte* scratchpad = scratchpads_[static_cast<size_t>(omp_get_thread_num())].data();
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(memory.scratchpad, engine_, scratchpad));
+  }
+  with_dnnl_errors("a convolution", [&] { primitive.execute(stream_, arguments); });
 }
 
 void OneDnn::reserve_scratchpads(size_t bytes) {

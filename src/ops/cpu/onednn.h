@@ -5,6 +5,7 @@
 
 #include <array>
 #include <map>
+#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
@@ -32,6 +33,18 @@ inline dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
+/// Makes oneDNN build primitives for one thread while it lives: those that run inside a parallel loop.
+class SingleThreadScope {
+ public:
+  explicit SingleThreadScope(bool active);
+  ~SingleThreadScope();
+  SingleThreadScope(const SingleThreadScope&) = delete;
+  SingleThreadScope& operator=(const SingleThreadScope&) = delete;
+
+ private:
+  int threads_before_;
+};
+
 /// One per context, through ctx.state<OneDnn>().
 class OneDnn {
  public:
@@ -48,19 +61,29 @@ class OneDnn {
     bool single_thread;  ///< run inside a parallel loop
     auto operator<=>(const MatmulKey&) const = default;
   };
+  /// One output row of a channels-last convolution: the input is `kernel` rows of `width`.
   struct ConvKey {
-    std::array<int64_t, 10> geometry;  ///< height, width, in, out, kernel, stride, pads top, left, bottom, right
+    int64_t width, in, out, kernel, stride, left, right;
     DType dtype;
     bool accumulate;
     auto operator<=>(const ConvKey&) const = default;
   };
+  /// What all rows of one convolution share.
+  struct ConvMemory {
+    dnnl::memory::desc source, target, scratchpad;
+    dnnl::memory filter, bias;
+  };
 
   /// \return the primitive for `key`, made on first use.
   const dnnl::matmul& matmul(const MatmulKey& key);
-  const dnnl::primitive& convolution(const ConvKey& key, const dnnl::memory::desc& filter);
+  const dnnl::convolution_forward& convolution(const ConvKey& key, const dnnl::memory::desc& filter);
 
   /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.
   void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias, float* c);
+
+  ConvMemory convolution_memory(const dnnl::convolution_forward& primitive, const std::byte* filter, const std::byte* bias) const;
+  /// Convolves one row; from a parallel loop.
+  void run_convolution(const dnnl::convolution_forward& primitive, const ConvMemory& memory, const std::byte* window, std::byte* row);
 
   const dnnl::engine& engine() const { return engine_; }
   dnnl::stream& stream() { return stream_; }
@@ -82,7 +105,7 @@ class OneDnn {
   bool has_bf16_ = false;
   std::array<bool, 2> rows_independent_{};
   std::map<MatmulKey, dnnl::matmul> matmuls_;
-  std::map<ConvKey, dnnl::primitive> convolutions_;
+  std::map<ConvKey, dnnl::convolution_forward> convolutions_;
   std::vector<Buffer> workspaces_;   // one a thread
   std::vector<Buffer> scratchpads_;  // one a thread
 };

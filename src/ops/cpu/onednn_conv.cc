@@ -1,10 +1,17 @@
-// Implements convolution on oneDNN, channels last.
+// Implements convolution on oneDNN, channels last, one output row at a time.
+//
+// oneDNN's own result for a row depends on how many rows an image has (it picks its blocking by the size), so every row is a convolution
+// of its own: the same primitive for each, run by one thread, whatever the number of rows, ranks and threads.
+#include <omp.h>
+
+#include <cstring>
+
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/ops.h"
 
 namespace nostos::cpu {
 
-/// A filter in the layout that oneDNN chose for a typical image.
+/// A filter in the layout that oneDNN chose for a typical row.
 struct PackedFilter {
   dnnl::memory::desc desc;
   Buffer storage;
@@ -18,10 +25,10 @@ using Tag = dnnl::memory::format_tag;
 using Dims = dnnl::memory::dims;
 
 dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneDnn::ConvKey& key, const dnnl::memory::desc& filter) {
-  const auto& [height, width, in, out, kernel, stride, top, left, bottom, right] = key.geometry;
   const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
-  const int64_t out_height = (height + top + bottom - kernel) / stride + 1, out_width = (width + left + right - kernel) / stride + 1;
+  const int64_t out_width = (key.width + key.left + key.right - key.kernel) / key.stride + 1;
   dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (key.accumulate) {
     dnnl::post_ops sum;
     sum.append_sum(1.f);
@@ -29,24 +36,22 @@ dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneD
   }
   const dnnl::convolution_forward::desc desc(
       dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
-      dnnl::memory::desc(Dims{1, in, height, width}, type, Tag::nhwc), filter, dnnl::memory::desc(Dims{out}, f32, Tag::a),
-      dnnl::memory::desc(Dims{1, out, out_height, out_width}, f32, Tag::nhwc), Dims{stride, stride}, Dims{top, left},
-      Dims{bottom, right});
+      dnnl::memory::desc(Dims{1, key.in, key.kernel, key.width}, type, Tag::nhwc), filter, dnnl::memory::desc(Dims{key.out}, f32, Tag::a),
+      dnnl::memory::desc(Dims{1, key.out, 1, out_width}, f32, Tag::nhwc), Dims{key.stride, key.stride}, Dims{0, key.left},
+      Dims{0, key.right});
   return dnnl::convolution_forward::primitive_desc(desc, attributes, dnn.engine());
-}
-
-OneDnn::ConvKey key_of(int64_t height, int64_t width, int64_t in, int64_t out, int64_t kernel, int64_t stride, const Padding& pad,
-                       DType dtype, bool accumulate) {
-  return {{height, width, in, out, kernel, stride, pad.top, pad.left, pad.bottom, pad.right}, dtype, accumulate};
 }
 
 }  // namespace
 
-const dnnl::primitive& OneDnn::convolution(const ConvKey& key, const dnnl::memory::desc& filter) {
+const dnnl::convolution_forward& OneDnn::convolution(const ConvKey& key, const dnnl::memory::desc& filter) {
   const auto found = convolutions_.find(key);
   if (found != convolutions_.end()) return found->second;
-  return with_dnnl_errors("making a convolution", [&]() -> const dnnl::primitive& {
-    return convolutions_.emplace(key, dnnl::convolution_forward(describe(*this, key, filter))).first->second;
+  return with_dnnl_errors("making a convolution", [&]() -> const dnnl::convolution_forward& {
+    const SingleThreadScope scope(true);
+    const dnnl::convolution_forward::primitive_desc made = describe(*this, key, filter);
+    reserve_scratchpads(made.scratchpad_desc().get_size());
+    return convolutions_.emplace(key, dnnl::convolution_forward(made)).first->second;
   });
 }
 
@@ -56,11 +61,12 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   Conv2d made{shape[1], shape[0], shape[2], filter.dtype(), nullptr, bias};
   auto packed = std::make_shared<PackedFilter>();
   with_dnnl_errors("packing a filter", [&] {
-    constexpr int64_t kTypicalSide = 64;
+    constexpr int64_t kTypicalWidth = 64;
+    const SingleThreadScope scope(true);
     const int64_t pad = made.kernel / 2;
     const auto type = dnnl_type(made.dtype);
     const Dims dims{made.out, made.in, made.kernel, made.kernel};
-    const auto key = key_of(kTypicalSide, kTypicalSide, made.in, made.out, made.kernel, 1, {pad, pad, pad, pad}, made.dtype, false);
+    const OneDnn::ConvKey key{kTypicalWidth, made.in, made.out, made.kernel, 1, pad, pad, made.dtype, false};
     packed->desc = describe(dnn, key, dnnl::memory::desc(dims, type, Tag::any)).weights_desc();
     packed->storage = Buffer(ctx.device(), packed->desc.get_size());
     dnnl::memory from(dnnl::memory::desc(dims, type, Tag::oihw), dnn.engine(), const_cast<std::byte*>(filter.bytes()));
@@ -73,21 +79,28 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
 
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y, bool accumulate) {
   OneDnn& dnn = ctx.state<OneDnn>();
-  const auto key = key_of(x.shape()[0], x.shape()[1], filter.in, filter.out, filter.kernel, stride, padding, filter.dtype, accumulate);
-  const dnnl::primitive& primitive = dnn.convolution(key, filter.packed->desc);
-  const auto type = dnnl_type(filter.dtype), f32 = dnnl::memory::data_type::f32;
-  with_dnnl_errors("a convolution", [&] {
-    const auto& engine = dnn.engine();
-    primitive.execute(
-        dnn.stream(),
-        {{DNNL_ARG_SRC, dnnl::memory(dnnl::memory::desc(Dims{1, filter.in, x.shape()[0], x.shape()[1]}, type, Tag::nhwc), engine,
-                                     const_cast<std::byte*>(x.bytes()))},
-         {DNNL_ARG_WEIGHTS, dnnl::memory(filter.packed->desc, engine, filter.packed->storage.data())},
-         {DNNL_ARG_BIAS, dnnl::memory(dnnl::memory::desc(Dims{filter.out}, f32, Tag::a), engine,
-                                      const_cast<std::byte*>(filter.bias.bytes()))},
-         {DNNL_ARG_DST, dnnl::memory(dnnl::memory::desc(Dims{1, filter.out, y.shape()[0], y.shape()[1]}, f32, Tag::nhwc), engine,
-                                     y.bytes())}});
-  });
+  const int64_t height = x.shape()[0], width = x.shape()[1], out_height = y.shape()[0], out_width = y.shape()[1];
+  const OneDnn::ConvKey key{width, filter.in, filter.out, filter.kernel, stride, padding.left, padding.right, filter.dtype, accumulate};
+  const dnnl::convolution_forward& primitive = dnn.convolution(key, filter.packed->desc);
+  const OneDnn::ConvMemory memory = dnn.convolution_memory(primitive, filter.packed->storage.data(), filter.bias.bytes());
+  const size_t row_bytes = static_cast<size_t>(width * filter.in) * size_bytes(filter.dtype);
+  const size_t window_bytes = static_cast<size_t>(filter.kernel) * row_bytes;
+  for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, window_bytes);
+#pragma omp parallel for schedule(dynamic) num_threads(ctx.threads())
+  for (int64_t row = 0; row < out_height; ++row) {
+    const int64_t top = row * stride - padding.top;
+    const std::byte* window = x.bytes() + top * static_cast<int64_t>(row_bytes);
+    if (top < 0 || top + filter.kernel > height) {
+      // Windows that reach over the edge are completed with rows of zeros.
+      std::byte* padded = dnn.workspace(omp_get_thread_num(), window_bytes);
+      std::memset(padded, 0, window_bytes);
+      for (int64_t tap = std::max<int64_t>(0, -top); tap < std::min(filter.kernel, height - top); ++tap) {
+        std::memcpy(padded + static_cast<size_t>(tap) * row_bytes, window + tap * static_cast<int64_t>(row_bytes), row_bytes);
+      }
+      window = padded;
+    }
+    dnn.run_convolution(primitive, memory, window, y.bytes() + static_cast<size_t>(row * out_width * filter.out) * sizeof(float));
+  }
 }
 
 }  // namespace nostos::cpu

@@ -1,0 +1,43 @@
+# What demo.sh and test.sh share: the Debian packages, and configuring and building one CMake preset. Sourced, not run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Everything that the build and the tests need on a bare Debian 12.
+PACKAGES=(
+  g++ cmake ninja-build pkg-config libc6-dev
+  libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
+  libpng-dev libjpeg62-turbo-dev libwebp-dev libpcre2-dev libutf8proc-dev
+  libdnnl-dev ocl-icd-opencl-dev
+  libgtest-dev python3 python3-pip
+)
+
+# install_packages NAME...: installs those that are missing, as root or with sudo.
+install_packages() {
+  local missing=() package
+  for package in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      echo "error: these packages are missing and there is no sudo; as root run: apt-get install ${missing[*]}" >&2
+      return 1
+    fi
+    as_root=(sudo)
+  fi
+  echo "Installing ${missing[*]}"
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+# build_preset PRESET [TARGET...]: configures build/PRESET and builds the targets, or everything.
+build_preset() {
+  local preset=$1
+  shift
+  if command -v ccache >/dev/null; then
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+  fi
+  cmake --preset "$preset"
+  cmake --build --preset "$preset" --parallel "$(nproc)" ${1:+--target "$@"}
+}

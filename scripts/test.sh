@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
+#   scripts/test.sh          all tests but those labelled `long`
+#   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, and the suite under ASan and UBSan
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+case "${1-}" in
+  "") long=no ;;
+  --long) long=yes ;;
+  *)
+    echo "usage: scripts/test.sh [--long]" >&2
+    exit 2
+    ;;
+esac
+
+# OpenMP's waiting threads would otherwise spin against the tests that run beside them.
+export OMP_WAIT_POLICY=passive
+
+install_packages "${PACKAGES[@]}"
+if [ $long = no ]; then
+  build_preset cpu
+  ctest --preset cpu --label-exclude long --parallel "$(nproc)"
+  exit
+fi
+
+install_packages clang libclang-rt-14-dev libomp-dev
+build_preset fuzz
+for target in build/fuzz/fuzz/fuzz_*; do
+  name=${target##*/fuzz_}
+  corpora=(build/fuzz/corpus/"$name")
+  mkdir -p "${corpora[0]}"
+  [ ! -d tests/fuzz/corpus/"$name" ] || corpora+=(tests/fuzz/corpus/"$name")
+  echo "Fuzzing $name"
+  "$target" -max_total_time=60 -timeout=10 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ "${corpora[@]}"
+done
+build_preset cpu-asan
+ctest --preset cpu-asan --parallel "$(nproc)"
+build_preset cpu
+ctest --preset cpu --parallel "$(nproc)"

@@ -1,0 +1,189 @@
+// Owns `nostos bench`: times of the stages, and the transformer's rate against the machine's own matrix products.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "apps/cli/commands.h"
+#include "apps/cli/embedded_model.h"
+#include "apps/cli/flags.h"
+#include "apps/cli/interrupt.h"
+#include "apps/cli/json_text.h"
+#include "apps/cli/progress_display.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "io/model_folder.h"
+#include "pipeline/engine.h"
+
+namespace nostos::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct BenchFlags {
+  CommonFlags common;
+  EngineFlags engine;
+  std::string model_path, synthetic;
+  std::string prompt = "A crowded beach";
+  std::optional<int64_t> height, width, num_inference_steps;
+  std::optional<double> guidance_scale;
+  std::optional<int64_t> warmup;
+  int64_t repeat = 1;
+  bool json = false;
+};
+
+/// Times of all runs that count, in milliseconds.
+struct Timings {
+  std::vector<std::string> stage_order;
+  std::map<std::string, std::vector<double>> stage_ms;
+  std::vector<double> step_ms, total_ms;
+};
+
+void add_flags(CLI::App& command, BenchFlags& flags) {
+  const auto number = [&](const char* name, auto& value, const char* help) {
+    return command.add_option(name, value, help)->check(not_empty());
+  };
+  auto* model = command.add_option("--model-path", flags.model_path,
+                                   "model folder or Hugging Face name; without it the embedded model");
+  command
+      .add_option("--synthetic", flags.synthetic,
+                  "random weights made in memory for the configs of this folder, or of this name: z-image-turbo")
+      ->excludes(model);
+  command.add_option("--prompt", flags.prompt, "what to draw");
+  number("--height", flags.height, "pixels");
+  number("--width", flags.width, "pixels");
+  number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
+  number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
+  number("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")->check(CLI::Range(0, 1000));
+  number("--repeat", flags.repeat, "runs that count (1)")->check(CLI::Range(1, 1000));
+  command.add_flag("--json", flags.json, "write one JSON object to standard output");
+  add_engine_flags(command, flags.engine);
+  add_common_flags(command, flags.common);
+}
+
+/// \return the middle value, or the mean of the two in the middle; 0 of none.
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::ranges::sort(values);
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+void add_run(Timings& timings, const RunReport& report, double total_ms) {
+  for (const StageTime& stage : report.stages) {
+    std::vector<double>& times = timings.stage_ms[stage.name];
+    if (times.empty()) timings.stage_order.push_back(stage.name);
+    times.push_back(stage.ms);
+  }
+  timings.step_ms.insert(timings.step_ms.end(), report.step_ms.begin(), report.step_ms.end());
+  timings.total_ms.push_back(total_ms);
+}
+
+ordered_json result_json(const std::string& model, const std::string& precision, const GenerationRequest& request,
+                         int64_t warmup, int64_t repeat, const Timings& timings, const RunReport& last,
+                         double matmul_gflops) {
+  const double step_ms = median(timings.step_ms);
+  const double transformer_gflops = step_ms > 0 ? last.transformer_flop / step_ms / 1e6 : 0;
+  ordered_json stages = ordered_json::array();
+  for (const std::string& name : timings.stage_order) {
+    const std::vector<double>& times = timings.stage_ms.at(name);
+    stages.push_back({{"name", name}, {"median_ms", median(times)}, {"ms", times}});
+  }
+  return {{"model_path", model},
+          {"precision", precision},
+          {"height", request.height.value()},
+          {"width", request.width.value()},
+          {"num_inference_steps", request.num_inference_steps.value()},
+          {"guidance_scale", request.guidance_scale.value()},
+          {"warmup", warmup},
+          {"repeat", repeat},
+          {"stages", stages},
+          {"step_median_ms", step_ms},
+          {"step_ms", timings.step_ms},
+          {"total_median_ms", median(timings.total_ms)},
+          {"total_ms", timings.total_ms},
+          {"transformer_flop_per_step", last.transformer_flop},
+          {"transformer_gflops", transformer_gflops},
+          {"matmul_gflops", matmul_gflops},
+          {"matmul_share", matmul_gflops > 0 ? transformer_gflops / matmul_gflops : 0},
+          {"weight_bytes", last.weight_bytes},
+          {"arena_bytes", last.arena_bytes},
+          {"peak_host_bytes", last.peak_host_bytes},
+          {"version", NOSTOS_VERSION}};
+}
+
+void print_text(const ordered_json& result) {
+  fmt::print("{}x{}, {} steps, guidance {}, {} in {}\n", result["width"].get<int64_t>(),
+             result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
+             result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
+             result["precision"].get<std::string>());
+  for (const ordered_json& stage : result["stages"]) {
+    fmt::print("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
+  }
+  fmt::print("  {:<14}{:>12.1f} ms\n  {:<14}{:>12.1f} ms\n", "one step", result["step_median_ms"].get<double>(),
+             "total", result["total_median_ms"].get<double>());
+  fmt::print("transformer {:.3f} TFLOP/s, {:.1f} % of oneDNN's matrix products here ({:.3f} TFLOP/s)\n",
+             result["transformer_gflops"].get<double>() / 1000, result["matmul_share"].get<double>() * 100,
+             result["matmul_gflops"].get<double>() / 1000);
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  fmt::print("memory: peak {:.2f} GiB, weights {:.2f} GiB, scratch {:.2f} GiB\n",
+             result["peak_host_bytes"].get<double>() / kGiB, result["weight_bytes"].get<double>() / kGiB,
+             result["arena_bytes"].get<double>() / kGiB);
+}
+
+void bench(CLI::App& command, const BenchFlags& flags) {
+  apply_common_flags(command, flags.common);
+  EngineOptions options = engine_options(flags.engine);
+  options.synthetic = !flags.synthetic.empty();
+  const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
+  options.release_parts = warmup + flags.repeat == 1;
+  if (options.synthetic)
+    options.model = synthetic_model(flags.synthetic);
+  else
+    options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
+
+  const std::atomic<bool>& interrupted = catch_interrupts();
+  ProgressDisplay display(log_enabled(LogLevel::info));
+  Engine engine(options);
+  GenerationRequest request;
+  request.prompt = flags.prompt;
+  request.height = flags.height;
+  request.width = flags.width;
+  request.num_inference_steps = flags.num_inference_steps;
+  request.guidance_scale = flags.guidance_scale;
+  request = resolve(request, engine.limits()).request;
+  Progress progress;
+  progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
+  progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };
+  progress.cancel = &interrupted;
+
+  Timings timings;
+  RunReport last;
+  for (int64_t run = 0; run < warmup + flags.repeat; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    last = engine.generate(request, progress).report;
+    const std::chrono::duration<double, std::milli> total = std::chrono::steady_clock::now() - start;
+    if (run >= warmup) add_run(timings, last, total.count());
+  }
+  display.clear();
+  const ordered_json result =
+      result_json(options.model.string(), engine.precision_name(), request, warmup, flags.repeat, timings, last,
+                  engine.measure_matmul_gflops(last.transformer_rows));
+  if (flags.json)
+    fmt::print("{}\n", json_pretty(result));
+  else
+    print_text(result);
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("bench", "Time each stage of drawing");
+  auto flags = std::make_shared<BenchFlags>();
+  add_flags(*command, *flags);
+  command->callback([command, flags] { bench(*command, *flags); });
+}
+
+}  // namespace nostos::cli

@@ -1,0 +1,16 @@
+// Owns the list of the program's commands.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace nostos::cli {
+
+/// Each adds one command to `app`, which runs while `app` parses a command line that names it.
+/// The commands throw Error and CLI::ParseError through CLI::App::parse().
+void add_generate_command(CLI::App& app);
+void add_inspect_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
+
+}  // namespace nostos::cli

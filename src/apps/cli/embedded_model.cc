@@ -1,0 +1,50 @@
+// Implements the search for the models that come with the program.
+#include "apps/cli/embedded_model.h"
+
+#include <cstdlib>
+#include <system_error>
+
+#include "base/error.h"
+
+namespace nostos::cli {
+namespace {
+
+bool is_folder(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored);
+}
+
+}  // namespace
+
+std::filesystem::path models_folder() {
+  if (const char* named = std::getenv("NOSTOS_MODELS_DIR"); named != nullptr && *named != '\0') {
+    require(is_folder(named), ErrorKind::model, "NOSTOS_MODELS_DIR names '{}', which is no folder", named);
+    return named;
+  }
+  std::error_code ignored;
+  const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  const std::filesystem::path installed = (executable.parent_path() / NOSTOS_INSTALLED_MODELS).lexically_normal();
+  if (is_folder(installed)) return installed;
+  if (is_folder(NOSTOS_SOURCE_MODELS)) return NOSTOS_SOURCE_MODELS;
+  fail(ErrorKind::model,
+       "the models that come with nostos are missing: neither '{}' nor the source tree's models folder exists; "
+       "give --model-path, or set NOSTOS_MODELS_DIR",
+       installed.string());
+}
+
+std::filesystem::path embedded_model() {
+  std::filesystem::path folder = models_folder() / "mini";
+  require(is_folder(folder), ErrorKind::model, "the embedded model '{}' is missing; give --model-path",
+          folder.string());
+  return folder;
+}
+
+std::filesystem::path synthetic_model(const std::string& name_or_folder) {
+  if (is_folder(name_or_folder)) return name_or_folder;
+  std::filesystem::path named = models_folder() / name_or_folder;
+  require(is_folder(named), ErrorKind::model, "no configs for a synthetic model: neither '{}' nor '{}' is a folder",
+          name_or_folder, named.string());
+  return named;
+}
+
+}  // namespace nostos::cli

@@ -1,0 +1,233 @@
+// Owns `nostos generate`: flags to a request, the request to picture files.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "apps/cli/commands.h"
+#include "apps/cli/drawing_record.h"
+#include "apps/cli/embedded_model.h"
+#include "apps/cli/flags.h"
+#include "apps/cli/interrupt.h"
+#include "apps/cli/json_text.h"
+#include "apps/cli/progress_display.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "io/model_folder.h"
+#include "io/safetensors.h"
+
+namespace nostos::cli {
+namespace {
+
+using Path = std::filesystem::path;
+
+/// What the user typed. What is absent comes from the picture of --from, else from the request's and the model's
+/// defaults.
+struct GenerateFlags {
+  CommonFlags common;
+  EngineFlags engine;
+  std::optional<std::string> prompt, negative_prompt, model_path, rng, latents, from;
+  std::optional<int64_t> height, width, num_inference_steps, seed, num_outputs;
+  std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
+  std::optional<std::vector<double>> sigmas;
+  std::string output = "nostos.png";
+  std::string save_latents, perf_dump_path;
+  bool json = false;
+};
+
+void add_flags(CLI::App& command, GenerateFlags& flags) {
+  const auto number = [&](const char* name, auto& value, const char* help) {
+    command.add_option(name, value, help)->check(not_empty());
+  };
+  command.add_option("--model-path", flags.model_path,
+                     "model folder, or a name in the Hugging Face cache; without it the embedded model draws");
+  command.add_option("--prompt", flags.prompt, "what to draw");
+  command.add_option("--negative-prompt", flags.negative_prompt, "what to keep away from (needs guidance)");
+  number("--height", flags.height, "pixels");
+  number("--width", flags.width, "pixels");
+  number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
+  number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
+  number("--cfg-normalization", flags.cfg_normalization,
+         "caps the guided prediction's norm at this multiple; 0: no cap");
+  number("--cfg-truncation", flags.cfg_truncation, "guidance stops once t exceeds this, in (0, 1]");
+  number("--seed", flags.seed, "of the first picture; picture i uses seed + i (42)");
+  number("--num-outputs", flags.num_outputs, "pictures of the prompt (1)");
+  command.add_option(
+      "--output", flags.output,
+      "PNG, JPEG or WebP by its extension (nostos.png); several pictures become name_0.png, name_1.png ...");
+  command.add_option("--rng", flags.rng, "noise as PyTorch makes it: torch-cpu or torch-cuda (torch-cpu)");
+  command.add_option("--sigmas", flags.sigmas, "noise levels in place of the schedule's, e.g. 1,0.75,0.5,0.25")
+      ->delimiter(',')
+      ->check(not_empty());
+  command.add_option("--latents", flags.latents, "safetensors file whose tensor `latents` is the initial noise");
+  command.add_option("--save-latents", flags.save_latents,
+                     "safetensors file for the final state, numbered as --output");
+  command.add_option("--from", flags.from, "PNG made by nostos to draw again; other flags override what it says");
+  command.add_option("--perf-dump-path", flags.perf_dump_path, "JSON file for stage times, step times and bytes");
+  command.add_flag("--json", flags.json, "write one JSON object to standard output in place of the pictures' paths");
+  add_engine_flags(command, flags.engine);
+  add_common_flags(command, flags.common);
+}
+
+/// \return the record of --from, or an empty one, with the given flags laid over it.
+DrawingRecord asked_for(const GenerateFlags& flags) {
+  DrawingRecord record;
+  if (flags.from) record = read_drawing_record(*flags.from);
+  GenerationRequest& request = record.request;
+  require(flags.prompt || flags.from, ErrorKind::invalid_input,
+          "nothing to draw: give --prompt, or --from with a picture");
+
+  const auto lay_over = [](const auto& flag, auto& field) {
+    if (flag) field = *flag;
+  };
+  lay_over(flags.prompt, request.prompt);
+  lay_over(flags.negative_prompt, request.negative_prompt);
+  lay_over(flags.height, request.height);
+  lay_over(flags.width, request.width);
+  lay_over(flags.guidance_scale, request.guidance_scale);
+  lay_over(flags.cfg_normalization, request.cfg_normalization);
+  lay_over(flags.cfg_truncation, request.cfg_truncation);
+  lay_over(flags.num_outputs, request.num_outputs);
+  lay_over(flags.model_path, record.model_path);
+  if (flags.rng) request.rng = parse_rng(*flags.rng);
+  // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
+  if (flags.seed) {
+    constexpr int64_t kMaxSeed = std::numeric_limits<int64_t>::max() - 1000;
+    require(*flags.seed >= 0 && *flags.seed <= kMaxSeed, ErrorKind::invalid_input,
+            "--seed {} is out of range; use 0 to {}", *flags.seed, kMaxSeed);
+    request.seed = static_cast<uint64_t>(*flags.seed);
+    request.latents.clear();
+  }
+  lay_over(flags.latents, request.latents);
+  if (flags.sigmas) request.num_inference_steps.reset();
+  if (flags.num_inference_steps) request.sigmas.clear();
+  lay_over(flags.sigmas, request.sigmas);
+  lay_over(flags.num_inference_steps, request.num_inference_steps);
+  return record;
+}
+
+/// \return `path`, or with several pictures `path` with _index before its extension.
+Path numbered(const Path& path, int64_t index, int64_t count) {
+  if (count == 1) return path;
+  return path.parent_path() / fmt::format("{}_{}{}", path.stem().string(), index, path.extension().string());
+}
+
+/// Finds what is in the way of writing before any work starts. \throws Error invalid_input
+void require_outputs(const GenerateFlags& flags, int64_t count) {
+  image_format(flags.output);
+  for (int64_t i = 0; i < count; ++i) {
+    require_writable(numbered(flags.output, i, count));
+    if (!flags.save_latents.empty()) require_writable(numbered(flags.save_latents, i, count));
+  }
+  if (!flags.perf_dump_path.empty()) require_writable(flags.perf_dump_path);
+}
+
+double ms_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+void write_text(const Path& path, const std::string& text) {
+  write_file_atomically(path, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
+
+/// Writes picture `index` and, if asked for, its latents. \return its entry in the JSON output.
+nlohmann::ordered_json write_picture(const GenerateFlags& flags, const DrawingRecord& asked,
+                                     const Generation& generation, size_t index) {
+  const Picture& picture = generation.pictures[index];
+  const auto count = static_cast<int64_t>(generation.pictures.size());
+  DrawingRecord record = asked;
+  record.request.seed = picture.seed;
+  record.request.num_outputs = 1;
+  const Path file = numbered(flags.output, static_cast<int64_t>(index), count);
+  write_file_atomically(file, encode_image(picture.image, image_format(file), text_chunks(record)));
+
+  nlohmann::ordered_json latents_path;
+  if (!flags.save_latents.empty()) {
+    const Path latents = numbered(flags.save_latents, static_cast<int64_t>(index), count);
+    const NamedTensor tensor{"latents", picture.latents};
+    write_safetensors(latents, {&tensor, 1});
+    latents_path = latents.string();
+  }
+  return {{"path", file.string()},
+          {"seed", picture.seed},
+          {"height", picture.image.height},
+          {"width", picture.image.width},
+          {"latents_path", latents_path}};
+}
+
+void log_summary(const RunReport& report, size_t pictures, double total_ms) {
+  std::string stages;
+  for (const StageTime& stage : report.stages) stages += fmt::format(", {} {:.2f}", stage.name, stage.ms / 1000);
+  log_info("drew {} picture{} in {:.2f} s{}", pictures, pictures == 1 ? "" : "s", total_ms / 1000, stages);
+}
+
+void generate(CLI::App& command, const GenerateFlags& flags) {
+  const auto start = std::chrono::steady_clock::now();
+  apply_common_flags(command, flags.common);
+  DrawingRecord record = asked_for(flags);
+  EngineFlags engine_flags = flags.engine;
+  if (command.count("--precision") == 0) engine_flags.precision = record.precision;
+  EngineOptions options = engine_options(engine_flags);
+  // What no model can draw is found before one is loaded; the model's own limits follow.
+  const ModelLimits any_model{.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()};
+  const int64_t count = resolve(record.request, any_model).request.num_outputs;
+  require_outputs(flags, count);
+  options.model = record.model_path.empty() ? embedded_model() : resolve_model_path(record.model_path);
+  options.release_parts = count == 1;
+
+  const std::atomic<bool>& interrupted = catch_interrupts();
+  ProgressDisplay display(log_enabled(LogLevel::info));
+  display.on_stage("load");
+  Engine engine(options);
+  const double start_ms = ms_since(start);
+  const ResolvedRequest resolved = resolve(record.request, engine.limits());
+  record.request = resolved.request;
+  record.precision = engine.precision_name();
+  display.clear();
+  if (resolved.drawn_height != *record.request.height || resolved.drawn_width != *record.request.width) {
+    log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", *record.request.width,
+             *record.request.height, engine.limits().size_multiple, resolved.drawn_width, resolved.drawn_height);
+  }
+  Progress progress;
+  progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
+  progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };
+  progress.cancel = &interrupted;
+  const Generation generation = engine.generate(record.request, progress);
+  display.clear();
+
+  nlohmann::ordered_json pictures = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < generation.pictures.size(); ++i) {
+    require(!interrupted, ErrorKind::cancelled, "interrupted");
+    pictures.push_back(write_picture(flags, record, generation, i));
+    if (!flags.json) fmt::print("{}\n", pictures.back()["path"].get<std::string>());
+  }
+  const double total_ms = ms_since(start);
+  log_summary(generation.report, generation.pictures.size(), total_ms);
+
+  nlohmann::ordered_json json{{"pictures", pictures},
+                              {"model_path", options.model.string()},
+                              {"precision", record.precision},
+                              {"request", request_json(record.request)},
+                              {"drawn_height", resolved.drawn_height},
+                              {"drawn_width", resolved.drawn_width},
+                              {"prompt_truncated", generation.prompt_truncated},
+                              {"report", report_json(generation.report, start_ms, total_ms)},
+                              {"version", NOSTOS_VERSION}};
+  if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(json["report"]) + "\n");
+  if (flags.json) fmt::print("{}\n", json_pretty(json));
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("generate", "Draw pictures from a prompt");
+  auto flags = std::make_shared<GenerateFlags>();
+  add_flags(*command, *flags);
+  command->callback([command, flags] { generate(*command, *flags); });
+}
+
+}  // namespace nostos::cli

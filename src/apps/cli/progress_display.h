@@ -1,0 +1,41 @@
+// Owns how a run in progress looks on standard error: a bar on a terminal, plain lines elsewhere.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace nostos::cli {
+
+/// \return the bar's line after `step` of `steps`, e.g. "  3/9 [######..............]  1.23 s/it  ETA 0:07".
+/// \param mean_step_ms mean time of the steps so far
+std::string progress_line(int64_t step, int64_t steps, double mean_step_ms);
+
+/// Shows one run. On a terminal the current line is redrawn in place and cleared at the end; elsewhere lines `step K/N`
+/// are written, at most one a second. One thread.
+class ProgressDisplay {
+ public:
+  /// \param enabled false shows nothing
+  explicit ProgressDisplay(bool enabled);
+  ~ProgressDisplay();
+  ProgressDisplay(const ProgressDisplay&) = delete;
+  ProgressDisplay& operator=(const ProgressDisplay&) = delete;
+
+  /// A stage began; shown on terminals alone.
+  void on_stage(const char* stage);
+  /// A denoising step ended; steps count from 1 through all pictures of a run.
+  void on_step(int64_t step, int64_t steps, double step_ms);
+  /// Takes the line off the terminal, so that messages start on an empty one.
+  void clear();
+
+ private:
+  void redraw(const std::string& line);
+
+  bool enabled_;
+  bool terminal_;
+  bool drawn_ = false;  ///< the terminal's current line is ours
+  double elapsed_ms_ = 0;
+  std::chrono::steady_clock::time_point next_line_{};  ///< earliest time of the next plain line
+};
+
+}  // namespace nostos::cli

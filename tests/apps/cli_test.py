@@ -1,0 +1,463 @@
+"""Runs the program as users do and checks files, standard output, messages and exit codes.
+
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos cli_test.py [TestCase ...]. Exits with 77 if everything was skipped. What draws needs the
+embedded model and is skipped, saying so, where it is missing. Needs Python 3.11 alone.
+"""
+
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zlib
+from pathlib import Path
+
+BINARY = os.environ["NOSTOS_BINARY"]
+QUICK = ["--num-inference-steps", "2", "--guidance-scale", "2"]
+SMALL = ["--height", "64", "--width", "64", *QUICK]
+SKIPPED_EXIT = 77
+
+
+def have_embedded_model() -> bool:
+    return subprocess.run([BINARY, "inspect"], capture_output=True).returncode == 0
+
+
+def png_chunks(path: Path) -> list[tuple[bytes, bytes]]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", path
+    chunks, offset = [], 8
+    while offset < len(data):
+        (length,) = struct.unpack_from(">I", data, offset)
+        chunks.append((data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]))
+        offset += 12 + length
+    return chunks
+
+
+def png_texts(path: Path) -> dict[str, str]:
+    texts = {}
+    for kind, body in png_chunks(path):
+        if kind == b"tEXt":
+            keyword, text = body.split(b"\0", 1)
+            texts[keyword.decode()] = text.decode("latin-1")
+        elif kind == b"iTXt":
+            keyword, rest = body.split(b"\0", 1)
+            compressed, text = rest[0], rest[2:].split(b"\0", 2)[2]
+            texts[keyword.decode()] = (zlib.decompress(text) if compressed else text).decode()
+    return texts
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height)."""
+    return struct.unpack(">II", png_chunks(path)[0][1][:8])
+
+
+def png_rows(path: Path) -> list[bytes]:
+    """Decodes an 8-bit RGB PNG without interlace to its rows."""
+    width, height = png_size(path)
+    data = zlib.decompress(b"".join(body for kind, body in png_chunks(path) if kind == b"IDAT"))
+    stride, rows, above = 3 * width, [], bytearray(3 * width)
+    for y in range(height):
+        kind, row = data[y * (stride + 1)], bytearray(data[y * (stride + 1) + 1 : (y + 1) * (stride + 1)])
+        for x in range(stride):
+            left, up, corner = (row[x - 3], above[x], above[x - 3]) if x >= 3 else (0, above[x], 0)
+            paeth = min((left, up, corner), key=lambda value: abs(left + up - corner - value))
+            row[x] = (row[x] + (0, left, up, (left + up) // 2, paeth)[kind]) & 255
+        rows.append(bytes(row))
+        above = row
+    return rows
+
+
+class CliTest(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.dir = Path(scratch.name)
+
+    def run_nostos(self, *arguments, **options):
+        return subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, cwd=self.dir, timeout=300, **options)
+
+    def assert_refused(self, arguments, *fragments, code=2):
+        run = self.run_nostos(*arguments)
+        self.assertEqual(run.returncode, code, (arguments, run.stderr))
+        self.assertEqual(run.stdout, "", arguments)
+        self.assertRegex(run.stderr, r"(^|\n)error: \S", arguments)
+        for fragment in fragments:
+            self.assertIn(fragment, run.stderr, arguments)
+        self.assertEqual([p for p in self.dir.rglob("*.png") if p.is_file()], [], arguments)
+
+    def draw(self, *arguments, **options):
+        """Draws a small picture and returns the JSON that describes it."""
+        run = self.run_nostos("generate", *SMALL, *arguments, "--json", **options)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return json.loads(run.stdout)
+
+
+class ModelTest(CliTest):
+    @classmethod
+    def setUpClass(cls):
+        if not have_embedded_model():
+            raise unittest.SkipTest("the embedded model is missing (models/mini)")
+
+
+class CommandLine(CliTest):
+    """Everything that is refused or answered before a model is loaded."""
+
+    def test_version_and_help(self):
+        run = self.run_nostos("--version")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\n$")
+        for arguments in (["--help"], ["generate", "--help"], ["inspect", "--help"], ["bench", "--help"]):
+            run = self.run_nostos(*arguments)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+            self.assertIn("Usage: nostos", run.stdout)
+
+    def test_command_line_errors(self):
+        for arguments in ([], ["paint"], ["generate", "--bogus"], ["generate", "--prompt"], ["--bogus"], ["inspect", "x"]):
+            self.assert_refused(arguments)
+
+    def test_a_prompt_is_wanted(self):
+        self.assert_refused(["generate"], "--prompt")
+
+    def test_values_out_of_range_are_named(self):
+        wrong = {
+            "--height": ["0", "-16", "12.5", "tall", "", "99999999999999999999"],
+            "--width": ["0", "-1"],
+            "--num-inference-steps": ["0", "-3", "100000", "many"],
+            "--guidance-scale": ["nan", "inf", "-1", "x"],
+            "--cfg-truncation": ["0", "1.5", "nan"],
+            "--cfg-normalization": ["-1", "nan"],
+            "--num-outputs": ["0", "-1", "100000"],
+            "--seed": ["-1", "99999999999999999999", "x"],
+            "--sigmas": ["0.5,1", "2", "nan", "1,x", "0"],
+            "--rng": ["dice"],
+            "--precision": ["f16"],
+            "--threads": ["-1", "1.5"],
+            "--device": ["tpu"],
+            "--log-level": ["loud"],
+        }
+        for flag, values in wrong.items():
+            for value in values:
+                with self.subTest(flag=flag, value=value):
+                    # A name that no cache holds: whatever is refused here is refused before a model is looked for.
+                    self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", flag, value])
+                    run = self.run_nostos("generate", "--prompt", "x", "--model-path", "no/model", flag, value)
+                    self.assertNotIn("hf download", run.stderr)
+
+    def test_cuda_is_refused_clearly(self):
+        self.assert_refused(["generate", "--prompt", "x", "--device", "cuda"], "no CUDA backend")
+
+    def test_more_than_one_rank_is_refused_clearly(self):
+        self.assert_refused(["generate", "--prompt", "x", "--num-gpus", "4"], "one rank")
+        self.assert_refused(["generate", "--prompt", "x", "--ulysses-degree", "2"], "one rank")
+
+    def test_unwritable_output_is_found_before_the_model(self):
+        (self.dir / "file").write_text("")
+        (self.dir / "folder.png").mkdir()
+        for name in ("missing/a.png", "file/a.png"):
+            for flag in ("--output", "--save-latents", "--perf-dump-path"):
+                with self.subTest(flag=flag, name=name):
+                    self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", flag, name], name.split("/")[0])
+        self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", "--output", "folder.png"], "folder.png")
+        self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", "--output", "a.gif"], ".png")
+
+    def test_a_missing_model_says_how_to_get_it(self):
+        environment = {**os.environ, "HF_HUB_CACHE": str(self.dir)}
+        run = self.run_nostos("generate", "--prompt", "x", "--model-path", "Tongyi-MAI/Z-Image-Turbo", env=environment)
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("hf download Tongyi-MAI/Z-Image-Turbo", run.stderr)
+
+    def test_a_missing_embedded_model_is_named(self):
+        for folder in (self.dir / "nowhere", self.dir):
+            run = self.run_nostos("inspect", env={**os.environ, "NOSTOS_MODELS_DIR": str(folder)})
+            self.assertEqual(run.returncode, 2)
+            self.assertIn(str(folder), run.stderr)
+
+    def test_an_installed_program_finds_its_models_beside_itself(self):
+        models = self.dir / "share" / "nostos" / "models"
+        models.mkdir(parents=True)
+        (self.dir / "bin").mkdir()
+        program = shutil.copy(BINARY, self.dir / "bin")
+        environment = {name: value for name, value in os.environ.items() if name != "NOSTOS_MODELS_DIR"}
+        run = subprocess.run([program, "inspect"], capture_output=True, text=True, env=environment)
+        self.assertEqual(run.returncode, 2)
+        self.assertIn(str(models / "mini"), run.stderr)
+
+    def test_a_picture_without_record_is_refused(self):
+        (self.dir / "text.txt").write_text("no picture")
+        self.assert_refused(["generate", "--from", "text.txt"], "text.txt")
+        self.assert_refused(["generate", "--from", "missing.png"], "missing.png")
+
+    def test_full_standard_output_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([BINARY, "generate", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(run.returncode, 1)
+
+
+class ConfigFile(CliTest):
+    def refused(self, text, *fragments):
+        (self.dir / "c.toml").write_text(text)
+        self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", "--config", "c.toml"], *fragments)
+
+    def test_errors(self):
+        self.refused("heigth = 64\n", "c.toml:1", "heigth")
+        self.refused("height = \n", "c.toml:1")
+        self.refused("height = 0\n", "height")
+        self.refused("json = 1\n", "json")
+        self.assert_refused(["generate", "--prompt", "x", "--config", "missing.toml"], "missing.toml")
+
+    def test_flags_from_the_file_reach_the_request(self):
+        # The file's model is looked for, so it was read; the command line's goes first.
+        (self.dir / "c.toml").write_text('prompt = "a # b, c"\nmodel-path = "from/file"\n')
+        run = self.run_nostos("generate", "--config", "c.toml")
+        self.assertIn("hf download from/file", run.stderr)
+        run = self.run_nostos("generate", "--config", "c.toml", "--model-path", "from/line")
+        self.assertIn("hf download from/line", run.stderr)
+
+
+class Drawing(ModelTest):
+    def test_json_has_every_field(self):
+        drawn = self.draw("--prompt", "a cat", "--output", "a.png")
+        self.assertEqual(set(drawn), {"pictures", "model_path", "precision", "request", "drawn_height", "drawn_width",
+                                      "prompt_truncated", "report", "version"})
+        self.assertEqual(drawn["pictures"], [{"path": "a.png", "seed": 42, "height": 64, "width": 64, "latents_path": None}])
+        self.assertEqual(set(drawn["request"]), {"prompt", "negative_prompt", "height", "width", "num_inference_steps",
+                                                 "guidance_scale", "cfg_normalization", "cfg_truncation", "seed", "num_outputs",
+                                                 "rng", "sigmas", "latents"})
+        self.assertEqual(len(drawn["report"]["step_ms"]), 2)
+        self.assertEqual(png_size(self.dir / "a.png"), (64, 64))
+
+    def test_standard_output_is_the_path_alone(self):
+        run = self.run_nostos("generate", *SMALL, "--prompt", "a cat")
+        self.assertEqual((run.returncode, run.stdout), (0, "nostos.png\n"), run.stderr)
+        self.assertEqual([p.name for p in self.dir.iterdir()], ["nostos.png"])
+
+    def test_the_picture_says_how_it_was_drawn(self):
+        self.draw("--prompt", "a cat", "--negative-prompt", "雨", "--output", "a.png")
+        texts = png_texts(self.dir / "a.png")
+        self.assertRegex(texts["parameters"], r"^a cat\nNegative prompt: 雨\nSteps: 2, Sampler: Euler, CFG scale: 2, Seed: 42, "
+                                              r"Size: 64x64, Model: nostos-mini, Version: nostos \d+\.\d+\.\d+$")
+        self.assertEqual(json.loads(texts["nostos"])["negative_prompt"], "雨")
+
+    def test_from_draws_the_same_bytes_again(self):
+        self.draw("--prompt", "a cat", "--negative-prompt", "rain", "--seed", "7", "--cfg-truncation", "0.9",
+                  "--cfg-normalization", "1.5", "--rng", "torch-cuda", "--output", "a.png")
+        run = self.run_nostos("generate", "--from", "a.png", "--output", "b.png")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual((self.dir / "a.png").read_bytes(), (self.dir / "b.png").read_bytes())
+
+    def test_from_with_other_flags(self):
+        self.draw("--prompt", "a cat", "--sigmas", "1,0.6", "--output", "a.png")
+        run = self.run_nostos("generate", "--from", "a.png", "--seed", "8", "--num-inference-steps", "3", "--width", "80",
+                              "--output", "b.png", "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        request = json.loads(run.stdout)["request"]
+        self.assertEqual((request["prompt"], request["seed"], request["width"], request["height"]), ("a cat", 8, 80, 64))
+        self.assertEqual((request["num_inference_steps"], request["sigmas"]), (3, []))
+
+    def test_several_pictures_equal_their_single_selves(self):
+        drawn = self.draw("--prompt", "a cat", "--num-outputs", "2", "--output", "many.png")
+        self.assertEqual([(p["path"], p["seed"]) for p in drawn["pictures"]], [("many_0.png", 42), ("many_1.png", 43)])
+        self.draw("--prompt", "a cat", "--seed", "43", "--output", "one.png")
+        self.assertEqual((self.dir / "many_1.png").read_bytes(), (self.dir / "one.png").read_bytes())
+        self.assertNotEqual(png_rows(self.dir / "many_0.png"), png_rows(self.dir / "many_1.png"))
+
+    def test_threads_do_not_change_the_picture(self):
+        self.draw("--prompt", "a cat", "--threads", "1", "--output", "one.png")
+        self.draw("--prompt", "a cat", "--threads", "2", "--output", "two.png")
+        self.assertEqual((self.dir / "one.png").read_bytes(), (self.dir / "two.png").read_bytes())
+
+    def test_an_empty_prompt_is_drawn(self):
+        self.assertEqual(self.draw("--prompt", "")["request"]["prompt"], "")
+
+    def test_a_huge_prompt_is_cut_with_a_warning(self):
+        run = self.run_nostos("generate", *SMALL, "--prompt", "sand and sea " * 8000, "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertTrue(json.loads(run.stdout)["prompt_truncated"])
+        self.assertIn("warning", run.stderr)
+        self.assertFalse(self.draw("--prompt", "short")["prompt_truncated"])
+
+    def test_other_sizes_are_cropped_evenly(self):
+        # 72x56 is drawn at 80x64: 4 pixels are cut on every side.
+        cut = self.run_nostos("generate", *QUICK, "--prompt", "a cat", "--width", "72", "--height", "56", "--output", "cut.png",
+                              "--json")
+        self.assertEqual(cut.returncode, 0, cut.stderr)
+        self.assertIn("80x64", cut.stderr)
+        self.assertEqual([json.loads(cut.stdout)[key] for key in ("drawn_height", "drawn_width")], [64, 80])
+        whole = self.run_nostos("generate", *QUICK, "--prompt", "a cat", "--width", "80", "--height", "64", "--output",
+                                "whole.png")
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        self.assertEqual(png_size(self.dir / "cut.png"), (72, 56))
+        self.assertEqual(png_rows(self.dir / "cut.png"), [row[12:-12] for row in png_rows(self.dir / "whole.png")[4:-4]])
+
+    def test_a_size_beyond_the_model_is_refused_with_its_limit(self):
+        self.assert_refused(["generate", "--prompt", "x", "--height", "20000"], "20000")
+        run = self.run_nostos("generate", "--prompt", "x", "--height", "20000")
+        self.assertRegex(run.stderr.replace("20000", ""), r"\d{3,}")
+
+    def test_latents_in_and_out(self):
+        self.draw("--prompt", "a cat", "--save-latents", "final.safetensors", "--output", "a.png")
+        data = (self.dir / "final.safetensors").read_bytes()
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        self.assertEqual({name: (t["dtype"], t["shape"]) for name, t in header.items() if name != "__metadata__"},
+                         {"latents": ("F32", [1, 16, 8, 8])})
+        self.draw("--prompt", "a cat", "--latents", "final.safetensors", "--output", "b.png")
+        self.assertNotEqual(png_rows(self.dir / "a.png"), png_rows(self.dir / "b.png"))
+        for picture in self.dir.glob("*.png"):
+            picture.unlink()
+        self.assert_refused(["generate", *QUICK, "--prompt", "x", "--height", "128", "--width", "64", "--latents",
+                             "final.safetensors"], "latents")
+        self.assert_refused(["generate", *SMALL, "--prompt", "x", "--latents", "missing.safetensors"], "missing.safetensors")
+
+    def test_jpeg_and_webp(self):
+        self.draw("--prompt", "a cat", "--output", "a.jpg")
+        self.draw("--prompt", "a cat", "--output", "a.WEBP")
+        self.assertEqual((self.dir / "a.jpg").read_bytes()[:3], b"\xff\xd8\xff")
+        self.assertEqual((self.dir / "a.WEBP").read_bytes()[8:12], b"WEBP")
+
+    def test_a_config_file_draws(self):
+        (self.dir / "c.toml").write_text('prompt = "a # b, c"\nseed = 9\nsigmas = [1.0, 0.5]\n')
+        run = self.run_nostos("generate", "--height", "64", "--width", "64", "--config", "c.toml", "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        request = json.loads(run.stdout)["request"]
+        self.assertEqual((request["prompt"], request["seed"], request["sigmas"]), ("a # b, c", 9, [1.0, 0.5]))
+
+
+class Output(ModelTest):
+    """Progress, reports and what happens when a disk is full."""
+
+    def test_plain_progress_is_at_most_one_line_a_second(self):
+        start = time.monotonic()
+        run = self.run_nostos("generate", "--height", "64", "--width", "64", "--num-inference-steps", "40", "--prompt", "a cat")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        lines = [line for line in run.stderr.splitlines() if line.startswith("step")]
+        self.assertGreaterEqual(len(lines), 1)
+        self.assertLessEqual(len(lines), time.monotonic() - start + 1)
+        for line in lines:
+            self.assertRegex(line, r"^step \d+/40$")
+        self.assertNotIn("\x1b", run.stderr)
+
+    def test_a_terminal_gets_a_bar(self):
+        controller, terminal = pty.openpty()
+        with subprocess.Popen([BINARY, "generate", *SMALL, "--prompt", "a cat"], cwd=self.dir, stdout=subprocess.PIPE,
+                              stderr=terminal) as process:
+            os.close(terminal)
+            seen = b""
+            while True:
+                try:
+                    part = os.read(controller, 4096)
+                except OSError:
+                    break
+                if not part:
+                    break
+                seen += part
+        os.close(controller)
+        self.assertEqual(process.returncode, 0, seen)
+        self.assertRegex(seen.decode(), r"2/2 \[#+\] +\d+\.\d\d s/it  ETA 0:00")
+
+    def test_quiet(self):
+        run = self.run_nostos("generate", *SMALL, "--prompt", "a cat", "--log-level", "error")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+
+    def test_perf_dump(self):
+        drawn = self.draw("--prompt", "a cat", "--perf-dump-path", "perf.json")
+        dump = json.loads((self.dir / "perf.json").read_text())
+        self.assertEqual(dump, drawn["report"])
+        self.assertEqual(set(dump), {"start_ms", "stages", "steps", "step_ms", "total_ms", "weight_bytes", "arena_bytes",
+                                     "peak_host_bytes", "transformer_flop_per_step"})
+        self.assertEqual(dump["steps"], 2)
+        self.assertGreater(dump["weight_bytes"], 1e6)
+        self.assertGreaterEqual(dump["total_ms"], sum(dump["step_ms"]))
+
+    def test_a_full_disk_leaves_nothing(self):
+        (self.dir / "full.png").symlink_to("/dev/full")
+        run = self.run_nostos("generate", *SMALL, "--prompt", "a cat", "--output", "full.png")
+        self.assertEqual(run.returncode, 1, run.stderr)
+        self.assertIn("space", run.stderr)
+
+        def limit_file_size():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+        run = self.run_nostos("generate", *SMALL, "--prompt", "a cat", "--output", "a.png", preexec_fn=limit_file_size,
+                              restore_signals=False)
+        self.assertEqual(run.returncode, 1, run.stderr)
+        self.assertIn("a.png", run.stderr)
+        self.assertEqual([p.name for p in self.dir.iterdir()], ["full.png"])
+
+
+class Interrupts(ModelTest):
+    def interrupted_with(self, first):
+        process = subprocess.Popen([BINARY, "generate", "--prompt", "a cat", "--height", "256", "--width", "256",
+                                    "--num-inference-steps", "1000", "--output", "a.png", "--save-latents", "a.safetensors"],
+                                   cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        for line in process.stderr:
+            if line.startswith("step"):
+                break
+        process.send_signal(first)
+        return process
+
+    def test_the_first_signal_stops_cleanly(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(signal=number):
+                process = self.interrupted_with(number)
+                self.assertEqual(process.wait(timeout=60), 130)
+                self.assertEqual(process.stdout.read(), "")
+                self.assertEqual(list(self.dir.iterdir()), [])
+
+
+class Tools(ModelTest):
+    def test_inspect(self):
+        run = self.run_nostos("inspect", "--json")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        model = json.loads(run.stdout)
+        self.assertEqual(set(model), {"path", "class", "parameters", "bytes", "parts", "generation_config"})
+        parts = {part["name"]: part for part in model["parts"]}
+        self.assertEqual(set(parts), {"scheduler", "text_encoder", "tokenizer", "transformer", "vae"})
+        for part in parts.values():
+            self.assertEqual(set(part), {"name", "class", "tensors", "parameters", "dtypes", "bytes", "config"})
+        self.assertEqual(parts["transformer"]["class"], "ZImageTransformer2DModel")
+        self.assertEqual(parts["transformer"]["config"]["_class_name"], "ZImageTransformer2DModel")
+        self.assertEqual(sum(parts["vae"]["dtypes"].values()), parts["vae"]["tensors"])
+        self.assertEqual(model["parameters"], sum(part["parameters"] for part in parts.values()))
+        text = self.run_nostos("inspect")
+        self.assertEqual(text.returncode, 0)
+        self.assertIn(f"{parts['transformer']['parameters']}", text.stdout)
+
+    def test_inspect_refuses_a_damaged_model(self):
+        run = self.run_nostos("inspect", "--model-path", self.dir)
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("model_index.json", run.stderr)
+
+    def test_bench(self):
+        run = self.run_nostos("bench", *SMALL, "--repeat", "2", "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        result = json.loads(run.stdout)
+        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
+                                       "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
+                                       "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
+                                       "weight_bytes", "arena_bytes", "peak_host_bytes", "version"})
+        self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
+        self.assertGreater(result["transformer_gflops"], 0)
+        self.assertGreater(result["matmul_gflops"], 0)
+        text = self.run_nostos("bench", *SMALL, "--warmup", "0")
+        self.assertEqual(text.returncode, 0)
+        self.assertRegex(text.stdout, r"transformer \d+\.\d+ TFLOP/s, \d+\.\d+ %")
+
+
+if __name__ == "__main__":
+    program = unittest.main(exit=False)
+    skipped, ran = len(program.result.skipped), program.result.testsRun
+    if program.result.wasSuccessful() and ran == 0 and skipped > 0:
+        sys.exit(SKIPPED_EXIT)
+    sys.exit(not program.result.wasSuccessful())

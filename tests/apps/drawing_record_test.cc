@@ -1,0 +1,149 @@
+// Tests the text that pictures carry: round trips, the WebUI line, and hostile records.
+#include "apps/cli/drawing_record.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <limits>
+
+#include "base/error.h"
+#include "io/file.h"
+
+namespace nostos::cli {
+namespace {
+
+DrawingRecord full_record() {
+  DrawingRecord record;
+  record.request.prompt = "a \"quoted\"\nprompt with 海滩 and 🏖";
+  record.request.negative_prompt = "rain";
+  record.request.height = 1280;
+  record.request.width = 720;
+  record.request.num_inference_steps = 9;
+  record.request.guidance_scale = 4;
+  record.request.cfg_normalization = 0.1;
+  record.request.cfg_truncation = 0.3;
+  record.request.seed = uint64_t{1} << 62;
+  record.request.rng = RngKind::torch_cuda;
+  record.request.sigmas = {1.0, 0.7, 0.1};
+  record.request.latents = "noise.safetensors";
+  record.model_path = "owner/Some-Model";
+  record.precision = "bf16";
+  return record;
+}
+
+/// \return the JSON of full_record() with the value of one field replaced.
+std::string with_field(const std::string& field, const std::string& value) {
+  std::string json = to_json(full_record());
+  const size_t begin = json.find("\"" + field + "\":") + field.size() + 3;
+  size_t end = begin;
+  if (json[begin] == '"')
+    end = json.find("\",\"", begin) + 1;
+  else if (json[begin] == '[')
+    end = json.find(']', begin) + 1;
+  else
+    end = json.find_first_of(",}", begin);
+  return json.replace(begin, end - begin, value);
+}
+
+TEST(DrawingRecord, ComesBackWhole) {
+  const DrawingRecord record = full_record();
+  const DrawingRecord back = parse_drawing_record(to_json(record), "test");
+  EXPECT_EQ(back.request.prompt, record.request.prompt);
+  EXPECT_EQ(back.request.negative_prompt, record.request.negative_prompt);
+  EXPECT_EQ(back.request.height, record.request.height);
+  EXPECT_EQ(back.request.width, record.request.width);
+  EXPECT_EQ(back.request.num_inference_steps, record.request.num_inference_steps);
+  EXPECT_EQ(back.request.guidance_scale, record.request.guidance_scale);
+  EXPECT_EQ(back.request.cfg_normalization, record.request.cfg_normalization);
+  EXPECT_EQ(back.request.cfg_truncation, record.request.cfg_truncation);
+  EXPECT_EQ(back.request.seed, record.request.seed);
+  EXPECT_EQ(back.request.num_outputs, 1);
+  EXPECT_EQ(back.request.rng, record.request.rng);
+  EXPECT_EQ(back.request.sigmas, record.request.sigmas);
+  EXPECT_EQ(back.request.latents, record.request.latents);
+  EXPECT_EQ(back.model_path, record.model_path);
+  EXPECT_EQ(back.precision, record.precision);
+  EXPECT_EQ(to_json(back), to_json(record));
+}
+
+TEST(DrawingRecord, InvalidUtf8IsReplaced) {
+  DrawingRecord record = full_record();
+  record.request.prompt = "a\xff";
+  EXPECT_EQ(parse_drawing_record(to_json(record), "test").request.prompt, "a\uFFFD");
+}
+
+TEST(DrawingRecord, WebuiTextIsTheOneThatToolsRead) {
+  DrawingRecord record = full_record();
+  record.request.prompt = "A crowded beach";
+  record.request.seed = 42;
+  EXPECT_EQ(webui_parameters(record),
+            "A crowded beach\nNegative prompt: rain\nSteps: 9, Sampler: Euler, CFG scale: 4, Seed: 42, Size: 720x1280, "
+            "Model: Some-Model, Version: nostos " NOSTOS_VERSION);
+  record.request.negative_prompt.clear();
+  record.request.guidance_scale = 1.5;
+  record.model_path.clear();
+  EXPECT_EQ(webui_parameters(record),
+            "A crowded beach\nSteps: 9, Sampler: Euler, CFG scale: 1.5, Seed: 42, Size: 720x1280, Model: nostos-mini, "
+            "Version: nostos " NOSTOS_VERSION);
+}
+
+TEST(DrawingRecord, ModelLabelIsTheLastPartOfItsPath) {
+  DrawingRecord record;
+  for (const char* path : {"a/b/model", "a/b/model/", "./model", "model", "a/model/."}) {
+    record.model_path = path;
+    EXPECT_EQ(model_label(record), "model") << path;
+  }
+}
+
+TEST(DrawingRecord, WrongFieldsAreNamed) {
+  const std::pair<const char*, const char*> wrong[] = {{"prompt", "7"},
+                                                       {"height", "0"},
+                                                       {"height", "\"x\""},
+                                                       {"width", "1e99"},
+                                                       {"num_inference_steps", "-1"},
+                                                       {"seed", "-1"},
+                                                       {"seed", "1.5"},
+                                                       {"rng", "\"dice\""},
+                                                       {"sigmas", "[2]"},
+                                                       {"sigmas", "{}"},
+                                                       {"latents", "null"},
+                                                       {"cfg_truncation", "9"},
+                                                       {"precision", "[]"},
+                                                       {"guidance_scale", "\"4\""}};
+  for (const auto& [field, value] : wrong) {
+    const std::string json = with_field(field, value);
+    try {
+      parse_drawing_record(json, "beach.png");
+      ADD_FAILURE() << "accepted " << json;
+    } catch (const Error& error) {
+      EXPECT_EQ(exit_code(error.kind()), 2) << json;
+    }
+  }
+}
+
+TEST(DrawingRecord, HostileTextIsRefused) {
+  const std::string json = to_json(full_record());
+  for (size_t length = 0; length < json.size(); ++length) {
+    EXPECT_THROW(parse_drawing_record(std::string_view(json).substr(0, length), "test"), Error) << length;
+  }
+  EXPECT_THROW(parse_drawing_record(std::string(100000, '['), "test"), Error);
+  EXPECT_THROW(parse_drawing_record("[]", "test"), Error);
+}
+
+TEST(DrawingRecord, APictureWithoutOneIsRefused) {
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "plain.png";
+  const Image image{.height = 2, .width = 2, .rgb = std::vector<uint8_t>(12)};
+  write_file_atomically(file, encode_image(image, ImageFormat::png));
+  try {
+    read_drawing_record(file);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
+    EXPECT_NE(std::string(error.what()).find("plain.png"), std::string::npos);
+  }
+  write_file_atomically(file, encode_image(image, ImageFormat::png, text_chunks(full_record())));
+  EXPECT_EQ(to_json(read_drawing_record(file)), to_json(full_record()));
+}
+
+}  // namespace
+}  // namespace nostos::cli

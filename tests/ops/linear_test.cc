@@ -1,0 +1,110 @@
+// Tests matrix products with packed weights against the reference.
+#include "ops/linear.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "ops/support.h"
+
+namespace nostos {
+namespace {
+
+struct Case {
+  int64_t rows, in, out;
+  bool bias, accumulate;
+};
+
+// Below, at and above vector, tile and block sizes; no rows; the embedded model's and larger widths.
+const std::vector<Case> kCases = {
+    {1, 1, 1, false, false},      {1, 31, 33, true, false},    {31, 32, 31, false, true},   {32, 33, 65, true, true},
+    {33, 65, 32, false, false},   {65, 64, 1, true, false},    {64, 256, 257, true, true},  {0, 32, 32, true, false},
+    {7, 384, 1152, false, false}, {130, 384, 96, false, true}, {2, 1000, 300, true, false}, {3, 3840, 64, true, false},
+};
+
+// Products of bf16 are exact in f32.
+// Measured: @@
+TEST(Linear, EqualsReference) {
+  WorstError worst;
+  Context ctx({}, 2);
+  for (const DType dtype : product_dtypes()) {
+    for (const Case& c : kCases) {
+      const Tensor x = random_tensor(dtype, {c.rows, c.in}, 1), weight = random_tensor(dtype, {c.out, c.in}, 2);
+      const Tensor bias = random_tensor(DType::f32, {c.out}, 3), before = random_tensor(DType::f32, {c.rows, c.out}, 4);
+      Linear packed = ops::pack_linear(ctx, weight);
+      EXPECT_EQ(packed.in, c.in);
+      EXPECT_EQ(packed.out, c.out);
+      EXPECT_GE(packed.size_in_bytes(), weight.size_in_bytes());
+      if (c.bias) packed.bias = bias;
+      Guarded y(DType::f32, {c.rows, c.out});
+      if (c.accumulate) std::memcpy(y.view().bytes(), before.view().bytes(), before.size_in_bytes());
+      ops::linear(ctx, x, packed, y, c.accumulate);
+
+      const Values b = c.bias ? values(bias) : Values{};
+      Values expected = reference::linear(values(x), values(weight), b, c.rows, c.in, c.out);
+      Values bound = reference::linear(reference::absolute(values(x)), reference::absolute(values(weight)),
+                                       reference::absolute(b), c.rows, c.in, c.out);
+      const Values old = values(before);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        if (c.accumulate) expected[i] += old[i], bound[i] += std::abs(old[i]);
+        bound[i] *= sum_error(c.in);
+      }
+      worst(dtype, expect_within(y, expected, bound, fmt::format("{} {}x{}x{}", name(dtype), c.rows, c.in, c.out)));
+      y.expect_guards_untouched();
+    }
+  }
+}
+
+TEST(Linear, TakesSlicedRowsAndOneWeightInManyContexts) {
+  Context pack_ctx({}, 1), run_ctx({}, 2);
+  const Tensor x = random_tensor(DType::f32, {40, 48}, 1), weight = random_tensor(DType::f32, {24, 48}, 2);
+  const Linear packed = ops::pack_linear(pack_ctx, weight);
+  Guarded all(DType::f32, {40, 24}), part(DType::f32, {5, 24});
+  ops::linear(pack_ctx, x, packed, all);
+  ops::linear(run_ctx, x.view().rows(17, 5), packed, part);
+  EXPECT_TRUE(same_bits(all.view().rows(17, 5), part));
+  part.expect_guards_untouched();
+}
+
+TEST(Linear, SourceWeightIsNotNeededAfterPacking) {
+  Context ctx({}, 1);
+  const Tensor x = random_tensor(DType::f32, {3, 20}, 1);
+  Tensor weight = random_tensor(DType::f32, {10, 20}, 2);
+  const Linear packed = ops::pack_linear(ctx, weight);
+  Guarded before(DType::f32, {3, 10}), after(DType::f32, {3, 10});
+  ops::linear(ctx, x, packed, before);
+  std::memset(weight.view().bytes(), 0xff, weight.size_in_bytes());
+  ops::linear(ctx, x, packed, after);
+  EXPECT_TRUE(same_bits(before, after));
+}
+
+TEST(Linear, WrongShapesAndTypesAreRefused) {
+  Context ctx({}, 1);
+  const Tensor weight = random_tensor(DType::f32, {10, 20}, 2);
+  const Linear packed = ops::pack_linear(ctx, weight);
+  Guarded y(DType::f32, {3, 10}), narrow(DType::f32, {3, 9});
+  EXPECT_THROW(ops::linear(ctx, random_tensor(DType::f32, {3, 21}, 1), packed, y), Error);
+  EXPECT_THROW(ops::linear(ctx, random_tensor(DType::f32, {4, 20}, 1), packed, y), Error);
+  EXPECT_THROW(ops::linear(ctx, random_tensor(DType::bf16, {3, 20}, 1), packed, y), Error);
+  EXPECT_THROW(ops::linear(ctx, random_tensor(DType::f32, {3, 20}, 1), packed, narrow), Error);
+  EXPECT_THROW(ops::pack_linear(ctx, random_tensor(DType::f32, {10}, 1)), Error);
+}
+
+TEST(Linear, Bf16WithoutTheInstructionsIsADeviceError) {
+  Context ctx({}, 1);
+  if (ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU multiplies bf16";
+  try {
+    ops::pack_linear(ctx, random_tensor(DType::bf16, {4, 4}, 1));
+    FAIL() << "bf16 weights were packed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::device);
+    EXPECT_NE(std::string(error.what()).find("--precision f32"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Linear, MeasuresARate) {
+  Context ctx({}, 1);
+  for (const DType dtype : product_dtypes()) EXPECT_GT(ops::measure_linear_gflops(ctx, dtype, 64, 64, 64), 0);
+}
+
+}  // namespace
+}  // namespace nostos

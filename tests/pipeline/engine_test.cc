@@ -1,0 +1,223 @@
+// Tests the engine from request to pixels on a tiny random model: defaults, crops, several outputs, latents, cancelling, memory.
+#include "pipeline/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "base/error.h"
+#include "io/safetensors.h"
+
+namespace nostos {
+namespace {
+
+const std::filesystem::path kModel = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test";
+
+EngineOptions options() {
+  EngineOptions made;
+  made.model = kModel;
+  made.precision = Precision::f32;
+  return made;
+}
+
+GenerationRequest request(int64_t height, int64_t width) {
+  GenerationRequest made;
+  made.prompt = "two red apples";
+  made.height = height;
+  made.width = width;
+  made.num_inference_steps = 2;
+  made.guidance_scale = 3;
+  return made;
+}
+
+std::string failure(const std::function<void()>& call, ErrorKind kind) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+bool same_latents(const Picture& a, const Picture& b) {
+  return std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()) == 0;
+}
+
+TEST(Engine, LimitsComeFromTheConfigs) {
+  const Engine engine(options());
+  EXPECT_EQ(engine.limits().size_multiple, 4);  // a two-level VAE and patches of two
+  EXPECT_EQ(engine.limits().default_steps, 8);
+  EXPECT_EQ(engine.limits().default_guidance_scale, 0);
+  EXPECT_STREQ(engine.precision_name(), "f32");
+}
+
+TEST(Engine, OtherSizesAreCroppedEvenlyFromTheNextMultiple) {
+  Engine engine(options());
+  const Generation whole = engine.generate(request(24, 32)), cropped = engine.generate(request(21, 30));
+  EXPECT_EQ(cropped.resolved.drawn_height, 24);
+  EXPECT_EQ(cropped.resolved.drawn_width, 32);
+  const Image& from = whole.pictures[0].image;
+  const Image& image = cropped.pictures[0].image;
+  ASSERT_EQ(image.height, 21);
+  ASSERT_EQ(image.width, 30);
+  for (int64_t y = 0; y < 21; ++y) {
+    EXPECT_EQ(std::memcmp(image.rgb.data() + y * 30 * 3, from.rgb.data() + ((y + 1) * 32 + 1) * 3, 30 * 3), 0) << "row " << y;
+  }
+}
+
+TEST(Engine, EachOutputUsesTheNextSeed) {
+  Engine engine(options());
+  GenerationRequest three = request(16, 24);
+  three.num_outputs = 3;
+  three.seed = 7;
+  int64_t last = 0;
+  Progress progress;
+  progress.on_step = [&](int64_t step, int64_t steps, double) {
+    EXPECT_EQ(step, ++last);
+    EXPECT_EQ(steps, 6);
+  };
+  const Generation together = engine.generate(three, progress);
+  EXPECT_EQ(last, 6);
+  ASSERT_EQ(together.pictures.size(), 3u);
+  for (uint64_t i = 0; i < 3; ++i) {
+    GenerationRequest one = request(16, 24);
+    one.seed = 7 + i;
+    const Generation alone = engine.generate(one);
+    EXPECT_EQ(together.pictures[i].seed, 7 + i);
+    EXPECT_TRUE(same_latents(together.pictures[i], alone.pictures[0]));
+    EXPECT_EQ(together.pictures[i].image, alone.pictures[0].image);
+  }
+  EXPECT_FALSE(same_latents(together.pictures[0], together.pictures[1]));
+}
+
+TEST(Engine, ThreadsAndReleasedPartsDoNotChangeThePicture) {
+  Engine engine(options());
+  const Generation reference = engine.generate(request(28, 20));
+  for (const int threads : {1, 2, 3}) {
+    EngineOptions other = options();
+    other.threads = threads;
+    other.release_parts = threads != 2;
+    Engine second(other);
+    const Generation again = second.generate(request(28, 20));
+    EXPECT_TRUE(same_latents(reference.pictures[0], again.pictures[0])) << threads << " threads";
+    EXPECT_EQ(reference.pictures[0].image, again.pictures[0].image) << threads << " threads";
+  }
+}
+
+TEST(Engine, GivenLatentsReplaceTheNoise) {
+  Engine engine(options());
+  GenerationRequest drawn = request(16, 16);
+  Tensor latents({}, DType::f32, {1, 16, 8, 8});
+  fill_normal(RngKind::torch_cpu, drawn.seed, {latents.data<float>(), 16 * 8 * 8});
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "engine_latents.safetensors";
+  const NamedTensor named{"latents", latents.view()};
+  write_safetensors(file, {&named, 1});
+  const Generation from_seed = engine.generate(drawn);
+  drawn.latents = file;
+  drawn.seed = 99;
+  EXPECT_TRUE(same_latents(from_seed.pictures[0], engine.generate(drawn).pictures[0]));
+  drawn.height = 20;
+  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"), std::string::npos);
+  drawn.latents = "/nonexistent/latents.safetensors";
+  failure([&] { engine.generate(drawn); }, ErrorKind::model);
+  std::filesystem::remove(file);
+}
+
+TEST(Engine, CancelsBetweenBlocksAndDrawsAgain) {
+  Engine engine(options());
+  std::atomic<bool> cancel{false};
+  Progress progress;
+  progress.cancel = &cancel;
+  progress.on_step = [&](int64_t step, int64_t, double) {
+    EXPECT_EQ(step, 1);
+    cancel = true;
+  };
+  failure([&] { engine.generate(request(16, 16), progress); }, ErrorKind::cancelled);
+  EXPECT_EQ(engine.generate(request(16, 16)).pictures.size(), 1u);
+}
+
+TEST(Engine, ReportsWhatARunCost) {
+  EngineOptions released = options();
+  released.release_parts = true;
+  Engine engine(released);
+  const RunReport report = engine.generate(request(16, 16)).report;
+  std::vector<std::string> names;
+  for (const StageTime& stage : report.stages) names.push_back(stage.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"load", "text_encoder", "denoise", "vae_decode"}));
+  EXPECT_EQ(report.step_ms.size(), 2u);
+  EXPECT_GT(report.weight_bytes, 0u);
+  EXPECT_GT(report.arena_bytes, 0u);
+  EXPECT_GT(report.peak_host_bytes, 0u);
+  EXPECT_EQ(report.transformer_rows, 32 + 32);
+  EXPECT_GT(report.transformer_flop, 0);
+  EXPECT_GT(engine.measure_matmul_gflops(report.transformer_rows), 0);
+}
+
+TEST(Engine, LongPromptsAreCut) {
+  Engine engine(options());
+  GenerationRequest lengthy = request(16, 16);
+  lengthy.prompt = std::string(100000, 'a');
+  lengthy.num_inference_steps = 1;
+  EXPECT_TRUE(engine.generate(lengthy).prompt_truncated);
+  lengthy.prompt = "";
+  EXPECT_FALSE(engine.generate(lengthy).prompt_truncated);
+}
+
+TEST(Engine, CaptionsOfUnlikeLengthShareOnePlan) {
+  Engine engine(options());
+  GenerationRequest unlike = request(16, 20);
+  unlike.prompt = "a long prompt of more than thirty-two tokens, so that it is padded to another length than the empty negative one";
+  EXPECT_EQ(engine.generate(unlike).pictures.size(), 1u);
+  std::swap(unlike.prompt, unlike.negative_prompt);
+  EXPECT_EQ(engine.generate(unlike).pictures.size(), 1u);
+}
+
+TEST(Engine, DamagedPartsAreFoundBeforeAnyStage) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "damaged_vae";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(kModel, folder, std::filesystem::copy_options::recursive);
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "vae")) {
+    if (entry.path().extension() == ".safetensors") std::filesystem::resize_file(entry.path(), std::filesystem::file_size(entry.path()) - 4);
+  }
+  EngineOptions released = options();
+  released.model = folder;
+  released.release_parts = true;
+  EXPECT_NE(failure([&] { Engine{released}; }, ErrorKind::model).find("vae"), std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Engine, SyntheticWeightsNeedConfigsAlone) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "configs_alone";
+  for (const char* file : {"model_index.json", "transformer/config.json", "text_encoder/config.json", "vae/config.json",
+                           "scheduler/scheduler_config.json"}) {
+    std::filesystem::create_directories((folder / file).parent_path());
+    std::filesystem::copy_file(kModel / file, folder / file, std::filesystem::copy_options::overwrite_existing);
+  }
+  EngineOptions synthetic = options();
+  synthetic.model = folder;
+  synthetic.synthetic = true;
+  Engine engine(synthetic);
+  const Generation generation = engine.generate(request(16, 16));
+  for (int64_t i = 0; i < generation.pictures[0].latents.shape().elements(); ++i) {
+    ASSERT_TRUE(std::isfinite(generation.pictures[0].latents.data<float>()[i]));
+  }
+  synthetic.synthetic = false;
+  failure([&] { Engine{synthetic}; }, ErrorKind::model);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Engine, MissingBackendsAndModelsAreNamed) {
+  EngineOptions cuda = options();
+  cuda.device = {DeviceKind::cuda, 0};
+  EXPECT_NE(failure([&] { Engine{cuda}; }, ErrorKind::device).find("cuda:0"), std::string::npos);
+  EngineOptions missing = options();
+  missing.model = "/nonexistent/model";
+  EXPECT_NE(failure([&] { Engine{missing}; }, ErrorKind::model).find("model_index.json"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace nostos

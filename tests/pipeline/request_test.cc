@@ -1,0 +1,123 @@
+// Tests defaults, limits and messages of requests.
+#include "pipeline/request.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Expects that `request` is refused with a message that holds every one of `parts`.
+void expect_refused(const GenerationRequest& request, std::initializer_list<const char*> parts,
+                    const ModelLimits& limits = {}) {
+  try {
+    resolve(request, limits);
+    FAIL() << "the request was taken; expected a complaint about " << *parts.begin();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
+    for (const char* part : parts) EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+TEST(Request, EmptyFieldsTakeTheModelsDefaults) {
+  const ModelLimits limits{
+      .default_height = 512, .default_width = 768, .default_steps = 9, .default_guidance_scale = 4};
+  const ResolvedRequest resolved = resolve({}, limits);
+  EXPECT_EQ(resolved.request.height, 512);
+  EXPECT_EQ(resolved.request.width, 768);
+  EXPECT_EQ(resolved.request.num_inference_steps, 9);
+  EXPECT_EQ(resolved.request.guidance_scale, 4);
+  EXPECT_EQ(resolved.drawn_height, 512);
+  EXPECT_EQ(resolved.drawn_width, 768);
+}
+
+TEST(Request, GivenFieldsWinOverDefaults) {
+  const GenerationRequest request{
+      .prompt = "A cat", .height = 256, .width = 320, .num_inference_steps = 3, .guidance_scale = 0.0};
+  const ResolvedRequest resolved = resolve(request, {.default_guidance_scale = 4});
+  EXPECT_EQ(resolved.request.prompt, "A cat");
+  EXPECT_EQ(resolved.request.height, 256);
+  EXPECT_EQ(resolved.request.width, 320);
+  EXPECT_EQ(resolved.request.num_inference_steps, 3);
+  EXPECT_EQ(resolved.request.guidance_scale, 0);
+}
+
+TEST(Request, EmptyPromptIsValid) { EXPECT_NO_THROW(resolve({.prompt = ""}, {})); }
+
+TEST(Request, SizesRoundUpToTheModelsMultiple) {
+  const ResolvedRequest hd = resolve({.height = 1080, .width = 1920}, {});
+  EXPECT_EQ(hd.request.height, 1080);
+  EXPECT_EQ(hd.drawn_height, 1088);
+  EXPECT_EQ(hd.drawn_width, 1920);
+  const ResolvedRequest one = resolve({.height = 1, .width = 17}, {});
+  EXPECT_EQ(one.drawn_height, 16);
+  EXPECT_EQ(one.drawn_width, 32);
+  EXPECT_EQ(resolve({.height = 5, .width = 8}, {.size_multiple = 4}).drawn_height, 8);
+}
+
+TEST(Request, SizesOutOfRangeAreRefused) {
+  expect_refused({.height = 0}, {"height", "0", "at least 1"});
+  expect_refused({.width = -16}, {"width", "-16", "at least 1"});
+  expect_refused({.height = 20000}, {"height", "20000", "8192"});
+  expect_refused({.width = std::numeric_limits<int64_t>::max()}, {"width", "8192"});
+  EXPECT_NO_THROW(resolve({.height = 8192, .width = 8192}, {}));
+  // A side within the limit whose multiple is beyond it.
+  expect_refused({.height = 99, .width = 96}, {"height", "99", "112", "100"}, {.size_multiple = 16, .max_side = 100});
+}
+
+TEST(Request, StepsOutOfRangeAreRefused) {
+  expect_refused({.num_inference_steps = 0}, {"num_inference_steps", "0", "1 to 1000"});
+  expect_refused({.num_inference_steps = -3}, {"num_inference_steps", "-3"});
+  expect_refused({.num_inference_steps = 1001}, {"num_inference_steps", "1001"});
+  EXPECT_NO_THROW(resolve({.num_inference_steps = 1000}, {}));
+}
+
+TEST(Request, GuidanceMustBeFiniteAndNotNegative) {
+  for (const double bad : {kNan, kInfinity, -kInfinity, -0.5, 1e300})
+    expect_refused({.guidance_scale = bad}, {"guidance_scale"});
+  EXPECT_NO_THROW(resolve({.guidance_scale = 0}, {}));
+  EXPECT_NO_THROW(resolve({.guidance_scale = 7.5}, {}));
+}
+
+TEST(Request, GuidanceNormalizationAndTruncationHaveLimits) {
+  for (const double bad : {kNan, kInfinity, -0.1}) expect_refused({.cfg_normalization = bad}, {"cfg_normalization"});
+  for (const double bad : {kNan, kInfinity, 0.0, -0.1, 1.01})
+    expect_refused({.cfg_truncation = bad}, {"cfg_truncation"});
+  EXPECT_NO_THROW(resolve({.cfg_normalization = 1, .cfg_truncation = 0.5}, {}));
+}
+
+TEST(Request, OutputsHaveALimit) {
+  for (const int64_t bad : {0, -1, 65}) expect_refused({.num_outputs = bad}, {"num_outputs", "1 to 64"});
+  EXPECT_NO_THROW(resolve({.num_outputs = 64}, {}));
+}
+
+TEST(Request, SigmasGiveTheNumberOfSteps) {
+  EXPECT_EQ(resolve({.sigmas = {1.0, 0.5, 0.1}}, {.default_steps = 8}).request.num_inference_steps, 3);
+  EXPECT_EQ(resolve({.num_inference_steps = 2, .sigmas = {1.0, 0.5}}, {}).request.num_inference_steps, 2);
+  expect_refused({.num_inference_steps = 4, .sigmas = {1.0, 0.5}}, {"num_inference_steps is 4", "2 levels"});
+}
+
+TEST(Request, SigmasMustDescendFromOneTowardsZero) {
+  expect_refused({.sigmas = {1.0, 0.0}}, {"sigmas[1]", "above 0"});
+  expect_refused({.sigmas = {1.5}}, {"sigmas[0]", "at most 1"});
+  expect_refused({.sigmas = {kNan}}, {"sigmas[0]"});
+  expect_refused({.sigmas = {1.0, kNan}}, {"sigmas[1]"});
+  expect_refused({.sigmas = {-0.5}}, {"sigmas[0]"});
+  expect_refused({.sigmas = {0.5, 0.5}}, {"sigmas[1]", "descend"});
+  expect_refused({.sigmas = {0.5, 0.6}}, {"sigmas[1]", "descend"});
+  // Distinct as doubles, the same float.
+  expect_refused({.sigmas = {0.5, 0.5 - 1e-12}}, {"sigmas[1]", "descend"});
+  expect_refused({.sigmas = {1.0, 1e-60}}, {"sigmas[1]", "above 0"});
+  expect_refused({.sigmas = std::vector<double>(1001, 0.5)}, {"1001 levels", "1000"});
+}
+
+}  // namespace
+}  // namespace nostos
