@@ -11,16 +11,17 @@ namespace nostos {
 
 /// What went wrong, as far as a caller must know to react: it decides the exit code and later the HTTP status.
 enum class ErrorKind {
-  invalid_input,   ///< a request, flag or input file that the user can mend
-  model,           ///< a model that is missing, damaged or of an unknown kind
-  device,          ///< an unsupported or missing device
-  out_of_memory,   ///< host or device memory is exhausted
-  peer_failed,     ///< another rank failed
-  internal,        ///< a bug, a full disk, a lost device
-  cancelled,       ///< the user interrupted the work
+  invalid_input,  ///< a request, flag or input file that the user can mend
+  model,          ///< a model that is missing, damaged or of an unknown kind
+  device,         ///< an unsupported or missing device
+  out_of_memory,  ///< host or device memory is exhausted
+  peer_failed,    ///< another rank failed
+  internal,       ///< a bug, a full disk, a lost device
+  cancelled,      ///< the user interrupted the work
 };
 
-/// \return the process exit code of `kind`: 2 for what the user can mend, 3 out of memory, 4 peer failed, 130 cancelled, else 1.
+/// \return the process exit code of `kind`: 2 for what the user can mend, 3 out of memory, 4 peer failed, 130
+/// cancelled, else 1.
 int exit_code(ErrorKind kind);
 
 /// The one exception type thrown by nostos.

@@ -13,7 +13,8 @@ enum class LogLevel { debug, info, warning, error, off };
 /// Sets the lowest level that is written (default: info).
 void set_log_level(LogLevel level);
 
-/// \return the level named "debug", "info", "warning", "error" or "off". \throws Error invalid_input for any other name.
+/// \return the level named "debug", "info", "warning", "error" or "off". \throws Error invalid_input for any other
+/// name.
 LogLevel parse_log_level(std::string_view name);
 
 /// Writes one line to standard error if `level` is enabled. Thread-safe.

@@ -8,7 +8,8 @@
 
 namespace nostos {
 
-/// Hands out pieces of one block in order. A measuring arena (no memory behind it) counts what a plan would take: run the
+/// Hands out pieces of one block in order. A measuring arena (no memory behind it) counts what a plan would take: run
+/// the
 /// plan once on a measuring arena, then once more on an arena of peak_bytes().
 class Arena {
  public:
@@ -17,7 +18,8 @@ class Arena {
   /// An arena of `bytes` on `device`. \throws Error out_of_memory
   Arena(Device device, size_t bytes) : device_(device), block_(device, bytes), measuring_(false) {}
 
-  /// \return the next `bytes`, aligned to Buffer::kAlignment; null while measuring. \throws Error internal beyond the plan.
+  /// \return the next `bytes`, aligned to Buffer::kAlignment; null while measuring. \throws Error internal beyond the
+  /// plan.
   std::byte* take(size_t bytes);
 
   /// Gives back everything taken since `mark` (a value of used_bytes()), for phases that follow each other.

@@ -21,7 +21,8 @@ Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
   // Large buffers start on a huge page so that the kernel can back them with few TLB entries.
   const bool large = bytes >= 4 * kHugePageBytes;
   const size_t alignment = large ? kHugePageBytes : kAlignment;
-  if (bytes > SIZE_MAX - alignment) fail(ErrorKind::out_of_memory, "cannot allocate {} bytes on {}", bytes, to_string(device));
+  if (bytes > SIZE_MAX - alignment)
+    fail(ErrorKind::out_of_memory, "cannot allocate {} bytes on {}", bytes, to_string(device));
   const size_t rounded_bytes = (bytes + alignment - 1) / alignment * alignment;
   data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded_bytes));
   require(data_ != nullptr, ErrorKind::out_of_memory, "out of memory: {} bytes wanted on {}", bytes, to_string(device));

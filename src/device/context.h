@@ -21,6 +21,10 @@ class Context {
   Device device() const { return device_; }
   int threads() const { return threads_; }
 
+  /// Makes the calling thread's parallel regions use this context's threads. Every op begins with it: the setting belongs to the host
+  /// thread, which may have worked for another context since.
+  void bind_thread() const;
+
   /// \return the one `T` of this context, made as T(*this) on first use: a backend's handles and caches.
   template <class T>
   T& state() {

@@ -40,7 +40,8 @@ ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
   return keep(std::move(made));
 }
 
-Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in) {
+Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs,
+                              int64_t in) {
   int64_t all = 0;
   for (int64_t out : outs) all += out;
   const View made = stage(dtype_, {all, in});

@@ -21,12 +21,14 @@ struct WeightStorage {
   size_t bytes = 0;                      ///< resident bytes of all weights, packed ones included
 };
 
-/// The visitor that a model's weights walk through: it names every tensor with its expected shape and turns it into what ops take.
+/// The visitor that a model's weights walk through: it names every tensor with its expected shape and turns it into
+/// what ops take.
 /// With a ListingSource nothing is made and every output stays empty.
 class WeightBuilder {
  public:
   /// \param dtype of the block weights: f32 or bf16.
-  WeightBuilder(Context& ctx, std::shared_ptr<WeightSource> source, DType dtype) : ctx_(ctx), source_(std::move(source)), dtype_(dtype) {}
+  WeightBuilder(Context& ctx, std::shared_ptr<WeightSource> source, DType dtype)
+      : ctx_(ctx), source_(std::move(source)), dtype_(dtype) {}
 
   DType dtype() const { return dtype_; }
 
@@ -49,7 +51,8 @@ class WeightBuilder {
   WeightStorage finish();
 
  private:
-  /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would double load time.
+  /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would
+  /// double load time.
   View stage(DType dtype, const Shape& shape);
   /// Copies `name` in `dtype` to `to`. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);

@@ -16,7 +16,8 @@ constexpr size_t kNamedAtMost = 8;  // names written out in one message
 
 std::string join_some(const std::vector<std::string>& names) {
   const size_t count = std::min(names.size(), kNamedAtMost);
-  std::string text = fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(count), ", "));
+  std::string text =
+      fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(count), ", "));
   if (names.size() > count) text += fmt::format(" and {} more", names.size() - count);
   return text;
 }
@@ -36,20 +37,21 @@ ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
     return {};
   }
   if (found->dtype() != DType::f32 && found->dtype() != DType::bf16 && found->dtype() != DType::f16) {
-    problems_.push_back(fmt::format("{} in {} is {}, weights are F32, BF16 or F16", full, store_.where(full), nostos::name(found->dtype())));
+    problems_.push_back(fmt::format("{} in {} is {}, weights are F32, BF16 or F16", full, store_.where(full),
+                                    nostos::name(found->dtype())));
     return {};
   }
   return mode_ == Mode::load ? *found : ConstView{};
 }
 
 void StoreSource::finish() {
-  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(), problems_.size(),
-          join_some(problems_));
+  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(),
+          problems_.size(), join_some(problems_));
   if (mode_ == Mode::load) return;
   const std::vector<std::string> unused = store_.unused();
   if (!unused.empty()) {
-    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(), unused.size(),
-                join_some(unused));
+    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(),
+                unused.size(), join_some(unused));
   }
 }
 
@@ -70,7 +72,8 @@ ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
     for (int64_t i = block * 4096; i < std::min(elements, (block + 1) * 4096); ++i) {
       state = state * 6364136223846793005ull + 1442695040888963407ull;
       const int sum = static_cast<int>((state >> 56) & 0xff) + static_cast<int>((state >> 48) & 0xff) - 255;
-      const float value = is_vector ? (is_bias ? 0.f : 1.f) + scale * static_cast<float>(sum) / 255.f : scale * static_cast<float>(sum);
+      const float value =
+          is_vector ? (is_bias ? 0.f : 1.f) + scale * static_cast<float>(sum) / 255.f : scale * static_cast<float>(sum);
       values[i] = to_bfloat16(value);
     }
   }

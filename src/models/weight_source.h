@@ -1,4 +1,5 @@
-// Owns where a model's weights come from: a checkpoint, random numbers, or nowhere (when only names and shapes are wanted).
+// Owns where a model's weights come from: a checkpoint, random numbers, or nowhere (when only names and shapes are
+// wanted).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ namespace nostos {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  /// \return the tensor, f32, bf16 or f16, valid until release(name) or as long as the source; null data if this source has none (it has then noted why).
+  /// \return the tensor, f32, bf16 or f16, valid until release(name) or as long as the source; null data if this
+  /// source has none (it has then noted why).
   virtual ConstView tensor(const std::string& name, const Shape& shape) = 0;
   /// The tensor has been copied: its memory may be reused.
   virtual void release(const std::string& name) = 0;
@@ -36,7 +38,8 @@ class StoreSource : public WeightSource {
   };
 
   /// \param prefix put before every name where the checkpoint nests the part, e.g. "model."
-  StoreSource(WeightStore store, std::string prefix, Mode mode) : store_(std::move(store)), prefix_(std::move(prefix)), mode_(mode) {}
+  StoreSource(WeightStore store, std::string prefix, Mode mode)
+      : store_(std::move(store)), prefix_(std::move(prefix)), mode_(mode) {}
 
   ConstView tensor(const std::string& name, const Shape& shape) override;
   void release(const std::string& name) override { store_.release(prefix_ + name); }

@@ -7,7 +7,8 @@ namespace nostos::nn {
 
 AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype) {
   using nostos::take;
-  return {take(arena, DType::f32, {tokens, shape.qkv_width()}), take(arena, dtype, {shape.heads, tokens, shape.head_dim}),
+  return {take(arena, DType::f32, {tokens, shape.qkv_width()}),
+          take(arena, dtype, {shape.heads, tokens, shape.head_dim}),
           take(arena, dtype, {shape.kv_heads, tokens, shape.head_dim}),
           take(arena, dtype, {shape.kv_heads, tokens, shape.head_dim}),
           take(arena, dtype, {tokens, shape.heads * shape.head_dim})};

@@ -27,7 +27,7 @@ struct AttentionWeights {
   Linear qkv;        ///< [qkv_width, hidden]: q, k and v rows stacked
   ConstView q_norm;  ///< f32 [head_dim] or null
   ConstView k_norm;
-  Linear out;        ///< [hidden, heads * head_dim]
+  Linear out;  ///< [hidden, heads * head_dim]
 };
 
 /// Memory of one attention layer for a number of tokens.
@@ -42,7 +42,8 @@ struct AttentionScratch {
   static AttentionScratch take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype);
 };
 
-/// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the weights' dtype.
+/// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the
+/// weights' dtype.
 /// \param rope tables of the same tokens, or null views for no rotation. \param projected f32 [tokens, hidden].
 void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
                const AttentionScratch& s, View projected, bool accumulate = false);

@@ -21,7 +21,8 @@ struct FeedForwardScratch {
   static FeedForwardScratch take(Arena& arena, int64_t ffn, int64_t tokens, DType dtype);
 };
 
-/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32 [tokens, hidden].
+/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32
+/// [tokens, hidden].
 void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,
                   bool accumulate = false);
 

@@ -8,7 +8,8 @@
 namespace nostos::nn {
 
 RopeTable RopeTable::take(Arena& arena, int64_t tokens, int64_t head_dim) {
-  return {nostos::take(arena, DType::f32, {tokens, head_dim / 2}), nostos::take(arena, DType::f32, {tokens, head_dim / 2})};
+  return {nostos::take(arena, DType::f32, {tokens, head_dim / 2}),
+          nostos::take(arena, DType::f32, {tokens, head_dim / 2})};
 }
 
 void fill_axial_rope(Context&, std::span<const int64_t> dims, double theta, std::span<const AxialPosition> positions,
@@ -38,7 +39,8 @@ void fill_sequence_rope(Context&, double theta, RopeTable table) {
   float* cos = table.cos.data<float>();
   float* sin = table.sin.data<float>();
   for (int64_t i = 0; i < pairs; ++i) {
-    const float frequency = 1.f / std::pow(static_cast<float>(theta), static_cast<float>(2 * i) / static_cast<float>(2 * pairs));
+    const float frequency =
+        1.f / std::pow(static_cast<float>(theta), static_cast<float>(2 * i) / static_cast<float>(2 * pairs));
     for (int64_t t = 0; t < tokens; ++t) {
       const float angle = static_cast<float>(t) * frequency;
       cos[t * pairs + i] = std::cos(angle);

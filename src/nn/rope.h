@@ -23,13 +23,15 @@ struct RopeTable {
 /// A token's place on the three axes of Z-Image: sequence (caption or frame), row, column.
 using AxialPosition = std::array<int64_t, 3>;
 
-/// Fills `table` with Z-Image's axial embedding: pair i of axis a turns by position[a] * theta^(-2i / dims[a]), axes concatenated. Angles
+/// Fills `table` with Z-Image's axial embedding: pair i of axis a turns by position[a] * theta^(-2i / dims[a]), axes
+/// concatenated. Angles
 /// are float64 rounded to float32 before cos and sin. Source: diffusers RopeEmbedder, transformer_z_image.py @58eb52c0.
 /// \param dims channels of each axis, even, adding up to head_dim.
-void fill_axial_rope(Context& ctx, std::span<const int64_t> dims, double theta, std::span<const AxialPosition> positions,
-                     RopeTable table);
+void fill_axial_rope(Context& ctx, std::span<const int64_t> dims, double theta,
+                     std::span<const AxialPosition> positions, RopeTable table);
 
-/// Fills `table` for positions 0, 1, 2, ...: pair i turns by position * theta^(-2i / head_dim), in float32 as transformers computes it.
+/// Fills `table` for positions 0, 1, 2, ...: pair i turns by position * theta^(-2i / head_dim), in float32 as
+/// transformers computes it.
 void fill_sequence_rope(Context& ctx, double theta, RopeTable table);
 
 }  // namespace nostos::nn

@@ -17,12 +17,14 @@ enum class RotaryPairs {
 /// \param q_norm, k_norm f32 [head_dim] RMSNorm weights, or null for none.
 /// \param cos, sin f32 [tokens, head_dim / 2], or null for no rotation (then without norms either).
 /// \param q [heads, tokens, head_dim], k and v [kv_heads, tokens, head_dim], all f32 or all bf16.
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
-                      RotaryPairs pairs, View q, View k, View v);
+void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, RotaryPairs pairs, View q, View k, View v);
 
-/// out[t, h] = softmax(scale * q[h, t] . k[g]^T) v[g] with g = h / (heads / kv_heads); float32 softmax and sums. If `causal`, query
+/// out[t, h] = softmax(scale * q[h, t] . k[g]^T) v[g] with g = h / (heads / kv_heads); float32 softmax and sums. If
+/// `causal`, query
 /// t sees keys 0..t (as many queries as keys). Memory beyond the operands is O(keys) a thread.
-/// \param q [heads, queries, head_dim], k, v [kv_heads, keys, head_dim], f32 or bf16. \param out same dtype [queries, heads * head_dim].
+/// \param q [heads, queries, head_dim], k, v [kv_heads, keys, head_dim], f32 or bf16. \param out same dtype [queries,
+/// heads * head_dim].
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
 
 }  // namespace nostos::ops

@@ -13,16 +13,18 @@ namespace ops {
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   check(filter.shape().rank() == 4 && filter.shape()[2] == filter.shape()[3], "a filter is [out, in, kernel, kernel]");
   check(bias.shape() == Shape({filter.shape()[0]}), "a filter's bias has one value an output channel");
-  require_cpu(ctx, "pack_conv2d");
+  begin_cpu(ctx, "pack_conv2d");
   return cpu::pack_conv2d(ctx, filter, bias);
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y, bool accumulate) {
-  check(x.dtype() == filter.dtype && y.dtype() == DType::f32, "conv2d takes inputs of the filter's dtype and gives f32");
+void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+            bool accumulate) {
+  check(x.dtype() == filter.dtype && y.dtype() == DType::f32,
+        "conv2d takes inputs of the filter's dtype and gives f32");
   const int64_t height = (x.shape()[0] + padding.top + padding.bottom - filter.kernel) / stride + 1;
   const int64_t width = (x.shape()[1] + padding.left + padding.right - filter.kernel) / stride + 1;
   check(x.shape()[2] == filter.in && y.shape() == Shape({height, width, filter.out}), "conv2d's shapes do not match");
-  require_cpu(ctx, "conv2d");
+  begin_cpu(ctx, "conv2d");
   cpu::conv2d(ctx, x, filter, stride, padding, y, accumulate);
 }
 

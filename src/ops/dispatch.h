@@ -6,10 +6,11 @@
 
 namespace nostos::ops {
 
-/// \throws Error device unless `ctx` runs on the CPU, naming the op.
-inline void require_cpu(const Context& ctx, const char* op) {
+/// Begins an op: \throws Error device unless `ctx` runs on the CPU, naming the op.
+inline void begin_cpu(const Context& ctx, const char* op) {
   require(ctx.device().kind == DeviceKind::cpu, ErrorKind::device, "{} has no kernel for device {} in this build", op,
           to_string(ctx.device()));
+  ctx.bind_thread();
 }
 
 }  // namespace nostos::ops

@@ -7,25 +7,26 @@
 namespace nostos::ops {
 
 void silu_mul(Context& ctx, ConstView gate_up, View out) {
-  check(out.shape().rank() == 2 && gate_up.shape() == Shape({out.shape()[0], 2 * out.shape()[1]}), "silu_mul halves the channels");
-  require_cpu(ctx, "silu_mul");
+  check(out.shape().rank() == 2 && gate_up.shape() == Shape({out.shape()[0], 2 * out.shape()[1]}),
+        "silu_mul halves the channels");
+  begin_cpu(ctx, "silu_mul");
   cpu::silu_mul(ctx, gate_up, out);
 }
 
 void silu(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements(), "silu keeps the number of elements");
-  require_cpu(ctx, "silu");
+  begin_cpu(ctx, "silu");
   cpu::silu(ctx, x, out);
 }
 
 void finish_modulation(Context& ctx, View x) {
   check(x.shape().rank() == 2 && x.shape()[1] % 4 == 0, "a modulation row has four parts");
-  require_cpu(ctx, "finish_modulation");
+  begin_cpu(ctx, "finish_modulation");
   cpu::finish_modulation(ctx, x);
 }
 
 void add_scalar(Context& ctx, float value, View x) {
-  require_cpu(ctx, "add_scalar");
+  begin_cpu(ctx, "add_scalar");
   cpu::add_scalar(ctx, value, x);
 }
 
@@ -34,31 +35,32 @@ void convert(Context& ctx, ConstView x, View out) {
   const auto is_float = [](DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; };
   check(x.dtype() == out.dtype() || (is_float(out.dtype()) && (is_float(x.dtype()) || x.dtype() == DType::f16)),
         "convert goes among floating-point types");
-  require_cpu(ctx, "convert");
+  begin_cpu(ctx, "convert");
   cpu::convert(ctx, x, out);
 }
 
 void fill_rows(Context& ctx, ConstView row, View out) {
   check(out.shape().rank() == 2 && row.elements() == out.shape()[1], "fill_rows copies one row");
-  require_cpu(ctx, "fill_rows");
+  begin_cpu(ctx, "fill_rows");
   cpu::fill_rows(ctx, row, out);
 }
 
 void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   check(out.shape() == Shape({ids.elements(), table.shape()[1]}), "embed gives one row an id");
-  require_cpu(ctx, "embed");
+  begin_cpu(ctx, "embed");
   cpu::embed(ctx, table, ids, out);
 }
 
 void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out) {
-  check(positive.shape().rank() == 2 && positive.shape() == negative.shape() && positive.shape() == out.shape(), "guide keeps the shape");
-  require_cpu(ctx, "guide");
+  check(positive.shape().rank() == 2 && positive.shape() == negative.shape() && positive.shape() == out.shape(),
+        "guide keeps the shape");
+  begin_cpu(ctx, "guide");
   cpu::guide(ctx, positive, negative, guidance, max_norm_ratio, out);
 }
 
 void euler_step(Context& ctx, ConstView model_output, float delta, View x) {
   check(model_output.shape() == x.shape(), "euler_step keeps the shape");
-  require_cpu(ctx, "euler_step");
+  begin_cpu(ctx, "euler_step");
   cpu::euler_step(ctx, model_output, delta, x);
 }
 

@@ -13,7 +13,8 @@ void silu_mul(Context& ctx, ConstView gate_up, View out);
 /// out = silu(x). \param x f32, any shape. \param out f32 or bf16, same number of elements.
 void silu(Context& ctx, ConstView x, View out);
 
-/// Turns a block's raw modulation (s1, g1, s2, g2) into the factors it multiplies by: (1 + s1, tanh g1, 1 + s2, tanh g2), in place.
+/// Turns a block's raw modulation (s1, g1, s2, g2) into the factors it multiplies by: (1 + s1, tanh g1, 1 + s2, tanh
+/// g2), in place.
 /// \param x f32 [rows, 4 * channels].
 void finish_modulation(Context& ctx, View x);
 
@@ -26,14 +27,18 @@ void convert(Context& ctx, ConstView x, View out);
 /// Copies one row into every row of out. \param row f32 [channels]. \param out f32 [rows, channels].
 void fill_rows(Context& ctx, ConstView row, View out);
 
-/// out[i] = table[ids[i]]. \param table f32 or bf16 [vocabulary, channels]. \param ids i32 [rows], each in range. \param out f32 [rows, channels].
+/// out[i] = table[ids[i]]. \param table f32 or bf16 [vocabulary, channels]. \param ids i32 [rows], each in range.
+/// \param out f32 [rows, channels].
 void embed(Context& ctx, ConstView table, ConstView ids, View out);
 
-/// out = positive + guidance * (positive - negative), scaled down so that its norm is at most `max_norm_ratio` times that of
-/// positive if max_norm_ratio > 0. Norms are per-token sums added in token order. All f32 [tokens, channels]; out may be positive.
+/// out = positive + guidance * (positive - negative), scaled down so that its norm is at most `max_norm_ratio` times
+/// that of
+/// positive if max_norm_ratio > 0. Norms are per-token sums added in token order. All f32 [tokens, channels]; out may
+/// be positive.
 void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out);
 
-/// x -= delta * model_output: one Euler step along the negated model output. Both f32, same shape. \param delta sigma_next - sigma.
+/// x -= delta * model_output: one Euler step along the negated model output. Both f32, same shape. \param delta
+/// sigma_next - sigma.
 void euler_step(Context& ctx, ConstView model_output, float delta, View x);
 
 }  // namespace nostos::ops

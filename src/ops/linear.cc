@@ -18,7 +18,7 @@ namespace ops {
 Linear pack_linear(Context& ctx, ConstView weight) {
   check(weight.shape().rank() == 2, "a weight is a matrix");
   check(weight.dtype() == DType::f32 || weight.dtype() == DType::bf16, "weights are f32 or bf16");
-  require_cpu(ctx, "pack_linear");
+  begin_cpu(ctx, "pack_linear");
   require(weight.dtype() != DType::bf16 || cpu::has_bf16_products(ctx), ErrorKind::device,
           "this CPU has no bf16 matrix product (AVX-512 BF16); use --precision f32");
   return cpu::pack_linear(ctx, weight);
@@ -26,13 +26,14 @@ Linear pack_linear(Context& ctx, ConstView weight) {
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   check(x.dtype() == w.dtype && y.dtype() == DType::f32, "linear takes inputs of the weight's dtype and gives f32");
-  check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}), "linear's shapes do not match");
-  require_cpu(ctx, "linear");
+  check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
+        "linear's shapes do not match");
+  begin_cpu(ctx, "linear");
   cpu::linear(ctx, x, w, y, accumulate);
 }
 
 bool has_bf16_products(Context& ctx) {
-  require_cpu(ctx, "has_bf16_products");
+  begin_cpu(ctx, "has_bf16_products");
   return cpu::has_bf16_products(ctx);
 }
 

@@ -13,7 +13,8 @@ namespace cpu {
 struct PackedMatrix;
 }
 
-/// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one process share it.
+/// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one
+/// process share it.
 struct Linear {
   int64_t in = 0;
   int64_t out = 0;
@@ -30,7 +31,8 @@ namespace ops {
 /// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
 Linear pack_linear(Context& ctx, ConstView weight);
 
-/// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit for bit,
+/// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
+/// for bit,
 /// whatever the number of rows and threads.
 /// \param x [rows, in] of w.dtype. \param y f32 [rows, out], not overlapping x.
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
@@ -38,7 +40,8 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate 
 /// \return whether this device multiplies bf16 matrices natively (AVX-512 BF16 or better through oneDNN).
 bool has_bf16_products(Context& ctx);
 
-/// \return GFLOP/s of `ctx`'s matrix product of [rows, in] by [in, out] in `dtype`, the best of a few runs: the ceiling that the
+/// \return GFLOP/s of `ctx`'s matrix product of [rows, in] by [in, out] in `dtype`, the best of a few runs: the
+/// ceiling that the
 /// model's own rate is compared with.
 double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out);
 

@@ -8,15 +8,16 @@ namespace nostos::ops {
 
 void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
   check(x.shape().rank() == 2 && x.shape() == out.shape(), "rms_norm keeps the shape");
-  check(weight.shape() == Shape({x.shape()[1]}) && (!scale || scale.elements() == x.shape()[1]), "rms_norm's weights match the channels");
-  require_cpu(ctx, "rms_norm");
+  check(weight.shape() == Shape({x.shape()[1]}) && (!scale || scale.elements() == x.shape()[1]),
+        "rms_norm's weights match the channels");
+  begin_cpu(ctx, "rms_norm");
   cpu::rms_norm(ctx, x, weight, scale, eps, out);
 }
 
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
   check(x.shape().rank() == 2 && x.shape() == out.shape(), "layer_norm_scaled keeps the shape");
   check(scale.elements() == x.shape()[1], "layer_norm_scaled's scale matches the channels");
-  require_cpu(ctx, "layer_norm_scaled");
+  begin_cpu(ctx, "layer_norm_scaled");
   cpu::layer_norm_scaled(ctx, x, scale, eps, out);
 }
 
@@ -24,7 +25,7 @@ void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, Con
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_rms_norm keeps the shape");
   check(weight.shape() == Shape({x.shape()[1]}) && (!gate || gate.elements() == x.shape()[1]),
         "add_gated_rms_norm's weights match the channels");
-  require_cpu(ctx, "add_gated_rms_norm");
+  begin_cpu(ctx, "add_gated_rms_norm");
   cpu::add_gated_rms_norm(ctx, projected, weight, gate, eps, x);
 }
 
@@ -32,16 +33,18 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   check(x.shape().rank() == 3 && sums.shape().rank() == 3 && sums.shape()[0] == x.shape()[0] && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,
         "group_norm_row_sums' shapes do not match");
-  require_cpu(ctx, "group_norm_row_sums");
+  begin_cpu(ctx, "group_norm_row_sums");
   cpu::group_norm_row_sums(ctx, x, sums);
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu, View out) {
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
+                      View out) {
   check(x.shape().rank() == 3 && x.shape() == out.shape() && sums.shape().rank() == 3 && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,
         "group_norm_apply's shapes do not match");
-  check(weight.elements() == x.shape()[2] && bias.elements() == x.shape()[2], "group_norm_apply's weights match the channels");
-  require_cpu(ctx, "group_norm_apply");
+  check(weight.elements() == x.shape()[2] && bias.elements() == x.shape()[2],
+        "group_norm_apply's weights match the channels");
+  begin_cpu(ctx, "group_norm_apply");
   cpu::group_norm_apply(ctx, x, sums, weight, bias, eps, silu, out);
 }
 

@@ -7,23 +7,27 @@
 namespace nostos::ops {
 
 /// out = x / sqrt(mean(x^2) + eps) * weight [* scale], row by row.
-/// \param x f32 [rows, channels]. \param weight f32 [channels]. \param scale f32 [channels] or null. \param out f32 or bf16 [rows, channels].
+/// \param x f32 [rows, channels]. \param weight f32 [channels]. \param scale f32 [channels] or null. \param out f32 or
+/// bf16 [rows, channels].
 void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
 
 /// out = (x - mean) / sqrt(var + eps) * scale, row by row, without affine weights. Shapes as rms_norm.
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
 
 /// x += gate * rms_norm(projected) * weight, row by row.
-/// \param projected f32 [rows, channels]. \param gate f32 [channels] or null (no gate). \param x f32 [rows, channels], in place.
+/// \param projected f32 [rows, channels]. \param gate f32 [channels] or null (no gate). \param x f32 [rows, channels],
+/// in place.
 void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x);
 
-/// Sums of each image row and channel group, float64: the parts of GroupNorm's statistics that are added in row order, so that
+/// Sums of each image row and channel group, float64: the parts of GroupNorm's statistics that are added in row order,
+/// so that
 /// the result does not depend on how rows are dealt to ranks.
 /// \param x f32 [height, width, channels]. \param sums f64 [height, groups, 2]: sum, sum of squares.
 void group_norm_row_sums(Context& ctx, ConstView x, View sums);
 
 /// out = (x - mean_g) / sqrt(var_g + eps) * weight + bias, then SiLU if `silu`.
-/// \param sums f64 [total height, groups, 2] of the whole image; x f32 [height, width, channels] may be a part of it; out f32 or bf16.
+/// \param sums f64 [total height, groups, 2] of the whole image; x f32 [height, width, channels] may be a part of it;
+/// out f32 or bf16.
 void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
                       View out);
 

@@ -10,40 +10,43 @@ namespace {
 void check_patches(ConstView latents, int64_t patch, ConstView tokens) {
   const Shape& shape = latents.shape();
   check(shape.rank() == 3 && shape[1] % patch == 0 && shape[2] % patch == 0, "a latent divides into patches");
-  check(tokens.shape() == Shape({shape[1] / patch * (shape[2] / patch), patch * patch * shape[0]}), "one token a patch");
+  check(tokens.shape() == Shape({shape[1] / patch * (shape[2] / patch), patch * patch * shape[0]}),
+        "one token a patch");
 }
 
 }  // namespace
 
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens) {
   check_patches(latents, patch, tokens);
-  require_cpu(ctx, "patchify");
+  begin_cpu(ctx, "patchify");
   cpu::patchify(ctx, latents, patch, tokens);
 }
 
 void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents) {
   check_patches(latents, patch, tokens);
-  require_cpu(ctx, "unpatchify");
+  begin_cpu(ctx, "unpatchify");
   cpu::unpatchify(ctx, tokens, patch, latents);
 }
 
 void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image) {
   const Shape& shape = latents.shape();
-  check(shape.rank() == 3 && image.shape() == Shape({shape[1], shape[2], shape[0]}), "latents_to_image moves channels last");
-  require_cpu(ctx, "latents_to_image");
+  check(shape.rank() == 3 && image.shape() == Shape({shape[1], shape[2], shape[0]}),
+        "latents_to_image moves channels last");
+  begin_cpu(ctx, "latents_to_image");
   cpu::latents_to_image(ctx, latents, scale, shift, image);
 }
 
 void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   const Shape& shape = x.shape();
-  check(shape.rank() == 3 && out.shape() == Shape({2 * shape[0], 2 * shape[1], shape[2]}), "upsample doubles height and width");
-  require_cpu(ctx, "upsample_nearest_2x");
+  check(shape.rank() == 3 && out.shape() == Shape({2 * shape[0], 2 * shape[1], shape[2]}),
+        "upsample doubles height and width");
+  begin_cpu(ctx, "upsample_nearest_2x");
   cpu::upsample_nearest_2x(ctx, x, out);
 }
 
 void to_pixels(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements() && out.dtype() == DType::u8, "to_pixels gives a byte a value");
-  require_cpu(ctx, "to_pixels");
+  begin_cpu(ctx, "to_pixels");
   cpu::to_pixels(ctx, x, out);
 }
 

@@ -8,7 +8,8 @@
 
 namespace nostos::ops {
 
-/// Latents f32 [channels, height, width] to tokens f32 [height/patch * width/patch, patch * patch * channels], row-major over the
+/// Latents f32 [channels, height, width] to tokens f32 [height/patch * width/patch, patch * patch * channels],
+/// row-major over the
 /// token grid, channels innermost: "c (h ph) (w pw) -> (h w) (ph pw c)".
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens);
 
@@ -21,7 +22,8 @@ void latents_to_image(Context& ctx, ConstView latents, float scale, float shift,
 /// x [height, width, channels] to out [2 * height, 2 * width, channels] by repetition; converts f32 to f32 or bf16.
 void upsample_nearest_2x(Context& ctx, ConstView x, View out);
 
-/// 8-bit picture: round-half-even of 255 * clamp(x / 2 + 0.5, 0, 1). \param x f32, \param out u8, same number of elements.
+/// 8-bit picture: round-half-even of 255 * clamp(x / 2 + 0.5, 0, 1). \param x f32, \param out u8, same number of
+/// elements.
 void to_pixels(Context& ctx, ConstView x, View out);
 
 }  // namespace nostos::ops

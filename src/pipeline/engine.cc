@@ -20,7 +20,8 @@ namespace {
 /// Adds the wall-clock time of its life to a stage of the report.
 class StageTimer {
  public:
-  StageTimer(RunReport& report, std::string stage) : report_(report), stage_(std::move(stage)), begin_(std::chrono::steady_clock::now()) {}
+  StageTimer(RunReport& report, std::string stage)
+      : report_(report), stage_(std::move(stage)), begin_(std::chrono::steady_clock::now()) {}
   ~StageTimer() {
     const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin_).count();
     for (StageTime& known : report_.stages) {
@@ -75,8 +76,8 @@ void read_latents(const std::filesystem::path& path, View latents) {
   const Shape& shape = latents.shape();
   const Shape wanted{1, shape[0], shape[1], shape[2]};
   require(given.dtype() == DType::f32 && given.shape() == wanted, ErrorKind::invalid_input,
-          "{}: tensor 'latents' is {} {}, this size wants F32 {}", path.string(), name(given.dtype()), to_string(given.shape()),
-          to_string(wanted));
+          "{}: tensor 'latents' is {} {}, this size wants F32 {}", path.string(), name(given.dtype()),
+          to_string(given.shape()), to_string(wanted));
   std::memcpy(latents.bytes(), given.bytes(), given.size_in_bytes());
 }
 
@@ -96,7 +97,9 @@ Image crop_evenly(ConstView drawn, int64_t height, int64_t width) {
 
 struct Engine::Impl {
   explicit Impl(const EngineOptions& given)
-      : options(given), ctx(given.device, given.threads), dtype(choose_dtype(ctx, given.precision)),
+      : options(given),
+        ctx(given.device, given.threads),
+        dtype(choose_dtype(ctx, given.precision)),
         parts(ctx, given.model, given.synthetic, dtype) {}
 
   Tensor encode(std::string_view prompt, bool& truncated);
@@ -121,8 +124,8 @@ void Engine::Impl::load(RunReport& report, const Progress& progress, const Load&
 }
 
 Engine::Engine(const EngineOptions& options) {
-  require(options.device.kind == DeviceKind::cpu, ErrorKind::device, "this build draws on the CPU alone: it has no backend for {}",
-          to_string(options.device));
+  require(options.device.kind == DeviceKind::cpu, ErrorKind::device,
+          "this build draws on the CPU alone: it has no backend for {}", to_string(options.device));
   impl_ = std::make_unique<Impl>(options);
   if (options.release_parts) return;
   impl_->parts.encoder(impl_->ctx);
@@ -174,9 +177,11 @@ void Engine::Impl::denoise(Generation& result, const Progress& progress) {
   if (progress.on_stage) progress.on_stage("denoise");
   const zimage::Transformer& transformer = parts.transformer(ctx);
   const int64_t scale = parts.vae_config().scale(), patch = transformer.config().patch;
-  const Shape latent_shape{transformer.config().in_channels, result.resolved.drawn_height / scale, result.resolved.drawn_width / scale};
-  const Schedule schedule = request.sigmas.empty() ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
-                                                   : make_schedule(parts.scheduler_config(), request.sigmas);
+  const Shape latent_shape{transformer.config().in_channels, result.resolved.drawn_height / scale,
+                           result.resolved.drawn_width / scale};
+  const Schedule schedule = request.sigmas.empty()
+                                ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
+                                : make_schedule(parts.scheduler_config(), request.sigmas);
   Sampler sampler(ctx, transformer, schedule,
                   {static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
                    static_cast<float>(request.cfg_truncation)},

@@ -25,8 +25,9 @@ struct EngineOptions {
   bool synthetic = false;       ///< random weights of the configs' shapes, made in memory
   Device device;
   Precision precision = Precision::automatic;
-  int threads = 0;              ///< CPU threads; 0: all that the process may use
-  /// Load the text encoder, transformer and VAE each when its stage comes and release it after: lowest memory, one picture.
+  int threads = 0;  ///< CPU threads; 0: all that the process may use
+  /// Load the text encoder, transformer and VAE each when its stage comes and release it after: lowest memory, one
+  /// picture.
   bool release_parts = false;
 };
 
@@ -45,17 +46,17 @@ struct StageTime {
 /// What a run cost.
 struct RunReport {
   std::vector<StageTime> stages;
-  std::vector<double> step_ms;    ///< each denoising step of each picture in order
-  size_t weight_bytes = 0;        ///< resident weights
-  size_t arena_bytes = 0;         ///< planned scratch, the largest part's
-  size_t peak_host_bytes = 0;     ///< peak resident set of the process
-  int64_t transformer_rows = 0;   ///< rows of one forward pass of the transformer
-  double transformer_flop = 0;    ///< floating-point operations of one denoising step's matrix products (all passes)
+  std::vector<double> step_ms;   ///< each denoising step of each picture in order
+  size_t weight_bytes = 0;       ///< resident weights
+  size_t arena_bytes = 0;        ///< planned scratch, the largest part's
+  size_t peak_host_bytes = 0;    ///< peak resident set of the process
+  int64_t transformer_rows = 0;  ///< rows of one forward pass of the transformer
+  double transformer_flop = 0;   ///< floating-point operations of one denoising step's matrix products (all passes)
 };
 
 struct Picture {
-  Image image;      ///< 8-bit RGB of the asked size
-  Tensor latents;   ///< final state, float32 [1, channels, height / 8, width / 8] of the drawn size
+  Image image;     ///< 8-bit RGB of the asked size
+  Tensor latents;  ///< final state, float32 [1, channels, height / 8, width / 8] of the drawn size
   uint64_t seed = 0;
 };
 
@@ -79,7 +80,8 @@ class Engine {
   /// \return "f32" or "bf16": what the matrix products run in.
   const char* precision_name() const;
 
-  /// \return GFLOP/s of this device's matrix product of `rows` rows with a weight of the transformer's FFN: the ceiling that the
+  /// \return GFLOP/s of this device's matrix product of `rows` rows with a weight of the transformer's FFN: the
+  /// ceiling that the
   /// transformer's own rate is compared with.
   double measure_matmul_gflops(int64_t rows);
 

@@ -20,7 +20,8 @@ void check_class(const std::filesystem::path& index) {
 }
 
 /// Steps, guidance and size of the folder's own generation_config.json, Z-Image-Turbo's without one.
-ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Config& transformer, const autoencoder_kl::Config& vae) {
+ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Config& transformer,
+                        const autoencoder_kl::Config& vae) {
   ModelLimits limits;
   limits.size_multiple = vae.scale() * transformer.patch;
   limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
@@ -46,11 +47,11 @@ ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool s
   vae_config_ = autoencoder_kl::load_config(folder / "vae" / "config.json");
   scheduler_config_ = load_scheduler_config(folder / "scheduler" / "scheduler_config.json");
   require(transformer_config_.caption_width == encoder_config_.hidden, ErrorKind::model,
-          "{}: the transformer takes captions of width {} (cap_feat_dim), the text encoder gives {} (hidden_size)", folder.string(),
-          transformer_config_.caption_width, encoder_config_.hidden);
+          "{}: the transformer takes captions of width {} (cap_feat_dim), the text encoder gives {} (hidden_size)",
+          folder.string(), transformer_config_.caption_width, encoder_config_.hidden);
   require(transformer_config_.in_channels == vae_config_.latent_channels, ErrorKind::model,
-          "{}: the transformer takes {} latent channels (in_channels), the VAE gives {} (latent_channels)", folder.string(),
-          transformer_config_.in_channels, vae_config_.latent_channels);
+          "{}: the transformer takes {} latent channels (in_channels), the VAE gives {} (latent_channels)",
+          folder.string(), transformer_config_.in_channels, vae_config_.latent_channels);
   limits_ = read_limits(folder, transformer_config_, vae_config_);
   if (!synthetic || std::filesystem::exists(folder / "tokenizer")) tokenizer_ = Tokenizer::load(folder / "tokenizer");
   if (synthetic) return;
@@ -62,10 +63,11 @@ ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool s
 
 PromptTokens ModelParts::tokenize(std::string_view prompt) const {
   // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
-  const int64_t rotary_tokens = (transformer_config_.axes_lens[0] - 2) / zimage::kTokenMultiple * zimage::kTokenMultiple;
+  const int64_t rotary_tokens =
+      (transformer_config_.axes_lens[0] - 2) / zimage::kTokenMultiple * zimage::kTokenMultiple;
   const int64_t max_tokens = std::min(kMaxPromptTokens, rotary_tokens);
-  require(max_tokens > 0, ErrorKind::model, "{}: axes_lens[0] is {}, too short for any caption (34 at least)", folder_.string(),
-          transformer_config_.axes_lens[0]);
+  require(max_tokens > 0, ErrorKind::model, "{}: axes_lens[0] is {}, too short for any caption (34 at least)",
+          folder_.string(), transformer_config_.axes_lens[0]);
   if (tokenizer_) return tokenize_prompt(*tokenizer_, prompt, max_tokens);
   PromptTokens tokens{{}, false};
   for (const char byte : chat_prompt(prompt)) {
@@ -80,8 +82,10 @@ PromptTokens ModelParts::tokenize(std::string_view prompt) const {
 
 WeightBuilder ModelParts::builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode) const {
   std::shared_ptr<WeightSource> source;
-  if (synthetic_) source = std::make_shared<SyntheticSource>(ctx);
-  else source = std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix, mode);
+  if (synthetic_)
+    source = std::make_shared<SyntheticSource>(ctx);
+  else
+    source = std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix, mode);
   return WeightBuilder(ctx, std::move(source), dtype_);
 }
 
@@ -101,26 +105,30 @@ autoencoder_kl::Weights ModelParts::autoencoder_weights(Context& ctx, StoreSourc
 }
 
 const qwen3::Encoder& ModelParts::encoder(Context& ctx) {
-  if (!encoder_) encoder_ = std::make_unique<qwen3::Encoder>(encoder_config_, encoder_weights(ctx, StoreSource::Mode::load), dtype_);
+  if (!encoder_)
+    encoder_ = std::make_unique<qwen3::Encoder>(encoder_config_, encoder_weights(ctx, StoreSource::Mode::load), dtype_);
   return *encoder_;
 }
 
 const zimage::Transformer& ModelParts::transformer(Context& ctx) {
   if (!transformer_) {
-    transformer_ = std::make_unique<zimage::Transformer>(transformer_config_, transformer_weights(ctx, StoreSource::Mode::load), dtype_);
+    transformer_ = std::make_unique<zimage::Transformer>(transformer_config_,
+                                                         transformer_weights(ctx, StoreSource::Mode::load), dtype_);
   }
   return *transformer_;
 }
 
 const autoencoder_kl::Autoencoder& ModelParts::autoencoder(Context& ctx) {
   if (!autoencoder_) {
-    autoencoder_ = std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, autoencoder_weights(ctx, StoreSource::Mode::load), dtype_);
+    autoencoder_ = std::make_unique<autoencoder_kl::Autoencoder>(
+        vae_config_, autoencoder_weights(ctx, StoreSource::Mode::load), dtype_);
   }
   return *autoencoder_;
 }
 
 size_t ModelParts::weight_bytes() const {
-  return (encoder_ ? encoder_->weights().storage.bytes : 0) + (transformer_ ? transformer_->weights().storage.bytes : 0) +
+  return (encoder_ ? encoder_->weights().storage.bytes : 0) +
+         (transformer_ ? transformer_->weights().storage.bytes : 0) +
          (autoencoder_ ? autoencoder_->weights().storage.bytes : 0);
 }
 

@@ -31,7 +31,8 @@ class ModelParts {
   const SchedulerConfig& scheduler_config() const { return scheduler_config_; }
   const ModelLimits& limits() const { return limits_; }
 
-  /// \return the prompt's token ids, at most as many as the encoder and the rotary tables take. A synthetic model without a tokenizer
+  /// \return the prompt's token ids, at most as many as the encoder and the rotary tables take. A synthetic model
+  /// without a tokenizer
   /// gets one token a byte.
   PromptTokens tokenize(std::string_view prompt) const;
 

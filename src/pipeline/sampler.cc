@@ -8,9 +8,14 @@
 
 namespace nostos {
 
-Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const Schedule& schedule, const Guidance& guidance,
-                 const zimage::TokenGrid& grid, ConstView positive, ConstView negative)
-    : ctx_(ctx), transformer_(transformer), schedule_(schedule), guidance_(guidance), grid_(grid), arena_(ctx.device()) {
+Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const Schedule& schedule,
+                 const Guidance& guidance, const zimage::TokenGrid& grid, ConstView positive, ConstView negative)
+    : ctx_(ctx),
+      transformer_(transformer),
+      schedule_(schedule),
+      guidance_(guidance),
+      grid_(grid),
+      arena_(ctx.device()) {
   const int64_t positive_tokens = positive.shape()[0], negative_tokens = negative ? negative.shape()[0] : 0;
   Arena measure(ctx.device());
   take_plan(measure, positive_tokens, negative_tokens);
@@ -46,12 +51,14 @@ void Sampler::run(View latents, const OnStep& on_step) {
   for (size_t step = 0; step < schedule_.times.size(); ++step) {
     const auto begin = std::chrono::steady_clock::now();
     const auto forward = [&](const zimage::Conditioning& conditioning, const zimage::Scratch& scratch, View velocity) {
-      transformer_.forward(ctx_, grid_, plan_.tokens, conditioning, plan_.modulation, static_cast<int64_t>(step), scratch, velocity);
+      transformer_.forward(ctx_, grid_, plan_.tokens, conditioning, plan_.modulation, static_cast<int64_t>(step),
+                           scratch, velocity);
     };
     forward(plan_.positive, plan_.positive_scratch, plan_.velocity);
     if (guidance_.applies_at(schedule_.times[step])) {
       forward(plan_.negative, plan_.negative_scratch, plan_.negative_velocity);
-      ops::guide(ctx_, plan_.velocity, plan_.negative_velocity, guidance_.scale, guidance_.normalization, plan_.velocity);
+      ops::guide(ctx_, plan_.velocity, plan_.negative_velocity, guidance_.scale, guidance_.normalization,
+                 plan_.velocity);
     }
     ops::euler_step(ctx_, plan_.velocity, schedule_.sigmas[step + 1] - schedule_.sigmas[step], plan_.tokens);
     ctx_.throw_if_cancelled();

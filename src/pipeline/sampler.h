@@ -32,7 +32,8 @@ class Sampler {
   /// Called after each step with its number, from 1, and its wall-clock milliseconds.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
 
-  /// latents <- the schedule's end, from noise. \param latents f32 [channels, height, width], in place. \throws Error cancelled
+  /// latents <- the schedule's end, from noise. \param latents f32 [channels, height, width], in place. \throws Error
+  /// cancelled
   void run(View latents, const OnStep& on_step);
 
   /// \return rows of a forward pass: padded image and caption tokens.

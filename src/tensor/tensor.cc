@@ -13,7 +13,8 @@ void BasicView<Byte>::check_dtype(DType wanted) const {
 template <class Byte>
 void BasicView<Byte>::check_rows(int64_t begin, int64_t count) const {
   if (shape_.rank() == 0 || begin < 0 || count < 0 || begin + count > shape_[0]) {
-    fail(ErrorKind::internal, "rows [{}, {}) are outside a tensor of shape {}", begin, begin + count, to_string(shape_));
+    fail(ErrorKind::internal, "rows [{}, {}) are outside a tensor of shape {}", begin, begin + count,
+         to_string(shape_));
   }
 }
 

@@ -17,18 +17,24 @@ namespace nostos {
 template <class T>
 constexpr DType dtype_of() {
   using U = std::remove_const_t<T>;
-  if constexpr (std::is_same_v<U, float>) return DType::f32;
-  else if constexpr (std::is_same_v<U, double>) return DType::f64;
-  else if constexpr (std::is_same_v<U, bfloat16>) return DType::bf16;
-  else if constexpr (std::is_same_v<U, int64_t>) return DType::i64;
-  else if constexpr (std::is_same_v<U, int32_t>) return DType::i32;
+  if constexpr (std::is_same_v<U, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<U, double>)
+    return DType::f64;
+  else if constexpr (std::is_same_v<U, bfloat16>)
+    return DType::bf16;
+  else if constexpr (std::is_same_v<U, int64_t>)
+    return DType::i64;
+  else if constexpr (std::is_same_v<U, int32_t>)
+    return DType::i32;
   else {
     static_assert(std::is_same_v<U, uint8_t>);
     return DType::u8;
   }
 }
 
-/// A dense row-major tensor owned by somebody else; trivially copyable, null data when absent. `Byte` is std::byte or const std::byte.
+/// A dense row-major tensor owned by somebody else; trivially copyable, null data when absent. `Byte` is std::byte or
+/// const std::byte.
 template <class Byte>
 class BasicView {
  public:

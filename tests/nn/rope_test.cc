@@ -25,7 +25,8 @@ TEST(Rope, AxialJoinsThreeAxes) {
     int64_t pair = 0;
     for (size_t axis = 0; axis < 3; ++axis) {
       for (int64_t i = 0; i < dims[axis] / 2; ++i, ++pair) {
-        const double angle = static_cast<double>(positions[t][axis]) * std::pow(256.0, -2.0 * static_cast<double>(i) / static_cast<double>(dims[axis]));
+        const double angle = static_cast<double>(positions[t][axis]) *
+                             std::pow(256.0, -2.0 * static_cast<double>(i) / static_cast<double>(dims[axis]));
         const size_t at = t * 6 + static_cast<size_t>(pair);
         EXPECT_NEAR(table.cos.data<float>()[at], std::cos(angle), kAngleSpacing);
         EXPECT_NEAR(table.sin.data<float>()[at], std::sin(angle), kAngleSpacing);

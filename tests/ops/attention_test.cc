@@ -39,7 +39,8 @@ double largest_score(const Values& q, const Values& k, const Case& c) {
 }
 
 // A probability errs by the errors of its own and the largest score, by that of exp, and, both in numerator and
-// denominator, by that of the sum over keys; bf16 rounds probabilities and output. Measured: @@
+// denominator, by that of the sum over keys; bf16 rounds probabilities and output. Measured: 0.011 of the bound for
+// f32, 0.62 for bf16.
 TEST(Attention, EqualsReference) {
   WorstError worst;
   Context ctx({}, 2);
@@ -111,7 +112,7 @@ TEST(Attention, WrongShapesAndTypesAreRefused) {
 }
 
 // The norm errs as in norm_test.cc; a rotation adds two products and their sum.
-// Measured: @@
+// Measured: 0.18 of the bound for f32, 1.0 for bf16 (its output rounding).
 TEST(SplitHeadsRope, EqualsReference) {
   WorstError worst;
   Context ctx({}, 2);

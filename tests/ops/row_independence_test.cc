@@ -67,7 +67,7 @@ TEST(RowIndependence, Linear) {
         expect_independent_rows(
             130, DType::f32, {c.out},
             [&](Context& ctx, int64_t first, int64_t count, View y) {
-              std::memcpy(y.bytes(), before.view().rows(first, count).bytes(), y.size_in_bytes());
+              copy_bytes(before.view().rows(first, count), y);
               ops::linear(ctx, x.view().rows(first, count), packed, y, accumulate);
             },
             fmt::format("linear {} {}x{}", name(dtype), c.in, c.out));
@@ -98,7 +98,7 @@ TEST(RowIndependence, Norms) {
       expect_independent_rows(
           67, dtype, {n},
           [&](Context& ctx, int64_t first, int64_t count, View out) {
-            std::memcpy(out.bytes(), before.view().rows(first, count).bytes(), out.size_in_bytes());
+            copy_bytes(before.view().rows(first, count), out);
             ops::add_gated_rms_norm(ctx, x.view().rows(first, count), weight, scale, 1e-5f, out);
           },
           "add_gated_rms_norm");
@@ -282,7 +282,7 @@ TEST(RowIndependence, ConvSlices) {
             kHeight, DType::f32, {c.width, c.out},
             [&](Context& ctx, int64_t first, int64_t count, View y) {
               const int64_t above = first > 0 ? 1 : 0, below = first + count < kHeight ? 1 : 0;
-              std::memcpy(y.bytes(), before.view().rows(first, count).bytes(), y.size_in_bytes());
+              copy_bytes(before.view().rows(first, count), y);
               ops::conv2d(ctx, x.view().rows(first - above, count + above + below), packed, 1,
                           {1 - above, 1, 1 - below, 1}, y, accumulate);
             },

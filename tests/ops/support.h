@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -62,6 +63,9 @@ inline Values values(ConstView view) {
   return all;
 }
 
+/// Copies the bytes of `from` to `to`, which has as many; both may be empty.
+inline void copy_bytes(ConstView from, View to) { std::copy_n(from.bytes(), from.size_in_bytes(), to.bytes()); }
+
 /// An output with a guard row before and after it: ops must fill the output and leave the guards alone.
 class Guarded {
  public:
@@ -69,7 +73,7 @@ class Guarded {
     Shape with_guards{rows_ + 2};
     for (int axis = 1; axis < shape.rank(); ++axis) with_guards.push_back(shape[axis]);
     tensor_ = Tensor(Device{}, dtype, with_guards);
-    std::memset(static_cast<void*>(tensor_.view().bytes()), kGuard, tensor_.size_in_bytes());
+    std::fill_n(tensor_.view().bytes(), tensor_.size_in_bytes(), std::byte{kGuard});
   }
   View view() { return tensor_.view().rows(1, rows_); }
   operator View() { return view(); }
@@ -108,7 +112,8 @@ inline double expect_within(ConstView actual, const Values& expected, const Valu
 }
 
 inline bool same_bits(ConstView a, ConstView b) {
-  return a.dtype() == b.dtype() && a.shape() == b.shape() && std::memcmp(a.bytes(), b.bytes(), a.size_in_bytes()) == 0;
+  return a.dtype() == b.dtype() && a.shape() == b.shape() &&
+         std::equal(a.bytes(), a.bytes() + a.size_in_bytes(), b.bytes());
 }
 
 /// Largest errors seen in a test as parts of their bounds, by the output's dtype, kept in the test's XML record.

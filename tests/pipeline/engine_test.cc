@@ -1,4 +1,5 @@
-// Tests the engine from request to pixels on a tiny random model: defaults, crops, several outputs, latents, cancelling, memory.
+// Tests the engine from request to pixels on a tiny random model: defaults, crops, several outputs, latents,
+// cancelling, memory.
 #include "pipeline/engine.h"
 
 #include <gtest/gtest.h>
@@ -65,7 +66,8 @@ TEST(Engine, OtherSizesAreCroppedEvenlyFromTheNextMultiple) {
   ASSERT_EQ(image.height, 21);
   ASSERT_EQ(image.width, 30);
   for (int64_t y = 0; y < 21; ++y) {
-    EXPECT_EQ(std::memcmp(image.rgb.data() + y * 30 * 3, from.rgb.data() + ((y + 1) * 32 + 1) * 3, 30 * 3), 0) << "row " << y;
+    EXPECT_EQ(std::memcmp(image.rgb.data() + y * 30 * 3, from.rgb.data() + ((y + 1) * 32 + 1) * 3, 30 * 3), 0)
+        << "row " << y;
   }
 }
 
@@ -121,7 +123,8 @@ TEST(Engine, GivenLatentsReplaceTheNoise) {
   drawn.seed = 99;
   EXPECT_TRUE(same_latents(from_seed.pictures[0], engine.generate(drawn).pictures[0]));
   drawn.height = 20;
-  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"), std::string::npos);
+  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"),
+            std::string::npos);
   drawn.latents = "/nonexistent/latents.safetensors";
   failure([&] { engine.generate(drawn); }, ErrorKind::model);
   std::filesystem::remove(file);
@@ -170,7 +173,9 @@ TEST(Engine, LongPromptsAreCut) {
 TEST(Engine, CaptionsOfUnlikeLengthShareOnePlan) {
   Engine engine(options());
   GenerationRequest unlike = request(16, 20);
-  unlike.prompt = "a long prompt of more than thirty-two tokens, so that it is padded to another length than the empty negative one";
+  unlike.prompt =
+      "a long prompt of more than thirty-two tokens, so that it is padded to another length than the empty negative "
+      "one";
   EXPECT_EQ(engine.generate(unlike).pictures.size(), 1u);
   std::swap(unlike.prompt, unlike.negative_prompt);
   EXPECT_EQ(engine.generate(unlike).pictures.size(), 1u);
@@ -181,7 +186,8 @@ TEST(Engine, DamagedPartsAreFoundBeforeAnyStage) {
   std::filesystem::remove_all(folder);
   std::filesystem::copy(kModel, folder, std::filesystem::copy_options::recursive);
   for (const auto& entry : std::filesystem::directory_iterator(folder / "vae")) {
-    if (entry.path().extension() == ".safetensors") std::filesystem::resize_file(entry.path(), std::filesystem::file_size(entry.path()) - 4);
+    if (entry.path().extension() == ".safetensors")
+      std::filesystem::resize_file(entry.path(), std::filesystem::file_size(entry.path()) - 4);
   }
   EngineOptions released = options();
   released.model = folder;

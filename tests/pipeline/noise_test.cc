@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "io/safetensors.h"
+#include "pipeline/cuda_sine.h"
 
 namespace nostos {
 namespace {
@@ -64,6 +65,30 @@ TEST(Noise, CudaGeneratorWithinOneMillionth) {
     ++compared;
   }
   EXPECT_GE(compared, 2);
+}
+
+// What an H100 gives where neighbouring rules (rounding of the turn, reflection of a quadrant) would give another
+// float.
+TEST(CudaSine, EqualsTheCard) {
+  EXPECT_EQ(cuda_sincos(1.31387787e-06f).cos, 0.99999994f);
+  EXPECT_EQ(cuda_sincos(0.000976845622f).cos, 0.999999523f);
+  EXPECT_EQ(cuda_sincos(0.501079559f).cos, 0.877064466f);
+  EXPECT_EQ(cuda_sincos(1.57079625f).cos, 0.0f);
+  EXPECT_EQ(cuda_sincos(1.57378781f).sin, 0.99999547f);
+  EXPECT_EQ(cuda_sincos(3.1415925f).sin, 1.87261321e-07f);
+  EXPECT_EQ(cuda_sincos(3.14818096f).cos, -0.999978304f);
+  EXPECT_EQ(cuda_sincos(4.71238899f).cos, -1.87261321e-07f);
+  EXPECT_EQ(cuda_sincos(4.71347237f).sin, -0.999999404f);
+}
+
+// The table errs by up to 4e-7, the angle's rounding to 2^-24 turns by as much again.
+TEST(CudaSine, IsASine) {
+  for (int i = 0; i <= 100000; ++i) {
+    const float angle = 6.2831855f * static_cast<float>(i) / 100000;
+    const SinCos got = cuda_sincos(angle);
+    ASSERT_NEAR(got.sin, std::sin(static_cast<double>(angle)), 8e-7) << angle;
+    ASSERT_NEAR(got.cos, std::cos(static_cast<double>(angle)), 8e-7) << angle;
+  }
 }
 
 TEST(Noise, CudaGeneratorFillsEveryValueAtEverySize) {

@@ -12,8 +12,8 @@ namespace nostos {
 namespace {
 
 TEST(DType, NamesAndSizesRoundTrip) {
-  for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16, DType::i8, DType::u8,
-                            DType::boolean}) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16,
+                            DType::i8, DType::u8, DType::boolean}) {
     EXPECT_EQ(parse_dtype(name(dtype)), dtype);
   }
   EXPECT_EQ(size_bytes(DType::bf16), 2u);
@@ -23,13 +23,14 @@ TEST(DType, NamesAndSizesRoundTrip) {
 
 TEST(Bfloat16, RoundsToNearestEven) {
   EXPECT_EQ(to_bfloat16(1.f).bits, 0x3f80);
-  EXPECT_EQ(to_bfloat16(1.f + 0x1p-8f).bits, 0x3f80);                // a tie goes to the even neighbour below
-  EXPECT_EQ(to_bfloat16(1.f + 0x1p-7f + 0x1p-8f).bits, 0x3f82);      // and above
+  EXPECT_EQ(to_bfloat16(1.f + 0x1p-8f).bits, 0x3f80);            // a tie goes to the even neighbour below
+  EXPECT_EQ(to_bfloat16(1.f + 0x1p-7f + 0x1p-8f).bits, 0x3f82);  // and above
   EXPECT_EQ(to_bfloat16(1.f + 0x1p-8f + 0x1p-20f).bits, 0x3f81);
   EXPECT_EQ(to_bfloat16(-0.f).bits, 0x8000);
   EXPECT_EQ(to_bfloat16(std::numeric_limits<float>::infinity()).bits, 0x7f80);
   EXPECT_EQ(to_bfloat16(std::numeric_limits<float>::max()).bits, 0x7f80);
-  EXPECT_TRUE(std::isnan(to_float(to_bfloat16(std::bit_cast<float>(0x7f800001u)))));  // its upper half alone would be infinity
+  EXPECT_TRUE(
+      std::isnan(to_float(to_bfloat16(std::bit_cast<float>(0x7f800001u)))));  // its upper half alone would be infinity
   for (uint32_t bits = 0; bits < 0x10000; bits += 7) {
     const float value = to_float(bfloat16{static_cast<uint16_t>(bits)});
     if (!std::isnan(value)) {

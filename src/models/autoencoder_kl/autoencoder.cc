@@ -1,4 +1,5 @@
-// Implements the VAE. Source: diffusers autoencoder_kl.py, vae.py, unet_2d_blocks.py (Encoder, Decoder, UNetMidBlock2D).
+// Implements the VAE. Source: diffusers autoencoder_kl.py, vae.py, unet_2d_blocks.py (Encoder, Decoder,
+// UNetMidBlock2D).
 #include "models/autoencoder_kl/autoencoder.h"
 
 #include <algorithm>
@@ -61,7 +62,8 @@ class Pass {
       const int64_t tokens = height * width;
       norm(x(), w.attention_norm, false);
       nn::attention(ctx_, {1, 1, channels, kNormEps, ops::RotaryPairs::half_split, false}, w.attention,
-                    normed(channels).reshape({tokens, channels}), {}, s_.attention, x().reshape({tokens, channels}), true);
+                    normed(channels).reshape({tokens, channels}), {}, s_.attention, x().reshape({tokens, channels}),
+                    true);
       report("mid_block.attentions.0", x());
     }
     resnet(w.second);
@@ -121,15 +123,16 @@ struct Sizes {
   }
 };
 
-Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const Sizes& sizes, int64_t rows, int64_t mid_tokens) {
+Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const Sizes& sizes, int64_t rows,
+                     int64_t mid_tokens) {
   Scratch s;
   s.x = take(arena, DType::f32, {sizes.x});
   s.h = take(arena, DType::f32, {sizes.h});
   s.normed = take(arena, dtype, {sizes.normed});
   s.group_sums = take(arena, DType::f64, {rows * config.norm_groups * 2});
   if (config.mid_attention) {
-    s.attention = nn::AttentionScratch::take(arena, {1, 1, config.block_channels.back(), kNormEps, ops::RotaryPairs::half_split, false},
-                                             mid_tokens, dtype);
+    s.attention = nn::AttentionScratch::take(
+        arena, {1, 1, config.block_channels.back(), kNormEps, ops::RotaryPairs::half_split, false}, mid_tokens, dtype);
   }
   return s;
 }
@@ -167,7 +170,8 @@ Scratch Autoencoder::take_encode_scratch(Arena& arena, int64_t height, int64_t w
   return take_scratch(arena, config_, dtype_, sizes, height, pixels);
 }
 
-void Autoencoder::decode(Context& ctx, ConstView latents, const Scratch& scratch, View image, const Probe& probe) const {
+void Autoencoder::decode(Context& ctx, ConstView latents, const Scratch& scratch, View image,
+                         const Probe& probe) const {
   const SideWeights& w = weights_.decoder;
   Pass pass(ctx, config_, scratch, probe, "decoder");
   pass.height = latents.shape()[1];
@@ -192,7 +196,8 @@ void Autoencoder::decode(Context& ctx, ConstView latents, const Scratch& scratch
   pass.report("conv_out", image);
 }
 
-void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const Probe& probe) const {
+void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, View moments,
+                         const Probe& probe) const {
   check(weights_.encoder.has_value(), "the VAE was loaded without its encoder");
   const SideWeights& w = *weights_.encoder;
   Pass pass(ctx, config_, scratch, probe, "encoder");

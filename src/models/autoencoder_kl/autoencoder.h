@@ -17,17 +17,18 @@ using Probe = std::function<void(std::string_view name, ConstView image)>;
 
 /// Memory of one decoding or encoding; each buffer is as large as the largest level needs.
 struct Scratch {
-  View x;           ///< f32: the residual stream
-  View h;           ///< f32: the inner activations of a residual block
-  View normed;      ///< of the weights' dtype: inputs of convolutions
-  View group_sums;  ///< f64 [largest height, groups, 2]
+  View x;                          ///< f32: the residual stream
+  View h;                          ///< f32: the inner activations of a residual block
+  View normed;                     ///< of the weights' dtype: inputs of convolutions
+  View group_sums;                 ///< f64 [largest height, groups, 2]
   nn::AttentionScratch attention;  ///< of the middle block
 };
 
 /// A loaded VAE.
 class Autoencoder {
  public:
-  Autoencoder(const Config& config, Weights weights, DType dtype) : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
+  Autoencoder(const Config& config, Weights weights, DType dtype)
+      : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
@@ -42,7 +43,8 @@ class Autoencoder {
   void decode(Context& ctx, ConstView latents, const Scratch& scratch, View image, const Probe& probe = {}) const;
 
   /// moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their encoder.
-  /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale, width / scale, 2 * latent_channels].
+  /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale,
+  /// width / scale, 2 * latent_channels].
   void encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const Probe& probe = {}) const;
 
  private:

@@ -21,7 +21,8 @@ Config load_config(const std::filesystem::path& file) {
 
   Config config;
   config.image_channels = json.integer_or("in_channels", 3, 1, 4096);
-  if (config.image_channels != 3 || json.integer_or("out_channels", 3, 1, 4096) != 3) bad("in_channels", "and 'out_channels' must be 3: pictures are RGB");
+  if (config.image_channels != 3 || json.integer_or("out_channels", 3, 1, 4096) != 3)
+    bad("in_channels", "and 'out_channels' must be 3: pictures are RGB");
   config.latent_channels = json.integer_or("latent_channels", 4, 1, 4096);
   config.block_channels = json.integers_or("block_out_channels", {64}, 1, 65536);
   config.layers_per_block = json.integer_or("layers_per_block", 1, 1, 100);
@@ -33,16 +34,19 @@ Config load_config(const std::filesystem::path& file) {
   config.shift_factor = static_cast<float>(json.number_or("shift_factor", 0, -1e9, 1e9));
 
   if (config.block_channels.empty() || config.block_channels.size() > kMaxLevels) {
-    bad("block_out_channels", fmt::format("has {} levels, nostos draws with 1 to {}", config.block_channels.size(), kMaxLevels));
+    bad("block_out_channels",
+        fmt::format("has {} levels, nostos draws with 1 to {}", config.block_channels.size(), kMaxLevels));
   }
   for (const int64_t channels : config.block_channels) {
     if (channels % config.norm_groups != 0) {
-      bad("norm_num_groups", fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
+      bad("norm_num_groups",
+          fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
     }
   }
   if (json.string_or("act_fn", "silu") != "silu") bad("act_fn", "is not \"silu\"");
   const auto check_types = [&](std::string_view field, std::string_view type) {
-    const std::vector<std::string> types = json.strings_or(field, std::vector<std::string>(config.block_channels.size(), std::string(type)));
+    const std::vector<std::string> types =
+        json.strings_or(field, std::vector<std::string>(config.block_channels.size(), std::string(type)));
     if (types.size() != config.block_channels.size()) bad(field, "does not have one entry a level");
     if (std::any_of(types.begin(), types.end(), [&](const std::string& t) { return t != type; })) {
       bad(field, fmt::format("has an entry other than {}", type));
@@ -50,7 +54,8 @@ Config load_config(const std::filesystem::path& file) {
   };
   check_types("down_block_types", "DownEncoderBlock2D");
   check_types("up_block_types", "UpDecoderBlock2D");
-  if (json.has("latents_mean") || json.has("latents_std")) bad("latents_mean", "and 'latents_std' are set: nostos scales by one factor");
+  if (json.has("latents_mean") || json.has("latents_std"))
+    bad("latents_mean", "and 'latents_std' are set: nostos scales by one factor");
   return config;
 }
 

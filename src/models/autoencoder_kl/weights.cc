@@ -42,7 +42,8 @@ class Walk {
       const std::string attention = name + ".attentions.0.";
       w.attention_norm = norm(attention + "group_norm", channels);
       if (load_) {
-        w.attention.qkv = builder_.stacked_with_bias({attention + "to_q", attention + "to_k", attention + "to_v"}, channels, channels);
+        w.attention.qkv = builder_.stacked_with_bias({attention + "to_q", attention + "to_k", attention + "to_v"},
+                                                     channels, channels);
         w.attention.out = builder_.linear(attention + "to_out.0", channels, channels, true, builder_.dtype());
       } else {
         for (const char* part : {"to_q", "to_k", "to_v", "to_out.0"}) {
@@ -64,7 +65,8 @@ class Walk {
       const std::string name = "encoder.down_blocks." + std::to_string(level);
       LevelWeights level_weights;
       for (int64_t i = 0; i < config_.layers_per_block; ++i) {
-        level_weights.resnets.push_back(resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
+        level_weights.resnets.push_back(
+            resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
       }
       in = channels[level];
       if (level + 1 < channels.size()) level_weights.resample = conv(name + ".downsamplers.0.conv", in, in, 3);
@@ -88,7 +90,8 @@ class Walk {
       const std::string name = "decoder.up_blocks." + std::to_string(level);
       LevelWeights level_weights;
       for (int64_t i = 0; i <= config_.layers_per_block; ++i) {
-        level_weights.resnets.push_back(resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
+        level_weights.resnets.push_back(
+            resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
       }
       in = channels[level];
       if (level + 1 < channels.size()) level_weights.resample = conv(name + ".upsamplers.0.conv", in, in, 3);

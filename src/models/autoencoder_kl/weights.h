@@ -49,7 +49,8 @@ struct Weights {
   WeightStorage storage;
 };
 
-/// Walks every tensor of the diffusers layout. \param with_encoder false: the encoder's tensors are checked but not loaded.
+/// Walks every tensor of the diffusers layout. \param with_encoder false: the encoder's tensors are checked but not
+/// loaded.
 /// \throws Error model, out_of_memory
 Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& builder);
 

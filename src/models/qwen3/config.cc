@@ -35,14 +35,18 @@ Config load_config(const std::filesystem::path& file) {
   config.rope_theta = json.number_or("rope_theta", rope ? rope->number_or("rope_theta", 1e6, 1, 1e12) : 1e6, 1, 1e12);
 
   if (config.heads % config.kv_heads != 0) {
-    bad("num_key_value_heads", fmt::format("is {}, which does not divide num_attention_heads {}", config.kv_heads, config.heads));
+    bad("num_key_value_heads",
+        fmt::format("is {}, which does not divide num_attention_heads {}", config.kv_heads, config.heads));
   }
-  if (config.head_dim % 2 != 0) bad("head_dim", fmt::format("is {}, rotary embedding wants an even width", config.head_dim));
+  if (config.head_dim % 2 != 0)
+    bad("head_dim", fmt::format("is {}, rotary embedding wants an even width", config.head_dim));
   if (json.string_or("hidden_act", "silu") != "silu") bad("hidden_act", "is not \"silu\"");
   if (json.boolean_or("attention_bias", false)) bad("attention_bias", "is true: Qwen3 projections have no bias");
-  if (json.boolean_or("use_sliding_window", false)) bad("use_sliding_window", "is true: nostos attends to the whole prompt");
+  if (json.boolean_or("use_sliding_window", false))
+    bad("use_sliding_window", "is true: nostos attends to the whole prompt");
   if (json.has("rope_scaling")) bad("rope_scaling", "is set: nostos rotates without scaling");
-  if (rope && rope->string_or("rope_type", "default") != "default") bad("rope_parameters.rope_type", "is not \"default\"");
+  if (rope && rope->string_or("rope_type", "default") != "default")
+    bad("rope_parameters.rope_type", "is not \"default\"");
   return config;
 }
 

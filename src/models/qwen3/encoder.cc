@@ -18,7 +18,8 @@ struct Scratch {
   nn::RopeTable rope;
 
   static Scratch take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
-    return {nostos::take(arena, dtype, {tokens, c.hidden}), nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
+    return {nostos::take(arena, dtype, {tokens, c.hidden}),
+            nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
             nn::FeedForwardScratch::take(arena, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim)};
   }
 };
@@ -38,7 +39,8 @@ void Encoder::encode(Context& ctx, std::span<const int32_t> ids, View features, 
   const int64_t tokens = static_cast<int64_t>(ids.size());
   for (const int32_t id : ids) {
     require(id >= 0 && id < config_.vocabulary, ErrorKind::model,
-            "the tokenizer gave id {}, the text encoder's vocabulary ends at {}: they do not belong together", id, config_.vocabulary - 1);
+            "the tokenizer gave id {}, the text encoder's vocabulary ends at {}: they do not belong together", id,
+            config_.vocabulary - 1);
   }
   Arena measure(ctx.device());
   Scratch::take(measure, config_, tokens, dtype_);

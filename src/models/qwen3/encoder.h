@@ -19,14 +19,17 @@ using Probe = std::function<void(std::string_view name, ConstView rows)>;
 /// A loaded text encoder.
 class Encoder {
  public:
-  Encoder(const Config& config, Weights weights, DType dtype) : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
+  Encoder(const Config& config, Weights weights, DType dtype)
+      : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
 
-  /// The last but one hidden state of the real tokens, before the final norm: the encoder is causal, so tokens that a reference would
+  /// The last but one hidden state of the real tokens, before the final norm: the encoder is causal, so tokens that a
+  /// reference would
   /// pad with change nothing. Allocates scratch of the prompt's size.
-  /// \param ids token ids, at least one. \param features f32 [ids, hidden]. \throws Error model for an id outside the vocabulary, cancelled.
+  /// \param ids token ids, at least one. \param features f32 [ids, hidden]. \throws Error model for an id outside the
+  /// vocabulary, cancelled.
   void encode(Context& ctx, std::span<const int32_t> ids, View features, const Probe& probe = {}) const;
 
  private:

@@ -8,7 +8,8 @@ LayerWeights build_layer(const Config& c, WeightBuilder& b, const std::string& n
   LayerWeights w;
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   const std::string attention = name + ".self_attn.", mlp = name + ".mlp.";
-  w.attention.qkv = b.stacked({attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"}, {q, kv, kv}, c.hidden);
+  w.attention.qkv = b.stacked({attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"},
+                              {q, kv, kv}, c.hidden);
   w.attention.out = b.linear(attention + "o_proj", c.hidden, q, false, b.dtype());
   w.attention.q_norm = b.small(attention + "q_norm.weight", {c.head_dim});
   w.attention.k_norm = b.small(attention + "k_norm.weight", {c.head_dim});

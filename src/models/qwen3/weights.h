@@ -22,7 +22,8 @@ struct Weights {
   WeightStorage storage;
 };
 
-/// Walks every tensor of the transformers layout of Qwen3Model (without a "model." prefix). \throws Error model, out_of_memory
+/// Walks every tensor of the transformers layout of Qwen3Model (without a "model." prefix). \throws Error model,
+/// out_of_memory
 Weights build_weights(const Config& config, WeightBuilder& builder);
 
 }  // namespace nostos::qwen3

@@ -32,7 +32,8 @@ Config load_config(const std::filesystem::path& file) {
   Config config;
   const std::vector<int64_t> patches = json.integers_or("all_patch_size", {2}, 1, 64);
   const std::vector<int64_t> frame_patches = json.integers_or("all_f_patch_size", {1}, 1, 64);
-  if (patches.size() != 1) bad("all_patch_size", fmt::format("lists {} patch sizes, nostos draws with one", patches.size()));
+  if (patches.size() != 1)
+    bad("all_patch_size", fmt::format("lists {} patch sizes, nostos draws with one", patches.size()));
   if (frame_patches != std::vector<int64_t>{1}) bad("all_f_patch_size", "is not [1]: nostos draws single frames");
   config.patch = patches[0];
   config.in_channels = json.integer_or("in_channels", 16, 1, 4096);
@@ -52,7 +53,8 @@ Config load_config(const std::filesystem::path& file) {
   if (config.hidden % config.heads != 0) {
     bad("n_heads", fmt::format("is {}, which does not divide dim {}", config.heads, config.hidden));
   }
-  if (config.axes_dims.size() != 3 || config.axes_lens.size() != 3) bad("axes_dims", "and 'axes_lens' must have three entries");
+  if (config.axes_dims.size() != 3 || config.axes_lens.size() != 3)
+    bad("axes_dims", "and 'axes_lens' must have three entries");
   if (std::any_of(config.axes_dims.begin(), config.axes_dims.end(), [](int64_t d) { return d % 2 != 0; })) {
     bad("axes_dims", "must be even");
   }

@@ -9,10 +9,10 @@
 
 namespace nostos::zimage {
 
-inline constexpr int64_t kTimeFeatures = 256;     ///< sinusoidal features of a time; stands in no config
-inline constexpr int64_t kTimeHidden = 1024;      ///< width in the middle of the time embedder; stands in no config
+inline constexpr int64_t kTimeFeatures = 256;  ///< sinusoidal features of a time; stands in no config
+inline constexpr int64_t kTimeHidden = 1024;   ///< width in the middle of the time embedder; stands in no config
 inline constexpr int64_t kMaxModulationWidth = 256;
-inline constexpr int64_t kTokenMultiple = 32;     ///< image and caption rows are padded to multiples of this
+inline constexpr int64_t kTokenMultiple = 32;  ///< image and caption rows are padded to multiples of this
 
 /// transformer/config.json of a ZImageTransformer2DModel.
 struct Config {
@@ -37,7 +37,8 @@ struct Config {
   nn::AttentionShape attention_shape() const;
 };
 
-/// \throws Error model naming file and field: unknown class, wrong type, values that contradict each other or that nostos cannot draw with.
+/// \throws Error model naming file and field: unknown class, wrong type, values that contradict each other or that
+/// nostos cannot draw with.
 Config load_config(const std::filesystem::path& file);
 
 /// \return `tokens` rounded up to kTokenMultiple.

@@ -23,9 +23,11 @@ void report(const Probe& probe, const std::string& name, ConstView rows) {
   if (probe) probe(name, rows);
 }
 
-/// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. \param x f32 [rows, hidden], in place.
-void block_forward(Context& ctx, const Config& config, const BlockWeights& w, const BlockModulation& mod, const nn::RopeTable& rope,
-                   View x, const BlockScratch& s, const Probe& probe, const std::string& name) {
+/// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. \param x f32 [rows, hidden], in
+/// place.
+void block_forward(Context& ctx, const Config& config, const BlockWeights& w, const BlockModulation& mod,
+                   const nn::RopeTable& rope, View x, const BlockScratch& s, const Probe& probe,
+                   const std::string& name) {
   ctx.throw_if_cancelled();
   ops::rms_norm(ctx, x, w.attention_norm1, mod.attention_scale, config.norm_eps, s.normed);
   report(probe, name + ".attention_norm1_scaled", s.normed);
@@ -44,7 +46,11 @@ void block_forward(Context& ctx, const Config& config, const BlockWeights& w, co
 
 BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block, int64_t step) {
   const Shape& shape = modulation.blocks.shape();
-  const ConstView parts = ConstView(modulation.blocks).rows(block, 1).reshape({shape[1], shape[2]}).rows(step, 1).reshape({4, config.hidden});
+  const ConstView parts = ConstView(modulation.blocks)
+                              .rows(block, 1)
+                              .reshape({shape[1], shape[2]})
+                              .rows(step, 1)
+                              .reshape({4, config.hidden});
   return {parts.rows(0, 1), parts.rows(1, 1), parts.rows(2, 1), parts.rows(3, 1)};
 }
 
@@ -67,7 +73,8 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config, int64_t rows
           nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
 }
 
-Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning, DType dtype) {
+Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning,
+                      DType dtype) {
   const int64_t rows = grid.padded() + conditioning.padded_caption();
   Scratch s;
   s.x = nostos::take(arena, DType::f32, {rows, config.hidden});
@@ -100,17 +107,19 @@ void Transformer::condition(Context& ctx, const TokenGrid& grid, ConstView featu
   Arena arena(ctx.device(), measure.peak_bytes());
   const BlockScratch scratch = BlockScratch::take(arena, config_, padded, dtype_);
   for (size_t i = 0; i < weights_.context_refiner.size(); ++i) {
-    block_forward(ctx, config_, weights_.context_refiner[i], {}, out.rope.rows(image, padded), out.caption, scratch, probe,
-                  "context_refiner." + std::to_string(i));
+    block_forward(ctx, config_, weights_.context_refiner[i], {}, out.rope.rows(image, padded), out.caption, scratch,
+                  probe, "context_refiner." + std::to_string(i));
   }
 }
 
-void Transformer::modulate(Context& ctx, std::span<const float> times, const Modulation& out, const Probe& probe) const {
+void Transformer::modulate(Context& ctx, std::span<const float> times, const Modulation& out,
+                           const Probe& probe) const {
   const int64_t steps = static_cast<int64_t>(times.size()), width = config_.modulation_width();
   std::vector<float> scaled(times.begin(), times.end());
   for (float& time : scaled) time *= static_cast<float>(config_.t_scale);
 
-  Tensor features(ctx.device(), DType::f32, {steps, kTimeFeatures}), hidden(ctx.device(), DType::f32, {steps, kTimeHidden});
+  Tensor features(ctx.device(), DType::f32, {steps, kTimeFeatures}),
+      hidden(ctx.device(), DType::f32, {steps, kTimeHidden});
   Tensor embedded(ctx.device(), DType::f32, {steps, width}), input(ctx.device(), dtype_, {steps, width});
   nn::timestep_features(ctx, scaled, features);
   ops::linear(ctx, features, weights_.time_in, hidden);
@@ -133,7 +142,8 @@ void Transformer::modulate(Context& ctx, std::span<const float> times, const Mod
 }
 
 void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
-                          const Modulation& modulation, int64_t step, const Scratch& s, View velocity, const Probe& probe) const {
+                          const Modulation& modulation, int64_t step, const Scratch& s, View velocity,
+                          const Probe& probe) const {
   const int64_t real = grid.tokens(), image = grid.padded(), caption = conditioning.padded_caption();
   // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
   const View x = s.x, image_rows = x.rows(0, image);
@@ -148,8 +158,8 @@ void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens,
   }
   ops::convert(ctx, conditioning.caption, x.rows(image, caption));
   for (size_t i = 0; i < weights_.layers.size(); ++i, ++block) {
-    block_forward(ctx, config_, weights_.layers[i], step_modulation(config_, modulation, block, step), conditioning.rope, x, s.all, probe,
-                  "layers." + std::to_string(i));
+    block_forward(ctx, config_, weights_.layers[i], step_modulation(config_, modulation, block, step),
+                  conditioning.rope, x, s.all, probe, "layers." + std::to_string(i));
   }
   const View normed = s.all.projected.rows(0, real);
   ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.final.rows(step, 1), kFinalNormEps, normed);
@@ -159,11 +169,14 @@ void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens,
 
 double Transformer::forward_flop(const TokenGrid& grid, int64_t padded_caption) const {
   const auto blocks_flop = [&](int64_t count, int64_t rows) {
-    const double h = static_cast<double>(config_.hidden), f = static_cast<double>(config_.ffn()), n = static_cast<double>(rows);
+    const double h = static_cast<double>(config_.hidden), f = static_cast<double>(config_.ffn()),
+                 n = static_cast<double>(rows);
     return static_cast<double>(count) * (2 * n * h * (4 * h + 3 * f) + 4 * n * n * h);
   };
-  const double edges = 4.0 * static_cast<double>(grid.tokens()) * static_cast<double>(config_.patch_width() * config_.hidden);
-  return blocks_flop(config_.refiner_layers, grid.padded()) + blocks_flop(config_.layers, grid.padded() + padded_caption) + edges;
+  const double edges =
+      4.0 * static_cast<double>(grid.tokens()) * static_cast<double>(config_.patch_width() * config_.hidden);
+  return blocks_flop(config_.refiner_layers, grid.padded()) +
+         blocks_flop(config_.layers, grid.padded() + padded_caption) + edges;
 }
 
 }  // namespace nostos::zimage

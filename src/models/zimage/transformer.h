@@ -37,8 +37,10 @@ struct Conditioning {
 
 /// Factors of every modulated layer for every step, made once a run.
 struct Modulation {
-  View blocks;  ///< f32 [noise refiners + layers, steps, 4 * hidden]: attention scale, attention gate, FFN scale, FFN gate
-  View final;   ///< f32 [steps, hidden]
+  View
+      /// f32 [noise refiners + layers, steps, 4 * hidden]: attention scale, attention gate, FFN scale, FFN gate
+      blocks;
+  View final;  ///< f32 [steps, hidden]
 
   static Modulation take(Arena& arena, const Config& config, int64_t steps);
 };
@@ -58,7 +60,8 @@ struct Scratch {
   View x;  ///< f32 [padded image + padded caption, hidden]: the residual stream
   BlockScratch image, all;
 
-  static Scratch take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning, DType dtype);
+  static Scratch take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning,
+                      DType dtype);
 };
 
 /// Called with the name and rows of intermediate results, in order; for tests that look for the first wrong sub-step.
@@ -67,7 +70,8 @@ using Probe = std::function<void(std::string_view name, ConstView rows)>;
 /// A loaded transformer. Functions enqueue on ctx and neither allocate nor wait, but for those that say so.
 class Transformer {
  public:
-  Transformer(const Config& config, Weights weights, DType dtype) : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
+  Transformer(const Config& config, Weights weights, DType dtype)
+      : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
@@ -75,15 +79,18 @@ class Transformer {
 
   /// Embeds and refines the caption and fills the rotary tables of `grid`.
   /// \param features f32 [caption tokens, caption width]. Allocates scratch of the caption's size.
-  void condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out, const Probe& probe = {}) const;
+  void condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out,
+                 const Probe& probe = {}) const;
 
   /// \param times model times in [0, 1], one a step. Allocates scratch of the number of steps.
   void modulate(Context& ctx, std::span<const float> times, const Modulation& out, const Probe& probe = {}) const;
 
-  /// \param tokens f32 [grid tokens, patch width]: the noisy latent as ops::patchify lays it out. \param velocity f32, the same shape:
+  /// \param tokens f32 [grid tokens, patch width]: the noisy latent as ops::patchify lays it out. \param velocity f32,
+  /// the same shape:
   /// the model's output, not negated. \throws Error cancelled between blocks.
-  void forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning, const Modulation& modulation,
-               int64_t step, const Scratch& scratch, View velocity, const Probe& probe = {}) const;
+  void forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
+               const Modulation& modulation, int64_t step, const Scratch& scratch, View velocity,
+               const Probe& probe = {}) const;
 
   /// \return floating-point operations of the matrix products of one forward().
   double forward_flop(const TokenGrid& grid, int64_t padded_caption) const;

@@ -20,11 +20,13 @@ BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& n
   w.attention_norm2 = b.small(name + ".attention_norm2.weight", {c.hidden});
   w.ffn_norm1 = b.small(name + ".ffn_norm1.weight", {c.hidden});
   w.ffn_norm2 = b.small(name + ".ffn_norm2.weight", {c.hidden});
-  if (modulated) w.modulation = b.linear(name + ".adaLN_modulation.0", 4 * c.hidden, c.modulation_width(), true, b.dtype());
+  if (modulated)
+    w.modulation = b.linear(name + ".adaLN_modulation.0", 4 * c.hidden, c.modulation_width(), true, b.dtype());
   return w;
 }
 
-std::vector<BlockWeights> build_blocks(const Config& c, WeightBuilder& b, const std::string& name, int64_t count, bool modulated) {
+std::vector<BlockWeights> build_blocks(const Config& c, WeightBuilder& b, const std::string& name, int64_t count,
+                                       bool modulated) {
   std::vector<BlockWeights> blocks;
   for (int64_t i = 0; i < count; ++i) blocks.push_back(build_block(c, b, name + "." + std::to_string(i), modulated));
   return blocks;

@@ -16,21 +16,21 @@ struct BlockWeights {
   nn::AttentionWeights attention;
   nn::FeedForwardWeights feed_forward;
   ConstView attention_norm1, attention_norm2, ffn_norm1, ffn_norm2;  ///< f32 [hidden]
-  Linear modulation;                                                 ///< [4 * hidden, modulation width]; empty in context refiners
+  Linear modulation;  ///< [4 * hidden, modulation width]; empty in context refiners
 };
 
 struct Weights {
   // The layers at the edges are small and sensitive: they stay float32.
-  Linear x_embedder;          ///< [hidden, patch width]
-  Linear caption_embedder;    ///< [hidden, caption width]
-  ConstView caption_norm;     ///< f32 [caption width]
-  ConstView x_pad_token;      ///< f32 [1, hidden]
+  Linear x_embedder;        ///< [hidden, patch width]
+  Linear caption_embedder;  ///< [hidden, caption width]
+  ConstView caption_norm;   ///< f32 [caption width]
+  ConstView x_pad_token;    ///< f32 [1, hidden]
   ConstView caption_pad_token;
-  Linear time_in;             ///< [kTimeHidden, kTimeFeatures]
-  Linear time_out;            ///< [modulation width, kTimeHidden]
+  Linear time_in;   ///< [kTimeHidden, kTimeFeatures]
+  Linear time_out;  ///< [modulation width, kTimeHidden]
   std::vector<BlockWeights> noise_refiner, context_refiner, layers;
-  Linear final_modulation;    ///< [hidden, modulation width]
-  Linear final_linear;        ///< [patch width, hidden]
+  Linear final_modulation;  ///< [hidden, modulation width]
+  Linear final_linear;      ///< [patch width, hidden]
   WeightStorage storage;
 };
 

@@ -1,4 +1,5 @@
-// Implements attention in blocks of queries: one product for the scores, a float32 softmax, one product with the values.
+// Implements attention in blocks of queries: one product for the scores, a float32 softmax, one product with the
+// values.
 #include <omp.h>
 
 #include <cstring>
@@ -11,8 +12,8 @@
 
 namespace nostos::cpu {
 
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
-                      ops::RotaryPairs pairs, View q, View k, View v) {
+void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, ops::RotaryPairs pairs, View q, View k, View v) {
   const int64_t heads = q.shape()[0], kv_heads = k.shape()[0], tokens = q.shape()[1], head_dim = q.shape()[2];
   const int64_t all_heads = heads + 2 * kv_heads, half = head_dim / 2;
   const float* in = qkv.data<float>();
@@ -28,8 +29,10 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
       for (int64_t t = begin; t < end; ++t) {
         const float* row = in + t * all_heads * head_dim;
         const auto place = [&](const float* weight, Out* to) {
-          if (c == nullptr) kernels.scale(row, 1.f, head_dim, to);
-          else kernels.rotate(row, weight, eps, c + t * half, s + t * half, half, pairs, to);
+          if (c == nullptr)
+            kernels.scale(row, 1.f, head_dim, to);
+          else
+            kernels.rotate(row, weight, eps, c + t * half, s + t * half, half, pairs, to);
           row += head_dim;
         };
         for (int64_t h = 0; h < heads; ++h) place(q_weight, q_out + (h * tokens + t) * head_dim);
@@ -52,14 +55,16 @@ struct BlockScratch {
   static size_t bytes(int64_t keys, int64_t head_dim) {
     const size_t scores = static_cast<size_t>(kQueryBlock * keys);
     const size_t probabilities_bytes = sizeof(T) == sizeof(float) ? 0 : scores * sizeof(T);
-    return scores * sizeof(float) + probabilities_bytes + static_cast<size_t>(2 * kQueryBlock * head_dim) * sizeof(float);
+    return scores * sizeof(float) + probabilities_bytes +
+           static_cast<size_t>(2 * kQueryBlock * head_dim) * sizeof(float);
   }
   BlockScratch(std::byte* at, int64_t keys, int64_t head_dim)
       : output(reinterpret_cast<float*>(at)),
         padded_queries(reinterpret_cast<T*>(output + kQueryBlock * head_dim)),
         scores(output + 2 * kQueryBlock * head_dim),
         // float32 probabilities replace the scores in place.
-        probabilities(sizeof(T) == sizeof(float) ? reinterpret_cast<T*>(scores) : reinterpret_cast<T*>(scores + kQueryBlock * keys)) {}
+        probabilities(sizeof(T) == sizeof(float) ? reinterpret_cast<T*>(scores)
+                                                 : reinterpret_cast<T*>(scores + kQueryBlock * keys)) {}
 
   float* output;
   T* padded_queries;
@@ -96,10 +101,12 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
     const T* block_queries = q.data<T>() + (head * queries + first) * head_dim;
     if (rows > count) {
       std::memset(static_cast<void*>(scratch.padded_queries), 0, static_cast<size_t>(rows * head_dim) * sizeof(T));
-      std::memcpy(static_cast<void*>(scratch.padded_queries), block_queries, static_cast<size_t>(count * head_dim) * sizeof(T));
+      std::memcpy(static_cast<void*>(scratch.padded_queries), block_queries,
+                  static_cast<size_t>(count * head_dim) * sizeof(T));
       block_queries = scratch.padded_queries;
     }
-    matmul.run({rows, head_dim, seen, 1, head_dim, head_dim, seen}, block_queries, k.data<T>() + kv * keys * head_dim, scratch.scores);
+    matmul.run({rows, head_dim, seen, 1, head_dim, head_dim, seen}, block_queries, k.data<T>() + kv * keys * head_dim,
+               scratch.scores);
     float sums[kQueryBlock];
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t visible = causal ? std::min(first + r + 1, seen) : seen;
@@ -107,10 +114,11 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
       sums[r] = kernels.softmax_exp(scratch.scores + r * seen, scale, visible, row);
       std::memset(static_cast<void*>(row + visible), 0, static_cast<size_t>(seen - visible) * sizeof(T));
     }
-    matmul.run({rows, seen, head_dim, head_dim, 1, seen, head_dim}, scratch.probabilities, v.data<T>() + kv * keys * head_dim,
-               scratch.output);
+    matmul.run({rows, seen, head_dim, head_dim, 1, seen, head_dim}, scratch.probabilities,
+               v.data<T>() + kv * keys * head_dim, scratch.output);
     for (int64_t r = 0; r < count; ++r) {
-      kernels.scale(scratch.output + r * head_dim, 1.f / sums[r], head_dim, out.data<T>() + ((first + r) * heads + head) * head_dim);
+      kernels.scale(scratch.output + r * head_dim, 1.f / sums[r], head_dim,
+                    out.data<T>() + ((first + r) * heads + head) * head_dim);
     }
   }
 }
@@ -118,8 +126,10 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
 }  // namespace
 
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
-  if (q.dtype() == DType::bf16) attention_of<bfloat16>(ctx, q, k, v, scale, causal, out);
-  else attention_of<float>(ctx, q, k, v, scale, causal, out);
+  if (q.dtype() == DType::bf16)
+    attention_of<bfloat16>(ctx, q, k, v, scale, causal, out);
+  else
+    attention_of<float>(ctx, q, k, v, scale, causal, out);
 }
 
 }  // namespace nostos::cpu

@@ -44,7 +44,8 @@ void finish_modulation(Context& ctx, View x) {
   parallel_ranges(ctx, x.shape()[0] * 4, row_grain(channels), [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const bool is_gate = part % 2 == 1;
-      for (float* at = to + part * channels; at < to + (part + 1) * channels; ++at) *at = is_gate ? std::tanh(*at) : 1.f + *at;
+      for (float* at = to + part * channels; at < to + (part + 1) * channels; ++at)
+        *at = is_gate ? std::tanh(*at) : 1.f + *at;
     }
   });
 }
@@ -70,8 +71,10 @@ void convert(Context& ctx, ConstView x, View out) {
       const auto* halves = reinterpret_cast<const uint16_t*>(x.bytes()) + begin;
       for (int64_t i = 0; i < n; ++i) {
         const float value = half_to_float(halves[i]);
-        if (out.dtype() == DType::f32) out.data<float>()[begin + i] = value;
-        else out.data<bfloat16>()[begin + i] = to_bfloat16(value);
+        if (out.dtype() == DType::f32)
+          out.data<float>()[begin + i] = value;
+        else
+          out.data<bfloat16>()[begin + i] = to_bfloat16(value);
       }
     }
   });

@@ -24,7 +24,8 @@ class BlockMatmul {
   void prepare(const Product& product);
   /// Safe from several threads once prepared.
   void run(const Product& product, const void* a, const void* b, float* c) const;
-  /// \return whether a row's result is the same only among products of equally many rows: blocks must then be padded to one size.
+  /// \return whether a row's result is the same only among products of equally many rows: blocks must then be padded
+  /// to one size.
   bool fixed_rows() const;
   /// Scratch memory, one piece a thread; reserve before the loop.
   void reserve_workspaces(size_t bytes);

@@ -85,14 +85,16 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weigh
     const double inverse = 1.0 / std::sqrt(std::max(square / count - mean * mean, 0.0) + static_cast<double>(eps));
     for (int64_t c = g * group_channels; c < (g + 1) * group_channels; ++c) {
       factor[static_cast<size_t>(c)] = static_cast<float>(inverse * static_cast<double>(w[c]));
-      offset[static_cast<size_t>(c)] = static_cast<float>(static_cast<double>(b[c]) - mean * inverse * static_cast<double>(w[c]));
+      offset[static_cast<size_t>(c)] =
+          static_cast<float>(static_cast<double>(b[c]) - mean * inverse * static_cast<double>(w[c]));
     }
   }
   const float* in = x.data<float>();
   with_output(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
       const int64_t at = begin * width * channels;
-      row_kernels().of<Out>().affine(in + at, factor.data(), offset.data(), (end - begin) * width, channels, silu, to + at);
+      row_kernels().of<Out>().affine(in + at, factor.data(), offset.data(), (end - begin) * width, channels, silu,
+                                     to + at);
     });
   });
 }

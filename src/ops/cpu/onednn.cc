@@ -15,7 +15,8 @@ using Dims = dnnl::memory::dims;
 
 /// \return a descriptor that `primitive` was made with.
 dnnl::memory::desc desc_of(const dnnl::primitive& primitive, dnnl::query what, int index = 0) {
-  return dnnl::memory::desc(*dnnl_primitive_desc_query_md(primitive.get_primitive_desc(), dnnl::convert_to_c(what), index));
+  return dnnl::memory::desc(
+      *dnnl_primitive_desc_query_md(primitive.get_primitive_desc(), dnnl::convert_to_c(what), index));
 }
 
 }  // namespace
@@ -58,8 +59,10 @@ bool OneDnn::check_rows(DType dtype) {
       state = state * 1664525u + 1013904223u;
       const float value = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
       const bfloat16 half = to_bfloat16(value);
-      if (dtype == DType::bf16) std::memcpy(to.data() + i * element, &half, element);
-      else std::memcpy(to.data() + i * element, &value, element);
+      if (dtype == DType::bf16)
+        std::memcpy(to.data() + i * element, &half, element);
+      else
+        std::memcpy(to.data() + i * element, &value, element);
     }
   };
   fill(a);
@@ -86,9 +89,9 @@ const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
     const SingleThreadScope scope(key.single_thread);
     const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
     const dnnl::memory::desc a(Dims{key.rows, key.in}, type, Dims{key.a_stride, 1});
-    const dnnl::memory::desc b = key.b_stride_in == 0
-                                     ? packed_matrix_desc(*this, key.in, key.out, key.dtype)
-                                     : dnnl::memory::desc(Dims{key.in, key.out}, type, Dims{key.b_stride_in, key.b_stride_out});
+    const dnnl::memory::desc b =
+        key.b_stride_in == 0 ? packed_matrix_desc(*this, key.in, key.out, key.dtype)
+                             : dnnl::memory::desc(Dims{key.in, key.out}, type, Dims{key.b_stride_in, key.b_stride_out});
     const dnnl::memory::desc c(Dims{key.rows, key.out}, f32, Dims{key.c_stride, 1});
     const dnnl::memory::desc bias(Dims{1, key.out}, f32, Tag::ab);
     dnnl::primitive_attr attributes;
@@ -105,33 +108,37 @@ const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
   });
 }
 
-void OneDnn::run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
-                        float* c) {
+void OneDnn::run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b,
+                        const float* bias, float* c) {
   // Only the pointers differ between calls: the descriptors come with the primitive.
   std::unordered_map<int, dnnl::memory> arguments{
       {DNNL_ARG_SRC, dnnl::memory(desc_of(primitive, dnnl::query::src_md), engine_, const_cast<void*>(a))},
       {DNNL_ARG_WEIGHTS, dnnl::memory(desc_of(primitive, dnnl::query::weights_md), engine_, const_cast<void*>(b))},
       {DNNL_ARG_DST, dnnl::memory(desc_of(primitive, dnnl::query::dst_md), engine_, c)}};
   if (key.bias) {
-    arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(desc_of(primitive, dnnl::query::weights_md, 1), engine_, const_cast<float*>(bias)));
+    arguments.emplace(DNNL_ARG_BIAS,
+                      dnnl::memory(desc_of(primitive, dnnl::query::weights_md, 1), engine_, const_cast<float*>(bias)));
   }
   const dnnl::memory::desc scratchpad = desc_of(primitive, dnnl::query::scratchpad_md);
   if (scratchpad.get_size() > 0) {
     const int thread = key.single_thread ? omp_get_thread_num() : 0;
-    arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(scratchpad, engine_, scratchpads_[static_cast<size_t>(thread)].data()));
+    arguments.emplace(DNNL_ARG_SCRATCHPAD,
+                      dnnl::memory(scratchpad, engine_, scratchpads_[static_cast<size_t>(thread)].data()));
   }
+  const SingleThreadScope scope(key.single_thread);
   with_dnnl_errors("a matrix product", [&] { primitive.execute(stream_, arguments); });
 }
 
 OneDnn::ConvMemory OneDnn::convolution_memory(const dnnl::convolution_forward& primitive, const std::byte* filter,
                                               const std::byte* bias) const {
-  return {desc_of(primitive, dnnl::query::src_md), desc_of(primitive, dnnl::query::dst_md), desc_of(primitive, dnnl::query::scratchpad_md),
+  return {desc_of(primitive, dnnl::query::src_md), desc_of(primitive, dnnl::query::dst_md),
+          desc_of(primitive, dnnl::query::scratchpad_md),
           dnnl::memory(desc_of(primitive, dnnl::query::weights_md), engine_, const_cast<std::byte*>(filter)),
           dnnl::memory(desc_of(primitive, dnnl::query::weights_md, 1), engine_, const_cast<std::byte*>(bias))};
 }
 
-void OneDnn::run_convolution(const dnnl::convolution_forward& primitive, const ConvMemory& memory, const std::byte* window,
-                             std::byte* row) {
+void OneDnn::run_convolution(const dnnl::convolution_forward& primitive, const ConvMemory& memory,
+                             const std::byte* window, std::byte* row) {
   std::unordered_map<int, dnnl::memory> arguments{
       {DNNL_ARG_SRC, dnnl::memory(memory.source, engine_, const_cast<std::byte*>(window))},
       {DNNL_ARG_WEIGHTS, memory.filter},
@@ -141,6 +148,7 @@ void OneDnn::run_convolution(const dnnl::convolution_forward& primitive, const C
     std::byte* scratchpad = scratchpads_[static_cast<size_t>(omp_get_thread_num())].data();
     arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(memory.scratchpad, engine_, scratchpad));
   }
+  const SingleThreadScope scope(true);
   with_dnnl_errors("a convolution", [&] { primitive.execute(stream_, arguments); });
 }
 

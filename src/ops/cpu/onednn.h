@@ -14,7 +14,8 @@
 
 namespace nostos::cpu {
 
-/// Rows of a fixed block, and output columns, where rows are not independent by themselves (see OneDnn::rows_independent).
+/// Rows of a fixed block, and output columns, where rows are not independent by themselves (see
+/// OneDnn::rows_independent).
 inline constexpr int64_t kBlockRows = 64;
 inline constexpr int64_t kBlockColumns = 256;
 
@@ -24,8 +25,8 @@ decltype(auto) with_dnnl_errors(const char* what, const Call& call) {
   try {
     return call();
   } catch (const dnnl::error& error) {
-    fail(error.status == dnnl_out_of_memory ? ErrorKind::out_of_memory : ErrorKind::internal, "oneDNN: {} failed: {} (status {})",
-         what, error.what(), static_cast<int>(error.status));
+    fail(error.status == dnnl_out_of_memory ? ErrorKind::out_of_memory : ErrorKind::internal,
+         "oneDNN: {} failed: {} (status {})", what, error.what(), static_cast<int>(error.status));
   }
 }
 
@@ -33,7 +34,8 @@ inline dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-/// Makes oneDNN build primitives for one thread while it lives: those that run inside a parallel loop.
+/// Makes oneDNN build and run primitives with one thread while it lives: those of a parallel loop. (Inside a parallel region of several
+/// threads oneDNN does so by itself, in one of a single thread it does not.)
 class SingleThreadScope {
  public:
   explicit SingleThreadScope(bool active);
@@ -79,16 +81,20 @@ class OneDnn {
   const dnnl::convolution_forward& convolution(const ConvKey& key, const dnnl::memory::desc& filter);
 
   /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.
-  void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias, float* c);
+  void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
+                  float* c);
 
-  ConvMemory convolution_memory(const dnnl::convolution_forward& primitive, const std::byte* filter, const std::byte* bias) const;
+  ConvMemory convolution_memory(const dnnl::convolution_forward& primitive, const std::byte* filter,
+                                const std::byte* bias) const;
   /// Convolves one row; from a parallel loop.
-  void run_convolution(const dnnl::convolution_forward& primitive, const ConvMemory& memory, const std::byte* window, std::byte* row);
+  void run_convolution(const dnnl::convolution_forward& primitive, const ConvMemory& memory, const std::byte* window,
+                       std::byte* row);
 
   const dnnl::engine& engine() const { return engine_; }
   dnnl::stream& stream() { return stream_; }
   bool has_bf16() const { return has_bf16_; }
-  /// \return whether oneDNN's own row results do not depend on the number of rows: with AVX-512 and proven by a self-check when the
+  /// \return whether oneDNN's own row results do not depend on the number of rows: with AVX-512 and proven by a
+  /// self-check when the
   /// context was made. Otherwise rows go through blocks of kBlockRows, each by one thread.
   bool rows_independent(DType dtype) const { return rows_independent_[dtype == DType::bf16 ? 1 : 0]; }
 
@@ -97,7 +103,8 @@ class OneDnn {
 
  private:
   bool check_rows(DType dtype);
-  /// Makes every thread's scratchpad at least `bytes`. Scratchpads are ours because oneDNN's own belong to the thread that made a primitive.
+  /// Makes every thread's scratchpad at least `bytes`. Scratchpads are ours because oneDNN's own belong to the thread
+  /// that made a primitive.
   void reserve_scratchpads(size_t bytes);
 
   dnnl::engine engine_;

@@ -1,9 +1,11 @@
 // Implements convolution on oneDNN, channels last, one output row at a time.
 //
-// oneDNN's own result for a row depends on how many rows an image has (it picks its blocking by the size), so every row is a convolution
-// of its own: the same primitive for each, run by one thread, whatever the number of rows, ranks and threads.
+// oneDNN's own result for a row depends on how many rows an image has (it picks its blocking by the size), so every
+// row is a convolution of its own: the same primitive for each, run by one thread, whatever the number of rows, ranks
+// and threads.
 #include <omp.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "ops/cpu/onednn.h"
@@ -24,7 +26,12 @@ namespace {
 using Tag = dnnl::memory::format_tag;
 using Dims = dnnl::memory::dims;
 
-dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneDnn::ConvKey& key, const dnnl::memory::desc& filter) {
+/// Filters are packed for rows of this width, and narrower rows are padded to it: for some narrow ones oneDNN has only its reference
+/// kernel with that layout (f32, widths up to 56 of 1 to 1100, measured with oneDNN 2.6.3).
+constexpr int64_t kTypicalWidth = 64;
+
+dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneDnn::ConvKey& key,
+                                                   const dnnl::memory::desc& filter) {
   const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
   const int64_t out_width = (key.width + key.left + key.right - key.kernel) / key.stride + 1;
   dnnl::primitive_attr attributes;
@@ -36,9 +43,10 @@ dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneD
   }
   const dnnl::convolution_forward::desc desc(
       dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
-      dnnl::memory::desc(Dims{1, key.in, key.kernel, key.width}, type, Tag::nhwc), filter, dnnl::memory::desc(Dims{key.out}, f32, Tag::a),
-      dnnl::memory::desc(Dims{1, key.out, 1, out_width}, f32, Tag::nhwc), Dims{key.stride, key.stride}, Dims{0, key.left},
-      Dims{0, key.right});
+      dnnl::memory::desc(Dims{1, key.in, key.kernel, key.width}, type, Tag::nhwc), filter,
+      dnnl::memory::desc(Dims{key.out}, f32, Tag::a),
+      dnnl::memory::desc(Dims{1, key.out, 1, out_width}, f32, Tag::nhwc), Dims{key.stride, key.stride},
+      Dims{0, key.left}, Dims{0, key.right});
   return dnnl::convolution_forward::primitive_desc(desc, attributes, dnn.engine());
 }
 
@@ -61,7 +69,6 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   Conv2d made{shape[1], shape[0], shape[2], filter.dtype(), nullptr, bias};
   auto packed = std::make_shared<PackedFilter>();
   with_dnnl_errors("packing a filter", [&] {
-    constexpr int64_t kTypicalWidth = 64;
     const SingleThreadScope scope(true);
     const int64_t pad = made.kernel / 2;
     const auto type = dnnl_type(made.dtype);
@@ -77,29 +84,41 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   return made;
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y, bool accumulate) {
+void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+            bool accumulate) {
   OneDnn& dnn = ctx.state<OneDnn>();
-  const int64_t height = x.shape()[0], width = x.shape()[1], out_height = y.shape()[0], out_width = y.shape()[1];
-  const OneDnn::ConvKey key{width, filter.in, filter.out, filter.kernel, stride, padding.left, padding.right, filter.dtype, accumulate};
+  const int64_t height = x.shape()[0], width = x.shape()[1], out_height = y.shape()[0];
+  const int64_t run_width = std::max(width, kTypicalWidth);
+  const OneDnn::ConvKey key{run_width,    filter.in,     filter.out,   filter.kernel, stride,
+                            padding.left, padding.right, filter.dtype, accumulate};
   const dnnl::convolution_forward& primitive = dnn.convolution(key, filter.packed->desc);
-  const OneDnn::ConvMemory memory = dnn.convolution_memory(primitive, filter.packed->storage.data(), filter.bias.bytes());
+  const OneDnn::ConvMemory memory =
+      dnn.convolution_memory(primitive, filter.packed->storage.data(), filter.bias.bytes());
   const size_t row_bytes = static_cast<size_t>(width * filter.in) * size_bytes(filter.dtype);
-  const size_t window_bytes = static_cast<size_t>(filter.kernel) * row_bytes;
-  for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, window_bytes);
+  const size_t run_row_bytes = static_cast<size_t>(run_width * filter.in) * size_bytes(filter.dtype);
+  const size_t window_bytes = static_cast<size_t>(filter.kernel) * run_row_bytes;
+  const size_t out_row_bytes = static_cast<size_t>(y.shape()[1] * filter.out) * sizeof(float);
+  const size_t scratch_bytes = window_bytes + memory.target.get_size();
+  for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, scratch_bytes);
 #pragma omp parallel for schedule(dynamic) num_threads(ctx.threads())
   for (int64_t row = 0; row < out_height; ++row) {
     const int64_t top = row * stride - padding.top;
+    const bool narrow = run_width > width, over_the_edge = top < 0 || top + filter.kernel > height;
     const std::byte* window = x.bytes() + top * static_cast<int64_t>(row_bytes);
-    if (top < 0 || top + filter.kernel > height) {
-      // Windows that reach over the edge are completed with rows of zeros.
-      std::byte* padded = dnn.workspace(omp_get_thread_num(), window_bytes);
+    std::byte* out = y.bytes() + static_cast<size_t>(row) * out_row_bytes;
+    std::byte* padded = dnn.workspace(omp_get_thread_num(), scratch_bytes);
+    if (narrow || over_the_edge) {
       std::memset(padded, 0, window_bytes);
       for (int64_t tap = std::max<int64_t>(0, -top); tap < std::min(filter.kernel, height - top); ++tap) {
-        std::memcpy(padded + static_cast<size_t>(tap) * row_bytes, window + tap * static_cast<int64_t>(row_bytes), row_bytes);
+        std::memcpy(padded + static_cast<size_t>(tap) * run_row_bytes, window + tap * static_cast<int64_t>(row_bytes),
+                    row_bytes);
       }
       window = padded;
     }
-    dnn.run_convolution(primitive, memory, window, y.bytes() + static_cast<size_t>(row * out_width * filter.out) * sizeof(float));
+    std::byte* run_out = narrow ? padded + window_bytes : out;
+    if (narrow && accumulate) std::memcpy(run_out, out, out_row_bytes);
+    dnn.run_convolution(primitive, memory, window, run_out);
+    if (narrow) std::memcpy(out, run_out, out_row_bytes);
   }
 }
 

@@ -43,18 +43,22 @@ Linear pack_linear(Context& ctx, ConstView weight) {
 
 namespace {
 
-/// Fixed blocks of kBlockRows rows and kBlockColumns columns, each by one thread: the last rows are padded with zeros to a whole block,
+/// Fixed blocks of kBlockRows rows and kBlockColumns columns, each by one thread: the last rows are padded with zeros
+/// to a whole block,
 /// so that every row meets the same kernel whatever the number of rows and threads.
 void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, View y, bool accumulate) {
   const int64_t rows = x.shape()[0];
-  const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows, column_blocks = (w.out + kBlockColumns - 1) / kBlockColumns;
+  const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows,
+                column_blocks = (w.out + kBlockColumns - 1) / kBlockColumns;
   const size_t element = size_bytes(w.dtype);
   const size_t padded_x_bytes = static_cast<size_t>(kBlockRows * w.in) * element;
   const size_t padded_y_bytes = static_cast<size_t>(kBlockRows * kBlockColumns) * sizeof(float);
   const auto key = [&](int64_t columns) {
-    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.dtype, static_cast<bool>(w.bias), false, true};
+    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.dtype, static_cast<bool>(w.bias),
+                             false,      true};
   };
-  for (const int64_t columns : {std::min(kBlockColumns, w.out), w.out - (column_blocks - 1) * kBlockColumns}) dnn.matmul(key(columns));
+  for (const int64_t columns : {std::min(kBlockColumns, w.out), w.out - (column_blocks - 1) * kBlockColumns})
+    dnn.matmul(key(columns));
   for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, padded_x_bytes + padded_y_bytes);
   const float* bias = w.bias ? w.bias.data<float>() : nullptr;
   float* out = y.data<float>();
@@ -72,7 +76,8 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
       }
       float* block = reinterpret_cast<float*>(scratch + padded_x_bytes);
       const OneDnn::MatmulKey block_key = key(columns);
-      dnn.run_matmul(dnn.matmul(block_key), block_key, a, w.packed->storage.data() + static_cast<size_t>(left * w.in) * element,
+      dnn.run_matmul(dnn.matmul(block_key), block_key, a,
+                     w.packed->storage.data() + static_cast<size_t>(left * w.in) * element,
                      bias == nullptr ? nullptr : bias + left, block);
       for (int64_t i = 0; i < count; ++i) {
         float* to = out + (first + i) * w.out + left;
@@ -88,7 +93,7 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   OneDnn& dnn = ctx.state<OneDnn>();
   if (x.shape()[0] == 0) return;
   if (!w.packed->blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
-  const OneDnn::MatmulKey key{x.shape()[0], w.in,   w.out,  0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
+  const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
                               accumulate,   false};
   dnn.run_matmul(dnn.matmul(key), key, x.bytes(), w.packed->storage.data(), w.bias ? w.bias.data<float>() : nullptr,
                  y.data<float>());
@@ -116,6 +121,8 @@ void BlockMatmul::reserve_workspaces(size_t bytes) {
   for (int thread = 0; thread < ctx_.threads(); ++thread) workspace(thread, bytes);
 }
 
-std::byte* BlockMatmul::workspace(int thread, size_t bytes) const { return ctx_.state<OneDnn>().workspace(thread, bytes); }
+std::byte* BlockMatmul::workspace(int thread, size_t bytes) const {
+  return ctx_.state<OneDnn>().workspace(thread, bytes);
+}
 
 }  // namespace nostos::cpu

@@ -14,7 +14,8 @@ bool has_bf16_products(Context& ctx);
 
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);
 size_t packed_bytes(const PackedFilter& packed);
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y, bool accumulate);
+void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+            bool accumulate);
 
 void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
@@ -23,8 +24,8 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums);
 void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
                       View out);
 
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
-                      ops::RotaryPairs pairs, View q, View k, View v);
+void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, ops::RotaryPairs pairs, View q, View k, View v);
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
 
 void silu_mul(Context& ctx, ConstView gate_up, View out);

@@ -8,7 +8,8 @@
 
 namespace nostos::cpu {
 
-/// Calls body(begin, end) on equal parts of [0, count), one part a thread; no more threads than `count / grain`. The body must not throw.
+/// Calls body(begin, end) on equal parts of [0, count), one part a thread; no more threads than `count / grain`. The
+/// body must not throw.
 template <class Body>
 void parallel_ranges(const Context& ctx, int64_t count, int64_t grain, const Body& body) {
   const int64_t parts = std::clamp<int64_t>(count / std::max<int64_t>(grain, 1), 1, ctx.threads());
@@ -16,7 +17,7 @@ void parallel_ranges(const Context& ctx, int64_t count, int64_t grain, const Bod
     if (count > 0) body(int64_t{0}, count);
     return;
   }
-#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static, 1)
+#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static, 1)
   for (int64_t part = 0; part < parts; ++part) body(count * part / parts, count * (part + 1) / parts);
 }
 

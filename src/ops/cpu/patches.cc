@@ -51,8 +51,10 @@ void latents_to_image(Context& ctx, ConstView latents, float scale, float shift,
       for (int64_t p = begin; p < end; ++p) {
         for (int64_t c = 0; c < channels; ++c) {
           const float value = from[c * pixels + p] / scale + shift;
-          if constexpr (sizeof(Out) == sizeof(float)) to[p * channels + c] = value;
-          else to[p * channels + c] = to_bfloat16(value);
+          if constexpr (sizeof(Out) == sizeof(float))
+            to[p * channels + c] = value;
+          else
+            to[p * channels + c] = to_bfloat16(value);
         }
       }
     });

@@ -30,7 +30,8 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   return made;
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y, bool accumulate) {
+void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+            bool accumulate) {
   const int64_t height = x.shape()[0], width = x.shape()[1];
   const int64_t out_height = y.shape()[0], out_width = y.shape()[1], kernel = filter.kernel;
   const float* in = x.data<float>();

@@ -62,7 +62,8 @@ void BlockMatmul::run(const Product& p, const void* a, const void* b, float* c) 
   for (int64_t r = 0; r < p.rows; ++r) {
     for (int64_t o = 0; o < p.out; ++o) {
       float sum = 0;
-      for (int64_t k = 0; k < p.in; ++k) sum += left[r * p.a_stride + k] * right[k * p.b_stride_in + o * p.b_stride_out];
+      for (int64_t k = 0; k < p.in; ++k)
+        sum += left[r * p.a_stride + k] * right[k * p.b_stride_in + o * p.b_stride_out];
       c[r * p.c_stride + o] = sum;
     }
   }

@@ -1,7 +1,8 @@
 // Owns the vectorised inner loops; compiled once per instruction set with NOSTOS_ISA naming the table.
 #include "ops/cpu/row_kernels.h"
 
-// Everything but the table is in the unnamed namespace and calls no library template: an inline function compiled here for AVX-512
+// Everything but the table is in the unnamed namespace and calls no library template: an inline function compiled here
+// for AVX-512
 // must never be the copy that the linker keeps for a CPU without it.
 namespace nostos::cpu {
 namespace {
@@ -15,12 +16,15 @@ inline void store(float value, bfloat16* out) {
   out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
+constexpr float kRoundingMagic =
+    12582912.f;  // 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits
+constexpr float kLog2E = 1.44269504088896341f;
+
 // Cephes' expf: x = n ln2 + r, a polynomial of degree 7 in r; relative error below 2e-7 on the clamped range.
 inline float fast_exp(float x) {
-  constexpr float kRoundingMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits
   x = x < -87.3365f ? -87.3365f : x;
   x = x > 88.3762f ? 88.3762f : x;
-  const float shifted = x * 1.44269504088896341f + kRoundingMagic;
+  const float shifted = x * kLog2E + kRoundingMagic;
   const float n = shifted - kRoundingMagic;
   float r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
@@ -33,6 +37,29 @@ inline float fast_exp(float x) {
   const float y = p * r * r + r + 1.f;
   const int32_t exponent = __builtin_bit_cast(int32_t, shifted) - 0x4b400000 + 127;
   return y * __builtin_bit_cast(float, exponent << 23);
+}
+
+// 2^t for t <= 0: a minimax polynomial of degree 5 for the fraction, the integer added to the exponent; relative error
+// below 2.5e-7
+// (measured over the fraction's range). Results below 2^-126 come out as 2^-126.
+inline float exp2_nonpositive(float t) {
+  t = t < -126.f ? -126.f : t;
+  const float shifted = t + kRoundingMagic;
+  const float r = t - (shifted - kRoundingMagic);
+  float p = 1.327647129e-3f;
+  p = p * r + 9.675541893e-3f;
+  p = p * r + 5.550713092e-2f;
+  p = p * r + 2.402212024e-1f;
+  p = p * r + 6.931469440e-1f;
+  p = p * r + 1.f;
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + (__builtin_bit_cast(uint32_t, shifted) << 23));
+}
+
+// Rounding to nearest even for values that are no NaN but the default one, as the softmax's are.
+inline void store_number(float value, float* out) { *out = value; }
+inline void store_number(float value, bfloat16* out) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  out->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 inline float silu_of(float x) { return x / (1.f + fast_exp(-x)); }
@@ -113,12 +140,13 @@ float softmax_exp(const float* x, float scale, int64_t n, Out* out) {
   float top = x[0];
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < n; ++i) top = top < x[i] ? x[i] : top;
+  const float factor = scale * kLog2E;
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const float e = fast_exp((x[i] - top) * scale);
+    const float e = exp2_nonpositive((x[i] - top) * factor);
     sum += e;
-    store(e, out + i);
+    store_number(e, out + i);
   }
   return sum;
 }
@@ -130,7 +158,8 @@ void scale(const float* x, float factor, int64_t n, Out* out) {
 }
 
 template <class Out>
-void affine(const float* x, const float* a, const float* b, int64_t pixels, int64_t channels, bool with_silu, Out* out) {
+void affine(const float* x, const float* a, const float* b, int64_t pixels, int64_t channels, bool with_silu,
+            Out* out) {
   for (int64_t p = 0; p < pixels; ++p, x += channels, out += channels) {
     if (with_silu) {
 #pragma omp simd
@@ -142,7 +171,8 @@ void affine(const float* x, const float* a, const float* b, int64_t pixels, int6
   }
 }
 
-void add_gated_rms_norm(const float* projected, const float* weight, const float* gate, float eps, int64_t n, float* x) {
+void add_gated_rms_norm(const float* projected, const float* weight, const float* gate, float eps, int64_t n,
+                        float* x) {
   const float inverse = inverse_rms(projected, eps, n);
   if (gate != nullptr) {
 #pragma omp simd
@@ -171,7 +201,8 @@ void bf16_to_f32(const bfloat16* x, int64_t n, float* out) {
 
 template <class Out>
 constexpr OutputKernels<Out> output_kernels() {
-  return {rms_norm<Out>, layer_norm<Out>, rotate<Out>, silu_mul<Out>, silu<Out>, softmax_exp<Out>, scale<Out>, affine<Out>};
+  return {rms_norm<Out>, layer_norm<Out>,  rotate<Out>, silu_mul<Out>,
+          silu<Out>,     softmax_exp<Out>, scale<Out>,  affine<Out>};
 }
 
 }  // namespace

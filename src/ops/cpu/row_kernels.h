@@ -21,7 +21,8 @@ struct OutputKernels {
   /// out = silu(gate) * up, n elements.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, Out* out);
   void (*silu)(const float* x, int64_t n, Out* out);
-  /// out = exp(scale * (x - max x)), n >= 1 elements; \return the float32 sum of the exponentials before rounding to Out.
+  /// out = exp(scale * (x - max x)), n >= 1 elements; \return the float32 sum of the exponentials before rounding to
+  /// Out.
   float (*softmax_exp)(const float* x, float scale, int64_t n, Out* out);
   /// out = x * factor, n elements.
   void (*scale)(const float* x, float factor, int64_t n, Out* out);
@@ -33,15 +34,18 @@ struct RowKernels {
   OutputKernels<float> to_f32;
   OutputKernels<bfloat16> to_bf16;
   /// x += gate * rms_norm(projected) * weight, n elements; gate may be null.
-  void (*add_gated_rms_norm)(const float* projected, const float* weight, const float* gate, float eps, int64_t n, float* x);
+  void (*add_gated_rms_norm)(const float* projected, const float* weight, const float* gate, float eps, int64_t n,
+                             float* x);
   /// Adds the sums and sums of squares over `pixels` of each channel to sums[channels] and squares[channels].
   void (*channel_sums)(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares);
   void (*bf16_to_f32)(const bfloat16* x, int64_t n, float* out);
 
   template <class Out>
   const OutputKernels<Out>& of() const {
-    if constexpr (sizeof(Out) == sizeof(float)) return to_f32;
-    else return to_bf16;
+    if constexpr (sizeof(Out) == sizeof(float))
+      return to_f32;
+    else
+      return to_bf16;
   }
 };
 

@@ -9,8 +9,10 @@ namespace nostos::cpu {
 /// Calls body(pointer) with `out`'s elements as float* or bfloat16*.
 template <class Body>
 void with_output(View out, const Body& body) {
-  if (out.dtype() == DType::bf16) body(out.data<bfloat16>());
-  else body(out.data<float>());
+  if (out.dtype() == DType::bf16)
+    body(out.data<bfloat16>());
+  else
+    body(out.data<float>());
 }
 
 /// \return the elements, or null for an absent view.
