@@ -1,4 +1,5 @@
-"""The sprites: which Noto Color Emoji the scenes are made of, what they are called, and the atlas rendered from the font.
+"""The sprites: which Noto Color Emoji the scenes are made of, what they are called, and the atlas rendered from the
+font.
 
     python tools/train_mini/sprites.py ATLAS.npz [--sheet SHEET.png] [--font NotoColorEmoji.ttf]
 
@@ -130,10 +131,11 @@ TABLE = """
 🤖|robot|object
 🧑‍🚀|astronaut|space
 🧍|person{people}|person
-🚶|walking person{walking people}|person
-🏃|runner/running person{running people}|person
-💃|woman{women}/dancing woman{dancing women}|person
-🕺|man{men}/dancing man{dancing men}|person
+🧍🏽‍♀️|woman{women}|person
+🧍🏾‍♂️|man{men}|person
+🚶‍♂️|walking man{walking men}|person
+🏃🏽‍♀️|running woman{running women}|person
+💃|dancer|person
 🧘|sitting person{sitting people}|person
 👫|couple|person
 🏄|surfer|surf
@@ -181,11 +183,14 @@ def tagged(*tags):
 
 
 def build_atlas(font_path=FONT):
-    """Renders every sprite from the font, centred with 2 px to spare: uint8 [sprites, SIDE, SIDE, 4], straight alpha."""
+    """Renders every sprite from the font, centred with 2 px to spare: uint8 [sprites, SIDE, SIDE, 4], straight
+    alpha."""
     from PIL import Image, ImageDraw, ImageFont, features
 
     if not features.check("raqm"):
-        raise RuntimeError("Pillow was built without raqm, which joins emoji sequences; install a Pillow wheel that has it")
+        raise RuntimeError(
+            "Pillow was built without raqm, which joins emoji sequences; install a Pillow wheel that has it"
+        )
     font = ImageFont.truetype(font_path, 109, layout_engine=ImageFont.Layout.RAQM)
     atlas = np.zeros((len(SPRITES), SIDE, SIDE, 4), np.uint8)
     for i, sprite in enumerate(SPRITES):
@@ -207,7 +212,9 @@ def load_atlas(path):
     """The atlas of a file that this tool wrote; refuses one of another sprite list."""
     atlas = np.load(path)["atlas"]
     if atlas.shape != (len(SPRITES), SIDE, SIDE, 4):
-        raise ValueError(f"{path}: atlas has shape {atlas.shape}, the sprite list needs {(len(SPRITES), SIDE, SIDE, 4)}")
+        raise ValueError(
+            f"{path}: atlas has shape {atlas.shape}, the sprite list needs {(len(SPRITES), SIDE, SIDE, 4)}"
+        )
     return atlas
 
 

@@ -1,0 +1,150 @@
+// Tests every sub-step of the embedded model against diffusers, so that a mismatch names the first wrong one.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "models/golden.h"
+#include "models/weight_builder.h"
+#include "ops/patches.h"
+#include "pipeline/model_parts.h"
+
+namespace nostos::test {
+namespace {
+
+constexpr double kTolerance = 1e-4;  // measured: at most 2e-6
+
+SafetensorsFile probes(const char* part) {
+  return SafetensorsFile(embedded_model().cases.parent_path() / (std::string("probes_") + part + ".safetensors"));
+}
+
+std::vector<int64_t> integers(ConstView view) { return {view.data<int64_t>(), view.data<int64_t>() + view.elements()}; }
+
+/// Compares what the engine reports with the file's tensors of the same name; counts those compared.
+class Comparison {
+ public:
+  explicit Comparison(const SafetensorsFile& file) : file_(file) {}
+
+  void compare(const std::string& name, ConstView value) {
+    if (!file_.tensors().contains(name)) return;
+    ++compared_;
+    EXPECT_LE(relative_error(value, file_.tensor(name)), kTolerance) << name;
+  }
+
+  /// \param rows where the file's rows stand in `value`; the engine leaves out pad rows that nothing reads (final
+  /// layer).
+  void compare_rows(const std::string& name, ConstView value, const std::vector<int64_t>& rows) {
+    if (!file_.tensors().contains(name)) return;
+    ++compared_;
+    const ConstView wanted = file_.tensor(name);
+    ASSERT_EQ(wanted.shape()[0], static_cast<int64_t>(rows.size())) << name;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] >= value.shape()[0]) continue;
+      EXPECT_LE(relative_error(value.rows(rows[i], 1), wanted.rows(static_cast<int64_t>(i), 1)), kTolerance)
+          << name << " row " << rows[i];
+    }
+  }
+  int compared() const { return compared_; }
+
+ private:
+  const SafetensorsFile& file_;
+  int compared_ = 0;
+};
+
+TEST(Probes, TextEncoder) {
+  const SafetensorsFile file = probes("text_encoder");
+  Context ctx;
+  ModelParts parts(ctx, embedded_model().model, false, DType::f32);
+  const std::vector<int64_t> wide = integers(file.tensor("input_ids"));
+  const std::vector<int32_t> ids(wide.begin(), wide.end());
+  Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
+  Comparison comparison(file);
+  parts.encoder(ctx).encode(ctx, ids, features, [&](std::string_view name, ConstView rows) {
+    comparison.compare("text_encoder." + std::string(name), rows);
+  });
+  EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
+}
+
+TEST(Probes, Transformer) {
+  const SafetensorsFile file = probes("transformer");
+  Context ctx;
+  ModelParts parts(ctx, embedded_model().model, false, DType::f32);
+  const zimage::Transformer& model = parts.transformer(ctx);
+  const zimage::Config& config = model.config();
+  const ConstView latents = file.tensor("latents"), features = file.tensor("prompt_embeds");
+  const zimage::TokenGrid grid{latents.shape()[2] / config.patch, latents.shape()[3] / config.patch};
+  const std::vector<int64_t> image_rows = integers(file.tensor("image_rows")),
+                             caption_rows = integers(file.tensor("caption_rows"));
+  std::vector<int64_t> all_rows = image_rows;
+  for (const int64_t row : caption_rows) all_rows.push_back(grid.padded() + row);
+
+  Comparison comparison(file);
+  const zimage::Probe probe = [&](std::string_view name, ConstView value) {
+    const bool is_layer = name.starts_with("layers."),
+               is_caption = name.starts_with("cap") || name.starts_with("context");
+    const std::vector<int64_t>& rows = is_layer ? all_rows : is_caption ? caption_rows : image_rows;
+    if (name == "t_embedder")
+      comparison.compare("transformer.t_embedder", value);
+    else
+      comparison.compare_rows("transformer." + std::string(name), value, rows);
+  };
+  Arena arena({}, size_t{64} << 20);
+  const auto conditioning = zimage::Conditioning::take(arena, config, grid, features.shape()[0]);
+  const auto modulation = zimage::Modulation::take(arena, config, 1);
+  const auto scratch = zimage::Scratch::take(arena, config, grid, conditioning, DType::f32);
+  Tensor tokens({}, DType::f32, {grid.tokens(), config.patch_width()}), velocity({}, DType::f32, tokens.shape());
+  ops::patchify(ctx, latents.reshape({latents.shape()[1], latents.shape()[2], latents.shape()[3]}), config.patch,
+                tokens);
+  model.condition(ctx, grid, features, conditioning, probe);
+  comparison.compare_rows("transformer.rope_cos", conditioning.rope.cos, all_rows);
+  comparison.compare_rows("transformer.rope_sin", conditioning.rope.sin, all_rows);
+  model.modulate(ctx, {file.tensor("t").data<float>(), 1}, modulation, probe);
+  model.forward(ctx, grid, tokens, conditioning, modulation, 0, scratch, velocity, probe);
+  Tensor output({}, DType::f32, {latents.shape()[1], latents.shape()[2], latents.shape()[3]});
+  ops::unpatchify(ctx, velocity, config.patch, output);
+  comparison.compare("transformer.output", output);
+  // Everything but each block's last state: six sub-steps in the first noise refiner and the first layer.
+  const int64_t blocks = 2 * config.refiner_layers + config.layers;
+  EXPECT_EQ(comparison.compared(), blocks + 2 * 6 + 7);
+}
+
+TEST(Probes, Autoencoder) {
+  const SafetensorsFile file = probes("vae");
+  Context ctx;
+  ModelParts parts(ctx, embedded_model().model, false, DType::f32);
+  const autoencoder_kl::Config& config = parts.vae_config();
+  WeightBuilder builder(
+      ctx,
+      std::make_shared<StoreSource>(WeightStore::open(embedded_model().model / "vae"), "", StoreSource::Mode::load),
+      DType::f32);
+  const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::f32);
+  Comparison comparison(file);
+  const autoencoder_kl::Probe probe = [&](std::string_view name, ConstView value) {
+    const Tensor first = to_channels_first(value);
+    comparison.compare("vae." + std::string(name), first);
+  };
+
+  const ConstView input = file.tensor("vae.decoder.input");  // already unscaled
+  const int64_t height = input.shape()[1], width = input.shape()[2];
+  Tensor latents({}, DType::f32, input.shape());
+  for (int64_t i = 0; i < input.elements(); ++i) {
+    latents.data<float>()[i] = (input.data<float>()[i] - config.shift_factor) * config.scaling_factor;
+  }
+  Arena arena({}, size_t{64} << 20);
+  Tensor image({}, DType::f32, {height * config.scale(), width * config.scale(), 3});
+  vae.decode(ctx, latents, vae.take_decode_scratch(arena, height, width), image, probe);
+  EXPECT_EQ(comparison.compared(),
+            8 + static_cast<int>(config.block_channels.size()) + static_cast<int>(config.layers_per_block));
+
+  arena.rewind(0);
+  const Tensor picture = to_channels_last(file.tensor("vae.encoder.input"));
+  Tensor moments({}, DType::f32, {height, width, 2 * config.latent_channels});
+  vae.encode(ctx, picture, vae.take_encode_scratch(arena, picture.shape()[0], picture.shape()[1]), moments, probe);
+  comparison.compare("vae.moments", to_channels_first(moments));
+  const int decoder = 8 + static_cast<int>(config.block_channels.size()) + static_cast<int>(config.layers_per_block);
+  EXPECT_EQ(comparison.compared(),
+            decoder + 7 + static_cast<int>(config.block_channels.size()) + static_cast<int>(config.layers_per_block));
+}
+
+}  // namespace
+}  // namespace nostos::test

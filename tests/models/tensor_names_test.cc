@@ -1,0 +1,60 @@
+// Tests that the weight walks name exactly the tensors of the full-size classes, with their shapes.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "models/autoencoder_kl/weights.h"
+#include "models/qwen3/weights.h"
+#include "models/zimage/weights.h"
+
+namespace nostos::test {
+namespace {
+
+const std::filesystem::path kRoot(NOSTOS_SOURCE_DIR);
+
+/// \return the list that diffusers and transformers gave on the meta device.
+std::map<std::string, std::string> wanted(const char* part) {
+  std::ifstream file(kRoot / "tests/data/tensor_names" / (std::string(part) + ".json"));
+  std::map<std::string, std::string> names;
+  nlohmann::json json = nlohmann::json::parse(file);
+  for (const auto& [name, extents] : (json.contains("tensors") ? json["tensors"] : json).items()) {
+    Shape shape;
+    for (const int64_t extent : extents) shape.push_back(extent);
+    names[name] = to_string(shape);
+  }
+  return names;
+}
+
+/// \return what a walk asks for.
+template <class Walk>
+std::map<std::string, std::string> walked(const Walk& walk) {
+  Context ctx({}, 1);
+  const auto source = std::make_shared<ListingSource>();
+  WeightBuilder builder(ctx, source, DType::bf16);
+  walk(builder);
+  std::map<std::string, std::string> names;
+  for (const auto& [name, shape] : source->shapes()) names[name] = to_string(shape);
+  return names;
+}
+
+TEST(TensorNames, Transformer) {
+  const zimage::Config config = zimage::load_config(kRoot / "models/z-image-turbo/transformer/config.json");
+  EXPECT_EQ(walked([&](WeightBuilder& builder) { zimage::build_weights(config, builder); }), wanted("transformer"));
+}
+
+TEST(TensorNames, TextEncoder) {
+  const qwen3::Config config = qwen3::load_config(kRoot / "models/z-image-turbo/text_encoder/config.json");
+  EXPECT_EQ(walked([&](WeightBuilder& builder) { qwen3::build_weights(config, builder); }), wanted("text_encoder"));
+}
+
+TEST(TensorNames, Autoencoder) {
+  const autoencoder_kl::Config config = autoencoder_kl::load_config(kRoot / "models/z-image-turbo/vae/config.json");
+  for (const bool with_encoder : {false, true}) {
+    EXPECT_EQ(walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, with_encoder, builder); }),
+              wanted("vae"));
+  }
+}
+
+}  // namespace
+}  // namespace nostos::test

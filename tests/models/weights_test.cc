@@ -1,0 +1,103 @@
+// Tests that checkpoints that do not fit their config are refused by name.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "base/error.h"
+#include "io/safetensors.h"
+#include "models/qwen3/weights.h"
+#include "models/weight_builder.h"
+
+namespace nostos::test {
+namespace {
+
+/// A tiny text encoder whose tensors a test may spoil.
+class WeightsTest : public testing::Test {
+ protected:
+  WeightsTest() {
+    config_.vocabulary = 11;
+    config_.hidden = 8;
+    config_.ffn = 12;
+    config_.layers = 2;
+    config_.heads = 2;
+    config_.kv_heads = 1;
+    config_.head_dim = 4;
+    Context ctx({}, 1);
+    const auto source = std::make_shared<ListingSource>();
+    WeightBuilder builder(ctx, source, DType::f32);
+    qwen3::build_weights(config_, builder);
+    for (const auto& [name, shape] : source->shapes()) {
+      Tensor tensor({}, DType::f32, shape);
+      for (int64_t i = 0; i < shape.elements(); ++i) tensor.data<float>()[i] = static_cast<float>(i % 7);
+      tensors_.insert_or_assign(name, std::move(tensor));
+    }
+    folder_ = std::filesystem::path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::create_directories(folder_);
+  }
+  ~WeightsTest() override { std::filesystem::remove_all(folder_); }
+
+  qwen3::Weights load() {
+    std::vector<NamedTensor> named;
+    for (const auto& [name, tensor] : tensors_) named.push_back({name, tensor.view()});
+    write_safetensors(folder_ / "model.safetensors", named);
+    Context ctx({}, 1);
+    const auto walk = [&](StoreSource::Mode mode) {
+      WeightBuilder builder(ctx, std::make_shared<StoreSource>(WeightStore::open(folder_), "", mode), DType::f32);
+      return qwen3::build_weights(config_, builder);
+    };
+    walk(StoreSource::Mode::check_only);
+    return walk(StoreSource::Mode::load);
+  }
+
+  std::string failure() {
+    try {
+      load();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::model);
+      return error.what();
+    }
+    ADD_FAILURE() << "the weights were accepted";
+    return "";
+  }
+
+  qwen3::Config config_;
+  std::map<std::string, Tensor> tensors_;
+  std::filesystem::path folder_;
+};
+
+TEST_F(WeightsTest, CompleteLoads) {
+  const qwen3::Weights weights = load();
+  ASSERT_EQ(weights.layers.size(), 1u);
+  EXPECT_EQ(weights.embedding.shape(), Shape({11, 8}));
+  EXPECT_EQ(weights.embedding.data<float>()[5], 5.f);
+  EXPECT_GT(weights.storage.bytes, 0u);
+}
+
+TEST_F(WeightsTest, MissingAreAllNamed) {
+  tensors_.erase("layers.0.self_attn.q_norm.weight");
+  tensors_.erase("layers.1.mlp.up_proj.weight");  // of the layer that never runs: the layout is checked all the same
+  const std::string message = failure();
+  EXPECT_NE(message.find("layers.0.self_attn.q_norm.weight is missing"), std::string::npos) << message;
+  EXPECT_NE(message.find("layers.1.mlp.up_proj.weight is missing"), std::string::npos) << message;
+}
+
+TEST_F(WeightsTest, WrongShapeSaysBothShapes) {
+  tensors_.insert_or_assign("layers.0.mlp.down_proj.weight", Tensor({}, DType::f32, {12, 8}));
+  const std::string message = failure();
+  EXPECT_NE(message.find("layers.0.mlp.down_proj.weight"), std::string::npos) << message;
+  EXPECT_NE(message.find("[12, 8]"), std::string::npos) << message;
+  EXPECT_NE(message.find("[8, 12]"), std::string::npos) << message;
+}
+
+TEST_F(WeightsTest, WrongDtypeIsNamed) {
+  tensors_.insert_or_assign("norm.weight", Tensor({}, DType::i64, {8}));
+  EXPECT_NE(failure().find("norm.weight in"), std::string::npos);
+}
+
+TEST_F(WeightsTest, UnusedAreIgnored) {
+  tensors_.insert_or_assign("lm_head.weight", Tensor({}, DType::f32, {11, 8}));
+  EXPECT_NO_THROW(load());
+}
+
+}  // namespace
+}  // namespace nostos::test
