@@ -79,7 +79,7 @@ TEST(Probes, Transformer) {
   for (const int64_t row : caption_rows) all_rows.push_back(grid.padded() + row);
 
   Comparison comparison(file);
-  const zimage::Probe probe = [&](std::string_view name, ConstView value) {
+  const nn::Probe probe = [&](std::string_view name, ConstView value) {
     const bool is_layer = name.starts_with("layers."),
                is_caption = name.starts_with("cap") || name.starts_with("context");
     const std::vector<int64_t>& rows = is_layer ? all_rows : is_caption ? caption_rows : image_rows;
@@ -119,7 +119,7 @@ TEST(Probes, Autoencoder) {
       DType::f32);
   const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::f32);
   Comparison comparison(file);
-  const autoencoder_kl::Probe probe = [&](std::string_view name, ConstView value) {
+  const nn::Probe probe = [&](std::string_view name, ConstView value) {
     const Tensor first = to_channels_first(value);
     comparison.compare("vae." + std::string(name), first);
   };

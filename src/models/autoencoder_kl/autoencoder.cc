@@ -19,7 +19,7 @@ constexpr float kNormEps = 1e-6f;
 /// One pass through a side: the current image and the memory it moves through.
 class Pass {
  public:
-  Pass(Context& ctx, const Config& config, const Scratch& scratch, const Probe& probe, std::string name)
+  Pass(Context& ctx, const Config& config, const Scratch& scratch, const nn::Probe& probe, std::string name)
       : ctx_(ctx), config_(config), s_(scratch), probe_(probe), name_(std::move(name)) {}
 
   int64_t height = 0, width = 0, channels = 0;
@@ -108,7 +108,7 @@ class Pass {
   Context& ctx_;
   const Config& config_;
   const Scratch& s_;
-  const Probe& probe_;
+  const nn::Probe& probe_;
   std::string name_;
 };
 
@@ -171,7 +171,7 @@ Scratch Autoencoder::take_encode_scratch(Arena& arena, int64_t height, int64_t w
 }
 
 void Autoencoder::decode(Context& ctx, ConstView latents, const Scratch& scratch, View image,
-                         const Probe& probe) const {
+                         const nn::Probe& probe) const {
   const SideWeights& w = weights_.decoder;
   Pass pass(ctx, config_, scratch, probe, "decoder");
   pass.height = latents.shape()[1];
@@ -197,7 +197,7 @@ void Autoencoder::decode(Context& ctx, ConstView latents, const Scratch& scratch
 }
 
 void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, View moments,
-                         const Probe& probe) const {
+                         const nn::Probe& probe) const {
   check(weights_.encoder.has_value(), "the VAE was loaded without its encoder");
   const SideWeights& w = *weights_.encoder;
   Pass pass(ctx, config_, scratch, probe, "encoder");

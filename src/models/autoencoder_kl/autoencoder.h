@@ -2,12 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <string_view>
 
 #include "device/context.h"
 #include "models/autoencoder_kl/config.h"
 #include "models/autoencoder_kl/weights.h"
+#include "nn/probe.h"
 #include "tensor/tensor.h"
 
 namespace nostos::autoencoder_kl {
@@ -40,12 +39,12 @@ class Autoencoder {
   /// image = decoder(latents / scaling_factor + shift_factor), not clamped.
   /// \param latents f32 [latent_channels, height, width]. \param image f32 [height * scale, width * scale, 3].
   /// \throws Error cancelled between blocks
-  void decode(Context& ctx, ConstView latents, const Scratch& scratch, View image, const Probe& probe = {}) const;
+  void decode(Context& ctx, ConstView latents, const Scratch& scratch, View image, const nn::Probe& probe = {}) const;
 
   /// moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their encoder.
   /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale,
   /// width / scale, 2 * latent_channels].
-  void encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const Probe& probe = {}) const;
+  void encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const nn::Probe& probe = {}) const;
 
  private:
   Config config_;

@@ -35,7 +35,7 @@ void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x,
 
 }  // namespace
 
-void Encoder::encode(Context& ctx, std::span<const int32_t> ids, View features, const Probe& probe) const {
+void Encoder::encode(Context& ctx, std::span<const int32_t> ids, View features, const nn::Probe& probe) const {
   const int64_t tokens = static_cast<int64_t>(ids.size());
   for (const int32_t id : ids) {
     require(id >= 0 && id < config_.vocabulary, ErrorKind::model,

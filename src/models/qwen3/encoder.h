@@ -2,13 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
-#include <string_view>
 
 #include "device/context.h"
 #include "models/qwen3/config.h"
 #include "models/qwen3/weights.h"
+#include "nn/probe.h"
 #include "tensor/tensor.h"
 
 namespace nostos::qwen3 {
@@ -30,7 +29,7 @@ class Encoder {
   /// pad with change nothing. Allocates scratch of the prompt's size.
   /// \param ids token ids, at least one. \param features f32 [ids, hidden]. \throws Error model for an id outside the
   /// vocabulary, cancelled.
-  void encode(Context& ctx, std::span<const int32_t> ids, View features, const Probe& probe = {}) const;
+  void encode(Context& ctx, std::span<const int32_t> ids, View features, const nn::Probe& probe = {}) const;
 
  private:
   Config config_;

@@ -19,14 +19,14 @@ struct BlockModulation {
   ConstView attention_scale, attention_gate, ffn_scale, ffn_gate;
 };
 
-void report(const Probe& probe, const std::string& name, ConstView rows) {
+void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
   if (probe) probe(name, rows);
 }
 
 /// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. \param x f32 [rows, hidden], in
 /// place.
 void block_forward(Context& ctx, const Config& config, const BlockWeights& w, const BlockModulation& mod,
-                   const nn::RopeTable& rope, View x, const BlockScratch& s, const Probe& probe,
+                   const nn::RopeTable& rope, View x, const BlockScratch& s, const nn::Probe& probe,
                    const std::string& name) {
   ctx.throw_if_cancelled();
   ops::rms_norm(ctx, x, w.attention_norm1, mod.attention_scale, config.norm_eps, s.normed);
@@ -86,7 +86,7 @@ Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid,
 }
 
 void Transformer::condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out,
-                            const Probe& probe) const {
+                            const nn::Probe& probe) const {
   const int64_t length = out.caption_tokens, padded = out.padded_caption(), image = grid.padded();
   std::vector<nn::AxialPosition> positions(static_cast<size_t>(image + padded));
   for (int64_t t = 0; t < grid.tokens(); ++t) {
@@ -113,7 +113,7 @@ void Transformer::condition(Context& ctx, const TokenGrid& grid, ConstView featu
 }
 
 void Transformer::modulate(Context& ctx, std::span<const float> times, const Modulation& out,
-                           const Probe& probe) const {
+                           const nn::Probe& probe) const {
   const int64_t steps = static_cast<int64_t>(times.size()), width = config_.modulation_width();
   std::vector<float> scaled(times.begin(), times.end());
   for (float& time : scaled) time *= static_cast<float>(config_.t_scale);
@@ -143,7 +143,7 @@ void Transformer::modulate(Context& ctx, std::span<const float> times, const Mod
 
 void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
                           const Modulation& modulation, int64_t step, const Scratch& s, View velocity,
-                          const Probe& probe) const {
+                          const nn::Probe& probe) const {
   const int64_t real = grid.tokens(), image = grid.padded(), caption = conditioning.padded_caption();
   // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
   const View x = s.x, image_rows = x.rows(0, image);

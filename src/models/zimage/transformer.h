@@ -2,15 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
-#include <string_view>
 
 #include "device/context.h"
 #include "models/zimage/config.h"
 #include "models/zimage/weights.h"
 #include "nn/attention.h"
 #include "nn/feed_forward.h"
+#include "nn/probe.h"
 #include "nn/rope.h"
 #include "tensor/tensor.h"
 
@@ -80,17 +79,17 @@ class Transformer {
   /// Embeds and refines the caption and fills the rotary tables of `grid`.
   /// \param features f32 [caption tokens, caption width]. Allocates scratch of the caption's size.
   void condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out,
-                 const Probe& probe = {}) const;
+                 const nn::Probe& probe = {}) const;
 
   /// \param times model times in [0, 1], one a step. Allocates scratch of the number of steps.
-  void modulate(Context& ctx, std::span<const float> times, const Modulation& out, const Probe& probe = {}) const;
+  void modulate(Context& ctx, std::span<const float> times, const Modulation& out, const nn::Probe& probe = {}) const;
 
   /// \param tokens f32 [grid tokens, patch width]: the noisy latent as ops::patchify lays it out. \param velocity f32,
   /// the same shape:
   /// the model's output, not negated. \throws Error cancelled between blocks.
   void forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
                const Modulation& modulation, int64_t step, const Scratch& scratch, View velocity,
-               const Probe& probe = {}) const;
+               const nn::Probe& probe = {}) const;
 
   /// \return floating-point operations of the matrix products of one forward().
   double forward_flop(const TokenGrid& grid, int64_t padded_caption) const;

@@ -27,6 +27,17 @@ SingleThreadScope::SingleThreadScope(bool active) : threads_before_(omp_get_max_
 
 SingleThreadScope::~SingleThreadScope() { omp_set_num_threads(threads_before_); }
 
+dnnl::primitive_attr make_attributes(bool accumulate) {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (accumulate) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.f);
+    attributes.set_post_ops(sum);
+  }
+  return attributes;
+}
+
 dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out, DType dtype) {
   constexpr int64_t kTypicalRows = 256;
   const auto type = dnnl_type(dtype);
@@ -94,15 +105,8 @@ const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
                              : dnnl::memory::desc(Dims{key.in, key.out}, type, Dims{key.b_stride_in, key.b_stride_out});
     const dnnl::memory::desc c(Dims{key.rows, key.out}, f32, Dims{key.c_stride, 1});
     const dnnl::memory::desc bias(Dims{1, key.out}, f32, Tag::ab);
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (key.accumulate) {
-      dnnl::post_ops sum;
-      sum.append_sum(1.f);
-      attributes.set_post_ops(sum);
-    }
     const dnnl::matmul::desc desc = key.bias ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c);
-    const dnnl::matmul::primitive_desc made(desc, attributes, engine_);
+    const dnnl::matmul::primitive_desc made(desc, make_attributes(key.accumulate), engine_);
     reserve_scratchpads(made.scratchpad_desc().get_size());
     return matmuls_.emplace(key, dnnl::matmul(made)).first->second;
   });

@@ -117,6 +117,9 @@ class OneDnn {
   std::vector<Buffer> scratchpads_;  // one a thread
 };
 
+/// \return attributes of a primitive that takes its scratchpad from us and adds to its output if `accumulate`.
+dnnl::primitive_attr make_attributes(bool accumulate);
+
 /// \return the layout in which oneDNN wants a weight [in, out] of `dtype`.
 dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out, DType dtype);
 

@@ -34,20 +34,13 @@ dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneD
                                                    const dnnl::memory::desc& filter) {
   const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
   const int64_t out_width = (key.width + key.left + key.right - key.kernel) / key.stride + 1;
-  dnnl::primitive_attr attributes;
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  if (key.accumulate) {
-    dnnl::post_ops sum;
-    sum.append_sum(1.f);
-    attributes.set_post_ops(sum);
-  }
   const dnnl::convolution_forward::desc desc(
       dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
       dnnl::memory::desc(Dims{1, key.in, key.kernel, key.width}, type, Tag::nhwc), filter,
       dnnl::memory::desc(Dims{key.out}, f32, Tag::a),
       dnnl::memory::desc(Dims{1, key.out, 1, out_width}, f32, Tag::nhwc), Dims{key.stride, key.stride},
       Dims{0, key.left}, Dims{0, key.right});
-  return dnnl::convolution_forward::primitive_desc(desc, attributes, dnn.engine());
+  return dnnl::convolution_forward::primitive_desc(desc, make_attributes(key.accumulate), dnn.engine());
 }
 
 }  // namespace
