@@ -8,6 +8,7 @@ PACKAGES=(
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
   libpng-dev libjpeg62-turbo-dev libwebp-dev libpcre2-dev libutf8proc-dev
   libdnnl-dev ocl-icd-opencl-dev
+  libopenmpi-dev openmpi-bin
   libgtest-dev python3 python3-pip
 )
 

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "io/json_config.h"
 #include "models/weight_builder.h"
+#include "pipeline/model_shape.h"
 
 namespace nostos {
 namespace {
@@ -17,24 +18,6 @@ constexpr int64_t kMaxPromptTokens = 512;  // the reference pipeline's max_seque
 void check_class(const std::filesystem::path& index) {
   constexpr std::array<std::string_view, 1> kClasses{"ZImagePipeline"};
   JsonConfig::load(index).class_name(kClasses);
-}
-
-/// Steps, guidance and size of the folder's own generation_config.json, Z-Image-Turbo's without one.
-ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Config& transformer,
-                        const autoencoder_kl::Config& vae) {
-  ModelLimits limits;
-  limits.size_multiple = vae.scale() * transformer.patch;
-  limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
-  limits.default_height = std::min(limits.default_height, limits.max_side);
-  limits.default_width = std::min(limits.default_width, limits.max_side);
-  const std::filesystem::path file = folder / "generation_config.json";
-  if (!std::filesystem::exists(file)) return limits;
-  const JsonConfig json = JsonConfig::load(file);
-  limits.default_steps = json.integer_or("num_inference_steps", limits.default_steps, 1, kMaxSteps);
-  limits.default_guidance_scale = json.number_or("guidance_scale", limits.default_guidance_scale, 0, kMaxGuidance);
-  limits.default_height = json.integer_or("height", limits.default_height, 1, limits.max_side);
-  limits.default_width = json.integer_or("width", limits.default_width, 1, limits.max_side);
-  return limits;
 }
 
 }  // namespace

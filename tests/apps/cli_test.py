@@ -24,6 +24,8 @@ BINARY = os.environ["NOSTOS_BINARY"]
 QUICK = ["--num-inference-steps", "2", "--guidance-scale", "2"]
 SMALL = ["--height", "64", "--width", "64", *QUICK]
 SKIPPED_EXIT = 77
+ROOT = Path(__file__).resolve().parents[2]
+FULL_SIZE = ROOT / "models" / "z-image-turbo"  # configs without weights
 
 
 def have_embedded_model() -> bool:
@@ -114,7 +116,7 @@ class CommandLine(CliTest):
         run = self.run_nostos("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\n$")
-        for arguments in (["--help"], ["generate", "--help"], ["inspect", "--help"], ["bench", "--help"]):
+        for arguments in (["--help"], ["generate", "--help"], ["inspect", "--help"], ["bench", "--help"], ["plan", "--help"]):
             run = self.run_nostos(*arguments)
             self.assertEqual((run.returncode, run.stderr), (0, ""))
             self.assertIn("Usage: nostos", run.stdout)
@@ -199,6 +201,112 @@ class CommandLine(CliTest):
         with open("/dev/full", "w") as full:
             run = subprocess.run([BINARY, "generate", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
         self.assertEqual(run.returncode, 1)
+
+
+class Plan(CliTest):
+    """`nostos plan`, which needs a model's configs alone."""
+
+    def plan(self, *arguments):
+        run = self.run_nostos("plan", "--model-path", FULL_SIZE, *arguments, "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return json.loads(run.stdout)
+
+    def test_equals_the_reference_plans(self):
+        wanted = json.loads((ROOT / "tests" / "data" / "sp_plan.json").read_text())
+        self.assertEqual(len(wanted), 104)
+        for index, want in enumerate(wanted):
+            kind = ("token", "axis")[index % 2]
+            with self.subTest(width=want["width"], height=want["height"], ranks=want["ranks"], plan=kind):
+                got = self.plan("--height", want["height"], "--width", want["width"], "--sp-degree", want["ranks"],
+                                "--sp-plan", kind)
+                self.assertEqual({name: got[name] for name in want}, want)
+
+    def test_json_has_every_field(self):
+        plan = self.plan("--height", "720", "--width", "1280", "--sp-degree", "4", "--sp-plan", "axis")
+        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads",
+                                     "head_dim", "token_height", "token_width", "tokens", "single_rank_padding_tokens", "axis",
+                                     "reason", "sizes", "target_tokens", "padding_tokens", "axes", "token_ranges", "shares",
+                                     "output", "version"})
+        self.assertEqual((plan["heads"], plan["head_dim"], plan["output"]), (30, 128, None))
+        self.assertEqual([(cut["axis"], cut["padding_tokens"]) for cut in plan["axes"]], [("height", 240), ("width", 112)])
+        self.assertEqual([share["heads"] for share in plan["shares"]], [8, 8, 7, 7])
+        self.assertEqual(plan["shares"][1]["latent_bounds"], {"row": 0, "column": 40, "rows": 90, "columns": 40})
+        # 928 rows of rank 3 give 23 heads away, the others' 2784 rows get 7 back: 128 wide, 2 bytes.
+        exchanged = plan["shares"][3]["bytes_per_layer"]["bf16"]
+        self.assertEqual(exchanged["qkv_sent"], 3 * 928 * 23 * 128 * 2)
+        self.assertEqual(exchanged["output_sent"], 2784 * 7 * 128 * 2)
+        for kind in ("f32", "bf16"):
+            parts = [share["bytes_per_layer"][kind] for share in plan["shares"]]
+            for what in ("qkv", "output"):
+                self.assertEqual(sum(p[what + "_sent"] for p in parts), sum(p[what + "_received"] for p in parts))
+
+    def test_defaults(self):
+        plan = self.plan()
+        self.assertEqual((plan["ranks"], plan["plan"], plan["width"], plan["height"]), (1, "token", 1024, 1024))
+        self.assertEqual([(s["rows"], s["heads"]) for s in plan["shares"]], [(4096, 30)])
+
+    def test_other_sizes_round_up(self):
+        run = self.run_nostos("plan", "--model-path", FULL_SIZE, "--height", "500", "--width", "333", "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("336x512", run.stderr)
+        plan = json.loads(run.stdout)
+        self.assertEqual([plan[key] for key in ("width", "height", "drawn_width", "drawn_height", "token_width",
+                                                "token_height")], [333, 500, 336, 512, 21, 32])
+
+    def test_more_ranks_than_tokens_and_heads(self):
+        for kind in ("token", "axis"):
+            plan = self.plan("--height", "16", "--width", "16", "--sp-degree", "40", "--sp-plan", kind)
+            self.assertEqual(plan["shares"][39]["rows"], 0)
+            self.assertEqual(plan["shares"][39]["heads"], 0)
+            self.assertEqual(sum(share["image_tokens"] for share in plan["shares"]), 1)
+            self.assertEqual(sum(share["pad_tokens"] for share in plan["shares"]), 31)
+
+    def test_text(self):
+        run = self.run_nostos("plan", "--model-path", FULL_SIZE, "--height", "1344", "--width", "768", "--sp-degree", "8",
+                              "--sp-plan", "axis")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        self.assertRegex(run.stdout, r"(?m)^width +512 +64  6 6 6 6 6 6 6 6  <- smallest cost$")
+        self.assertRegex(run.stdout, r"(?m)^height +544 +320  11 11 11 11 10 10 10 10$")
+        self.assertRegex(run.stdout, r"(?m)^   7 +3584-4095 +504 +0 +8 +0-83 +42-47 +0-167 +84-95 +27-29 ")
+
+    def test_the_drawing(self):
+        plan = self.plan("--height", "720", "--width", "720", "--sp-degree", "3", "--output", "plan.png")
+        self.assertEqual(plan["output"], "plan.png")
+        colours = {}
+        for row in png_rows(self.dir / "plan.png"):
+            for x in range(0, len(row), 3):
+                colours[row[x : x + 3]] = colours.get(row[x : x + 3], 0) + 1
+        # White, black and for each rank its colour and a darker shade for lines between tokens.
+        self.assertEqual(len(colours), 8)
+        self.assertEqual([p.name for p in self.dir.iterdir()], ["plan.png"])
+
+    def test_refusals(self):
+        wrong = {
+            "--sp-degree": ["0", "-2", "513", "2.5", "", "99999999999999999999"],
+            "--sp-plan": ["rows", ""],
+            "--height": ["0", "tall", "9999999999"],
+            "--width": ["-16", ""],
+            "--output": ["missing/a.png", "a.gif"],
+            "--bogus": ["x"],
+        }
+        for flag, values in wrong.items():
+            for value in values:
+                with self.subTest(flag=flag, value=value):
+                    arguments = ["plan", "--model-path", "no/model", flag, value]
+                    self.assert_refused(arguments, value or flag.split("-")[-1])
+                    self.assertNotIn("hf download", self.run_nostos(*arguments).stderr)
+        self.assert_refused(["plan", "--model-path", "no/model"], "hf download no/model")
+        self.assert_refused(["plan", "--model-path", FULL_SIZE, "--height", "8193"], "8192")
+        self.assert_refused(["plan", "--model-path", self.dir], "config.json")
+
+    def test_a_damaged_model_is_named(self):
+        model = shutil.copytree(FULL_SIZE, self.dir / "model")
+        config = model / "transformer" / "config.json"
+        good = json.loads(config.read_text())
+        for field, value in (("n_heads", 7), ("n_heads", 0), ("dim", "wide"), ("axes_lens", [512]), ("all_patch_size", [2, 4])):
+            with self.subTest(field=field):
+                config.write_text(json.dumps({**good, field: value}))
+                self.assert_refused(["plan", "--model-path", "model"], "config.json", field)
 
 
 class ConfigFile(CliTest):

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <ostream>
 
 #include "models/golden.h"
 #include "ops/linear.h"
@@ -21,6 +22,9 @@ struct Param {
   GoldenModel model;
   GoldenCase golden;
 };
+
+// Keeps test listings readable.
+void PrintTo(const Param& param, std::ostream* out) { *out << param.model.name << " " << param.golden.name; }
 
 std::vector<Param> cases_of(const std::vector<GoldenModel>& models) {
   std::vector<Param> params;

@@ -24,6 +24,7 @@ int run(int argc, char** argv) {
   nostos::cli::add_generate_command(app);
   nostos::cli::add_inspect_command(app);
   nostos::cli::add_bench_command(app);
+  nostos::cli::add_plan_command(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -1,0 +1,211 @@
+// Implements the checks of every exchange and the collectives made of it, for all backends.
+#include "parallel/communicator.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+std::vector<SendTo> to_everyone(int world, ConstByteView bytes) {
+  std::vector<SendTo> sends;
+  for (int peer = 0; peer < world; ++peer) sends.push_back({peer, bytes});
+  return sends;
+}
+
+std::vector<ReceiveFrom> from_everyone(ByteView receive, std::span<const Part> parts) {
+  std::vector<ReceiveFrom> receives;
+  for (size_t peer = 0; peer < parts.size(); ++peer)
+    receives.push_back({static_cast<int>(peer), receive.part(parts[peer])});
+  return receives;
+}
+
+}  // namespace
+
+template <class Byte>
+BasicByteView<Byte> BasicByteView<Byte>::part(Part part) const {
+  require(part.offset_bytes <= bytes && part.bytes <= bytes - part.offset_bytes, ErrorKind::internal,
+          "bytes [{}, +{}) are outside a buffer of {} bytes", part.offset_bytes, part.bytes, bytes);
+  return {data == nullptr ? nullptr : data + part.offset_bytes, part.bytes, device};
+}
+
+template struct BasicByteView<std::byte>;
+template struct BasicByteView<const std::byte>;
+
+Pending::Pending(Communicator& communicator, std::unique_ptr<Operation> operation)
+    : communicator_(&communicator), operation_(std::move(operation)), exceptions_(std::uncaught_exceptions()) {}
+
+Pending::~Pending() {
+  if (operation_ != nullptr && std::uncaught_exceptions() == exceptions_)
+    communicator_->abort("it dropped an exchange without waiting for it");
+}
+
+void Pending::wait() {
+  if (operation_ == nullptr) return;
+  const std::unique_ptr<Operation> operation = std::move(operation_);
+  operation->wait();
+}
+
+Pending Communicator::exchange(const char* name, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives) {
+  const auto check_end = [&](int peer, Device device) {
+    require(peer >= 0 && peer < world_, ErrorKind::internal, "{} names rank {} of a world of {}", name, peer, world_);
+    require(reaches(device), ErrorKind::device, "this communicator cannot exchange buffers on {} ({})",
+            to_string(device), name);
+  };
+  std::vector<SendTo> sends_to_others;
+  std::vector<ReceiveFrom> receives_from_others;
+  std::vector<ConstByteView> own;
+  for (const SendTo& send : sends) {
+    check_end(send.peer, send.bytes.device);
+    if (send.peer == rank_) {
+      own.push_back(send.bytes);
+    } else {
+      sends_to_others.push_back(send);
+      traffic_.bytes += send.bytes.bytes;
+      ++traffic_.messages;
+    }
+  }
+  size_t own_received = 0;
+  for (const ReceiveFrom& receive : receives) {
+    check_end(receive.peer, receive.bytes.device);
+    if (receive.peer != rank_) {
+      receives_from_others.push_back(receive);
+      continue;
+    }
+    require(own_received < own.size() && own[own_received].bytes == receive.bytes.bytes, ErrorKind::internal,
+            "rank {} expects {} bytes from itself in {}, which it does not send", rank_, receive.bytes.bytes, name);
+    const ConstByteView& sent = own[own_received++];
+    if (receive.bytes.bytes > 0 && sent.data != receive.bytes.data) copy(receive.bytes, sent);
+  }
+  require(own_received == own.size(), ErrorKind::internal, "rank {} sends itself more than it receives in {}", rank_,
+          name);
+  return {*this, start(name, sends_to_others, receives_from_others)};
+}
+
+Pending Communicator::all_to_all(ConstByteView send, std::span<const Part> send_parts, ByteView receive,
+                                 std::span<const Part> receive_parts) {
+  check(std::ssize(send_parts) == world_ && std::ssize(receive_parts) == world_, "all_to_all takes one part a rank");
+  std::vector<SendTo> sends;
+  for (int peer = 0; peer < world_; ++peer) sends.push_back({peer, send.part(send_parts[peer])});
+  return exchange("all_to_all", sends, from_everyone(receive, receive_parts));
+}
+
+Pending Communicator::all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts) {
+  check(std::ssize(receive_parts) == world_, "all_gather takes one part a rank");
+  return exchange("all_gather", to_everyone(world_, send), from_everyone(receive, receive_parts));
+}
+
+Pending Communicator::broadcast(ByteView buffer, int root) {
+  if (rank_ != root) return exchange("broadcast", {}, std::vector<ReceiveFrom>{{root, buffer}});
+  std::vector<SendTo> sends = to_everyone(world_, buffer);
+  std::erase_if(sends, [root](const SendTo& send) { return send.peer == root; });
+  return exchange("broadcast", sends, {});
+}
+
+template <class T>
+void Communicator::reduce(std::span<T> values) {
+  std::vector<T> gathered(values.size() * static_cast<size_t>(world_));
+  std::vector<ReceiveFrom> receives;
+  for (int peer = 0; peer < world_; ++peer)
+    receives.push_back({peer, host_bytes(std::span(gathered).subspan(peer * values.size(), values.size()))});
+  exchange("all_reduce", to_everyone(world_, host_bytes(values)), receives).wait();
+  for (size_t i = 0; i < values.size(); ++i) {
+    T sum = gathered[i];
+    for (int peer = 1; peer < world_; ++peer) sum += gathered[peer * values.size() + i];
+    values[i] = sum;
+  }
+}
+
+void Communicator::all_reduce_sum(std::span<double> values) { reduce(values); }
+
+void Communicator::all_reduce_sum(std::span<int64_t> values) {
+  // Unsigned sums wrap around; signed ones are undefined beyond the range.
+  reduce(std::span(reinterpret_cast<uint64_t*>(values.data()), values.size()));
+}
+
+void Communicator::barrier() {
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+  for (int peer = 0; peer < world_; ++peer) {
+    sends.push_back({peer, {}});
+    receives.push_back({peer, {}});
+  }
+  exchange("barrier", sends, receives).wait();
+}
+
+bool Communicator::reaches(Device device) const { return device.kind == DeviceKind::cpu; }
+
+void Communicator::copy(ByteView to, ConstByteView from) { std::memcpy(to.data, from.data, from.bytes); }
+
+GroupCommunicator::GroupCommunicator(Communicator& parent, std::vector<int> ranks)
+    : Communicator(static_cast<int>(std::find(ranks.begin(), ranks.end(), parent.rank()) - ranks.begin()),
+                   static_cast<int>(ranks.size())),
+      parent_(parent),
+      ranks_(std::move(ranks)) {
+  check(rank() < world(), "a rank makes the groups that it belongs to");
+  std::vector<int> sorted = ranks_;
+  std::sort(sorted.begin(), sorted.end());
+  check(sorted.front() >= 0 && sorted.back() < parent.world() &&
+            std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end(),
+        "a group lists ranks of its parent, each once");
+}
+
+std::unique_ptr<Operation> GroupCommunicator::start(const char* name, std::span<const SendTo> sends,
+                                                    std::span<const ReceiveFrom> receives) {
+  class ParentOperation final : public Operation {
+   public:
+    explicit ParentOperation(Pending pending) : pending_(std::move(pending)) {}
+    void wait() override { pending_.wait(); }
+
+   private:
+    Pending pending_;
+  };
+  std::vector<SendTo> parent_sends(sends.begin(), sends.end());
+  for (SendTo& send : parent_sends) send.peer = ranks_[send.peer];
+  std::vector<ReceiveFrom> parent_receives(receives.begin(), receives.end());
+  for (ReceiveFrom& receive : parent_receives) receive.peer = ranks_[receive.peer];
+  return std::make_unique<ParentOperation>(parent_.exchange(name, parent_sends, parent_receives));
+}
+
+void SelfCommunicator::abort(std::string_view reason) noexcept {
+  if (std::exchange(aborted_, true)) return;
+  try {
+    reason_ = reason;
+  } catch (const std::exception&) {
+    // Out of memory for the text: the abort stands without it.
+  }
+}
+
+std::unique_ptr<Operation> SelfCommunicator::start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>) {
+  if (aborted_) throw_peer_failed({0, reason_}, 0);
+  return nullptr;
+}
+
+void throw_peer_failed(const CommunicatorFailure& failure, int self) {
+  if (failure.rank == self) fail(ErrorKind::peer_failed, "this rank ({}) ended the run: {}", self, failure.reason);
+  fail(ErrorKind::peer_failed, "rank {} failed: {}", failure.rank, failure.reason);
+}
+
+std::string describe(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& exception) {
+    return exception.what();
+  } catch (...) {
+    return "it threw something that is no std::exception";
+  }
+}
+
+std::string rank_list(std::span<const int> ranks) {
+  return fmt::format("{} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "));
+}
+
+}  // namespace nostos

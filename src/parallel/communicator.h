@@ -1,0 +1,215 @@
+// Owns the one interface through which ranks exchange bytes; the code above never asks which backend serves it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "device/device.h"
+
+namespace nostos {
+
+/// Where one peer's bytes lie in a buffer.
+struct Part {
+  size_t offset_bytes = 0;
+  size_t bytes = 0;
+};
+
+/// Bytes owned by somebody else, and the device that holds them. `Byte` is std::byte or const std::byte.
+template <class Byte>
+struct BasicByteView {
+  Byte* data = nullptr;
+  size_t bytes = 0;
+  Device device;
+
+  /// A writable view serves wherever a read-only one is wanted.
+  operator BasicByteView<const std::byte>() const { return {data, bytes, device}; }
+  /// \return the bytes of `part`. \throws Error internal if it reaches beyond the end.
+  BasicByteView part(Part part) const;
+};
+
+using ByteView = BasicByteView<std::byte>;
+using ConstByteView = BasicByteView<const std::byte>;
+
+/// \return the bytes of host elements.
+template <class T>
+ByteView host_bytes(std::span<T> elements) {
+  return {reinterpret_cast<std::byte*>(elements.data()), elements.size_bytes(), Device{}};
+}
+template <class T>
+ConstByteView host_bytes(std::span<const T> elements) {
+  return {reinterpret_cast<const std::byte*>(elements.data()), elements.size_bytes(), Device{}};
+}
+
+/// One message to, or from, one peer. The k-th send from a rank to a peer meets the peer's k-th receive from that rank.
+struct SendTo {
+  int peer;
+  ConstByteView bytes;
+};
+struct ReceiveFrom {
+  int peer;
+  ByteView bytes;
+};
+
+struct CommunicatorOptions {
+  /// A wait during which nothing arrives for so long fails, naming the ranks that are missing; 0 waits for ever.
+  double timeout_s = 0;
+};
+
+/// What one rank has sent to others so far.
+struct Traffic {
+  uint64_t bytes = 0;
+  uint64_t messages = 0;
+};
+
+/// A backend's exchange under way. Destroying it before wait() has returned withdraws it: no rank touches its buffers
+/// afterwards, and it is lost for the peers.
+class Operation {
+ public:
+  virtual ~Operation() = default;
+  /// Returns once everything has been sent and received. \throws Error peer_failed
+  virtual void wait() = 0;
+};
+
+class Communicator;
+
+/// The caller's end of an exchange under way; move-only, outlived by its communicator and its buffers.
+class Pending {
+ public:
+  Pending() = default;
+  Pending(Communicator& communicator, std::unique_ptr<Operation> operation);
+  /// An exchange that nobody waits for is withdrawn, and since its peers cannot end it the communicator is aborted,
+  /// unless an exception passes through: then whoever catches it aborts with the true reason.
+  ~Pending();
+  Pending(Pending&& other) noexcept = default;
+  Pending& operator=(Pending&&) = delete;
+
+  /// Afterwards the sent buffers may be written and the received ones read (on a GPU: by what is enqueued next).
+  /// Several exchanges under way may be waited for in any order. \throws Error peer_failed
+  void wait();
+
+ private:
+  Communicator* communicator_ = nullptr;
+  std::unique_ptr<Operation> operation_;
+  int exceptions_ = 0;
+};
+
+/// One rank's end of `world` ranks. Used by one host thread; every rank makes the same calls in the same order.
+/// Buffers stay untouched by the caller from the call to the end of wait(); they may not overlap unless said.
+/// Every function but abort() throws Error peer_failed once any rank has aborted, naming that rank and its reason.
+class Communicator {
+ public:
+  Communicator(int rank, int world) : rank_(rank), world_(world) {}
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int world() const { return world_; }
+  Traffic traffic() const { return traffic_; }
+
+  /// The primitive behind all others: any messages between any ranks, zero bytes and this rank itself included. A
+  /// message to this rank itself is copied at once; the same address on both ends is left alone. `name` must outlive
+  /// the exchange.
+  /// \throws Error device if the backend cannot reach a buffer's device
+  /// \throws Error internal if two ends of a message differ in size (where the backend sees it)
+  [[nodiscard]] Pending exchange(const char* name, std::span<const SendTo> sends,
+                                 std::span<const ReceiveFrom> receives);
+
+  /// Sends send_parts[p] of `send` to every rank p and receives receive_parts[p] from it. One message a peer, empty
+  /// ones included.
+  [[nodiscard]] Pending all_to_all(ConstByteView send, std::span<const Part> send_parts, ByteView receive,
+                                   std::span<const Part> receive_parts);
+
+  /// Every rank p's `send` ends as receive_parts[p] of every rank's `receive`. `send` may be that very part.
+  [[nodiscard]] Pending all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts);
+
+  /// The bytes of rank `root` end on every rank.
+  [[nodiscard]] Pending broadcast(ByteView buffer, int root);
+
+  /// Replaces every element by its sum over the ranks, added in rank order, so that all ranks hold the same bits in
+  /// every run. Host memory; int64 wraps around. For short vectors: every rank receives all of them.
+  void all_reduce_sum(std::span<double> values);
+  void all_reduce_sum(std::span<int64_t> values);
+
+  /// Returns once every rank has called it.
+  void barrier();
+
+  /// Makes every rank's pending and later calls throw Error peer_failed with this rank and `reason`. The first of
+  /// several aborts counts.
+  virtual void abort(std::string_view reason) noexcept = 0;
+
+ protected:
+  /// Starts messages to and from other ranks; peers and sizes are checked, devices are reachable. May return null if
+  /// there is nothing to wait for.
+  virtual std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
+                                           std::span<const ReceiveFrom> receives) = 0;
+  /// \return whether buffers on `device` can be exchanged; by default those of the host.
+  virtual bool reaches(Device device) const;
+  /// Copies a message of this rank to itself, in order with start().
+  virtual void copy(ByteView to, ConstByteView from);
+
+ private:
+  template <class T>
+  void reduce(std::span<T> values);
+
+  int rank_;
+  int world_;
+  Traffic traffic_;
+};
+
+/// Some ranks of a communicator as a world of their own, numbered in the order of `ranks`: rings, head groups, guidance
+/// halves. Shares the parent's abort, and its order of messages: two ranks that meet in several groups exchange in the
+/// same order in all of them.
+class GroupCommunicator final : public Communicator {
+ public:
+  /// \param ranks parent ranks, each once, the caller's among them. \throws Error internal otherwise
+  GroupCommunicator(Communicator& parent, std::vector<int> ranks);
+  void abort(std::string_view reason) noexcept override { parent_.abort(reason); }
+
+ protected:
+  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
+                                   std::span<const ReceiveFrom> receives) override;
+  bool reaches(Device) const override { return true; }  // the parent decides
+
+ private:
+  Communicator& parent_;
+  std::vector<int> ranks_;
+};
+
+/// The one rank of a world of one: every exchange is with itself.
+class SelfCommunicator final : public Communicator {
+ public:
+  SelfCommunicator() : Communicator(0, 1) {}
+  void abort(std::string_view reason) noexcept override;
+
+ protected:
+  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
+                                   std::span<const ReceiveFrom> receives) override;
+
+ private:
+  std::string reason_;
+  bool aborted_ = false;
+};
+
+/// Why a communicator no longer works.
+struct CommunicatorFailure {
+  int rank = 0;  ///< the rank at fault
+  std::string reason;
+};
+
+/// Throws Error peer_failed with the failing rank and its reason, as rank `self` tells it.
+[[noreturn]] void throw_peer_failed(const CommunicatorFailure& failure, int self);
+
+/// \return the message of `error`, for abort().
+std::string describe(const std::exception_ptr& error);
+
+/// \return "rank 3" or "ranks 1, 3".
+std::string rank_list(std::span<const int> ranks);
+
+}  // namespace nostos

@@ -1,0 +1,314 @@
+// Implements thread ranks: a mailbox for every pair of ranks under one mutex, and copies outside it.
+#include "parallel/thread_communicator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// One end of a message: matched with the other end, copied by whichever rank claims it first, then done.
+struct End {
+  enum class State { open, matched, copying, done };
+
+  const char* name;
+  bool sends;
+  int peer;
+  const std::byte* source;  // of a sending end
+  std::byte* target;        // of a receiving end
+  size_t bytes;
+  State state = State::open;
+  End* other = nullptr;
+};
+
+/// The open ends of messages from one rank to another, in order; at most one of the queues holds any.
+struct Mailbox {
+  std::deque<End*> sends;
+  std::deque<End*> receives;
+};
+
+/// What the ranks share, all of it guarded by `mutex`; the bytes of an End that is `copying` belong to the copier.
+struct ThreadWorld {
+  struct Rank {
+    std::condition_variable changed;
+    bool waiting = false;
+    bool finished = false;
+    std::exception_ptr error;
+  };
+
+  explicit ThreadWorld(int world) : ranks(world), mailboxes(static_cast<size_t>(world) * world) {}
+
+  int world() const { return static_cast<int>(ranks.size()); }
+  Mailbox& mailbox(int from, int to) { return mailboxes[static_cast<size_t>(from) * ranks.size() + to]; }
+
+  /// Records the first failure, which rank `reporter` tells, and wakes everybody.
+  void fail_all(int reporter, CommunicatorFailure cause) {
+    if (failure) return;
+    failure = std::move(cause);
+    failure_reporter = reporter;
+    for (Rank& rank : ranks) rank.changed.notify_all();
+  }
+
+  /// Marks `rank` as gone; a rank that still waits for it would wait for ever.
+  void finish(int rank) {
+    ranks[rank].finished = true;
+    for (int peer = 0; peer < world(); ++peer) {
+      const std::deque<End*>& to = mailbox(peer, rank).sends;
+      const std::deque<End*>& from = mailbox(rank, peer).receives;
+      if (to.empty() && from.empty()) continue;
+      const End& end = to.empty() ? *from.front() : *to.front();
+      fail_all(peer, {rank, fmt::format("it ended while rank {} waited for it in {}", peer, end.name)});
+    }
+  }
+
+  std::mutex mutex;
+  std::vector<Rank> ranks;
+  std::vector<Mailbox> mailboxes;
+  std::optional<CommunicatorFailure> failure;
+  int failure_reporter = 0;
+};
+
+class ThreadOperation final : public Operation {
+ public:
+  ThreadOperation(ThreadWorld& world, int rank, double timeout_s, const char* name, std::span<const SendTo> sends,
+                  std::span<const ReceiveFrom> receives)
+      : world_(world), rank_(rank), timeout_s_(timeout_s), name_(name) {
+    ends_.reserve(sends.size() + receives.size());  // mailboxes point into it
+    for (const SendTo& send : sends)
+      ends_.push_back({name, true, send.peer, send.bytes.data, nullptr, send.bytes.bytes});
+    for (const ReceiveFrom& receive : receives)
+      ends_.push_back({name, false, receive.peer, nullptr, receive.bytes.data, receive.bytes.bytes});
+  }
+
+  ~ThreadOperation() override {
+    std::unique_lock lock(world_.mutex);
+    for (End& end : ends_) {
+      if (end.state == End::State::open) {
+        std::erase(own_queue(end), &end);
+      } else if (end.state == End::State::matched) {
+        end.other->state = End::State::open;  // in no mailbox: never done, its rank learns of the failure
+      } else {
+        self().changed.wait(lock, [&end] { return end.state == End::State::done; });
+      }
+    }
+  }
+
+  /// Matches every end with the peer's or leaves it in the mailbox, then copies what is matched.
+  void start() {
+    std::unique_lock lock(world_.mutex);
+    if (world_.failure) throw_peer_failed(*world_.failure, rank_);
+    for (End& end : ends_) {
+      std::deque<End*>& counterparts = peer_queue(end);
+      if (!counterparts.empty()) {
+        match(end, *counterparts.front());
+        counterparts.pop_front();
+      } else if (world_.ranks[end.peer].finished) {
+        world_.fail_all(rank_, {end.peer, fmt::format("it had ended when rank {} came to {}", rank_, name_)});
+        throw_peer_failed(*world_.failure, rank_);
+      } else {
+        own_queue(end).push_back(&end);
+      }
+    }
+    copy_matched(lock);
+  }
+
+  void wait() override {
+    std::unique_lock lock(world_.mutex);
+    self().waiting = true;
+    try {
+      wait_until_done(lock);
+    } catch (...) {
+      self().waiting = false;
+      throw;
+    }
+    self().waiting = false;
+  }
+
+ private:
+  ThreadWorld::Rank& self() { return world_.ranks[rank_]; }
+
+  Mailbox& mailbox(const End& end) {
+    return end.sends ? world_.mailbox(rank_, end.peer) : world_.mailbox(end.peer, rank_);
+  }
+  std::deque<End*>& own_queue(const End& end) { return end.sends ? mailbox(end).sends : mailbox(end).receives; }
+  std::deque<End*>& peer_queue(const End& end) { return end.sends ? mailbox(end).receives : mailbox(end).sends; }
+
+  void match(End& end, End& other) {
+    require(std::strcmp(end.name, other.name) == 0, ErrorKind::internal, "rank {} is in {} where rank {} is in {}",
+            rank_, end.name, end.peer, other.name);
+    const End& sent = end.sends ? end : other;
+    const End& expected = end.sends ? other : end;
+    require(sent.bytes == expected.bytes, ErrorKind::internal,
+            "rank {} sends {} bytes to rank {} in {}, which expects {}", end.sends ? rank_ : end.peer, sent.bytes,
+            end.sends ? end.peer : rank_, name_, expected.bytes);
+    end.other = &other;
+    other.other = &end;
+    end.state = other.state = End::State::matched;
+    world_.ranks[end.peer].changed.notify_all();
+  }
+
+  void copy_matched(std::unique_lock<std::mutex>& lock) {
+    for (End& end : ends_) {
+      if (end.state != End::State::matched) continue;
+      End& other = *end.other;
+      end.state = other.state = End::State::copying;
+      lock.unlock();
+      if (end.bytes > 0) {
+        std::memcpy(end.sends ? other.target : end.target, end.sends ? end.source : other.source, end.bytes);
+      }
+      lock.lock();
+      end.state = other.state = End::State::done;
+      world_.ranks[end.peer].changed.notify_all();
+    }
+  }
+
+  void wait_until_done(std::unique_lock<std::mutex>& lock) {
+    constexpr double kForeverS = 1e9;  // keeps the deadline within the clock's range
+    const auto timeout =
+        std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::min(timeout_s_, kForeverS)));
+    auto deadline = Clock::now() + timeout;
+    int64_t done = 0;
+    bool renewed = false;
+    for (;;) {
+      copy_matched(lock);
+      const int64_t done_now =
+          std::count_if(ends_.begin(), ends_.end(), [](const End& end) { return end.state == End::State::done; });
+      if (done_now == std::ssize(ends_)) return;  // complete, even if another rank has failed meanwhile
+      if (world_.failure) throw_peer_failed(*world_.failure, rank_);
+      if (timeout_s_ <= 0) {
+        self().changed.wait(lock);
+        continue;
+      }
+      if (done_now > done) {
+        deadline = Clock::now() + timeout;
+        renewed = false;
+      } else if (Clock::now() >= deadline) {
+        give_up_on_absent(renewed);
+        deadline = Clock::now() + timeout;
+        renewed = true;
+      }
+      done = done_now;
+      self().changed.wait_until(lock, deadline);
+    }
+  }
+
+  /// Fails everybody, naming the ranks that have not come, unless all have (a long copy is under way). A rank that waits
+  /// itself is a victim like this one: if all do, they get the time to name the culprit, once.
+  void give_up_on_absent(bool waited_for_others) {
+    std::vector<int> missing;
+    for (const End& end : ends_)
+      if (end.state == End::State::open) missing.push_back(end.peer);
+    if (missing.empty()) return;
+    std::sort(missing.begin(), missing.end());
+    missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+    std::vector<int> absent = missing;
+    std::erase_if(absent, [this](int rank) { return world_.ranks[rank].waiting; });
+    if (absent.empty() && !waited_for_others) return;
+    if (!absent.empty()) missing = absent;
+    world_.fail_all(rank_, {missing.front(),
+                            fmt::format("{} did not come to {} within {} s (rank {} waited)",
+                                        missing.size() == 1 ? "it" : rank_list(missing), name_, timeout_s_, rank_)});
+    throw_peer_failed(*world_.failure, rank_);
+  }
+
+  ThreadWorld& world_;
+  int rank_;
+  double timeout_s_;
+  const char* name_;
+  std::vector<End> ends_;
+};
+
+class ThreadCommunicator final : public Communicator {
+ public:
+  ThreadCommunicator(ThreadWorld& world, int rank, const CommunicatorOptions& options)
+      : Communicator(rank, world.world()), world_(world), options_(options) {}
+
+  void abort(std::string_view reason) noexcept override {
+    std::string text;
+    try {
+      text = reason;
+    } catch (const std::exception&) {
+      // Out of memory for the text: the abort stands without it.
+    }
+    std::lock_guard lock(world_.mutex);
+    world_.fail_all(rank(), {rank(), std::move(text)});
+  }
+
+ protected:
+  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
+                                   std::span<const ReceiveFrom> receives) override {
+    auto operation = std::make_unique<ThreadOperation>(world_, rank(), options_.timeout_s, name, sends, receives);
+    operation->start();
+    return operation;
+  }
+
+ private:
+  ThreadWorld& world_;
+  CommunicatorOptions options_;
+};
+
+void run_rank(ThreadWorld& world, int rank, const std::function<void(Communicator&)>& body,
+              const CommunicatorOptions& options) {
+  std::exception_ptr error;
+  try {
+    ThreadCommunicator communicator(world, rank, options);
+    body(communicator);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  std::lock_guard lock(world.mutex);
+  if (error) {
+    world.ranks[rank].error = error;
+    world.fail_all(rank, {rank, describe(error)});
+  }
+  world.finish(rank);
+}
+
+}  // namespace
+
+void run_thread_ranks(int world_size, const std::function<void(Communicator&)>& body,
+                      const CommunicatorOptions& options) {
+  check(world_size >= 1, "a world has at least one rank");
+  ThreadWorld world(world_size);
+  std::vector<std::thread> threads;
+  threads.reserve(world_size);
+  std::exception_ptr start_error;
+  try {
+    for (int rank = 1; rank < world_size; ++rank)
+      threads.emplace_back([&world, rank, &body, &options] { run_rank(world, rank, body, options); });
+  } catch (const std::system_error& error) {
+    start_error = std::make_exception_ptr(Error(
+        ErrorKind::out_of_memory, fmt::format("cannot start {} threads for ranks: {}", world_size, error.what())));
+  }
+  if (start_error) {
+    std::lock_guard lock(world.mutex);
+    world.ranks[0].error = start_error;
+    world.fail_all(0, {0, describe(start_error)});
+  } else {
+    run_rank(world, 0, body, options);
+  }
+  for (std::thread& thread : threads) thread.join();
+
+  if (!world.failure) return;
+  const std::exception_ptr& cause = world.ranks[world.failure_reporter].error;
+  if (cause) std::rethrow_exception(cause);
+  throw_peer_failed(*world.failure, -1);
+}
+
+}  // namespace nostos
