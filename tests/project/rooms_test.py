@@ -5,6 +5,7 @@ Usage: rooms_test.py [unittest arguments], from anywhere. Needs Python 3.11 alon
 
 import os
 import re
+import shutil
 import subprocess
 import unittest
 from pathlib import Path
@@ -52,7 +53,8 @@ def cmake_rooms(text: str) -> set[str]:
 
 def tracked_files() -> list[Path]:
     """Returns the files under version control, or without git every file outside the folders that it ignores."""
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True) if (ROOT / ".git").exists() else None
+    has_git = (ROOT / ".git").exists() and shutil.which("git") is not None
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True) if has_git else None
     if listing is not None and listing.returncode == 0:
         return [ROOT / name for name in listing.stdout.decode().split("\0") if name]
     ignored = {"build", "out", ".git", ".cache", "__pycache__"}
