@@ -32,9 +32,8 @@ void fill_rows(Context& ctx, ConstView row, View out);
 void embed(Context& ctx, ConstView table, ConstView ids, View out);
 
 /// out = positive + guidance * (positive - negative), scaled down so that its norm is at most `max_norm_ratio` times
-/// that of
-/// positive if max_norm_ratio > 0. Norms are per-token sums added in token order. All f32 [tokens, channels]; out may
-/// be positive.
+/// that of positive if max_norm_ratio > 0. Norms are per-token sums added in token order.
+/// All f32 [tokens, channels]; out may be positive.
 void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out);
 
 /// x -= delta * model_output: one Euler step along the negated model output. Both f32, same shape. \param delta
