@@ -41,7 +41,9 @@ ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
                                     nostos::name(found->dtype())));
     return {};
   }
-  return mode_ == Mode::load ? *found : ConstView{};
+  if (mode_ == Mode::check_only) return {};
+  store_.will_need(full);  // read ahead as a whole, not page by page
+  return *found;
 }
 
 void StoreSource::finish() {
