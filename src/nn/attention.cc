@@ -1,6 +1,7 @@
 // Implements the shared attention layer.
 #include "nn/attention.h"
 
+#include <array>
 #include <cmath>
 
 namespace nostos::nn {
@@ -17,7 +18,8 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
 void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
                const AttentionScratch& s, View projected, bool accumulate) {
   ops::linear(ctx, x, w.qkv, s.qkv);
-  ops::split_heads_rope(ctx, s.qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs, s.q, s.k, s.v);
+  ops::split_heads_rope(ctx, s.qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
+                        std::array{ops::HeadGroup{s.q, s.k, s.v}});
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
   ops::attention(ctx, s.q, s.k, s.v, scale, shape.causal, s.mixed);
   ops::linear(ctx, s.mixed, w.out, projected, accumulate);

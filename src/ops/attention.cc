@@ -1,42 +1,70 @@
 // Checks and dispatches attention.
 #include "ops/attention.h"
 
-#include "ops/cpu/ops.h"
-#include "ops/dispatch.h"
+#include "base/error.h"
+#include "ops/backend.h"
 
 namespace nostos::ops {
 
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, View q, View k, View v) {
-  check(q.shape().rank() == 3 && k.shape().rank() == 3 && k.shape() == v.shape(),
-        "heads are [heads, tokens, head_dim]");
-  const int64_t tokens = q.shape()[1], head_dim = q.shape()[2];
-  check(k.shape()[1] == tokens && k.shape()[2] == head_dim, "queries and keys have the same tokens and head width");
-  check(q.dtype() == k.dtype() && q.dtype() == v.dtype(), "q, k and v have one dtype");
-  check(qkv.shape() == Shape({tokens, (q.shape()[0] + 2 * k.shape()[0]) * head_dim}),
-        "the projection holds q, k and v heads");
+                      ConstView sin, RotaryPairs pairs, std::span<const HeadGroup> groups) {
+  check(!groups.empty() && groups[0].q.shape().rank() == 3, "heads are [heads, tokens, head_dim]");
+  const int64_t tokens = groups[0].q.shape()[1], head_dim = groups[0].q.shape()[2];
+  int64_t all_heads = 0;
+  for (const auto& [q, k, v] : groups) {
+    check(q.shape() == Shape({q.shape()[0], tokens, head_dim}) &&
+              k.shape() == Shape({k.shape()[0], tokens, head_dim}) && k.shape() == v.shape(),
+          "queries, keys and values of all groups have the same tokens and head width");
+    check(q.dtype() == groups[0].q.dtype() && q.dtype() == k.dtype() && q.dtype() == v.dtype(),
+          "q, k and v have one dtype");
+    all_heads += q.shape()[0] + 2 * k.shape()[0];
+  }
+  check(qkv.shape() == Shape({tokens, all_heads * head_dim}), "the projection holds q, k and v heads");
   check(!cos || tokens == 0 || cos.shape() == Shape({tokens, head_dim / 2}),
         "rotary tables are [tokens, head_dim / 2]");
   check(static_cast<bool>(cos) == static_cast<bool>(sin) && (!cos || cos.shape() == sin.shape()),
         "cos and sin come together");
   check(cos || !q_norm || tokens == 0, "heads without rotation are not normalised");
   check(static_cast<bool>(q_norm) == static_cast<bool>(k_norm), "q and k are both normalised or neither");
-  begin_cpu(ctx, "split_heads_rope");
-  cpu::split_heads_rope(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, q, k, v);
+  begin(ctx).split_heads_rope(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, groups);
 }
 
-void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
+namespace {
+
+void check_attention(ConstView q, ConstView k, ConstView v, ConstView out) {
   check(q.shape().rank() == 3 && k.shape().rank() == 3 && k.shape() == v.shape(),
         "heads are [heads, tokens, head_dim]");
   check(q.shape()[2] == k.shape()[2] && (k.shape()[0] == 0 || q.shape()[0] % k.shape()[0] == 0),
         "query heads share key heads evenly");
-  check(q.dtype() == k.dtype() && q.dtype() == v.dtype() && q.dtype() == out.dtype(), "attention has one dtype");
+  check(q.dtype() == k.dtype() && q.dtype() == v.dtype(), "attention has one dtype");
   check(out.shape() == Shape({q.shape()[1], q.shape()[0] * q.shape()[2]}),
         "attention's output is [queries, heads * head_dim]");
+  check(q.shape()[1] == 0 || q.shape()[0] == 0 || k.shape()[1] > 0, "attention needs a key");
+}
+
+}  // namespace
+
+void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
+  check_attention(q, k, v, out);
+  check(q.dtype() == out.dtype(), "attention has one dtype");
   check(!causal || q.shape()[1] == k.shape()[1], "causal attention has as many queries as keys");
-  check(q.shape()[1] == 0 || k.shape()[1] > 0, "attention needs a key");
-  begin_cpu(ctx, "attention");
-  cpu::attention(ctx, q, k, v, scale, causal, out);
+  begin(ctx).attention(ctx, q, k, v, scale, causal, out);
+}
+
+void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
+  check_attention(q, k, v, out);
+  check(out.dtype() == DType::f32 && log_sum_exp.dtype() == DType::f32, "a part of attention is f32");
+  check(log_sum_exp.shape() == Shape({q.shape()[0], q.shape()[1]}), "there is one log-sum-exp a head and query");
+  begin(ctx).attention_part(ctx, q, k, v, scale, out, log_sum_exp);
+}
+
+void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
+  const Shape& lse = log_sum_exp.shape();
+  check(part.shape() == out.shape() && part_log_sum_exp.shape() == lse, "merged parts have one shape");
+  check(lse.rank() == 2 && out.shape().rank() == 2 && out.shape()[0] == lse[1] &&
+            (lse[0] == 0 ? out.shape()[1] == 0 : out.shape()[1] % lse[0] == 0),
+        "there is one log-sum-exp a head and query");
+  begin(ctx).merge_attention(ctx, part, part_log_sum_exp, out, log_sum_exp);
 }
 
 }  // namespace nostos::ops

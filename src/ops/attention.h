@@ -1,6 +1,8 @@
 // Owns scaled dot-product attention and the step before it: head norms, rotary embedding and the split into heads.
 #pragma once
 
+#include <span>
+
 #include "device/context.h"
 #include "tensor/tensor.h"
 
@@ -12,13 +14,18 @@ enum class RotaryPairs {
   half_split,   ///< (i, i + head_dim / 2): Qwen3
 };
 
+/// Some of a layer's heads: q [heads, tokens, head_dim], k and v [kv_heads, tokens, head_dim]. May have none.
+struct HeadGroup {
+  View q, k, v;
+};
+
 /// Splits packed projections into heads, head-major; normalises q and k per head and rotates them.
 /// \param qkv f32 [tokens, (heads + 2 * kv_heads) * head_dim]: q heads, then k heads, then v heads.
 /// \param q_norm, k_norm f32 [head_dim] RMSNorm weights, or null for none.
 /// \param cos, sin f32 [tokens, head_dim / 2], or null for no rotation (then without norms either).
-/// \param q [heads, tokens, head_dim], k and v [kv_heads, tokens, head_dim], all f32 or all bf16.
+/// \param groups where the heads go, in order: the first group takes the first heads, and so on; all f32 or all bf16.
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, View q, View k, View v);
+                      ConstView sin, RotaryPairs pairs, std::span<const HeadGroup> groups);
 
 /// out[t, h] = softmax(scale * q[h, t] . k[g]^T) v[g] with g = h / (heads / kv_heads); float32 softmax and sums. If
 /// `causal`, query
@@ -26,5 +33,15 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
 /// \param q [heads, queries, head_dim], k, v [kv_heads, keys, head_dim], f32 or bf16. \param out same dtype [queries,
 /// heads * head_dim].
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
+
+/// Attention over a part of the keys, to be merged with the other parts.
+/// \param q, k, v as attention(), at least one key. \param out f32 [queries, heads * head_dim].
+/// \param log_sum_exp f32 [heads, queries]: log of the sum of exp(scale * q . k) over these keys.
+void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp);
+
+/// Merges attention over two sets of keys into that over both: each weighs exp(its log-sum-exp).
+/// \param part f32 as out, \param out f32 [queries, heads * head_dim] and \param log_sum_exp f32 [heads, queries] in
+/// place. Source: Ring Attention, arXiv 2310.01889; Flash-Decoding's reduction.
+void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp);
 
 }  // namespace nostos::ops

@@ -1,20 +1,19 @@
 // Checks and dispatches convolutions.
 #include "ops/conv.h"
 
-#include "ops/cpu/ops.h"
-#include "ops/dispatch.h"
+#include "base/error.h"
+#include "ops/backend.h"
 
 namespace nostos {
 
-size_t Conv2d::size_in_bytes() const { return packed ? cpu::packed_bytes(*packed) : 0; }
+size_t Conv2d::size_in_bytes() const { return packed ? packed->size_in_bytes() : 0; }
 
 namespace ops {
 
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   check(filter.shape().rank() == 4 && filter.shape()[2] == filter.shape()[3], "a filter is [out, in, kernel, kernel]");
   check(bias.shape() == Shape({filter.shape()[0]}), "a filter's bias has one value an output channel");
-  begin_cpu(ctx, "pack_conv2d");
-  return cpu::pack_conv2d(ctx, filter, bias);
+  return begin(ctx).pack_conv2d(ctx, filter, bias);
 }
 
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
@@ -24,8 +23,7 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   const int64_t height = (x.shape()[0] + padding.top + padding.bottom - filter.kernel) / stride + 1;
   const int64_t width = (x.shape()[1] + padding.left + padding.right - filter.kernel) / stride + 1;
   check(x.shape()[2] == filter.in && y.shape() == Shape({height, width, filter.out}), "conv2d's shapes do not match");
-  begin_cpu(ctx, "conv2d");
-  cpu::conv2d(ctx, x, filter, stride, padding, y, accumulate);
+  begin(ctx).conv2d(ctx, x, filter, stride, padding, y, accumulate);
 }
 
 }  // namespace ops

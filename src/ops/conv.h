@@ -5,13 +5,10 @@
 #include <memory>
 
 #include "device/context.h"
+#include "ops/packed_weight.h"
 #include "tensor/tensor.h"
 
 namespace nostos {
-
-namespace cpu {
-struct PackedFilter;
-}
 
 /// A filter [out, in, kernel, kernel] in the backend's own layout with its bias. Immutable once packed.
 struct Conv2d {
@@ -19,7 +16,7 @@ struct Conv2d {
   int64_t out = 0;
   int64_t kernel = 0;
   DType dtype = DType::f32;  ///< of the filter and of the inputs it takes
-  std::shared_ptr<const cpu::PackedFilter> packed;
+  std::shared_ptr<const PackedWeight> packed;
   ConstView bias;  ///< f32 [out]
 
   size_t size_in_bytes() const;

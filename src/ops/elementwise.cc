@@ -1,67 +1,63 @@
 // Checks and dispatches element-wise ops.
 #include "ops/elementwise.h"
 
-#include "ops/cpu/ops.h"
-#include "ops/dispatch.h"
+#include "base/error.h"
+#include "ops/backend.h"
 
 namespace nostos::ops {
 
 void silu_mul(Context& ctx, ConstView gate_up, View out) {
   check(out.shape().rank() == 2 && gate_up.shape() == Shape({out.shape()[0], 2 * out.shape()[1]}),
         "silu_mul halves the channels");
-  begin_cpu(ctx, "silu_mul");
-  cpu::silu_mul(ctx, gate_up, out);
+  begin(ctx).silu_mul(ctx, gate_up, out);
 }
 
 void silu(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements(), "silu keeps the number of elements");
-  begin_cpu(ctx, "silu");
-  cpu::silu(ctx, x, out);
+  begin(ctx).silu(ctx, x, out);
 }
 
 void finish_modulation(Context& ctx, View x) {
   check(x.shape().rank() == 2 && x.shape()[1] % 4 == 0, "a modulation row has four parts");
-  begin_cpu(ctx, "finish_modulation");
-  cpu::finish_modulation(ctx, x);
+  begin(ctx).finish_modulation(ctx, x);
 }
 
-void add_scalar(Context& ctx, float value, View x) {
-  begin_cpu(ctx, "add_scalar");
-  cpu::add_scalar(ctx, value, x);
-}
+void add_scalar(Context& ctx, float value, View x) { begin(ctx).add_scalar(ctx, value, x); }
 
 void convert(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements(), "convert keeps the number of elements");
   const auto is_float = [](DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; };
   check(x.dtype() == out.dtype() || (is_float(out.dtype()) && (is_float(x.dtype()) || x.dtype() == DType::f16)),
         "convert goes among floating-point types");
-  begin_cpu(ctx, "convert");
-  cpu::convert(ctx, x, out);
+  begin(ctx).convert(ctx, x, out);
 }
 
 void fill_rows(Context& ctx, ConstView row, View out) {
   check(out.shape().rank() == 2 && row.elements() == out.shape()[1], "fill_rows copies one row");
-  begin_cpu(ctx, "fill_rows");
-  cpu::fill_rows(ctx, row, out);
+  begin(ctx).fill_rows(ctx, row, out);
 }
 
 void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   check(out.shape() == Shape({ids.elements(), table.shape()[1]}), "embed gives one row an id");
-  begin_cpu(ctx, "embed");
-  cpu::embed(ctx, table, ids, out);
+  begin(ctx).embed(ctx, table, ids, out);
 }
 
-void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out) {
+void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares) {
   check(positive.shape().rank() == 2 && positive.shape() == negative.shape() && positive.shape() == out.shape(),
         "guide keeps the shape");
-  begin_cpu(ctx, "guide");
-  cpu::guide(ctx, positive, negative, guidance, max_norm_ratio, out);
+  check(!token_squares || token_squares.shape() == Shape({out.shape()[0], 2}), "guide gives two sums a token");
+  begin(ctx).guide(ctx, positive, negative, guidance, out, token_squares);
+}
+
+void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x) {
+  check(token_squares.shape().rank() == 2 && token_squares.shape()[1] == 2, "cap_norm takes two sums a token");
+  check(max_norm_ratio > 0, "cap_norm's ratio is positive");
+  begin(ctx).cap_norm(ctx, token_squares, max_norm_ratio, x);
 }
 
 void euler_step(Context& ctx, ConstView model_output, float delta, View x) {
   check(model_output.shape() == x.shape(), "euler_step keeps the shape");
-  begin_cpu(ctx, "euler_step");
-  cpu::euler_step(ctx, model_output, delta, x);
+  begin(ctx).euler_step(ctx, model_output, delta, x);
 }
 
 }  // namespace nostos::ops

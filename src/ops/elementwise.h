@@ -31,10 +31,14 @@ void fill_rows(Context& ctx, ConstView row, View out);
 /// \param out f32 [rows, channels].
 void embed(Context& ctx, ConstView table, ConstView ids, View out);
 
-/// out = positive + guidance * (positive - negative), scaled down so that its norm is at most `max_norm_ratio` times
-/// that of positive if max_norm_ratio > 0. Norms are per-token sums added in token order.
-/// All f32 [tokens, channels]; out may be positive.
-void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out);
+/// out = positive + guidance * (positive - negative). All f32 [tokens, channels]; out may be positive.
+/// \param token_squares f64 [tokens, 2] or null: the sums of squares of each token of positive and of out.
+void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares = {});
+
+/// Scales x down so that the whole picture's norm is at most `max_norm_ratio` times that of the positive prediction.
+/// \param token_squares f64 [all tokens, 2] of guide(), in the picture's token order, in which they are added: the
+/// result does not depend on how tokens are dealt to ranks. \param x f32 [tokens, channels], all tokens or some.
+void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
 
 /// x -= delta * model_output: one Euler step along the negated model output. Both f32, same shape. \param delta
 /// sigma_next - sigma.

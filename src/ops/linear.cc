@@ -5,37 +5,33 @@
 #include <chrono>
 #include <limits>
 
-#include "ops/cpu/ops.h"
-#include "ops/dispatch.h"
+#include "base/error.h"
+#include "ops/backend.h"
 #include "ops/elementwise.h"
 
 namespace nostos {
 
-size_t Linear::size_in_bytes() const { return packed ? cpu::packed_bytes(*packed) : 0; }
+size_t Linear::size_in_bytes() const { return packed ? packed->size_in_bytes() : 0; }
 
 namespace ops {
 
 Linear pack_linear(Context& ctx, ConstView weight) {
   check(weight.shape().rank() == 2, "a weight is a matrix");
   check(weight.dtype() == DType::f32 || weight.dtype() == DType::bf16, "weights are f32 or bf16");
-  begin_cpu(ctx, "pack_linear");
-  require(weight.dtype() != DType::bf16 || cpu::has_bf16_products(ctx), ErrorKind::device,
+  const Backend& backend = begin(ctx);
+  require(weight.dtype() != DType::bf16 || backend.has_bf16_products(ctx), ErrorKind::device,
           "this CPU has no bf16 matrix product (AVX-512 BF16); use --precision f32");
-  return cpu::pack_linear(ctx, weight);
+  return backend.pack_linear(ctx, weight);
 }
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   check(x.dtype() == w.dtype && y.dtype() == DType::f32, "linear takes inputs of the weight's dtype and gives f32");
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
-  begin_cpu(ctx, "linear");
-  cpu::linear(ctx, x, w, y, accumulate);
+  begin(ctx).linear(ctx, x, w, y, accumulate);
 }
 
-bool has_bf16_products(Context& ctx) {
-  begin_cpu(ctx, "has_bf16_products");
-  return cpu::has_bf16_products(ctx);
-}
+bool has_bf16_products(Context& ctx) { return begin(ctx).has_bf16_products(ctx); }
 
 double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out) {
   Tensor source(ctx.device(), DType::f32, {out, in}), weight(ctx.device(), dtype, {out, in});

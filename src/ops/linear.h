@@ -5,13 +5,10 @@
 #include <memory>
 
 #include "device/context.h"
+#include "ops/packed_weight.h"
 #include "tensor/tensor.h"
 
 namespace nostos {
-
-namespace cpu {
-struct PackedMatrix;
-}
 
 /// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one
 /// process share it.
@@ -19,7 +16,7 @@ struct Linear {
   int64_t in = 0;
   int64_t out = 0;
   DType dtype = DType::f32;  ///< of the weight and of the inputs it takes: f32 or bf16
-  std::shared_ptr<const cpu::PackedMatrix> packed;
+  std::shared_ptr<const PackedWeight> packed;
   ConstView bias;  ///< f32 [out], or null; owned by the model's weights
 
   size_t size_in_bytes() const;

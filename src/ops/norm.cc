@@ -1,8 +1,8 @@
 // Checks and dispatches normalisations.
 #include "ops/norm.h"
 
-#include "ops/cpu/ops.h"
-#include "ops/dispatch.h"
+#include "base/error.h"
+#include "ops/backend.h"
 
 namespace nostos::ops {
 
@@ -10,31 +10,27 @@ void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, floa
   check(x.shape().rank() == 2 && x.shape() == out.shape(), "rms_norm keeps the shape");
   check(weight.shape() == Shape({x.shape()[1]}) && (!scale || scale.elements() == x.shape()[1]),
         "rms_norm's weights match the channels");
-  begin_cpu(ctx, "rms_norm");
-  cpu::rms_norm(ctx, x, weight, scale, eps, out);
+  begin(ctx).rms_norm(ctx, x, weight, scale, eps, out);
 }
 
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
   check(x.shape().rank() == 2 && x.shape() == out.shape(), "layer_norm_scaled keeps the shape");
   check(scale.elements() == x.shape()[1], "layer_norm_scaled's scale matches the channels");
-  begin_cpu(ctx, "layer_norm_scaled");
-  cpu::layer_norm_scaled(ctx, x, scale, eps, out);
+  begin(ctx).layer_norm_scaled(ctx, x, scale, eps, out);
 }
 
 void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x) {
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_rms_norm keeps the shape");
   check(weight.shape() == Shape({x.shape()[1]}) && (!gate || gate.elements() == x.shape()[1]),
         "add_gated_rms_norm's weights match the channels");
-  begin_cpu(ctx, "add_gated_rms_norm");
-  cpu::add_gated_rms_norm(ctx, projected, weight, gate, eps, x);
+  begin(ctx).add_gated_rms_norm(ctx, projected, weight, gate, eps, x);
 }
 
 void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   check(x.shape().rank() == 3 && sums.shape().rank() == 3 && sums.shape()[0] == x.shape()[0] && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,
         "group_norm_row_sums' shapes do not match");
-  begin_cpu(ctx, "group_norm_row_sums");
-  cpu::group_norm_row_sums(ctx, x, sums);
+  begin(ctx).group_norm_row_sums(ctx, x, sums);
 }
 
 void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
@@ -44,8 +40,7 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weigh
         "group_norm_apply's shapes do not match");
   check(weight.elements() == x.shape()[2] && bias.elements() == x.shape()[2],
         "group_norm_apply's weights match the channels");
-  begin_cpu(ctx, "group_norm_apply");
-  cpu::group_norm_apply(ctx, x, sums, weight, bias, eps, silu, out);
+  begin(ctx).group_norm_apply(ctx, x, sums, weight, bias, eps, silu, out);
 }
 
 }  // namespace nostos::ops

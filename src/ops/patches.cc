@@ -1,8 +1,8 @@
 // Checks and dispatches moves between latents, tokens and images.
 #include "ops/patches.h"
 
-#include "ops/cpu/ops.h"
-#include "ops/dispatch.h"
+#include "base/error.h"
+#include "ops/backend.h"
 
 namespace nostos::ops {
 namespace {
@@ -18,36 +18,31 @@ void check_patches(ConstView latents, int64_t patch, ConstView tokens) {
 
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens) {
   check_patches(latents, patch, tokens);
-  begin_cpu(ctx, "patchify");
-  cpu::patchify(ctx, latents, patch, tokens);
+  begin(ctx).patchify(ctx, latents, patch, tokens);
 }
 
 void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents) {
   check_patches(latents, patch, tokens);
-  begin_cpu(ctx, "unpatchify");
-  cpu::unpatchify(ctx, tokens, patch, latents);
+  begin(ctx).unpatchify(ctx, tokens, patch, latents);
 }
 
 void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image) {
   const Shape& shape = latents.shape();
   check(shape.rank() == 3 && image.shape() == Shape({shape[1], shape[2], shape[0]}),
         "latents_to_image moves channels last");
-  begin_cpu(ctx, "latents_to_image");
-  cpu::latents_to_image(ctx, latents, scale, shift, image);
+  begin(ctx).latents_to_image(ctx, latents, scale, shift, image);
 }
 
 void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   const Shape& shape = x.shape();
   check(shape.rank() == 3 && out.shape() == Shape({2 * shape[0], 2 * shape[1], shape[2]}),
         "upsample doubles height and width");
-  begin_cpu(ctx, "upsample_nearest_2x");
-  cpu::upsample_nearest_2x(ctx, x, out);
+  begin(ctx).upsample_nearest_2x(ctx, x, out);
 }
 
 void to_pixels(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements() && out.dtype() == DType::u8, "to_pixels gives a byte a value");
-  begin_cpu(ctx, "to_pixels");
-  cpu::to_pixels(ctx, x, out);
+  begin(ctx).to_pixels(ctx, x, out);
 }
 
 }  // namespace nostos::ops

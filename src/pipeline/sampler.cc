@@ -36,6 +36,7 @@ Sampler::Plan Sampler::take_plan(Arena& arena, int64_t positive_tokens, int64_t 
   plan.tokens = take(arena, DType::f32, state);
   plan.velocity = take(arena, DType::f32, state);
   if (negative_tokens > 0) plan.negative_velocity = take(arena, DType::f32, state);
+  if (guidance_.normalization > 0) plan.token_squares = take(arena, DType::f64, {state[0], 2});
   const size_t mark = arena.used_bytes();
   plan.positive_scratch = zimage::Scratch::take(arena, config, grid_, plan.positive, transformer_.dtype());
   if (negative_tokens > 0) {
@@ -57,8 +58,9 @@ void Sampler::run(View latents, const OnStep& on_step) {
     forward(plan_.positive, plan_.positive_scratch, plan_.velocity);
     if (guidance_.applies_at(schedule_.times[step])) {
       forward(plan_.negative, plan_.negative_scratch, plan_.negative_velocity);
-      ops::guide(ctx_, plan_.velocity, plan_.negative_velocity, guidance_.scale, guidance_.normalization,
-                 plan_.velocity);
+      ops::guide(ctx_, plan_.velocity, plan_.negative_velocity, guidance_.scale, plan_.velocity, plan_.token_squares);
+      if (guidance_.normalization > 0)
+        ops::cap_norm(ctx_, plan_.token_squares, guidance_.normalization, plan_.velocity);
     }
     ops::euler_step(ctx_, plan_.velocity, schedule_.sigmas[step + 1] - schedule_.sigmas[step], plan_.tokens);
     ctx_.throw_if_cancelled();

@@ -51,6 +51,7 @@ class Sampler {
     View tokens;             ///< f32 [grid tokens, patch width]: the state, in token layout through the whole loop
     View velocity;           ///< f32, likewise
     View negative_velocity;  ///< f32, likewise; null without guidance
+    View token_squares;      ///< f64 [grid tokens, 2] of ops::guide(); null without a cap of the norm
   };
   Plan take_plan(Arena& arena, int64_t positive_tokens, int64_t negative_tokens) const;
 

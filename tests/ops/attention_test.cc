@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "base/error.h"
+#include "ops/copy_rows.h"
 #include "ops/support.h"
 
 namespace nostos {
@@ -138,7 +141,8 @@ TEST(SplitHeadsRope, EqualsReference) {
           Guarded v(dtype, {c.kv_heads, c.tokens, c.head_dim});
           const ConstView q_weight = normed ? ConstView(q_norm) : ConstView(),
                           k_weight = normed ? ConstView(k_norm) : ConstView();
-          ops::split_heads_rope(ctx, qkv, q_weight, k_weight, kEps, cos, sin, pairs, q, k, v);
+          ops::split_heads_rope(ctx, qkv, q_weight, k_weight, kEps, cos, sin, pairs,
+                                std::array{ops::HeadGroup{q, k, v}});
 
           const auto split = [&](const Values& in, const Values& c_values, const Values& s_values) {
             return reference::split_heads_rope(in, values(q_weight), values(k_weight), kEps, c_values, s_values, pairs,
@@ -180,7 +184,7 @@ TEST(SplitHeadsRope, WithoutTablesSplitsAlone) {
   for (const int64_t tokens : {1, 33}) {
     const Tensor qkv = random_tensor(DType::f32, {tokens, 3 * 2 * 5}, 1);
     Guarded q(DType::f32, {2, tokens, 5}), k(DType::f32, {2, tokens, 5}), v(DType::f32, {2, tokens, 5});
-    ops::split_heads_rope(ctx, qkv, {}, {}, 0, {}, {}, RotaryPairs::interleaved, q, k, v);
+    ops::split_heads_rope(ctx, qkv, {}, {}, 0, {}, {}, RotaryPairs::interleaved, std::array{ops::HeadGroup{q, k, v}});
     for (int64_t i = 0; i < qkv.shape().elements(); ++i) {
       const int64_t token = i / 30, head = i / 5 % 6;
       const ConstView to = head < 2 ? q : head < 4 ? k : v;
@@ -190,13 +194,92 @@ TEST(SplitHeadsRope, WithoutTablesSplitsAlone) {
   }
 }
 
+// Heads dealt to groups, an empty one among them, are the heads of one group.
+TEST(SplitHeadsRope, GroupsShareTheHeads) {
+  Context ctx({}, 2);
+  constexpr int64_t kTokens = 33, kWidth = 8;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor qkv = random_tensor(DType::f32, {kTokens, 15 * kWidth}, 1),
+                 norm = random_tensor(DType::f32, {kWidth}, 2);
+    const Tensor cos = random_tensor(DType::f32, {kTokens, kWidth / 2}, 3),
+                 sin = random_tensor(DType::f32, {kTokens, kWidth / 2}, 4);
+    Tensor whole(Device{}, dtype, {3, 5, kTokens, kWidth}), parts(Device{}, dtype, {3, 5, kTokens, kWidth});
+    const auto group = [](Tensor& heads, int64_t first, int64_t count) {
+      const auto part = [&](int64_t i) {
+        return heads.view().rows(i, 1).reshape({5, kTokens, kWidth}).rows(first, count);
+      };
+      return ops::HeadGroup{part(0), part(1), part(2)};
+    };
+    const auto split = [&](std::span<const ops::HeadGroup> groups) {
+      ops::split_heads_rope(ctx, qkv, norm, norm, 1e-5f, cos, sin, RotaryPairs::interleaved, groups);
+    };
+    split(std::array{group(whole, 0, 5)});
+    split(std::array{group(parts, 0, 2), group(parts, 2, 0), group(parts, 2, 3)});
+    EXPECT_TRUE(same_bits(whole, parts)) << name(dtype);
+  }
+}
+
+// Parts of the keys, merged in any order, give what all keys give: float32 rounds once more a merge. Measured:
+// 0.006 of the bound for f32, 0.54 for bf16.
+TEST(AttentionPart, MergedPartsEqualTheWhole) {
+  constexpr int64_t kHeads = 3, kQueries = 70, kKeys = 133, kWidth = 32;
+  Context ctx({}, 2);
+  WorstError worst;
+  for (const DType dtype : product_dtypes()) {
+    const Tensor q = random_tensor(dtype, {kHeads, kQueries, kWidth}, 1, -2, 2),
+                 k = random_tensor(dtype, {kHeads, kKeys, kWidth}, 2, -2, 2),
+                 v = random_tensor(dtype, {kHeads, kKeys, kWidth}, 3);
+    const auto keys_of = [&](const Tensor& all, int64_t first, int64_t count) {
+      Tensor part(Device{}, dtype, {kHeads, count, kWidth});
+      ops::copy_rows(ctx, all, part, std::array{ops::RowRun{first, 0, count}});
+      return part;
+    };
+    const auto attend = [&](int64_t first, int64_t count, View out, View lse) {
+      ops::attention_part(ctx, q, keys_of(k, first, count), keys_of(v, first, count), 0.5f, out, lse);
+    };
+    const Values expected =
+        reference::attention(values(q), values(k), values(v), 0.5, false, kHeads, kHeads, kQueries, kKeys, kWidth);
+    const Values absolute = reference::attention(values(q), values(k), reference::absolute(values(v)), 0.5, false,
+                                                 kHeads, kHeads, kQueries, kKeys, kWidth);
+    const Case whole{kHeads, kHeads, kQueries, kKeys, kWidth, false};
+    const double terms = largest_score(reference::absolute(values(q)), reference::absolute(values(k)), whole) * 0.5;
+    const double error = 2 * (2 * sum_error(kWidth + 4) * terms + 2 * kExpError + sum_error(kKeys)) + 16 * kUnitF32;
+    for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{0, 133}, {0, 1, 133}, {0, 64, 100, 133}}) {
+      Guarded out(DType::f32, {kQueries, kHeads * kWidth}), lse(DType::f32, {kHeads, kQueries});
+      Tensor part(Device{}, DType::f32, {kQueries, kHeads * kWidth}),
+          part_lse(Device{}, DType::f32, {kHeads, kQueries});
+      attend(cuts[0], cuts[1], out, lse);
+      for (size_t i = 2; i < cuts.size(); ++i) {
+        attend(cuts[i - 1], cuts[i] - cuts[i - 1], part, part_lse);
+        ops::merge_attention(ctx, part, part_lse, out, lse);
+      }
+      Values bound(expected.size());
+      for (size_t i = 0; i < bound.size(); ++i)
+        bound[i] = absolute[i] * (error + (dtype == DType::bf16 ? kUnitBf16 : 0));
+      worst(dtype, expect_within(out, expected, bound, fmt::format("{} in {} parts", name(dtype), cuts.size() - 1)));
+      out.expect_guards_untouched();
+      lse.expect_guards_untouched();
+    }
+  }
+}
+
+TEST(AttentionPart, WrongShapesAreRefused) {
+  Context ctx({}, 1);
+  const Tensor q = random_tensor(DType::f32, {2, 4, 8}, 1);
+  Guarded out(DType::f32, {4, 16}), lse(DType::f32, {2, 4}), wrong(DType::f32, {4, 2});
+  EXPECT_NO_THROW(ops::attention_part(ctx, q, q, q, 1, out, lse));
+  EXPECT_THROW(ops::attention_part(ctx, q, q, q, 1, out, wrong), Error);
+  EXPECT_THROW(ops::merge_attention(ctx, out, lse, out, wrong), Error);
+}
+
 TEST(SplitHeadsRope, WrongShapesAreRefused) {
   Context ctx({}, 1);
   const Tensor qkv = random_tensor(DType::f32, {4, 6 * 8}, 1), table = random_tensor(DType::f32, {4, 4}, 2);
   const Tensor norm = random_tensor(DType::f32, {8}, 3), short_table = random_tensor(DType::f32, {3, 4}, 2);
   Guarded q(DType::f32, {2, 4, 8}), k(DType::f32, {2, 4, 8}), v(DType::f32, {2, 4, 8}), wide(DType::f32, {3, 4, 8});
   const auto split = [&](ConstView q_norm, ConstView k_norm, ConstView cos, View q_out) {
-    ops::split_heads_rope(ctx, qkv, q_norm, k_norm, 1e-5f, cos, table, RotaryPairs::interleaved, q_out, k, v);
+    ops::split_heads_rope(ctx, qkv, q_norm, k_norm, 1e-5f, cos, table, RotaryPairs::interleaved,
+                          std::array{ops::HeadGroup{q_out, k, v}});
   };
   EXPECT_NO_THROW(split(norm, norm, table, q));
   EXPECT_THROW(split(norm, {}, table, q), Error);

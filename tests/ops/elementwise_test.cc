@@ -191,7 +191,7 @@ TEST(Elementwise, GuideIsExactWithoutNormalization) {
     const Tensor positive = random_tensor(DType::f32, {tokens, 64}, 1),
                  negative = random_tensor(DType::f32, {tokens, 64}, 2);
     Guarded out(DType::f32, {tokens, 64});
-    ops::guide(ctx, positive, negative, 3.7f, 0, out);
+    ops::guide(ctx, positive, negative, 3.7f, out);
     for (int64_t i = 0; i < tokens * 64; ++i) {
       const float p = positive.data<float>()[i], difference = p - negative.data<float>()[i], scaled = 3.7f * difference;
       ASSERT_EQ(out.view().data<float>()[i], p + scaled) << i;
@@ -219,13 +219,17 @@ TEST(Elementwise, GuideCapsTheNorm) {
     EXPECT_EQ(factor < 1, ratio < 100);
     for (double& value : expected) value *= factor;
     Guarded out(DType::f32, {33, 64});
-    ops::guide(ctx, positive, negative, 4, ratio, out);
+    Tensor squares(Device{}, DType::f64, {33, 2});
+    ops::guide(ctx, positive, negative, 4, out, squares);
+    ops::cap_norm(ctx, squares, ratio, out);
     worst(DType::f32, expect_within(out, expected, bound, fmt::format("guide capped at {}", ratio)));
     out.expect_guards_untouched();
     // In place.
     Guarded in_place(DType::f32, {33, 64});
     copy_bytes(positive, in_place);
-    ops::guide(ctx, in_place, negative, 4, ratio, in_place);
+    ops::guide(ctx, in_place, negative, 4, in_place, squares);
+    ops::cap_norm(ctx, squares, ratio, in_place.view().rows(0, 20));
+    ops::cap_norm(ctx, squares, ratio, in_place.view().rows(20, 13));  // a part of the tokens at a time
     EXPECT_TRUE(same_bits(out, in_place));
   }
 }
@@ -256,7 +260,7 @@ TEST(Elementwise, WrongShapesAndTypesAreRefused) {
   EXPECT_THROW(ops::convert(ctx, x, half), Error);
   EXPECT_THROW(ops::convert(ctx, bytes, out), Error);
   EXPECT_THROW(ops::fill_rows(ctx, other.view().rows(0, 1), out), Error);
-  EXPECT_THROW(ops::guide(ctx, x, other, 1, 0, out), Error);
+  EXPECT_THROW(ops::guide(ctx, x, other, 1, out), Error);
   EXPECT_THROW(ops::euler_step(ctx, other, 1, out), Error);
 }
 

@@ -2,6 +2,7 @@
 // with it, and whatever the number of threads. Registered twice with ctest: natively and limited to AVX2.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 #include <set>
 
@@ -250,7 +251,7 @@ TEST(RowIndependence, SplitHeadsRope) {
           const auto part = [&](int64_t i) { return parts.view().rows(i, 1).reshape({kHeads, count, kWidth}); };
           ops::split_heads_rope(ctx, qkv.view().rows(first, count), weight, weight, 1e-5f,
                                 cos.view().rows(first, count), sin.view().rows(first, count),
-                                ops::RotaryPairs::interleaved, part(0), part(1), part(2));
+                                ops::RotaryPairs::interleaved, std::array{ops::HeadGroup{part(0), part(1), part(2)}});
           const size_t head_bytes = static_cast<size_t>(kWidth) * size_bytes(dtype);
           for (int64_t t = 0; t < count; ++t) {
             for (int64_t h = 0; h < 3 * kHeads; ++h) {
@@ -309,16 +310,22 @@ TEST(RowIndependence, ImageMoves) {
       "to_pixels");
 }
 
-// Guidance norms are sums over all tokens, added in token order whatever the number of threads.
-TEST(RowIndependence, GuideThreads) {
+TEST(RowIndependence, Guide) {
   const Tensor positive = random_tensor(DType::f32, {1000, 64}, 1), negative = random_tensor(DType::f32, {1000, 64}, 2);
-  Tensor whole(Device{}, DType::f32, {1000, 64});
-  ops::guide(context(1), positive, negative, 4, 1, whole);
-  for (const int threads : kThreads) {
-    Tensor again(Device{}, DType::f32, {1000, 64});
-    ops::guide(context(threads), positive, negative, 4, 1, again);
-    EXPECT_TRUE(same_bits(whole, again)) << threads;
-  }
+  expect_independent_rows(
+      1000, DType::f32, {64},
+      [&](Context& ctx, int64_t first, int64_t count, View out) {
+        Tensor squares(Device{}, DType::f64, {count, 2});
+        ops::guide(ctx, positive.view().rows(first, count), negative.view().rows(first, count), 4, out, squares);
+      },
+      "guide");
+  expect_independent_rows(
+      1000, DType::f64, {2},
+      [&](Context& ctx, int64_t first, int64_t count, View squares) {
+        Tensor out(Device{}, DType::f32, {count, 64});
+        ops::guide(ctx, positive.view().rows(first, count), negative.view().rows(first, count), 4, out, squares);
+      },
+      "guide's sums of squares");
 }
 
 }  // namespace

@@ -64,14 +64,15 @@ void expect_reference(const OutputKernels<Out>& kernels, DType dtype, const std:
     expect_within(out, gated, scaled(gated, 4 * kUnitF32 + kExpError + unit(dtype)), "silu_mul " + what);
 
     // exp(scale * (x - max)): the exponent, up to 8 here, is rounded twice.
-    const double sum = static_cast<double>(kernels.softmax_exp(in, 1.f, n, out.data<Out>()));
+    const cpu::SoftmaxSum softmax = kernels.softmax_exp(in, 1.f, n, out.data<Out>());
     Values exponentials = values(x);
     const double top = *std::max_element(exponentials.begin(), exponentials.end());
     double expected_sum = 0;
     for (double& value : exponentials) expected_sum += value = std::exp(value - top);
     const double exp_rounding = 16 * kUnitF32 + kExpError;
     expect_within(out, exponentials, scaled(exponentials, exp_rounding + unit(dtype)), "softmax_exp " + what);
-    EXPECT_NEAR(sum, expected_sum, expected_sum * (exp_rounding + sum_error(n))) << what;
+    EXPECT_EQ(static_cast<double>(softmax.top), top) << what;
+    EXPECT_NEAR(static_cast<double>(softmax.sum), expected_sum, expected_sum * (exp_rounding + sum_error(n))) << what;
   }
 }
 

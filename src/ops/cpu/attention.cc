@@ -2,6 +2,8 @@
 // values.
 #include <omp.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "ops/cpu/matmul.h"
@@ -13,33 +15,31 @@
 namespace nostos::cpu {
 
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, View q, View k, View v) {
-  const int64_t heads = q.shape()[0], kv_heads = k.shape()[0], tokens = q.shape()[1], head_dim = q.shape()[2];
-  const int64_t all_heads = heads + 2 * kv_heads, half = head_dim / 2;
+                      ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups) {
+  const int64_t tokens = groups[0].q.shape()[1], head_dim = groups[0].q.shape()[2], half = head_dim / 2;
+  const int64_t all_heads = qkv.shape()[1] / head_dim;
   const float* in = qkv.data<float>();
   const float* c = optional_data<float>(cos);
   const float* s = optional_data<float>(sin);
   const float* q_weight = optional_data<float>(q_norm);
   const float* k_weight = optional_data<float>(k_norm);
-  with_output(q, [&]<class Out>(Out* q_out) {
-    Out* k_out = k.data<Out>();
-    Out* v_out = v.data<Out>();
+  with_output(groups[0].q, [&]<class Out>(Out*) {
     const OutputKernels<Out>& kernels = row_kernels().of<Out>();
     parallel_ranges(ctx, tokens, row_grain(all_heads * head_dim), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const float* row = in + t * all_heads * head_dim;
-        const auto place = [&](const float* weight, Out* to) {
-          if (c == nullptr)
-            kernels.scale(row, 1.f, head_dim, to);
-          else
-            kernels.rotate(row, weight, eps, c + t * half, s + t * half, half, pairs, to);
-          row += head_dim;
+        const auto place = [&](View heads, bool rotated, const float* weight) {
+          for (int64_t h = 0; h < heads.shape()[0]; ++h, row += head_dim) {
+            Out* to = heads.data<Out>() + (h * tokens + t) * head_dim;
+            if (rotated && c != nullptr)
+              kernels.rotate(row, weight, eps, c + t * half, s + t * half, half, pairs, to);
+            else
+              kernels.scale(row, 1.f, head_dim, to);
+          }
         };
-        for (int64_t h = 0; h < heads; ++h) place(q_weight, q_out + (h * tokens + t) * head_dim);
-        for (int64_t h = 0; h < kv_heads; ++h) place(k_weight, k_out + (h * tokens + t) * head_dim);
-        for (int64_t h = 0; h < kv_heads; ++h, row += head_dim) {
-          kernels.scale(row, 1.f, head_dim, v_out + (h * tokens + t) * head_dim);
-        }
+        for (const ops::HeadGroup& group : groups) place(group.q, true, q_weight);
+        for (const ops::HeadGroup& group : groups) place(group.k, true, k_weight);
+        for (const ops::HeadGroup& group : groups) place(group.v, false, nullptr);
       }
     });
   });
@@ -72,8 +72,10 @@ struct BlockScratch {
   T* probabilities;
 };
 
-template <class T>
-void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
+/// \param out of T or f32. \param log_sum_exp f32 [heads, queries] or null.
+template <class T, class Out>
+void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out,
+                  View log_sum_exp) {
   const int64_t heads = q.shape()[0], queries = q.shape()[1], head_dim = q.shape()[2];
   const int64_t kv_heads = k.shape()[0], keys = k.shape()[1];
   if (queries == 0 || heads == 0) return;
@@ -92,6 +94,7 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
   const size_t scratch_bytes = BlockScratch<T>::bytes(keys, head_dim);
   matmul.reserve_workspaces(scratch_bytes);
   const OutputKernels<T>& kernels = row_kernels().of<T>();
+  float* lse = log_sum_exp ? log_sum_exp.data<float>() : nullptr;
 #pragma omp parallel for schedule(dynamic) num_threads(ctx.threads())
   for (int64_t task = 0; task < heads * blocks; ++task) {
     const int64_t head = task / blocks, block = task % blocks, first = block * kQueryBlock;
@@ -111,14 +114,16 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t visible = causal ? std::min(first + r + 1, seen) : seen;
       T* row = scratch.probabilities + r * seen;
-      sums[r] = kernels.softmax_exp(scratch.scores + r * seen, scale, visible, row);
+      const SoftmaxSum softmax = kernels.softmax_exp(scratch.scores + r * seen, scale, visible, row);
+      sums[r] = softmax.sum;
+      if (lse != nullptr && r < count) lse[head * queries + first + r] = scale * softmax.top + std::log(softmax.sum);
       std::memset(static_cast<void*>(row + visible), 0, static_cast<size_t>(seen - visible) * sizeof(T));
     }
     matmul.run({rows, seen, head_dim, head_dim, 1, seen, head_dim}, scratch.probabilities,
                v.data<T>() + kv * keys * head_dim, scratch.output);
     for (int64_t r = 0; r < count; ++r) {
-      kernels.scale(scratch.output + r * head_dim, 1.f / sums[r], head_dim,
-                    out.data<T>() + ((first + r) * heads + head) * head_dim);
+      row_kernels().of<Out>().scale(scratch.output + r * head_dim, 1.f / sums[r], head_dim,
+                                    out.data<Out>() + ((first + r) * heads + head) * head_dim);
     }
   }
 }
@@ -127,9 +132,38 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
 
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
   if (q.dtype() == DType::bf16)
-    attention_of<bfloat16>(ctx, q, k, v, scale, causal, out);
+    attention_of<bfloat16, bfloat16>(ctx, q, k, v, scale, causal, out, {});
   else
-    attention_of<float>(ctx, q, k, v, scale, causal, out);
+    attention_of<float, float>(ctx, q, k, v, scale, causal, out, {});
+}
+
+void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
+  if (q.dtype() == DType::bf16)
+    attention_of<bfloat16, float>(ctx, q, k, v, scale, false, out, log_sum_exp);
+  else
+    attention_of<float, float>(ctx, q, k, v, scale, false, out, log_sum_exp);
+}
+
+void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
+  const int64_t heads = log_sum_exp.shape()[0], queries = log_sum_exp.shape()[1];
+  if (heads == 0) return;
+  const int64_t head_dim = out.shape()[1] / heads;
+  const float* from = part.data<float>();
+  const float* from_lse = part_log_sum_exp.data<float>();
+  float* to = out.data<float>();
+  float* lse = log_sum_exp.data<float>();
+  parallel_ranges(ctx, queries, row_grain(heads * head_dim), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t h = 0; h < heads; ++h) {
+        const float a = lse[h * queries + t], b = from_lse[h * queries + t], top = std::max(a, b);
+        const float sum = std::exp(a - top) + std::exp(b - top);
+        const float keep = std::exp(a - top) / sum, add = std::exp(b - top) / sum;
+        for (int64_t i = (t * heads + h) * head_dim; i < (t * heads + h + 1) * head_dim; ++i)
+          to[i] = keep * to[i] + add * from[i];
+        lse[h * queries + t] = top + std::log(sum);
+      }
+    }
+  });
 }
 
 }  // namespace nostos::cpu

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 #include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
@@ -14,6 +13,13 @@ namespace nostos::cpu {
 namespace {
 
 constexpr int64_t kGrain = 16384;  // elements a thread should at least get
+
+/// \return bytes of one entry of the second axis.
+size_t bytes_of_row(ConstView view) {
+  int64_t elements = 1;
+  for (int axis = 2; axis < view.shape().rank(); ++axis) elements *= view.shape()[axis];
+  return static_cast<size_t>(elements) * size_bytes(view.dtype());
+}
 
 }  // namespace
 
@@ -95,12 +101,30 @@ void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   for (int64_t r = 0; r < out.shape()[0]; ++r) convert(ctx, table.rows(id[r], 1), out.rows(r, 1).reshape({1, n}));
 }
 
-void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out) {
+void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRun> runs) {
+  const int64_t outer = from.shape()[0];
+  const size_t row_bytes = bytes_of_row(from);
+  const size_t from_bytes = static_cast<size_t>(from.shape()[1]) * row_bytes,
+               to_bytes = static_cast<size_t>(to.shape()[1]) * row_bytes;
+  int64_t rows = 0;
+  for (const ops::RowRun& run : runs) rows += run.count;
+  parallel_ranges(ctx, outer, row_grain(rows * static_cast<int64_t>(row_bytes) / 4), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      for (const ops::RowRun& run : runs) {
+        std::memcpy(to.bytes() + static_cast<size_t>(o) * to_bytes + static_cast<size_t>(run.to) * row_bytes,
+                    from.bytes() + static_cast<size_t>(o) * from_bytes + static_cast<size_t>(run.from) * row_bytes,
+                    static_cast<size_t>(run.count) * row_bytes);
+      }
+    }
+  });
+}
+
+void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares) {
   const int64_t tokens = out.shape()[0], n = out.shape()[1];
   const float* pos = positive.data<float>();
   const float* neg = negative.data<float>();
   float* to = out.data<float>();
-  std::vector<double> squares(static_cast<size_t>(2 * tokens));
+  double* squares = token_squares ? token_squares.data<double>() : nullptr;
   parallel_ranges(ctx, tokens, row_grain(n), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       double of_positive = 0, of_guided = 0;
@@ -111,20 +135,25 @@ void guide(Context& ctx, ConstView positive, ConstView negative, float guidance,
         of_guided += static_cast<double>(guided) * static_cast<double>(guided);
         to[i] = guided;
       }
-      squares[static_cast<size_t>(2 * t)] = of_positive;
-      squares[static_cast<size_t>(2 * t + 1)] = of_guided;
+      if (squares == nullptr) continue;
+      squares[2 * t] = of_positive;
+      squares[2 * t + 1] = of_guided;
     }
   });
-  if (max_norm_ratio <= 0) return;
+}
+
+void cap_norm(Context&, ConstView token_squares, float max_norm_ratio, View x) {
+  const double* squares = token_squares.data<double>();
   double of_positive = 0, of_guided = 0;
-  for (int64_t t = 0; t < tokens; ++t) {
-    of_positive += squares[static_cast<size_t>(2 * t)];
-    of_guided += squares[static_cast<size_t>(2 * t + 1)];
+  for (int64_t t = 0; t < token_squares.shape()[0]; ++t) {
+    of_positive += squares[2 * t];
+    of_guided += squares[2 * t + 1];
   }
   const double cap = std::sqrt(of_positive) * static_cast<double>(max_norm_ratio), norm = std::sqrt(of_guided);
   if (norm <= cap) return;
   const float factor = static_cast<float>(cap / norm);
-  for (int64_t i = 0; i < tokens * n; ++i) to[i] *= factor;
+  float* to = x.data<float>();
+  for (int64_t i = 0; i < x.elements(); ++i) to[i] *= factor;
 }
 
 void euler_step(Context&, ConstView model_output, float delta, View x) {

@@ -13,13 +13,19 @@
 
 namespace nostos::cpu {
 
+namespace {
+
 /// A filter in the layout that oneDNN chose for a typical row.
-struct PackedFilter {
+struct PackedFilter final : PackedWeight {
   dnnl::memory::desc desc;
   Buffer storage;
+
+  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
-size_t packed_bytes(const PackedFilter& packed) { return packed.storage.size_bytes(); }
+const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const PackedFilter&>(*w.packed); }
+
+}  // namespace
 
 namespace {
 
@@ -84,9 +90,9 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   const int64_t run_width = std::max(width, kTypicalWidth);
   const OneDnn::ConvKey key{run_width,    filter.in,     filter.out,   filter.kernel, stride,
                             padding.left, padding.right, filter.dtype, accumulate};
-  const dnnl::convolution_forward& primitive = dnn.convolution(key, filter.packed->desc);
+  const dnnl::convolution_forward& primitive = dnn.convolution(key, packed_of(filter).desc);
   const OneDnn::ConvMemory memory =
-      dnn.convolution_memory(primitive, filter.packed->storage.data(), filter.bias.bytes());
+      dnn.convolution_memory(primitive, packed_of(filter).storage.data(), filter.bias.bytes());
   const size_t row_bytes = static_cast<size_t>(width * filter.in) * size_bytes(filter.dtype);
   const size_t run_row_bytes = static_cast<size_t>(run_width * filter.in) * size_bytes(filter.dtype);
   const size_t window_bytes = static_cast<size_t>(filter.kernel) * run_row_bytes;

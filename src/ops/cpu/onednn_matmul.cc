@@ -9,13 +9,19 @@
 
 namespace nostos::cpu {
 
+namespace {
+
 /// A weight in oneDNN's blocked layout, or plain [out, in] where fixed blocks are used.
-struct PackedMatrix {
+struct PackedMatrix final : PackedWeight {
   Buffer storage;
   bool blocked = false;
+
+  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
-size_t packed_bytes(const PackedMatrix& packed) { return packed.storage.size_bytes(); }
+const PackedMatrix& packed_of(const Linear& w) { return static_cast<const PackedMatrix&>(*w.packed); }
+
+}  // namespace
 
 bool has_bf16_products(Context& ctx) { return ctx.state<OneDnn>().has_bf16(); }
 
@@ -77,7 +83,7 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
       float* block = reinterpret_cast<float*>(scratch + padded_x_bytes);
       const OneDnn::MatmulKey block_key = key(columns);
       dnn.run_matmul(dnn.matmul(block_key), block_key, a,
-                     w.packed->storage.data() + static_cast<size_t>(left * w.in) * element,
+                     packed_of(w).storage.data() + static_cast<size_t>(left * w.in) * element,
                      bias == nullptr ? nullptr : bias + left, block);
       for (int64_t i = 0; i < count; ++i) {
         float* to = out + (first + i) * w.out + left;
@@ -92,10 +98,10 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   OneDnn& dnn = ctx.state<OneDnn>();
   if (x.shape()[0] == 0) return;
-  if (!w.packed->blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
+  if (!packed_of(w).blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
   const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
                               accumulate,   false};
-  dnn.run_matmul(dnn.matmul(key), key, x.bytes(), w.packed->storage.data(), w.bias ? w.bias.data<float>() : nullptr,
+  dnn.run_matmul(dnn.matmul(key), key, x.bytes(), packed_of(w).storage.data(), w.bias ? w.bias.data<float>() : nullptr,
                  y.data<float>());
 }
 

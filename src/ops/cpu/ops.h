@@ -1,19 +1,15 @@
-// Owns the CPU side of every op: called by the dispatchers in ops/ with checked arguments.
+// Owns the CPU side of every op: see ops::Backend.
 #pragma once
 
-#include "ops/attention.h"
-#include "ops/conv.h"
-#include "ops/linear.h"
+#include "ops/backend.h"
 
 namespace nostos::cpu {
 
 Linear pack_linear(Context& ctx, ConstView weight);
-size_t packed_bytes(const PackedMatrix& packed);
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
 bool has_bf16_products(Context& ctx);
 
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);
-size_t packed_bytes(const PackedFilter& packed);
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
             bool accumulate);
 
@@ -25,8 +21,10 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weigh
                       View out);
 
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, View q, View k, View v);
+                      ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups);
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
+void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp);
+void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp);
 
 void silu_mul(Context& ctx, ConstView gate_up, View out);
 void silu(Context& ctx, ConstView x, View out);
@@ -35,7 +33,9 @@ void add_scalar(Context& ctx, float value, View x);
 void convert(Context& ctx, ConstView x, View out);
 void fill_rows(Context& ctx, ConstView row, View out);
 void embed(Context& ctx, ConstView table, ConstView ids, View out);
-void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, float max_norm_ratio, View out);
+void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRun> runs);
+void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares);
+void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
 void euler_step(Context& ctx, ConstView model_output, float delta, View x);
 
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens);

@@ -6,12 +6,18 @@
 
 namespace nostos::cpu {
 
+namespace {
+
 /// The filter as [kernel y, kernel x, out, in], so that the inner sum runs over neighbouring elements.
-struct PackedFilter {
+struct PackedFilter final : PackedWeight {
   Buffer storage;
+
+  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
-size_t packed_bytes(const PackedFilter& packed) { return packed.storage.size_bytes(); }
+const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const PackedFilter&>(*w.packed); }
+
+}  // namespace
 
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   const Shape& shape = filter.shape();
@@ -35,7 +41,7 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   const int64_t height = x.shape()[0], width = x.shape()[1];
   const int64_t out_height = y.shape()[0], out_width = y.shape()[1], kernel = filter.kernel;
   const float* in = x.data<float>();
-  const float* weights = reinterpret_cast<const float*>(filter.packed->storage.data());
+  const float* weights = reinterpret_cast<const float*>(packed_of(filter).storage.data());
   const float* bias = filter.bias.data<float>();
   float* out = y.data<float>();
   parallel_ranges(ctx, out_height * out_width, 1, [&](int64_t begin, int64_t end) {

@@ -9,10 +9,18 @@
 
 namespace nostos::cpu {
 
+namespace {
+
 /// The weight as it came: [out, in].
-struct PackedMatrix {
+struct PackedMatrix final : PackedWeight {
   Buffer storage;
+
+  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
+
+const PackedMatrix& packed_of(const Linear& w) { return static_cast<const PackedMatrix&>(*w.packed); }
+
+}  // namespace
 
 namespace {
 
@@ -23,8 +31,6 @@ struct PlainWorkspaces {
 };
 
 }  // namespace
-
-size_t packed_bytes(const PackedMatrix& packed) { return packed.storage.size_bytes(); }
 
 bool has_bf16_products(Context&) { return false; }
 
@@ -39,7 +45,7 @@ Linear pack_linear(Context& ctx, ConstView weight) {
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   const float* a = x.data<float>();
-  const float* b = reinterpret_cast<const float*>(w.packed->storage.data());
+  const float* b = reinterpret_cast<const float*>(packed_of(w).storage.data());
   const float* bias = w.bias ? w.bias.data<float>() : nullptr;
   float* c = y.data<float>();
   parallel_ranges(ctx, x.shape()[0] * w.out, 64, [&](int64_t begin, int64_t end) {

@@ -136,7 +136,7 @@ void silu(const float* x, int64_t n, Out* out) {
 }
 
 template <class Out>
-float softmax_exp(const float* x, float scale, int64_t n, Out* out) {
+SoftmaxSum softmax_exp(const float* x, float scale, int64_t n, Out* out) {
   float top = x[0];
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < n; ++i) top = top < x[i] ? x[i] : top;
@@ -148,7 +148,7 @@ float softmax_exp(const float* x, float scale, int64_t n, Out* out) {
     sum += e;
     store_number(e, out + i);
   }
-  return sum;
+  return {top, sum};
 }
 
 template <class Out>

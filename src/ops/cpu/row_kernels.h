@@ -8,6 +8,12 @@
 
 namespace nostos::cpu {
 
+/// What normalises a row of softmax.
+struct SoftmaxSum {
+  float top;  ///< the largest score, unscaled
+  float sum;  ///< of the exponentials, float32, before they were rounded to the output's type
+};
+
 /// Loops that end in an element type of the caller's choice (float or bfloat16). Pointers never alias unless said.
 template <class Out>
 struct OutputKernels {
@@ -21,9 +27,8 @@ struct OutputKernels {
   /// out = silu(gate) * up, n elements.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, Out* out);
   void (*silu)(const float* x, int64_t n, Out* out);
-  /// out = exp(scale * (x - max x)), n >= 1 elements; \return the float32 sum of the exponentials before rounding to
-  /// Out.
-  float (*softmax_exp)(const float* x, float scale, int64_t n, Out* out);
+  /// out = exp(scale * (x - max x)), n >= 1 elements.
+  SoftmaxSum (*softmax_exp)(const float* x, float scale, int64_t n, Out* out);
   /// out = x * factor, n elements.
   void (*scale)(const float* x, float factor, int64_t n, Out* out);
   /// out[p][c] = x[p][c] * a[c] + b[c], then SiLU if wanted; pixels x channels.
