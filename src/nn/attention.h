@@ -5,6 +5,7 @@
 
 #include "device/context.h"
 #include "nn/rope.h"
+#include "nn/sequence_parallel.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
@@ -33,19 +34,27 @@ struct AttentionWeights {
 /// Memory of one attention layer for a number of tokens.
 struct AttentionScratch {
   View qkv;    ///< f32 [tokens, qkv_width]
-  View q;      ///< [heads, tokens, head_dim]
+  View q;      ///< [heads, tokens, head_dim]; q, k and v are null where the sequence is sharded
   View k;      ///< [kv_heads, tokens, head_dim]
   View v;      ///< [kv_heads, tokens, head_dim]
   View mixed;  ///< [tokens, heads * head_dim]
+  ShardedSequence::Scratch exchange;
 
   /// \param dtype of everything but qkv: the dtype of the weights.
   static AttentionScratch take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype);
+  /// The same for this rank's rows of `sequence`.
+  static AttentionScratch take(Arena& arena, const AttentionShape& shape, const ShardedSequence& sequence, DType dtype);
 };
 
 /// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the
-/// weights' dtype.
-/// \param rope tables of the same tokens, or null views for no rotation. \param projected f32 [tokens, hidden].
+/// weights' dtype. \param rope tables of the same tokens, or null views for no rotation. \param projected f32 [tokens,
+/// hidden].
 void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
                const AttentionScratch& s, View projected, bool accumulate = false);
+
+/// projected = the same for this rank's rows of `sequence`, attending to all of it; no causal mask, no grouped heads.
+/// Waits for the peers where there are any. \throws Error peer_failed
+void attention(Context& ctx, const ShardedSequence& sequence, const AttentionShape& shape, const AttentionWeights& w,
+               ConstView x, const RopeTable& rope, const AttentionScratch& s, View projected);
 
 }  // namespace nostos::nn

@@ -9,71 +9,100 @@
 namespace nostos {
 
 Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const Schedule& schedule,
-                 const Guidance& guidance, const zimage::TokenGrid& grid, ConstView positive, ConstView negative)
+                 const Guidance& guidance, const nn::SequenceParallel& picture, Communicator* halves,
+                 ConstView positive, ConstView negative)
     : ctx_(ctx),
       transformer_(transformer),
       schedule_(schedule),
       guidance_(guidance),
-      grid_(grid),
+      picture_(picture),
+      halves_(halves),
       arena_(ctx.device()) {
-  const int64_t positive_tokens = positive.shape()[0], negative_tokens = negative ? negative.shape()[0] : 0;
+  const Captions captions{positive, negative};
   Arena measure(ctx.device());
-  take_plan(measure, positive_tokens, negative_tokens);
+  take_plan(measure, captions);
   arena_ = Arena(ctx.device(), measure.peak_bytes());
-  plan_ = take_plan(arena_, positive_tokens, negative_tokens);
-  transformer.condition(ctx, grid, positive, plan_.positive);
-  if (negative) transformer.condition(ctx, grid, negative, plan_.negative);
+  plan_ = take_plan(arena_, captions);
+  for (const Pass& pass : plan_.passes) transformer.condition(ctx, picture, captions[pass.side], pass.conditioning);
   transformer.modulate(ctx, schedule_.times, plan_.modulation);
+  for (const ConstView& caption : captions)
+    if (caption) step_flop_ += transformer.forward_flop(picture.grid().padded(), caption.shape()[0]);
 }
 
-Sampler::Plan Sampler::take_plan(Arena& arena, int64_t positive_tokens, int64_t negative_tokens) const {
+Sampler::Plan Sampler::take_plan(Arena& arena, const Captions& captions) const {
   const zimage::Config& config = transformer_.config();
-  const Shape state{grid_.tokens(), config.patch_width()};
+  const Shape local{picture_.image_tokens(), config.patch_width()}, all{picture_.grid().tokens(), config.patch_width()};
   Plan plan;
-  plan.positive = zimage::Conditioning::take(arena, config, grid_, positive_tokens);
-  if (negative_tokens > 0) plan.negative = zimage::Conditioning::take(arena, config, grid_, negative_tokens);
+  for (const Side side : {kPositive, kNegative}) {
+    if (!captions[side]) continue;
+    plan.velocity[side] = take(arena, DType::f32, local);
+    if (halves_ != nullptr && halves_->rank() != static_cast<int>(side)) continue;
+    plan.passes.push_back({side, zimage::Conditioning::take(arena, config, picture_, captions[side].shape()[0]), {}});
+  }
   plan.modulation = zimage::Modulation::take(arena, config, static_cast<int64_t>(schedule_.times.size()));
-  plan.tokens = take(arena, DType::f32, state);
-  plan.velocity = take(arena, DType::f32, state);
-  if (negative_tokens > 0) plan.negative_velocity = take(arena, DType::f32, state);
-  if (guidance_.normalization > 0) plan.token_squares = take(arena, DType::f64, {state[0], 2});
+  plan.tokens = take(arena, DType::f32, local);
+  plan.all_tokens = take(arena, DType::f32, all);
+  plan.gathered_tokens = take(arena, DType::f32, all);
+  if (guidance_.normalization > 0) {
+    plan.token_squares = take(arena, DType::f64, {local[0], 2});
+    plan.all_squares = take(arena, DType::f64, {all[0], 2});
+    plan.gathered_squares = take(arena, DType::f64, {all[0], 2});
+  }
   const size_t mark = arena.used_bytes();
-  plan.positive_scratch = zimage::Scratch::take(arena, config, grid_, plan.positive, transformer_.dtype());
-  if (negative_tokens > 0) {
+  for (Pass& pass : plan.passes) {
     arena.rewind(mark);
-    plan.negative_scratch = zimage::Scratch::take(arena, config, grid_, plan.negative, transformer_.dtype());
+    pass.scratch = zimage::Scratch::take(arena, config, picture_, pass.conditioning, transformer_.dtype());
   }
   return plan;
 }
 
 void Sampler::run(View latents, const OnStep& on_step) {
   const int64_t patch = transformer_.config().patch;
-  ops::patchify(ctx_, latents, patch, plan_.tokens);
+  ops::patchify(ctx_, latents, patch, plan_.all_tokens);
+  picture_.cut_tokens(ctx_, plan_.all_tokens, plan_.tokens);
   for (size_t step = 0; step < schedule_.times.size(); ++step) {
     const auto begin = std::chrono::steady_clock::now();
-    const auto forward = [&](const zimage::Conditioning& conditioning, const zimage::Scratch& scratch, View velocity) {
-      transformer_.forward(ctx_, grid_, plan_.tokens, conditioning, plan_.modulation, static_cast<int64_t>(step),
-                           scratch, velocity);
-    };
-    forward(plan_.positive, plan_.positive_scratch, plan_.velocity);
-    if (guidance_.applies_at(schedule_.times[step])) {
-      forward(plan_.negative, plan_.negative_scratch, plan_.negative_velocity);
-      ops::guide(ctx_, plan_.velocity, plan_.negative_velocity, guidance_.scale, plan_.velocity, plan_.token_squares);
-      if (guidance_.normalization > 0)
-        ops::cap_norm(ctx_, plan_.token_squares, guidance_.normalization, plan_.velocity);
-    }
-    ops::euler_step(ctx_, plan_.velocity, schedule_.sigmas[step + 1] - schedule_.sigmas[step], plan_.tokens);
+    const bool guided = guidance_.applies_at(schedule_.times[step]);
+    predict(static_cast<int64_t>(step), guided);
+    if (guided) guide();
+    ops::euler_step(ctx_, plan_.velocity[kPositive], schedule_.sigmas[step + 1] - schedule_.sigmas[step], plan_.tokens);
     ctx_.throw_if_cancelled();
     on_step(static_cast<int64_t>(step) + 1,
             std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
   }
-  ops::unpatchify(ctx_, plan_.tokens, patch, latents);
+  picture_.gather_tokens(ctx_, plan_.tokens, plan_.gathered_tokens, plan_.all_tokens);
+  ops::unpatchify(ctx_, plan_.all_tokens, patch, latents);
 }
 
-double Sampler::step_flop() const {
-  double flop = transformer_.forward_flop(grid_, plan_.positive.padded_caption());
-  if (guidance_.scale > 0) flop += transformer_.forward_flop(grid_, plan_.negative.padded_caption());
-  return flop;
+void Sampler::predict(int64_t step, bool guided) {
+  for (const Pass& pass : plan_.passes) {
+    if (pass.side == kNegative && !guided) continue;
+    transformer_.forward(ctx_, picture_, plan_.tokens, pass.conditioning, plan_.modulation, step, pass.scratch,
+                         plan_.velocity[pass.side]);
+  }
+  if (halves_ == nullptr) return;
+  // Each half makes one prediction and gives it to the other, so that both take the same step.
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+  for (const Side side : {kPositive, kNegative}) {
+    if (side == kNegative && !guided) continue;
+    const View velocity = plan_.velocity[side];
+    const ByteView bytes{velocity.bytes(), velocity.size_in_bytes(), ctx_.device()};
+    if (halves_->rank() == static_cast<int>(side))
+      sends.push_back({1 - halves_->rank(), bytes});
+    else
+      receives.push_back({1 - halves_->rank(), bytes});
+  }
+  halves_->exchange("guidance halves", sends, receives).wait();
+}
+
+void Sampler::guide() {
+  const auto& [positive, negative] = plan_.velocity;
+  ops::guide(ctx_, positive, negative, guidance_.scale, positive, plan_.token_squares);
+  if (guidance_.normalization <= 0) return;
+  // The norms are of the whole picture: its tokens' sums are added in its own order on every rank.
+  picture_.gather_tokens(ctx_, plan_.token_squares, plan_.gathered_squares, plan_.all_squares);
+  ops::cap_norm(ctx_, plan_.all_squares, guidance_.normalization, positive);
 }
 
 }  // namespace nostos

@@ -1,11 +1,14 @@
 // Owns the denoising loop: flow-match Euler steps with classifier-free guidance.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "device/context.h"
 #include "models/zimage/transformer.h"
+#include "nn/sequence_parallel.h"
 #include "pipeline/schedule.h"
 #include "tensor/tensor.h"
 
@@ -21,45 +24,61 @@ struct Guidance {
   bool applies_at(float time) const { return scale > 0 && time <= truncation; }
 };
 
-/// Denoises latents of one size for one prompt; plans its memory once and then serves any number of pictures.
+/// Denoises latents of one size for one prompt, on one rank or as one of many; plans its memory once and then serves any
+/// number of pictures.
 class Sampler {
  public:
-  /// \param positive, negative f32 [caption tokens, caption width] features; negative null without guidance.
+  /// \param picture this rank's share, outlives this. \param halves the ranks with the same share of the two guidance
+  /// halves, of which each computes one, or null where this rank computes both.
+  /// \param positive, negative whole refined captions f32 [padded tokens, hidden]; negative null without guidance.
   /// \throws Error out_of_memory
   Sampler(Context& ctx, const zimage::Transformer& transformer, const Schedule& schedule, const Guidance& guidance,
-          const zimage::TokenGrid& grid, ConstView positive, ConstView negative);
+          const nn::SequenceParallel& picture, Communicator* halves, ConstView positive, ConstView negative);
 
   /// Called after each step with its number, from 1, and its wall-clock milliseconds.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
 
-  /// latents <- the schedule's end, from noise. \param latents f32 [channels, height, width], in place. \throws Error
-  /// cancelled
+  /// latents <- the schedule's end, from noise; the ranks meet once, at the end, but for the exchanges of each layer.
+  /// \param latents f32 [channels, height, width], whole on every rank, in place. \throws Error cancelled, peer_failed
   void run(View latents, const OnStep& on_step);
 
-  /// \return rows of a forward pass: padded image and caption tokens.
-  int64_t rows() const { return plan_.positive_scratch.x.shape()[0]; }
+  /// \return this rank's rows of a forward pass: image and caption.
+  int64_t rows() const { return plan_.passes.front().scratch.x.shape()[0]; }
   size_t arena_bytes() const { return arena_.peak_bytes(); }
-  /// \return floating-point operations of the matrix products of one guided step.
-  double step_flop() const;
+  /// \return floating-point operations of the matrix products of one guided step, all ranks together.
+  double step_flop() const { return step_flop_; }
 
  private:
-  /// Everything the run needs from one arena.
-  struct Plan {
-    zimage::Conditioning positive, negative;
-    zimage::Modulation modulation;
-    zimage::Scratch positive_scratch, negative_scratch;  ///< in the same memory: a forward pass leaves nothing behind
-    View tokens;             ///< f32 [grid tokens, patch width]: the state, in token layout through the whole loop
-    View velocity;           ///< f32, likewise
-    View negative_velocity;  ///< f32, likewise; null without guidance
-    View token_squares;      ///< f64 [grid tokens, 2] of ops::guide(); null without a cap of the norm
+  enum Side : size_t { kPositive, kNegative };
+  /// One prediction that this rank makes in a step.
+  struct Pass {
+    Side side = kPositive;
+    zimage::Conditioning conditioning{};
+    zimage::Scratch scratch{};  ///< every pass in the same memory: a forward pass leaves nothing behind
   };
-  Plan take_plan(Arena& arena, int64_t positive_tokens, int64_t negative_tokens) const;
+  /// Everything the run needs from one arena. Tokens are this rank's unless said.
+  struct Plan {
+    std::vector<Pass> passes{};
+    zimage::Modulation modulation{};
+    View tokens{};                     ///< f32 [tokens, patch width]: the state, in token layout through the whole loop
+    std::array<View, 2> velocity{};    ///< f32, likewise, of each side; negative null without guidance
+    View token_squares{};              ///< f64 [tokens, 2] of ops::guide(); null without a cap of the norm
+    View all_tokens{}, all_squares{};  ///< of all ranks
+    View gathered_tokens{}, gathered_squares{};  ///< room to gather them
+  };
+  using Captions = std::array<ConstView, 2>;
+  Plan take_plan(Arena& arena, const Captions& captions) const;
+
+  void predict(int64_t step, bool guided);
+  void guide();
 
   Context& ctx_;
   const zimage::Transformer& transformer_;
   const Schedule schedule_;
   const Guidance guidance_;
-  const zimage::TokenGrid grid_;
+  const nn::SequenceParallel& picture_;
+  Communicator* halves_;
+  double step_flop_ = 0;
   Arena arena_;
   Plan plan_;
 };

@@ -67,32 +67,41 @@ class Drawing {
                                   : make_schedule(parts_.scheduler_config(), golden_.sigmas);
   }
 
-  zimage::TokenGrid grid() const {
-    const int64_t patch = parts_.transformer_config().patch;
-    return {latent_shape()[1] / patch, latent_shape()[2] / patch};
+  nn::SequenceParallel whole_picture() const {
+    const zimage::Config& config = parts_.transformer_config();
+    return {{latent_shape()[1] / config.patch, latent_shape()[2] / config.patch}, config.heads, config.head_dim()};
+  }
+
+  /// \return the caption as every layer sees it, f32 [padded tokens, hidden].
+  Tensor refine(ConstView features) {
+    const zimage::Transformer& model = parts_.transformer(ctx_);
+    Tensor caption({}, DType::f32, {zimage::padded_tokens(features.shape()[0]), model.config().hidden});
+    model.refine(ctx_, features, caption);
+    return caption;
   }
 
   /// \return the transformer's output for the initial latents and the first time, f32 [channels, height, width].
   Tensor first_output(ConstView features, ConstView latents) {
     const zimage::Transformer& model = parts_.transformer(ctx_);
     const zimage::Config& config = model.config();
-    const int64_t tokens = features.shape()[0];
+    const nn::SequenceParallel picture = whole_picture();
+    const Tensor caption = refine(features);
     const auto take_all = [&](Arena& arena) {
-      const auto conditioning = zimage::Conditioning::take(arena, config, grid(), tokens);
+      const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
       return std::tuple(conditioning, zimage::Modulation::take(arena, config, 1),
-                        zimage::Scratch::take(arena, config, grid(), conditioning, model.dtype()));
+                        zimage::Scratch::take(arena, config, picture, conditioning, model.dtype()));
     };
     Arena measure{Device{}};
     take_all(measure);
     Arena arena({}, measure.peak_bytes());
     const auto [conditioning, modulation, scratch] = take_all(arena);
-    Tensor rows({}, DType::f32, {grid().tokens(), config.patch_width()}), velocity({}, DType::f32, rows.shape());
+    Tensor rows({}, DType::f32, {picture.image_tokens(), config.patch_width()}), velocity({}, DType::f32, rows.shape());
     Tensor output({}, DType::f32, latent_shape());
     ops::patchify(ctx_, latents, config.patch, rows);
-    model.condition(ctx_, grid(), features, conditioning);
+    model.condition(ctx_, picture, caption, conditioning);
     const Schedule times = schedule();
     model.modulate(ctx_, std::span(times.times).first(1), modulation);
-    model.forward(ctx_, grid(), rows, conditioning, modulation, 0, scratch, velocity);
+    model.forward(ctx_, picture, rows, conditioning, modulation, 0, scratch, velocity);
     ops::unpatchify(ctx_, velocity, config.patch, output);
     return output;
   }
@@ -102,12 +111,13 @@ class Drawing {
     Tensor latents({}, DType::f32, latent_shape());
     fill_normal(RngKind::torch_cpu, golden_.seed,
                 {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
-    const Tensor positive = encode(golden_.prompt);
-    const Tensor negative = golden_.guidance_scale > 0 ? encode(golden_.negative_prompt) : Tensor{};
+    const nn::SequenceParallel picture = whole_picture();
+    const Tensor positive = refine(encode(golden_.prompt));
+    const Tensor negative = golden_.guidance_scale > 0 ? refine(encode(golden_.negative_prompt)) : Tensor{};
     Sampler sampler(ctx_, parts_.transformer(ctx_), schedule(),
                     {static_cast<float>(golden_.guidance_scale), static_cast<float>(golden_.cfg_normalization),
                      static_cast<float>(golden_.cfg_truncation)},
-                    grid(), positive, negative);
+                    picture, nullptr, positive, negative);
     int64_t steps = 0;
     sampler.run(latents, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });
     EXPECT_EQ(steps, golden_.steps);
@@ -117,11 +127,13 @@ class Drawing {
   /// \return the decoded picture, f32 [height, width, 3].
   Tensor decode(ConstView latents) {
     const autoencoder_kl::Autoencoder& vae = parts_.autoencoder(ctx_);
+    const nn::RowShards shards(latent_shape()[1]);
     Arena measure{Device{}};
-    vae.take_decode_scratch(measure, latent_shape()[1], latent_shape()[2]);
+    vae.take_decode_scratch(measure, shards, latent_shape()[1], latent_shape()[2]);
     Arena arena({}, measure.peak_bytes());
     Tensor image({}, DType::f32, {golden_.height, golden_.width, 3});
-    vae.decode(ctx_, latents, vae.take_decode_scratch(arena, latent_shape()[1], latent_shape()[2]), image);
+    vae.decode(ctx_, shards, latents, vae.take_decode_scratch(arena, shards, latent_shape()[1], latent_shape()[2]),
+               image);
     return image;
   }
 

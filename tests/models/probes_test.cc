@@ -72,11 +72,12 @@ TEST(Probes, Transformer) {
   const zimage::Transformer& model = parts.transformer(ctx);
   const zimage::Config& config = model.config();
   const ConstView latents = file.tensor("latents"), features = file.tensor("prompt_embeds");
-  const zimage::TokenGrid grid{latents.shape()[2] / config.patch, latents.shape()[3] / config.patch};
+  const nn::SequenceParallel picture({latents.shape()[2] / config.patch, latents.shape()[3] / config.patch},
+                                     config.heads, config.head_dim());
   const std::vector<int64_t> image_rows = integers(file.tensor("image_rows")),
                              caption_rows = integers(file.tensor("caption_rows"));
   std::vector<int64_t> all_rows = image_rows;
-  for (const int64_t row : caption_rows) all_rows.push_back(grid.padded() + row);
+  for (const int64_t row : caption_rows) all_rows.push_back(picture.grid().padded() + row);
 
   Comparison comparison(file);
   const nn::Probe probe = [&](std::string_view name, ConstView value) {
@@ -88,18 +89,21 @@ TEST(Probes, Transformer) {
     else
       comparison.compare_rows("transformer." + std::string(name), value, rows);
   };
+  Tensor caption({}, DType::f32, {zimage::padded_tokens(features.shape()[0]), config.hidden});
   Arena arena({}, size_t{64} << 20);
-  const auto conditioning = zimage::Conditioning::take(arena, config, grid, features.shape()[0]);
+  const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
   const auto modulation = zimage::Modulation::take(arena, config, 1);
-  const auto scratch = zimage::Scratch::take(arena, config, grid, conditioning, DType::f32);
-  Tensor tokens({}, DType::f32, {grid.tokens(), config.patch_width()}), velocity({}, DType::f32, tokens.shape());
+  const auto scratch = zimage::Scratch::take(arena, config, picture, conditioning, DType::f32);
+  Tensor tokens({}, DType::f32, {picture.image_tokens(), config.patch_width()}),
+      velocity({}, DType::f32, tokens.shape());
   ops::patchify(ctx, latents.reshape({latents.shape()[1], latents.shape()[2], latents.shape()[3]}), config.patch,
                 tokens);
-  model.condition(ctx, grid, features, conditioning, probe);
+  model.refine(ctx, features, caption, probe);
+  model.condition(ctx, picture, caption, conditioning);
   comparison.compare_rows("transformer.rope_cos", conditioning.rope.cos, all_rows);
   comparison.compare_rows("transformer.rope_sin", conditioning.rope.sin, all_rows);
   model.modulate(ctx, {file.tensor("t").data<float>(), 1}, modulation, probe);
-  model.forward(ctx, grid, tokens, conditioning, modulation, 0, scratch, velocity, probe);
+  model.forward(ctx, picture, tokens, conditioning, modulation, 0, scratch, velocity, probe);
   Tensor output({}, DType::f32, {latents.shape()[1], latents.shape()[2], latents.shape()[3]});
   ops::unpatchify(ctx, velocity, config.patch, output);
   comparison.compare("transformer.output", output);
@@ -132,7 +136,8 @@ TEST(Probes, Autoencoder) {
   }
   Arena arena({}, size_t{64} << 20);
   Tensor image({}, DType::f32, {height * config.scale(), width * config.scale(), 3});
-  vae.decode(ctx, latents, vae.take_decode_scratch(arena, height, width), image, probe);
+  const nn::RowShards shards(height);
+  vae.decode(ctx, shards, latents, vae.take_decode_scratch(arena, shards, height, width), image, probe);
   EXPECT_EQ(comparison.compared(),
             8 + static_cast<int>(config.block_channels.size()) + static_cast<int>(config.layers_per_block));
 

@@ -3,11 +3,14 @@
 #include "models/autoencoder_kl/autoencoder.h"
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 #include <string>
 
 #include "base/error.h"
-#include "nn/attention.h"
+#include "ops/attention.h"
 #include "ops/elementwise.h"
+#include "ops/linear.h"
 #include "ops/norm.h"
 #include "ops/patches.h"
 
@@ -16,16 +19,18 @@ namespace {
 
 constexpr float kNormEps = 1e-6f;
 
-/// One pass through a side: the current image and the memory it moves through.
+/// One pass through a side over this rank's rows: the current image and the memory it moves through.
 class Pass {
  public:
-  Pass(Context& ctx, const Config& config, const Scratch& scratch, const nn::Probe& probe, std::string name)
-      : ctx_(ctx), config_(config), s_(scratch), probe_(probe), name_(std::move(name)) {}
+  Pass(Context& ctx, const Config& config, const nn::RowShards& shards, const Scratch& scratch, const nn::Probe& probe,
+       std::string name)
+      : ctx_(ctx), config_(config), shards_(shards), s_(scratch), probe_(probe), name_(std::move(name)) {}
 
-  int64_t height = 0, width = 0, channels = 0;
+  int64_t scale = 1;  ///< image rows for each latent row
+  int64_t width = 0, channels = 0;
 
-  View x() const { return shaped(s_.x, channels); }
-  View normed(int64_t width_channels) const { return shaped(s_.normed, width_channels); }
+  View x() const { return shaped(s_.x, rows(), channels); }
+  View normed(int64_t width_channels) const { return shards_.own_of_slab(slab(width_channels)); }
 
   void report(const std::string& what, ConstView image) const {
     if (probe_) probe_(name_ + "." + what, image);
@@ -33,37 +38,58 @@ class Pass {
 
   /// normed = group_norm(image), then SiLU.
   void norm(ConstView image, const GroupNormWeights& w, bool silu) const {
-    const View sums(s_.group_sums.bytes(), DType::f64, {height, config_.norm_groups, 2});
-    ops::group_norm_row_sums(ctx_, image, sums);
-    ops::group_norm_apply(ctx_, image, sums, w.weight, w.bias, kNormEps, silu, normed(image.shape()[2]));
+    // The image rows of a latent row lie side by side: to the sums they are one long row, whatever the resolution.
+    const Shape shape{shards_.local().count, scale * width, image.shape()[2]};
+    const ConstView rows = image.reshape(shape);
+    ops::group_norm_row_sums(ctx_, rows, shards_.own_of_whole(s_.group_sums));
+    shards_.gather(ctx_, {s_.group_sums});
+    ops::group_norm_apply(ctx_, rows, s_.group_sums, w.weight, w.bias, kNormEps, silu,
+                          normed(image.shape()[2]).reshape(shape));
+  }
+
+  /// y (+)= 3x3 convolution of normed.
+  void convolve(const Conv2d& conv, View y, bool accumulate = false) const {
+    shards_.exchange_halo(ctx_, slab(conv.in));
+    ops::conv2d(ctx_, slab(conv.in), conv, 1, shards_.padding(), y, accumulate);
   }
 
   /// x = x + conv(silu(norm(conv(silu(norm(x)))))), through a 1x1 convolution where the channels change.
   void resnet(const ResnetWeights& w) {
     ctx_.throw_if_cancelled();
     const int64_t out = w.conv1.out;
-    const Padding same{1, 1, 1, 1};
-    const View h = shaped(s_.h, out);
+    const View h = shaped(s_.h, rows(), out);
     norm(x(), w.norm1, true);
-    ops::conv2d(ctx_, normed(channels), w.conv1, 1, same, h);
+    convolve(w.conv1, h);
     if (w.shortcut) {
       ops::convert(ctx_, x(), normed(channels));
-      ops::conv2d(ctx_, normed(channels), *w.shortcut, 1, {}, shaped(s_.x, out));
+      ops::conv2d(ctx_, normed(channels), *w.shortcut, 1, {}, shaped(s_.x, rows(), out));
       channels = out;
     }
     norm(h, w.norm2, true);
-    ops::conv2d(ctx_, normed(out), w.conv2, 1, same, x(), true);
+    convolve(w.conv2, x(), true);
+  }
+
+  /// x = x + attention(norm(x)): this rank's queries over the keys of all ranks.
+  void attend(const MidWeights& w) const {
+    const MidAttentionScratch& s = s_.attention;
+    const int64_t tokens = rows() * width, keys = s.k.shape()[0];
+    const Shape own{1, tokens, channels}, all{1, keys, channels};
+    norm(x(), w.attention_norm, false);
+    ops::linear(ctx_, normed(channels).reshape({tokens, channels}), w.attention.qkv, s.qkv);
+    const ops::HeadGroup head{s.q.reshape(own), shards_.own_of_whole(s.k).reshape(own),
+                              shards_.own_of_whole(s.v).reshape(own)};
+    ops::split_heads_rope(ctx_, s.qkv, {}, {}, kNormEps, {}, {}, ops::RotaryPairs::half_split, std::span(&head, 1));
+    shards_.gather(ctx_, {s.k, s.v});
+    const float factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
+    ops::attention(ctx_, head.q, s.k.reshape(all), s.v.reshape(all), factor, false, s.mixed);
+    ops::linear(ctx_, s.mixed, w.attention.out, x().reshape({tokens, channels}), true);
   }
 
   void mid(const MidWeights& w) {
     resnet(w.first);
     report("mid_block.resnets.0", x());
     if (config_.mid_attention) {
-      const int64_t tokens = height * width;
-      norm(x(), w.attention_norm, false);
-      nn::attention(ctx_, {1, 1, channels, kNormEps, ops::RotaryPairs::half_split, false}, w.attention,
-                    normed(channels).reshape({tokens, channels}), {}, s_.attention, x().reshape({tokens, channels}),
-                    true);
+      attend(w);
       report("mid_block.attentions.0", x());
     }
     resnet(w.second);
@@ -73,17 +99,17 @@ class Pass {
   /// Doubles the sides: x = conv(nearest upsampling of x).
   void upsample(const Conv2d& conv) {
     const View source = x();
-    height *= 2;
+    scale *= 2;
     width *= 2;
     ops::upsample_nearest_2x(ctx_, source, normed(channels));
-    ops::conv2d(ctx_, normed(channels), conv, 1, {1, 1, 1, 1}, x());
+    convolve(conv, x());
   }
 
-  /// Halves the sides: x = conv with stride 2, padded at the bottom and the right alone.
+  /// Halves the sides: x = conv with stride 2, padded at the bottom and the right alone. On one rank.
   void downsample(const Conv2d& conv) {
     const View input = normed(channels);
     ops::convert(ctx_, x(), input);
-    height /= 2;
+    scale /= 2;
     width /= 2;
     ops::conv2d(ctx_, input, conv, 2, {0, 0, 1, 1}, x());
   }
@@ -99,7 +125,12 @@ class Pass {
   }
 
  private:
-  View shaped(View buffer, int64_t width_channels) const {
+  int64_t rows() const { return shards_.local(scale).count; }
+
+  /// \return normed with the rows around this rank's own.
+  View slab(int64_t width_channels) const { return shaped(s_.normed, shards_.slab_rows(scale), width_channels); }
+
+  View shaped(View buffer, int64_t height, int64_t width_channels) const {
     const Shape shape{height, width, width_channels};
     check(shape.elements() <= buffer.elements(), "a VAE buffer is smaller than its plan");
     return {buffer.bytes(), buffer.dtype(), shape};
@@ -107,92 +138,107 @@ class Pass {
 
   Context& ctx_;
   const Config& config_;
+  const nn::RowShards& shards_;
   const Scratch& s_;
   const nn::Probe& probe_;
   std::string name_;
 };
 
-/// Largest number of elements that a buffer must hold.
+/// Largest number of elements that a buffer must hold on this rank.
 struct Sizes {
   int64_t x = 0, h = 0, normed = 0;
 
-  void at(int64_t pixels, int64_t x_channels, int64_t h_channels) {
-    x = std::max(x, pixels * std::max(x_channels, h_channels));
+  void at(const nn::RowShards& shards, int64_t scale, int64_t width, int64_t x_channels, int64_t h_channels) {
+    const int64_t pixels = shards.local(scale).count * width, most_channels = std::max(x_channels, h_channels);
+    x = std::max(x, pixels * most_channels);
     h = std::max(h, pixels * h_channels);
-    normed = std::max({normed, pixels * x_channels, pixels * h_channels});
+    normed = std::max(normed, shards.slab_rows(scale) * width * most_channels);
   }
 };
 
-Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const Sizes& sizes, int64_t rows,
-                     int64_t mid_tokens) {
+Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const nn::RowShards& shards, int64_t latent_width,
+                     const Sizes& sizes) {
   Scratch s;
   s.x = take(arena, DType::f32, {sizes.x});
   s.h = take(arena, DType::f32, {sizes.h});
   s.normed = take(arena, dtype, {sizes.normed});
-  s.group_sums = take(arena, DType::f64, {rows * config.norm_groups * 2});
+  s.group_sums = take(arena, DType::f64, {shards.rows(), config.norm_groups, 2});
   if (config.mid_attention) {
-    s.attention = nn::AttentionScratch::take(
-        arena, {1, 1, config.block_channels.back(), kNormEps, ops::RotaryPairs::half_split, false}, mid_tokens, dtype);
+    const int64_t channels = config.block_channels.back(), tokens = shards.local().count * latent_width;
+    s.attention.qkv = take(arena, DType::f32, {tokens, 3 * channels});
+    s.attention.q = take(arena, dtype, {tokens, channels});
+    s.attention.k = take(arena, dtype, {shards.rows() * latent_width, channels});
+    s.attention.v = take(arena, dtype, {shards.rows() * latent_width, channels});
+    s.attention.mixed = take(arena, dtype, {tokens, channels});
   }
   return s;
 }
 
 }  // namespace
 
-Scratch Autoencoder::take_decode_scratch(Arena& arena, int64_t latent_height, int64_t latent_width) const {
+Scratch Autoencoder::take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height,
+                                         int64_t latent_width) const {
+  check(shards.rows() == latent_height, "a VAE's shards are of its latent rows");
   const std::vector<int64_t> channels(config_.block_channels.rbegin(), config_.block_channels.rend());
-  const int64_t latent_pixels = latent_height * latent_width;
   Sizes sizes;
-  sizes.at(latent_pixels, config_.latent_channels, channels.front());
-  int64_t in = channels.front(), pixels = latent_pixels;
+  sizes.at(shards, 1, latent_width, config_.latent_channels, channels.front());
+  sizes.x = std::max(sizes.x, latent_height * latent_width * config_.latent_channels);  // the latents, whole
+  int64_t in = channels.front(), scale = 1;
   for (size_t level = 0; level < channels.size(); ++level) {
-    sizes.at(pixels, in, channels[level]);
+    sizes.at(shards, scale, scale * latent_width, in, channels[level]);
     in = channels[level];
     if (level + 1 < channels.size()) {
-      pixels *= 4;
-      sizes.at(pixels, in, 0);
+      scale *= 2;
+      sizes.at(shards, scale, scale * latent_width, in, 0);
     }
   }
-  return take_scratch(arena, config_, dtype_, sizes, latent_height * config_.scale(), latent_pixels);
+  return take_scratch(arena, config_, dtype_, shards, latent_width, sizes);
 }
 
 Scratch Autoencoder::take_encode_scratch(Arena& arena, int64_t height, int64_t width) const {
+  const nn::RowShards shards(height / config_.scale());
   const std::vector<int64_t>& channels = config_.block_channels;
+  const int64_t latent_width = width / config_.scale();
   Sizes sizes;
-  int64_t in = channels.front(), pixels = height * width;
-  sizes.at(pixels, config_.image_channels, in);
+  int64_t in = channels.front(), scale = config_.scale();
+  sizes.at(shards, scale, width, config_.image_channels, in);
   for (size_t level = 0; level < channels.size(); ++level) {
-    sizes.at(pixels, in, channels[level]);
+    sizes.at(shards, scale, scale * latent_width, in, channels[level]);
     in = channels[level];
-    if (level + 1 < channels.size()) pixels /= 4;
+    if (level + 1 < channels.size()) scale /= 2;
   }
-  sizes.at(pixels, 2 * config_.latent_channels, in);
-  return take_scratch(arena, config_, dtype_, sizes, height, pixels);
+  sizes.at(shards, scale, latent_width, 2 * config_.latent_channels, in);
+  return take_scratch(arena, config_, dtype_, shards, latent_width, sizes);
 }
 
-void Autoencoder::decode(Context& ctx, ConstView latents, const Scratch& scratch, View image,
-                         const nn::Probe& probe) const {
+void Autoencoder::decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
+                         View image, const nn::Probe& probe) const {
   const SideWeights& w = weights_.decoder;
-  Pass pass(ctx, config_, scratch, probe, "decoder");
-  pass.height = latents.shape()[1];
-  pass.width = latents.shape()[2];
-  pass.channels = config_.latent_channels;
-  ops::latents_to_image(ctx, latents, config_.scaling_factor, config_.shift_factor, pass.x());
+  const Shape whole_shape{latents.shape()[1], latents.shape()[2], latents.shape()[0]};
+  check(shards.rows() == whole_shape[0], "a VAE's shards are of its latent rows");
+  check(whole_shape.elements() <= scratch.x.elements(), "a VAE buffer is smaller than its plan");
+  Pass pass(ctx, config_, shards, scratch, probe, "decoder");
+  pass.width = whole_shape[1];
+  pass.channels = whole_shape[2];
+  // Latents are small: every rank lays them all out and goes on with its own rows.
+  const View whole(scratch.x.bytes(), DType::f32, whole_shape);
+  ops::latents_to_image(ctx, latents, config_.scaling_factor, config_.shift_factor, whole);
+  View own = shards.own_of_whole(whole);
   if (w.quant) {
-    ops::convert(ctx, pass.x(), pass.normed(pass.channels));
-    ops::conv2d(ctx, pass.normed(pass.channels), *w.quant, 1, {}, pass.x());
+    ops::convert(ctx, own, pass.normed(pass.channels));
+    own = pass.x();
+    ops::conv2d(ctx, pass.normed(pass.channels), *w.quant, 1, {}, own);
   }
-  pass.report("input", pass.x());
-  ops::convert(ctx, pass.x(), pass.normed(pass.channels));
-  const View input = pass.normed(pass.channels);
+  pass.report("input", own);
+  ops::convert(ctx, own, pass.normed(pass.channels));
   pass.channels = w.conv_in.out;
-  ops::conv2d(ctx, input, w.conv_in, 1, {1, 1, 1, 1}, pass.x());
+  pass.convolve(w.conv_in, pass.x());
   pass.report("conv_in", pass.x());
   pass.mid(w.mid);
   for (size_t i = 0; i < w.levels.size(); ++i) pass.level(w.levels[i], "up_blocks." + std::to_string(i), true);
   pass.norm(pass.x(), w.norm_out, true);
   pass.report("conv_act", pass.normed(pass.channels));
-  ops::conv2d(ctx, pass.normed(pass.channels), w.conv_out, 1, {1, 1, 1, 1}, image);
+  pass.convolve(w.conv_out, image);
   pass.report("conv_out", image);
 }
 
@@ -200,20 +246,20 @@ void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, 
                          const nn::Probe& probe) const {
   check(weights_.encoder.has_value(), "the VAE was loaded without its encoder");
   const SideWeights& w = *weights_.encoder;
-  Pass pass(ctx, config_, scratch, probe, "encoder");
-  pass.height = image.shape()[0];
+  const nn::RowShards shards(image.shape()[0] / config_.scale());
+  Pass pass(ctx, config_, shards, scratch, probe, "encoder");
+  pass.scale = config_.scale();
   pass.width = image.shape()[1];
   pass.channels = config_.image_channels;
-  const View input = pass.normed(pass.channels);
-  ops::convert(ctx, image, input);
+  ops::convert(ctx, image, pass.normed(pass.channels));
   pass.channels = w.conv_in.out;
-  ops::conv2d(ctx, input, w.conv_in, 1, {1, 1, 1, 1}, pass.x());
+  pass.convolve(w.conv_in, pass.x());
   pass.report("conv_in", pass.x());
   for (size_t i = 0; i < w.levels.size(); ++i) pass.level(w.levels[i], "down_blocks." + std::to_string(i), false);
   pass.mid(w.mid);
   pass.norm(pass.x(), w.norm_out, true);
   pass.report("conv_act", pass.normed(pass.channels));
-  ops::conv2d(ctx, pass.normed(pass.channels), w.conv_out, 1, {1, 1, 1, 1}, moments);
+  pass.convolve(w.conv_out, moments);
   pass.report("conv_out", moments);
   if (w.quant) {
     const View unmixed = pass.normed(moments.shape()[2]);

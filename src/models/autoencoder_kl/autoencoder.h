@@ -7,20 +7,27 @@
 #include "models/autoencoder_kl/config.h"
 #include "models/autoencoder_kl/weights.h"
 #include "nn/probe.h"
+#include "nn/row_shards.h"
 #include "tensor/tensor.h"
 
 namespace nostos::autoencoder_kl {
 
-/// Called with the name and value [height, width, channels] of intermediate results, in order; for tests.
-using Probe = std::function<void(std::string_view name, ConstView image)>;
+/// Memory of the middle block's attention, of one head as wide as the channels: this rank's queries, everyone's keys.
+struct MidAttentionScratch {
+  View qkv;    ///< f32 [own tokens, 3 * channels]
+  View q;      ///< [own tokens, channels]
+  View k;      ///< [tokens, channels]
+  View v;      ///< [tokens, channels]
+  View mixed;  ///< [own tokens, channels]
+};
 
-/// Memory of one decoding or encoding; each buffer is as large as the largest level needs.
+/// Memory of one decoding or encoding on one rank; each buffer is as large as the largest level needs.
 struct Scratch {
-  View x;                          ///< f32: the residual stream
-  View h;                          ///< f32: the inner activations of a residual block
-  View normed;                     ///< of the weights' dtype: inputs of convolutions
-  View group_sums;                 ///< f64 [largest height, groups, 2]
-  nn::AttentionScratch attention;  ///< of the middle block
+  View x;           ///< f32: the residual stream
+  View h;           ///< f32: the inner activations of a residual block
+  View normed;      ///< of the weights' dtype: inputs of convolutions, with the neighbours' rows around this rank's
+  View group_sums;  ///< f64 [latent height, groups, 2]
+  MidAttentionScratch attention;
 };
 
 /// A loaded VAE.
@@ -32,16 +39,20 @@ class Autoencoder {
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
 
-  /// Takes the memory of decode() for a latent of this size. Run it on a measuring arena first.
-  Scratch take_decode_scratch(Arena& arena, int64_t latent_height, int64_t latent_width) const;
+  /// Takes the memory of decode() for this rank's rows of a latent of this size. Run it on a measuring arena first.
+  Scratch take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height,
+                              int64_t latent_width) const;
   Scratch take_encode_scratch(Arena& arena, int64_t height, int64_t width) const;
 
-  /// image = decoder(latents / scaling_factor + shift_factor), not clamped.
-  /// \param latents f32 [latent_channels, height, width]. \param image f32 [height * scale, width * scale, 3].
-  /// \throws Error cancelled between blocks
-  void decode(Context& ctx, ConstView latents, const Scratch& scratch, View image, const nn::Probe& probe = {}) const;
+  /// image = this rank's rows of decoder(latents / scaling_factor + shift_factor), not clamped: the same bits on any
+  /// number of ranks. Every rank calls it, those without rows too.
+  /// \param shards of the latent's rows. \param latents f32 [latent_channels, height, width], whole on every rank.
+  /// \param image f32 [shards.local(scale()).count, width * scale, 3]. \param probe sees this rank's rows.
+  /// \throws Error cancelled between blocks, peer_failed
+  void decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch, View image,
+              const nn::Probe& probe = {}) const;
 
-  /// moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their encoder.
+  /// On one rank: moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their encoder.
   /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale,
   /// width / scale, 2 * latent_channels].
   void encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const nn::Probe& probe = {}) const;

@@ -2,6 +2,7 @@
 #include "models/zimage/transformer.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -25,13 +26,13 @@ void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
 
 /// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. \param x f32 [rows, hidden], in
 /// place.
-void block_forward(Context& ctx, const Config& config, const BlockWeights& w, const BlockModulation& mod,
-                   const nn::RopeTable& rope, View x, const BlockScratch& s, const nn::Probe& probe,
-                   const std::string& name) {
+void block_forward(Context& ctx, const Config& config, const nn::ShardedSequence& sequence, const BlockWeights& w,
+                   const BlockModulation& mod, const nn::RopeTable& rope, View x, const BlockScratch& s,
+                   const nn::Probe& probe, const std::string& name) {
   ctx.throw_if_cancelled();
   ops::rms_norm(ctx, x, w.attention_norm1, mod.attention_scale, config.norm_eps, s.normed);
   report(probe, name + ".attention_norm1_scaled", s.normed);
-  nn::attention(ctx, config.attention_shape(), w.attention, s.normed, rope, s.attention, s.projected);
+  nn::attention(ctx, sequence, config.attention_shape(), w.attention, s.normed, rope, s.attention, s.projected);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
   ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x);
@@ -43,6 +44,9 @@ void block_forward(Context& ctx, const Config& config, const BlockWeights& w, co
   ops::add_gated_rms_norm(ctx, s.projected, w.ffn_norm2, mod.ffn_gate, config.norm_eps, x);
   report(probe, name, x);
 }
+
+/// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
+nn::AxialPosition caption_position(int64_t row) { return {1 + row, 0, 0}; }
 
 BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block, int64_t step) {
   const Shape& shape = modulation.blocks.shape();
@@ -56,10 +60,12 @@ BlockModulation step_modulation(const Config& config, const Modulation& modulati
 
 }  // namespace
 
-Conditioning Conditioning::take(Arena& arena, const Config& config, const TokenGrid& grid, int64_t caption_tokens) {
-  const int64_t padded = padded_tokens(caption_tokens);
-  return {caption_tokens, nostos::take(arena, DType::f32, {padded, config.hidden}),
-          nn::RopeTable::take(arena, grid.padded() + padded, config.head_dim())};
+Conditioning Conditioning::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
+                                int64_t padded_caption) {
+  nn::ShardedSequence sequence = picture.with_caption(padded_caption);
+  const int64_t rows = sequence.rows(), caption_rows = rows - picture.image().rows();
+  return {std::move(sequence), nostos::take(arena, DType::f32, {caption_rows, config.hidden}),
+          nn::RopeTable::take(arena, rows, config.head_dim())};
 }
 
 Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps) {
@@ -67,49 +73,69 @@ Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps) {
           nostos::take(arena, DType::f32, {steps, config.hidden})};
 }
 
-BlockScratch BlockScratch::take(Arena& arena, const Config& config, int64_t rows, DType dtype) {
+BlockScratch BlockScratch::take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype) {
+  const int64_t rows = sequence.rows();
   return {nostos::take(arena, dtype, {rows, config.hidden}), nostos::take(arena, DType::f32, {rows, config.hidden}),
-          nn::AttentionScratch::take(arena, config.attention_shape(), rows, dtype),
+          nn::AttentionScratch::take(arena, config.attention_shape(), sequence, dtype),
           nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
 }
 
-Scratch Scratch::take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning,
-                      DType dtype) {
-  const int64_t rows = grid.padded() + conditioning.padded_caption();
+Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
+                      const Conditioning& conditioning, DType dtype) {
   Scratch s;
-  s.x = nostos::take(arena, DType::f32, {rows, config.hidden});
+  s.x = nostos::take(arena, DType::f32, {conditioning.sequence.rows(), config.hidden});
   const size_t mark = arena.used_bytes();
-  s.image = BlockScratch::take(arena, config, grid.padded(), dtype);
+  s.image = BlockScratch::take(arena, config, picture.image(), dtype);
   arena.rewind(mark);
-  s.all = BlockScratch::take(arena, config, rows, dtype);
+  s.all = BlockScratch::take(arena, config, conditioning.sequence, dtype);
   return s;
 }
 
-void Transformer::condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out,
-                            const nn::Probe& probe) const {
-  const int64_t length = out.caption_tokens, padded = out.padded_caption(), image = grid.padded();
-  std::vector<nn::AxialPosition> positions(static_cast<size_t>(image + padded));
-  for (int64_t t = 0; t < grid.tokens(); ++t) {
-    positions[static_cast<size_t>(t)] = {padded + 1, t / grid.width, t % grid.width};
-  }
-  // Image pads stay at (0, 0, 0); caption pads carry consecutive positions like caption tokens.
-  for (int64_t i = 0; i < padded; ++i) positions[static_cast<size_t>(image + i)] = {1 + i, 0, 0};
-  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, out.rope);
-
+void Transformer::refine(Context& ctx, ConstView features, View caption, const nn::Probe& probe) const {
+  const int64_t length = features.shape()[0], padded = caption.shape()[0];
+  check(padded == padded_tokens(length), "a refined caption is padded");
   Tensor normed(ctx.device(), DType::f32, {length, config_.caption_width});
   ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, normed);
-  ops::linear(ctx, normed, weights_.caption_embedder, out.caption.rows(0, length));
-  ops::fill_rows(ctx, weights_.caption_pad_token, out.caption.rows(length, padded - length));
-  report(probe, "cap_embedder", out.caption);
+  ops::linear(ctx, normed, weights_.caption_embedder, caption.rows(0, length));
+  ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, padded - length));
+  report(probe, "cap_embedder", caption);
 
+  const nn::ShardedSequence sequence(padded);
+  const auto take_scratch = [&](Arena& arena) {
+    return std::pair(nn::RopeTable::take(arena, padded, config_.head_dim()),
+                     BlockScratch::take(arena, config_, sequence, dtype_));
+  };
   Arena measure(ctx.device());
-  BlockScratch::take(measure, config_, padded, dtype_);
+  take_scratch(measure);
   Arena arena(ctx.device(), measure.peak_bytes());
-  const BlockScratch scratch = BlockScratch::take(arena, config_, padded, dtype_);
+  const auto [rope, scratch] = take_scratch(arena);
+  std::vector<nn::AxialPosition> positions;
+  for (int64_t i = 0; i < padded; ++i) positions.push_back(caption_position(i));
+  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, rope);
   for (size_t i = 0; i < weights_.context_refiner.size(); ++i) {
-    block_forward(ctx, config_, weights_.context_refiner[i], {}, out.rope.rows(image, padded), out.caption, scratch,
-                  probe, "context_refiner." + std::to_string(i));
+    block_forward(ctx, config_, sequence, weights_.context_refiner[i], {}, rope, caption, scratch, probe,
+                  "context_refiner." + std::to_string(i));
   }
+}
+
+void Transformer::condition(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,
+                            const Conditioning& out) const {
+  const int64_t padded_caption = caption.shape()[0], tokens = picture.grid().tokens(),
+                padded_image = picture.grid().padded(), width = picture.grid().width;
+  std::vector<nn::AxialPosition> positions;
+  for (const auto& run : out.sequence.runs()) {
+    for (int64_t row = run.begin; row < run.end(); ++row) {
+      if (row < tokens)
+        positions.push_back({padded_caption + 1, row / width, row % width});
+      else if (row < padded_image)
+        positions.push_back({0, 0, 0});
+      else
+        positions.push_back(caption_position(row - padded_image));
+    }
+  }
+  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, out.rope);
+  const auto rows = picture.caption_rows(padded_caption);
+  ops::convert(ctx, caption.rows(rows.begin, rows.count), out.caption);
 }
 
 void Transformer::modulate(Context& ctx, std::span<const float> times, const Modulation& out,
@@ -141,10 +167,11 @@ void Transformer::modulate(Context& ctx, std::span<const float> times, const Mod
   ops::add_scalar(ctx, 1.f, out.final);
 }
 
-void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
-                          const Modulation& modulation, int64_t step, const Scratch& s, View velocity,
-                          const nn::Probe& probe) const {
-  const int64_t real = grid.tokens(), image = grid.padded(), caption = conditioning.padded_caption();
+void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, ConstView tokens,
+                          const Conditioning& conditioning, const Modulation& modulation, int64_t step,
+                          const Scratch& s, View velocity, const nn::Probe& probe) const {
+  const int64_t real = picture.image_tokens(), image = picture.image().rows(),
+                caption = conditioning.caption.shape()[0];
   // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
   const View x = s.x, image_rows = x.rows(0, image);
   ops::linear(ctx, tokens, weights_.x_embedder, x.rows(0, real));
@@ -153,13 +180,15 @@ void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens,
 
   int64_t block = 0;
   for (size_t i = 0; i < weights_.noise_refiner.size(); ++i, ++block) {
-    block_forward(ctx, config_, weights_.noise_refiner[i], step_modulation(config_, modulation, block, step),
-                  conditioning.rope.rows(0, image), image_rows, s.image, probe, "noise_refiner." + std::to_string(i));
+    block_forward(ctx, config_, picture.image(), weights_.noise_refiner[i],
+                  step_modulation(config_, modulation, block, step), conditioning.rope.rows(0, image), image_rows,
+                  s.image, probe, "noise_refiner." + std::to_string(i));
   }
   ops::convert(ctx, conditioning.caption, x.rows(image, caption));
   for (size_t i = 0; i < weights_.layers.size(); ++i, ++block) {
-    block_forward(ctx, config_, weights_.layers[i], step_modulation(config_, modulation, block, step),
-                  conditioning.rope, x, s.all, probe, "layers." + std::to_string(i));
+    block_forward(ctx, config_, conditioning.sequence, weights_.layers[i],
+                  step_modulation(config_, modulation, block, step), conditioning.rope, x, s.all, probe,
+                  "layers." + std::to_string(i));
   }
   const View normed = s.all.projected.rows(0, real);
   ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.final.rows(step, 1), kFinalNormEps, normed);
@@ -167,16 +196,16 @@ void Transformer::forward(Context& ctx, const TokenGrid& grid, ConstView tokens,
   report(probe, "final_layer", velocity);
 }
 
-double Transformer::forward_flop(const TokenGrid& grid, int64_t padded_caption) const {
+double Transformer::forward_flop(int64_t padded_image, int64_t padded_caption) const {
   const auto blocks_flop = [&](int64_t count, int64_t rows) {
     const double h = static_cast<double>(config_.hidden), f = static_cast<double>(config_.ffn()),
                  n = static_cast<double>(rows);
     return static_cast<double>(count) * (2 * n * h * (4 * h + 3 * f) + 4 * n * n * h);
   };
   const double edges =
-      4.0 * static_cast<double>(grid.tokens()) * static_cast<double>(config_.patch_width() * config_.hidden);
-  return blocks_flop(config_.refiner_layers, grid.padded()) +
-         blocks_flop(config_.layers, grid.padded() + padded_caption) + edges;
+      4.0 * static_cast<double>(padded_image) * static_cast<double>(config_.patch_width() * config_.hidden);
+  return blocks_flop(config_.refiner_layers, padded_image) +
+         blocks_flop(config_.layers, padded_image + padded_caption) + edges;
 }
 
 }  // namespace nostos::zimage

@@ -11,27 +11,19 @@
 #include "nn/feed_forward.h"
 #include "nn/probe.h"
 #include "nn/rope.h"
+#include "nn/sequence_parallel.h"
 #include "tensor/tensor.h"
 
 namespace nostos::zimage {
 
-/// Tokens of one picture.
-struct TokenGrid {
-  int64_t height = 0;  ///< latent height / patch
-  int64_t width = 0;
-
-  int64_t tokens() const { return height * width; }
-  int64_t padded() const { return padded_tokens(tokens()); }
-};
-
-/// What depends on the caption but not on the step: made once a prompt.
+/// What depends on the caption and the picture's size but not on the step: made once a prompt. Rows are this rank's.
 struct Conditioning {
-  int64_t caption_tokens = 0;  ///< real ones
-  View caption;                ///< f32 [padded caption, hidden]: refined rows
-  nn::RopeTable rope;          ///< of [image | caption], both padded
+  nn::ShardedSequence sequence;  ///< [padded image tokens | padded caption]
+  View caption;                  ///< f32 [caption rows, hidden]: refined
+  nn::RopeTable rope;            ///< of [image rows | caption rows]
 
-  static Conditioning take(Arena& arena, const Config& config, const TokenGrid& grid, int64_t caption_tokens);
-  int64_t padded_caption() const { return caption.shape()[0]; }
+  static Conditioning take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
+                           int64_t padded_caption);
 };
 
 /// Factors of every modulated layer for every step, made once a run.
@@ -44,29 +36,30 @@ struct Modulation {
   static Modulation take(Arena& arena, const Config& config, int64_t steps);
 };
 
-/// Memory of a block for a number of rows.
+/// Memory of a block for a rank's rows of a sequence.
 struct BlockScratch {
   View normed;     ///< [rows, hidden] of the weights' dtype
   View projected;  ///< f32 [rows, hidden]
   nn::AttentionScratch attention;
   nn::FeedForwardScratch feed_forward;
 
-  static BlockScratch take(Arena& arena, const Config& config, int64_t rows, DType dtype);
+  static BlockScratch take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype);
 };
 
 /// Memory of a forward pass with one caption. The two block scratches share theirs.
 struct Scratch {
-  View x;  ///< f32 [padded image + padded caption, hidden]: the residual stream
+  View x;  ///< f32 [image rows + caption rows, hidden]: the residual stream
   BlockScratch image, all;
 
-  static Scratch take(Arena& arena, const Config& config, const TokenGrid& grid, const Conditioning& conditioning,
-                      DType dtype);
+  static Scratch take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
+                      const Conditioning& conditioning, DType dtype);
 };
 
 /// Called with the name and rows of intermediate results, in order; for tests that look for the first wrong sub-step.
 using Probe = std::function<void(std::string_view name, ConstView rows)>;
 
-/// A loaded transformer. Functions enqueue on ctx and neither allocate nor wait, but for those that say so.
+/// A loaded transformer. Functions enqueue on ctx and neither allocate nor wait, but for those that say so. The same
+/// code runs one rank or its share of many: `picture` says which rows are this rank's.
 class Transformer {
  public:
   Transformer(const Config& config, Weights weights, DType dtype)
@@ -76,23 +69,25 @@ class Transformer {
   const Weights& weights() const { return weights_; }
   DType dtype() const { return dtype_; }
 
-  /// Embeds and refines the caption and fills the rotary tables of `grid`.
-  /// \param features f32 [caption tokens, caption width]. Allocates scratch of the caption's size.
-  void condition(Context& ctx, const TokenGrid& grid, ConstView features, const Conditioning& out,
-                 const nn::Probe& probe = {}) const;
+  /// Embeds and refines a whole caption; one rank does it for all. Allocates scratch of the caption's size.
+  /// \param features f32 [caption tokens, caption width]. \param caption f32 [padded_tokens(caption tokens), hidden]
+  void refine(Context& ctx, ConstView features, View caption, const nn::Probe& probe = {}) const;
+
+  /// Takes this rank's rows of the caption and fills the rotary tables. \param caption of refine()
+  void condition(Context& ctx, const nn::SequenceParallel& picture, ConstView caption, const Conditioning& out) const;
 
   /// \param times model times in [0, 1], one a step. Allocates scratch of the number of steps.
   void modulate(Context& ctx, std::span<const float> times, const Modulation& out, const nn::Probe& probe = {}) const;
 
-  /// \param tokens f32 [grid tokens, patch width]: the noisy latent as ops::patchify lays it out. \param velocity f32,
-  /// the same shape:
-  /// the model's output, not negated. \throws Error cancelled between blocks.
-  void forward(Context& ctx, const TokenGrid& grid, ConstView tokens, const Conditioning& conditioning,
+  /// \param tokens f32 [this rank's image tokens, patch width]: the noisy latent as ops::patchify lays it out.
+  /// \param velocity f32, the same shape: the model's output, not negated. Waits for peers where there are any.
+  /// \throws Error cancelled between blocks, peer_failed
+  void forward(Context& ctx, const nn::SequenceParallel& picture, ConstView tokens, const Conditioning& conditioning,
                const Modulation& modulation, int64_t step, const Scratch& scratch, View velocity,
                const nn::Probe& probe = {}) const;
 
-  /// \return floating-point operations of the matrix products of one forward().
-  double forward_flop(const TokenGrid& grid, int64_t padded_caption) const;
+  /// \return floating-point operations of the matrix products of one forward(), all ranks together.
+  double forward_flop(int64_t padded_image, int64_t padded_caption) const;
 
  private:
   Config config_;

@@ -1,0 +1,303 @@
+// Implements the exchange of rows for heads, the ring over keys and values, and the gather of tokens.
+#include "nn/sequence_parallel.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "ops/elementwise.h"
+
+namespace nostos::nn {
+namespace {
+
+using parallel::Range;
+
+std::vector<int> consecutive(int first, int stride, int count) {
+  std::vector<int> ranks(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) ranks[static_cast<size_t>(i)] = first + i * stride;
+  return ranks;
+}
+
+int64_t count_rows(std::span<const Range> runs) {
+  return std::accumulate(runs.begin(), runs.end(), int64_t{0},
+                         [](int64_t sum, const Range& run) { return sum + run.count; });
+}
+
+ByteView device_bytes(const Context& ctx, View view) { return {view.bytes(), view.size_in_bytes(), ctx.device()}; }
+ConstByteView device_bytes(const Context& ctx, ConstView view) {
+  return {view.bytes(), view.size_in_bytes(), ctx.device()};
+}
+
+/// Hands out consecutive tensors of one dtype from a buffer.
+class Pieces {
+ public:
+  explicit Pieces(View buffer) : buffer_(buffer) {}
+
+  View next(const Shape& shape) {
+    const View piece(buffer_.bytes() + used_bytes_, buffer_.dtype(), shape);
+    used_bytes_ += piece.size_in_bytes();
+    check(used_bytes_ <= buffer_.size_in_bytes(), "an exchange stays within its buffer");
+    return piece;
+  }
+
+ private:
+  View buffer_;
+  size_t used_bytes_ = 0;
+};
+
+}  // namespace
+
+SequenceRanks::SequenceRanks(Communicator& ranks, int64_t ring_degree) : ranks_(ranks) {
+  check(ring_degree >= 1 && ranks.world() % ring_degree == 0, "the ring degree divides the ranks");
+  const int ring = static_cast<int>(ring_degree), ulysses = ranks.world() / ring;
+  const int group = ranks.rank() / ulysses, place = ranks.rank() % ulysses;
+  ulysses_ = std::make_unique<GroupCommunicator>(ranks, consecutive(group * ulysses, 1, ulysses));
+  ring_ = std::make_unique<GroupCommunicator>(ranks, consecutive(place, ulysses, ring));
+}
+
+ShardedSequence::ShardedSequence(const SequenceRanks& ranks, std::vector<std::vector<Range>> runs, int64_t heads,
+                                 int64_t head_dim)
+    : ranks_(&ranks), head_dim_(head_dim), heads_(heads) {
+  check(std::ssize(runs) == ranks.all().world(), "every rank has its rows");
+  const int self = ranks.all().rank(), group = ranks.group_of(self);
+  runs_ = runs[static_cast<size_t>(self)];
+  rows_ = count_rows(runs_);
+  group_rows_.resize(static_cast<size_t>(ranks.ring().world()));
+
+  struct Piece {
+    Range rows;
+    size_t member;
+    int64_t at;  ///< first row in the member's own order
+  };
+  std::vector<Piece> pieces;
+  const std::vector<Range> head_ranges = parallel::split(heads, ranks.ulysses().world());
+  for (int rank = 0; rank < ranks.all().world(); ++rank) {
+    const std::vector<Range>& held = runs[static_cast<size_t>(rank)];
+    group_rows_[static_cast<size_t>(ranks.group_of(rank))] += count_rows(held);
+    if (ranks.group_of(rank) != group) continue;
+    Member member{head_ranges[members_.size()], count_rows(held), {}};
+    int64_t at = 0;
+    for (const Range& run : held) {
+      pieces.push_back({run, members_.size(), at});
+      at += run.count;
+    }
+    members_.push_back(std::move(member));
+  }
+  // The group's rows stand in the order of the whole sequence: one rank would sum over keys in that order.
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.rows.begin < b.rows.begin; });
+  int64_t to = 0;
+  for (const Piece& piece : pieces) {
+    members_[piece.member].into_group.push_back({piece.at, to, piece.rows.count});
+    to += piece.rows.count;
+  }
+}
+
+ShardedSequence::Scratch ShardedSequence::take(Arena& arena, DType dtype) const {
+  using nostos::take;
+  Scratch s;
+  if (!is_sharded()) return s;
+  const int64_t own_heads = members_[static_cast<size_t>(ranks_->ulysses().rank())].heads.count;
+  const int64_t group = group_rows_[static_cast<size_t>(ranks_->ring().rank())], width = own_heads * head_dim_;
+  // Each buffer serves both exchanges of a layer: the second begins when the first is over.
+  s.sent = take(arena, dtype, {std::max(3 * heads_ * rows_ * head_dim_, group * width)});
+  s.received = take(arena, dtype, {std::max(3 * group * width, heads_ * rows_ * head_dim_)});
+  const View heads = take(arena, dtype, {3, own_heads, group, head_dim_});
+  const auto part = [&](int64_t i) { return heads.rows(i, 1).reshape({own_heads, group, head_dim_}); };
+  s.q = part(0);
+  s.k = part(1);
+  s.v = part(2);
+  s.mixed = take(arena, dtype, {group, width});
+  if (ranks_->ring().world() == 1) return s;
+  const int64_t most = *std::max_element(group_rows_.begin(), group_rows_.end());
+  for (View& keys_values : s.keys_values) keys_values = take(arena, dtype, {2 * own_heads * most * head_dim_});
+  s.part = take(arena, DType::f32, {group, width});
+  s.total = take(arena, DType::f32, {group, width});
+  s.part_lse = take(arena, DType::f32, {own_heads, group});
+  s.total_lse = take(arena, DType::f32, {own_heads, group});
+  return s;
+}
+
+void ShardedSequence::attend(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                             ConstView sin, ops::RotaryPairs pairs, float scale, const Scratch& s, View mixed) const {
+  Pieces pieces(s.sent);
+  std::vector<ops::HeadGroup> groups;
+  for (const Member& member : members_) {
+    const Shape shape{member.heads.count, rows_, head_dim_};
+    const View q = pieces.next(shape), k = pieces.next(shape), v = pieces.next(shape);
+    groups.push_back({q, k, v});
+  }
+  ops::split_heads_rope(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, groups);
+  exchange_heads(ctx, groups, s);
+  if (ranks_->ring().world() > 1)
+    attend_around_ring(ctx, scale, s);
+  else
+    ops::attention(ctx, s.q, s.k, s.v, scale, false, s.mixed);
+  exchange_rows(ctx, s, mixed);
+}
+
+void ShardedSequence::exchange_heads(Context& ctx, std::span<const ops::HeadGroup> groups, const Scratch& s) const {
+  Communicator& peers = ranks_->ulysses();
+  const Member& self = members_[static_cast<size_t>(peers.rank())];
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+  std::vector<View> parts;
+  Pieces received(s.received);
+  for (int peer = 0; peer < peers.world(); ++peer) {
+    const Member& member = members_[static_cast<size_t>(peer)];
+    // q, k and v of one peer's heads lie side by side.
+    const View q = groups[static_cast<size_t>(peer)].q;
+    const View sent(q.bytes(), q.dtype(), {3, member.heads.count, rows_, head_dim_});
+    if (peer == peers.rank()) {
+      parts.push_back(sent);
+      continue;
+    }
+    parts.push_back(received.next({3, self.heads.count, member.rows, head_dim_}));
+    if (sent.size_in_bytes() > 0) sends.push_back({peer, device_bytes(ctx, ConstView(sent))});
+    if (parts.back().size_in_bytes() > 0) receives.push_back({peer, device_bytes(ctx, parts.back())});
+  }
+  Pending pending = peers.exchange("attention heads", sends, receives);
+  const View heads(s.q.bytes(), s.q.dtype(), {3 * self.heads.count, s.q.shape()[1], head_dim_});
+  const auto place = [&](int peer) {
+    const Member& member = members_[static_cast<size_t>(peer)];
+    ops::copy_rows(ctx, parts[static_cast<size_t>(peer)].reshape({3 * self.heads.count, member.rows, head_dim_}), heads,
+                   member.into_group);
+  };
+  place(peers.rank());
+  pending.wait();
+  for (int peer = 0; peer < peers.world(); ++peer)
+    if (peer != peers.rank()) place(peer);
+}
+
+void ShardedSequence::exchange_rows(Context& ctx, const Scratch& s, View mixed) const {
+  Communicator& peers = ranks_->ulysses();
+  const Member& self = members_[static_cast<size_t>(peers.rank())];
+  const int64_t width = self.heads.count * head_dim_;
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+  std::vector<View> parts;
+  Pieces sent(s.sent), received(s.received);
+  for (int peer = 0; peer < peers.world(); ++peer) {
+    const Member& member = members_[static_cast<size_t>(peer)];
+    const View rows = sent.next({1, member.rows, width});
+    std::vector<ops::RowRun> out_of_group = member.into_group;
+    for (ops::RowRun& run : out_of_group) std::swap(run.from, run.to);
+    ops::copy_rows(ctx, s.mixed.reshape({1, s.mixed.shape()[0], width}), rows, out_of_group);
+    if (peer == peers.rank()) {
+      parts.push_back(rows);
+      continue;
+    }
+    parts.push_back(received.next({rows_, member.heads.count, head_dim_}));
+    if (rows.size_in_bytes() > 0) sends.push_back({peer, device_bytes(ctx, ConstView(rows))});
+    if (parts.back().size_in_bytes() > 0) receives.push_back({peer, device_bytes(ctx, parts.back())});
+  }
+  peers.exchange("attention rows", sends, receives).wait();
+  for (int peer = 0; peer < peers.world(); ++peer) {
+    const Range& heads = members_[static_cast<size_t>(peer)].heads;
+    ops::copy_rows(ctx, parts[static_cast<size_t>(peer)].reshape({rows_, heads.count, head_dim_}),
+                   mixed.reshape({rows_, heads_, head_dim_}), std::array{ops::RowRun{0, heads.begin, heads.count}});
+  }
+}
+
+void ShardedSequence::attend_around_ring(Context& ctx, float scale, const Scratch& s) const {
+  Communicator& ring = ranks_->ring();
+  const int world = ring.world(), next = (ring.rank() + 1) % world, previous = (ring.rank() + world - 1) % world;
+  const int64_t heads = s.q.shape()[0];
+  // k and v lie side by side.
+  View keys_values(s.k.bytes(), s.k.dtype(), {2, heads, s.k.shape()[1], head_dim_});
+  bool first = true;
+  for (int step = 0; step < world; ++step) {
+    const bool last = step + 1 == world;
+    View incoming;
+    std::optional<Pending> pending;
+    if (!last) {
+      const int group = (ring.rank() + world - step - 1) % world;
+      const View buffer = s.keys_values[step % 2];
+      incoming = View(buffer.bytes(), buffer.dtype(), {2, heads, group_rows_[static_cast<size_t>(group)], head_dim_});
+      // The next block travels while this one is attended to.
+      pending.emplace(ring.exchange("ring attention",
+                                    std::array{SendTo{next, device_bytes(ctx, ConstView(keys_values))}},
+                                    std::array{ReceiveFrom{previous, device_bytes(ctx, incoming)}}));
+    }
+    const int64_t keys = keys_values.shape()[2];
+    if (keys > 0) {
+      const auto part = [&](int64_t i) { return keys_values.rows(i, 1).reshape({heads, keys, head_dim_}); };
+      ops::attention_part(ctx, s.q, part(0), part(1), scale, first ? s.total : s.part,
+                          first ? s.total_lse : s.part_lse);
+      if (!first) ops::merge_attention(ctx, s.part, s.part_lse, s.total, s.total_lse);
+      first = false;
+    }
+    if (pending) pending->wait();
+    keys_values = incoming;
+  }
+  ops::convert(ctx, s.total, s.mixed);
+}
+
+SequenceParallel::SequenceParallel(const parallel::Grid& grid, int64_t heads, int64_t head_dim)
+    : plan_(parallel::make_plan({.grid = grid, .heads = heads})), head_dim_(head_dim) {
+  deal_tokens();
+}
+
+SequenceParallel::SequenceParallel(const SequenceRanks& ranks, parallel::ShardPlan plan, int64_t head_dim)
+    : ranks_(&ranks), plan_(std::move(plan)), head_dim_(head_dim) {
+  check(plan_.request.ranks == ranks.all().world(), "the plan is for as many ranks as there are");
+  deal_tokens();
+}
+
+void SequenceParallel::deal_tokens() {
+  image_ = with_caption(0);
+  int64_t from = 0;
+  for (int64_t peer = 0; peer < plan_.request.ranks; ++peer) {
+    ranks_tokens_.push_back({from, plan_.shares[static_cast<size_t>(peer)].image_tokens});
+    int64_t at = 0;
+    for (const Range& run : parallel::native_runs(plan_, peer)) {
+      const int64_t real = std::min(run.end(), grid().tokens()) - run.begin;
+      if (real <= 0) continue;  // pads stand last
+      to_native_.push_back({from, run.begin, real});
+      if (peer == rank()) to_local_.push_back({run.begin, at, real});
+      from += real;
+      at += real;
+    }
+  }
+}
+
+Range SequenceParallel::caption_rows(int64_t padded_caption) const {
+  return parallel::split(padded_caption, plan_.request.ranks)[static_cast<size_t>(rank())];
+}
+
+ShardedSequence SequenceParallel::with_caption(int64_t padded_caption) const {
+  if (ranks_ == nullptr) return ShardedSequence(grid().padded() + padded_caption);
+  const std::vector<Range> captions = parallel::split(padded_caption, plan_.request.ranks);
+  std::vector<std::vector<Range>> runs;
+  for (int64_t peer = 0; peer < plan_.request.ranks; ++peer) {
+    runs.push_back(parallel::native_runs(plan_, peer));
+    const Range& caption = captions[static_cast<size_t>(peer)];
+    if (caption.count > 0) runs.back().push_back({grid().padded() + caption.begin, caption.count});
+  }
+  return {*ranks_, std::move(runs), plan_.request.heads, head_dim_};
+}
+
+void SequenceParallel::cut_tokens(Context& ctx, ConstView whole, View local) const {
+  const int64_t width = whole.shape()[1];
+  ops::copy_rows(ctx, whole.reshape({1, whole.shape()[0], width}), local.reshape({1, local.shape()[0], width}),
+                 to_local_);
+}
+
+void SequenceParallel::gather_tokens(Context& ctx, ConstView local, View scratch, View whole) const {
+  const int64_t width = whole.shape()[1];
+  if (ranks_ == nullptr) {
+    ops::convert(ctx, local, whole);
+    return;
+  }
+  const size_t token_bytes = static_cast<size_t>(width) * size_bytes(whole.dtype());
+  std::vector<Part> parts;
+  for (const Range& tokens : ranks_tokens_)
+    parts.push_back({static_cast<size_t>(tokens.begin) * token_bytes, static_cast<size_t>(tokens.count) * token_bytes});
+  ranks_->all().all_gather(device_bytes(ctx, local), device_bytes(ctx, scratch), parts).wait();
+  ops::copy_rows(ctx, scratch.reshape({1, scratch.shape()[0], width}), whole.reshape({1, whole.shape()[0], width}),
+                 to_native_);
+}
+
+}  // namespace nostos::nn

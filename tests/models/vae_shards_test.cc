@@ -1,0 +1,104 @@
+// Tests that a VAE decoding dealt to ranks gives the bytes of one rank.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "models/golden.h"
+#include "ops/linear.h"
+#include "parallel/thread_communicator.h"
+#include "pipeline/model_parts.h"
+#include "pipeline/noise.h"
+
+namespace nostos::test {
+namespace {
+
+constexpr int kMostRanks = 8;
+
+struct Case {
+  GoldenModel model;
+  DType dtype;
+  int64_t latent_height, latent_width;
+};
+
+// Keeps test listings readable.
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.model.name << " " << name(c.dtype) << " " << c.latent_height << "x" << c.latent_width;
+}
+
+class VaeShards : public testing::TestWithParam<Case> {
+ protected:
+  /// Decodes this rank's rows into their place in `whole`; all ranks use the weights that one of them packed.
+  /// \return the sums of the last group norm, of all rows: the picture alone, being float32, would not show their order.
+  static std::vector<double> decode(Context& ctx, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards,
+                                    ConstView latents, View whole) {
+    const int64_t height = latents.shape()[1], width = latents.shape()[2];
+    Arena measure{Device{}};
+    vae.take_decode_scratch(measure, shards, height, width);
+    Arena arena({}, measure.peak_bytes());
+    std::fill_n(arena.take(measure.peak_bytes()), measure.peak_bytes(), std::byte{0xA5});  // what nobody fills shows
+    arena.rewind(0);
+    const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, height, width);
+    vae.decode(ctx, shards, latents, scratch, shards.own_of_whole(whole));
+    const double* sums = scratch.group_sums.data<double>();
+    return {sums, sums + scratch.group_sums.elements()};
+  }
+};
+
+TEST_P(VaeShards, GiveTheBytesOfOneRank) {
+  const Case& c = GetParam();
+  Context ctx({}, 2);
+  if (c.dtype == DType::bf16 && !ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+  ModelParts parts(ctx, c.model.model, false, c.dtype);
+  const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
+  const int64_t scale = vae.config().scale();
+  Tensor latents({}, DType::f32, {vae.config().latent_channels, c.latent_height, c.latent_width});
+  fill_normal(RngKind::torch_cpu, 1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
+  const Shape image_shape{c.latent_height * scale, c.latent_width * scale, 3};
+  Tensor wanted({}, DType::f32, image_shape);
+  const std::vector<double> wanted_sums = decode(ctx, vae, nn::RowShards(c.latent_height), latents, wanted);
+
+  std::vector<std::unique_ptr<Context>> contexts;  // kept from world to world: their handles are slow to make
+  for (int rank = 0; rank < kMostRanks; ++rank) contexts.push_back(std::make_unique<Context>(Device{}, 1));
+  for (int world = 1; world <= kMostRanks; ++world) {
+    Tensor image({}, DType::f32, image_shape);
+    run_thread_ranks(world, [&](Communicator& comm) {
+      Context& own = *contexts[static_cast<size_t>(comm.rank())];
+      const nn::RowShards shards(comm, c.latent_height);
+      EXPECT_EQ(decode(own, vae, shards, latents, image), wanted_sums) << "rank " << comm.rank() << " of " << world;
+    });
+    const int64_t row_bytes = static_cast<int64_t>(image.size_in_bytes()) / image_shape[0];
+    for (int64_t y = 0; y < image_shape[0]; ++y) {
+      ASSERT_EQ(std::memcmp(image.view().bytes() + y * row_bytes, wanted.view().bytes() + y * row_bytes,
+                            static_cast<size_t>(row_bytes)),
+                0)
+          << "picture row " << y << " of " << image_shape[0] << " differs on " << world << " ranks";
+    }
+  }
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const GoldenModel& model : golden_models()) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      // Fewer rows than ranks, odd sides, more rows than ranks.
+      for (const auto& [height, width] : {std::pair<int64_t, int64_t>{1, 3}, {2, 128}, {26, 42}, {90, 90}})
+        all.push_back({model, dtype, height, width});
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, VaeShards, testing::ValuesIn(cases()), [](const testing::TestParamInfo<Case>& info) {
+  const Case& c = info.param;
+  return c.model.name + "_" + std::string(name(c.dtype)) + "_" + std::to_string(c.latent_height) + "x" +
+         std::to_string(c.latent_width);
+});
+
+}  // namespace
+}  // namespace nostos::test

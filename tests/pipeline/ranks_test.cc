@@ -1,0 +1,210 @@
+// Tests the promise: whatever the number of ranks, the plan and the backend of the communicator, the same picture.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+
+#include "base/error.h"
+#include "ops/linear.h"
+#include "parallel/thread_communicator.h"
+#include "pipeline/engine.h"
+
+namespace nostos {
+namespace {
+
+using parallel::PlanKind;
+
+const std::filesystem::path kTiny = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test";
+const std::filesystem::path kMini = std::filesystem::path(NOSTOS_SOURCE_DIR) / "models/mini";
+
+EngineOptions options(const std::filesystem::path& model, Precision precision, const Parallelism& parallelism) {
+  EngineOptions made;
+  made.model = model;
+  made.precision = precision;
+  made.parallelism = parallelism;
+  return made;
+}
+
+GenerationRequest request(int64_t height, int64_t width, double guidance, int64_t steps = 2) {
+  GenerationRequest made;
+  made.prompt = "A crowded beach";
+  made.negative_prompt = "rain";
+  made.height = height;
+  made.width = width;
+  made.num_inference_steps = steps;
+  made.guidance_scale = guidance;
+  return made;
+}
+
+Generation draw(const EngineOptions& options, const GenerationRequest& request) {
+  return Engine(options).generate(request);
+}
+
+void expect_same(const Generation& wanted, const Generation& got, const std::string& what) {
+  ASSERT_EQ(wanted.pictures.size(), got.pictures.size()) << what;
+  for (size_t i = 0; i < wanted.pictures.size(); ++i) {
+    const Picture &a = wanted.pictures[i], &b = got.pictures[i];
+    ASSERT_EQ(a.latents.shape(), b.latents.shape()) << what;
+    EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
+        << what << ": latents differ";
+    EXPECT_EQ(a.image, b.image) << what << ": pixels differ";
+  }
+}
+
+double psnr_db(const Image& a, const Image& b) {
+  double squares = 0;
+  for (size_t i = 0; i < a.rgb.size(); ++i) squares += std::pow(static_cast<double>(a.rgb[i]) - b.rgb[i], 2);
+  return 10 * std::log10(255.0 * 255.0 * static_cast<double>(a.rgb.size()) / squares);
+}
+
+std::vector<Precision> precisions() {
+  Context ctx({}, 1);
+  if (ops::has_bf16_products(ctx)) return {Precision::f32, Precision::bf16};
+  return {Precision::f32};
+}
+
+struct Size {
+  int64_t height, width;
+};
+
+// 60 tokens of 2 x 2 latents: pads, a caption of an odd length, and at 8 ranks fewer rows of tokens than ranks.
+TEST(Ranks, EveryNumberOfRanksDrawsTheSamePicture) {
+  for (const Precision precision : precisions()) {
+    for (const Size& size : {Size{24, 40}, Size{4, 4}, Size{4, 64}, Size{60, 12}}) {
+      for (const double guidance : {0.0, 3.0}) {
+        GenerationRequest drawn = request(size.height, size.width, guidance);
+        drawn.cfg_normalization = guidance > 0 ? 1 : 0;
+        const Generation one = draw(options(kTiny, precision, {}), drawn);
+        for (const int64_t ranks : {2, 3, 5, 8, 30}) {
+          for (const PlanKind plan : {PlanKind::token, PlanKind::axis}) {
+            expect_same(one, draw(options(kTiny, precision, {.ulysses = ranks, .plan = plan}), drawn),
+                        fmt::format("{}x{} guidance {} on {} ranks by {}", size.height, size.width, guidance, ranks,
+                                    parallel::name(plan)));
+          }
+        }
+      }
+    }
+  }
+}
+
+// Each half of guidance on its own ranks is exact, with every cap and truncation.
+TEST(Ranks, GuidanceHalvesAreExact) {
+  for (const Precision precision : precisions()) {
+    for (const double cap : {0.0, 0.7}) {
+      GenerationRequest drawn = request(24, 40, 4, 4);
+      drawn.cfg_normalization = cap;
+      drawn.cfg_truncation = 0.5;  // the last steps are not guided
+      const Generation one = draw(options(kTiny, precision, {}), drawn);
+      for (const int64_t ulysses : {1, 2, 3})
+        expect_same(one, draw(options(kTiny, precision, {.ulysses = ulysses, .cfg = 2}), drawn),
+                    fmt::format("two halves of {} ranks, cap {}", ulysses, cap));
+    }
+  }
+}
+
+TEST(Ranks, GuidanceHalvesWantGuidance) {
+  try {
+    draw(options(kTiny, Precision::f32, {.cfg = 2}), request(24, 40, 0));
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
+    EXPECT_NE(std::string(error.what()).find("--cfg-parallel-degree 2"), std::string::npos) << error.what();
+  }
+}
+
+// Measured: 87 dB and more.
+TEST(Ranks, RingsDifferByRoundingAlone) {
+  struct Degrees {
+    int64_t ulysses, ring;
+  };
+  for (const Size& size : {Size{208, 336}, Size{112, 272}}) {
+    const GenerationRequest drawn = request(size.height, size.width, 4);
+    const Generation one = draw(options(kMini, Precision::f32, {}), drawn);
+    for (const Degrees& degrees : {Degrees{1, 2}, Degrees{2, 2}, Degrees{1, 3}, Degrees{3, 2}}) {
+      for (const PlanKind plan : {PlanKind::token, PlanKind::axis}) {
+        const Generation ring = draw(
+            options(kMini, Precision::f32, {.ulysses = degrees.ulysses, .ring = degrees.ring, .plan = plan}), drawn);
+        const double psnr = psnr_db(one.pictures[0].image, ring.pictures[0].image);
+        EXPECT_GE(psnr, 60) << degrees.ulysses << " x " << degrees.ring;
+        RecordProperty(fmt::format("psnr_{}x{}_{}_{}", size.height, size.width, degrees.ulysses, degrees.ring),
+                       fmt::format("{:.1f}", psnr));
+      }
+    }
+  }
+}
+
+TEST(Ranks, ReleasedPartsSeveralOutputsAndGivenThreadsDoNotChangeThePicture) {
+  GenerationRequest drawn = request(24, 40, 3);
+  drawn.num_outputs = 3;
+  const Generation one = draw(options(kTiny, Precision::f32, {}), drawn);
+  EngineOptions three = options(kTiny, Precision::f32, {.ulysses = 3});
+  three.release_parts = true;
+  three.threads = 7;
+  expect_same(one, draw(three, drawn), "three ranks");
+  Engine again(options(kTiny, Precision::f32, {.ulysses = 2}));
+  expect_same(one, again.generate(drawn), "two ranks");
+  expect_same(one, again.generate(drawn), "two ranks once more");
+}
+
+// 24 x 40 pixels are 60 tokens, 64 with pads; the tiny model has 2 heads.
+TEST(Ranks, EveryRankReportsItsShare) {
+  const Generation made = draw(options(kTiny, Precision::f32, {.ulysses = 3}), request(24, 40, 3));
+  ASSERT_EQ(made.report.ranks.size(), 3u);
+  const std::vector<int64_t> tokens{22, 21, 17}, heads{1, 1, 0};
+  for (size_t rank = 0; rank < 3; ++rank) {
+    EXPECT_EQ(made.report.ranks[rank].rank, static_cast<int64_t>(rank));
+    EXPECT_EQ(made.report.ranks[rank].image_tokens, tokens[rank]);
+    EXPECT_EQ(made.report.ranks[rank].heads, heads[rank]);
+    EXPECT_GT(made.report.ranks[rank].bytes_sent, 0u);
+  }
+  const Generation alone = draw(options(kTiny, Precision::f32, {}), request(24, 40, 3));
+  ASSERT_EQ(alone.report.ranks.size(), 1u);
+  EXPECT_EQ(alone.report.ranks[0].image_tokens, 60);
+  EXPECT_EQ(alone.report.ranks[0].bytes_sent, 0u);
+}
+
+TEST(Ranks, CancellingEndsAllRanks) {
+  std::atomic<bool> cancel = false;
+  Progress progress;
+  progress.cancel = &cancel;
+  progress.on_step = [&](int64_t, int64_t, double) { cancel = true; };
+  Engine engine(options(kTiny, Precision::f32, {.ulysses = 3}));
+  try {
+    engine.generate(request(24, 40, 3, 50), progress);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+  }
+  cancel = false;
+  progress.on_step = nullptr;
+  EXPECT_NO_THROW(engine.generate(request(24, 40, 3), progress));
+}
+
+TEST(Ranks, ProcessesMustBeAsManyAsTheRanks) {
+  SelfCommunicator alone;
+  EXPECT_THROW(Engine(options(kTiny, Precision::f32, {.ulysses = 2}), &alone), Error);
+}
+
+// As processes do: each with an engine of its own, the same request, pictures on rank 0 alone.
+TEST(Ranks, EnginesOfSeveralProcessesAgreeWithThreads) {
+  const GenerationRequest drawn = request(24, 40, 3);
+  const Generation one = draw(options(kTiny, Precision::f32, {}), drawn);
+  for (const bool release : {false, true}) {
+    run_thread_ranks(3, [&](Communicator& world) {
+      EngineOptions of_process = options(kTiny, Precision::f32, {.ulysses = 3});
+      of_process.release_parts = release;
+      of_process.threads = 1;
+      const Generation made = Engine(of_process, &world).generate(drawn);
+      if (world.rank() == 0)
+        expect_same(one, made, "rank 0");
+      else
+        EXPECT_TRUE(made.pictures.empty());
+    });
+  }
+}
+
+}  // namespace
+}  // namespace nostos
