@@ -154,12 +154,14 @@ Rectangle latent_bounds(const ShardPlan& plan, int64_t rank) {
   return {{patch * rows.begin, patch * rows.count}, {patch * columns.begin, patch * columns.count}};
 }
 
-ExchangeBytes exchange_bytes(const ShardPlan& plan, int64_t rank, int64_t head_dim, int64_t element_bytes) {
+ExchangeBytes exchange_bytes(const ShardPlan& plan, int64_t rank, int64_t head_dim, int64_t element_bytes,
+                             int64_t padded_caption) {
   const Share& share = share_of(plan, rank);
+  const int64_t rows = share.active() + split(padded_caption, plan.request.ranks)[static_cast<size_t>(rank)].count;
   const int64_t head_bytes = head_dim * element_bytes;
   const int64_t others_heads = plan.request.heads - share.heads.count;
-  const int64_t others_rows = plan.shares.back().rows.end() - share.rows.count;
-  const int64_t outgoing = share.rows.count * others_heads * head_bytes;
+  const int64_t others_rows = plan.request.grid.padded() + padded_caption - rows;
+  const int64_t outgoing = rows * others_heads * head_bytes;
   const int64_t incoming = others_rows * share.heads.count * head_bytes;
   return {.qkv_sent = 3 * outgoing, .qkv_received = 3 * incoming, .output_sent = incoming, .output_received = outgoing};
 }

@@ -223,7 +223,7 @@ class Plan(CliTest):
 
     def test_json_has_every_field(self):
         plan = self.plan("--height", "720", "--width", "1280", "--sp-degree", "4", "--sp-plan", "axis")
-        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads",
+        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads", "caption_rows",
                                      "head_dim", "token_height", "token_width", "tokens", "single_rank_padding_tokens", "axis",
                                      "reason", "sizes", "target_tokens", "padding_tokens", "axes", "token_ranges", "shares",
                                      "output", "version"})
@@ -231,10 +231,10 @@ class Plan(CliTest):
         self.assertEqual([(cut["axis"], cut["padding_tokens"]) for cut in plan["axes"]], [("height", 240), ("width", 112)])
         self.assertEqual([share["heads"] for share in plan["shares"]], [8, 8, 7, 7])
         self.assertEqual(plan["shares"][1]["latent_bounds"], {"row": 0, "column": 40, "rows": 90, "columns": 40})
-        # 928 rows of rank 3 give 23 heads away, the others' 2784 rows get 7 back: 128 wide, 2 bytes.
+        # 900 tokens and 8 caption rows of rank 3 give 23 heads away, the others' 2740 rows get 7 back: 128 wide, 2 bytes.
         exchanged = plan["shares"][3]["bytes_per_layer"]["bf16"]
-        self.assertEqual(exchanged["qkv_sent"], 3 * 928 * 23 * 128 * 2)
-        self.assertEqual(exchanged["output_sent"], 2784 * 7 * 128 * 2)
+        self.assertEqual(exchanged["qkv_sent"], 3 * 908 * 23 * 128 * 2)
+        self.assertEqual(exchanged["output_sent"], 2740 * 7 * 128 * 2)
         for kind in ("f32", "bf16"):
             parts = [share["bytes_per_layer"][kind] for share in plan["shares"]]
             for what in ("qkv", "output"):

@@ -40,6 +40,9 @@ struct PlanFlags {
   bool json = false;
 };
 
+/// Rows of the caption that the bytes are counted with: a prompt of up to 32 tokens.
+constexpr int64_t kCaptionRows = 32;
+
 /// A plan, and what it was made for.
 struct Planned {
   Path model;
@@ -86,8 +89,8 @@ ordered_json share_json(const Planned& planned, int64_t rank) {
           {"head_offset", share.heads.begin},
           {"heads", share.heads.count},
           {"bytes_per_layer",
-           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4))},
-            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2))}}}};
+           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4, kCaptionRows))},
+            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2, kCaptionRows))}}}};
 }
 
 ordered_json plan_json(const Planned& planned, const std::string& output) {
@@ -108,6 +111,7 @@ ordered_json plan_json(const Planned& planned, const std::string& output) {
           {"ranks", ranks},
           {"plan", name(kind)},
           {"model_path", planned.model.string()},
+          {"caption_rows", kCaptionRows},
           {"heads", heads},
           {"head_dim", planned.shape.head_dim},
           {"token_height", grid.height},
@@ -153,7 +157,7 @@ void print_text(const Planned& planned) {
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const Share& share = plan.shares[static_cast<size_t>(rank)];
     const Rectangle latent = latent_bounds(plan, rank);
-    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4).sent();
+    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, kCaptionRows).sent();
     total += f32_bytes;
     fmt::print("{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12.3f}{:>12.3f}\n", rank,
                span_text(share.rows), share.image_tokens, share.pads.count, share.idle, span_text(share.bounds.rows),
@@ -162,8 +166,8 @@ void print_text(const Planned& planned) {
   }
   fmt::print(
       "\nMB are sent by the rank in one layer: q, k, v to the heads' owners and the output back; {:.3f} f32 in "
-      "all, captions not counted.\n",
-      static_cast<double>(total) / 1e6);
+      "all, with a caption of {} rows.\n",
+      static_cast<double>(total) / 1e6, kCaptionRows);
 }
 
 void plan_command(CLI::App& command, const PlanFlags& flags) {
