@@ -1,42 +1,12 @@
 // Implements cutting and joining with plain copies.
 #include "parallel/gather.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
 
 namespace nostos::parallel {
 namespace {
-
-size_t row_bytes(ConstView view) {
-  int64_t elements = 1;
-  for (int axis = 1; axis < view.shape().rank(); ++axis) elements *= view.shape()[axis];
-  return static_cast<size_t>(elements) * size_bytes(view.dtype());
-}
-
-/// Calls copy(byte offset in the whole, byte offset in the part, bytes) for every run of the rank's rows.
-template <class Copy>
-void for_each_run(const ShardPlan& plan, int64_t rank, ConstView whole, ConstView part, const Copy& copy) {
-  const Grid& grid = plan.request.grid;
-  const int64_t rows = whole.shape()[0];
-  const bool with_pads = rows == grid.padded();
-  check(with_pads || rows == grid.tokens(), "the whole sequence has the grid's tokens, with or without pads");
-  check(rank >= 0 && rank < plan.request.ranks, "the plan has this rank");
-  const Share& share = plan.shares[static_cast<size_t>(rank)];
-  check(part.shape()[0] == (with_pads ? share.active() : share.image_tokens), "the part has the share's rows");
-  check(part.dtype() == whole.dtype() && row_bytes(part) == row_bytes(whole), "rows of part and whole are alike");
-
-  const size_t stride = row_bytes(whole);
-  int64_t done = 0;
-  for (const Range& run : native_runs(plan, rank)) {
-    const int64_t count = std::min(run.end(), rows) - run.begin;
-    if (count <= 0) continue;
-    copy(static_cast<size_t>(run.begin) * stride, static_cast<size_t>(done) * stride,
-         static_cast<size_t>(count) * stride);
-    done += count;
-  }
-}
 
 /// Planes of [..., rows, columns].
 struct Planes {
@@ -87,18 +57,6 @@ ConstView part_of(ConstView parts, int64_t rank) {
 }
 
 }  // namespace
-
-void cut_tokens(const ShardPlan& plan, int64_t rank, ConstView whole, View part) {
-  for_each_run(plan, rank, whole, part, [&](size_t in_whole, size_t in_part, size_t bytes) {
-    std::memcpy(part.bytes() + in_part, whole.bytes() + in_whole, bytes);
-  });
-}
-
-void place_tokens(const ShardPlan& plan, int64_t rank, ConstView part, View whole) {
-  for_each_run(plan, rank, whole, part, [&](size_t in_whole, size_t in_part, size_t bytes) {
-    std::memcpy(whole.bytes() + in_whole, part.bytes() + in_part, bytes);
-  });
-}
 
 void cut_latent(const Rectangle& rectangle, ConstView whole, View part) {
   for_each_row(rectangle, whole, part, [&](size_t in_whole, size_t in_part, size_t bytes) {

@@ -1,19 +1,11 @@
-// Owns cutting tensors by a shard plan and putting the parts together again, on host memory.
+// Owns cutting latents by a shard plan and putting the parts together again, on host memory: for pipelines that keep
+// latents as planes. The engine keeps tokens, see nn::SequenceParallel.
 #pragma once
 
 #include "parallel/shard_plan.h"
 #include "tensor/tensor.h"
 
 namespace nostos::parallel {
-
-/// Copies a rank's rows out of the whole sequence. Any dtype and row shape; every tensor is on the host.
-/// \param whole [grid tokens, ...] or, with the pads of one rank, [padded grid tokens, ...]
-/// \param part [image tokens of the share, ...], or with pads [active rows of the share, ...], in the rank's own order
-/// \throws Error internal for other shapes, or unlike dtypes
-void cut_tokens(const ShardPlan& plan, int64_t rank, ConstView whole, View part);
-
-/// The inverse of cut_tokens(): copies a rank's rows to their places in the whole sequence and leaves the others alone.
-void place_tokens(const ShardPlan& plan, int64_t rank, ConstView part, View whole);
 
 /// Copies a rectangle out of every plane. \param whole [..., height, width] \param part [..., rows, columns], at least as
 /// large as the rectangle: what lies beyond it is left alone. \throws Error internal for other shapes or dtypes
