@@ -32,12 +32,17 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
+# has_cuda_toolkit: whether the CUDA backend can be compiled here, with cuDNN.
+has_cuda_toolkit() {
+  command -v nvcc >/dev/null && echo '#include <cudnn.h>' | nvcc -E -x cu - >/dev/null 2>&1
+}
+
 # build_preset PRESET [TARGET...]: configures build/PRESET and builds the targets, or everything.
 build_preset() {
   local preset=$1
   shift
   if command -v ccache >/dev/null; then
-    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
   fi
   cmake --preset "$preset"
   cmake --build --preset "$preset" --parallel "$(nproc)" ${1:+--target "$@"}

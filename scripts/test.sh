@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
 #   scripts/test.sh          all tests but those labelled `long`
-#   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, and the suite under ASan and UBSan
+#   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, and the
+#                            thread ranks under ThreadSanitizer
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1-}" in
@@ -17,6 +18,12 @@ esac
 export OMP_WAIT_POLICY=passive
 
 install_packages "${PACKAGES[@]}"
+if has_cuda_toolkit; then
+  build_preset cuda nostos cuda_host_test cuda_ops_test cuda_test cuda_bandwidth cuda_library_rates
+  ctest --preset cuda --label-regex cuda
+else
+  echo "Skipped: compiling the CUDA backend (no CUDA toolkit with cuDNN here)"
+fi
 if [ $long = no ]; then
   build_preset cpu
   ctest --preset cpu --label-exclude long --parallel "$(nproc)"
@@ -35,5 +42,8 @@ for target in build/fuzz/fuzz/fuzz_*; do
 done
 build_preset cpu-asan
 ctest --preset cpu-asan --parallel "$(nproc)"
+# Without OpenMP and oneDNN, which the thread sanitizer does not understand, the large cases would take too long.
+build_preset cpu-tsan parallel_communicator_test nn_test ranks_test models_test
+ctest --preset cpu-tsan --parallel "$(nproc)"
 build_preset cpu
 ctest --preset cpu --parallel "$(nproc)"

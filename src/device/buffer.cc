@@ -1,4 +1,4 @@
-// Implements device memory on the host's aligned allocator.
+// Implements device memory: the host's aligned allocator, or plain GPU memory.
 #include "device/buffer.h"
 
 #include <sys/mman.h>
@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "device/cuda/runtime.h"
 
 namespace nostos {
 namespace {
@@ -16,8 +17,11 @@ constexpr size_t kHugePageBytes = size_t{2} << 20;
 }  // namespace
 
 Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
-  check(device.kind == DeviceKind::cpu, "buffers of this build live on the CPU");
   if (bytes == 0) return;
+  if (device.kind == DeviceKind::cuda) {
+    data_ = cuda::allocate(device.index, bytes);
+    return;
+  }
   // Large buffers start on a huge page so that the kernel can back them with few TLB entries.
   const bool large = bytes >= 4 * kHugePageBytes;
   const size_t alignment = large ? kHugePageBytes : kAlignment;
@@ -29,7 +33,12 @@ Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
   if (large) madvise(data_, rounded_bytes, MADV_HUGEPAGE);
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (device_.kind == DeviceKind::cuda && data_ != nullptr)
+    cuda::release(device_.index, data_);
+  else
+    std::free(data_);
+}
 
 Buffer::Buffer(Buffer&& other) noexcept
     : device_(other.device_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

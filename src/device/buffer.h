@@ -7,13 +7,14 @@
 
 namespace nostos {
 
-/// Move-only owner of bytes on a device, aligned to 64 bytes on the CPU. Contents are unspecified until written.
+/// Move-only owner of bytes on a device, aligned to 64 bytes on the CPU and 256 on a GPU, where giving it back waits
+/// for the GPU's work. Contents are unspecified until written.
 class Buffer {
  public:
   static constexpr size_t kAlignment = 64;
 
   Buffer() = default;
-  /// \throws Error out_of_memory naming the size if the device cannot give `bytes`.
+  /// \throws Error out_of_memory naming the size if the device cannot give `bytes`; device if there is no such device.
   Buffer(Device device, size_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;

@@ -3,13 +3,33 @@
 
 #include <omp.h>
 
+#include <utility>
+
 #include "base/error.h"
+#include "base/log.h"
 
 namespace nostos {
 
-Context::Context(Device device, int threads) : device_(device), threads_(threads > 0 ? threads : omp_get_num_procs()) {}
+Context::Context(Device device, int threads)
+    : device_(device), threads_(threads > 0 ? threads : omp_get_num_procs()), stream_(device), copy_stream_(device) {}
 
-void Context::bind_thread() const { omp_set_num_threads(threads_); }
+void Context::synchronize(const char* reason) {
+  if (stream_.handle() != nullptr) {
+    count_host_wait(reason);
+    cuda::synchronize(stream_.handle());
+  }
+  for (const std::function<void()>& finish : std::exchange(deferred_, {})) finish();
+}
+
+void Context::count_host_wait(const char* reason) {
+  ++host_waits_;
+  log_debug("host waits for {}: {}", to_string(device_), reason);
+}
+
+void Context::bind_thread() const {
+  omp_set_num_threads(threads_);
+  if (device_.kind == DeviceKind::cuda) cuda::use_device(device_.index);
+}
 
 void Context::throw_if_cancelled() const {
   if (cancel_ != nullptr && cancel_->load(std::memory_order_relaxed)) fail(ErrorKind::cancelled, "cancelled");

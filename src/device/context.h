@@ -1,12 +1,17 @@
-// Owns what every op needs to run on one rank: the device, its threads, its library handles and the cancel flag.
+// Owns what every op needs to run on one rank: the device, its threads and streams, its library handles and the cancel
+// flag.
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <typeindex>
 #include <unordered_map>
+#include <vector>
 
 #include "device/device.h"
+#include "device/stream.h"
 
 namespace nostos {
 
@@ -14,6 +19,7 @@ namespace nostos {
 class Context {
  public:
   /// \param threads CPU threads that this rank's ops may use; 0 takes all that the process may run on.
+  /// \throws Error device if the device is missing, too old or not supported by this build
   explicit Context(Device device = {}, int threads = 0);
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -21,8 +27,25 @@ class Context {
   Device device() const { return device_; }
   int threads() const { return threads_; }
 
-  /// Makes the calling thread's parallel regions use this context's threads. Every op begins with it: the setting belongs to the host
-  /// thread, which may have worked for another context since.
+  /// The stream that ops enqueue on.
+  Stream& stream() { return stream_; }
+  /// A stream for uploads that run beside the ops; order it with events.
+  Stream& copy_stream() { return copy_stream_; }
+
+  /// Waits until everything enqueued on stream() is done, then finishes what defer() was given. The only host wait of a
+  /// run.
+  /// \param reason for the record of waits, e.g. "picture".
+  /// \throws Error internal if the GPU was lost or a kernel failed
+  void synchronize(const char* reason);
+  /// \return how often the host has waited for the GPU; always 0 on the CPU.
+  int64_t host_waits() const { return host_waits_; }
+  /// Counts a wait for a part of the work, e.g. for staging memory to come free.
+  void count_host_wait(const char* reason);
+  /// Runs `finish` in the next synchronize().
+  void defer(std::function<void()> finish) { deferred_.push_back(std::move(finish)); }
+
+  /// Makes the calling thread work for this context: its parallel regions use its threads, its CUDA calls its GPU.
+  /// Every op begins with it: the settings belong to the host thread, which may have worked for another context since.
   void bind_thread() const;
 
   /// \return the one `T` of this context, made as T(*this) on first use: a backend's handles and caches.
@@ -41,6 +64,10 @@ class Context {
  private:
   Device device_;
   int threads_;
+  Stream stream_;
+  Stream copy_stream_;
+  int64_t host_waits_ = 0;
+  std::vector<std::function<void()>> deferred_;
   const std::atomic<bool>* cancel_ = nullptr;
   std::unordered_map<std::type_index, std::shared_ptr<void>> states_;
 };

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "ops/elementwise.h"
+#include "tensor/transfer.h"
 
 namespace nostos {
 
@@ -17,9 +18,18 @@ View WeightBuilder::stage(DType dtype, const Shape& shape) {
 bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) {
   const ConstView from = source_->tensor(name, shape);
   if (!from) return false;
-  ops::convert(ctx_, from, to);
+  load(from, to);
   source_->release(name);
   return true;
+}
+
+void WeightBuilder::load(ConstView host, View to) {
+  if (host.dtype() == to.dtype()) return upload(ctx_, host, to);
+  if (ctx_.device().kind == DeviceKind::cpu) return ops::convert(ctx_, host, to);
+  if (raw_.size_bytes() < host.size_in_bytes()) raw_ = Buffer(ctx_.device(), host.size_in_bytes());
+  const View raw(raw_.data(), host.dtype(), host.shape());
+  upload(ctx_, host, raw);
+  ops::convert(ctx_, raw, to);
 }
 
 ConstView WeightBuilder::keep(Tensor tensor) {
@@ -96,19 +106,21 @@ Conv2d WeightBuilder::conv(const std::string& name, int64_t out, int64_t in, int
 ConstView WeightBuilder::table(const std::string& name, const Shape& shape) {
   const ConstView from = source_->tensor(name, shape);
   if (!from) return {};
-  if (from.dtype() == DType::f32 || from.dtype() == DType::bf16) {
+  const bool can_be_read = from.dtype() == DType::f32 || from.dtype() == DType::bf16;
+  if (can_be_read && ctx_.device().kind == DeviceKind::cpu) {
     storage_.source = source_;
     storage_.bytes += from.size_in_bytes();
     return from;
   }
-  Tensor made(ctx_.device(), DType::f32, shape);
-  ops::convert(ctx_, from, made);
+  Tensor made(ctx_.device(), can_be_read ? from.dtype() : DType::f32, shape);
+  load(from, made);
   source_->release(name);
   return keep(std::move(made));
 }
 
 WeightStorage WeightBuilder::finish() {
   source_->finish();
+  ctx_.synchronize("weights");
   return std::move(storage_);
 }
 

@@ -42,7 +42,7 @@ class WeightBuilder {
   Linear stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in);
   /// `name`.weight [out, in, kernel, kernel] and `name`.bias [out] in the block dtype.
   Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel);
-  /// A table that rows are looked up in, f32 or bf16, read where it lies.
+  /// A table that rows are looked up in, f32 or bf16; on the CPU it is read where it lies.
   ConstView table(const std::string& name, const Shape& shape);
   /// A tensor that the layout has and the engine never needs.
   void unneeded(const std::string& name, const Shape& shape) { source_->unneeded(name, shape); }
@@ -51,10 +51,12 @@ class WeightBuilder {
   WeightStorage finish();
 
  private:
+  /// Enqueues a copy of host data, converted to to's dtype.
+  void load(ConstView host, View to);
   /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would
   /// double load time.
   View stage(DType dtype, const Shape& shape);
-  /// Copies `name` in `dtype` to `to`. \return false if the source gives no data.
+  /// Copies `name` to `to`, converted to its dtype. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
   Linear pack(ConstView weight);
   ConstView keep(Tensor tensor);
@@ -63,7 +65,7 @@ class WeightBuilder {
   std::shared_ptr<WeightSource> source_;
   DType dtype_;
   WeightStorage storage_;
-  Buffer staging_;
+  Buffer staging_, raw_;
 };
 
 }  // namespace nostos

@@ -59,7 +59,7 @@ void StoreSource::finish() {
 
 ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
   // bf16 halves the time and memory; values are a sum of two uniform bytes, near enough to normal for timing and scale.
-  const auto [at, fresh] = made_.insert_or_assign(name, Tensor(ctx_.device(), DType::bf16, shape));
+  const auto [at, fresh] = made_.insert_or_assign(name, Tensor(Device{}, DType::bf16, shape));
   bfloat16* values = at->second.data<bfloat16>();
   const int64_t elements = shape.elements();
   const bool is_vector = shape.rank() == 1;

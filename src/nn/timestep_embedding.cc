@@ -4,14 +4,16 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "tensor/transfer.h"
 
 namespace nostos::nn {
 
-void timestep_features(Context&, std::span<const float> times, View out) {
+void timestep_features(Context& ctx, std::span<const float> times, View out) {
   check(out.shape().rank() == 2 && out.shape()[0] == static_cast<int64_t>(times.size()), "one row of features a time");
   const int64_t half = out.shape()[1] / 2;
   const float log_period = static_cast<float>(std::log(10000.0));
-  float* row = out.data<float>();
+  Tensor host(Device{}, DType::f32, out.shape());
+  float* row = host.data<float>();
   for (const float time : times) {
     for (int64_t k = 0; k < half; ++k) {
       const float angle = time * std::exp(-log_period * static_cast<float>(k) / static_cast<float>(half));
@@ -20,6 +22,7 @@ void timestep_features(Context&, std::span<const float> times, View out) {
     }
     row += 2 * half;
   }
+  upload(ctx, host, out);
 }
 
 }  // namespace nostos::nn

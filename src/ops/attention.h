@@ -20,7 +20,7 @@ struct HeadGroup {
 };
 
 /// Splits packed projections into heads, head-major; normalises q and k per head and rotates them.
-/// \param qkv f32 [tokens, (heads + 2 * kv_heads) * head_dim]: q heads, then k heads, then v heads.
+/// \param qkv f32 or product_dtype() [tokens, (heads + 2 * kv_heads) * head_dim]: q heads, then k heads, then v heads.
 /// \param q_norm, k_norm f32 [head_dim] RMSNorm weights, or null for none.
 /// \param cos, sin f32 [tokens, head_dim / 2], or null for no rotation (then without norms either).
 /// \param groups where the heads go, in order: the first group takes the first heads, and so on; all f32 or all bf16.

@@ -8,6 +8,7 @@
 #include "ops/conv.h"
 #include "ops/copy_rows.h"
 #include "ops/linear.h"
+#include "ops/norm.h"
 #include "tensor/tensor.h"
 
 namespace nostos::ops {
@@ -23,7 +24,8 @@ struct Backend {
 
   void (*rms_norm)(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
   void (*layer_norm_scaled)(Context& ctx, ConstView x, ConstView scale, float eps, View out);
-  void (*add_gated_rms_norm)(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x);
+  void (*add_gated_rms_norm)(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
+                             const NextNorm& next);
   void (*group_norm_row_sums)(Context& ctx, ConstView x, View sums);
   void (*group_norm_apply)(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps,
                            bool silu, View out);
@@ -55,6 +57,9 @@ struct Backend {
 
 /// \return the CPU's table.
 const Backend& cpu_backend();
+
+/// \return CUDA's table. \throws Error device if this build has none
+const Backend& cuda_backend();
 
 /// Begins an op: makes the calling thread work for `ctx`. \return the table of its device.
 /// \throws Error device if this build has no kernels for it

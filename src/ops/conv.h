@@ -33,7 +33,8 @@ namespace ops {
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);
 
 /// y = conv(x) + bias, or y += conv(x) + bias if `accumulate`.
-/// \param x [height, width, in] of filter.dtype. \param y f32 [(height + pads - kernel) / stride + 1, likewise, out].
+/// \param x [height, width, in] of filter.dtype. \param y f32 or product_dtype()
+/// [(height + pads - kernel) / stride + 1, likewise, out].
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
             bool accumulate = false);
 

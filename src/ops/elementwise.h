@@ -7,7 +7,7 @@
 namespace nostos::ops {
 
 /// out = silu(gate_up[:, :ffn]) * gate_up[:, ffn:], silu(x) = x / (1 + exp(-x)).
-/// \param gate_up f32 [rows, 2 * ffn]. \param out f32 or bf16 [rows, ffn].
+/// \param gate_up f32 or product_dtype() [rows, 2 * ffn]. \param out f32 or bf16 [rows, ffn].
 void silu_mul(Context& ctx, ConstView gate_up, View out);
 
 /// out = silu(x). \param x f32, any shape. \param out f32 or bf16, same number of elements.

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "ops/backend.h"
 #include "ops/elementwise.h"
+#include "tensor/transfer.h"
 
 namespace nostos {
 
@@ -25,34 +26,42 @@ Linear pack_linear(Context& ctx, ConstView weight) {
 }
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
-  check(x.dtype() == w.dtype && y.dtype() == DType::f32, "linear takes inputs of the weight's dtype and gives f32");
+  check(x.dtype() == w.dtype, "linear takes inputs of the weight's dtype");
+  check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx, w.dtype) && !accumulate),
+        "linear gives f32, or without accumulating product_dtype()");
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
   begin(ctx).linear(ctx, x, w, y, accumulate);
 }
 
+DType product_dtype(const Context& ctx, DType weights) {
+  return ctx.device().kind == DeviceKind::cuda ? weights : DType::f32;
+}
+
 bool has_bf16_products(Context& ctx) { return begin(ctx).has_bf16_products(ctx); }
 
 double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out) {
-  Tensor source(ctx.device(), DType::f32, {out, in}), weight(ctx.device(), dtype, {out, in});
-  Tensor x_source(ctx.device(), DType::f32, {rows, in}), x(ctx.device(), dtype, {rows, in});
-  Tensor y(ctx.device(), DType::f32, {rows, out});
+  Tensor weight(ctx.device(), dtype, {out, in}), x(ctx.device(), dtype, {rows, in});
+  Tensor y(ctx.device(), product_dtype(ctx, dtype), {rows, out});
   uint32_t state = 1;
-  for (Tensor* tensor : {&source, &x_source}) {
-    float* values = tensor->data<float>();
+  for (Tensor* tensor : {&weight, &x}) {
+    Tensor host(Device{}, DType::f32, tensor->shape()), source(ctx.device(), DType::f32, tensor->shape());
+    float* values = host.data<float>();
     for (int64_t i = 0; i < tensor->shape().elements(); ++i) {
       state = state * 1664525u + 1013904223u;
       values[i] = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
     }
+    upload(ctx, host, source);
+    convert(ctx, source, *tensor);
   }
-  convert(ctx, source, weight);
-  convert(ctx, x_source, x);
   const Linear packed = pack_linear(ctx, weight);
   double best_s = std::numeric_limits<double>::infinity();
   constexpr int kRuns = 6;  // the first warms up
   for (int run = 0; run < kRuns; ++run) {
+    ctx.synchronize("measurement");
     const auto begin = std::chrono::steady_clock::now();
     linear(ctx, x, packed, y);
+    ctx.synchronize("measurement");
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     if (run > 0) best_s = std::min(best_s, seconds);
   }

@@ -29,10 +29,14 @@ namespace ops {
 Linear pack_linear(Context& ctx, ConstView weight);
 
 /// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
-/// for bit,
-/// whatever the number of rows and threads.
-/// \param x [rows, in] of w.dtype. \param y f32 [rows, out], not overlapping x.
+/// for bit, whatever the number of rows and threads.
+/// \param x [rows, in] of w.dtype. \param y [rows, out], not overlapping x: f32, or product_dtype() if not
+/// accumulating.
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
+
+/// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose
+/// ops are bound by memory; f32 on the CPU.
+DType product_dtype(const Context& ctx, DType weights);
 
 /// \return whether this device multiplies bf16 matrices natively (AVX-512 BF16 or better through oneDNN).
 bool has_bf16_products(Context& ctx);

@@ -19,11 +19,17 @@ void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, Vi
   begin(ctx).layer_norm_scaled(ctx, x, scale, eps, out);
 }
 
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x) {
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
+                        const NextNorm& next) {
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_rms_norm keeps the shape");
   check(weight.shape() == Shape({x.shape()[1]}) && (!gate || gate.elements() == x.shape()[1]),
         "add_gated_rms_norm's weights match the channels");
-  begin(ctx).add_gated_rms_norm(ctx, projected, weight, gate, eps, x);
+  if (next.out) {
+    check(next.out.shape() == x.shape() && next.weight.shape() == weight.shape() &&
+              (!next.scale || next.scale.elements() == x.shape()[1]),
+          "the norm after add_gated_rms_norm has its shape");
+  }
+  begin(ctx).add_gated_rms_norm(ctx, projected, weight, gate, eps, x, next);
 }
 
 void group_norm_row_sums(Context& ctx, ConstView x, View sums) {

@@ -14,20 +14,28 @@ void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, floa
 /// out = (x - mean) / sqrt(var + eps) * scale, row by row, without affine weights. Shapes as rms_norm.
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
 
-/// x += gate * rms_norm(projected) * weight, row by row.
-/// \param projected f32 [rows, channels]. \param gate f32 [channels] or null (no gate). \param x f32 [rows, channels],
-/// in place.
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x);
+/// The norm that reads what add_gated_rms_norm has written: out = rms_norm(x) * weight [* scale], as rms_norm().
+struct NextNorm {
+  ConstView weight;  ///< f32 [channels]
+  ConstView scale;   ///< f32 [channels] or null
+  View out;          ///< f32 or bf16 [rows, channels], or null for no such norm
+};
+
+/// x += gate * rms_norm(projected) * weight, row by row; then `next` of x while its rows are at hand.
+/// \param projected f32 or product_dtype() [rows, channels]. \param gate f32 [channels] or null (no gate).
+/// \param eps of both norms. \param x f32 [rows, channels], in place.
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
+                        const NextNorm& next = {});
 
 /// Sums of each image row and channel group, float64: the parts of GroupNorm's statistics that are added in row order,
 /// so that
 /// the result does not depend on how rows are dealt to ranks.
-/// \param x f32 [height, width, channels]. \param sums f64 [height, groups, 2]: sum, sum of squares.
+/// \param x f32 or product_dtype() [height, width, channels]. \param sums f64 [height, groups, 2]: sum, sum of squares.
 void group_norm_row_sums(Context& ctx, ConstView x, View sums);
 
 /// out = (x - mean_g) / sqrt(var_g + eps) * weight + bias, then SiLU if `silu`.
-/// \param sums f64 [total height, groups, 2] of the whole image; x f32 [height, width, channels] may be a part of it;
-/// out f32 or bf16.
+/// \param sums f64 [total height, groups, 2] of the whole image; x f32 or product_dtype() [height, width, channels] may
+/// be a part of it; out f32 or bf16.
 void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
                       View out);
 

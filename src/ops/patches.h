@@ -19,11 +19,12 @@ void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents);
 /// Latents f32 [channels, height, width] to f32 or bf16 [height, width, channels]: out = x / scale + shift.
 void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image);
 
-/// x [height, width, channels] to out [2 * height, 2 * width, channels] by repetition; converts f32 to f32 or bf16.
+/// x [height, width, channels] to out [2 * height, 2 * width, channels] by repetition; converts f32 or product_dtype()
+/// to f32 or bf16.
 void upsample_nearest_2x(Context& ctx, ConstView x, View out);
 
-/// 8-bit picture: round-half-even of 255 * clamp(x / 2 + 0.5, 0, 1). \param x f32, \param out u8, same number of
-/// elements.
+/// 8-bit picture: round-half-even of 255 * clamp(x / 2 + 0.5, 0, 1). \param x f32 or product_dtype(), \param out u8,
+/// same number of elements.
 void to_pixels(Context& ctx, ConstView x, View out);
 
 }  // namespace nostos::ops

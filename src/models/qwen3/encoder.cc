@@ -7,6 +7,7 @@
 #include "nn/rope.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
+#include "tensor/transfer.h"
 
 namespace nostos::qwen3 {
 namespace {
@@ -16,11 +17,13 @@ struct Scratch {
   nn::AttentionScratch attention;
   nn::FeedForwardScratch feed_forward;
   nn::RopeTable rope;
+  View ids;  ///< i32 [tokens]
 
   static Scratch take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
     return {nostos::take(arena, dtype, {tokens, c.hidden}),
             nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
-            nn::FeedForwardScratch::take(arena, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim)};
+            nn::FeedForwardScratch::take(arena, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim),
+            nostos::take(arena, DType::i32, {tokens})};
   }
 };
 
@@ -48,8 +51,8 @@ void Encoder::encode(Context& ctx, std::span<const int32_t> ids, View features, 
   const Scratch scratch = Scratch::take(arena, config_, tokens, dtype_);
 
   nn::fill_sequence_rope(ctx, config_.rope_theta, scratch.rope);
-  const ConstView id_view(reinterpret_cast<const std::byte*>(ids.data()), DType::i32, {tokens});
-  ops::embed(ctx, weights_.embedding, id_view, features);
+  upload(ctx, {reinterpret_cast<const std::byte*>(ids.data()), DType::i32, {tokens}}, scratch.ids);
+  ops::embed(ctx, weights_.embedding, scratch.ids, features);
   if (probe) probe("embed_tokens", features);
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
     layer_forward(ctx, config_, weights_.layers[i], features, scratch);

@@ -32,14 +32,23 @@ void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, Vi
   });
 }
 
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x) {
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
+                        const ops::NextNorm& next) {
   const int64_t rows = x.shape()[0], n = x.shape()[1];
   const float* p = projected.data<float>();
   const float* w = weight.data<float>();
   const float* g = optional_data<float>(gate);
   float* to = x.data<float>();
-  parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) row_kernels().add_gated_rms_norm(p + r * n, w, g, eps, n, to + r * n);
+  const float* next_weight = optional_data<float>(next.weight);
+  const float* next_scale = optional_data<float>(next.scale);
+  with_output(next.out, [&]<class Out>(Out* normed) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        row_kernels().add_gated_rms_norm(p + r * n, w, g, eps, n, to + r * n);
+        if (normed != nullptr)
+          row_kernels().of<Out>().rms_norm(to + r * n, next_weight, next_scale, eps, n, normed + r * n);
+      }
+    });
   });
 }
 

@@ -15,7 +15,8 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
 
 void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x);
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
+                        const ops::NextNorm& next);
 void group_norm_row_sums(Context& ctx, ConstView x, View sums);
 void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
                       View out);

@@ -1,0 +1,22 @@
+// Owns the step from CUDA's status codes to Error; for sources that are compiled with CUDA only.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "base/error.h"
+
+namespace nostos::cuda {
+
+/// \return what a status means to a caller: memory, a device or driver that the user can mend, or a lost device or bug.
+ErrorKind error_kind(cudaError_t status);
+
+/// \throws Error of error_kind(status) saying what failed, why and what to do, unless the status is cudaSuccess.
+/// \param what the attempted step, e.g. "cannot copy to the GPU".
+void check_cuda(cudaError_t status, const char* what, const char* file = __builtin_FILE(), int line = __builtin_LINE());
+
+/// Checks that the kernel just launched could start. \param kernel its name.
+inline void check_launch(const char* kernel, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  check_cuda(cudaGetLastError(), kernel, file, line);
+}
+
+}  // namespace nostos::cuda

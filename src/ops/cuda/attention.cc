@@ -1,0 +1,114 @@
+// Implements attention: cuDNN's fused kernels for bf16 heads of usual widths, otherwise two products a block of
+// queries, or a kernel of its own where they are causal.
+#include <map>
+
+#include "base/error.h"
+#include "ops/cuda/attention_blocks.h"
+#include "ops/cuda/attention_softmax.h"
+#include "ops/cuda/blas_lt.h"
+#include "ops/cuda/cudnn.h"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/ops.h"
+#include "ops/cuda/workspace.h"
+
+namespace nostos::cuda {
+namespace {
+
+struct AttentionState {
+  explicit AttentionState(Context& ctx) : workspace(ctx) {}
+
+  /// \return the algorithm of a product of a block, the same for every number of queries: none splits the sum of an
+  /// element, so that a query's result does not depend on the others.
+  const cublasLtMatmulAlgo_t& algorithm(const BlasLt& blas, const Product& product) {
+    const auto found = algorithms.find(product);
+    if (found != algorithms.end()) return found->second;
+    constexpr int64_t kTypicalQueries = 4096;
+    const std::vector<cublasLtMatmulAlgo_t> candidates = blas.candidates(product, kTypicalQueries);
+    require(!candidates.empty(), ErrorKind::device, "cuBLASLt has no algorithm for attention of {} heads with {} by {}",
+            name(product.x), product.in, product.out);
+    return algorithms.emplace(product, candidates.front()).first->second;
+  }
+
+  Workspace workspace;
+  std::map<Product, cublasLtMatmulAlgo_t> algorithms;
+};
+
+void attention_in_blocks(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
+  const int64_t heads = q.shape()[0], queries = q.shape()[1], head_dim = q.shape()[2];
+  const int64_t keys = k.shape()[1], group = heads / k.shape()[0];
+  const DType dtype = q.dtype();
+  const int64_t block = query_block(queries, keys, dtype);
+  const BlasLt& blas = ctx.state<BlasLt>();
+  AttentionState& state = ctx.state<AttentionState>();
+  const Product score_product{.in = head_dim, .out = keys, .x = dtype, .y = DType::f32};
+  const Product value_product{.in = keys, .out = head_dim, .x = dtype, .y = DType::f32, .weight_is_in_out = true};
+  const cublasLtMatmulAlgo_t score_algorithm = state.algorithm(blas, score_product);
+  const cublasLtMatmulAlgo_t value_algorithm = state.algorithm(blas, value_product);
+
+  size_t used = 0;
+  const auto reserve = [&](int64_t elements, DType type) {
+    const size_t begin = used;
+    used += (static_cast<size_t>(elements) * size_bytes(type) + 255) / 256 * 256;
+    return begin;
+  };
+  const size_t scores_at = reserve(block * keys, DType::f32);
+  const size_t probabilities_at = dtype == DType::f32 ? scores_at : reserve(block * keys, dtype);
+  const size_t mixed_at = reserve(block * head_dim, DType::f32), sums_at = reserve(block, DType::f32);
+  std::byte* scratch = state.workspace.at_least(used);
+
+  CUstream_st* stream = ctx.stream().handle();
+  for (int64_t head = 0; head < heads; ++head) {
+    const ConstView head_queries = q.rows(head, 1).reshape({queries, head_dim});
+    const std::byte* head_keys = k.rows(head / group, 1).bytes();
+    const std::byte* head_values = v.rows(head / group, 1).bytes();
+    for (int64_t first = 0; first < queries; first += block) {
+      const int64_t rows = std::min(block, queries - first);
+      const View scores(scratch + scores_at, DType::f32, {rows, keys});
+      const View probabilities(scratch + probabilities_at, dtype, {rows, keys});
+      const View mixed(scratch + mixed_at, DType::f32, {rows, head_dim});
+      auto* sums = reinterpret_cast<float*>(scratch + sums_at);
+      blas.run(score_product, rows, score_algorithm,
+               {head_queries.rows(first, rows).bytes(), head_keys, nullptr, scores.bytes()});
+      softmax_rows(scores, scale, probabilities, sums,
+                   log_sum_exp ? log_sum_exp.data<float>() + head * queries + first : nullptr, stream);
+      blas.run(value_product, rows, value_algorithm, {probabilities.bytes(), head_values, nullptr, mixed.bytes()});
+      const int64_t out_at = (first * heads + head) * head_dim;
+      divide_rows(mixed, sums, heads * head_dim, out.dtype(),
+                  out.bytes() + static_cast<size_t>(out_at) * size_bytes(out.dtype()), stream);
+    }
+  }
+}
+
+/// \return whether cuDNN serves these operands.
+bool is_fused(ConstView q) { return q.dtype() == DType::bf16 && has_fused_attention(q.shape()[2]); }
+
+FusedAttention fused_shape(ConstView q, ConstView k, float scale, bool causal, bool log_sum_exp) {
+  return {q.shape()[0], k.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], scale, causal, log_sum_exp};
+}
+
+}  // namespace
+
+void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
+  if (out.elements() == 0) return;
+  if (is_fused(q))
+    ctx.state<Cudnn>().run(fused_shape(q, k, scale, causal, false), q.bytes(), k.bytes(), v.bytes(), out.bytes(),
+                           nullptr);
+  else if (causal)
+    causal_attention(q, k, v, scale, out, ctx.stream().handle());
+  else
+    attention_in_blocks(ctx, q, k, v, scale, out, {});
+}
+
+void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
+  if (out.elements() == 0) return;
+  if (!is_fused(q)) return attention_in_blocks(ctx, q, k, v, scale, out, log_sum_exp);
+  // cuDNN's fast kernels write bf16 alone; it halves the speed to have float32 from the others.
+  const View rounded(
+      ctx.state<AttentionState>().workspace.at_least(static_cast<size_t>(out.elements()) * size_bytes(DType::bf16)),
+      DType::bf16, out.shape());
+  ctx.state<Cudnn>().run(fused_shape(q, k, scale, false, true), q.bytes(), k.bytes(), v.bytes(), rounded.bytes(),
+                         log_sum_exp.bytes());
+  convert(ctx, rounded, out);
+}
+
+}  // namespace nostos::cuda

@@ -1,0 +1,48 @@
+// Lists CUDA's kernels.
+#include "ops/cuda/ops.h"
+
+namespace nostos {
+
+// Every GPU that the backend takes multiplies bf16.
+bool cuda::has_bf16_products(Context&) { return true; }
+
+namespace ops {
+
+const Backend& cuda_backend() {
+  static constexpr Backend backend{
+      .has_bf16_products = cuda::has_bf16_products,
+      .pack_linear = cuda::pack_linear,
+      .linear = cuda::linear,
+      .pack_conv2d = cuda::pack_conv2d,
+      .conv2d = cuda::conv2d,
+      .rms_norm = cuda::rms_norm,
+      .layer_norm_scaled = cuda::layer_norm_scaled,
+      .add_gated_rms_norm = cuda::add_gated_rms_norm,
+      .group_norm_row_sums = cuda::group_norm_row_sums,
+      .group_norm_apply = cuda::group_norm_apply,
+      .split_heads_rope = cuda::split_heads_rope,
+      .attention = cuda::attention,
+      .attention_part = cuda::attention_part,
+      .merge_attention = cuda::merge_attention,
+      .silu_mul = cuda::silu_mul,
+      .silu = cuda::silu,
+      .finish_modulation = cuda::finish_modulation,
+      .add_scalar = cuda::add_scalar,
+      .convert = cuda::convert,
+      .fill_rows = cuda::fill_rows,
+      .embed = cuda::embed,
+      .copy_rows = cuda::copy_rows,
+      .guide = cuda::guide,
+      .cap_norm = cuda::cap_norm,
+      .euler_step = cuda::euler_step,
+      .patchify = cuda::patchify,
+      .unpatchify = cuda::unpatchify,
+      .latents_to_image = cuda::latents_to_image,
+      .upsample_nearest_2x = cuda::upsample_nearest_2x,
+      .to_pixels = cuda::to_pixels,
+  };
+  return backend;
+}
+
+}  // namespace ops
+}  // namespace nostos

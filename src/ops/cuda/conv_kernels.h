@@ -1,0 +1,33 @@
+// Owns the kernels of convolutions: the filter's layouts, and the direct convolution where no fused kernel serves.
+#pragma once
+
+#include <cstdint>
+
+#include "device/cuda/runtime.h"
+#include "ops/conv.h"
+#include "tensor/tensor.h"
+
+namespace nostos::cuda {
+
+/// Writes `filter` [out, in, kernel, kernel] as [out, kernel, kernel, in] in the same dtype.
+void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* stream);
+
+/// y[p, c] = sums[p, c] + bias[c] (+ y[p, c]) for the first channels of `sums`.
+/// \param sums f32, `channels` a pixel, at least as many as y has. \param y f32 or bf16 [height, width, out].
+void take_channels(const float* sums, int64_t channels, const float* bias, bool accumulate, View y,
+                   CUstream_st* stream);
+
+/// Output channels that a thread of direct_convolution() has.
+inline constexpr int64_t kDirectOuts = 4;
+
+/// Writes `filter` [out, in, kernel, kernel] as f32 [kernel, kernel, in, outs], with zeros beyond `out` up to outs, a
+/// multiple of kDirectOuts.
+void filter_to_outputs_last(ConstView filter, int64_t outs, float* to, CUstream_st* stream);
+
+/// y = conv(x) + bias (+ y), each sum in float32 in the order of taps and channels: for float32 and for odd channels.
+/// \param x f32 or bf16 [height, width, in]. \param filter as filter_to_outputs_last() writes it.
+/// \param y f32 or bf16 [out_height, out_width, out].
+void direct_convolution(ConstView x, const float* filter, const float* bias, int64_t kernel, int64_t stride,
+                        const Padding& padding, bool accumulate, View y, CUstream_st* stream);
+
+}  // namespace nostos::cuda

@@ -1,0 +1,263 @@
+// Implements the calls of cuDNN through the graphs of its C++ front end.
+#include "ops/cuda/cudnn.h"
+
+#include <cudnn_frontend.h>
+
+#include <cstdio>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "base/error.h"
+#include "device/cuda/check.h"
+#include "ops/cuda/workspace.h"
+
+namespace nostos::cuda {
+namespace {
+
+namespace fe = cudnn_frontend;
+using fe::graph::Graph;
+using fe::graph::Tensor_attributes;
+using Pointers = std::unordered_map<int64_t, void*>;
+
+/// What a graph's tensors are called.
+enum Id : int64_t { kX = 1, kFilter, kBias, kY, kOldY, kQueries, kKeys, kValues, kOut, kLogSumExp };
+
+std::string describe(const FusedAttention& s) {
+  return fmt::format("{}attention of {} heads ({} of keys), {} queries, {} keys, width {}", s.causal ? "causal " : "",
+                     s.heads, s.kv_heads, s.queries, s.keys, s.head_dim);
+}
+
+std::string describe(const FusedConvolution& s) {
+  return fmt::format("a convolution of {}x{} pixels, {} to {} channels, kernel {}", s.height, s.width, s.in, s.out,
+                     s.kernel);
+}
+
+template <class Shape>
+void check_cudnn(fe::error_t status, const Shape& shape) {
+  if (status.is_bad()) fail(ErrorKind::internal, "cuDNN cannot run {}: {}", describe(shape), status.get_message());
+}
+
+fe::DataType_t data_type(DType dtype) {
+  return dtype == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::FLOAT;
+}
+
+/// \return a graph on bf16 tensors that computes in float32.
+std::shared_ptr<Graph> make_graph() {
+  auto graph = std::make_shared<Graph>();
+  graph->set_io_data_type(fe::DataType_t::BFLOAT16)
+      .set_intermediate_data_type(fe::DataType_t::FLOAT)
+      .set_compute_data_type(fe::DataType_t::FLOAT);
+  return graph;
+}
+
+/// Channels-last extents of an image or filter: the library names them [n, channels, height, width].
+Tensor_attributes channels_last(Id id, DType dtype, int64_t n, int64_t height, int64_t width, int64_t channels) {
+  return Tensor_attributes()
+      .set_uid(id)
+      .set_data_type(data_type(dtype))
+      .set_dim({n, channels, height, width})
+      .set_stride({height * width * channels, 1, width * channels, channels});
+}
+
+std::shared_ptr<Graph> graph_of(const FusedAttention& s) {
+  const auto graph = make_graph();
+  const auto heads = [&](Id id, int64_t count, int64_t tokens) {
+    return graph->tensor(Tensor_attributes()
+                             .set_uid(id)
+                             .set_dim({1, count, tokens, s.head_dim})
+                             .set_stride({count * tokens * s.head_dim, tokens * s.head_dim, s.head_dim, 1}));
+  };
+  auto options = fe::graph::SDPA_attributes().set_generate_stats(s.log_sum_exp).set_attn_scale(s.scale);
+  if (s.causal) options.set_causal_mask(true);
+  auto [out, log_sum_exp] = graph->sdpa(heads(kQueries, s.heads, s.queries), heads(kKeys, s.kv_heads, s.keys),
+                                        heads(kValues, s.kv_heads, s.keys), options);
+  out->set_output(true)
+      .set_uid(kOut)
+      .set_dim({1, s.heads, s.queries, s.head_dim})
+      .set_stride({s.queries * s.heads * s.head_dim, s.head_dim, s.heads * s.head_dim, 1});
+  if (s.log_sum_exp) log_sum_exp->set_output(true).set_uid(kLogSumExp).set_data_type(fe::DataType_t::FLOAT);
+  return graph;
+}
+
+std::shared_ptr<Graph> graph_of(const FusedConvolution& s) {
+  const auto graph = make_graph();
+  const int64_t out_height = (s.height + s.top + s.bottom - s.kernel) / s.stride + 1;
+  const int64_t out_width = (s.width + s.left + s.right - s.kernel) / s.stride + 1;
+  const auto add = [&](std::shared_ptr<Tensor_attributes> to, Tensor_attributes term) {
+    to->set_data_type(fe::DataType_t::FLOAT);
+    return graph->pointwise(to, graph->tensor(term),
+                            fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
+  };
+  auto y = graph->conv_fprop(graph->tensor(channels_last(kX, DType::bf16, 1, s.height, s.width, s.in)),
+                             graph->tensor(channels_last(kFilter, DType::bf16, s.out, s.kernel, s.kernel, s.in)),
+                             fe::graph::Conv_fprop_attributes()
+                                 .set_pre_padding({s.top, s.left})
+                                 .set_post_padding({s.bottom, s.right})
+                                 .set_stride({s.stride, s.stride})
+                                 .set_dilation({1, 1}));
+  y = add(y, channels_last(kBias, DType::f32, 1, 1, 1, s.out));
+  const Tensor_attributes result = channels_last(kY, s.y, 1, out_height, out_width, s.out);
+  if (s.accumulate) y = add(y, Tensor_attributes(result).set_uid(kOldY));
+  y->set_output(true)
+      .set_uid(kY)
+      .set_data_type(data_type(s.y))
+      .set_dim(result.get_dim())
+      .set_stride(result.get_stride());
+  return graph;
+}
+
+/// A kernel of the library by its number and settings.
+struct Engine {
+  int64_t id = 0;
+  std::unordered_map<fe::KnobType_t, int64_t> knobs;
+};
+
+/// Reads the name of a plan, e.g. "eng4_k24=45".
+Engine parse_engine(const std::string& name) {
+  Engine engine;
+  int used = 0;
+  nostos::check(std::sscanf(name.c_str(), "eng%ld%n", &engine.id, &used) == 1,
+                "cuDNN's plans are named by engine and knobs");
+  for (size_t at = static_cast<size_t>(used); at < name.size(); at += static_cast<size_t>(used)) {
+    int type = 0;
+    int64_t choice = 0;
+    nostos::check(std::sscanf(name.c_str() + at, "_k%d=%ld%n", &type, &choice, &used) == 2,
+                  "cuDNN's plans are named by engine and knobs");
+    engine.knobs[fe::convert_from_backend_knob_type(static_cast<cudnnBackendKnobType_t>(type))] = choice;
+  }
+  return engine;
+}
+
+/// The shape whose preferred engine serves all that differ from it in the number of heads, queries and keys.
+FusedAttention reference_of(FusedAttention shape) {
+  constexpr int64_t kReferenceTokens = 1024;
+  shape.heads /= shape.kv_heads;
+  shape.kv_heads = 1;
+  shape.queries = shape.keys = kReferenceTokens;
+  return shape;
+}
+
+/// The same convolution of a square image inside symmetric padding.
+FusedConvolution reference_of(FusedConvolution shape) {
+  shape.height = shape.width;
+  shape.top = shape.bottom = shape.left;
+  return shape;
+}
+
+/// What was compiled for one kind of shape.
+template <class Shape>
+struct Compiled {
+  std::map<Shape, std::shared_ptr<Graph>> graphs;
+  std::map<Shape, Engine> engines;  // by reference_of()
+};
+
+}  // namespace
+
+struct Cudnn::State {
+  explicit State(Context& context) : ctx(context), workspace(context), single_query(context) {}
+  ~State() {
+    if (handle != nullptr) cudnnDestroy(handle);
+  }
+
+  /// \return the shape's graph with its operations checked; no engine is chosen yet.
+  template <class Shape>
+  std::shared_ptr<Graph> checked_graph(const Shape& shape) {
+    const std::shared_ptr<Graph> graph = graph_of(shape);
+    check_cudnn(graph->validate(), shape);
+    check_cudnn(graph->build_operation_graph(handle), shape);
+    return graph;
+  }
+
+  template <class Shape>
+  const Engine& engine_of(Compiled<Shape>& compiled, const Shape& reference) {
+    const auto found = compiled.engines.find(reference);
+    if (found != compiled.engines.end()) return found->second;
+    const std::shared_ptr<Graph> graph = checked_graph(reference);
+    check_cudnn(graph->create_execution_plans({fe::HeurMode_t::A}), reference);
+    std::string name;
+    check_cudnn(graph->get_plan_name_at_index(0, name), reference);
+    return compiled.engines.emplace(reference, parse_engine(name)).first->second;
+  }
+
+  template <class Shape>
+  const Graph& graph(Compiled<Shape>& compiled, const Shape& shape) {
+    const auto found = compiled.graphs.find(shape);
+    if (found != compiled.graphs.end()) return *found->second;
+    nostos::check(!is_capturing(ctx), "cuDNN compiles for a shape in a run before its capture");
+    const Engine& engine = engine_of(compiled, reference_of(shape));
+    const std::shared_ptr<Graph> graph = checked_graph(shape);
+    check_cudnn(graph->create_execution_plan(engine.id, engine.knobs), shape);
+    check_cudnn(graph->check_support(), shape);
+    check_cudnn(graph->build_plans(), shape);
+    return *compiled.graphs.emplace(shape, graph).first->second;
+  }
+
+  template <class Shape>
+  void execute(Compiled<Shape>& compiled, const Shape& shape, Pointers pointers) {
+    const Graph& compiled_graph = graph(compiled, shape);
+    int64_t bytes = 0;
+    check_cudnn(compiled_graph.get_workspace_size(bytes), shape);
+    check_cudnn(compiled_graph.execute(handle, pointers, workspace.at_least(static_cast<size_t>(bytes))), shape);
+  }
+
+  void run(const FusedAttention& shape, const void* q, const void* k, const void* v, void* out, void* log_sum_exp) {
+    Pointers pointers{
+        {kQueries, const_cast<void*>(q)}, {kKeys, const_cast<void*>(k)}, {kValues, const_cast<void*>(v)}, {kOut, out}};
+    if (shape.log_sum_exp) pointers[kLogSumExp] = log_sum_exp;
+    execute(attentions, shape, std::move(pointers));
+  }
+
+  /// A single query has other engines, which sum in another order: it is attended for beside a query of zeros.
+  void run_single_query(FusedAttention shape, const void* q, const void* k, const void* v, void* out,
+                        void* log_sum_exp) {
+    shape.queries = 2;
+    shape.causal = false;  // a single causal query has a single key
+    const size_t row = static_cast<size_t>(shape.head_dim) * size_bytes(DType::bf16);
+    const auto heads = static_cast<size_t>(shape.heads);
+    std::byte* const pair = single_query.at_least(4 * heads * row + 2 * heads * sizeof(float));
+    std::byte* const pair_out = pair + 2 * heads * row;
+    std::byte* const pair_log_sum_exp = pair_out + 2 * heads * row;
+    cudaStream_t stream = ctx.stream().handle();
+    check_cuda(cudaMemsetAsync(pair, 0, 2 * heads * row, stream), "cannot clear a query");
+    check_cuda(cudaMemcpy2DAsync(pair, 2 * row, q, row, row, heads, cudaMemcpyDefault, stream), "cannot copy a query");
+    run(shape, pair, k, v, pair_out, pair_log_sum_exp);
+    check_cuda(cudaMemcpyAsync(out, pair_out, heads * row, cudaMemcpyDefault, stream), "cannot copy a query's result");
+    if (shape.log_sum_exp)
+      check_cuda(cudaMemcpy2DAsync(log_sum_exp, sizeof(float), pair_log_sum_exp, 2 * sizeof(float), sizeof(float),
+                                   heads, cudaMemcpyDefault, stream),
+                 "cannot copy a query's log-sum-exp");
+  }
+
+  Context& ctx;
+  cudnnHandle_t handle = nullptr;
+  Workspace workspace, single_query;
+  Compiled<FusedAttention> attentions;
+  Compiled<FusedConvolution> convolutions;
+};
+
+Cudnn::Cudnn(Context& ctx) : state_(std::make_unique<State>(ctx)) {
+  ctx.bind_thread();
+  cudnnStatus_t status = cudnnCreate(&state_->handle);
+  if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(state_->handle, ctx.stream().handle());
+  require(status == CUDNN_STATUS_SUCCESS, ErrorKind::device, "cannot start cuDNN on {}: {}", to_string(ctx.device()),
+          cudnnGetErrorString(status));
+}
+
+Cudnn::~Cudnn() = default;
+
+void Cudnn::run(const FusedAttention& shape, const void* q, const void* k, const void* v, void* out,
+                void* log_sum_exp) {
+  if (shape.queries == 1) return state_->run_single_query(shape, q, k, v, out, log_sum_exp);
+  state_->run(shape, q, k, v, out, log_sum_exp);
+}
+
+void Cudnn::run(const FusedConvolution& shape, const void* x, const void* filter, const void* bias, void* y) {
+  Pointers pointers{
+      {kX, const_cast<void*>(x)}, {kFilter, const_cast<void*>(filter)}, {kBias, const_cast<void*>(bias)}, {kY, y}};
+  if (shape.accumulate) pointers[kOldY] = y;
+  state_->execute(state_->convolutions, shape, std::move(pointers));
+}
+
+}  // namespace nostos::cuda

@@ -1,0 +1,223 @@
+// Implements the step before attention (head norms, rotary embedding, the split into heads) and the merge after it.
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/ops.h"
+
+namespace nostos::cuda {
+namespace {
+
+constexpr int kMaxHeads = 256;
+constexpr int kHeadsAhead = 3;  // whose elements a thread has on their way at once
+
+/// Where each head of the projection goes: [tokens, head_dim] each; passed by value.
+struct HeadTargets {
+  void* to[kMaxHeads];
+  int q_heads = 0;    ///< the first of `to`
+  int rotated = 0;    ///< q and k heads
+  int all_heads = 0;  ///< with v
+};
+
+struct Rotary {
+  const float* q_norm;  ///< or null, as k_norm
+  const float* k_norm;
+  const float* cos;  ///< or null, as sin
+  const float* sin;
+  float eps;
+};
+
+/// Reads vector `lane` of a head's norm through the L1 cache: every head needs it again.
+__device__ inline void load_cached(const float* norm, int lane, float (&values)[kVector]) {
+  const float4 low = __ldg(reinterpret_cast<const float4*>(norm) + 2 * lane);
+  const float4 high = __ldg(reinterpret_cast<const float4*>(norm) + 2 * lane + 1);
+  values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+  values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+}
+
+/// Block t has token t; `lanes` neighbouring threads have a head, kVector elements each.
+template <class In, class Out, bool kInterleaved>
+__global__ void __launch_bounds__(kBlockThreads)
+    split_heads_rope_kernel(const In* qkv, const __grid_constant__ Rotary rotary, int lanes,
+                            const __grid_constant__ HeadTargets heads) {
+  const int64_t token = blockIdx.x;
+  const int head_dim = lanes * kVector, lane = static_cast<int>(threadIdx.x) % lanes;
+  const int slot = static_cast<int>(threadIdx.x) / lanes, slots = kBlockThreads / lanes;
+  const bool rotates = rotary.cos != nullptr, norms = rotary.q_norm != nullptr;
+
+  // The angles of this thread's elements: one for each pair, or one for each element of its half.
+  constexpr int kAngles = kInterleaved ? kVector / 2 : kVector;
+  float cosine[kAngles], sine[kAngles];
+  const int first_angle = kInterleaved ? lane * kAngles : lane % (lanes / 2) * kAngles;
+  const bool second_half = !kInterleaved && lane >= lanes / 2;
+  if (rotates) {
+    load<kAngles>(rotary.cos + token * (head_dim / 2) + first_angle, cosine);
+    load<kAngles>(rotary.sin + token * (head_dim / 2) + first_angle, sine);
+  }
+  const In* row = qkv + token * heads.all_heads * head_dim + lane * kVector;
+  for (int base = 0; base < heads.all_heads; base += slots * kHeadsAhead) {
+    Raw<In, kVector> raw[kHeadsAhead];
+#pragma unroll
+    for (int ahead = 0; ahead < kHeadsAhead; ++ahead) {
+      const int head = base + ahead * slots + slot;
+      raw[ahead].clear();
+      if (head < heads.all_heads) raw[ahead].load(row + head * head_dim);
+    }
+#pragma unroll
+    for (int ahead = 0; ahead < kHeadsAhead; ++ahead) {
+      if (base + ahead * slots >= heads.all_heads) break;  // for the whole block: warps stay together for the shuffles
+      const int head = base + ahead * slots + slot;
+      const bool rotated = head < heads.rotated;
+      float x[kVector];
+      raw[ahead].unpack(x);
+      if (norms && __any_sync(kAllLanes, rotated)) {
+        float squares = 0, weight[kVector];
+        load_cached(head < heads.q_heads ? rotary.q_norm : rotary.k_norm, lane, weight);
+#pragma unroll
+        for (float value : x) squares += value * value;
+        const float inverse = rsqrtf(lane_sum(squares, lanes) / static_cast<float>(head_dim) + rotary.eps);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) x[i] = rotated ? x[i] * inverse * weight[i] : x[i];
+      }
+      if constexpr (kInterleaved) {
+        if (rotates && rotated) {
+#pragma unroll
+          for (int i = 0; i < kVector; i += 2) {
+            const float a = x[i], b = x[i + 1];
+            x[i] = a * cosine[i / 2] - b * sine[i / 2];
+            x[i + 1] = a * sine[i / 2] + b * cosine[i / 2];
+          }
+        }
+      } else if (rotates) {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          const float other = __shfl_xor_sync(kAllLanes, x[i], lanes / 2);
+          if (!rotated) continue;
+          x[i] = second_half ? other * sine[i] + x[i] * cosine[i] : x[i] * cosine[i] - other * sine[i];
+        }
+      }
+      if (head < heads.all_heads)
+        store<kVector>(x, static_cast<Out*>(heads.to[head]) + token * head_dim + lane * kVector);
+    }
+  }
+}
+
+/// The same for head widths of any kind: a warp has a head of a token, a lane every 32nd pair.
+template <class In, class Out>
+__global__ void __launch_bounds__(kBlockThreads)
+    split_odd_heads_rope_kernel(const In* qkv, const __grid_constant__ Rotary rotary, bool interleaved, int head_dim,
+                                const __grid_constant__ HeadTargets heads) {
+  const int64_t token = blockIdx.x;
+  const int lane = static_cast<int>(threadIdx.x) % 32, half = head_dim / 2;
+  for (int head = static_cast<int>(threadIdx.x) / 32; head < heads.all_heads; head += kBlockThreads / 32) {
+    const In* from = qkv + (token * heads.all_heads + head) * head_dim;
+    Out* to = static_cast<Out*>(heads.to[head]) + token * head_dim;
+    if (rotary.cos == nullptr || head >= heads.rotated) {
+      for (int i = lane; i < head_dim; i += 32) put(as_float(from[i]), to + i);
+      continue;
+    }
+    const float* weight = head < heads.q_heads ? rotary.q_norm : rotary.k_norm;
+    float inverse = 1;
+    if (weight != nullptr) {
+      float squares = 0;
+      for (int i = lane; i < head_dim; i += 32) squares += as_float(from[i]) * as_float(from[i]);
+      inverse = 1.f / sqrtf(lane_sum(squares, 32) / static_cast<float>(head_dim) + rotary.eps);
+    }
+    for (int i = lane; i < half; i += 32) {
+      const int first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + half;
+      const float a = as_float(from[first]) * inverse * (weight == nullptr ? 1.f : weight[first]);
+      const float b = as_float(from[second]) * inverse * (weight == nullptr ? 1.f : weight[second]);
+      const float c = rotary.cos[token * half + i], s = rotary.sin[token * half + i];
+      put(a * c - b * s, to + first);
+      put(a * s + b * c, to + second);
+    }
+  }
+}
+
+/// Block t has query t; its weights of the two parts lie in shared memory, first those to keep.
+template <int V>
+__global__ void __launch_bounds__(kBlockThreads)
+    merge_attention_kernel(const float* part, const float* part_lse, int heads, int64_t queries, int head_dim,
+                           float* out, float* lse) {
+  extern __shared__ float weights[];
+  const int64_t query = blockIdx.x;
+  for (int h = static_cast<int>(threadIdx.x); h < heads; h += kBlockThreads) {
+    const float a = lse[h * queries + query], b = part_lse[h * queries + query], top = fmaxf(a, b);
+    const float keep = expf(a - top), add = expf(b - top), sum = keep + add;
+    weights[h] = keep / sum;
+    weights[heads + h] = add / sum;
+    lse[h * queries + query] = top + logf(sum);
+  }
+  __syncthreads();
+  const int width = heads * head_dim;
+  for (int i = static_cast<int>(threadIdx.x) * V; i < width; i += kBlockThreads * V) {
+    float mine[V], other[V];
+    load<V>(out + query * width + i, mine);
+    load<V>(part + query * width + i, other);
+    const int h = i / head_dim;
+#pragma unroll
+    for (int j = 0; j < V; ++j) mine[j] = weights[h] * mine[j] + weights[heads + h] * other[j];
+    store<V>(mine, out + query * width + i);
+  }
+}
+
+HeadTargets head_targets(std::span<const ops::HeadGroup> groups) {
+  HeadTargets heads;
+  const auto place = [&](View part) {
+    check(heads.all_heads + part.shape()[0] <= kMaxHeads, "the CUDA kernel splits projections of up to 256 heads");
+    for (int64_t h = 0; h < part.shape()[0]; ++h) heads.to[heads.all_heads++] = part.rows(h, 1).bytes();
+  };
+  for (const ops::HeadGroup& group : groups) place(group.q);
+  heads.q_heads = heads.all_heads;
+  for (const ops::HeadGroup& group : groups) place(group.k);
+  heads.rotated = heads.all_heads;
+  for (const ops::HeadGroup& group : groups) place(group.v);
+  return heads;
+}
+
+}  // namespace
+
+void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups) {
+  const int64_t head_dim = groups[0].q.shape()[2];
+  if (qkv.elements() == 0) return;
+  const HeadTargets heads = head_targets(groups);
+  const Rotary rotary{optional_data<float>(q_norm), optional_data<float>(k_norm), optional_data<float>(cos),
+                      optional_data<float>(sin), eps};
+  const bool interleaved = pairs == ops::RotaryPairs::interleaved;
+  const unsigned tokens = static_cast<unsigned>(qkv.shape()[0]);
+  cudaStream_t stream = ctx.stream().handle();
+  with_elements(qkv, [&]<class In>(const In* in) {
+    with_elements(groups[0].q, [&]<class Out>(Out*) {
+      if (has_vector_heads(head_dim)) {
+        check(is_aligned(in, rotary.q_norm, rotary.k_norm, rotary.cos, rotary.sin), "heads begin at 16 bytes");
+        for (int h = 0; h < heads.all_heads; ++h)
+          check(is_aligned(static_cast<Out*>(heads.to[h])), "heads begin at 16 bytes");
+        const int lanes = static_cast<int>(head_dim) / kVector;
+        if (interleaved)
+          split_heads_rope_kernel<In, Out, true><<<tokens, kBlockThreads, 0, stream>>>(in, rotary, lanes, heads);
+        else
+          split_heads_rope_kernel<In, Out, false><<<tokens, kBlockThreads, 0, stream>>>(in, rotary, lanes, heads);
+      } else {
+        split_odd_heads_rope_kernel<In, Out>
+            <<<tokens, kBlockThreads, 0, stream>>>(in, rotary, interleaved, static_cast<int>(head_dim), heads);
+      }
+      check_launch("split_heads_rope");
+    });
+  });
+}
+
+void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
+  const int64_t heads = log_sum_exp.shape()[0], queries = log_sum_exp.shape()[1];
+  if (heads == 0 || queries == 0) return;
+  const int64_t head_dim = out.shape()[1] / heads;
+  const float* from = part.data<float>();
+  float* to = out.data<float>();
+  with_vector(head_dim % kVector == 0 && is_aligned(from, to), [&](auto v) {
+    merge_attention_kernel<v>
+        <<<static_cast<unsigned>(queries), kBlockThreads, 2 * static_cast<size_t>(heads) * sizeof(float),
+           ctx.stream().handle()>>>(from, part_log_sum_exp.data<float>(), static_cast<int>(heads), queries,
+                                    static_cast<int>(head_dim), to, log_sum_exp.data<float>());
+    check_launch("merge_attention");
+  });
+}
+
+}  // namespace nostos::cuda

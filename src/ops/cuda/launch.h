@@ -1,0 +1,61 @@
+// Owns how CUDA's kernels are launched: pure functions of shapes and device, testable without a GPU.
+#pragma once
+
+#include <cstdint>
+
+namespace nostos::cuda {
+
+/// Elements that a thread reads or writes at once where rows allow it: 16 bytes of bf16, two times 16 bytes of f32.
+inline constexpr int kVector = 8;
+
+inline constexpr int kRowThreads = 512;  ///< of a block at most
+
+/// Threads of row kernels that a multiprocessor holds at once at least: it caps the registers of each.
+/// \param groups as RowLaunch. \param two_norms whether the factors of two norms are kept.
+constexpr int row_resident_threads(int groups, bool two_norms) {
+  if (groups > 1) return kRowThreads;
+  return two_norms ? 2 * kRowThreads : 3 * kRowThreads;
+}
+
+/// Launch of a kernel in which a block keeps a row in its threads' registers: thread t has elements [vector * (t + k *
+/// threads), + vector) for k < groups. Blocks take rows in turn, as many as run at once. All but `blocks` depends on
+/// the channels alone, so that a row is summed in the same order however many there are.
+struct RowLaunch {
+  int vector = 1;   ///< kVector or 1
+  int groups = 1;   ///< 1, 2 or 4
+  int threads = 0;  ///< a multiple of 32, at most kRowThreads
+  int blocks = 0;
+};
+/// \throws Error internal for rows wider than 16384 (2048 unless a multiple of 8)
+RowLaunch row_launch(int64_t rows, int64_t channels, int multiprocessors, bool two_norms = false);
+
+/// Launch of group_norm_row_sums: a block sums one image row of some whole groups. Thread t has channels
+/// [vector * (t % lanes), + vector) of the block's and every `pixels`-th pixel from t / lanes.
+struct GroupSumsLaunch {
+  int vector = 1;  ///< channels that a thread reads at once: 4 or 1
+  int block_groups = 1;
+  int lanes = 1;
+  int pixels = 1;
+  int blocks_a_row = 1;  ///< the last may have fewer groups
+  int threads() const { return lanes * pixels; }
+};
+/// \throws Error internal for groups wider than 256 channels (1024 in whole vectors)
+GroupSumsLaunch group_sums_launch(int64_t channels, int64_t groups);
+
+/// Launch of group_norm_apply: thread (x, y) of a block keeps the factors of one vector of channels and has every y-th
+/// pixel of some.
+struct GroupApplyLaunch {
+  int vector = 1;  ///< kVector or 1
+  int lanes = 1;   ///< vectors of a pixel that a block has
+  int pixels = 1;  ///< threads for each
+};
+GroupApplyLaunch group_apply_launch(int64_t channels);
+
+/// \return whether split_heads_rope's kernel of head_dim / 8 threads a head can serve: a power of two from 2 to 32 of
+/// them.
+bool has_vector_heads(int64_t head_dim);
+
+/// Bytes that a copy of rows moves at once: the largest of 16, 4, 2 and 1 that divides all of them.
+int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_bytes);
+
+}  // namespace nostos::cuda

@@ -1,0 +1,221 @@
+// Implements the product with a weight on cuBLASLt.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <numeric>
+
+#include "base/error.h"
+#include "device/stream.h"
+#include "ops/cuda/blas_lt.h"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/linear_trials.h"
+#include "ops/cuda/linear_tuning.h"
+#include "ops/cuda/ops.h"
+#include "ops/cuda/workspace.h"
+
+namespace nostos::cuda {
+namespace {
+
+using Algorithm = cublasLtMatmulAlgo_t;
+
+/// Random operands of one product for as many rows as it is tried with; memory only while it is tried.
+class Trials {
+ public:
+  Trials(Context& ctx, const Product& product, int64_t rows)
+      : ctx_(ctx),
+        product_(product),
+        x_(ctx.device(), product.x, {rows, product.in}),
+        weight_(ctx.device(), product.x, {product.out, product.in}),
+        bias_(ctx.device(), DType::f32, {product.out}),
+        y_(ctx.device(), product.y, {rows, product.out}),
+        digests_(ctx.device(), DType::i64, {rows}) {
+    fill(x_, 1);
+    fill(weight_, 2);
+    fill(bias_, 3);
+    fill(y_, 4);
+  }
+
+  /// \return a digest a row of what `algorithm` gives for the first `rows` rows.
+  std::vector<uint64_t> digests(const BlasLt& blas, int64_t rows, const Algorithm& algorithm) {
+    fill(y_, 4);
+    run(blas, rows, algorithm);
+    const View y = y_;
+    digest_rows(y.bytes(), rows, static_cast<size_t>(product_.out) * size_bytes(product_.y),
+                reinterpret_cast<uint64_t*>(digests_.view().bytes()), ctx_.stream().handle());
+    std::vector<uint64_t> found(static_cast<size_t>(rows));
+    check_cuda(cudaMemcpyAsync(found.data(), digests_.view().bytes(), found.size() * sizeof(uint64_t),
+                               cudaMemcpyDefault, ctx_.stream().handle()),
+               "cannot read digests");
+    synchronize(ctx_.stream().handle());
+    return found;
+  }
+
+  /// \return milliseconds of the fastest of a few runs; of the first alone if it takes more than twice `best_ms`.
+  float measure(const BlasLt& blas, int64_t rows, const Algorithm& algorithm, float best_ms) {
+    float fastest_ms = std::numeric_limits<float>::infinity();
+    for (int i = 0; i < 4; ++i) {
+      begin_.record(ctx_.stream());
+      run(blas, rows, algorithm);
+      end_.record(ctx_.stream());
+      synchronize(end_.handle());
+      fastest_ms = std::min(fastest_ms, Event::elapsed_ms(begin_, end_));
+      if (fastest_ms > 2 * best_ms) break;
+    }
+    return fastest_ms;
+  }
+
+ private:
+  void fill(Tensor& tensor, uint32_t seed) {
+    fill_random(tensor.view().bytes(), tensor.dtype(), static_cast<size_t>(tensor.shape().elements()), seed,
+                ctx_.stream().handle());
+  }
+  void run(const BlasLt& blas, int64_t rows, const Algorithm& algorithm) {
+    blas.run(product_, rows, algorithm,
+             {x_.view().bytes(), weight_.view().bytes(), bias_.data<float>(), y_.view().bytes()});
+  }
+
+  Context& ctx_;
+  const Product product_;
+  Tensor x_, weight_, bias_, y_, digests_;
+  Event begin_{ctx_.device(), true}, end_{ctx_.device(), true};
+};
+
+/// The algorithms of products, found out on first use; see linear_tuning.h for how. The weights hold it, so that the
+/// ranks that share them share it too.
+class ProductPlans {
+ public:
+  Algorithm algorithm(Context& ctx, const Product& product, int64_t rows) {
+    const std::lock_guard lock(mutex_);
+    const BlasLt& blas = ctx.state<BlasLt>();
+    auto found = plans_.find(product);
+    if (found == plans_.end()) {
+      nostos::check(!is_capturing(ctx), "a product is planned by a run before its capture");
+      found = plans_.emplace(product, Plan{survey(ctx, blas, product), {}, {}}).first;
+    }
+    Plan& plan = found->second;
+    const auto chosen = plan.chosen.find(rows);
+    if (chosen != plan.chosen.end()) return plan.algorithms[chosen->second];
+    // All of a plan's algorithms give the same bits: in a capture, where nothing can be measured, any will do.
+    if (is_capturing(ctx)) return plan.algorithms[first_serving(blas, product, rows, plan.algorithms, in_order(plan))];
+    auto ranked = plan.ranked.find(row_bucket(rows));
+    if (ranked == plan.ranked.end())
+      ranked = plan.ranked.emplace(row_bucket(rows), rank(ctx, blas, product, row_bucket(rows), plan)).first;
+    const size_t fastest = first_serving(blas, product, rows, plan.algorithms, ranked->second);
+    plan.chosen.emplace(rows, fastest);
+    return plan.algorithms[fastest];
+  }
+
+ private:
+  struct Plan {
+    std::vector<Algorithm> algorithms;
+    std::map<int64_t, std::vector<size_t>> ranked;  // by row_bucket(): the fastest first
+    std::map<int64_t, size_t> chosen;               // by the number of rows
+  };
+
+  static std::vector<size_t> in_order(const Plan& plan) {
+    std::vector<size_t> indices(plan.algorithms.size());
+    std::iota(indices.begin(), indices.end(), size_t{0});
+    return indices;
+  }
+
+  static size_t first_serving(const BlasLt& blas, const Product& product, int64_t rows,
+                              const std::vector<Algorithm>& algorithms, const std::vector<size_t>& order) {
+    const auto found =
+        std::ranges::find_if(order, [&](size_t i) { return blas.supports(product, rows, algorithms[i]); });
+    require(found != order.end(), ErrorKind::device, "none of {} algorithms of cuBLASLt serves {} rows of [{}, {}]",
+            order.size(), rows, product.out, product.in);
+    return *found;
+  }
+
+  static std::vector<Algorithm> survey(Context& ctx, const BlasLt& blas, const Product& product) {
+    const int64_t most = std::end(kSurveyRows)[-1];
+    std::vector<Algorithm> candidates;
+    for (auto rows = std::rbegin(kSurveyRows); rows != std::rend(kSurveyRows); ++rows) {
+      for (const Algorithm& candidate : blas.candidates(product, *rows)) {
+        const auto is_same = [&](const Algorithm& other) { return std::memcmp(&candidate, &other, sizeof other) == 0; };
+        if (std::ranges::none_of(candidates, is_same)) candidates.push_back(candidate);
+      }
+    }
+    ctx.count_host_wait("survey of matrix products");
+    Trials trials(ctx, product, most);
+    std::vector<AlgorithmTrial> results;
+    int served = 0;
+    for (const Algorithm& candidate : candidates) {
+      AlgorithmTrial& result = results.emplace_back();
+      for (const int64_t rows : kSurveyRows) {
+        const bool serves = blas.supports(product, rows, candidate);
+        result.push_back(serves ? trials.digests(blas, rows, candidate) : std::vector<uint64_t>{});
+        served += serves;
+      }
+    }
+    std::vector<Algorithm> chosen;
+    for (const size_t i : choose_algorithm_group(results)) chosen.push_back(candidates[i]);
+    require(!chosen.empty(), ErrorKind::device,
+            "none of cuBLASLt's {} algorithms for {} weights [{}, {}] gives rows that do not depend on their number on "
+            "{} ({} of {} trials served)",
+            candidates.size(), name(product.x), product.out, product.in, to_string(ctx.device()), served,
+            candidates.size() * std::size(kSurveyRows));
+    return chosen;
+  }
+
+  /// \return the indices of the plan's algorithms that serve `rows`, the fastest first, then those of the others.
+  static std::vector<size_t> rank(Context& ctx, const BlasLt& blas, const Product& product, int64_t rows,
+                                  const Plan& plan) {
+    ctx.count_host_wait("timing of matrix products");
+    Trials trials(ctx, product, rows);
+    constexpr float kNever = std::numeric_limits<float>::infinity();
+    std::vector<float> times_ms;
+    float best_ms = kNever;
+    for (const Algorithm& algorithm : plan.algorithms) {
+      const bool serves = blas.supports(product, rows, algorithm);
+      times_ms.push_back(serves ? trials.measure(blas, rows, algorithm, best_ms) : kNever);
+      best_ms = std::min(best_ms, times_ms.back());
+    }
+    std::vector<size_t> indices = in_order(plan);
+    std::ranges::stable_sort(indices, {}, [&](size_t i) { return times_ms[i]; });
+    return indices;
+  }
+
+  std::mutex mutex_;
+  std::map<Product, Plan> plans_;
+};
+
+/// The plans of the products whose weights a context has packed.
+struct PackedPlans {
+  explicit PackedPlans(Context&) {}
+  std::shared_ptr<ProductPlans> plans = std::make_shared<ProductPlans>();
+};
+
+/// A weight [out, in] as it came.
+struct DeviceMatrix final : PackedWeight {
+  Buffer storage;
+  std::shared_ptr<ProductPlans> plans;
+
+  size_t size_in_bytes() const override { return storage.size_bytes(); }
+};
+
+}  // namespace
+
+Linear pack_linear(Context& ctx, ConstView weight) {
+  auto packed = std::make_shared<DeviceMatrix>();
+  packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
+  packed->plans = ctx.state<PackedPlans>().plans;
+  copy_async(packed->storage.data(), weight.bytes(), weight.size_in_bytes(), ctx.stream().handle());
+  return {weight.shape()[1], weight.shape()[0], weight.dtype(), std::move(packed), {}};
+}
+
+void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+  const int64_t rows = x.shape()[0];
+  if (rows == 0) return;
+  const bool has_bias = static_cast<bool>(w.bias);
+  nostos::check(!has_bias || y.dtype() == DType::f32, "a product with a bias is written in f32");
+  const auto& packed = static_cast<const DeviceMatrix&>(*w.packed);
+  const Product product{w.in, w.out, w.dtype, y.dtype(), has_bias, accumulate, false};
+  const Algorithm algorithm = packed.plans->algorithm(ctx, product, rows);
+  ctx.state<BlasLt>().run(product, rows, algorithm,
+                          {x.bytes(), packed.storage.data(), optional_data<float>(w.bias), y.bytes()});
+}
+
+}  // namespace nostos::cuda

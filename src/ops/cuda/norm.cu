@@ -1,0 +1,231 @@
+// Implements row normalisations: a block keeps a row in registers and its factors across rows.
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/ops.h"
+
+namespace nostos::cuda {
+namespace {
+
+constexpr int kMaxWarps = kRowThreads / 32;
+
+/// \return the first channel of group k of this thread's part of a row.
+template <int V>
+__device__ inline int channel_of(int k) {
+  return V * (static_cast<int>(threadIdx.x) + k * static_cast<int>(blockDim.x));
+}
+
+/// A thread's part of a row as it lies in memory, so that the next row is on its way while this one is worked on.
+template <class T, int V, int K>
+struct RawPart {
+  Raw<T, V> groups[K];
+
+  __device__ void load(const T* row, int channels, bool present) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      if (present && channel_of<V>(k) < channels)
+        groups[k].load(row + channel_of<V>(k));
+      else
+        groups[k].clear();
+    }
+  }
+};
+
+/// The same in float32; zero beyond the row's end.
+template <int V, int K>
+struct RowPart {
+  float values[K][V];
+
+  template <class T>
+  __device__ explicit RowPart(const RawPart<T, V, K>& raw) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) raw.groups[k].unpack(values[k]);
+  }
+  template <class T>
+  __device__ RowPart(const T* row, int channels) {
+    RawPart<T, V, K> raw;
+    raw.load(row, channels, true);
+    *this = RowPart(raw);
+  }
+  template <class T>
+  __device__ void write(T* row, int channels) const {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      if (channel_of<V>(k) < channels) store<V>(values[k], row + channel_of<V>(k));
+    }
+  }
+  template <class Body>
+  __device__ static void each(const Body& body) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) body(k, i);
+    }
+  }
+  /// Multiplies by `row`, which may be null.
+  __device__ void scale_by(const float* row, int channels) {
+    if (row == nullptr) return;
+    const RowPart other(row, channels);
+    each([&](int k, int i) { values[k][i] *= other.values[k][i]; });
+  }
+  /// \return the sum over the row's channels of (value - mean)^2. \param partial as block_sum
+  __device__ float squares(float mean, int channels, float* partial) const {
+    float sum = 0;
+    each([&](int k, int i) {
+      const float centred = channel_of<V>(k) < channels ? values[k][i] - mean : 0.f;
+      sum += centred * centred;
+    });
+    return block_sum(sum, partial);
+  }
+};
+
+/// Blocks that must fit on a multiprocessor at once.
+constexpr int row_blocks(int groups, bool two_norms = false) {
+  return row_resident_threads(groups, two_norms) / kRowThreads;
+}
+
+template <class Out, int V, int K>
+__global__ void __launch_bounds__(kRowThreads, row_blocks(K))
+    rms_norm_kernel(const float* x, const float* weight, const float* scale, float eps, int64_t rows, int channels,
+                    Out* out) {
+  __shared__ float partial[2][kMaxWarps];
+  RowPart<V, K> factors(weight, channels);
+  factors.scale_by(scale, channels);
+  RawPart<float, V, K> ahead;
+  ahead.load(x + blockIdx.x * static_cast<int64_t>(channels), channels, true);
+  int parity = 0;
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
+    RowPart<V, K> row(ahead);
+    ahead.load(x + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
+    const float inverse = 1.f / sqrtf(row.squares(0, channels, partial[parity]) / static_cast<float>(channels) + eps);
+    row.each([&](int k, int i) { row.values[k][i] = row.values[k][i] * inverse * factors.values[k][i]; });
+    row.write(out + r * channels, channels);
+  }
+}
+
+template <class Out, int V, int K>
+__global__ void __launch_bounds__(kRowThreads, row_blocks(K))
+    layer_norm_kernel(const float* x, const float* scale, float eps, int64_t rows, int channels, Out* out) {
+  __shared__ float partial[2][2][kMaxWarps];
+  const RowPart<V, K> factors(scale, channels);
+  RawPart<float, V, K> ahead;
+  ahead.load(x + blockIdx.x * static_cast<int64_t>(channels), channels, true);
+  int parity = 0;
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
+    RowPart<V, K> row(ahead);
+    ahead.load(x + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
+    float sum = 0;
+    row.each([&](int k, int i) { sum += row.values[k][i]; });
+    const float mean = block_sum(sum, partial[parity][0]) / static_cast<float>(channels);
+    const float squares = row.squares(mean, channels, partial[parity][1]);
+    const float inverse = 1.f / sqrtf(squares / static_cast<float>(channels) + eps);
+    row.each([&](int k, int i) { row.values[k][i] = (row.values[k][i] - mean) * inverse * factors.values[k][i]; });
+    row.write(out + r * channels, channels);
+  }
+}
+
+/// The norm after the sum; Out is void for none.
+template <class Out>
+struct Next {
+  const float* weight;
+  const float* scale;
+  Out* out;
+};
+
+template <class In, class Out, int V, int K>
+__global__ void __launch_bounds__(kRowThreads, row_blocks(K, !std::is_void_v<Out>))
+    add_gated_rms_norm_kernel(const In* projected, const float* weight, const float* gate, float eps, int64_t rows,
+                              int channels, float* x, Next<Out> next) {
+  constexpr bool kHasNext = !std::is_void_v<Out>;
+  __shared__ float partial[2][2][kMaxWarps];
+  RowPart<V, K> factors(weight, channels), next_factors(kHasNext ? next.weight : weight, channels);
+  factors.scale_by(gate, channels);
+  if constexpr (kHasNext) next_factors.scale_by(next.scale, channels);
+  RawPart<In, V, K> ahead;
+  ahead.load(projected + blockIdx.x * static_cast<int64_t>(channels), channels, true);
+  int parity = 0;
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
+    RawPart<float, V, K> before;  // on its way during the sum
+    before.load(x + r * channels, channels, true);
+    const RowPart<V, K> row(ahead);
+    ahead.load(projected + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
+    const float inverse =
+        1.f / sqrtf(row.squares(0, channels, partial[parity][0]) / static_cast<float>(channels) + eps);
+    RowPart<V, K> sum(before);
+    sum.each([&](int k, int i) { sum.values[k][i] += row.values[k][i] * inverse * factors.values[k][i]; });
+    sum.write(x + r * channels, channels);
+    if constexpr (kHasNext) {
+      const float next_inverse =
+          1.f / sqrtf(sum.squares(0, channels, partial[parity][1]) / static_cast<float>(channels) + eps);
+      sum.each([&](int k, int i) { sum.values[k][i] = sum.values[k][i] * next_inverse * next_factors.values[k][i]; });
+      sum.write(next.out + r * channels, channels);
+    }
+  }
+}
+
+/// Calls body(launch, V, K) with the row launch's constants.
+template <class Body>
+void with_row_launch(const Context& ctx, const Shape& shape, bool two_norms, const Body& body) {
+  if (shape.elements() == 0) return;
+  const RowLaunch launch = row_launch(shape[0], shape[1], multiprocessors(ctx), two_norms);
+  with_vector(launch.vector == kVector, [&](auto vector) {
+    if (launch.groups == 1)
+      body(launch, vector, std::integral_constant<int, 1>{});
+    else if (launch.groups == 2)
+      body(launch, vector, std::integral_constant<int, 2>{});
+    else
+      body(launch, vector, std::integral_constant<int, 4>{});
+  });
+}
+
+}  // namespace
+
+void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
+  const float* in = x.data<float>();
+  const float* w = weight.data<float>();
+  const float* s = optional_data<float>(scale);
+  with_elements(out, [&]<class Out>(Out* to) {
+    with_row_launch(ctx, x.shape(), false, [&](const RowLaunch& launch, auto v, auto k) {
+      check(v == 1 || is_aligned(in, w, s, to), "rows of whole vectors begin at 16 bytes");
+      rms_norm_kernel<Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+          in, w, s, eps, x.shape()[0], static_cast<int>(x.shape()[1]), to);
+      check_launch("rms_norm");
+    });
+  });
+}
+
+void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
+  const float* in = x.data<float>();
+  const float* s = scale.data<float>();
+  with_elements(out, [&]<class Out>(Out* to) {
+    with_row_launch(ctx, x.shape(), false, [&](const RowLaunch& launch, auto v, auto k) {
+      check(v == 1 || is_aligned(in, s, to), "rows of whole vectors begin at 16 bytes");
+      layer_norm_kernel<Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+          in, s, eps, x.shape()[0], static_cast<int>(x.shape()[1]), to);
+      check_launch("layer_norm_scaled");
+    });
+  });
+}
+
+void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
+                        const ops::NextNorm& next) {
+  const float* w = weight.data<float>();
+  const float* g = optional_data<float>(gate);
+  float* to = x.data<float>();
+  with_elements(projected, [&]<class In>(const In* in) {
+    const auto run = [&]<class Out>(const Next<Out>& following) {
+      with_row_launch(ctx, x.shape(), !std::is_void_v<Out>, [&](const RowLaunch& launch, auto v, auto k) {
+        check(v == 1 || (is_aligned(in, w, g, to) && is_aligned(following.weight, following.scale, next.out.bytes())),
+              "rows of whole vectors begin at 16 bytes");
+        add_gated_rms_norm_kernel<In, Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+            in, w, g, eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, following);
+        check_launch("add_gated_rms_norm");
+      });
+    };
+    if (!next.out) return run(Next<void>{});
+    with_elements(next.out, [&]<class Out>(Out* out) {
+      run(Next<Out>{next.weight.data<float>(), optional_data<float>(next.scale), out});
+    });
+  });
+}
+
+}  // namespace nostos::cuda

@@ -1,0 +1,145 @@
+// Tests what CUDA's attention promises at the models' shapes: heads and queries that do not depend on the others, the
+// text encoder's grouped causal heads, the log-sum-exp, and the decoder's wide head.
+#include "ops/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "cuda/gpu.h"
+
+namespace nostos {
+namespace {
+
+Tensor gpu_tensor(DType dtype, const Shape& shape) { return Tensor(gpu().device(), dtype, shape); }
+
+/// \return queries [first, first + count) of every head of q [heads, tokens, head_dim] on the host.
+Tensor queries_of(ConstView q, int64_t first, int64_t count) {
+  const int64_t heads = q.shape()[0], head_dim = q.shape()[2];
+  Tensor part(Device{}, q.dtype(), {heads, count, head_dim});
+  for (int64_t h = 0; h < heads; ++h) {
+    const ConstView from = q.rows(h, 1).reshape({q.shape()[1], head_dim}).rows(first, count);
+    std::memcpy(part.view().rows(h, 1).bytes(), from.bytes(), from.size_in_bytes());
+  }
+  return part;
+}
+
+// Z-Image's 30 heads dealt to 4, 7 and 30 ranks, at lengths that are no multiple of a tile.
+TEST(CudaAttention, HeadsDoNotDependOnTheirNumber) {
+  constexpr int64_t kHeads = 30, kTokens = 1057, kWidth = 128;
+  const Tensor q = on_gpu(random_tensor(DType::bf16, {kHeads, kTokens, kWidth}, 1, -2, 2)),
+               k = on_gpu(random_tensor(DType::bf16, {kHeads, kTokens, kWidth}, 2, -2, 2)),
+               v = on_gpu(random_tensor(DType::bf16, {kHeads, kTokens, kWidth}, 3));
+  Tensor all = gpu_tensor(DType::bf16, {kTokens, kHeads * kWidth});
+  ops::attention(gpu(), q, k, v, 0.088f, false, all);
+  const Tensor whole = on_host(all);
+  for (const std::vector<int64_t>& shares : {std::vector<int64_t>{8, 8, 7, 7}, {5, 5, 4, 4, 4, 4, 4}, {1, 29}}) {
+    int64_t first = 0;
+    for (const int64_t count : shares) {
+      Tensor out = gpu_tensor(DType::bf16, {kTokens, count * kWidth});
+      ops::attention(gpu(), q.view().rows(first, count), k.view().rows(first, count), v.view().rows(first, count),
+                     0.088f, false, out);
+      const Tensor part = on_host(out);
+      int64_t wrong_tokens = 0;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const std::byte* expected = whole.view().rows(t, 1).bytes() + first * kWidth * 2;
+        if (std::memcmp(part.view().rows(t, 1).bytes(), expected, static_cast<size_t>(count * kWidth) * 2) != 0)
+          ++wrong_tokens;
+      }
+      EXPECT_EQ(wrong_tokens, 0) << "heads " << first << " to " << first + count;
+      first += count;
+    }
+  }
+}
+
+// The decoder's middle attention with its queries dealt to ranks: one head of 512, and the embedded model's of 128.
+// Few queries too.
+TEST(CudaAttention, QueriesDoNotDependOnTheirNumber) {
+  struct Shares {
+    int64_t width, tokens;
+    std::vector<int64_t> counts;
+  };
+  for (const Shares& c :
+       {Shares{512, 4500, {1, 64, 135, 1500, 2800}}, {128, 1057, {1, 7, 33, 500, 516}}, {192, 320, {1, 319}}}) {
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      const Tensor q = random_tensor(dtype, {1, c.tokens, c.width}, 1, -2, 2);
+      const Tensor k = on_gpu(random_tensor(dtype, {1, c.tokens, c.width}, 2, -2, 2)),
+                   v = on_gpu(random_tensor(dtype, {1, c.tokens, c.width}, 3));
+      Tensor all = gpu_tensor(dtype, {c.tokens, c.width});
+      ops::attention(gpu(), on_gpu(q), k, v, 0.05f, false, all);
+      const Tensor whole = on_host(all);
+      int64_t first = 0;
+      for (const int64_t count : c.counts) {
+        Tensor part = gpu_tensor(dtype, {count, c.width});
+        ops::attention(gpu(), on_gpu(queries_of(q, first, count)), k, v, 0.05f, false, part);
+        EXPECT_TRUE(same_bits(whole.view().rows(first, count), on_host(part)))
+            << name(dtype) << " width " << c.width << " queries " << first << " to " << first + count;
+        first += count;
+      }
+    }
+  }
+}
+
+// Qwen3: 32 heads share 8 of the keys, causal, a prompt of odd length; bf16 rounds probabilities and result, which
+// are averages of values below 1. Measured errors are in the test's record.
+TEST(CudaAttention, GroupedCausalHeadsEqualReference) {
+  constexpr int64_t kHeads = 32, kKvHeads = 8, kWidth = 128;
+  WorstError worst;
+  for (const int64_t tokens : {1, 37, 130}) {
+    const Tensor q = random_tensor(DType::bf16, {kHeads, tokens, kWidth}, 1, -2, 2),
+                 k = random_tensor(DType::bf16, {kKvHeads, tokens, kWidth}, 2, -2, 2),
+                 v = random_tensor(DType::bf16, {kKvHeads, tokens, kWidth}, 3);
+    const float scale = 1 / std::sqrt(static_cast<float>(kWidth));
+    Tensor out = gpu_tensor(DType::bf16, {tokens, kHeads * kWidth});
+    ops::attention(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), scale, true, out);
+    const auto attend = [&](const Values& value) {
+      return reference::attention(values(q), values(k), value, scale, true, kHeads, kKvHeads, tokens, tokens, kWidth);
+    };
+    const Values expected = attend(values(v)), of_absolute = attend(reference::absolute(values(v)));
+    Values bound;
+    for (size_t i = 0; i < expected.size(); ++i)
+      bound.push_back(std::abs(expected[i]) * kUnitBf16 + of_absolute[i] * (kUnitBf16 + 1e-4));
+    worst(DType::bf16, expect_within(on_host(out), expected, bound, fmt::format("{} tokens", tokens)));
+  }
+}
+
+// The score errs by its float32 sum, the logarithm by a few units. Measured errors are in the test's record.
+TEST(CudaAttention, LogSumExpEqualsReference) {
+  constexpr int64_t kHeads = 2, kQueries = 70;
+  WorstError worst;
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    for (const int64_t width : {64, 128, 192}) {
+      for (const int64_t keys : {1, 133}) {
+        const Tensor q = random_tensor(dtype, {kHeads, kQueries, width}, 1, -2, 2),
+                     k = random_tensor(dtype, {kHeads, keys, width}, 2, -2, 2), v = random_tensor(dtype, k.shape(), 3);
+        Tensor out = gpu_tensor(DType::f32, {kQueries, kHeads * width}),
+               lse = gpu_tensor(DType::f32, {kHeads, kQueries});
+        constexpr float kScale = 0.125f;
+        ops::attention_part(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), kScale, out, lse);
+        const Values qs = values(q), ks = values(k);
+        Values expected, bound;
+        for (int64_t row = 0; row < kHeads * kQueries; ++row) {
+          double sum = 0, largest_terms = 0;
+          for (int64_t key = 0; key < keys; ++key) {
+            double score = 0, terms = 0;
+            for (int64_t d = 0; d < width; ++d) {
+              const double product =
+                  qs[reference::at(row * width + d)] * ks[reference::at((row / kQueries * keys + key) * width + d)];
+              score += product, terms += std::abs(product);
+            }
+            sum += std::exp(static_cast<double>(kScale) * score);
+            largest_terms = std::max(largest_terms, terms * static_cast<double>(kScale));
+          }
+          expected.push_back(std::log(sum));
+          // cuDNN takes powers of two, so that scores are multiplied once more, and its exponentials are approximate.
+          bound.push_back(largest_terms * 2 * sum_error(width + 4) + 2e-5 + 8 * kUnitF32 * std::abs(expected.back()));
+        }
+        worst(dtype, expect_within(on_host(lse), expected, bound,
+                                   fmt::format("{} width {} keys {}", name(dtype), width, keys)));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nostos

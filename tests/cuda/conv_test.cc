@@ -1,0 +1,74 @@
+// Tests what CUDA's convolutions promise beyond ops::conv2d(): bf16 results, and rows that do not depend on the
+// slab's height at the decoder's channels.
+#include "ops/conv.h"
+
+#include <gtest/gtest.h>
+
+#include "cuda/gpu.h"
+
+namespace nostos {
+namespace {
+
+Tensor gpu_tensor(DType dtype, const Shape& shape) { return Tensor(gpu().device(), dtype, shape); }
+
+struct Case {
+  int64_t height, width, in, out, kernel;
+};
+
+// Slabs with a halo row where there is a neighbour and padding where there is none.
+TEST(CudaConv, RowsDoNotDependOnTheSlab) {
+  for (const Case& c : {Case{50, 64, 512, 512, 3},
+                        {50, 160, 256, 128, 3},
+                        {50, 160, 128, 128, 3},
+                        {50, 45, 16, 512, 3},
+                        {50, 96, 512, 256, 1},
+                        {50, 160, 128, 3, 3}}) {
+    const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
+                 filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
+                 bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
+    const Conv2d packed = ops::pack_conv2d(gpu(), filter, bias);
+    const int64_t pad = c.kernel / 2;
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      for (const bool accumulate : {false, true}) {
+        const Tensor before = random_tensor(dtype, {c.height, c.width, c.out}, 4);
+        const auto convolve = [&](int64_t first, int64_t count) {
+          const int64_t above = std::min(pad, first), below = std::min(pad, c.height - first - count);
+          Tensor y = on_gpu(before.view().rows(first, count));
+          ops::conv2d(gpu(), x.view().rows(first - above, count + above + below), packed, 1,
+                      {pad - above, pad, pad - below, pad}, y, accumulate);
+          return on_host(y);
+        };
+        const Tensor whole = convolve(0, c.height);
+        constexpr int64_t kRanks = 3;
+        for (int64_t rank = 0; rank < kRanks; ++rank) {
+          const int64_t first = c.height * rank / kRanks, count = c.height * (rank + 1) / kRanks - first;
+          EXPECT_TRUE(same_bits(whole.view().rows(first, count), convolve(first, count)))
+              << c.width << " pixels, " << c.in << " to " << c.out << " " << name(dtype) << " rank " << rank
+              << (accumulate ? " adding" : "");
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaConv, Bf16ResultsAreRoundedSums) {
+  for (const Case& c : {Case{9, 33, 32, 64, 3}, {9, 33, 31, 5, 3}, {7, 8, 64, 32, 1}}) {
+    const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
+                 filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
+                 bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
+    const Conv2d packed = ops::pack_conv2d(gpu(), filter, bias);
+    const int64_t pad = c.kernel / 2;
+    Tensor exact = gpu_tensor(DType::f32, {c.height, c.width, c.out}), rounded = gpu_tensor(DType::bf16, exact.shape());
+    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, exact);
+    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, rounded);
+    const Values expected = values(on_host(exact));
+    const double terms = static_cast<double>(c.in * c.kernel * c.kernel);
+    Values bound;
+    for (const double value : expected)
+      bound.push_back(std::abs(value) * kUnitBf16 + sum_error(c.in * c.kernel * c.kernel) * terms / 4);
+    expect_within(on_host(rounded), expected, bound, fmt::format("{} to {}", c.in, c.out));
+  }
+}
+
+}  // namespace
+}  // namespace nostos

@@ -1,0 +1,40 @@
+// Implements the shared GPU context and skips every test of the binary where there is no GPU.
+#include "cuda/gpu.h"
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "device/cuda/runtime.h"
+
+namespace nostos {
+
+std::string missing_gpu() {
+  try {
+    cuda::device_properties(0);
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+Context& gpu() {
+  static Context ctx({DeviceKind::cuda, 0}, 2);
+  return ctx;
+}
+
+namespace {
+
+class NeedsGpu : public testing::Environment {
+ public:
+  void SetUp() override {
+    const std::string reason = missing_gpu();
+    if (reason.empty()) return;
+    std::printf("[  SKIPPED ] no GPU to test on: %s\n", reason.c_str());  // what ctest takes for a skipped test
+    GTEST_SKIP();
+  }
+};
+
+const testing::Environment* const kNeedsGpu = testing::AddGlobalTestEnvironment(new NeedsGpu);
+
+}  // namespace
+}  // namespace nostos

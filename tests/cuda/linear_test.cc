@@ -1,0 +1,96 @@
+// Tests what CUDA's matrix products promise beyond ops::linear(): bf16 results, and row independence at the full
+// model's widths.
+#include "ops/linear.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "cuda/gpu.h"
+#include "device/cuda/check.h"
+
+namespace nostos {
+namespace {
+
+Tensor gpu_tensor(DType dtype, const Shape& shape) { return Tensor(gpu().device(), dtype, shape); }
+
+Linear packed_weight(DType dtype, int64_t out, int64_t in) {
+  return ops::pack_linear(gpu(), on_gpu(random_tensor(dtype, {out, in}, 2)));
+}
+
+// The rows of a picture dealt to ranks: the first of few, one in the middle, the last of an odd number.
+TEST(CudaLinear, RowsDoNotDependOnTheirNumber) {
+  constexpr int64_t kRows = 4128;
+  struct Share {
+    int64_t first, rows;
+  };
+  struct Width {
+    int64_t in, out;
+  };
+  for (const Width& width : {Width{3840, 3840}, {10240, 3840}, {3840, 1024}, {2560, 6144}}) {
+    const Tensor x = on_gpu(random_tensor(DType::bf16, {kRows, width.in}, 1));
+    const Linear weight = packed_weight(DType::bf16, width.out, width.in);
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      Tensor all = gpu_tensor(dtype, {kRows, width.out});
+      ops::linear(gpu(), x, weight, all);
+      const Tensor whole = on_host(all);
+      for (const Share& share :
+           {Share{0, 1}, {17, 33}, {1000, 130}, {2064, 2064}, {1376, 1377}, {3611, 517}, {64, 1040}}) {
+        Tensor part = gpu_tensor(dtype, {share.rows, width.out});
+        ops::linear(gpu(), x.view().rows(share.first, share.rows), weight, part);
+        EXPECT_TRUE(same_bits(whole.view().rows(share.first, share.rows), on_host(part)))
+            << width.in << " to " << width.out << " " << name(dtype) << " rows " << share.first << " + " << share.rows;
+      }
+    }
+  }
+}
+
+// Rounding the float32 sum once: the two algorithms may sum in different orders.
+TEST(CudaLinear, Bf16ResultsAreRoundedSums) {
+  constexpr int64_t kRows = 65, kIn = 1024, kOut = 257;
+  const Tensor x = on_gpu(random_tensor(DType::bf16, {kRows, kIn}, 1));
+  const Linear weight = packed_weight(DType::bf16, kOut, kIn);
+  Tensor exact = gpu_tensor(DType::f32, {kRows, kOut}), rounded = gpu_tensor(DType::bf16, {kRows, kOut});
+  ops::linear(gpu(), x, weight, exact);
+  ops::linear(gpu(), x, weight, rounded);
+  const Values expected = values(on_host(exact));
+  Values bound;
+  for (const double value : expected) bound.push_back(std::abs(value) * kUnitBf16 + sum_error(kIn) * kIn / 4);
+  expect_within(on_host(rounded), expected, bound, "bf16 product");
+}
+
+TEST(CudaLinear, BiasWithBf16ResultsIsRefused) {
+  Linear weight = packed_weight(DType::bf16, 64, 64);
+  const Tensor bias = on_gpu(random_tensor(DType::f32, {64}, 3)), x = on_gpu(random_tensor(DType::bf16, {8, 64}, 1));
+  weight.bias = bias;
+  Tensor y = gpu_tensor(DType::bf16, {8, 64});
+  EXPECT_THROW(ops::linear(gpu(), x, weight, y), Error);
+}
+
+// A graph replays a product that has run before, also with a number of rows that has not; a new product is an error,
+// not a hang.
+TEST(CudaLinear, IsCaptured) {
+  constexpr int64_t kWidth = 192;
+  const Linear weight = packed_weight(DType::bf16, kWidth, kWidth);
+  const Tensor x = on_gpu(random_tensor(DType::bf16, {300, kWidth}, 1));
+  Tensor first = gpu_tensor(DType::bf16, {300, kWidth}), replayed = gpu_tensor(DType::bf16, {300, kWidth});
+  Tensor unplanned = gpu_tensor(DType::f32, {300, kWidth});
+  ops::linear(gpu(), x, weight, first);
+  gpu().synchronize("test");
+  const cudaStream_t stream = gpu().stream().handle();
+  cudaGraph_t graph = nullptr;
+  cuda::check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cannot capture");
+  ops::linear(gpu(), x.view().rows(0, 100), weight, replayed.view().rows(0, 100));
+  ops::linear(gpu(), x.view().rows(100, 200), weight, replayed.view().rows(100, 200));
+  EXPECT_THROW(ops::linear(gpu(), x, weight, unplanned), Error);
+  cuda::check_cuda(cudaStreamEndCapture(stream, &graph), "cannot end the capture");
+  cudaGraphExec_t replay = nullptr;
+  cuda::check_cuda(cudaGraphInstantiate(&replay, graph, 0), "cannot make the graph");
+  cuda::check_cuda(cudaGraphLaunch(replay, stream), "cannot launch the graph");
+  EXPECT_TRUE(same_bits(on_host(first), on_host(replayed)));
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+}
+
+}  // namespace
+}  // namespace nostos
