@@ -268,7 +268,7 @@ Range SequenceParallel::caption_rows(int64_t padded_caption) const {
 }
 
 ShardedSequence SequenceParallel::with_caption(int64_t padded_caption) const {
-  if (ranks_ == nullptr) return ShardedSequence(grid().padded() + padded_caption);
+  if (is_alone()) return ShardedSequence(grid().padded() + padded_caption);
   const std::vector<Range> captions = parallel::split(padded_caption, plan_.request.ranks);
   std::vector<std::vector<Range>> runs;
   for (int64_t peer = 0; peer < plan_.request.ranks; ++peer) {
@@ -287,7 +287,7 @@ void SequenceParallel::cut_tokens(Context& ctx, ConstView whole, View local) con
 
 void SequenceParallel::gather_tokens(Context& ctx, ConstView local, View scratch, View whole) const {
   const int64_t width = whole.shape()[1];
-  if (ranks_ == nullptr) {
+  if (is_alone()) {
     ops::convert(ctx, local, whole);
     return;
   }

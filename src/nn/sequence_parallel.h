@@ -122,7 +122,8 @@ class SequenceParallel {
   void gather_tokens(Context& ctx, ConstView local, View scratch, View whole) const;
 
  private:
-  int rank() const { return ranks_ == nullptr ? 0 : ranks_->all().rank(); }
+  bool is_alone() const { return plan_.request.ranks == 1; }
+  int rank() const { return is_alone() ? 0 : ranks_->all().rank(); }
   const parallel::Share& share() const { return plan_.shares[static_cast<size_t>(rank())]; }
   void deal_tokens();
 

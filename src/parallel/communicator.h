@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/stream.h"
 
 namespace nostos {
 
@@ -139,6 +140,11 @@ class Communicator {
 
   /// Returns once every rank has called it.
   void barrier();
+
+  /// Orders exchanges of this rank's device buffers with the work on `stream`, which outlives the communicator: they
+  /// begin after what was enqueued before the call, and what is enqueued after wait() comes after them. Without a
+  /// stream only host buffers can be exchanged.
+  virtual void order_with(Stream& stream) { static_cast<void>(stream); }
 
   /// Makes every rank's pending and later calls throw Error peer_failed with this rank and `reason`. The first of
   /// several aborts counts.

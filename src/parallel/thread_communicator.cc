@@ -33,8 +33,11 @@ struct End {
   const std::byte* source;  // of a sending end
   std::byte* target;        // of a receiving end
   size_t bytes;
+  Device device;
   State state = State::open;
   End* other = nullptr;
+  const Event* ready = nullptr;   // of a device buffer: marks its rank's work before the exchange
+  std::shared_ptr<Event> copied{};  // of a device buffer that the other end's rank has copied: marks the copy
 };
 
 /// The open ends of messages from one rank to another, in order; at most one of the queues holds any.
@@ -86,14 +89,23 @@ struct ThreadWorld {
 
 class ThreadOperation final : public Operation {
  public:
-  ThreadOperation(ThreadWorld& world, int rank, double timeout_s, const char* name, std::span<const SendTo> sends,
-                  std::span<const ReceiveFrom> receives)
-      : world_(world), rank_(rank), timeout_s_(timeout_s), name_(name) {
+  ThreadOperation(ThreadWorld& world, int rank, Stream* stream, double timeout_s, const char* name,
+                  std::span<const SendTo> sends, std::span<const ReceiveFrom> receives)
+      : world_(world), rank_(rank), stream_(stream), timeout_s_(timeout_s), name_(name) {
     ends_.reserve(sends.size() + receives.size());  // mailboxes point into it
     for (const SendTo& send : sends)
-      ends_.push_back({name, true, send.peer, send.bytes.data, nullptr, send.bytes.bytes});
+      ends_.push_back({name, true, send.peer, send.bytes.data, nullptr, send.bytes.bytes, send.bytes.device});
     for (const ReceiveFrom& receive : receives)
-      ends_.push_back({name, false, receive.peer, nullptr, receive.bytes.data, receive.bytes.bytes});
+      ends_.push_back(
+          {name, false, receive.peer, nullptr, receive.bytes.data, receive.bytes.bytes, receive.bytes.device});
+    for (End& end : ends_) {
+      if (end.device.kind == DeviceKind::cpu) continue;
+      if (!ready_) {
+        ready_.emplace(end.device);
+        ready_->record(*stream_);
+      }
+      end.ready = &*ready_;
+    }
   }
 
   ~ThreadOperation() override {
@@ -138,6 +150,8 @@ class ThreadOperation final : public Operation {
       throw;
     }
     self().waiting = false;
+    for (const End& end : ends_)
+      if (end.copied) stream_->wait(*end.copied);
   }
 
  private:
@@ -157,6 +171,8 @@ class ThreadOperation final : public Operation {
     require(sent.bytes == expected.bytes, ErrorKind::internal,
             "rank {} sends {} bytes to rank {} in {}, which expects {}", end.sends ? rank_ : end.peer, sent.bytes,
             end.sends ? end.peer : rank_, name_, expected.bytes);
+    require(sent.device == expected.device, ErrorKind::internal, "rank {} sends a buffer on {} to one on {} in {}",
+            end.sends ? rank_ : end.peer, to_string(sent.device), to_string(expected.device), name_);
     end.other = &other;
     other.other = &end;
     end.state = other.state = End::State::matched;
@@ -169,13 +185,25 @@ class ThreadOperation final : public Operation {
       End& other = *end.other;
       end.state = other.state = End::State::copying;
       lock.unlock();
-      if (end.bytes > 0) {
-        std::memcpy(end.sends ? other.target : end.target, end.sends ? end.source : other.source, end.bytes);
-      }
+      if (end.bytes > 0) copy(end, other);
       lock.lock();
       end.state = other.state = End::State::done;
       world_.ranks[end.peer].changed.notify_all();
     }
+  }
+
+  /// Copies on the calling rank's thread or, between device buffers, on its stream.
+  void copy(const End& own, End& other) {
+    std::byte* target = own.sends ? other.target : own.target;
+    const std::byte* source = own.sends ? own.source : other.source;
+    if (own.device.kind == DeviceKind::cpu) {
+      std::memcpy(target, source, own.bytes);
+      return;
+    }
+    stream_->wait(*other.ready);
+    cuda::copy_async(target, source, own.bytes, stream_->handle());
+    other.copied = std::make_shared<Event>(own.device);
+    other.copied->record(*stream_);
   }
 
   void wait_until_done(std::unique_lock<std::mutex>& lock) {
@@ -229,8 +257,10 @@ class ThreadOperation final : public Operation {
 
   ThreadWorld& world_;
   int rank_;
+  Stream* stream_;  // null without device buffers
   double timeout_s_;
   const char* name_;
+  std::optional<Event> ready_;
   std::vector<End> ends_;
 };
 
@@ -249,18 +279,28 @@ class ThreadCommunicator final : public Communicator {
     std::lock_guard lock(world_.mutex);
     world_.fail_all(rank(), {rank(), std::move(text)});
   }
+  void order_with(Stream& stream) override { stream_ = &stream; }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                    std::span<const ReceiveFrom> receives) override {
-    auto operation = std::make_unique<ThreadOperation>(world_, rank(), options_.timeout_s, name, sends, receives);
+    auto operation =
+        std::make_unique<ThreadOperation>(world_, rank(), stream_, options_.timeout_s, name, sends, receives);
     operation->start();
     return operation;
+  }
+  bool reaches(Device device) const override { return device.kind == DeviceKind::cpu || stream_ != nullptr; }
+  void copy(ByteView to, ConstByteView from) override {
+    if (to.device.kind == DeviceKind::cpu)
+      std::memcpy(to.data, from.data, from.bytes);
+    else
+      cuda::copy_async(to.data, from.data, from.bytes, stream_->handle());
   }
 
  private:
   ThreadWorld& world_;
   CommunicatorOptions options_;
+  Stream* stream_ = nullptr;
 };
 
 void run_rank(ThreadWorld& world, int rank, const std::function<void(Communicator&)>& body,

@@ -48,8 +48,6 @@ struct Engine::Impl {
 };
 
 Engine::Engine(const EngineOptions& options, Communicator* processes) {
-  require(options.device.kind == DeviceKind::cpu, ErrorKind::device,
-          "this build draws on the CPU alone: it has no backend for {}", to_string(options.device));
   require(processes == nullptr || processes->world() == options.parallelism.ranks(), ErrorKind::invalid_input,
           "{} processes were started for {} ranks", processes == nullptr ? 1 : processes->world(),
           options.parallelism.ranks());

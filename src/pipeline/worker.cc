@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@
 #include "nn/row_shards.h"
 #include "ops/patches.h"
 #include "pipeline/sampler.h"
+#include "tensor/transfer.h"
 
 namespace nostos {
 namespace {
@@ -91,12 +93,15 @@ Image crop_evenly(ConstView drawn, int64_t height, int64_t width) {
 }  // namespace
 
 Worker::Worker(Context& ctx, Communicator& world, const Parallelism& parallelism, WorkerProcess process, bool leads)
-    : ctx_(ctx), process_(process), leads_(leads), parallelism_(parallelism), groups_(world, parallelism) {}
+    : ctx_(ctx), process_(process), leads_(leads), parallelism_(parallelism), groups_(world, parallelism) {
+  world.order_with(ctx.stream());
+}
 
 template <class Load>
 void Worker::load(const Load& load) {
   enter_stage("load");
   const StageTimer timer(result_.report, "load");
+  groups_.world().barrier();  // nobody uses any more what is released
   if (leads_) {
     load();
     result_.report.weight_bytes = std::max(result_.report.weight_bytes, process_.parts.weight_bytes());
@@ -115,9 +120,12 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
           "--cfg-parallel-degree 1, or guidance",
           parallelism_.cfg);
   result_ = {};
+  states_.clear();
   result_.resolved = resolved;
   progress_ = &progress;
-  const CancelWatch watch(ctx_, progress.cancel), process_watch(process_.ctx, leads_ ? progress.cancel : nullptr);
+  const CancelWatch watch(ctx_, progress.cancel);
+  std::optional<CancelWatch> process_watch;
+  if (leads_) process_watch.emplace(process_.ctx, progress.cancel);
   result_.report.weight_bytes = process_.parts.weight_bytes();
   denoise(progress);
   if (process_.release_parts) {
@@ -209,7 +217,7 @@ void Worker::fill_noise(uint64_t seed, View latents) {
     else
       read_latents(request.latents, latents);
   }
-  groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), ctx_.device()}, kRoot).wait();
+  groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), Device{}}, kRoot).wait();
 }
 
 void Worker::denoise(const Progress& progress) {
@@ -248,13 +256,16 @@ void Worker::denoise(const Progress& progress) {
   for (int64_t i = 0; i < request.num_outputs; ++i) {
     Picture made;
     made.seed = request.seed + static_cast<uint64_t>(i);
-    made.latents = Tensor(ctx_.device(), DType::f32, {1, latent_shape[0], latent_shape[1], latent_shape[2]});
+    made.latents = Tensor(Device{}, DType::f32, {1, latent_shape[0], latent_shape[1], latent_shape[2]});
     const View latents = made.latents.view().reshape(latent_shape);
     fill_noise(made.seed, latents);
-    sampler.run(latents, [&](int64_t step, double step_ms) {
+    Tensor& state = states_.emplace_back(ctx_.device(), DType::f32, latent_shape);
+    upload(ctx_, latents, state);
+    sampler.run(state, [&](int64_t step, double step_ms) {
       report.step_ms.push_back(step_ms);
       if (is_root() && progress.on_step) progress.on_step(i * steps + step, request.num_outputs * steps, step_ms);
     });
+    download(ctx_, state, latents);
     result_.pictures.push_back(std::move(made));
   }
   const int place = ranks.place_of(ranks.all().rank());
@@ -275,20 +286,23 @@ void Worker::decode() {
   Arena arena(ctx_.device(), measure.peak_bytes());
   const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, height, width);
   const Shape own_shape{shards.local(scale).count, drawn_width, 3};
-  Tensor decoded(ctx_.device(), DType::f32, own_shape), own_pixels(ctx_.device(), DType::u8, own_shape);
-  Tensor pixels(ctx_.device(), DType::u8, {is_root() ? drawn_height : 0, drawn_width, 3});
+  Tensor decoded(ctx_.device(), DType::f32, own_shape), quantized(ctx_.device(), DType::u8, own_shape);
+  Tensor own_pixels(Device{}, DType::u8, own_shape);
+  Tensor pixels(Device{}, DType::u8, {is_root() ? drawn_height : 0, drawn_width, 3});
   const std::vector<parallel::Range> rows = parallel::split(height, world.world());
-  for (Picture& picture : result_.pictures) {
-    vae.decode(ctx_, shards, picture.latents.view().reshape({vae.config().latent_channels, height, width}), scratch,
-               decoded);
-    ops::to_pixels(ctx_, decoded, own_pixels);
+  for (size_t i = 0; i < result_.pictures.size(); ++i) {
+    Picture& picture = result_.pictures[i];
+    vae.decode(ctx_, shards, states_[i], scratch, decoded);
+    ops::to_pixels(ctx_, decoded, quantized);
+    download(ctx_, quantized, own_pixels);
+    ctx_.synchronize("picture");
     std::vector<ReceiveFrom> receives;
     for (int peer = 0; is_root() && peer < world.world(); ++peer) {
       const parallel::Range& range = rows[static_cast<size_t>(peer)];
       const View part = pixels.view().rows(range.begin * scale, range.count * scale);
-      receives.push_back({peer, {part.bytes(), part.size_in_bytes(), ctx_.device()}});
+      receives.push_back({peer, {part.bytes(), part.size_in_bytes(), Device{}}});
     }
-    const std::vector<SendTo> sends{{kRoot, {own_pixels.view().bytes(), own_pixels.size_in_bytes(), ctx_.device()}}};
+    const std::vector<SendTo> sends{{kRoot, {own_pixels.view().bytes(), own_pixels.size_in_bytes(), Device{}}}};
     world.exchange("pixels", sends, receives).wait();
     if (!is_root()) continue;
     const GenerationRequest& request = result_.resolved.request;

@@ -1,6 +1,8 @@
 // Owns one rank's part in a generation: text, noise, denoising, decoding.
 #pragma once
 
+#include <vector>
+
 #include "device/context.h"
 #include "parallel/communicator.h"
 #include "pipeline/generation.h"
@@ -56,6 +58,7 @@ class Worker {
   RankGroups groups_;
   const Progress* progress_ = nullptr;
   Generation result_;
+  std::vector<Tensor> states_;  // of each picture, f32 [channels, height, width] on this rank's device
 };
 
 }  // namespace nostos

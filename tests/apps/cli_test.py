@@ -156,9 +156,21 @@ class CommandLine(CliTest):
     def test_cuda_is_refused_clearly(self):
         self.assert_refused(["generate", "--prompt", "x", "--device", "cuda"], "no CUDA backend")
 
-    def test_more_than_one_rank_is_refused_clearly(self):
-        self.assert_refused(["generate", "--prompt", "x", "--num-gpus", "4"], "one rank")
-        self.assert_refused(["generate", "--prompt", "x", "--ulysses-degree", "2"], "one rank")
+    def test_contradictory_degrees_are_refused_with_the_arithmetic(self):
+        for flags, message in (
+                ("--num-gpus 8 --ulysses-degree 3 --cfg-parallel-degree 2",
+                 "--num-gpus 8 is not --cfg-parallel-degree 2 x --ring-degree 1 x --ulysses-degree 3 = 6"),
+                ("--num-gpus 3 --cfg-parallel-degree 2",
+                 "--num-gpus 3 is no multiple of --cfg-parallel-degree 2 x --ring-degree 1 = 2"),
+                ("--num-gpus 0", "--num-gpus 0 is out of range"), ("--ulysses-degree 65", "1 to 64"),
+                ("--ring-degree 8 --ulysses-degree 16", "= 128 ranks are too many"),
+                ("--cfg-parallel-degree 3", "1 to 2"), ("--sp-plan rows", "token or axis"),
+                ("--comm-timeout -1", "--comm-timeout")):
+            self.assert_refused(["generate", "--prompt", "x", *flags.split()], message)
+
+    def test_guidance_halves_want_guidance(self):
+        self.assert_refused(["generate", "--prompt", "x", "--cfg-parallel-degree", "2", "--guidance-scale", "0"],
+                            "--cfg-parallel-degree 2")
 
     def test_unwritable_output_is_found_before_the_model(self):
         (self.dir / "file").write_text("")
@@ -480,7 +492,9 @@ class Output(ModelTest):
         dump = json.loads((self.dir / "perf.json").read_text())
         self.assertEqual(dump, drawn["report"])
         self.assertEqual(set(dump), {"start_ms", "stages", "steps", "step_ms", "total_ms", "weight_bytes", "arena_bytes",
-                                     "peak_host_bytes", "transformer_flop_per_step"})
+                                     "peak_host_bytes", "transformer_flop_per_step", "world_size", "ranks"})
+        self.assertEqual(dump["world_size"], 1)
+        self.assertEqual([set(rank) for rank in dump["ranks"]], [{"rank", "image_tokens", "heads", "bytes_sent"}])
         self.assertEqual(dump["steps"], 2)
         self.assertGreater(dump["weight_bytes"], 1e6)
         self.assertGreaterEqual(dump["total_ms"], sum(dump["step_ms"]))
@@ -554,7 +568,7 @@ class Tools(ModelTest):
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
                                        "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
-                                       "weight_bytes", "arena_bytes", "peak_host_bytes", "version"})
+                                       "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes", "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)
         self.assertGreater(result["matmul_gflops"], 0)

@@ -219,7 +219,7 @@ TEST(Engine, SyntheticWeightsNeedConfigsAlone) {
 TEST(Engine, MissingBackendsAndModelsAreNamed) {
   EngineOptions cuda = options();
   cuda.device = {DeviceKind::cuda, 0};
-  EXPECT_NE(failure([&] { Engine{cuda}; }, ErrorKind::device).find("cuda:0"), std::string::npos);
+  EXPECT_NE(failure([&] { Engine{cuda}; }, ErrorKind::device).find("CUDA"), std::string::npos);
   EngineOptions missing = options();
   missing.model = "/nonexistent/model";
   EXPECT_NE(failure([&] { Engine{missing}; }, ErrorKind::model).find("model_index.json"), std::string::npos);

@@ -183,6 +183,22 @@ TEST(Ranks, CancellingEndsAllRanks) {
   EXPECT_NO_THROW(engine.generate(request(24, 40, 3), progress));
 }
 
+// What a rank throws ends the others, which wait for it in the next layer, and comes out of generate().
+TEST(Ranks, AThrowingRankEndsTheOthers) {
+  Progress progress;
+  progress.on_step = [](int64_t step, int64_t, double) {
+    if (step == 2) throw std::runtime_error("the user's own error");
+  };
+  Engine engine(options(kTiny, Precision::f32, {.ulysses = 3}));
+  try {
+    engine.generate(request(24, 40, 3, 50), progress);
+    FAIL() << "no error";
+  } catch (const std::runtime_error& error) {
+    EXPECT_STREQ(error.what(), "the user's own error");
+  }
+  EXPECT_NO_THROW(engine.generate(request(24, 40, 3)));
+}
+
 TEST(Ranks, ProcessesMustBeAsManyAsTheRanks) {
   SelfCommunicator alone;
   EXPECT_THROW(Engine(options(kTiny, Precision::f32, {.ulysses = 2}), &alone), Error);

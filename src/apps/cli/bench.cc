@@ -12,6 +12,7 @@
 #include "apps/cli/interrupt.h"
 #include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
+#include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/model_folder.h"
@@ -108,6 +109,7 @@ ordered_json result_json(const std::string& model, const std::string& precision,
           {"transformer_gflops", transformer_gflops},
           {"matmul_gflops", matmul_gflops},
           {"matmul_share", matmul_gflops > 0 ? transformer_gflops / matmul_gflops : 0},
+          {"world_size", last.ranks.size()},
           {"weight_bytes", last.weight_bytes},
           {"arena_bytes", last.arena_bytes},
           {"peak_host_bytes", last.peak_host_bytes},
@@ -133,9 +135,9 @@ void print_text(const ordered_json& result) {
              result["arena_bytes"].get<double>() / kGiB);
 }
 
-void bench(CLI::App& command, const BenchFlags& flags) {
-  apply_common_flags(command, flags.common);
-  EngineOptions options = engine_options(flags.engine);
+void bench(const BenchFlags& flags, const Processes& processes) {
+  EngineOptions options = engine_options(flags.engine, processes.communicator());
+  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.synthetic = !flags.synthetic.empty();
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
   options.release_parts = warmup + flags.repeat == 1;
@@ -145,8 +147,8 @@ void bench(CLI::App& command, const BenchFlags& flags) {
     options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
-  ProgressDisplay display(log_enabled(LogLevel::info));
-  Engine engine(options);
+  ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));
+  Engine engine(options, processes.communicator());
   GenerationRequest request;
   request.prompt = flags.prompt;
   request.height = flags.height;
@@ -168,6 +170,7 @@ void bench(CLI::App& command, const BenchFlags& flags) {
     if (run >= warmup) add_run(timings, last, total.count());
   }
   display.clear();
+  if (!processes.is_root()) return;
   const ordered_json result =
       result_json(options.model.string(), engine.precision_name(), request, warmup, flags.repeat, timings, last,
                   engine.measure_matmul_gflops(last.transformer_rows));
@@ -183,7 +186,10 @@ void add_bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Time each stage of drawing");
   auto flags = std::make_shared<BenchFlags>();
   add_flags(*command, *flags);
-  command->callback([command, flags] { bench(*command, *flags); });
+  command->callback([command, flags] {
+    apply_common_flags(*command, flags->common);
+    run_processes(flags->engine, [&](const Processes& processes) { bench(*flags, processes); });
+  });
 }
 
 }  // namespace nostos::cli

@@ -20,16 +20,29 @@ Precision parse_precision(const std::string& name) {
 Device parse_device(const std::string& name) {
   if (name == "auto" || name == "cpu") return Device{DeviceKind::cpu, 0};
   require(name == "cuda", ErrorKind::invalid_input, "device '{}' is unknown; use auto, cpu or cuda", name);
-  fail(ErrorKind::device, "--device cuda: this build has no CUDA backend; use --device cpu");
+  return Device{DeviceKind::cuda, 0};
 }
 
-void require_one_rank(const EngineFlags& flags) {
-  require(flags.num_gpus == 1 && flags.ulysses_degree == 1, ErrorKind::invalid_input,
-          "--num-gpus {} --ulysses-degree {}: this version draws with one rank; both must be 1", flags.num_gpus,
-          flags.ulysses_degree);
+Parallelism parallelism_of(const EngineFlags& flags, const Communicator* processes) {
+  const auto resolve = [&](std::optional<int64_t> ranks, std::string_view ranks_name) {
+    return resolve_parallelism(ranks, flags.ulysses_degree, flags.ring_degree, flags.cfg_parallel_degree,
+                               parse_plan(flags.sp_plan), ranks_name);
+  };
+  if (processes == nullptr) return resolve(flags.num_gpus, "--num-gpus");
+  const int64_t started = processes->world();
+  require(!flags.num_gpus || *flags.num_gpus == started, ErrorKind::invalid_input,
+          "--num-gpus {} is not the {} processes that were started; leave it out", flags.num_gpus.value_or(0), started);
+  return resolve(started, "the number of processes");
 }
 
 }  // namespace
+
+parallel::PlanKind parse_plan(const std::string& name) {
+  for (const parallel::PlanKind kind : {parallel::PlanKind::token, parallel::PlanKind::axis}) {
+    if (name == parallel::name(kind)) return kind;
+  }
+  fail(ErrorKind::invalid_input, "plan '{}' is unknown; use token or axis", name);
+}
 
 CLI::Validator not_empty() {
   return CLI::Validator([](const std::string& text) { return text.empty() ? "an empty value" : std::string(); }, "");
@@ -40,11 +53,20 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--precision", flags.precision, "of weights and matrix products: auto, f32 or bf16");
   command.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")
       ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
-  command.add_option("--num-gpus", flags.num_gpus, "ranks that share one picture (this version: 1)")
-      ->check(not_empty());
+  const auto number = [&](const char* name, auto& value, const char* help) {
+    command.add_option(name, value, help)->check(not_empty());
+  };
+  number("--num-gpus", flags.num_gpus,
+         "ranks that share a picture, which stays the same; without GPUs they are CPU threads sharing the cores (1)");
+  number("--ulysses-degree", flags.ulysses_degree, "ranks that share tokens and heads (what --num-gpus leaves)");
+  number("--ring-degree", flags.ring_degree,
+         "groups of them around which keys and values travel; rounds differently (1)");
+  number("--cfg-parallel-degree", flags.cfg_parallel_degree, "2: the two halves of guidance on ranks of their own (1)");
+  command.add_option("--sp-plan", flags.sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
   command
-      .add_option("--ulysses-degree", flags.ulysses_degree, "ranks that share the attention heads (this version: 1)")
-      ->check(not_empty());
+      .add_option("--comm-timeout", flags.comm_timeout_s,
+                  "seconds after which a rank that does not come is given up; 0 waits for ever (0)")
+      ->check(not_empty() & CLI::Range(0.0, 1e6));
 }
 
 void add_common_flags(CLI::App& command, CommonFlags& flags) {
@@ -60,9 +82,10 @@ void apply_common_flags(CLI::App& command, const CommonFlags& flags) {
   set_log_level(parse_log_level(flags.log_level));
 }
 
-EngineOptions engine_options(const EngineFlags& flags) {
-  require_one_rank(flags);
+EngineOptions engine_options(const EngineFlags& flags, const Communicator* processes) {
   EngineOptions options;
+  options.parallelism = parallelism_of(flags, processes);
+  options.comm_timeout_s = flags.comm_timeout_s;
   options.device = parse_device(flags.device);
   options.precision = parse_precision(flags.precision);
   options.threads = static_cast<int>(flags.threads);

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "pipeline/engine.h"
@@ -14,8 +15,9 @@ struct EngineFlags {
   std::string device = "auto";
   std::string precision = "auto";
   int64_t threads = 0;
-  int64_t num_gpus = 1;
-  int64_t ulysses_degree = 1;
+  std::optional<int64_t> num_gpus, ulysses_degree, ring_degree, cfg_parallel_degree;
+  std::string sp_plan = "token";
+  double comm_timeout_s = 0;
 };
 
 /// Flags that every command has.
@@ -35,8 +37,11 @@ void add_common_flags(CLI::App& command, CommonFlags& flags);
 /// \throws Error invalid_input, CLI::ParseError
 void apply_common_flags(CLI::App& command, const CommonFlags& flags);
 
-/// \return options with every field set but the model.
-/// \throws Error device for a device that this build lacks, invalid_input for more than one rank.
-EngineOptions engine_options(const EngineFlags& flags);
+/// \return options with every field set but the model. \param processes of a launcher, or null.
+/// \throws Error invalid_input for degrees that do not multiply to the number of ranks
+EngineOptions engine_options(const EngineFlags& flags, const Communicator* processes);
+
+/// \throws Error invalid_input unless `name` is token or axis
+parallel::PlanKind parse_plan(const std::string& name);
 
 }  // namespace nostos::cli

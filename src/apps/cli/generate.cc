@@ -14,6 +14,7 @@
 #include "apps/cli/interrupt.h"
 #include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
+#include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
@@ -67,16 +68,20 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
   command.add_option("--save-latents", flags.save_latents,
                      "safetensors file for the final state, numbered as --output");
   command.add_option("--from", flags.from, "PNG made by nostos to draw again; other flags override what it says");
-  command.add_option("--perf-dump-path", flags.perf_dump_path, "JSON file for stage times, step times and bytes");
+  command.add_option("--perf-dump-path", flags.perf_dump_path,
+                     "JSON file for stage times, step times, bytes and ranks");
   command.add_flag("--json", flags.json, "write one JSON object to standard output in place of the pictures' paths");
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
 }
 
 /// \return the record of --from, or an empty one, with the given flags laid over it.
-DrawingRecord asked_for(const GenerateFlags& flags) {
+DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) {
   DrawingRecord record;
-  if (flags.from) record = read_drawing_record(*flags.from);
+  if (flags.from) {
+    record = parse_drawing_record(processes.from_root([&] { return to_json(read_drawing_record(*flags.from)); }),
+                                  "the record of --from");
+  }
   GenerationRequest& request = record.request;
   require(flags.prompt || flags.from, ErrorKind::invalid_input,
           "nothing to draw: give --prompt, or --from with a picture");
@@ -165,30 +170,31 @@ void log_summary(const RunReport& report, size_t pictures, double total_ms) {
   log_info("drew {} picture{} in {:.2f} s{}", pictures, pictures == 1 ? "" : "s", total_ms / 1000, stages);
 }
 
-void generate(CLI::App& command, const GenerateFlags& flags) {
+void generate(CLI::App& command, const GenerateFlags& flags, const Processes& processes) {
   const auto start = std::chrono::steady_clock::now();
-  apply_common_flags(command, flags.common);
-  DrawingRecord record = asked_for(flags);
+  const bool is_root = processes.is_root();
+  DrawingRecord record = asked_for(flags, processes);
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
-  EngineOptions options = engine_options(engine_flags);
+  EngineOptions options = engine_options(engine_flags, processes.communicator());
+  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   // What no model can draw is found before one is loaded; the model's own limits follow.
   const ModelLimits any_model{.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()};
   const int64_t count = resolve(record.request, any_model).request.num_outputs;
-  require_outputs(flags, count);
+  if (is_root) require_outputs(flags, count);
   options.model = record.model_path.empty() ? embedded_model() : resolve_model_path(record.model_path);
   options.release_parts = count == 1;
 
   const std::atomic<bool>& interrupted = catch_interrupts();
-  ProgressDisplay display(log_enabled(LogLevel::info));
+  ProgressDisplay display(is_root && log_enabled(LogLevel::info));
   display.on_stage("load");
-  Engine engine(options);
+  Engine engine(options, processes.communicator());
   const double start_ms = ms_since(start);
   const ResolvedRequest resolved = resolve(record.request, engine.limits());
   record.request = resolved.request;
   record.precision = engine.precision_name();
   display.clear();
-  if (resolved.drawn_height != *record.request.height || resolved.drawn_width != *record.request.width) {
+  if (is_root && (resolved.drawn_height != *record.request.height || resolved.drawn_width != *record.request.width)) {
     log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", *record.request.width,
              *record.request.height, engine.limits().size_multiple, resolved.drawn_width, resolved.drawn_height);
   }
@@ -198,6 +204,7 @@ void generate(CLI::App& command, const GenerateFlags& flags) {
   progress.cancel = &interrupted;
   const Generation generation = engine.generate(record.request, progress);
   display.clear();
+  if (!is_root) return;
 
   nlohmann::ordered_json pictures = nlohmann::ordered_json::array();
   for (size_t i = 0; i < generation.pictures.size(); ++i) {
@@ -227,7 +234,10 @@ void add_generate_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Draw pictures from a prompt");
   auto flags = std::make_shared<GenerateFlags>();
   add_flags(*command, *flags);
-  command->callback([command, flags] { generate(*command, *flags); });
+  command->callback([command, flags] {
+    apply_common_flags(*command, flags->common);
+    run_processes(flags->engine, [&](const Processes& processes) { generate(*command, *flags, processes); });
+  });
 }
 
 }  // namespace nostos::cli

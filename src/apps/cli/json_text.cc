@@ -26,6 +26,13 @@ ordered_json request_json(const GenerationRequest& request) {
 ordered_json report_json(const RunReport& report, double start_ms, double total_ms) {
   ordered_json stages = ordered_json::array();
   for (const StageTime& stage : report.stages) stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
+  ordered_json ranks = ordered_json::array();
+  for (const RankReport& rank : report.ranks) {
+    ranks.push_back({{"rank", rank.rank},
+                     {"image_tokens", rank.image_tokens},
+                     {"heads", rank.heads},
+                     {"bytes_sent", rank.bytes_sent}});
+  }
   return {{"start_ms", start_ms},
           {"stages", stages},
           {"steps", report.step_ms.size()},
@@ -34,7 +41,9 @@ ordered_json report_json(const RunReport& report, double start_ms, double total_
           {"weight_bytes", report.weight_bytes},
           {"arena_bytes", report.arena_bytes},
           {"peak_host_bytes", report.peak_host_bytes},
-          {"transformer_flop_per_step", report.transformer_flop}};
+          {"transformer_flop_per_step", report.transformer_flop},
+          {"world_size", report.ranks.size()},
+          {"ranks", ranks}};
 }
 
 std::string json_line(const ordered_json& json) {

@@ -54,13 +54,6 @@ struct Planned {
   int64_t width() const { return *resolved.request.width; }
 };
 
-PlanKind parse_plan(const std::string& text) {
-  for (const PlanKind kind : {PlanKind::token, PlanKind::axis}) {
-    if (text == name(kind)) return kind;
-  }
-  fail(ErrorKind::invalid_input, "plan '{}' is unknown; use token or axis", text);
-}
-
 ordered_json rectangle_json(const Rectangle& rectangle) {
   return {{"row", rectangle.rows.begin},
           {"column", rectangle.columns.begin},

@@ -1,0 +1,40 @@
+// Implements the report of errors.
+#include "apps/cli/error_report.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <new>
+
+#include "base/error.h"
+
+namespace nostos::cli {
+namespace {
+
+int report(ErrorKind kind, const char* message) {
+  // One write, so that lines of several ranks do not mix.
+  const std::string line = fmt::format("error: {}\n", message);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  return exit_code(kind);
+}
+
+}  // namespace
+
+int report_error(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const CLI::ParseError& parse_error) {
+    return report(ErrorKind::invalid_input, parse_error.what());
+  } catch (const Error& known) {
+    return report(known.kind(), known.what());
+  } catch (const std::bad_alloc&) {
+    return report(ErrorKind::out_of_memory, "out of memory");
+  } catch (const std::exception& unknown) {
+    return report(ErrorKind::internal, unknown.what());
+  } catch (...) {
+    return report(ErrorKind::internal, "something was thrown that is no std::exception");
+  }
+}
+
+}  // namespace nostos::cli

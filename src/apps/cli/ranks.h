@@ -1,0 +1,41 @@
+// Owns how a command runs as one process or as one of those that mpirun or srun started.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "apps/cli/flags.h"
+#include "parallel/communicator.h"
+
+namespace nostos::cli {
+
+/// The processes of a run as its commands see them.
+class Processes {
+ public:
+  /// \param communicator of the processes that a launcher started, or null for one that was started by hand.
+  explicit Processes(Communicator* communicator) : communicator_(communicator) {}
+
+  Communicator* communicator() const { return communicator_; }
+  /// \return whether this process is the one that reads the user's files, shows progress and writes.
+  bool is_root() const { return communicator_ == nullptr || communicator_->rank() == 0; }
+
+  /// \return what the root process's `make` gives, on every process, so that files named on the command line are needed
+  /// there alone.
+  std::string from_root(const std::function<std::string()>& make) const;
+
+  /// \return the CPU threads of this process where the user gives none: 0, all that it may use, unless several unbound
+  /// processes of one host must share them.
+  int default_threads() const;
+
+ private:
+  Communicator* communicator_;
+};
+
+/// Runs `body` once: as one rank of several where a launcher started this process, otherwise alone. A failing rank ends
+/// the others, each with an error that names it (see run_mpi_rank()).
+/// \throws what `body` throws, in a process started by hand
+void run_processes(const EngineFlags& flags, const std::function<void(const Processes&)>& body);
+
+}  // namespace nostos::cli

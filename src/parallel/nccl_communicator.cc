@@ -1,0 +1,216 @@
+// Implements ranks with a GPU each: the split of an exchange, the order of streams, and waits that watch the peers.
+#include "parallel/nccl_communicator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kCauseTime{1000};  // for the ranks to name the cause of a broken link
+
+/// Yields at first, then sleeps: what is short ends soon, what is long leaves the processor to others.
+class Poll {
+ public:
+  void pause() {
+    if (++turns_ <= 1000)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+
+ private:
+  int turns_ = 0;
+};
+
+/// An empty message needs no GPU at either end.
+template <class Message>
+Message on_host(Message message) {
+  if (message.bytes.bytes == 0) message.bytes = {};
+  return message;
+}
+
+}  // namespace
+
+/// The messages between hosts, and the event behind those between GPUs.
+class NcclCommunicator::Exchange final : public Operation {
+ public:
+  Exchange(NcclCommunicator& communicator, Pending between_hosts)
+      : communicator_(communicator), between_hosts_(std::move(between_hosts)) {}
+  ~Exchange() override {
+    if (!waited_ && received_) communicator_.link_->abort();  // NCCL cannot take messages back
+  }
+
+  void mark_received() {
+    received_.emplace(communicator_.link_->device());
+    received_->record(communicator_.communication_);
+  }
+
+  void wait() override {
+    communicator_.guarded([this] { between_hosts_.wait(); });
+    if (received_) communicator_.compute_->wait(*received_);
+    waited_ = true;
+  }
+
+ private:
+  NcclCommunicator& communicator_;
+  Pending between_hosts_;
+  std::optional<Event> received_;
+  bool waited_ = false;
+};
+
+NcclCommunicator::NcclCommunicator(Communicator& host, Device gpu, const CommunicatorOptions& options)
+    : NcclCommunicator(host, connect_gpus(host, gpu), options) {}
+
+NcclCommunicator::NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link,
+                                   const CommunicatorOptions& options)
+    : Communicator(host.rank(), host.world()),
+      host_(host),
+      options_(options),
+      communication_(link->device()),
+      link_(std::move(link)),
+      exceptions_(std::uncaught_exceptions()) {
+  connect();
+}
+
+NcclCommunicator::~NcclCommunicator() {
+  if (std::uncaught_exceptions() > exceptions_) link_->abort();  // the peers do not end their part either
+}
+
+/// NCCL opens the way to a peer with the first message: all ways are opened here, so that no later exchange makes the host
+/// wait, and none that a graph captures.
+void NcclCommunicator::connect() {
+  guarded([this] { wait_together("the connection of the GPUs", [this] { return link_->is_ready(); }); });
+  if (world() == 1) return;
+  const Device gpu = link_->device();
+  const Buffer bytes(gpu, 2 * static_cast<size_t>(world()));
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+  for (int peer = 0; peer < world(); ++peer) {
+    if (peer == rank()) continue;
+    sends.push_back({peer, {bytes.data() + 2 * peer, 1, gpu}});
+    receives.push_back({peer, {bytes.data() + 2 * peer + 1, 1, gpu}});
+  }
+  guarded([&] {
+    link_->send_receive(sends, receives, communication_);
+    wait_together("the first exchange of the GPUs", [this] { return link_->is_ready(); });
+    Event received(gpu);
+    received.record(communication_);
+    wait_together("the end of the GPUs' first exchange", [&received] { return received.is_done(); });
+  });
+}
+
+void NcclCommunicator::abort(std::string_view reason) noexcept {
+  host_.abort(reason);
+  link_->abort();
+}
+
+void NcclCommunicator::wait_for_gpus(Context& ctx, const char* reason) {
+  guarded([&] {
+    Event done(ctx.device());
+    done.record(ctx.stream());
+    wait_together("the end of the GPUs' work", [&done] { return done.is_done(); });
+  });
+  ctx.synchronize(reason);
+}
+
+std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<const SendTo> sends,
+                                                   std::span<const ReceiveFrom> receives) {
+  std::vector<SendTo> host_sends, gpu_sends;
+  std::vector<ReceiveFrom> host_receives, gpu_receives;
+  for (const SendTo& send : sends) (between_gpus(send) ? gpu_sends : host_sends).push_back(on_host(send));
+  for (const ReceiveFrom& receive : receives)
+    (between_gpus(receive) ? gpu_receives : host_receives).push_back(on_host(receive));
+  std::unique_ptr<Exchange> exchange;
+  guarded([&] {
+    // Without messages too: it tells of a rank that has failed.
+    exchange = std::make_unique<Exchange>(*this, host_.exchange(name, host_sends, host_receives));
+    if (gpu_sends.empty() && gpu_receives.empty()) return;
+    Event ready(link_->device());
+    ready.record(*compute_);
+    communication_.wait(ready);
+    link_->send_receive(gpu_sends, gpu_receives, communication_);
+    await_link();
+    exchange->mark_received();
+  });
+  return exchange;
+}
+
+bool NcclCommunicator::reaches(Device device) const {
+  return device == link_->device() ? compute_ != nullptr : device == Device{};
+}
+
+void NcclCommunicator::copy(ByteView to, ConstByteView from) {
+  if (to.device == Device{} && from.device == Device{})
+    std::memcpy(to.data, from.data, from.bytes);
+  else
+    link_->copy(to, from, *compute_);
+}
+
+void NcclCommunicator::check_peers() { host_.exchange("a look at the other ranks", {}, {}).wait(); }
+
+/// Waits until the link has enqueued what it was given. All ways are open: this takes no peer.
+void NcclCommunicator::await_link() {
+  Poll poll;
+  while (!link_->is_ready()) {
+    check_peers();
+    poll.pause();
+  }
+}
+
+/// Waits until `is_done` on every rank. The ranks meet at the end, and before it in every half of the time-out, so that the
+/// host's time-out finds one that is missing and blames none that still waits for its GPU.
+void NcclCommunicator::wait_together(const char* name, const std::function<bool()>& is_done) {
+  constexpr double kForeverS = 1e9;  // keeps the deadline within the clock's range
+  const double round_s = options_.timeout_s > 0 ? std::min(options_.timeout_s / 2, kForeverS) : kForeverS;
+  std::vector<std::byte> all(static_cast<size_t>(world()));
+  for (;;) {
+    const auto deadline =
+        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(round_s));
+    bool done = is_done();
+    for (Poll poll; !done && Clock::now() < deadline; done = is_done()) {
+      check_peers();
+      poll.pause();
+    }
+    const std::byte own{done};
+    std::vector<SendTo> sends;
+    std::vector<ReceiveFrom> receives;
+    for (int peer = 0; peer < world(); ++peer) {
+      sends.push_back({peer, {&own, 1, Device{}}});
+      receives.push_back({peer, {&all[static_cast<size_t>(peer)], 1, Device{}}});
+    }
+    host_.exchange(name, sends, receives).wait();
+    if (std::ranges::count(all, std::byte{1}) == world()) return;
+  }
+}
+
+template <class Body>
+void NcclCommunicator::guarded(const Body& body) {
+  try {
+    body();
+  } catch (...) {
+    end_with(std::current_exception());
+  }
+}
+
+void NcclCommunicator::end_with(const std::exception_ptr& error) {
+  link_->abort();
+  const auto deadline = Clock::now() + kCauseTime;
+  while (Clock::now() < deadline) {
+    check_peers();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  host_.abort(describe(error));
+  std::rethrow_exception(error);
+}
+
+}  // namespace nostos

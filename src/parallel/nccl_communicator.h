@@ -1,0 +1,73 @@
+// Owns ranks that have a GPU each: which messages travel between the GPUs and which between the hosts, and how both fail.
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "device/buffer.h"
+#include "device/context.h"
+#include "device/stream.h"
+#include "parallel/communicator.h"
+#include "parallel/nccl_link.h"
+
+namespace nostos {
+
+/// The ranks of `host`, each with a GPU of its own. Buffers on the GPU travel by NCCL on a stream of their own, ordered by
+/// events with the stream of order_with(): no call waits for the GPU but wait_for_gpus(), and a CUDA graph can capture an
+/// exchange. Buffers on the host, and empty messages, travel through `host`. Both ends of a message are on GPUs or on
+/// hosts. Exchanges of GPU buffers run one after the other in the order of the calls: those that overlap must have been
+/// started in an order that all their ranks agree on.
+///
+/// A failure of any rank ends the messages under way on this GPU, so that freeing their buffers does not wait for ever.
+/// It is noticed wherever this rank starts an exchange or waits in wait_for_gpus(); a rank that fails by itself calls
+/// abort() before the buffers of its exchanges under way are freed.
+class NcclCommunicator final : public Communicator {
+ public:
+  /// Connects the GPUs; every rank of `host` calls it. \param host outlives this; its time-out is the same as `options`'.
+  /// \throws Error device without NCCL or such a GPU; peer_failed if a rank fails or stays away
+  NcclCommunicator(Communicator& host, Device gpu, const CommunicatorOptions& options = {});
+  /// The same over any link.
+  NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link, const CommunicatorOptions& options = {});
+  ~NcclCommunicator() override;
+
+  void order_with(Stream& stream) override { compute_ = &stream; }
+  void abort(std::string_view reason) noexcept override;
+
+  /// Context::synchronize() for work that exchanges with other GPUs: ends with an error where a rank never comes. Every
+  /// rank calls it, and returns once the work of all ranks is done. \throws Error peer_failed, internal
+  void wait_for_gpus(Context& ctx, const char* reason);
+
+ protected:
+  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
+                                   std::span<const ReceiveFrom> receives) override;
+  bool reaches(Device device) const override;
+  void copy(ByteView to, ConstByteView from) override;
+
+ private:
+  class Exchange;
+
+  template <class Message>
+  bool between_gpus(const Message& message) const {
+    return message.bytes.bytes > 0 && message.bytes.device == link_->device();
+  }
+  void connect();
+  /// \throws Error peer_failed if another rank has failed.
+  void check_peers();
+  void await_link();
+  void wait_together(const char* name, const std::function<bool()>& is_done);
+  /// Runs `body`; what it throws ends the link, and is thrown again or gives way to what the ranks say is the cause.
+  template <class Body>
+  void guarded(const Body& body);
+  [[noreturn]] void end_with(const std::exception_ptr& error);
+
+  Communicator& host_;
+  CommunicatorOptions options_;
+  Stream communication_;
+  std::unique_ptr<GpuLink> link_;
+  Stream* compute_ = nullptr;
+  int exceptions_;
+};
+
+}  // namespace nostos

@@ -1,0 +1,336 @@
+// Tests ranks with a GPU each over a link that is none: which way messages take, and how ranks fail and end one another.
+#include "parallel/nccl_communicator.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "parallel/exchange_cases.h"
+#include "parallel/thread_communicator.h"
+
+namespace nostos {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr Device kGpu{DeviceKind::cpu, 1};  // memory that the host communicator does not reach
+
+void sleep_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+/// What has been sent and not yet received: [from * world + to].
+struct Wires {
+  explicit Wires(int world) : world(world), queues(static_cast<size_t>(world) * world) {}
+
+  std::deque<std::vector<std::byte>>& queue(int from, int to) {
+    return queues[static_cast<size_t>(from) * world + to];
+  }
+
+  int world;
+  std::mutex mutex;
+  std::vector<std::deque<std::vector<std::byte>>> queues;
+  std::atomic<int> messages{0}, aborted{0};
+  std::atomic<bool> broken{false};  // every link
+  Clock::time_point slow_until{};   // for rank 1
+};
+
+/// As NCCL: nothing blocks, messages between two ranks meet in order, and what comes is there once is_ready().
+class FakeLink final : public GpuLink {
+ public:
+  FakeLink(Wires& wires, int rank) : wires_(wires), rank_(rank) {}
+  ~FakeLink() override { EXPECT_TRUE(receives_.empty() || aborted_) << "rank " << rank_ << " left an exchange"; }
+
+  Device device() const override { return kGpu; }
+
+  bool is_ready() override {
+    require(!aborted_, ErrorKind::internal, "the link was aborted");
+    require(!wires_.broken, ErrorKind::peer_failed, "the fake link broke");
+    if (rank_ == 1 && Clock::now() < wires_.slow_until) return false;
+    const std::lock_guard lock(wires_.mutex);
+    while (!receives_.empty()) {
+      const ReceiveFrom& receive = receives_.front();
+      std::deque<std::vector<std::byte>>& queue = wires_.queue(receive.peer, rank_);
+      if (queue.empty()) return false;
+      EXPECT_EQ(queue.front().size(), receive.bytes.bytes);
+      std::memcpy(receive.bytes.data, queue.front().data(), queue.front().size());
+      queue.pop_front();
+      receives_.pop_front();
+    }
+    return true;
+  }
+
+  void send_receive(std::span<const SendTo> sends, std::span<const ReceiveFrom> receives, Stream&) override {
+    require(!aborted_, ErrorKind::internal, "the link was aborted");
+    const std::lock_guard lock(wires_.mutex);
+    for (const SendTo& send : sends) {
+      EXPECT_EQ(send.bytes.device, kGpu);
+      EXPECT_GT(send.bytes.bytes, 0u);
+      EXPECT_NE(send.peer, rank_);
+      wires_.queue(rank_, send.peer).emplace_back(send.bytes.data, send.bytes.data + send.bytes.bytes);
+      ++wires_.messages;
+    }
+    for (const ReceiveFrom& receive : receives) {
+      EXPECT_EQ(receive.bytes.device, kGpu);
+      EXPECT_GT(receive.bytes.bytes, 0u);
+      receives_.push_back(receive);
+    }
+  }
+
+  void copy(ByteView to, ConstByteView from, Stream&) override { std::memcpy(to.data, from.data, from.bytes); }
+
+  void abort() noexcept override {
+    if (!std::exchange(aborted_, true)) ++wires_.aborted;
+  }
+
+ private:
+  Wires& wires_;
+  int rank_;
+  bool aborted_ = false;
+  std::deque<ReceiveFrom> receives_;
+};
+
+/// Runs `body` on `world` ranks with a fake GPU each.
+void run_gpu_ranks(Wires& wires, const std::function<void(NcclCommunicator&, Communicator& host)>& body,
+                   const CommunicatorOptions& options = {}) {
+  run_thread_ranks(
+      wires.world,
+      [&](Communicator& host) {
+        Stream compute{Device{}};
+        NcclCommunicator gpus(host, std::make_unique<FakeLink>(wires, host.rank()), options);
+        gpus.order_with(compute);
+        body(gpus, host);
+      },
+      options);
+}
+
+void expect_error(ErrorKind kind, const std::string& part, const std::function<void()>& call) {
+  try {
+    call();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+ByteView on_gpu(ByteView view) { return {view.data, view.bytes, kGpu}; }
+
+class GpuRanks : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(World, GpuRanks, testing::Values(1, 2, 3, 8));
+
+TEST_P(GpuRanks, ExchangeHostBuffersAsTheHostsDo) {
+  Wires wires(GetParam());
+  run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator&) { exchange_cases::everything(gpus, 20); });
+  EXPECT_EQ(wires.messages, GetParam() * (GetParam() - 1));  // those that open the ways
+  EXPECT_EQ(wires.aborted, 0);
+}
+
+TEST_P(GpuRanks, SplitEveryExchangeByWhereItsBuffersAre) {
+  const int world = GetParam();
+  Wires wires(world);
+  std::atomic<int> expected = world * (world - 1);
+  run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator& host) {
+    for (int round = 0; round < 30; ++round) {
+      exchange_cases::AllToAll one(gpus, static_cast<uint64_t>(2 * round), 2000),
+          two(gpus, static_cast<uint64_t>(2 * round + 1), 2000);
+      // Of both, the messages to odd peers from odd ranks, or from even to even, travel between GPUs.
+      std::vector<SendTo> sends;
+      std::vector<ReceiveFrom> receives;
+      uint64_t host_bytes_sent = 0;
+      for (exchange_cases::AllToAll* each : {&one, &two}) {
+        for (int peer = 0; peer < world; ++peer) {
+          const bool by_gpu = (peer + gpus.rank()) % 2 == 0;
+          const ByteView sent = host_bytes(std::span(each->send)).part(each->send_parts[peer]);
+          const ByteView received = host_bytes(std::span(each->receive)).part(each->receive_parts[peer]);
+          sends.push_back({peer, by_gpu ? on_gpu(sent) : sent});
+          receives.push_back({peer, by_gpu ? on_gpu(received) : received});
+          if (peer == gpus.rank()) continue;
+          if (by_gpu && sent.bytes > 0) ++expected;
+          if (!by_gpu) host_bytes_sent += sent.bytes;
+        }
+      }
+      const Traffic before = host.traffic();
+      gpus.exchange("mixed", sends, receives).wait();
+      one.verify();
+      two.verify();
+      EXPECT_EQ(host.traffic().bytes - before.bytes, host_bytes_sent);
+    }
+  });
+  EXPECT_EQ(wires.messages, expected);
+}
+
+TEST_P(GpuRanks, WorkInGroups) {
+  Wires wires(GetParam());
+  run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator&) {
+    std::vector<int> ranks;
+    for (int rank = gpus.rank() % 2; rank < gpus.world(); rank += 2) ranks.insert(ranks.begin(), rank);
+    GroupCommunicator group(gpus, ranks);
+    const std::vector<Part> parts = exchange_cases::lay_out(std::vector<size_t>(group.world(), 5));
+    std::vector<std::byte> own(5, static_cast<std::byte>(gpus.rank() + 1)), all(exchange_cases::end_of(parts));
+    group.all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))), parts).wait();
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], static_cast<std::byte>(ranks[i / 5] + 1));
+  });
+}
+
+TEST_P(GpuRanks, WaitForOneAnother) {
+  Wires wires(GetParam());
+  std::atomic<int> came{0};
+  run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+    Context ctx({}, 1);
+    sleep_ms(10 * gpus.rank());
+    ++came;
+    gpus.wait_for_gpus(ctx, "test");
+    EXPECT_EQ(came, GetParam());
+  });
+}
+
+TEST(GpuRanks, ReachNoGpuWithoutAStreamAndNoOtherGpu) {
+  Wires wires(1);
+  SelfCommunicator host;
+  NcclCommunicator gpus(host, std::make_unique<FakeLink>(wires, 0));
+  std::vector<std::byte> bytes(4);
+  const auto broadcast = [&](Device device) { gpus.broadcast({bytes.data(), bytes.size(), device}, 0).wait(); };
+  const auto send_to_self = [&](Device device) {
+    const ByteView view{bytes.data(), bytes.size(), device};
+    gpus.all_gather(view, view, std::vector<Part>{{0, 4}}).wait();
+  };
+  broadcast(Device{});
+  expect_error(ErrorKind::device, "cannot exchange", [&] { send_to_self(kGpu); });
+  Stream compute{Device{}};
+  gpus.order_with(compute);
+  send_to_self(kGpu);
+  expect_error(ErrorKind::device, "cuda:3", [&] { send_to_self({DeviceKind::cuda, 3}); });
+}
+
+TEST(GpuRanks, AFailureEndsTheLinksOfAllRanks) {
+  for (int thrower = 0; thrower < 3; ++thrower) {
+    Wires wires(3);
+    std::atomic<int> peer_failures{0};
+    const auto start = Clock::now();
+    expect_error(ErrorKind::out_of_memory, "no room", [&] {
+      run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+        std::vector<std::byte> own(5), all(15);
+        const std::vector<Part> parts = exchange_cases::lay_out({5, 5, 5});
+        if (gpus.rank() == thrower) {
+          sleep_ms(20);
+          fail(ErrorKind::out_of_memory, "no room");
+        }
+        // The others wait for its message.
+        const std::string named = "rank " + std::to_string(thrower) + " failed: no room";
+        const auto gather = [&] {
+          gpus.all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))), parts).wait();
+        };
+        expect_error(ErrorKind::peer_failed, named, gather);
+        expect_error(ErrorKind::peer_failed, named, gather);
+        Context ctx({}, 1);
+        expect_error(ErrorKind::peer_failed, named, [&] { gpus.wait_for_gpus(ctx, "test"); });
+        ++peer_failures;
+      });
+    });
+    EXPECT_EQ(peer_failures, 2);
+    EXPECT_EQ(wires.aborted, 3);
+    EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), 5);
+  }
+}
+
+TEST(GpuRanks, AnAbortReachesARankThatWaitsForItsGpu) {
+  Wires wires(3);
+  std::atomic<int> peer_failures{0};
+  expect_error(ErrorKind::peer_failed, "rank 1 failed: enough", [&] {
+    run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+      Context ctx({}, 1);
+      if (gpus.rank() == 1) {
+        gpus.abort("enough");
+        return;
+      }
+      expect_error(ErrorKind::peer_failed, "rank 1 failed: enough", [&] { gpus.wait_for_gpus(ctx, "test"); });
+      ++peer_failures;
+    });
+  });
+  EXPECT_EQ(peer_failures, 2);
+  EXPECT_EQ(wires.aborted, 3);
+}
+
+TEST(GpuRanks, ABrokenLinkIsTheCauseWhereNoRankKnowsABetterOne) {
+  Wires wires(2);
+  expect_error(ErrorKind::peer_failed, "the fake link broke", [&] {
+    run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator& host) {
+      host.barrier();
+      wires.broken = true;
+      std::vector<std::byte> own(5), all(10);
+      gpus.all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))),
+                      exchange_cases::lay_out({5, 5}))
+          .wait();
+    });
+  });
+  EXPECT_EQ(wires.aborted, 2);
+}
+
+TEST(GpuRanks, ATimeOutNamesTheRankThatDidNotCome) {
+  for (int missing = 0; missing < 3; ++missing) {
+    Wires wires(3);
+    std::atomic<bool> over{false};
+    const auto start = Clock::now();
+    expect_error(ErrorKind::peer_failed, "rank " + std::to_string(missing) + " failed: it did not come to the end of", [&] {
+      run_gpu_ranks(
+          wires,
+          [&](NcclCommunicator& gpus, Communicator&) {
+            Context ctx({}, 1);
+            if (gpus.rank() == missing) {
+              while (!over) sleep_ms(5);
+              return;
+            }
+            try {
+              gpus.wait_for_gpus(ctx, "test");
+            } catch (const Error&) {
+              over = true;
+              throw;
+            }
+          },
+          {0.4});
+    });
+    EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), 3);  // measured: 0.4 s
+  }
+}
+
+TEST(GpuRanks, ASlowGpuIsNoFailureWhileItsRankLives) {
+  Wires wires(3);
+  wires.slow_until = Clock::now() + std::chrono::milliseconds(1300);
+  run_gpu_ranks(wires, [&](NcclCommunicator&, Communicator&) { EXPECT_GE(Clock::now(), wires.slow_until); }, {0.4});
+}
+
+TEST(GpuRanks, ADroppedExchangeEndsTheLink) {
+  Wires wires(2);
+  expect_error(ErrorKind::peer_failed, "dropped an exchange", [&] {
+    run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator& host) {
+      std::vector<std::byte> own(5), all(10);
+      Pending pending = gpus.all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))),
+                                        exchange_cases::lay_out({5, 5}));
+      if (gpus.rank() == 0) {
+        const Pending dropped = std::move(pending);
+      } else {
+        pending.wait();
+        host.barrier();
+      }
+    });
+  });
+  EXPECT_EQ(wires.aborted, 2);
+}
+
+TEST(Nccl, ABuildWithoutItSaysSo) {
+  if (built_with_nccl()) GTEST_SKIP() << "this build has NCCL";
+  SelfCommunicator host;
+  expect_error(ErrorKind::device, "NOSTOS_NCCL", [&] { NcclCommunicator(host, {DeviceKind::cuda, 0}); });
+}
+
+}  // namespace
+}  // namespace nostos
