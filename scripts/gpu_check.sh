@@ -20,7 +20,8 @@ pack() {
   strip -o "$folder"/bin/nostos "$BUILD"/bin/nostos
   for library in $(ldd "$folder"/bin/* | awk '/=> \// {print $3}' | sort -u); do
     case $(basename "$library") in
-      libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libstdc++.so.* | libgcc_s.so.* | libcuda.so.* | libcublas* | libcudnn* | libnvrtc*) ;;
+      libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libstdc++.so.* | libgcc_s.so.*) ;;
+      libcuda.so.* | libcublas* | libcudnn* | libnvrtc*) ;;
       *) cp "$library" "$folder"/lib/ ;;
     esac
   done
@@ -54,6 +55,10 @@ case "${1-}" in
     ;;
 esac
 
+if ! command -v nvidia-smi >/dev/null; then
+  echo "error: there is no NVIDIA GPU here (nvidia-smi is missing)" >&2
+  exit 1
+fi
 if [ -f "$PACK"/programs.tar.xz ]; then
   python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$PACK"/programs.tar.xz "$PACK"
   programs=$PACK/bin

@@ -86,8 +86,8 @@ NcclCommunicator::~NcclCommunicator() {
   if (std::uncaught_exceptions() > exceptions_) link_->abort();  // the peers do not end their part either
 }
 
-/// NCCL opens the way to a peer with the first message: all ways are opened here, so that no later exchange makes the host
-/// wait, and none that a graph captures.
+/// NCCL opens the way to a peer with the first message: all ways are opened here, so that no later exchange makes the
+/// host wait, and none that a graph captures.
 void NcclCommunicator::connect() {
   guarded([this] { wait_together("the connection of the GPUs", [this] { return link_->is_ready(); }); });
   if (world() == 1) return;
@@ -167,8 +167,8 @@ void NcclCommunicator::await_link() {
   }
 }
 
-/// Waits until `is_done` on every rank. The ranks meet at the end, and before it in every half of the time-out, so that the
-/// host's time-out finds one that is missing and blames none that still waits for its GPU.
+/// Waits until `is_done` on every rank. The ranks meet at the end, and before it in every half of the time-out, so that
+/// the host's time-out finds one that is missing and blames none that still waits for its GPU.
 void NcclCommunicator::wait_together(const char* name, const std::function<bool()>& is_done) {
   constexpr double kForeverS = 1e9;  // keeps the deadline within the clock's range
   const double round_s = options_.timeout_s > 0 ? std::min(options_.timeout_s / 2, kForeverS) : kForeverS;

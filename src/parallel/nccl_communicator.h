@@ -1,4 +1,4 @@
-// Owns ranks that have a GPU each: which messages travel between the GPUs and which between the hosts, and how both fail.
+// Owns ranks that have a GPU each: which messages travel between GPUs and which between hosts, and how both fail.
 #pragma once
 
 #include <exception>
@@ -14,18 +14,18 @@
 
 namespace nostos {
 
-/// The ranks of `host`, each with a GPU of its own. Buffers on the GPU travel by NCCL on a stream of their own, ordered by
-/// events with the stream of order_with(): no call waits for the GPU but wait_for_gpus(), and a CUDA graph can capture an
-/// exchange. Buffers on the host, and empty messages, travel through `host`. Both ends of a message are on GPUs or on
-/// hosts. Exchanges of GPU buffers run one after the other in the order of the calls: those that overlap must have been
-/// started in an order that all their ranks agree on.
+/// The ranks of `host`, each with a GPU of its own. Buffers on the GPU travel by NCCL on a stream of their own, ordered
+/// by events with the stream of order_with(): no call waits for the GPU but wait_for_gpus(), and a CUDA graph can
+/// capture an exchange. Buffers on the host, and empty messages, travel through `host`. Both ends of a message are on
+/// GPUs or on hosts. Exchanges of GPU buffers run one after the other in the order of the calls: those that overlap
+/// must have been started in an order that all their ranks agree on.
 ///
 /// A failure of any rank ends the messages under way on this GPU, so that freeing their buffers does not wait for ever.
 /// It is noticed wherever this rank starts an exchange or waits in wait_for_gpus(); a rank that fails by itself calls
 /// abort() before the buffers of its exchanges under way are freed.
 class NcclCommunicator final : public Communicator {
  public:
-  /// Connects the GPUs; every rank of `host` calls it. \param host outlives this; its time-out is the same as `options`'.
+  /// Connects the GPUs; every rank of `host` calls it. \param host outlives this; its time-out is that of `options`.
   /// \throws Error device without NCCL or such a GPU; peer_failed if a rank fails or stays away
   NcclCommunicator(Communicator& host, Device gpu, const CommunicatorOptions& options = {});
   /// The same over any link.

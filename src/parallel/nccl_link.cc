@@ -106,7 +106,8 @@ std::unique_ptr<GpuLink> connect_gpus(Communicator& host, Device gpu) {
   host.broadcast(host_bytes(std::span<char>(id.internal)), 0).wait();
   int version = 0;
   if (ncclGetVersion(&version) == ncclSuccess)
-    log_debug("rank {} connects {} by NCCL {} (built with {})", host.rank(), to_string(gpu), version, NCCL_VERSION_CODE);
+    log_debug("rank {} connects {} by NCCL {} (built with {})", host.rank(), to_string(gpu), version,
+              NCCL_VERSION_CODE);
   return std::make_unique<NcclLink>(id, host.rank(), host.world(), gpu);
 }
 

@@ -22,7 +22,8 @@ class GpuLink {
   /// Nothing else but abort() may be called before. \throws Error peer_failed or internal if the connection has failed
   virtual bool is_ready() = 0;
 
-  /// Begins to enqueue all messages on `stream`, as one exchange: none empty, none to this rank itself. \throws as is_ready()
+  /// Begins to enqueue all messages on `stream`, as one exchange: none empty, none to this rank itself.
+  /// \throws as is_ready()
   virtual void send_receive(std::span<const SendTo> sends, std::span<const ReceiveFrom> receives, Stream& stream) = 0;
 
   /// Enqueues a copy within this GPU, or between it and pinned memory.

@@ -45,9 +45,9 @@ struct Layer {
     ops::attention(ctx, q, k, v, kScale, false, mixed);
   }
 
-  /// Bound of the difference of two ways to add up attention: over all keys at once, or over those of `ring` groups that
-  /// are merged. A weight's relative error is twice that of its exponent (in the numerator and the sum) and of exp, and
-  /// that of the sum; a merge adds two exp and six roundings; bf16 rounds the weights and the result.
+  /// Bound of the difference of two ways to add up attention: over all keys at once, or over those of `ring` groups
+  /// that are merged. A weight's relative error is twice that of its exponent (in the numerator and the sum) and of
+  /// exp, and that of the sum; a merge adds two exp and six roundings; bf16 rounds the weights and the result.
   double ring_bound(int64_t ring) const {
     const auto largest = [](const Tensor& of) {
       double most = 0;
@@ -215,8 +215,8 @@ TEST(SequenceParallel, RingsDifferByRounding) {
     struct Degrees {
       int64_t ulysses, ring;
     };
-    for (const Degrees& degrees : {Degrees{1, 2}, Degrees{1, 3}, Degrees{2, 2}, Degrees{3, 2}, Degrees{4, 2},
-                                   Degrees{2, 3}, Degrees{1, 8}}) {
+    for (const Degrees& degrees :
+         {Degrees{1, 2}, Degrees{1, 3}, Degrees{2, 2}, Degrees{3, 2}, Degrees{4, 2}, Degrees{2, 3}, Degrees{1, 8}}) {
       for (const PlanKind kind : {PlanKind::token, PlanKind::axis}) {
         const int world = static_cast<int>(degrees.ulysses * degrees.ring);
         const parallel::ShardPlan plan = plan_of(layer, world, kind);
