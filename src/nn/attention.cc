@@ -10,7 +10,7 @@ namespace nostos::nn {
 
 AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype) {
   using nostos::take;
-  return {take(arena, DType::f32, {tokens, shape.qkv_width()}),
+  return {take(arena, ops::product_dtype(arena.device(), dtype), {tokens, shape.qkv_width()}),
           take(arena, dtype, {shape.heads, tokens, shape.head_dim}),
           take(arena, dtype, {shape.kv_heads, tokens, shape.head_dim}),
           take(arena, dtype, {shape.kv_heads, tokens, shape.head_dim}),
@@ -23,7 +23,7 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
   if (!sequence.is_sharded()) return take(arena, shape, sequence.rows(), dtype);
   using nostos::take;
   AttentionScratch s;
-  s.qkv = take(arena, DType::f32, {sequence.rows(), shape.qkv_width()});
+  s.qkv = take(arena, ops::product_dtype(arena.device(), dtype), {sequence.rows(), shape.qkv_width()});
   s.mixed = take(arena, dtype, {sequence.rows(), shape.heads * shape.head_dim});
   s.exchange = sequence.take(arena, dtype);
   return s;

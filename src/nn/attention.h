@@ -33,7 +33,7 @@ struct AttentionWeights {
 
 /// Memory of one attention layer for a number of tokens.
 struct AttentionScratch {
-  View qkv;    ///< f32 [tokens, qkv_width]
+  View qkv;    ///< ops::product_dtype() [tokens, qkv_width]
   View q;      ///< [heads, tokens, head_dim]; q, k and v are null where the sequence is sharded
   View k;      ///< [kv_heads, tokens, head_dim]
   View v;      ///< [kv_heads, tokens, head_dim]
@@ -47,8 +47,8 @@ struct AttentionScratch {
 };
 
 /// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the
-/// weights' dtype. \param rope tables of the same tokens, or null views for no rotation. \param projected f32 [tokens,
-/// hidden].
+/// weights' dtype. \param rope tables of the same tokens, or null views for no rotation. \param projected f32, or
+/// ops::product_dtype() if not accumulating [tokens, hidden].
 void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
                const AttentionScratch& s, View projected, bool accumulate = false);
 

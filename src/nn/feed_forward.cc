@@ -6,7 +6,8 @@
 namespace nostos::nn {
 
 FeedForwardScratch FeedForwardScratch::take(Arena& arena, int64_t ffn, int64_t tokens, DType dtype) {
-  return {nostos::take(arena, DType::f32, {tokens, 2 * ffn}), nostos::take(arena, dtype, {tokens, ffn})};
+  return {nostos::take(arena, ops::product_dtype(arena.device(), dtype), {tokens, 2 * ffn}),
+          nostos::take(arena, dtype, {tokens, ffn})};
 }
 
 void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,

@@ -15,14 +15,14 @@ struct FeedForwardWeights {
 };
 
 struct FeedForwardScratch {
-  View gate_up;  ///< f32 [tokens, 2 * ffn]
+  View gate_up;  ///< ops::product_dtype() [tokens, 2 * ffn]
   View product;  ///< [tokens, ffn] of the weights' dtype
 
   static FeedForwardScratch take(Arena& arena, int64_t ffn, int64_t tokens, DType dtype);
 };
 
-/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32
-/// [tokens, hidden].
+/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32, or
+/// ops::product_dtype() if not accumulating [tokens, hidden].
 void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,
                   bool accumulate = false);
 

@@ -20,7 +20,7 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
             bool accumulate) {
   check(x.dtype() == filter.dtype, "conv2d takes inputs of the filter's dtype");
-  check(y.dtype() == DType::f32 || y.dtype() == product_dtype(ctx, filter.dtype),
+  check(y.dtype() == DType::f32 || y.dtype() == product_dtype(ctx.device(), filter.dtype),
         "conv2d gives f32 or product_dtype()");
   const int64_t height = (x.shape()[0] + padding.top + padding.bottom - filter.kernel) / stride + 1;
   const int64_t width = (x.shape()[1] + padding.left + padding.right - filter.kernel) / stride + 1;

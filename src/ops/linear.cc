@@ -27,22 +27,20 @@ Linear pack_linear(Context& ctx, ConstView weight) {
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   check(x.dtype() == w.dtype, "linear takes inputs of the weight's dtype");
-  check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx, w.dtype) && !accumulate),
+  check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx.device(), w.dtype) && !accumulate),
         "linear gives f32, or without accumulating product_dtype()");
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
   begin(ctx).linear(ctx, x, w, y, accumulate);
 }
 
-DType product_dtype(const Context& ctx, DType weights) {
-  return ctx.device().kind == DeviceKind::cuda ? weights : DType::f32;
-}
+DType product_dtype(Device device, DType weights) { return device.kind == DeviceKind::cuda ? weights : DType::f32; }
 
 bool has_bf16_products(Context& ctx) { return begin(ctx).has_bf16_products(ctx); }
 
 double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out) {
   Tensor weight(ctx.device(), dtype, {out, in}), x(ctx.device(), dtype, {rows, in});
-  Tensor y(ctx.device(), product_dtype(ctx, dtype), {rows, out});
+  Tensor y(ctx.device(), product_dtype(ctx.device(), dtype), {rows, out});
   uint32_t state = 1;
   for (Tensor* tensor : {&weight, &x}) {
     Tensor host(Device{}, DType::f32, tensor->shape()), source(ctx.device(), DType::f32, tensor->shape());

@@ -36,7 +36,7 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate 
 
 /// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose
 /// ops are bound by memory; f32 on the CPU.
-DType product_dtype(const Context& ctx, DType weights);
+DType product_dtype(Device device, DType weights);
 
 /// \return whether this device multiplies bf16 matrices natively (AVX-512 BF16 or better through oneDNN).
 bool has_bf16_products(Context& ctx);

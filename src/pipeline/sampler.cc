@@ -2,6 +2,8 @@
 #include "pipeline/sampler.h"
 
 #include <chrono>
+#include <thread>
+#include <utility>
 
 #include "ops/elementwise.h"
 #include "ops/patches.h"
@@ -9,13 +11,13 @@
 namespace nostos {
 
 Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const Schedule& schedule,
-                 const Guidance& guidance, const nn::SequenceParallel& picture, Communicator* halves,
-                 ConstView positive, ConstView negative)
+                 const Guidance& guidance, nn::SequenceParallel picture, Communicator* halves, ConstView positive,
+                 ConstView negative)
     : ctx_(ctx),
       transformer_(transformer),
       schedule_(schedule),
       guidance_(guidance),
-      picture_(picture),
+      picture_(std::move(picture)),
       halves_(halves),
       arena_(ctx.device()) {
   const Captions captions{positive, negative};
@@ -23,10 +25,10 @@ Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const Sch
   take_plan(measure, captions);
   arena_ = Arena(ctx.device(), measure.peak_bytes());
   plan_ = take_plan(arena_, captions);
-  for (const Pass& pass : plan_.passes) transformer.condition(ctx, picture, captions[pass.side], pass.conditioning);
+  for (const Pass& pass : plan_.passes) transformer.condition(ctx, picture_, captions[pass.side], pass.conditioning);
   transformer.modulate(ctx, schedule_.times, plan_.modulation);
   for (const ConstView& caption : captions)
-    if (caption) step_flop_ += transformer.forward_flop(picture.grid().padded(), caption.shape()[0]);
+    if (caption) step_flop_ += transformer.forward_flop(picture_.grid().padded(), caption.shape()[0]);
 }
 
 Sampler::Plan Sampler::take_plan(Arena& arena, const Captions& captions) const {
@@ -61,17 +63,28 @@ void Sampler::run(View latents, const OnStep& on_step) {
   ops::patchify(ctx_, latents, patch, plan_.all_tokens);
   picture_.cut_tokens(ctx_, plan_.all_tokens, plan_.tokens);
   for (size_t step = 0; step < schedule_.times.size(); ++step) {
-    const auto begin = std::chrono::steady_clock::now();
+    Stopwatch watch(ctx_);
     const bool guided = guidance_.applies_at(schedule_.times[step]);
     predict(static_cast<int64_t>(step), guided);
     if (guided) guide();
     ops::euler_step(ctx_, plan_.velocity[kPositive], schedule_.sigmas[step + 1] - schedule_.sigmas[step], plan_.tokens);
-    ctx_.throw_if_cancelled();
-    on_step(static_cast<int64_t>(step) + 1,
-            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+    watch.end(ctx_);
+    steps_.push_back(std::move(watch));
+    keep_one_ahead(static_cast<int64_t>(step) + 1, on_step);
   }
   picture_.gather_tokens(ctx_, plan_.tokens, plan_.gathered_tokens, plan_.all_tokens);
   ops::unpatchify(ctx_, plan_.all_tokens, patch, latents);
+}
+
+void Sampler::keep_one_ahead(int64_t step, const OnStep& on_step) {
+  const Stopwatch& now = steps_.back();
+  const Stopwatch* before = steps_.size() > 1 ? &steps_[steps_.size() - 2] : nullptr;
+  ctx_.throw_if_cancelled();
+  while (before != nullptr && !before->is_done()) {
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    ctx_.throw_if_cancelled();
+  }
+  on_step(step, now.is_done() ? now.ms() : before != nullptr ? before->ms() : 0);
 }
 
 void Sampler::predict(int64_t step, bool guided) {

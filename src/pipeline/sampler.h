@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "device/context.h"
+#include "device/stopwatch.h"
 #include "models/zimage/transformer.h"
 #include "nn/sequence_parallel.h"
 #include "pipeline/schedule.h"
@@ -28,14 +29,15 @@ struct Guidance {
 /// number of pictures.
 class Sampler {
  public:
-  /// \param picture this rank's share, outlives this. \param halves the ranks with the same share of the two guidance
+  /// \param picture this rank's share. \param halves the ranks with the same share of the two guidance
   /// halves, of which each computes one, or null where this rank computes both.
   /// \param positive, negative whole refined captions f32 [padded tokens, hidden]; negative null without guidance.
   /// \throws Error out_of_memory
   Sampler(Context& ctx, const zimage::Transformer& transformer, const Schedule& schedule, const Guidance& guidance,
-          const nn::SequenceParallel& picture, Communicator* halves, ConstView positive, ConstView negative);
+          nn::SequenceParallel picture, Communicator* halves, ConstView positive, ConstView negative);
 
-  /// Called after each step with its number, from 1, and its wall-clock milliseconds.
+  /// Called for each step with its number, from 1, and the milliseconds of the last one that is done: on the CPU this
+  /// one, on a GPU, where the host is one step ahead, the one before.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
 
   /// latents <- the schedule's end, from noise; the ranks meet once, at the end, but for the exchanges of each layer.
@@ -44,6 +46,8 @@ class Sampler {
 
   /// \return this rank's rows of a forward pass: image and caption.
   int64_t rows() const { return plan_.passes.front().scratch.x.shape()[0]; }
+  /// \return each step of all pictures so far.
+  const std::vector<Stopwatch>& steps() const { return steps_; }
   size_t arena_bytes() const { return arena_.peak_bytes(); }
   /// \return floating-point operations of the matrix products of one guided step, all ranks together.
   double step_flop() const { return step_flop_; }
@@ -71,14 +75,17 @@ class Sampler {
 
   void predict(int64_t step, bool guided);
   void guide();
+  /// Waits, without blocking on the GPU, until at most one step is under way, and tells on_step.
+  void keep_one_ahead(int64_t step, const OnStep& on_step);
 
   Context& ctx_;
   const zimage::Transformer& transformer_;
   const Schedule schedule_;
   const Guidance guidance_;
-  const nn::SequenceParallel& picture_;
+  const nn::SequenceParallel picture_;
   Communicator* halves_;
   double step_flop_ = 0;
+  std::vector<Stopwatch> steps_;
   Arena arena_;
   Plan plan_;
 };

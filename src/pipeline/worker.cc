@@ -3,7 +3,6 @@
 #include "pipeline/worker.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <optional>
@@ -21,30 +20,6 @@ namespace nostos {
 namespace {
 
 constexpr int kRoot = 0;
-
-/// Adds the wall-clock time of its life to a stage of the report.
-class StageTimer {
- public:
-  StageTimer(RunReport& report, std::string stage)
-      : report_(report), stage_(std::move(stage)), begin_(std::chrono::steady_clock::now()) {}
-  ~StageTimer() {
-    const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin_).count();
-    for (StageTime& known : report_.stages) {
-      if (known.name == stage_) {
-        known.ms += ms;
-        return;
-      }
-    }
-    report_.stages.push_back({stage_, ms});
-  }
-  StageTimer(const StageTimer&) = delete;
-  StageTimer& operator=(const StageTimer&) = delete;
-
- private:
-  RunReport& report_;
-  std::string stage_;
-  std::chrono::steady_clock::time_point begin_;
-};
 
 /// Lets a context watch a cancel flag for as long as a generation runs.
 class CancelWatch {
@@ -97,16 +72,25 @@ Worker::Worker(Context& ctx, Communicator& world, const Parallelism& parallelism
   world.order_with(ctx.stream());
 }
 
+template <class Work>
+void Worker::timed(const char* stage, Context& ctx, const Work& work) {
+  Stopwatch watch(ctx);
+  work();
+  watch.end(ctx);
+  stages_.emplace_back(stage, std::move(watch));
+}
+
 template <class Load>
 void Worker::load(const Load& load) {
   enter_stage("load");
-  const StageTimer timer(result_.report, "load");
-  groups_.world().barrier();  // nobody uses any more what is released
-  if (leads_) {
-    load();
-    result_.report.weight_bytes = std::max(result_.report.weight_bytes, process_.parts.weight_bytes());
-  }
-  groups_.world().barrier();
+  timed("load", process_.ctx, [&] {
+    groups_.world().barrier();  // nobody uses any more what is released
+    if (leads_) {
+      load();
+      result_.report.weight_bytes = std::max(result_.report.weight_bytes, process_.parts.weight_bytes());
+    }
+    groups_.world().barrier();
+  });
 }
 
 void Worker::enter_stage(const char* name) {
@@ -121,13 +105,16 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
           parallelism_.cfg);
   result_ = {};
   states_.clear();
+  stages_.clear();
   result_.resolved = resolved;
   progress_ = &progress;
   const CancelWatch watch(ctx_, progress.cancel);
   std::optional<CancelWatch> process_watch;
   if (leads_) process_watch.emplace(process_.ctx, progress.cancel);
   result_.report.weight_bytes = process_.parts.weight_bytes();
-  denoise(progress);
+  const Captions captions = share_captions(make_captions());
+  enter_stage("denoise");
+  timed("denoise", ctx_, [&] { denoise(captions, progress); });
   if (process_.release_parts) {
     load([&] {
       process_.parts.release_transformer();
@@ -135,11 +122,13 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
     });
   }
   enter_stage("decode");
-  decode();
+  timed("vae_decode", ctx_, [&] { decode(); });
   if (process_.release_parts) {
     groups_.world().barrier();
     if (leads_) process_.parts.release_autoencoder();
   }
+  ctx_.synchronize("report");
+  report_times();
   report_ranks();
   if (!is_root()) result_.pictures.clear();
   return std::move(result_);
@@ -165,14 +154,13 @@ Worker::Captions Worker::make_captions() {
       if (is_root()) parts.encoder(process_.ctx);
     });
   }
-  {
-    const StageTimer timer(result_.report, "text_encoder");
-    enter_stage("text");
-    if (is_root()) {
+  enter_stage("text");
+  if (is_root()) {
+    timed("text_encoder", process_.ctx, [&] {
       features.positive = encode(request.prompt, result_.prompt_truncated);
       bool negative_truncated = false;
       if (*request.guidance_scale > 0) features.negative = encode(request.negative_prompt, negative_truncated);
-    }
+    });
   }
   if (process_.release_parts) {
     load([&] {
@@ -181,7 +169,6 @@ Worker::Captions Worker::make_captions() {
     });
   }
   if (!is_root()) return {};
-  const StageTimer timer(result_.report, "text_encoder");
   const zimage::Transformer& transformer = parts.transformer(process_.ctx);
   const auto refine = [&](const Tensor& of) {
     if (!of) return Tensor{};
@@ -190,7 +177,11 @@ Worker::Captions Worker::make_captions() {
     transformer.refine(process_.ctx, of, caption);
     return caption;
   };
-  return {refine(features.positive), refine(features.negative)};
+  Captions captions;
+  timed("text_encoder", process_.ctx, [&] { captions = {refine(features.positive), refine(features.negative)}; });
+  // What follows is ordered with the rank's own work.
+  if (&process_.ctx != &ctx_) process_.ctx.synchronize("captions");
+  return captions;
 }
 
 Worker::Captions Worker::share_captions(Captions captions) {
@@ -220,14 +211,10 @@ void Worker::fill_noise(uint64_t seed, View latents) {
   groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), Device{}}, kRoot).wait();
 }
 
-void Worker::denoise(const Progress& progress) {
+void Worker::denoise(const Captions& captions, const Progress& progress) {
   const GenerationRequest& request = result_.resolved.request;
   RunReport& report = result_.report;
   ModelParts& parts = process_.parts;
-  const Captions captions = share_captions(make_captions());
-
-  const StageTimer timer(report, "denoise");
-  enter_stage("denoise");
   const zimage::Transformer& transformer = parts.transformer(ctx_);
   const zimage::Config& config = transformer.config();
   const int64_t scale = parts.vae_config().scale();
@@ -245,10 +232,11 @@ void Worker::denoise(const Progress& progress) {
   const Schedule schedule = request.sigmas.empty()
                                 ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
                                 : make_schedule(parts.scheduler_config(), request.sigmas);
-  Sampler sampler(ctx_, transformer, schedule,
-                  {static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
-                   static_cast<float>(request.cfg_truncation)},
-                  picture, groups_.halves(), captions.positive.view(), captions.negative.view());
+  Sampler& sampler = sampler_.emplace(
+      ctx_, transformer, schedule,
+      Guidance{static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
+               static_cast<float>(request.cfg_truncation)},
+      picture, groups_.halves(), captions.positive.view(), captions.negative.view());
   report.arena_bytes = sampler.arena_bytes();
   report.transformer_flop = sampler.step_flop();
   report.transformer_rows = sampler.rows();
@@ -262,7 +250,6 @@ void Worker::denoise(const Progress& progress) {
     Tensor& state = states_.emplace_back(ctx_.device(), DType::f32, latent_shape);
     upload(ctx_, latents, state);
     sampler.run(state, [&](int64_t step, double step_ms) {
-      report.step_ms.push_back(step_ms);
       if (is_root() && progress.on_step) progress.on_step(i * steps + step, request.num_outputs * steps, step_ms);
     });
     download(ctx_, state, latents);
@@ -274,7 +261,6 @@ void Worker::denoise(const Progress& progress) {
 }
 
 void Worker::decode() {
-  const StageTimer timer(result_.report, "vae_decode");
   Communicator& world = groups_.world();
   const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
   const int64_t scale = vae.config().scale(), drawn_height = result_.resolved.drawn_height,
@@ -310,6 +296,19 @@ void Worker::decode() {
   }
   result_.report.arena_bytes = std::max(result_.report.arena_bytes, arena.peak_bytes());
   result_.report.peak_host_bytes = peak_resident_bytes();
+}
+
+void Worker::report_times() {
+  RunReport& report = result_.report;
+  for (const auto& [name, watch] : stages_) {
+    const auto known = std::ranges::find(report.stages, name, &StageTime::name);
+    if (known == report.stages.end())
+      report.stages.push_back({name, watch.ms()});
+    else
+      known->ms += watch.ms();
+  }
+  for (const Stopwatch& step : sampler_->steps()) report.step_ms.push_back(step.ms());
+  sampler_.reset();
 }
 
 void Worker::report_ranks() {

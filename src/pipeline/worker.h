@@ -1,15 +1,20 @@
 // Owns one rank's part in a generation: text, noise, denoising, decoding.
 #pragma once
 
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "device/context.h"
+#include "device/stopwatch.h"
 #include "parallel/communicator.h"
 #include "pipeline/generation.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/rank_groups.h"
 #include "pipeline/request.h"
+#include "pipeline/sampler.h"
 
 namespace nostos {
 
@@ -43,9 +48,13 @@ class Worker {
   Captions make_captions();
   Captions share_captions(Captions captions);
   void fill_noise(uint64_t seed, View latents);
-  void denoise(const Progress& progress);
+  void denoise(const Captions& captions, const Progress& progress);
   void decode();
+  void report_times();
   void report_ranks();
+  /// Runs `work`, which works on ctx, as part of a stage of the report.
+  template <class Work>
+  void timed(const char* stage, Context& ctx, const Work& work);
   /// Runs `load` on the process's leader, as a stage of its own, while the other ranks wait.
   template <class Load>
   void load(const Load& load);
@@ -58,6 +67,8 @@ class Worker {
   RankGroups groups_;
   const Progress* progress_ = nullptr;
   Generation result_;
+  std::optional<Sampler> sampler_;                         // its memory is in use until the GPU is done
+  std::vector<std::pair<std::string, Stopwatch>> stages_;  // what has been measured, in order
   std::vector<Tensor> states_;  // of each picture, f32 [channels, height, width] on this rank's device
 };
 

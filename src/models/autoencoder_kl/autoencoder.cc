@@ -160,7 +160,7 @@ Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const nn::
                      const Sizes& sizes) {
   Scratch s;
   s.x = take(arena, DType::f32, {sizes.x});
-  s.h = take(arena, DType::f32, {sizes.h});
+  s.h = take(arena, ops::product_dtype(arena.device(), dtype), {sizes.h});
   s.normed = take(arena, dtype, {sizes.normed});
   s.group_sums = take(arena, DType::f64, {shards.rows(), config.norm_groups, 2});
   if (config.mid_attention) {

@@ -1,6 +1,8 @@
 // Implements the Z-Image transformer. Source: Z-Image (arXiv 2511.22699); diffusers transformer_z_image.py @58eb52c0.
 #include "models/zimage/transformer.h"
 
+#include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,25 +26,42 @@ void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
   if (probe) probe(name, rows);
 }
 
-/// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. \param x f32 [rows, hidden], in
-/// place.
+/// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. The norm of each half is made
+/// where the half before ends, while x is at hand: s.normed holds the first one already, and `next` gets the next
+/// block's. \param x f32 [rows, hidden], in place.
 void block_forward(Context& ctx, const Config& config, const nn::ShardedSequence& sequence, const BlockWeights& w,
                    const BlockModulation& mod, const nn::RopeTable& rope, View x, const BlockScratch& s,
-                   const nn::Probe& probe, const std::string& name) {
+                   const ops::NextNorm& next, const nn::Probe& probe, const std::string& name) {
   ctx.throw_if_cancelled();
-  ops::rms_norm(ctx, x, w.attention_norm1, mod.attention_scale, config.norm_eps, s.normed);
   report(probe, name + ".attention_norm1_scaled", s.normed);
   nn::attention(ctx, sequence, config.attention_shape(), w.attention, s.normed, rope, s.attention, s.projected);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x);
+  ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x,
+                          {w.ffn_norm1, mod.ffn_scale, s.normed});
   report(probe, name + ".residual1", x);
-  ops::rms_norm(ctx, x, w.ffn_norm1, mod.ffn_scale, config.norm_eps, s.normed);
   report(probe, name + ".ffn_norm1_scaled", s.normed);
   nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
   report(probe, name + ".ffn", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, w.ffn_norm2, mod.ffn_gate, config.norm_eps, x);
+  ops::add_gated_rms_norm(ctx, s.projected, w.ffn_norm2, mod.ffn_gate, config.norm_eps, x, next);
   report(probe, name, x);
+}
+
+/// Runs blocks one after another. \param modulation of block i.
+void run_blocks(Context& ctx, const Config& config, const nn::ShardedSequence& sequence,
+                std::span<const BlockWeights> blocks, const std::function<BlockModulation(size_t)>& modulation,
+                const nn::RopeTable& rope, View x, const BlockScratch& s, const nn::Probe& probe,
+                const std::string& name) {
+  if (blocks.empty()) return;
+  ops::rms_norm(ctx, x, blocks[0].attention_norm1, modulation(0).attention_scale, config.norm_eps, s.normed);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const bool last = i + 1 == blocks.size();
+    const ops::NextNorm next =
+        last ? ops::NextNorm{}
+             : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
+    block_forward(ctx, config, sequence, blocks[i], modulation(i), rope, x, s, next, probe,
+                  name + "." + std::to_string(i));
+  }
 }
 
 /// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
@@ -75,7 +94,8 @@ Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps) {
 
 BlockScratch BlockScratch::take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype) {
   const int64_t rows = sequence.rows();
-  return {nostos::take(arena, dtype, {rows, config.hidden}), nostos::take(arena, DType::f32, {rows, config.hidden}),
+  return {nostos::take(arena, dtype, {rows, config.hidden}),
+          nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
           nn::AttentionScratch::take(arena, config.attention_shape(), sequence, dtype),
           nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
 }
@@ -87,7 +107,9 @@ Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequencePara
   const size_t mark = arena.used_bytes();
   s.image = BlockScratch::take(arena, config, picture.image(), dtype);
   arena.rewind(mark);
-  s.all = BlockScratch::take(arena, config, conditioning.sequence, dtype);
+  s.final_normed = nostos::take(arena, DType::f32, {picture.image_tokens(), config.hidden});
+  arena.rewind(mark);
+  s.all = BlockScratch::take(arena, config, conditioning.sequence, dtype);  // the largest last
   return s;
 }
 
@@ -112,10 +134,9 @@ void Transformer::refine(Context& ctx, ConstView features, View caption, const n
   std::vector<nn::AxialPosition> positions;
   for (int64_t i = 0; i < padded; ++i) positions.push_back(caption_position(i));
   nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, rope);
-  for (size_t i = 0; i < weights_.context_refiner.size(); ++i) {
-    block_forward(ctx, config_, sequence, weights_.context_refiner[i], {}, rope, caption, scratch, probe,
-                  "context_refiner." + std::to_string(i));
-  }
+  const auto unmodulated = [](size_t) { return BlockModulation{}; };
+  run_blocks(ctx, config_, sequence, weights_.context_refiner, unmodulated, rope, caption, scratch, probe,
+             "context_refiner");
 }
 
 void Transformer::condition(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,
@@ -178,21 +199,16 @@ void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, Con
   ops::fill_rows(ctx, weights_.x_pad_token, x.rows(real, image - real));
   report(probe, "x_embedder", image_rows);
 
-  int64_t block = 0;
-  for (size_t i = 0; i < weights_.noise_refiner.size(); ++i, ++block) {
-    block_forward(ctx, config_, picture.image(), weights_.noise_refiner[i],
-                  step_modulation(config_, modulation, block, step), conditioning.rope.rows(0, image), image_rows,
-                  s.image, probe, "noise_refiner." + std::to_string(i));
-  }
+  const auto modulation_from = [&](size_t first) {
+    return [&, first](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(first + i), step); };
+  };
+  run_blocks(ctx, config_, picture.image(), weights_.noise_refiner, modulation_from(0),
+             conditioning.rope.rows(0, image), image_rows, s.image, probe, "noise_refiner");
   ops::convert(ctx, conditioning.caption, x.rows(image, caption));
-  for (size_t i = 0; i < weights_.layers.size(); ++i, ++block) {
-    block_forward(ctx, config_, conditioning.sequence, weights_.layers[i],
-                  step_modulation(config_, modulation, block, step), conditioning.rope, x, s.all, probe,
-                  "layers." + std::to_string(i));
-  }
-  const View normed = s.all.projected.rows(0, real);
-  ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.final.rows(step, 1), kFinalNormEps, normed);
-  ops::linear(ctx, normed, weights_.final_linear, velocity);
+  run_blocks(ctx, config_, conditioning.sequence, weights_.layers, modulation_from(weights_.noise_refiner.size()),
+             conditioning.rope, x, s.all, probe, "layers");
+  ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.final.rows(step, 1), kFinalNormEps, s.final_normed);
+  ops::linear(ctx, s.final_normed, weights_.final_linear, velocity);
   report(probe, "final_layer", velocity);
 }
 

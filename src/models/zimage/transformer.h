@@ -39,17 +39,18 @@ struct Modulation {
 /// Memory of a block for a rank's rows of a sequence.
 struct BlockScratch {
   View normed;     ///< [rows, hidden] of the weights' dtype
-  View projected;  ///< f32 [rows, hidden]
+  View projected;  ///< ops::product_dtype() [rows, hidden]
   nn::AttentionScratch attention;
   nn::FeedForwardScratch feed_forward;
 
   static BlockScratch take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype);
 };
 
-/// Memory of a forward pass with one caption. The two block scratches share theirs.
+/// Memory of a forward pass with one caption. What follows x shares its memory: each is used in its own phase.
 struct Scratch {
   View x;  ///< f32 [image rows + caption rows, hidden]: the residual stream
   BlockScratch image, all;
+  View final_normed;  ///< f32 [image tokens, hidden]
 
   static Scratch take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
                       const Conditioning& conditioning, DType dtype);
