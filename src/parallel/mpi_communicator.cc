@@ -13,6 +13,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <list>
+#include <mutex>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <thread>
@@ -29,6 +31,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+constexpr const char* kProcessEnded = "its process has ended";
 constexpr milliseconds kLinger{2000};       // for peers to print a failure before MPI_Abort ends them
 constexpr milliseconds kTornLinger{300};    // the same where MPI can no longer say whether they have
 constexpr milliseconds kAnswerTime{1000};   // for a rank that waits to say so
@@ -62,16 +65,21 @@ struct Notice {
   enum class Kind { failed, reported, question, answer };
 
   Kind kind = Kind::failed;
-  int rank = 0;                    // of `failed`: the rank at fault
-  std::array<char, 496> reason{};  // of `failed`: zero-terminated
+  // Of `failed`:
+  int rank = 0;                    // at fault
+  int exit_code = 0;               // of the whole run
+  std::array<char, 492> reason{};  // zero-terminated
 };
 static_assert(std::is_trivially_copyable_v<Notice>);
 
 /// What this rank knows of the others beside their messages: who has failed, who is gone, who waits.
 class ControlChannel {
  public:
-  ControlChannel(int rank, int world)
-      : rank_(rank), reported_(world), waits_(world), watch_(identities(world), rank), reporter_(rank) {
+  /// \param on_end called from a thread of its own, once, when a peer's process has ended
+  ControlChannel(int rank, int world, std::function<void(int peer)> on_end)
+      : rank_(rank), reported_(world), waits_(world), watch_(greet_all(rank, world), rank), reporter_(rank) {
+    watch_connections();
+    watch_.start(std::move(on_end));
     check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
     check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     listen();
@@ -79,18 +87,22 @@ class ControlChannel {
   ControlChannel(const ControlChannel&) = delete;
   ControlChannel& operator=(const ControlChannel&) = delete;
 
-  /// Stops listening; before MPI_Finalize.
+  /// Stops listening and watching; before MPI_Finalize.
   void close() {
+    watch_.stop();
     MPI_Cancel(&incoming_request_);
     MPI_Wait(&incoming_request_, MPI_STATUS_IGNORE);
   }
 
   const std::optional<CommunicatorFailure>& failure() const { return failure_; }
+  /// \return what the run ends with: all ranks agree, because which of theirs the launcher passes on is a race.
+  int exit_code() const { return exit_code_; }
 
   /// Records the first failure and tells all peers of it but the one at fault, which linger() tells.
-  void fail_all(int rank, std::string reason) {
+  void fail_all(int rank, std::string reason, int exit_code = nostos::exit_code(ErrorKind::peer_failed)) {
     if (failure_) return;
     failure_ = CommunicatorFailure{rank, std::move(reason)};
+    exit_code_ = exit_code;
     for (int peer = 0; peer < world(); ++peer)
       if (peer != rank) send(peer, failure_notice());
   }
@@ -99,8 +111,8 @@ class ControlChannel {
   /// anything, when it meets the closed connection of a dead peer: from then on MPI is left alone.
   void poll() {
     if (torn_) return;
-    if (const std::optional<int> ended = watch_.find_ended()) {
-      fail_all(*ended, "its process has ended");
+    if (const std::optional<int> ended = watch_.first_ended()) {
+      fail_all(*ended, kProcessEnded);
       torn_ = true;
     } else {
       read();
@@ -112,7 +124,7 @@ class ControlChannel {
     const auto deadline = Clock::now() + kAnswerTime;
     for (const int rank : ranks) {
       waits_[rank] = false;
-      send(rank, {Notice::Kind::question, 0, {}});
+      send(rank, {Notice::Kind::question});
     }
     std::vector<int> absent = ranks;
     Backoff backoff;
@@ -130,12 +142,12 @@ class ControlChannel {
     if (torn_) return std::this_thread::sleep_for(kTornLinger);
     const bool listens = failure_->rank == reporter_;  // a rank that told of its own failure, not one that is missing
     for (int peer = 0; peer < world(); ++peer)
-      if (peer != failure_->rank || listens) send(peer, {Notice::Kind::reported, 0, {}});
+      if (peer != failure_->rank || listens) send(peer, {Notice::Kind::reported});
     // Last, because Open MPI may end this process when it cannot connect to a rank that is gone.
     if (reporter_ == rank_) send(failure_->rank, failure_notice());
     const auto deadline = Clock::now() + kLinger;
     while (Clock::now() < deadline) {
-      read();
+      if (!watch_.first_ended()) read();
       bool all_reported = reporter_ == rank_ || watch_.has_ended(reporter_);
       for (int peer = 0; peer < world(); ++peer) {
         const bool can_report = peer != rank_ && peer != failure_->rank && !watch_.has_ended(peer);
@@ -153,12 +165,43 @@ class ControlChannel {
  private:
   int world() const { return static_cast<int>(reported_.size()); }
 
-  static std::vector<ProcessIdentity> identities(int world) {
-    const ProcessIdentity self = this_process();
+  /// \return every rank's process. Of each two ranks the lower one speaks first, so that MPI opens one connection between
+  /// them, not two at once of which it would close one.
+  static std::vector<ProcessIdentity> greet_all(int rank, int world) {
     std::vector<ProcessIdentity> all(world);
-    check_mpi(MPI_Allgather(&self, sizeof self, MPI_BYTE, all.data(), sizeof self, MPI_BYTE, MPI_COMM_WORLD),
-              "MPI_Allgather");
+    all[rank] = this_process();
+    const auto tell = [&](int peer) {
+      check_mpi(MPI_Send(&all[rank], sizeof all[rank], MPI_BYTE, peer, 0, MPI_COMM_WORLD), "MPI_Send");
+    };
+    const auto hear = [&](int peer) {
+      check_mpi(MPI_Recv(&all[peer], sizeof all[peer], MPI_BYTE, peer, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                "MPI_Recv");
+    };
+    for (int peer = 0; peer < world; ++peer) {
+      if (peer < rank) hear(peer);
+      if (peer != rank) tell(peer);
+      if (peer > rank) hear(peer);
+    }
     return all;
+  }
+
+  /// Watches the connections that MPI has made.
+  void watch_connections() {
+    const std::vector<TcpConnection> own = tcp_connections();
+    const int own_bytes = static_cast<int>(own.size() * sizeof(TcpConnection));
+    std::vector<int> bytes(reported_.size()), offsets(reported_.size());
+    check_mpi(MPI_Allgather(&own_bytes, 1, MPI_INT, bytes.data(), 1, MPI_INT, MPI_COMM_WORLD), "MPI_Allgather");
+    std::exclusive_scan(bytes.begin(), bytes.end(), offsets.begin(), 0);
+    std::vector<TcpConnection> all((offsets.back() + bytes.back()) / sizeof(TcpConnection));
+    check_mpi(MPI_Allgatherv(own.data(), own_bytes, MPI_BYTE, all.data(), bytes.data(), offsets.data(), MPI_BYTE,
+                             MPI_COMM_WORLD),
+              "MPI_Allgatherv");
+    for (int peer = 0; peer < world(); ++peer) {
+      if (peer == rank_) continue;
+      watch_.add_connections(
+          peer, own,
+          std::span(all).subspan(offsets[peer] / sizeof(TcpConnection), bytes[peer] / sizeof(TcpConnection)));
+    }
   }
 
   void listen() {
@@ -167,7 +210,7 @@ class ControlChannel {
   }
 
   Notice failure_notice() const {
-    Notice notice{Notice::Kind::failed, failure_->rank, {}};
+    Notice notice{Notice::Kind::failed, failure_->rank, exit_code_};
     failure_->reason.copy(notice.reason.data(), notice.reason.size() - 1);
     return notice;
   }
@@ -196,13 +239,14 @@ class ControlChannel {
         case Notice::Kind::failed:
           if (failure_) break;
           failure_ = CommunicatorFailure{notice.rank, notice.reason.data()};
+          exit_code_ = notice.exit_code;
           reporter_ = status.MPI_SOURCE;
           break;
         case Notice::Kind::reported:
           reported_[status.MPI_SOURCE] = true;
           break;
         case Notice::Kind::question:
-          send(status.MPI_SOURCE, {Notice::Kind::answer, 0, {}});
+          send(status.MPI_SOURCE, {Notice::Kind::answer});
           break;
         case Notice::Kind::answer:
           waits_[status.MPI_SOURCE] = true;
@@ -220,6 +264,7 @@ class ControlChannel {
   MPI_Request incoming_request_ = MPI_REQUEST_NULL;
   std::list<std::pair<Notice, MPI_Request>> outgoing_;
   std::optional<CommunicatorFailure> failure_;
+  int exit_code_ = 0;
   int reporter_;       // the rank that told this one of the failure
   bool torn_ = false;  // nothing may let MPI progress any more
 };
@@ -361,8 +406,8 @@ class MpiOperation final : public Operation {
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(int rank, int world, const MpiOptions& options)
-      : Communicator(rank, world), options_(options), control_(rank, world) {
+  MpiCommunicator(int rank, int world, const MpiOptions& options, std::function<void(int peer)> on_end)
+      : Communicator(rank, world), options_(options), control_(rank, world, std::move(on_end)) {
     check(options.piece_bytes >= 1 && options.piece_bytes <= size_t{1} << 30, "a piece's bytes fit an int");
     check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
     check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -389,7 +434,7 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  MpiOptions options_;
+  const MpiOptions& options_;
   ControlChannel control_;
   MPI_Comm comm_ = MPI_COMM_NULL;
 };
@@ -412,20 +457,39 @@ std::exception_ptr peer_error(const CommunicatorFailure& failure, int rank) {
   }
 }
 
-[[noreturn]] void end_run(MpiCommunicator& comm, std::exception_ptr error,
-                          const std::function<int(std::exception_ptr)>& report) {
+/// Reports the first error of this rank, whichever thread has it, and no other.
+class Reporter {
+ public:
+  explicit Reporter(const std::function<int(std::exception_ptr)>& report) : report_(report) {}
+
+  /// \return the exit code of the reported error.
+  int operator()(const std::exception_ptr& error) {
+    const std::lock_guard lock(mutex_);
+    if (!exit_code_) {
+      exit_code_ = report_(error);
+      std::fflush(nullptr);
+    }
+    return *exit_code_;
+  }
+
+ private:
+  const std::function<int(std::exception_ptr)>& report_;
+  std::mutex mutex_;
+  std::optional<int> exit_code_;
+};
+
+[[noreturn]] void end_run(MpiCommunicator& comm, std::exception_ptr error, Reporter& report) {
   ControlChannel& control = comm.control();
   if (is_cancelled(error)) {
     control.poll();
     if (control.failure()) error = peer_error(*control.failure(), comm.rank());
   }
-  comm.abort(describe(error));
   const int exit_code = report(error);
-  std::fflush(nullptr);
+  control.fail_all(comm.rank(), describe(error), exit_code);
   std::signal(SIGTERM, SIG_DFL);  // this rank has said all: if another ends the run first, that is the end
   control.linger();
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-  std::_Exit(exit_code);
+  MPI_Abort(MPI_COMM_WORLD, control.exit_code());
+  std::_Exit(control.exit_code());
 }
 
 }  // namespace
@@ -436,6 +500,7 @@ void run_mpi_rank(const std::function<void(Communicator&)>& body, const std::fun
                   const MpiOptions& options) {
   const std::optional<Launcher> launcher = find_launcher();
   int provided = 0, rank = 0, world = 0;
+  std::signal(SIGPIPE, SIG_IGN);  // Open MPI writes to a dead peer's socket before it sees that the peer is dead
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &world), "MPI_Comm_size");
@@ -446,13 +511,17 @@ void run_mpi_rank(const std::function<void(Communicator&)>& body, const std::fun
          "--mpi=pmix)",
          launcher->name, launcher->world, world);
   }
-  MpiCommunicator comm(rank, world, options);
+  Reporter report_once(report);
+  // Over sockets Open MPI ends this process when it meets the closed connection of a dead peer: the watch is quicker.
+  MpiCommunicator comm(rank, world, options, [&report_once, rank](int peer) {
+    report_once(peer_error({peer, kProcessEnded}, rank));
+  });
   try {
     body(comm);
     comm.barrier();  // no rank leaves before all have succeeded
     comm.control().close();
   } catch (...) {
-    end_run(comm, std::current_exception(), report);
+    end_run(comm, std::current_exception(), report_once);
   }
   check_mpi(MPI_Finalize(), "MPI_Finalize");
 }

@@ -1,9 +1,13 @@
-// Owns handles to the processes of peers on this host, which tell at once when one has ended.
+// Owns a watch over the processes of the other ranks, which tells at once when one has ended.
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 namespace nostos {
@@ -17,21 +21,57 @@ struct ProcessIdentity {
 /// \return the identity of the calling process.
 ProcessIdentity this_process();
 
+/// One end of a TCP connection: plain bytes, to be exchanged between ranks.
+struct TcpEnd {
+  std::array<uint8_t, 16> address{};  ///< IPv6, or IPv4 mapped into it
+  uint16_t port = 0;                  ///< in the host's byte order
+
+  friend bool operator==(const TcpEnd&, const TcpEnd&) = default;
+};
+
+struct TcpConnection {
+  TcpEnd local{};
+  TcpEnd remote{};
+  int descriptor = -1;  ///< of the process that holds the local end
+};
+
+/// \return the established connections of this process, whoever made them.
+std::vector<TcpConnection> tcp_connections();
+
+/// Watches processes of this host through the kernel's handles of them (none before Linux 5.3), and those of other hosts
+/// through connections that are there anyway and that only the end of the process closes.
 class PeerWatch {
  public:
-  /// Watches all `processes` but number `self`. Those on other hosts, and all on kernels before 5.3, count as alive.
   PeerWatch(std::span<const ProcessIdentity> processes, int self);
   ~PeerWatch();
   PeerWatch(const PeerWatch&) = delete;
   PeerWatch& operator=(const PeerWatch&) = delete;
 
-  /// \return the first process that has ended, if any. Takes microseconds.
-  std::optional<int> find_ended() const;
-  /// \return whether process `rank` has ended.
+  /// Watches process `rank` through each of this process's connections `own` that is one of `theirs` seen from the other
+  /// end.
+  void add_connections(int rank, std::span<const TcpConnection> own, std::span<const TcpConnection> theirs);
+
+  /// Starts a thread that calls `on_end` once, with the first process that ends. Nothing is added from here on.
+  void start(std::function<void(int rank)> on_end);
+  /// Ends that thread, once on_end has returned if it is under way.
+  void stop();
+
+  /// \return the first process that has ended, as soon as the thread knows.
+  std::optional<int> first_ended() const;
+  /// \return whether process `rank` has ended, as far as it is watched.
   bool has_ended(int rank) const;
 
  private:
-  std::vector<int> handles_;  // one a process; -1 where it is not watched
+  struct Handle {
+    int rank;
+    int descriptor;
+    bool owned;
+  };
+
+  std::vector<Handle> handles_;
+  std::array<int, 2> stop_pipe_{-1, -1};
+  std::atomic<int> first_ended_{-1};
+  std::thread thread_;
 };
 
 }  // namespace nostos

@@ -38,10 +38,14 @@ std::filesystem::path write_config(const std::string& text) {
   return file;
 }
 
+void apply_file(CLI::App& command, const std::filesystem::path& file) {
+  apply_config(command, read_config_file(file), file.string());
+}
+
 std::string error_of(const std::string& text) {
   Command command;
   try {
-    apply_config_file(command.app, write_config(text));
+    apply_file(command.app, write_config(text));
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
     return error.what();
@@ -53,12 +57,12 @@ std::string error_of(const std::string& text) {
 
 TEST(ConfigFile, SetsFlagsOfEveryKind) {
   Command command;
-  apply_config_file(command.app, write_config("# drawn often\n"
-                                              "prompt = \"a, [b] # \\\"c\\\" = d\\n海\"\n"
-                                              "height = 512 # pixels\n"
-                                              "guidance-scale = 0.1\n"
-                                              "sigmas = [1, 0.75,\n  0.5]\n"
-                                              "json = true\n"));
+  apply_file(command.app, write_config("# drawn often\n"
+                                       "prompt = \"a, [b] # \\\"c\\\" = d\\n海\"\n"
+                                       "height = 512 # pixels\n"
+                                       "guidance-scale = 0.1\n"
+                                       "sigmas = [1, 0.75,\n  0.5]\n"
+                                       "json = true\n"));
   EXPECT_EQ(command.prompt, "a, [b] # \"c\" = d\n海");
   EXPECT_EQ(command.height, 512);
   EXPECT_EQ(command.scale, 0.1);
@@ -69,7 +73,7 @@ TEST(ConfigFile, SetsFlagsOfEveryKind) {
 TEST(ConfigFile, TheCommandLineGoesFirst) {
   Command command;
   command.app.parse("--height 64");
-  apply_config_file(command.app, write_config("height = 512\nprompt = ''\njson = false\n"));
+  apply_file(command.app, write_config("height = 512\nprompt = ''\njson = false\n"));
   EXPECT_EQ(command.height, 64);
   EXPECT_EQ(command.prompt, "");
   EXPECT_FALSE(command.json);
@@ -91,7 +95,7 @@ TEST(ConfigFile, ErrorsNameFileLineAndKey) {
 
 TEST(ConfigFile, AMissingFileIsNamed) {
   Command command;
-  EXPECT_THROW(apply_config_file(command.app, "/nowhere/x.toml"), Error);
+  EXPECT_THROW(apply_file(command.app, "/nowhere/x.toml"), Error);
 }
 
 }  // namespace

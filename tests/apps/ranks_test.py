@@ -16,17 +16,11 @@ import time
 import unittest
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from mpirun import ENVIRONMENT, LIMIT_S, MPIRUN, why_not  # noqa: E402
+
 BINARY = os.path.abspath(os.environ["NOSTOS_BINARY"])
 SKIPPED_EXIT = 77
-LIMIT_S = 10  # from a rank's failure to the end of all others
-ENVIRONMENT = {
-    **os.environ,
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "ASAN_OPTIONS": "detect_leaks=0",  # Open MPI leaks at its end
-    "RES_OPTIONS": "timeout:1 attempts:1",  # Open MPI looks up names that a bare machine cannot resolve
-}
-MPIRUN = ["mpirun", "--bind-to", "none", "--oversubscribe"]
 # Each rank says its process before it becomes nostos; what stands before `exec` may depend on the rank.
 RANK_SHELL = 'echo "process $OMPI_COMM_WORLD_RANK $$" >&2; {before} exec "$@"'
 
@@ -70,7 +64,8 @@ class Pictures(RanksCase):
     def test_files_are_read_and_written_by_rank_0_alone(self):
         one = self.draw("one.png", "--height", "64", "--width", "64", "--num-inference-steps", "2", "--save-latents",
                         str(self.dir / "one.safetensors"))
-        flags = ["--from", str(self.dir / "one.png"), "--perf-dump-path", str(self.dir / "perf.json"), "--save-latents",
+        (self.dir / "flags.toml").write_text('perf-dump-path = "perf.json"\ncomm-timeout = 60\n')
+        flags = ["--from", str(self.dir / "one.png"), "--config", str(self.dir / "flags.toml"), "--save-latents",
                  str(self.dir / "again.safetensors")]
         # Rank 1 sees no file of the test: it runs in a folder of its own with relative names.
         relative = [part.replace(str(self.dir) + "/", "") for part in self.generate("again.png", *flags)]
@@ -140,6 +135,13 @@ class Failures(RanksCase):
                 os.kill(pids[victim], signal.SIGKILL)
                 self.assertNotEqual(self.expect_end(process, f"rank {victim} failed: its process has ended", since), 0)
 
+    def test_an_interrupt_ends_all(self):
+        process = self.start()
+        self.wait_until_drawing(process)
+        since = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        self.assertNotEqual(self.expect_end(process, "cancelled", since), 0)
+
     def test_a_stopped_rank_is_named(self):
         process = self.start("--comm-timeout", "5")
         pids = self.wait_until_drawing(process)
@@ -154,7 +156,7 @@ class Failures(RanksCase):
 
 
 class TwoHosts(RanksCase):
-    """Two network namespaces with a cable between them, each with a host name of its own."""
+    """Two network namespaces with a cable between them, each with a host name and processes of its own."""
 
     def setUp(self):
         super().setUp()
@@ -175,25 +177,45 @@ class TwoHosts(RanksCase):
             if done.returncode != 0:
                 self.skipTest(f"network namespaces are not allowed here: {done.stderr.strip()}")
 
-    def test_the_same_picture(self):
+        self.launcher = self.launch_on_both()
+
+    def launch_on_both(self) -> list[str]:
+        """Returns the mpirun of one rank on each host."""
         (a, address_a), (b, address_b) = self.hosts.items()
-        # Stands for ssh: what mpirun wants to run on the other host runs in the other namespace.
-        agent = self.dir / "agent"
-        agent.write_text(f'#!/bin/sh\nshift\nexec ip netns exec {b} unshare --uts sh -c "hostname {b}; $*"\n')
+        # Stands for ssh: what mpirun wants to run on the other host runs in the other namespaces.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        agent = Path(folder.name) / "agent"
+        apart = "unshare --uts --pid --fork --kill-child --mount-proc"
+        agent.write_text(f'#!/bin/sh\nshift\nexec ip netns exec {b} {apart} sh -c "hostname {b}; $*"\n')
         agent.chmod(0o755)
+        return ["ip", "netns", "exec", a, "unshare", "--uts", "sh", "-c", f'hostname {a}; exec "$@"', "sh", *MPIRUN,
+                "--mca", "plm_rsh_agent", str(agent), "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include",
+                "10.231.77.0/24", "--mca", "oob_tcp_if_include", "10.231.77.0/24", "-H", f"{address_a}:1,{address_b}:1",
+                "-n", "2"]
+
+    def test_the_same_picture(self):
         flags = "--height 208 --width 336 --num-inference-steps 2 --guidance-scale 4".split()
         one = self.draw("one.png", *flags)
-        launcher = ["ip", "netns", "exec", a, "unshare", "--uts", "sh", "-c", f'hostname {a}; exec "$@"', "sh", *MPIRUN,
-                    "--mca", "plm_rsh_agent", str(agent), "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "10.231.77.0/24",
-                    "--mca", "oob_tcp_if_include", "10.231.77.0/24", "-H", f"{address_a}:1,{address_b}:1", "-n", "2"]
-        hosts = subprocess.run([*launcher, "hostname"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+        hosts = subprocess.run([*self.launcher, "hostname"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
         self.assertEqual(sorted(hosts.stdout.split()), sorted(self.hosts), hosts.stderr)
-        self.assertEqual(self.draw("two.png", *flags, launcher=launcher), one)
+        self.assertEqual(self.draw("two.png", *flags, launcher=self.launcher), one)
+
+    def test_a_rank_that_dies_on_the_other_host_is_named(self):
+        # No rank sees the other's process: only the connection between them ends.
+        shell = 'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then (sleep 3; kill -9 $$) & fi; exec "$@"'
+        command = self.generate("never.png", "--height", "208", "--width", "336", "--num-inference-steps", "1000")
+        run = subprocess.run([*self.launcher, "sh", "-c", shell, "sh", *command], env=ENVIRONMENT, capture_output=True,
+                             text=True, timeout=60)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("step ", run.stderr)
+        self.assertIn("error: rank 1 failed: its process has ended", run.stderr)
+        self.assertEqual(list(self.dir.iterdir()), [])
 
 
 def main() -> int:
-    if shutil.which("mpirun") is None:
-        print("skipped: mpirun is missing (Debian package openmpi-bin)")
+    if reason := why_not():
+        print(f"skipped: {reason}")
         return SKIPPED_EXIT
     if subprocess.run([BINARY, "inspect"], capture_output=True).returncode != 0:
         print("skipped: the embedded model is missing")

@@ -2,10 +2,17 @@
 #include "parallel/launcher.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <future>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -46,30 +53,130 @@ TEST(Launcher, ANumberOfRanksThatIsNoneIsAnError) {
   }
 }
 
-TEST(PeerWatch, SeesAProcessEnd) {
-  int held[2];
-  ASSERT_EQ(pipe(held), 0);
-  const pid_t child = fork();
-  if (child == 0) {
+/// A process that lives until the test lets go of it.
+class Child {
+ public:
+  /// \param descriptor of the test, which the child closes at its end alone; -1 for none
+  explicit Child(int descriptor = -1) {
+    EXPECT_EQ(pipe(held_.data()), 0);
+    pid_ = fork();
+    if (pid_ != 0) {
+      close(held_[0]);
+      if (descriptor >= 0) close(descriptor);
+      return;
+    }
     char byte;
-    close(held[1]);
-    _exit(static_cast<int>(read(held[0], &byte, 1)));  // until the test lets go
+    close(held_[1]);
+    _exit(static_cast<int>(read(held_[0], &byte, 1)));
   }
-  close(held[0]);
-  std::vector<ProcessIdentity> processes(3, this_process());
-  processes[1].pid = child;
+  /// Lets it end. Without reaping it, as the launcher's ranks do not reap one another.
+  void end() { close(std::exchange(held_[1], -1)); }
+  ~Child() {
+    if (held_[1] >= 0) end();
+    waitpid(pid_, nullptr, 0);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  pid_t pid() const { return pid_; }
+
+ private:
+  std::array<int, 2> held_{};
+  pid_t pid_ = 0;
+};
+
+/// \return this process as often as asked.
+std::vector<ProcessIdentity> these_processes(size_t count) {
+  return std::vector<ProcessIdentity>(count, this_process());
+}
+
+/// \return the number that the watch gives away, or -1 after two seconds.
+int told_end(std::future<int>& told) {
+  return told.wait_for(std::chrono::seconds(2)) == std::future_status::ready ? told.get() : -1;
+}
+
+TEST(PeerWatch, SeesAProcessEnd) {
+  Child child;
+  std::vector<ProcessIdentity> processes = these_processes(3);
+  processes[1].pid = child.pid();
   processes[2].host[0] ^= 1;  // elsewhere: its number means nothing here
   processes[2].pid = 1 << 30;
-  const PeerWatch watch(processes, 0);
-  EXPECT_EQ(watch.find_ended(), std::nullopt);
-  close(held[1]);
-  // Without reaping it, as the launcher's ranks do not reap one another.
-  for (int i = 0; i < 1000 && !watch.find_ended(); ++i) usleep(1000);
-  EXPECT_EQ(watch.find_ended(), 1);
+  std::promise<int> end;
+  std::future<int> told = end.get_future();
+  PeerWatch watch(processes, 0);
+  watch.start([&end](int rank) { end.set_value(rank); });
+  usleep(10000);
+  EXPECT_EQ(watch.first_ended(), std::nullopt);
+  EXPECT_FALSE(watch.has_ended(1));
+  child.end();
+  EXPECT_EQ(told_end(told), 1);
+  EXPECT_EQ(watch.first_ended(), 1);
   EXPECT_TRUE(watch.has_ended(1));
   EXPECT_FALSE(watch.has_ended(0));
   EXPECT_FALSE(watch.has_ended(2));
-  EXPECT_EQ(waitpid(child, nullptr, 0), child);
+}
+
+TEST(PeerWatch, StopsWhileAllLive) {
+  Child child;
+  std::vector<ProcessIdentity> processes = these_processes(2);
+  processes[1].pid = child.pid();
+  PeerWatch watch(processes, 0);
+  watch.start([](int rank) { ADD_FAILURE() << "rank " << rank << " lives"; });
+  watch.stop();
+  child.end();
+  usleep(10000);
+  EXPECT_EQ(watch.first_ended(), std::nullopt);
+}
+
+/// Both ends of a connection through the loopback device, or -1 where there is none.
+std::pair<int, int> connect_to_self() {
+  const int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof address;
+  auto* name = reinterpret_cast<sockaddr*>(&address);
+  int server = -1;
+  if (bind(listener, name, sizeof address) == 0 && listen(listener, 1) == 0 &&
+      getsockname(listener, name, &bytes) == 0 && connect(client, name, sizeof address) == 0) {
+    server = accept(listener, nullptr, nullptr);
+  }
+  close(listener);
+  return {client, server};
+}
+
+TEST(PeerWatch, SeesAConnectionToAnotherHostEnd) {
+  const auto [own, theirs] = connect_to_self();
+  const auto [unrelated, unrelated_end] = connect_to_self();
+  if (theirs < 0 || unrelated_end < 0) GTEST_SKIP() << "there is no loopback device";
+  const std::vector<TcpConnection> all = tcp_connections();
+  ASSERT_GE(all.size(), 4);
+  const auto of = [&all](int descriptor) { return *std::ranges::find(all, descriptor, &TcpConnection::descriptor); };
+  EXPECT_EQ(of(own).local, of(theirs).remote);
+  EXPECT_EQ(of(own).remote, of(theirs).local);
+  EXPECT_NE(of(own).local.port, of(unrelated).local.port);
+
+  std::vector<ProcessIdentity> processes = these_processes(2);
+  processes[1].host[0] ^= 1;
+  std::promise<int> end;
+  std::future<int> told = end.get_future();
+  PeerWatch watch(processes, 0);
+  watch.add_connections(1, std::vector{of(own), of(unrelated)}, std::vector{of(theirs)});
+  watch.start([&end](int rank) { end.set_value(rank); });
+  close(unrelated_end);
+  ASSERT_EQ(write(theirs, "x", 1), 1);  // bytes that nobody reads yet are no end
+  usleep(10000);
+  EXPECT_EQ(watch.first_ended(), std::nullopt);
+  EXPECT_FALSE(watch.has_ended(1));
+  {
+    const Child holder(theirs);  // the end of a process closes what it held
+    usleep(10000);
+    EXPECT_FALSE(watch.has_ended(1));
+  }
+  EXPECT_EQ(told_end(told), 1);
+  EXPECT_TRUE(watch.has_ended(1));
+  close(own);
+  close(unrelated);
 }
 
 TEST(Mpi, ABuildWithoutItSaysSo) {

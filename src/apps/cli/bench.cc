@@ -117,10 +117,11 @@ ordered_json result_json(const std::string& model, const std::string& precision,
 }
 
 void print_text(const ordered_json& result) {
-  fmt::print("{}x{}, {} steps, guidance {}, {} in {}\n", result["width"].get<int64_t>(),
+  const auto ranks = result["world_size"].get<int64_t>();
+  fmt::print("{}x{}, {} steps, guidance {}, {} in {}{}\n", result["width"].get<int64_t>(),
              result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
              result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
-             result["precision"].get<std::string>());
+             result["precision"].get<std::string>(), ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
   for (const ordered_json& stage : result["stages"]) {
     fmt::print("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
   }
@@ -149,6 +150,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));
   Engine engine(options, processes.communicator());
+  processes.require_same_precision(engine.precision_name());
   GenerationRequest request;
   request.prompt = flags.prompt;
   request.height = flags.height;
@@ -170,10 +172,11 @@ void bench(const BenchFlags& flags, const Processes& processes) {
     if (run >= warmup) add_run(timings, last, total.count());
   }
   display.clear();
+  double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(last.transformer_rows, 1));
+  if (processes.communicator() != nullptr) processes.communicator()->all_reduce_sum(std::span(&matmul_gflops, 1));
   if (!processes.is_root()) return;
-  const ordered_json result =
-      result_json(options.model.string(), engine.precision_name(), request, warmup, flags.repeat, timings, last,
-                  engine.measure_matmul_gflops(last.transformer_rows));
+  const ordered_json result = result_json(options.model.string(), engine.precision_name(), request, warmup,
+                                          flags.repeat, timings, last, matmul_gflops);
   if (flags.json)
     fmt::print("{}\n", json_pretty(result));
   else
@@ -187,8 +190,8 @@ void add_bench_command(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   add_flags(*command, *flags);
   command->callback([command, flags] {
-    apply_common_flags(*command, flags->common);
-    run_processes(flags->engine, [&](const Processes& processes) { bench(*flags, processes); });
+    run_processes(*command, flags->common, flags->engine,
+                  [&](const Processes& processes) { bench(*flags, processes); });
   });
 }
 

@@ -33,15 +33,17 @@ std::vector<std::string> words(const toml::node& value, const std::string& where
 
 }  // namespace
 
-void apply_config_file(CLI::App& command, const std::filesystem::path& file) {
+std::string read_config_file(const std::filesystem::path& file) { return read_file(file, kMaxConfigBytes); }
+
+void apply_config(CLI::App& command, const std::string& config, const std::string& file) {
   toml::table table;
   try {
-    table = toml::parse(read_file(file, kMaxConfigBytes), file.string());
+    table = toml::parse(config, file);
   } catch (const toml::parse_error& error) {
-    fail(ErrorKind::invalid_input, "{}:{}: {}", file.string(), error.source().begin.line, error.description());
+    fail(ErrorKind::invalid_input, "{}:{}: {}", file, error.source().begin.line, error.description());
   }
   for (const auto& [key, value] : table) {
-    const std::string where = fmt::format("{}:{}: {}", file.string(), value.source().begin.line, key.str());
+    const std::string where = fmt::format("{}:{}: {}", file, value.source().begin.line, key.str());
     CLI::Option* option = command.get_option_no_throw("--" + std::string(key.str()));
     require(option != nullptr && option->get_configurable(), ErrorKind::invalid_input,
             "{}: no such flag of `nostos {}`; keys are its long flags without the dashes", where, command.get_name());

@@ -1,7 +1,6 @@
 // Implements the flags that several commands share.
 #include "apps/cli/flags.h"
 
-#include "apps/cli/config_file.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -77,8 +76,9 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
   command.add_option("--log-level", flags.log_level, "debug, info, warning, error or off");
 }
 
-void apply_common_flags(CLI::App& command, const CommonFlags& flags) {
-  if (command.count("--config") > 0) apply_config_file(command, flags.config);
+void apply_common_flags(CLI::App& command, const CommonFlags& flags,
+                        const std::function<std::string(const std::string& file)>& read) {
+  if (command.count("--config") > 0) apply_config(command, read(flags.config), flags.config);
   set_log_level(parse_log_level(flags.log_level));
 }
 

@@ -3,9 +3,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "apps/cli/config_file.h"
 #include "pipeline/engine.h"
 
 namespace nostos::cli {
@@ -34,8 +36,10 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags);
 void add_common_flags(CLI::App& command, CommonFlags& flags);
 
 /// Reads the config file, if one is given, into the command's flags, and sets the log level.
+/// \param read gives the text of a config file
 /// \throws Error invalid_input, CLI::ParseError
-void apply_common_flags(CLI::App& command, const CommonFlags& flags);
+void apply_common_flags(CLI::App& command, const CommonFlags& flags,
+                        const std::function<std::string(const std::string& file)>& read = read_config_file);
 
 /// \return options with every field set but the model. \param processes of a launcher, or null.
 /// \throws Error invalid_input for degrees that do not multiply to the number of ranks

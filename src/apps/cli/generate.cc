@@ -189,10 +189,14 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   ProgressDisplay display(is_root && log_enabled(LogLevel::info));
   display.on_stage("load");
   Engine engine(options, processes.communicator());
+  processes.require_same_precision(engine.precision_name());
   const double start_ms = ms_since(start);
   const ResolvedRequest resolved = resolve(record.request, engine.limits());
   record.request = resolved.request;
   record.precision = engine.precision_name();
+  // The root's defaults hold, whatever generation_config.json the others have.
+  const std::string agreed = processes.from_root([&record] { return to_json(record); });
+  if (!is_root) record = parse_drawing_record(agreed, "the record of rank 0");
   display.clear();
   if (is_root && (resolved.drawn_height != *record.request.height || resolved.drawn_width != *record.request.width)) {
     log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", *record.request.width,
@@ -235,8 +239,8 @@ void add_generate_command(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   add_flags(*command, *flags);
   command->callback([command, flags] {
-    apply_common_flags(*command, flags->common);
-    run_processes(flags->engine, [&](const Processes& processes) { generate(*command, *flags, processes); });
+    run_processes(*command, flags->common, flags->engine,
+                  [&](const Processes& processes) { generate(*command, *flags, processes); });
   });
 }
 

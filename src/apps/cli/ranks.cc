@@ -2,12 +2,14 @@
 #include "apps/cli/ranks.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "apps/cli/config_file.h"
 #include "apps/cli/error_report.h"
+#include "base/error.h"
+#include "base/log.h"
 #include "parallel/launcher.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/peer_watch.h"
@@ -27,27 +29,48 @@ std::string Processes::from_root(const std::function<std::string()>& make) const
 
 int Processes::default_threads() const {
   if (communicator_ == nullptr) return 0;
-  // Collective: every process comes here.
-  std::vector<ProcessIdentity> all(static_cast<size_t>(communicator_->world()));
-  const ProcessIdentity own = this_process();
+  struct Place {
+    ProcessIdentity process;
+    cpu_set_t cpus{};
+  };
+  Place own{this_process()};
+  if (sched_getaffinity(0, sizeof own.cpus, &own.cpus) != 0) CPU_ZERO(&own.cpus);
+  std::vector<Place> all(static_cast<size_t>(communicator_->world()));
   std::vector<Part> parts;
   for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof own, sizeof own});
-  communicator_->all_gather(host_bytes(std::span<const ProcessIdentity>(&own, 1)), host_bytes(std::span(all)), parts)
-      .wait();
-  const auto here = std::ranges::count_if(all, [&](const ProcessIdentity& peer) { return peer.host == own.host; });
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  const bool bound = sched_getaffinity(0, sizeof allowed, &allowed) == 0 &&
-                     CPU_COUNT(&allowed) < static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  if (bound || here == 1) return 0;
-  return std::max(1, static_cast<int>(CPU_COUNT(&allowed) / here));
+  communicator_->all_gather(host_bytes(std::span<const Place>(&own, 1)), host_bytes(std::span(all)), parts).wait();
+  // Launchers bind processes apart, or not at all: those of one host share either no CPU or all.
+  const auto sharing = std::ranges::count_if(all, [&own](const Place& peer) {
+    return peer.process.host == own.process.host && CPU_EQUAL(&peer.cpus, &own.cpus);
+  });
+  const int cpus = CPU_COUNT(&own.cpus);
+  return cpus == 0 ? 0 : std::max(1, cpus / static_cast<int>(sharing));
 }
 
-void run_processes(const EngineFlags& flags, const std::function<void(const Processes&)>& body) {
-  if (!find_launcher()) return body(Processes(nullptr));
+void Processes::require_same_precision(const std::string& own) const {
+  const std::string of_root = from_root([&own] { return own; });
+  require(own == of_root, ErrorKind::device,
+          "this machine's CPU computes in {} and that of rank 0 in {}: give --precision f32", own, of_root);
+}
+
+void run_processes(CLI::App& command, const CommonFlags& common, const EngineFlags& engine,
+                   const std::function<void(const Processes&)>& body) {
+  if (!find_launcher()) {
+    apply_common_flags(command, common);
+    return body(Processes(nullptr));
+  }
   MpiOptions options;
-  options.timeout_s = flags.comm_timeout_s;
-  run_mpi_rank([&](Communicator& processes) { body(Processes(&processes)); }, report_error, options);
+  const auto run = [&](Communicator& communicator) {
+    const Processes processes(&communicator);
+    apply_common_flags(command, common, [&processes](const std::string& file) {
+      return processes.from_root([&file] { return read_config_file(file); });
+    });
+    options.timeout_s = engine.comm_timeout_s;
+    if (!processes.is_root() && log_enabled(LogLevel::warning) && !log_enabled(LogLevel::debug))
+      set_log_level(LogLevel::error);
+    body(processes);
+  };
+  run_mpi_rank(run, report_error, options);
 }
 
 }  // namespace nostos::cli

@@ -25,17 +25,24 @@ class Processes {
   /// there alone.
   std::string from_root(const std::function<std::string()>& make) const;
 
-  /// \return the CPU threads of this process where the user gives none: 0, all that it may use, unless several unbound
-  /// processes of one host must share them.
+  /// \return the CPU threads of this process where the user gives none: 0, all that it may use, for one started by hand,
+  /// otherwise an equal part of the CPUs that it may use together with other processes. All processes call it.
   int default_threads() const;
+
+  /// All processes call it with the precision that theirs computes in, "f32" or "bf16". \throws Error device where it is
+  /// not the root's: the picture would depend on which process computes what.
+  void require_same_precision(const std::string& own) const;
 
  private:
   Communicator* communicator_;
 };
 
-/// Runs `body` once: as one rank of several where a launcher started this process, otherwise alone. A failing rank ends
-/// the others, each with an error that names it (see run_mpi_rank()).
-/// \throws what `body` throws, in a process started by hand
-void run_processes(const EngineFlags& flags, const std::function<void(const Processes&)>& body);
+/// Applies the common flags to `command`, then runs `body` once: as one rank of several where a launcher started this
+/// process, otherwise alone. A failing rank ends the others, each with an error that names it (see run_mpi_rank()).
+/// Processes other than the root log nothing below `error`, unless `debug` is asked for.
+/// \param engine has what the command line and the config file say when `body` runs
+/// \throws what `body` and apply_common_flags() throw, in a process started by hand
+void run_processes(CLI::App& command, const CommonFlags& common, const EngineFlags& engine,
+                   const std::function<void(const Processes&)>& body);
 
 }  // namespace nostos::cli
