@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "ops/linear.h"
@@ -88,6 +90,38 @@ TEST(Ranks, EveryNumberOfRanksDrawsTheSamePicture) {
       }
     }
   }
+}
+
+// The real model's 30 heads, whole on every degree: 30 on 4 are 8, 8, 7, 7. Random weights in small blocks.
+TEST(Ranks, ThirtyHeadsDrawTheSamePictureAtEveryDegree) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "thirty_heads";
+  for (const char* part : {"transformer", "text_encoder", "vae", "scheduler"}) {
+    std::filesystem::create_directories(folder / part);
+    const char* file = std::string_view(part) == "scheduler" ? "scheduler_config.json" : "config.json";
+    std::filesystem::copy_file(kTiny / part / file, folder / part / file,
+                               std::filesystem::copy_options::overwrite_existing);
+  }
+  std::filesystem::copy_file(kTiny / "model_index.json", folder / "model_index.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  nlohmann::json config = nlohmann::json::parse(std::ifstream(folder / "transformer/config.json"));
+  config["n_heads"] = config["n_kv_heads"] = 30;
+  config["dim"] = 240;
+  config["axes_dims"] = {4, 2, 2};
+  std::ofstream(folder / "transformer/config.json") << config;
+  for (const Precision precision : precisions()) {
+    const auto options_of = [&](const Parallelism& parallelism) {
+      EngineOptions made = options(folder, precision, parallelism);
+      made.synthetic = true;
+      return made;
+    };
+    const Generation one = draw(options_of({}), request(28, 44, 2));
+    for (int64_t ranks = 2; ranks <= 31; ++ranks) {
+      const PlanKind plan = ranks % 2 == 0 ? PlanKind::token : PlanKind::axis;
+      expect_same(one, draw(options_of({.ulysses = ranks, .plan = plan}), request(28, 44, 2)),
+                  fmt::format("{} ranks", ranks));
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 // Each half of guidance on its own ranks is exact, with every cap and truncation.
