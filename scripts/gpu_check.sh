@@ -1,22 +1,26 @@
 #!/usr/bin/env bash
-# Checks the CUDA backend on a machine with a GPU: every CUDA test, then the tables of bandwidth and ceilings.
+# Checks the CUDA backend on a machine with a GPU: every CUDA test and whole drawings, then tables: bandwidth, ceilings, and
+# the engine's stages beside the ceilings of the same run, also as JSON (build/gpu_check.json, or the file in OUTPUT_JSON).
 #   scripts/gpu_check.sh           builds what is missing (or, where there is one, unpacks build/gpu), checks
 #   scripts/gpu_check.sh --pack    builds, and packs into build/gpu all that a GPU machine without the build's packages needs:
 #                                  carry that folder there
 #   scripts/gpu_check.sh --quick   checks alone, without the tables
+#   scripts/gpu_check.sh --engine  the engine's table alone, with diffusers beside it where Python has it
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TESTS=(cuda_host_test cuda_test cuda_ops_test)
-TABLES=(cuda_bandwidth cuda_library_rates)
+TABLES=(cuda_bandwidth cuda_library_rates cuda_decoder_rates)
+PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
 PACK=build/gpu
+OUTPUT_JSON=${OUTPUT_JSON:-build/gpu_check.json}
 
 # Packs the programs, stripped, and the libraries that a bare machine with CUDA lacks.
 pack() {
   local folder program library
   folder=$(mktemp -d)
   mkdir "$folder"/bin "$folder"/lib
-  for program in "${TESTS[@]}" "${TABLES[@]}"; do strip -o "$folder/bin/$program" "$BUILD/tests/$program"; done
+  for program in "${PROGRAMS[@]}"; do strip -o "$folder/bin/$program" "$BUILD/tests/$program"; done
   strip -o "$folder"/bin/nostos "$BUILD"/bin/nostos
   for library in $(ldd "$folder"/bin/* | awk '/=> \// {print $3}' | sort -u); do
     case $(basename "$library") in
@@ -25,9 +29,8 @@ pack() {
       *) cp "$library" "$folder"/lib/ ;;
     esac
   done
-  rm -rf "$PACK"
   mkdir -p "$PACK"
-  tar -C "$folder" -cJf "$PACK"/programs.tar.xz bin lib
+  XZ_OPT=-9 tar -C "$folder" -cJf "$PACK"/programs.tar.xz bin lib
   rm -r "$folder"
   du -h "$PACK"/programs.tar.xz
 }
@@ -44,13 +47,13 @@ PYTHON
 
 case "${1-}" in
   --pack)
-    build_preset cuda "${TESTS[@]}" "${TABLES[@]}" nostos
+    build_preset cuda "${PROGRAMS[@]}" nostos
     pack
     exit
     ;;
-  "" | --quick) ;;
+  "" | --quick | --engine) ;;
   *)
-    echo "usage: scripts/gpu_check.sh [--pack | --quick]" >&2
+    echo "usage: scripts/gpu_check.sh [--pack | --quick | --engine]" >&2
     exit 2
     ;;
 esac
@@ -62,19 +65,55 @@ fi
 if [ -f "$PACK"/programs.tar.xz ]; then
   python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$PACK"/programs.tar.xz "$PACK"
   programs=$PACK/bin
+  nostos=$PACK/bin/nostos
   LD_LIBRARY_PATH=$PWD/$PACK/lib:$(cuda_library_folders):${LD_LIBRARY_PATH-}
   export LD_LIBRARY_PATH
 else
-  build_preset cuda "${TESTS[@]}" "${TABLES[@]}"
+  build_preset cuda "${PROGRAMS[@]}" nostos
   programs=$BUILD/tests
+  nostos=$BUILD/bin/nostos
 fi
+export NOSTOS_SOURCE_DIR=$PWD NOSTOS_MODELS_DIR=$PWD/models NOSTOS_BINARY=$PWD/$nostos
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+
+# check NAME COMMAND...: runs a check; status 77 says that it could not be made here.
 failed=()
-for program in "${TESTS[@]}"; do
-  "$programs/$program" --gtest_brief=1 || failed+=("$program")
-done
+check() {
+  local name=$1 status=0
+  shift
+  "$@" || status=$?
+  [ $status -eq 0 ] || [ $status -eq 77 ] || failed+=("$name")
+}
+
+# Whole drawings, in processes side by side: most of their time is the compilation of cuDNN's plans on the host.
+check_drawings() {
+  local shard pid pids=() status=0
+  for shard in 0 1 2 3; do
+    GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='-CudaMemory*' &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+  # This one takes all of the GPU's memory.
+  "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaMemory*' || status=1
+  return $status
+}
+
+if [ "${1-}" != --engine ]; then
+  for program in "${TESTS[@]}"; do check "$program" "$programs/$program" --gtest_brief=1; done
+  check cuda_pipeline_test check_drawings
+  check noise_against_torch python3 tests/cuda/noise_against_torch.py "$programs"/cuda_noise
+  check command_line python3 tests/cuda/cli_test.py
+fi
+if [ -z "${1-}" ]; then
+  for program in "${TABLES[@]}"; do check "$program" "$programs/$program"; done
+fi
 if [ "${1-}" != --quick ]; then
-  for program in "${TABLES[@]}"; do "$programs/$program" || failed+=("$program"); done
+  check engine_table python3 bench/gpu_table.py --nostos "$nostos" --rates "$programs"/cuda_library_rates --json "$OUTPUT_JSON"
+  if python3 -c 'import diffusers' 2>/dev/null; then
+    check diffusers python3 bench/diffusers_gpu.py --nostos "$OUTPUT_JSON"
+  else
+    echo "Skipped: diffusers beside it (no diffusers here)"
+  fi
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "FAILED: ${failed[*]}" >&2

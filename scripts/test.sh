@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY=passive
 
 install_packages "${PACKAGES[@]}"
 if has_cuda_toolkit; then
-  build_preset cuda nostos cuda_host_test cuda_ops_test cuda_test cuda_bandwidth cuda_library_rates
+  build_preset cuda nostos cuda_host_test cuda_ops_test cuda_test cuda_pipeline_test cuda_noise cuda_bandwidth cuda_library_rates cuda_decoder_rates
   ctest --preset cuda --label-regex cuda
 else
   echo "Skipped: compiling the CUDA backend (no CUDA toolkit with cuDNN here)"

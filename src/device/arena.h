@@ -9,8 +9,7 @@
 namespace nostos {
 
 /// Hands out pieces of one block in order. A measuring arena (no memory behind it) counts what a plan would take: run
-/// the
-/// plan once on a measuring arena, then once more on an arena of peak_bytes().
+/// the plan once on a measuring arena, then once more on an arena of peak_bytes().
 class Arena {
  public:
   /// A measuring arena: every piece is a null pointer.
@@ -25,6 +24,8 @@ class Arena {
   /// Gives back everything taken since `mark` (a value of used_bytes()), for phases that follow each other.
   void rewind(size_t mark) { used_ = mark; }
 
+  /// \return the bytes of its block; 0 while measuring.
+  size_t capacity_bytes() const { return block_.size_bytes(); }
   size_t used_bytes() const { return used_; }
   size_t peak_bytes() const { return peak_; }
   Device device() const { return device_; }

@@ -21,6 +21,15 @@ void Context::synchronize(const char* reason) {
   for (const std::function<void()>& finish : std::exchange(deferred_, {})) finish();
 }
 
+void Context::abandon_work() noexcept {
+  try {
+    if (stream_.handle() != nullptr) cuda::synchronize(stream_.handle());
+  } catch (const std::exception& error) {
+    log_debug("{} failed in a run that was abandoned: {}", to_string(device_), error.what());
+  }
+  deferred_.clear();
+}
+
 void Context::count_host_wait(const char* reason) {
   ++host_waits_;
   log_debug("host waits for {}: {}", to_string(device_), reason);

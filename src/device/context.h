@@ -37,6 +37,8 @@ class Context {
   /// \param reason for the record of waits, e.g. "picture".
   /// \throws Error internal if the GPU was lost or a kernel failed
   void synchronize(const char* reason);
+  /// After a run that failed: waits likewise, and forgets what defer() was given, whose memory may be gone.
+  void abandon_work() noexcept;
   /// \return how often the host has waited for the GPU; always 0 on the CPU.
   int64_t host_waits() const { return host_waits_; }
   /// Counts a wait for a part of the work, e.g. for staging memory to come free.

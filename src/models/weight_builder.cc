@@ -93,12 +93,20 @@ Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names
 }
 
 Conv2d WeightBuilder::conv(const std::string& name, int64_t out, int64_t in, int64_t kernel) {
-  const Shape shape{out, in, kernel, kernel};
+  return packed_conv(name, {out, in, kernel, kernel}, ops::pack_conv2d);
+}
+
+Conv2d WeightBuilder::upsampling_conv(const std::string& name, int64_t out, int64_t in) {
+  return packed_conv(name, {out, in, 3, 3}, ops::pack_upsampling_conv2d);
+}
+
+Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
+                                  Conv2d (*pack)(Context&, ConstView, ConstView)) {
   const View made = stage(dtype_, shape);
   const bool complete = fetch(name + ".weight", shape, made);
-  const ConstView bias = small(name + ".bias", {out});
+  const ConstView bias = small(name + ".bias", {shape[0]});
   if (!complete || !bias) return {};
-  Conv2d packed = ops::pack_conv2d(ctx_, made, bias);
+  Conv2d packed = pack(ctx_, made, bias);
   storage_.bytes += packed.size_in_bytes();
   return packed;
 }

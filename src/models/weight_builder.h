@@ -42,6 +42,8 @@ class WeightBuilder {
   Linear stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in);
   /// `name`.weight [out, in, kernel, kernel] and `name`.bias [out] in the block dtype.
   Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel);
+  /// The same of a 3x3 filter for ops::upsampling_conv2d().
+  Conv2d upsampling_conv(const std::string& name, int64_t out, int64_t in);
   /// A table that rows are looked up in, f32 or bf16; on the CPU it is read where it lies.
   ConstView table(const std::string& name, const Shape& shape);
   /// A tensor that the layout has and the engine never needs.
@@ -59,6 +61,8 @@ class WeightBuilder {
   /// Copies `name` to `to`, converted to its dtype. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
   Linear pack(ConstView weight);
+  /// conv(), packed by `pack`.
+  Conv2d packed_conv(const std::string& name, const Shape& shape, Conv2d (*pack)(Context&, ConstView, ConstView));
   ConstView keep(Tensor tensor);
 
   Context& ctx_;

@@ -21,6 +21,15 @@ struct Backend {
   Conv2d (*pack_conv2d)(Context& ctx, ConstView filter, ConstView bias);
   void (*conv2d)(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                  bool accumulate);
+  /// Null where nothing is compiled for a shape.
+  void (*plan_conv2d)(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+                      bool accumulate);
+  /// Four filters for an upsampling, see pack_upsampling_conv2d(); without `packed` for a filter that has none. Null
+  /// where no filter has.
+  Conv2d (*pack_phases)(Context& ctx, ConstView filter, ConstView bias);
+  /// y [2 * height, 2 * width, channels] of its pixels' phases: y[2i + a, 2j + b, c] = x[i + a, j + b, (2a + b) * channels
+  /// + c], in x's dtype or converted to f32. Null beside pack_phases.
+  void (*interleave_phases)(Context& ctx, ConstView x, View y);
 
   void (*rms_norm)(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
   void (*layer_norm_scaled)(Context& ctx, ConstView x, ConstView scale, float eps, View out);
@@ -46,7 +55,7 @@ struct Backend {
   void (*copy_rows)(Context& ctx, ConstView from, View to, std::span<const RowRun> runs);
   void (*guide)(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares);
   void (*cap_norm)(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
-  void (*euler_step)(Context& ctx, ConstView model_output, float delta, View x);
+  void (*euler_step)(Context& ctx, ConstView model_output, ConstView delta, View x);
 
   void (*patchify)(Context& ctx, ConstView latents, int64_t patch, View tokens);
   void (*unpatchify)(Context& ctx, ConstView tokens, int64_t patch, View latents);

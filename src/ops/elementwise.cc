@@ -55,8 +55,9 @@ void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View 
   begin(ctx).cap_norm(ctx, token_squares, max_norm_ratio, x);
 }
 
-void euler_step(Context& ctx, ConstView model_output, float delta, View x) {
+void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x) {
   check(model_output.shape() == x.shape(), "euler_step keeps the shape");
+  check(delta.elements() == 1, "euler_step takes one delta");
   begin(ctx).euler_step(ctx, model_output, delta, x);
 }
 

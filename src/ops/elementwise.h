@@ -40,8 +40,8 @@ void guide(Context& ctx, ConstView positive, ConstView negative, float guidance,
 /// result does not depend on how tokens are dealt to ranks. \param x f32 [tokens, channels], all tokens or some.
 void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
 
-/// x -= delta * model_output: one Euler step along the negated model output. Both f32, same shape. \param delta
-/// sigma_next - sigma.
-void euler_step(Context& ctx, ConstView model_output, float delta, View x);
+/// x -= delta * model_output: one Euler step along the negated model output. Both f32, same shape. \param delta f32
+/// [1]: sigma_next - sigma, on the device, where a recorded step finds each step's own.
+void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x);
 
 }  // namespace nostos::ops

@@ -175,6 +175,13 @@ std::unique_ptr<Operation> GroupCommunicator::start(const char* name, std::span<
   return std::make_unique<ParentOperation>(parent_.exchange(name, parent_sends, parent_receives));
 }
 
+void GroupCommunicator::copy(ByteView to, ConstByteView from) {
+  // Only the parent knows how to copy on its devices.
+  const SendTo send{parent_.rank(), from};
+  const ReceiveFrom receive{parent_.rank(), to};
+  parent_.exchange("copy", {&send, 1}, {&receive, 1}).wait();
+}
+
 void SelfCommunicator::abort(std::string_view reason) noexcept {
   if (std::exchange(aborted_, true)) return;
   try {

@@ -182,6 +182,7 @@ class GroupCommunicator final : public Communicator {
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                    std::span<const ReceiveFrom> receives) override;
   bool reaches(Device) const override { return true; }  // the parent decides
+  void copy(ByteView to, ConstByteView from) override;
 
  private:
   Communicator& parent_;

@@ -30,6 +30,8 @@ class ModelParts {
   const qwen3::Config& encoder_config() const { return encoder_config_; }
   const SchedulerConfig& scheduler_config() const { return scheduler_config_; }
   const ModelLimits& limits() const { return limits_; }
+  /// \return the dtype of the matrix products.
+  DType dtype() const { return dtype_; }
 
   /// \return the prompt's token ids, at most as many as the encoder and the rotary tables take. A synthetic model
   /// without a tokenizer

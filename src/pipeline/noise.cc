@@ -17,6 +17,8 @@
 namespace nostos {
 namespace {
 
+constexpr size_t kParallelValues = 4096;  // fewer are filled by one thread
+
 /// The uniform float in [0, 1) of one mt19937 word: its lower 24 bits (ATen/core/TransformationHelper.h, uniform_real).
 float uniform_float(std::mt19937& generator) { return static_cast<float>(generator() & 0xffffffu) * 0x1p-24f; }
 
@@ -89,6 +91,7 @@ void box_muller_16(float* values) {
 void fill_blocks(std::mt19937& generator, std::span<float> out) {
   for (float& value : out) value = uniform_float(generator);
   const size_t whole = out.size() / 16 * 16;
+#pragma omp parallel for if (whole > kParallelValues)
   for (size_t begin = 0; begin < whole; begin += 16) box_muller_16(&out[begin]);
   if (whole == out.size()) return;
   const std::span<float> tail = out.last(16);
@@ -142,9 +145,10 @@ void fill_philox(uint64_t seed, std::span<float> out) {
   constexpr size_t kMaxBlocks = 132 * (2048 / kBlock);
   const size_t threads = std::min((out.size() + kBlock - 1) / kBlock, kMaxBlocks) * kBlock;
   for (size_t round = 0; round * threads * 4 < out.size(); ++round) {
+#pragma omp parallel for if (threads > kParallelValues)
     for (size_t thread = 0; thread < threads; ++thread) {
       const size_t first = round * threads * 4 + thread;
-      if (first >= out.size()) break;
+      if (first >= out.size()) continue;
       const Words words = philox({static_cast<uint32_t>(round), 0, static_cast<uint32_t>(thread), 0}, seed);
       const auto [n0, n1] = curand_box_muller(words[0], words[1]);
       const auto [n2, n3] = curand_box_muller(words[2], words[3]);

@@ -13,7 +13,7 @@
 #include "io/safetensors.h"
 #include "nn/row_shards.h"
 #include "ops/patches.h"
-#include "pipeline/sampler.h"
+#include "pipeline/noise.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -68,7 +68,12 @@ Image crop_evenly(ConstView drawn, int64_t height, int64_t width) {
 }  // namespace
 
 Worker::Worker(Context& ctx, Communicator& world, const Parallelism& parallelism, WorkerProcess process, bool leads)
-    : ctx_(ctx), process_(process), leads_(leads), parallelism_(parallelism), groups_(world, parallelism) {
+    : ctx_(ctx),
+      process_(process),
+      leads_(leads),
+      parallelism_(parallelism),
+      groups_(world, parallelism),
+      memory_(ctx.state<RankMemory>()) {
   world.order_with(ctx.stream());
 }
 
@@ -104,7 +109,6 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
           "--cfg-parallel-degree 1, or guidance",
           parallelism_.cfg);
   result_ = {};
-  states_.clear();
   stages_.clear();
   result_.resolved = resolved;
   progress_ = &progress;
@@ -112,92 +116,161 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
   std::optional<CancelWatch> process_watch;
   if (leads_) process_watch.emplace(process_.ctx, progress.cancel);
   result_.report.weight_bytes = process_.parts.weight_bytes();
-  const Captions captions = share_captions(make_captions());
-  enter_stage("denoise");
-  timed("denoise", ctx_, [&] { denoise(captions, progress); });
-  if (process_.release_parts) {
-    load([&] {
-      process_.parts.release_transformer();
-      process_.parts.autoencoder(process_.ctx);
-    });
+  try {
+    plan();
+    make_captions();
+    enter_stage("denoise");
+    timed("denoise", ctx_, [&] { denoise(); });
+    decode();
+  } catch (...) {
+    // What is under way would write into the memory of the next drawing, and into results that are gone.
+    if (leads_) process_.ctx.abandon_work();
+    ctx_.abandon_work();
+    memory_.release();
+    throw;
   }
-  enter_stage("decode");
-  timed("vae_decode", ctx_, [&] { decode(); });
-  if (process_.release_parts) {
-    groups_.world().barrier();
-    if (leads_) process_.parts.release_autoencoder();
-  }
-  ctx_.synchronize("report");
   report_times();
   report_ranks();
+  if (process_.release_parts) memory_.release();
   if (!is_root()) result_.pictures.clear();
   return std::move(result_);
 }
 
-Tensor Worker::encode(const std::string& prompt, bool& truncated) {
-  const PromptTokens tokens = process_.parts.tokenize(prompt);
-  truncated = tokens.truncated;
-  if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
-  const qwen3::Encoder& encoder = process_.parts.encoder(process_.ctx);
-  Tensor features(process_.ctx.device(), DType::f32,
-                  {static_cast<int64_t>(tokens.ids.size()), encoder.config().hidden});
-  encoder.encode(process_.ctx, tokens.ids, features);
-  return features;
+void Worker::plan() {
+  const GenerationRequest& request = result_.resolved.request;
+  const ModelParts& parts = process_.parts;
+  const zimage::Config& config = parts.transformer_config();
+  std::array<int64_t, 2> tokens{};
+  if (is_root()) {
+    prompts_ = {tokenize(request.prompt), {}};
+    result_.prompt_truncated = prompts_[kPositive].truncated;
+    if (*request.guidance_scale > 0) prompts_[kNegative] = tokenize(request.negative_prompt);
+    for (const Side side : {kPositive, kNegative}) tokens[side] = static_cast<int64_t>(prompts_[side].ids.size());
+  }
+  groups_.world().broadcast(host_bytes(std::span<int64_t>(tokens)), kRoot).wait();
+
+  const Shape latent = latent_shape();
+  const nn::SequenceRanks& ranks = groups_.sequence();
+  plan_ = SamplerPlan{
+      .picture = nn::SequenceParallel(ranks,
+                                      parallel::make_plan({.grid = {latent[1] / config.patch, latent[2] / config.patch},
+                                                           .ranks = ranks.all().world(),
+                                                           .kind = parallelism_.plan,
+                                                           .heads = config.heads,
+                                                           .patch = config.patch}),
+                                      config.head_dim()),
+      .halves = groups_.halves(),
+      .schedule = request.sigmas.empty() ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
+                                         : make_schedule(parts.scheduler_config(), request.sigmas),
+      .guidance = {static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
+                   static_cast<float>(request.cfg_truncation)},
+      .caption_tokens = {zimage::padded_tokens(tokens[kPositive]), zimage::padded_tokens(tokens[kNegative])}};
+  const DrawingShape shape{&parts,
+                           parallelism_,
+                           groups_.world().rank(),
+                           latent[1],
+                           latent[2],
+                           request.num_outputs,
+                           plan_->steps(),
+                           plan_->caption_tokens,
+                           plan_->guidance.scale,
+                           plan_->guidance.normalization};
+  views_ = memory_.lay_out(shape, [&](Arena& arena) { return take_views(arena); });
+  result_.report.arena_bytes = memory_.bytes();
 }
 
-Worker::Captions Worker::make_captions() {
-  const GenerationRequest& request = result_.resolved.request;
+Worker::Views Worker::take_views(Arena& arena) const {
+  const ModelParts& parts = process_.parts;
+  const zimage::Config& config = parts.transformer_config();
+  const DType dtype = parts.dtype();
+  Views views;
+  for (const Side side : {kPositive, kNegative}) {
+    if (plan_->caption_tokens[side] == 0) continue;
+    views.captions[side] = take(arena, DType::f32, {plan_->caption_tokens[side], config.hidden});
+  }
+  for (int64_t i = 0; i < result_.resolved.request.num_outputs; ++i)
+    views.states.push_back(take(arena, DType::f32, latent_shape()));
+  views.sampler = SamplerMemory::take(arena, config, dtype, *plan_);
+
+  // From here on the stages share the memory: each begins when the one before is done with it.
+  const size_t stages = arena.used_bytes();
+  if (is_root()) take_text_views(arena, views);
+  arena.rewind(stages);
+  views.sampler.take_scratch(arena, config, dtype, *plan_);
+  arena.rewind(stages);
+  if (!process_.release_parts) views.decoder = take_decoder_views(arena);
+  return views;
+}
+
+Worker::DecoderViews Worker::take_decoder_views(Arena& arena) const {
+  const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
+  const Shape latent = latent_shape();
+  const nn::RowShards shards(groups_.world(), latent[1]);
+  const Shape pixels{shards.local(vae.config().scale()).count, result_.resolved.drawn_width, 3};
+  return {take(arena, DType::f32, pixels), take(arena, DType::u8, pixels),
+          vae.take_decode_scratch(arena, shards, latent[1], latent[2])};
+}
+
+void Worker::take_text_views(Arena& arena, Views& views) const {
+  const ModelParts& parts = process_.parts;
+  const std::array<int64_t, 2> tokens{static_cast<int64_t>(prompts_[kPositive].ids.size()),
+                                      static_cast<int64_t>(prompts_[kNegative].ids.size())};
+  for (const Side side : {kPositive, kNegative})
+    views.features[side] = take(arena, DType::f32, {tokens[side], parts.encoder_config().hidden});
+  const size_t mark = arena.used_bytes();
+  for (const Side side : {kPositive, kNegative}) {
+    if (tokens[side] == 0) continue;
+    arena.rewind(mark);
+    views.encoder[side] = qwen3::Scratch::take(arena, parts.encoder_config(), tokens[side], parts.dtype());
+    arena.rewind(mark);
+    views.refiner[side] = zimage::RefineScratch::take(arena, parts.transformer_config(), tokens[side], parts.dtype());
+  }
+}
+
+Shape Worker::latent_shape() const {
+  const int64_t scale = process_.parts.vae_config().scale();
+  return {process_.parts.transformer_config().in_channels, result_.resolved.drawn_height / scale,
+          result_.resolved.drawn_width / scale};
+}
+
+PromptTokens Worker::tokenize(const std::string& prompt) const {
+  PromptTokens tokens = process_.parts.tokenize(prompt);
+  if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
+  return tokens;
+}
+
+void Worker::make_captions() {
   ModelParts& parts = process_.parts;
-  Captions features;
+  Context& ctx = process_.ctx;
+  const auto each_side = [&](const auto& work) {
+    if (!is_root()) return;
+    timed("text_encoder", ctx, [&] {
+      for (const Side side : {kPositive, kNegative})
+        if (plan_->caption_tokens[side] > 0) work(side);
+    });
+  };
   if (process_.release_parts) {
     load([&] {
-      if (is_root()) parts.encoder(process_.ctx);
+      if (is_root()) parts.encoder(ctx);
     });
   }
   enter_stage("text");
-  if (is_root()) {
-    timed("text_encoder", process_.ctx, [&] {
-      features.positive = encode(request.prompt, result_.prompt_truncated);
-      bool negative_truncated = false;
-      if (*request.guidance_scale > 0) features.negative = encode(request.negative_prompt, negative_truncated);
-    });
-  }
+  each_side([&](Side side) {
+    parts.encoder(ctx).encode(ctx, prompts_[side].ids, views_.encoder[side], views_.features[side]);
+  });
   if (process_.release_parts) {
     load([&] {
       parts.release_encoder();
-      parts.transformer(process_.ctx);
+      parts.transformer(ctx);
     });
   }
-  if (!is_root()) return {};
-  const zimage::Transformer& transformer = parts.transformer(process_.ctx);
-  const auto refine = [&](const Tensor& of) {
-    if (!of) return Tensor{};
-    Tensor caption(process_.ctx.device(), DType::f32,
-                   {zimage::padded_tokens(of.shape()[0]), transformer.config().hidden});
-    transformer.refine(process_.ctx, of, caption);
-    return caption;
-  };
-  Captions captions;
-  timed("text_encoder", process_.ctx, [&] { captions = {refine(features.positive), refine(features.negative)}; });
+  each_side([&](Side side) {
+    parts.transformer(ctx).refine(ctx, views_.features[side], views_.refiner[side], views_.captions[side]);
+  });
   // What follows is ordered with the rank's own work.
-  if (&process_.ctx != &ctx_) process_.ctx.synchronize("captions");
-  return captions;
-}
-
-Worker::Captions Worker::share_captions(Captions captions) {
-  Communicator& world = groups_.world();
-  std::array<int64_t, 2> rows{};
-  const std::array<Tensor*, 2> tensors{&captions.positive, &captions.negative};
-  if (is_root()) rows = {captions.positive.shape()[0], captions.negative ? captions.negative.shape()[0] : 0};
-  world.broadcast(host_bytes(std::span<int64_t>(rows)), kRoot).wait();
-  for (size_t side = 0; side < tensors.size(); ++side) {
-    if (rows[side] == 0) continue;
-    Tensor& caption = *tensors[side];
-    if (!is_root())
-      caption = Tensor(ctx_.device(), DType::f32, {rows[side], process_.parts.transformer_config().hidden});
-    world.broadcast({caption.view().bytes(), caption.size_in_bytes(), ctx_.device()}, kRoot).wait();
-  }
-  return captions;
+  if (is_root() && &ctx != &ctx_) ctx.synchronize("captions");
+  for (const View& caption : views_.captions)
+    if (caption) groups_.world().broadcast({caption.bytes(), caption.size_in_bytes(), ctx_.device()}, kRoot).wait();
 }
 
 void Worker::fill_noise(uint64_t seed, View latents) {
@@ -211,91 +284,83 @@ void Worker::fill_noise(uint64_t seed, View latents) {
   groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), Device{}}, kRoot).wait();
 }
 
-void Worker::denoise(const Captions& captions, const Progress& progress) {
+void Worker::denoise() {
   const GenerationRequest& request = result_.resolved.request;
   RunReport& report = result_.report;
-  ModelParts& parts = process_.parts;
-  const zimage::Transformer& transformer = parts.transformer(ctx_);
-  const zimage::Config& config = transformer.config();
-  const int64_t scale = parts.vae_config().scale();
-  const Shape latent_shape{config.in_channels, result_.resolved.drawn_height / scale,
-                           result_.resolved.drawn_width / scale};
-  const nn::SequenceRanks& ranks = groups_.sequence();
-  const nn::SequenceParallel picture(
-      ranks,
-      parallel::make_plan({.grid = {latent_shape[1] / config.patch, latent_shape[2] / config.patch},
-                           .ranks = ranks.all().world(),
-                           .kind = parallelism_.plan,
-                           .heads = config.heads,
-                           .patch = config.patch}),
-      config.head_dim());
-  const Schedule schedule = request.sigmas.empty()
-                                ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
-                                : make_schedule(parts.scheduler_config(), request.sigmas);
-  Sampler& sampler = sampler_.emplace(
-      ctx_, transformer, schedule,
-      Guidance{static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
-               static_cast<float>(request.cfg_truncation)},
-      picture, groups_.halves(), captions.positive.view(), captions.negative.view());
-  report.arena_bytes = sampler.arena_bytes();
+  const zimage::Transformer& transformer = process_.parts.transformer(ctx_);
+  const std::array<ConstView, 2> captions{views_.captions[kPositive], views_.captions[kNegative]};
+  Sampler& sampler = sampler_.emplace(ctx_, transformer, *plan_, views_.sampler, captions, memory_.left());
   report.transformer_flop = sampler.step_flop();
   report.transformer_rows = sampler.rows();
-  const int64_t steps = static_cast<int64_t>(schedule.times.size());
+  const Shape shape = latent_shape();
   for (int64_t i = 0; i < request.num_outputs; ++i) {
-    Picture made;
+    Picture& made = result_.pictures.emplace_back();
     made.seed = request.seed + static_cast<uint64_t>(i);
-    made.latents = Tensor(Device{}, DType::f32, {1, latent_shape[0], latent_shape[1], latent_shape[2]});
-    const View latents = made.latents.view().reshape(latent_shape);
+    made.latents = Tensor(Device{}, DType::f32, {1, shape[0], shape[1], shape[2]});
+    const View latents = made.latents.view().reshape(shape), state = views_.states[static_cast<size_t>(i)];
     fill_noise(made.seed, latents);
-    Tensor& state = states_.emplace_back(ctx_.device(), DType::f32, latent_shape);
     upload(ctx_, latents, state);
     sampler.run(state, [&](int64_t step, double step_ms) {
-      if (is_root() && progress.on_step) progress.on_step(i * steps + step, request.num_outputs * steps, step_ms);
+      if (is_root() && progress_->on_step)
+        progress_->on_step(i * plan_->steps() + step, request.num_outputs * plan_->steps(), step_ms);
     });
     download(ctx_, state, latents);
-    result_.pictures.push_back(std::move(made));
   }
-  const int place = ranks.place_of(ranks.all().rank());
-  report.ranks = {{groups_.world().rank(), picture.image_tokens(),
-                   parallel::split(config.heads, ranks.ulysses().world())[static_cast<size_t>(place)].count, 0}};
+  const nn::SequenceRanks& ranks = groups_.sequence();
+  const std::vector<parallel::Range> heads = parallel::split(transformer.config().heads, ranks.ulysses().world());
+  report.ranks = {{groups_.world().rank(), plan_->picture.image_tokens(),
+                   heads[static_cast<size_t>(ranks.place_of(ranks.all().rank()))].count, 0}};
 }
 
 void Worker::decode() {
-  Communicator& world = groups_.world();
-  const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
-  const int64_t scale = vae.config().scale(), drawn_height = result_.resolved.drawn_height,
-                drawn_width = result_.resolved.drawn_width;
-  const int64_t height = drawn_height / scale, width = drawn_width / scale;
-  const nn::RowShards shards(world, height);
-  Arena measure(ctx_.device());
-  vae.take_decode_scratch(measure, shards, height, width);
-  Arena arena(ctx_.device(), measure.peak_bytes());
-  const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, height, width);
-  const Shape own_shape{shards.local(scale).count, drawn_width, 3};
-  Tensor decoded(ctx_.device(), DType::f32, own_shape), quantized(ctx_.device(), DType::u8, own_shape);
-  Tensor own_pixels(Device{}, DType::u8, own_shape);
-  Tensor pixels(Device{}, DType::u8, {is_root() ? drawn_height : 0, drawn_width, 3});
-  const std::vector<parallel::Range> rows = parallel::split(height, world.world());
-  for (size_t i = 0; i < result_.pictures.size(); ++i) {
-    Picture& picture = result_.pictures[i];
-    vae.decode(ctx_, shards, states_[i], scratch, decoded);
-    ops::to_pixels(ctx_, decoded, quantized);
-    download(ctx_, quantized, own_pixels);
-    ctx_.synchronize("picture");
-    std::vector<ReceiveFrom> receives;
-    for (int peer = 0; is_root() && peer < world.world(); ++peer) {
-      const parallel::Range& range = rows[static_cast<size_t>(peer)];
-      const View part = pixels.view().rows(range.begin * scale, range.count * scale);
-      receives.push_back({peer, {part.bytes(), part.size_in_bytes(), Device{}}});
-    }
-    const std::vector<SendTo> sends{{kRoot, {own_pixels.view().bytes(), own_pixels.size_in_bytes(), Device{}}}};
-    world.exchange("pixels", sends, receives).wait();
-    if (!is_root()) continue;
-    const GenerationRequest& request = result_.resolved.request;
-    picture.image = crop_evenly(pixels.view(), *request.height, *request.width);
+  Arena late(ctx_.device());
+  if (process_.release_parts) {
+    load([&] {
+      process_.parts.release_transformer();
+      process_.parts.autoencoder(process_.ctx);
+    });
+    take_decoder_views(late);
+    late = Arena(ctx_.device(), late.peak_bytes());
+    views_.decoder = take_decoder_views(late);
+    result_.report.arena_bytes = std::max(result_.report.arena_bytes, late.peak_bytes());
   }
-  result_.report.arena_bytes = std::max(result_.report.arena_bytes, arena.peak_bytes());
+  enter_stage("decode");
+  const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
+  const nn::RowShards shards(groups_.world(), latent_shape()[1]);
+  std::vector<Tensor> own_pixels;  // this rank's rows of each picture
+  timed("vae_decode", ctx_, [&] {
+    for (const View& state : views_.states) {
+      const auto& [decoded, quantized, scratch] = views_.decoder;
+      vae.decode(ctx_, shards, state, scratch, decoded);
+      ops::to_pixels(ctx_, decoded, quantized);
+      download(ctx_, quantized, own_pixels.emplace_back(Device{}, DType::u8, quantized.shape()));
+    }
+  });
+  ctx_.synchronize("pictures");
+  for (size_t i = 0; i < own_pixels.size(); ++i) gather_picture(own_pixels[i], result_.pictures[i]);
   result_.report.peak_host_bytes = peak_resident_bytes();
+  if (process_.release_parts) {
+    groups_.world().barrier();
+    if (leads_) process_.parts.release_autoencoder();
+  }
+}
+
+void Worker::gather_picture(ConstView own_pixels, Picture& picture) {
+  Communicator& world = groups_.world();
+  const int64_t scale = process_.parts.vae_config().scale();
+  Tensor pixels(Device{}, DType::u8, {is_root() ? result_.resolved.drawn_height : 0, result_.resolved.drawn_width, 3});
+  const std::vector<parallel::Range> rows = parallel::split(latent_shape()[1], world.world());
+  std::vector<ReceiveFrom> receives;
+  for (int peer = 0; is_root() && peer < world.world(); ++peer) {
+    const parallel::Range& range = rows[static_cast<size_t>(peer)];
+    const View part = pixels.view().rows(range.begin * scale, range.count * scale);
+    receives.push_back({peer, {part.bytes(), part.size_in_bytes(), Device{}}});
+  }
+  const std::vector<SendTo> sends{{kRoot, {own_pixels.bytes(), own_pixels.size_in_bytes(), Device{}}}};
+  world.exchange("pixels", sends, receives).wait();
+  if (!is_root()) return;
+  const GenerationRequest& request = result_.resolved.request;
+  picture.image = crop_evenly(pixels.view(), *request.height, *request.width);
 }
 
 void Worker::report_times() {

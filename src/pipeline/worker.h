@@ -1,6 +1,7 @@
 // Owns one rank's part in a generation: text, noise, denoising, decoding.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/rank_groups.h"
+#include "pipeline/rank_memory.h"
 #include "pipeline/request.h"
 #include "pipeline/sampler.h"
 
@@ -38,18 +40,38 @@ class Worker {
   Generation draw(const ResolvedRequest& resolved, const Progress& progress);
 
  private:
-  /// Refined captions f32 [padded tokens, hidden]; negative null without guidance.
-  struct Captions {
-    Tensor positive, negative;
+  struct DecoderViews {
+    View decoded;    ///< f32 [this rank's rows, width, 3]
+    View quantized;  ///< u8, likewise
+    autoencoder_kl::Scratch scratch;
+  };
+  /// A drawing's memory on this rank's device.
+  struct Views {
+    std::array<View, 2> captions;  ///< refined, f32 [padded tokens, hidden]; negative null without guidance
+    std::vector<View> states;      ///< of each picture, f32 [channels, height, width]
+    SamplerMemory sampler;
+    std::array<View, 2> features;  ///< f32 [tokens, encoder's hidden]; these and what makes captions on rank 0 alone
+    std::array<qwen3::Scratch, 2> encoder;
+    std::array<zimage::RefineScratch, 2> refiner;
+    DecoderViews decoder;
   };
 
   bool is_root() const { return groups_.world().rank() == 0; }
-  Tensor encode(const std::string& prompt, bool& truncated);
-  Captions make_captions();
-  Captions share_captions(Captions captions);
+  /// \return f32 [channels, height, width] of the drawn size.
+  Shape latent_shape() const;
+  PromptTokens tokenize(const std::string& prompt) const;
+  /// Finds out what this drawing takes, and lays its memory out.
+  void plan();
+  Views take_views(Arena& arena) const;
+  void take_text_views(Arena& arena, Views& views) const;
+  /// The VAE, which says what it needs, must be loaded: with release_parts it is when its stage comes, not before.
+  DecoderViews take_decoder_views(Arena& arena) const;
+  void make_captions();
   void fill_noise(uint64_t seed, View latents);
-  void denoise(const Captions& captions, const Progress& progress);
+  void denoise();
   void decode();
+  /// Brings a picture's rows home to rank 0.
+  void gather_picture(ConstView own_pixels, Picture& picture);
   void report_times();
   void report_ranks();
   /// Runs `work`, which works on ctx, as part of a stage of the report.
@@ -65,11 +87,14 @@ class Worker {
   bool leads_;
   Parallelism parallelism_;
   RankGroups groups_;
+  RankMemory& memory_;
   const Progress* progress_ = nullptr;
   Generation result_;
-  std::optional<Sampler> sampler_;                         // its memory is in use until the GPU is done
+  std::array<PromptTokens, 2> prompts_;  // on rank 0
+  std::optional<SamplerPlan> plan_;
+  Views views_;
+  std::optional<Sampler> sampler_;
   std::vector<std::pair<std::string, Stopwatch>> stages_;  // what has been measured, in order
-  std::vector<Tensor> states_;  // of each picture, f32 [channels, height, width] on this rank's device
 };
 
 }  // namespace nostos

@@ -568,7 +568,8 @@ class Tools(ModelTest):
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
                                        "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
-                                       "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes", "version"})
+                                       "transformer_rows", "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes",
+                                       "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)
         self.assertGreater(result["matmul_gflops"], 0)

@@ -138,8 +138,9 @@ void measure_edges(Context& ctx, Bench& bench) {
   bench.measure("guide 4096x64", bytes_of({ids[0], ids[1], ids[2]}), [&](size_t i) {
     ops::guide(ctx, ids[0], ids[1], 4, ids[2], View(squares[i].view().bytes(), DType::f64, {4096, 2}));
   });
+  const auto delta = bench.tensors(DType::f32, {1});
   bench.measure("euler_step 4096x64", bytes_of({ids[0], ids[1], ids[1]}),
-                [&](size_t) { ops::euler_step(ctx, ids[0], 0.f, ids[1]); });
+                [&](size_t) { ops::euler_step(ctx, ids[0], delta[0], ids[1]); });
 }
 
 /// The decoder at 1024x1024: each of its resolutions.

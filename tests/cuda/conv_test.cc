@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/gpu.h"
+#include "ops/patches.h"
 
 namespace nostos {
 namespace {
@@ -67,6 +68,56 @@ TEST(CudaConv, Bf16ResultsAreRoundedSums) {
     for (const double value : expected)
       bound.push_back(std::abs(value) * kUnitBf16 + sum_error(c.in * c.kernel * c.kernel) * terms / 4);
     expect_within(on_host(rounded), expected, bound, fmt::format("{} to {}", c.in, c.out));
+  }
+}
+
+/// \return upsampling_conv2d() of rows first to first + count - 1 of x, from a slab with the rows around them.
+Tensor upsampled(const Conv2d& filter, ConstView x, int64_t first, int64_t count, DType dtype) {
+  const int64_t above = std::min<int64_t>(1, first), below = std::min(int64_t{1}, x.shape()[0] - first - count);
+  const ConstView slab = x.rows(first - above, count + above + below);
+  const Padding padding{1 - above, 1, 1 - below, 1};
+  Tensor scratch = gpu_tensor(filter.dtype, {ops::upsampling_scratch(slab.shape(), filter, padding).elements()});
+  const int64_t out = filter.bias.elements() / (filter.kernel == 2 ? 4 : 1);
+  Tensor y = gpu_tensor(dtype, {2 * count, 2 * x.shape()[1], out});
+  ops::upsampling_conv2d(gpu(), slab, filter, padding, scratch, y);
+  return on_host(y);
+}
+
+// Against the 3x3 convolution of the doubled image. The phases' taps are rounded once more: half an ulp of bf16 each.
+TEST(CudaConv, UpsamplingByPhases) {
+  for (const Case& c : {Case{9, 33, 32, 64, 3}, {1, 1, 8, 2, 3}, {7, 8, 64, 40, 3}, {1, 5, 16, 3, 3}}) {
+    const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
+                 weights = on_gpu(random_tensor(DType::bf16, {c.out, c.in, 3, 3}, 2)),
+                 bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
+    const Conv2d filter = ops::pack_upsampling_conv2d(gpu(), weights, bias);
+    EXPECT_EQ(filter.kernel, c.out % 2 == 0 ? 2 : 3) << c.out << " outputs";
+    Tensor doubled = gpu_tensor(DType::bf16, {2 * c.height, 2 * c.width, c.in}),
+           plain = gpu_tensor(DType::f32, {2 * c.height, 2 * c.width, c.out});
+    ops::upsample_nearest_2x(gpu(), x, doubled);
+    ops::conv2d(gpu(), doubled, ops::pack_conv2d(gpu(), weights, bias), 1, {1, 1, 1, 1}, plain);
+    const Values expected = values(on_host(plain));
+    // Inputs and taps are within 1, and an output has nine taps a channel; then it is rounded to bf16.
+    Values bound;
+    for (const double value : expected)
+      bound.push_back(std::abs(value) * kUnitBf16 + static_cast<double>(c.in) * 9 * kUnitBf16);
+    expect_within(upsampled(filter, x, 0, c.height, DType::bf16), expected, bound,
+                  fmt::format("{}x{} {} to {}", c.height, c.width, c.in, c.out));
+  }
+}
+
+TEST(CudaConv, UpsampledRowsDoNotDependOnTheSlab) {
+  for (const Case& c : {Case{32, 64, 512, 512, 3}, {20, 45, 256, 256, 3}, {3, 16, 16, 3, 3}}) {
+    const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1));
+    const Tensor bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
+    const Conv2d filter =
+        ops::pack_upsampling_conv2d(gpu(), on_gpu(random_tensor(DType::bf16, {c.out, c.in, 3, 3}, 2)), bias);
+    const Tensor whole = upsampled(filter, x, 0, c.height, DType::bf16);
+    constexpr int64_t kRanks = 3;
+    for (int64_t rank = 0; rank < kRanks; ++rank) {
+      const int64_t first = c.height * rank / kRanks, count = c.height * (rank + 1) / kRanks - first;
+      EXPECT_TRUE(same_bits(whole.view().rows(2 * first, 2 * count), upsampled(filter, x, first, count, DType::bf16)))
+          << c.width << " pixels, " << c.in << " to " << c.out << " rank " << rank;
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "cuda/gpu.h"
 #include "device/cuda/runtime.h"
+#include "device/graph.h"
 #include "ops/elementwise.h"
 
 namespace nostos {
@@ -63,6 +64,41 @@ TEST(GpuStream, EventsOrderStreamsAndMeasure) {
   ctx.synchronize("test");
   EXPECT_TRUE(end.is_done());
   EXPECT_GT(Event::elapsed_ms(begin, end), 0.f);
+}
+
+TEST(GpuGraph, RepeatsWhatWasRecorded) {
+  Context ctx({DeviceKind::cuda, 0}, 1);
+  Tensor x(ctx.device(), DType::f32, {1000}), back(Device{}, DType::f32, {1000});
+  const Tensor before = random_tensor(DType::f32, {1000}, 1);
+  upload(ctx, before, x);
+  const Graph graph = Graph::record(ctx, [&] {
+    ops::add_scalar(ctx, 1.f, x);
+    ops::add_scalar(ctx, 2.f, x);
+  });
+  EXPECT_FALSE(Graph());
+  ASSERT_TRUE(graph);
+  graph.launch(ctx);
+  ops::add_scalar(ctx, 0.5f, x);
+  graph.launch(ctx);
+  download(ctx, x, back);
+  ctx.synchronize("test");
+  for (int64_t i = 0; i < 1000; ++i) {
+    float wanted = before.data<float>()[i];
+    for (const float value : {1.f, 2.f, 0.5f, 1.f, 2.f}) wanted += value;
+    ASSERT_EQ(back.data<float>()[i], wanted) << i;
+  }
+}
+
+TEST(GpuGraph, AFailedRecordingLeavesTheStreamUsable) {
+  Context ctx({DeviceKind::cuda, 0}, 1);
+  Tensor x(ctx.device(), DType::f32, {33}), back(Device{}, DType::f32, {33});
+  const Tensor before = random_tensor(DType::f32, {33}, 1);
+  EXPECT_THROW(Graph::record(ctx, [] { fail(ErrorKind::cancelled, "cancelled"); }), Error);
+  EXPECT_THROW(Graph::record(ctx, [&] { cuda::synchronize(ctx.stream().handle()); }), Error);
+  upload(ctx, before, x);
+  download(ctx, x, back);
+  ctx.synchronize("test");
+  EXPECT_TRUE(same_bits(before, back));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Prints the rates of matrix products, attention and convolutions at the full model's shapes: each alone, and
 // sustained in the order of a transformer's blocks, which is the ceiling that a forward is compared with.
+//   cuda_library_rates [TOKENS ...]   with numbers of tokens only the forwards of these
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -225,10 +226,13 @@ void measure_blocks(Context& ctx, Bench& bench, int64_t tokens) {
              total_ms / kForwards);
 }
 
-void run() {
+/// \param token_counts of the only forwards to measure; empty: everything.
+void run(const std::vector<int64_t>& token_counts) {
   Context ctx({DeviceKind::cuda, 0});
   fmt::print("{}; medians of back-to-back runs, (TFLOP/s)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
+  for (const int64_t tokens : token_counts) measure_blocks(ctx, bench, tokens);
+  if (!token_counts.empty()) return;
   measure_products(ctx, bench);
   measure_attention(ctx, bench);
   for (const int64_t tokens : {4128, 3632, 2057, 16448}) measure_blocks(ctx, bench, tokens);
@@ -238,9 +242,11 @@ void run() {
 }  // namespace
 }  // namespace nostos
 
-int main() {
+int main(int argc, char** argv) {
   try {
-    nostos::run();
+    std::vector<int64_t> token_counts;
+    for (int i = 1; i < argc; ++i) token_counts.push_back(std::stoll(argv[i]));
+    nostos::run(token_counts);
     return 0;
   } catch (const nostos::Error& error) {
     fmt::print(stderr, "error: {}\n", error.what());

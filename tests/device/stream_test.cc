@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "device/context.h"
+#include "device/graph.h"
 #include "device/pinned_buffer.h"
 
 namespace nostos {
@@ -42,6 +43,28 @@ TEST(Context, OnTheCpuTheHostNeverWaits) {
   ctx.synchronize("test");
   EXPECT_EQ(finished, 1);
   EXPECT_EQ(ctx.host_waits(), 0);
+}
+
+TEST(Context, WorkThatWasAbandonedIsNotFinished) {
+  Context ctx({}, 1);
+  int finished = 0;
+  ctx.defer([&] { ++finished; });
+  ctx.abandon_work();
+  ctx.synchronize("test");
+  EXPECT_EQ(finished, 0);
+}
+
+TEST(Graph, TheCpuRecordsNothing) {
+  Context ctx({}, 1);
+  int enqueued = 0;
+  try {
+    Graph::record(ctx, [&] { ++enqueued; });
+    FAIL() << "not thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::device);
+  }
+  EXPECT_EQ(enqueued, 0);
+  EXPECT_FALSE(Graph());
 }
 
 TEST(Context, AGpuThatIsNotThereIsADeviceError) {

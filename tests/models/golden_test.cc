@@ -35,6 +35,22 @@ std::vector<Param> cases_of(const std::vector<GoldenModel>& models) {
   return params;
 }
 
+/// What `take(Arena&)` takes, with its memory.
+template <class Take>
+class Planned {
+ public:
+  explicit Planned(const Take& take) : arena_(Device{}) {
+    take(arena_);
+    arena_ = Arena({}, arena_.peak_bytes());
+    views_.emplace(take(arena_));
+  }
+  const auto& views() const { return *views_; }
+
+ private:
+  Arena arena_;
+  std::optional<std::invoke_result_t<Take, Arena&>> views_;
+};
+
 /// Draws a golden case part by part.
 class Drawing {
  public:
@@ -52,8 +68,11 @@ class Drawing {
 
   Tensor encode(std::string_view prompt) {
     const std::vector<int32_t> ids = parts_.tokenize(prompt).ids;
-    Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts_.encoder_config().hidden});
-    parts_.encoder(ctx_).encode(ctx_, ids, features);
+    const int64_t tokens = static_cast<int64_t>(ids.size());
+    Tensor features({}, DType::f32, {tokens, parts_.encoder_config().hidden});
+    const Planned scratch(
+        [&](Arena& arena) { return qwen3::Scratch::take(arena, parts_.encoder_config(), tokens, parts_.dtype()); });
+    parts_.encoder(ctx_).encode(ctx_, ids, scratch.views(), features);
     return features;
   }
 
@@ -76,7 +95,10 @@ class Drawing {
   Tensor refine(ConstView features) {
     const zimage::Transformer& model = parts_.transformer(ctx_);
     Tensor caption({}, DType::f32, {zimage::padded_tokens(features.shape()[0]), model.config().hidden});
-    model.refine(ctx_, features, caption);
+    const Planned scratch([&](Arena& arena) {
+      return zimage::RefineScratch::take(arena, model.config(), features.shape()[0], model.dtype());
+    });
+    model.refine(ctx_, features, scratch.views(), caption);
     return caption;
   }
 
@@ -86,22 +108,21 @@ class Drawing {
     const zimage::Config& config = model.config();
     const nn::SequenceParallel picture = whole_picture();
     const Tensor caption = refine(features);
-    const auto take_all = [&](Arena& arena) {
+    const Planned planned([&](Arena& arena) {
       const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
-      return std::tuple(conditioning, zimage::Modulation::take(arena, config, 1),
+      return std::tuple(conditioning, zimage::Modulation::take(arena, config, 1, model.dtype()),
                         zimage::Scratch::take(arena, config, picture, conditioning, model.dtype()));
-    };
-    Arena measure{Device{}};
-    take_all(measure);
-    Arena arena({}, measure.peak_bytes());
-    const auto [conditioning, modulation, scratch] = take_all(arena);
+    });
+    const auto& [conditioning, modulation, scratch] = planned.views();
     Tensor rows({}, DType::f32, {picture.image_tokens(), config.patch_width()}), velocity({}, DType::f32, rows.shape());
     Tensor output({}, DType::f32, latent_shape());
     ops::patchify(ctx_, latents, config.patch, rows);
-    model.condition(ctx_, picture, caption, conditioning);
+    model.fill_positions(ctx_, picture, conditioning);
+    model.take_caption(ctx_, picture, caption, conditioning);
     const Schedule times = schedule();
     model.modulate(ctx_, std::span(times.times).first(1), modulation);
-    model.forward(ctx_, picture, rows, conditioning, modulation, 0, scratch, velocity);
+    zimage::Transformer::select_step(ctx_, modulation, 0);
+    model.forward(ctx_, picture, rows, conditioning, modulation, scratch, velocity);
     ops::unpatchify(ctx_, velocity, config.patch, output);
     return output;
   }
@@ -111,13 +132,22 @@ class Drawing {
     Tensor latents({}, DType::f32, latent_shape());
     fill_normal(RngKind::torch_cpu, golden_.seed,
                 {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
-    const nn::SequenceParallel picture = whole_picture();
+    const zimage::Transformer& model = parts_.transformer(ctx_);
     const Tensor positive = refine(encode(golden_.prompt));
     const Tensor negative = golden_.guidance_scale > 0 ? refine(encode(golden_.negative_prompt)) : Tensor{};
-    Sampler sampler(ctx_, parts_.transformer(ctx_), schedule(),
-                    {static_cast<float>(golden_.guidance_scale), static_cast<float>(golden_.cfg_normalization),
+    const SamplerPlan plan{
+        .picture = whole_picture(),
+        .schedule = schedule(),
+        .guidance = {static_cast<float>(golden_.guidance_scale), static_cast<float>(golden_.cfg_normalization),
                      static_cast<float>(golden_.cfg_truncation)},
-                    picture, nullptr, positive, negative);
+        .caption_tokens = {positive.shape()[0], negative ? negative.shape()[0] : 0}};
+    const Planned memory([&](Arena& arena) {
+      SamplerMemory made = SamplerMemory::take(arena, model.config(), model.dtype(), plan);
+      made.take_scratch(arena, model.config(), model.dtype(), plan);
+      return made;
+    });
+    SamplerLeft left;
+    Sampler sampler(ctx_, model, plan, memory.views(), {positive.view(), negative.view()}, left);
     int64_t steps = 0;
     sampler.run(latents, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });
     EXPECT_EQ(steps, golden_.steps);
@@ -128,12 +158,10 @@ class Drawing {
   Tensor decode(ConstView latents) {
     const autoencoder_kl::Autoencoder& vae = parts_.autoencoder(ctx_);
     const nn::RowShards shards(latent_shape()[1]);
-    Arena measure{Device{}};
-    vae.take_decode_scratch(measure, shards, latent_shape()[1], latent_shape()[2]);
-    Arena arena({}, measure.peak_bytes());
+    const Planned scratch(
+        [&](Arena& arena) { return vae.take_decode_scratch(arena, shards, latent_shape()[1], latent_shape()[2]); });
     Tensor image({}, DType::f32, {golden_.height, golden_.width, 3});
-    vae.decode(ctx_, shards, latents, vae.take_decode_scratch(arena, shards, latent_shape()[1], latent_shape()[2]),
-               image);
+    vae.decode(ctx_, shards, latents, scratch.views(), image);
     return image;
   }
 

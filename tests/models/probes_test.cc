@@ -59,7 +59,9 @@ TEST(Probes, TextEncoder) {
   const std::vector<int32_t> ids(wide.begin(), wide.end());
   Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
   Comparison comparison(file);
-  parts.encoder(ctx).encode(ctx, ids, features, [&](std::string_view name, ConstView rows) {
+  Arena arena({}, size_t{64} << 20);
+  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), features.shape()[0], DType::f32);
+  parts.encoder(ctx).encode(ctx, ids, scratch, features, [&](std::string_view name, ConstView rows) {
     comparison.compare("text_encoder." + std::string(name), rows);
   });
   EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
@@ -92,18 +94,21 @@ TEST(Probes, Transformer) {
   Tensor caption({}, DType::f32, {zimage::padded_tokens(features.shape()[0]), config.hidden});
   Arena arena({}, size_t{64} << 20);
   const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
-  const auto modulation = zimage::Modulation::take(arena, config, 1);
+  const auto modulation = zimage::Modulation::take(arena, config, 1, DType::f32);
   const auto scratch = zimage::Scratch::take(arena, config, picture, conditioning, DType::f32);
   Tensor tokens({}, DType::f32, {picture.image_tokens(), config.patch_width()}),
       velocity({}, DType::f32, tokens.shape());
   ops::patchify(ctx, latents.reshape({latents.shape()[1], latents.shape()[2], latents.shape()[3]}), config.patch,
                 tokens);
-  model.refine(ctx, features, caption, probe);
-  model.condition(ctx, picture, caption, conditioning);
+  const auto refiner = zimage::RefineScratch::take(arena, config, features.shape()[0], DType::f32);
+  model.refine(ctx, features, refiner, caption, probe);
+  model.fill_positions(ctx, picture, conditioning);
+  model.take_caption(ctx, picture, caption, conditioning);
   comparison.compare_rows("transformer.rope_cos", conditioning.rope.cos, all_rows);
   comparison.compare_rows("transformer.rope_sin", conditioning.rope.sin, all_rows);
   model.modulate(ctx, {file.tensor("t").data<float>(), 1}, modulation, probe);
-  model.forward(ctx, picture, tokens, conditioning, modulation, 0, scratch, velocity, probe);
+  zimage::Transformer::select_step(ctx, modulation, 0);
+  model.forward(ctx, picture, tokens, conditioning, modulation, scratch, velocity, probe);
   Tensor output({}, DType::f32, {latents.shape()[1], latents.shape()[2], latents.shape()[3]});
   ops::unpatchify(ctx, velocity, config.patch, output);
   comparison.compare("transformer.output", output);

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "base/error.h"
+#include "ops/patches.h"
 #include "ops/support.h"
 
 namespace nostos {
@@ -63,6 +66,32 @@ TEST(Conv2d, EqualsReference) {
                                  fmt::format("{} {}x{} {}->{} kernel {} stride {}", name(dtype), c.height, c.width,
                                              c.in, c.out, c.kernel, c.stride)));
       y.expect_guards_untouched();
+    }
+  }
+}
+
+// In parts of the rows as ranks have them: the first with the row below, one inside, the last.
+TEST(Conv2d, UpsamplingEqualsAConvolutionOfTheDoubledImage) {
+  Context ctx({}, 2);
+  constexpr int64_t kHeight = 7, kWidth = 5, kIn = 16, kOut = 6;
+  for (const DType dtype : product_dtypes()) {
+    const Tensor x = random_tensor(DType::f32, {kHeight, kWidth, kIn}, 1), bias = random_tensor(DType::f32, {kOut}, 3),
+                 weights = random_tensor(dtype, {kOut, kIn, 3, 3}, 2);
+    Tensor doubled({}, dtype, {2 * kHeight, 2 * kWidth, kIn});
+    ops::upsample_nearest_2x(ctx, x, doubled);
+    Tensor expected({}, DType::f32, {2 * kHeight, 2 * kWidth, kOut});
+    ops::conv2d(ctx, doubled, ops::pack_conv2d(ctx, weights, bias), 1, {1, 1, 1, 1}, expected);
+    const Conv2d filter = ops::pack_upsampling_conv2d(ctx, weights, bias);
+    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, kHeight}, {0, 1}, {2, 3}, {6, 1}}) {
+      const int64_t above = std::min<int64_t>(1, first), below = std::min<int64_t>(1, kHeight - first - count);
+      const ConstView slab = x.view().rows(first - above, count + above + below);
+      const Padding padding{1 - above, 1, 1 - below, 1};
+      Tensor scratch({}, dtype, {ops::upsampling_scratch(slab.shape(), filter, padding).elements()});
+      Guarded y(DType::f32, {2 * count, 2 * kWidth, kOut});
+      ops::upsampling_conv2d(ctx, slab, filter, padding, scratch, y);
+      EXPECT_TRUE(same_bits(y, expected.view().rows(2 * first, 2 * count))) << name(dtype) << " from row " << first;
+      y.expect_guards_untouched();
+      EXPECT_THROW(ops::upsampling_conv2d(ctx, slab, filter, padding, scratch.view().rows(0, 8), y), Error);
     }
   }
 }

@@ -236,11 +236,13 @@ TEST(Elementwise, GuideCapsTheNorm) {
 
 TEST(Elementwise, EulerStepIsExact) {
   Context ctx({}, 2);
+  Tensor delta(Device{}, DType::f32, {1});
+  *delta.data<float>() = -0.123f;
   for (const int64_t n : {0, 1, 33, 40000}) {
     const Tensor output = random_tensor(DType::f32, {n}, 1), before = random_tensor(DType::f32, {n}, 2);
     Guarded x(DType::f32, {n});
     copy_bytes(before, x);
-    ops::euler_step(ctx, output, -0.123f, x);
+    ops::euler_step(ctx, output, delta, x);
     for (int64_t i = 0; i < n; ++i) {
       const float change = -0.123f * -output.data<float>()[i];
       ASSERT_EQ(x.view().data<float>()[i], before.data<float>()[i] + change) << i;
@@ -261,7 +263,9 @@ TEST(Elementwise, WrongShapesAndTypesAreRefused) {
   EXPECT_THROW(ops::convert(ctx, bytes, out), Error);
   EXPECT_THROW(ops::fill_rows(ctx, other.view().rows(0, 1), out), Error);
   EXPECT_THROW(ops::guide(ctx, x, other, 1, out), Error);
-  EXPECT_THROW(ops::euler_step(ctx, other, 1, out), Error);
+  const Tensor delta(Device{}, DType::f32, {1}), deltas(Device{}, DType::f32, {2});
+  EXPECT_THROW(ops::euler_step(ctx, other, delta, out), Error);
+  EXPECT_THROW(ops::euler_step(ctx, x, deltas, out), Error);
 }
 
 }  // namespace

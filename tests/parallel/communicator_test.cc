@@ -258,6 +258,33 @@ TEST(ThreadRanks, RanksThatDisagreeAreAnError) {
   });
 }
 
+// A backend's own way to copy, which memory of a GPU needs, holds in its groups too.
+TEST(GroupCommunicator, CopiesToItselfAsItsParentDoes) {
+  class Backend final : public Communicator {
+   public:
+    Backend() : Communicator(0, 1) {}
+    void abort(std::string_view) noexcept override {}
+    int copies = 0;
+
+   protected:
+    std::unique_ptr<Operation> start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>) override {
+      return nullptr;
+    }
+    void copy(ByteView to, ConstByteView from) override {
+      ++copies;
+      Communicator::copy(to, from);
+    }
+  };
+  Backend backend;
+  GroupCommunicator half(backend, {0}), group(half, {0});
+  const std::vector<int> sent{1, 2, 3};
+  std::vector<int> received(3);
+  const std::vector<Part> whole{{0, sizeof(int) * 3}};
+  group.all_gather(host_bytes(std::span(sent)), host_bytes(std::span(received)), whole).wait();
+  EXPECT_EQ(received, sent);
+  EXPECT_EQ(backend.copies, 1);
+}
+
 TEST(Communicator, RefusesWhatCannotBe) {
   SelfCommunicator comm;
   std::vector<std::byte> bytes(8);

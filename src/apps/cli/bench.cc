@@ -105,6 +105,7 @@ ordered_json result_json(const std::string& model, const std::string& precision,
           {"step_ms", timings.step_ms},
           {"total_median_ms", median(timings.total_ms)},
           {"total_ms", timings.total_ms},
+          {"transformer_rows", last.transformer_rows},
           {"transformer_flop_per_step", last.transformer_flop},
           {"transformer_gflops", transformer_gflops},
           {"matmul_gflops", matmul_gflops},
@@ -127,7 +128,7 @@ void print_text(const ordered_json& result) {
   }
   fmt::print("  {:<14}{:>12.1f} ms\n  {:<14}{:>12.1f} ms\n", "one step", result["step_median_ms"].get<double>(),
              "total", result["total_median_ms"].get<double>());
-  fmt::print("transformer {:.3f} TFLOP/s, {:.1f} % of oneDNN's matrix products here ({:.3f} TFLOP/s)\n",
+  fmt::print("transformer {:.3f} TFLOP/s, {:.1f} % of matrix products alone here ({:.3f} TFLOP/s)\n",
              result["transformer_gflops"].get<double>() / 1000, result["matmul_share"].get<double>() * 100,
              result["matmul_gflops"].get<double>() / 1000);
   constexpr double kGiB = 1024.0 * 1024 * 1024;

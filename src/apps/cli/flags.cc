@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "pipeline/device_choice.h"
 
 namespace nostos::cli {
 namespace {
@@ -14,12 +15,6 @@ Precision parse_precision(const std::string& name) {
   if (name == "f32") return Precision::f32;
   if (name == "bf16") return Precision::bf16;
   fail(ErrorKind::invalid_input, "precision '{}' is unknown; use auto, f32 or bf16", name);
-}
-
-Device parse_device(const std::string& name) {
-  if (name == "auto" || name == "cpu") return Device{DeviceKind::cpu, 0};
-  require(name == "cuda", ErrorKind::invalid_input, "device '{}' is unknown; use auto, cpu or cuda", name);
-  return Device{DeviceKind::cuda, 0};
 }
 
 Parallelism parallelism_of(const EngineFlags& flags, const Communicator* processes) {
@@ -48,7 +43,8 @@ CLI::Validator not_empty() {
 }
 
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
-  command.add_option("--device", flags.device, "auto, cpu or cuda");
+  command.add_option("--device", flags.device, "auto (a GPU where there is one), cpu, cuda or cuda:N");
+  command.add_flag("--allow-shared-gpu", flags.allow_shared_gpu, "let several ranks draw on one GPU");
   command.add_option("--precision", flags.precision, "of weights and matrix products: auto, f32 or bf16");
   command.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")
       ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
@@ -86,7 +82,8 @@ EngineOptions engine_options(const EngineFlags& flags, const Communicator* proce
   EngineOptions options;
   options.parallelism = parallelism_of(flags, processes);
   options.comm_timeout_s = flags.comm_timeout_s;
-  options.device = parse_device(flags.device);
+  options.device =
+      choose_device(flags.device, {options.parallelism.ranks(), processes != nullptr, flags.allow_shared_gpu});
   options.precision = parse_precision(flags.precision);
   options.threads = static_cast<int>(flags.threads);
   return options;

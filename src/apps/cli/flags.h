@@ -17,6 +17,7 @@ struct EngineFlags {
   std::string device = "auto";
   std::string precision = "auto";
   int64_t threads = 0;
+  bool allow_shared_gpu = false;
   std::optional<int64_t> num_gpus, ulysses_degree, ring_degree, cfg_parallel_degree;
   std::string sp_plan = "token";
   double comm_timeout_s = 0;
@@ -42,7 +43,7 @@ void apply_common_flags(CLI::App& command, const CommonFlags& flags,
                         const std::function<std::string(const std::string& file)>& read = read_config_file);
 
 /// \return options with every field set but the model. \param processes of a launcher, or null.
-/// \throws Error invalid_input for degrees that do not multiply to the number of ranks
+/// \throws Error invalid_input for degrees that do not multiply to the number of ranks; what choose_device() throws
 EngineOptions engine_options(const EngineFlags& flags, const Communicator* processes);
 
 /// \throws Error invalid_input unless `name` is token or axis

@@ -1,6 +1,7 @@
 // Implements the seam on the CUDA runtime.
 #include "device/cuda/runtime.h"
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <string_view>
@@ -22,6 +23,11 @@ DeviceProperties read_properties(int index) {
           "GPU {} ({}) has compute capability {}.{}; the CUDA backend needs {}.{} (Ampere) or newer", index, made.name,
           found.major, found.minor, kOldestComputeCapability / 10, kOldestComputeCapability % 10);
   return made;
+}
+
+std::atomic<int64_t>& allocation_count() {
+  static std::atomic<int64_t> count = 0;
+  return count;
 }
 
 /// Makes GPU `index` current for a scope that must not change what the thread's caller has set.
@@ -115,6 +121,7 @@ size_t free_bytes(int index) {
 std::byte* allocate(int index, size_t bytes) {
   device_properties(index);
   const DeviceScope scope(index);
+  ++allocation_count();
   void* memory = nullptr;
   const cudaError_t status = cudaMalloc(&memory, bytes);
   if (status == cudaErrorMemoryAllocation) {
@@ -132,6 +139,7 @@ void release(int index, std::byte* memory) noexcept {
 }
 
 std::byte* allocate_pinned(size_t bytes) {
+  ++allocation_count();
   void* memory = nullptr;
   const cudaError_t status = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable);
   if (status == cudaErrorMemoryAllocation) {
@@ -143,6 +151,8 @@ std::byte* allocate_pinned(size_t bytes) {
 }
 
 void release_pinned(std::byte* memory) noexcept { cudaFreeHost(memory); }
+
+int64_t allocations() { return allocation_count(); }
 
 CUstream_st* create_stream(int index) {
   device_properties(index);
@@ -198,6 +208,32 @@ float elapsed_ms(CUevent_st* begin, CUevent_st* end) {
   check_cuda(cudaEventElapsedTime(&ms, begin, end), "cannot read the time between events");
   return ms;
 }
+
+void begin_recording(CUstream_st* stream) {
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cannot begin to record a graph");
+}
+
+CUgraphExec_st* end_recording(CUstream_st* stream) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(stream, &graph), "cannot record a graph");
+  cudaGraphExec_t made = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&made, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(status, "cannot make a recorded graph ready");
+  return made;
+}
+
+void abandon_recording(CUstream_st* stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  if (cudaStreamEndCapture(stream, &graph) == cudaSuccess && graph != nullptr) cudaGraphDestroy(graph);
+  cudaGetLastError();  // what broke the recording has been thrown
+}
+
+void launch(CUgraphExec_st* graph, CUstream_st* stream) {
+  check_cuda(cudaGraphLaunch(graph, stream), "cannot launch a recorded graph");
+}
+
+void destroy_graph(CUgraphExec_st* graph) noexcept { cudaGraphExecDestroy(graph); }
 
 void copy_async(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream) {
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cannot copy to or from the GPU");

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
-struct CUstream_st;  // *CUstream_st is cudaStream_t, *CUevent_st is cudaEvent_t
+struct CUstream_st;  // *CUstream_st is cudaStream_t, *CUevent_st is cudaEvent_t, *CUgraphExec_st is cudaGraphExec_t
 struct CUevent_st;
+struct CUgraphExec_st;
 
 namespace nostos::cuda {
 
@@ -44,6 +46,9 @@ void release(int index, std::byte* memory) noexcept;
 std::byte* allocate_pinned(size_t bytes);
 void release_pinned(std::byte* memory) noexcept;
 
+/// \return how often this process has taken GPU memory or page-locked memory so far: a run that is warm takes none.
+int64_t allocations();
+
 /// \return a stream of GPU `index` that does not wait for the default stream.
 CUstream_st* create_stream(int index);
 void destroy_stream(int index, CUstream_st* stream) noexcept;
@@ -61,6 +66,16 @@ bool is_done(CUevent_st* event);
 void synchronize(CUevent_st* event);
 /// \return milliseconds from `begin` to `end`, both timed and done.
 float elapsed_ms(CUevent_st* begin, CUevent_st* end);
+
+/// From now on what the calling thread enqueues on `stream` is recorded in place of run.
+void begin_recording(CUstream_st* stream);
+/// \return what was recorded, ready to be launched. \throws Error internal if something in it cannot be recorded.
+CUgraphExec_st* end_recording(CUstream_st* stream);
+/// Ends a recording and forgets it.
+void abandon_recording(CUstream_st* stream) noexcept;
+/// Enqueues what was recorded.
+void launch(CUgraphExec_st* graph, CUstream_st* stream);
+void destroy_graph(CUgraphExec_st* graph) noexcept;
 
 /// Enqueues a copy between any two of GPU memory and pinned memory.
 void copy_async(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream);

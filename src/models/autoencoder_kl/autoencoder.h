@@ -23,11 +23,11 @@ struct MidAttentionScratch {
 
 /// Memory of one decoding or encoding on one rank; each buffer is as large as the largest level needs.
 struct Scratch {
-  View x;           ///< f32: the residual stream
+  View x;           ///< ops::product_dtype(): the residual stream
   View h;           ///< ops::product_dtype(): the inner activations of a residual block
   View normed;      ///< of the weights' dtype: inputs of convolutions, with the neighbours' rows around this rank's
   View group_sums;  ///< f64 [latent height, groups, 2]
-  MidAttentionScratch attention;
+  MidAttentionScratch attention;  ///< in the place of h, which is not in use then
 };
 
 /// A loaded VAE.

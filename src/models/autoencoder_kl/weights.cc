@@ -94,7 +94,8 @@ class Walk {
             resnet(name + ".resnets." + std::to_string(i), i == 0 ? in : channels[level], channels[level]));
       }
       in = channels[level];
-      if (level + 1 < channels.size()) level_weights.resample = conv(name + ".upsamplers.0.conv", in, in, 3);
+      if (level + 1 < channels.size())
+        level_weights.resample = builder_.upsampling_conv(name + ".upsamplers.0.conv", in, in);
       w.levels.push_back(std::move(level_weights));
     }
     w.norm_out = norm("decoder.conv_norm_out", in);

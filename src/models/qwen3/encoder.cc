@@ -12,21 +12,6 @@
 namespace nostos::qwen3 {
 namespace {
 
-struct Scratch {
-  View normed;  ///< [tokens, hidden] of the weights' dtype
-  nn::AttentionScratch attention;
-  nn::FeedForwardScratch feed_forward;
-  nn::RopeTable rope;
-  View ids;  ///< i32 [tokens]
-
-  static Scratch take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
-    return {nostos::take(arena, dtype, {tokens, c.hidden}),
-            nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
-            nn::FeedForwardScratch::take(arena, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim),
-            nostos::take(arena, DType::i32, {tokens})};
-  }
-};
-
 /// x += attention(norm(x)); x += ffn(norm(x)). \param x f32 [tokens, hidden], in place.
 void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x, const Scratch& s) {
   ctx.throw_if_cancelled();
@@ -38,18 +23,21 @@ void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x,
 
 }  // namespace
 
-void Encoder::encode(Context& ctx, std::span<const int32_t> ids, View features, const nn::Probe& probe) const {
+Scratch Scratch::take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
+  return {nostos::take(arena, dtype, {tokens, c.hidden}),
+          nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
+          nn::FeedForwardScratch::take(arena, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim),
+          nostos::take(arena, DType::i32, {tokens})};
+}
+
+void Encoder::encode(Context& ctx, std::span<const int32_t> ids, const Scratch& scratch, View features,
+                     const nn::Probe& probe) const {
   const int64_t tokens = static_cast<int64_t>(ids.size());
   for (const int32_t id : ids) {
     require(id >= 0 && id < config_.vocabulary, ErrorKind::model,
             "the tokenizer gave id {}, the text encoder's vocabulary ends at {}: they do not belong together", id,
             config_.vocabulary - 1);
   }
-  Arena measure(ctx.device());
-  Scratch::take(measure, config_, tokens, dtype_);
-  Arena arena(ctx.device(), measure.peak_bytes());
-  const Scratch scratch = Scratch::take(arena, config_, tokens, dtype_);
-
   nn::fill_sequence_rope(ctx, config_.rope_theta, scratch.rope);
   upload(ctx, {reinterpret_cast<const std::byte*>(ids.data()), DType::i32, {tokens}}, scratch.ids);
   ops::embed(ctx, weights_.embedding, scratch.ids, features);

@@ -7,13 +7,27 @@
 #include "device/context.h"
 #include "models/qwen3/config.h"
 #include "models/qwen3/weights.h"
+#include "nn/attention.h"
+#include "nn/feed_forward.h"
 #include "nn/probe.h"
+#include "nn/rope.h"
 #include "tensor/tensor.h"
 
 namespace nostos::qwen3 {
 
 /// Called with the name and rows of intermediate results, in order; for tests.
 using Probe = std::function<void(std::string_view name, ConstView rows)>;
+
+/// Memory of an encoding.
+struct Scratch {
+  View normed;  ///< [tokens, hidden] of the weights' dtype
+  nn::AttentionScratch attention;
+  nn::FeedForwardScratch feed_forward;
+  nn::RopeTable rope;
+  View ids;  ///< i32 [tokens]
+
+  static Scratch take(Arena& arena, const Config& config, int64_t tokens, DType dtype);
+};
 
 /// A loaded text encoder.
 class Encoder {
@@ -25,11 +39,11 @@ class Encoder {
   const Weights& weights() const { return weights_; }
 
   /// The last but one hidden state of the real tokens, before the final norm: the encoder is causal, so tokens that a
-  /// reference would
-  /// pad with change nothing. Allocates scratch of the prompt's size.
-  /// \param ids token ids, at least one. \param features f32 [ids, hidden]. \throws Error model for an id outside the
-  /// vocabulary, cancelled.
-  void encode(Context& ctx, std::span<const int32_t> ids, View features, const nn::Probe& probe = {}) const;
+  /// reference would pad with change nothing. Enqueues on ctx; neither allocates on its device nor waits.
+  /// \param ids token ids, at least one. \param scratch of as many. \param features f32 [ids, hidden].
+  /// \throws Error model for an id outside the vocabulary, cancelled
+  void encode(Context& ctx, std::span<const int32_t> ids, const Scratch& scratch, View features,
+              const nn::Probe& probe = {}) const;
 
  private:
   Config config_;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "nn/timestep_embedding.h"
+#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 
@@ -67,13 +68,8 @@ void run_blocks(Context& ctx, const Config& config, const nn::ShardedSequence& s
 /// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
 nn::AxialPosition caption_position(int64_t row) { return {1 + row, 0, 0}; }
 
-BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block, int64_t step) {
-  const Shape& shape = modulation.blocks.shape();
-  const ConstView parts = ConstView(modulation.blocks)
-                              .rows(block, 1)
-                              .reshape({shape[1], shape[2]})
-                              .rows(step, 1)
-                              .reshape({4, config.hidden});
+BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block) {
+  const ConstView parts = ConstView(modulation.step_blocks).rows(block, 1).reshape({4, config.hidden});
   return {parts.rows(0, 1), parts.rows(1, 1), parts.rows(2, 1), parts.rows(3, 1)};
 }
 
@@ -83,13 +79,20 @@ Conditioning Conditioning::take(Arena& arena, const Config& config, const nn::Se
                                 int64_t padded_caption) {
   nn::ShardedSequence sequence = picture.with_caption(padded_caption);
   const int64_t rows = sequence.rows(), caption_rows = rows - picture.image().rows();
-  return {std::move(sequence), nostos::take(arena, DType::f32, {caption_rows, config.hidden}),
+  return {std::move(sequence), padded_caption, nostos::take(arena, DType::f32, {caption_rows, config.hidden}),
           nn::RopeTable::take(arena, rows, config.head_dim())};
 }
 
-Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps) {
-  return {nostos::take(arena, DType::f32, {config.refiner_layers + config.layers, steps, 4 * config.hidden}),
-          nostos::take(arena, DType::f32, {steps, config.hidden})};
+Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps, DType dtype) {
+  const int64_t blocks = config.refiner_layers + config.layers, width = config.modulation_width();
+  return {nostos::take(arena, DType::f32, {blocks, steps, 4 * config.hidden}),
+          nostos::take(arena, DType::f32, {1, steps, config.hidden}),
+          nostos::take(arena, DType::f32, {blocks, 1, 4 * config.hidden}),
+          nostos::take(arena, DType::f32, {1, 1, config.hidden}),
+          nostos::take(arena, DType::f32, {steps, kTimeFeatures}),
+          nostos::take(arena, DType::f32, {steps, kTimeHidden}),
+          nostos::take(arena, DType::f32, {steps, width}),
+          nostos::take(arena, dtype, {steps, width})};
 }
 
 BlockScratch BlockScratch::take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype) {
@@ -98,6 +101,13 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config, const nn::Sh
           nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
           nn::AttentionScratch::take(arena, config.attention_shape(), sequence, dtype),
           nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
+}
+
+RefineScratch RefineScratch::take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype) {
+  const int64_t padded = padded_tokens(caption_tokens);
+  return {nostos::take(arena, DType::f32, {caption_tokens, config.caption_width}),
+          nn::RopeTable::take(arena, padded, config.head_dim()),
+          BlockScratch::take(arena, config, nn::ShardedSequence(padded), dtype)};
 }
 
 Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
@@ -113,35 +123,25 @@ Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequencePara
   return s;
 }
 
-void Transformer::refine(Context& ctx, ConstView features, View caption, const nn::Probe& probe) const {
+void Transformer::refine(Context& ctx, ConstView features, const RefineScratch& s, View caption,
+                         const nn::Probe& probe) const {
   const int64_t length = features.shape()[0], padded = caption.shape()[0];
   check(padded == padded_tokens(length), "a refined caption is padded");
-  Tensor normed(ctx.device(), DType::f32, {length, config_.caption_width});
-  ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, normed);
-  ops::linear(ctx, normed, weights_.caption_embedder, caption.rows(0, length));
+  ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, s.normed);
+  ops::linear(ctx, s.normed, weights_.caption_embedder, caption.rows(0, length));
   ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, padded - length));
   report(probe, "cap_embedder", caption);
 
-  const nn::ShardedSequence sequence(padded);
-  const auto take_scratch = [&](Arena& arena) {
-    return std::pair(nn::RopeTable::take(arena, padded, config_.head_dim()),
-                     BlockScratch::take(arena, config_, sequence, dtype_));
-  };
-  Arena measure(ctx.device());
-  take_scratch(measure);
-  Arena arena(ctx.device(), measure.peak_bytes());
-  const auto [rope, scratch] = take_scratch(arena);
   std::vector<nn::AxialPosition> positions;
   for (int64_t i = 0; i < padded; ++i) positions.push_back(caption_position(i));
-  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, rope);
+  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, s.rope);
   const auto unmodulated = [](size_t) { return BlockModulation{}; };
-  run_blocks(ctx, config_, sequence, weights_.context_refiner, unmodulated, rope, caption, scratch, probe,
-             "context_refiner");
+  run_blocks(ctx, config_, nn::ShardedSequence(padded), weights_.context_refiner, unmodulated, s.rope, caption,
+             s.blocks, probe, "context_refiner");
 }
 
-void Transformer::condition(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,
-                            const Conditioning& out) const {
-  const int64_t padded_caption = caption.shape()[0], tokens = picture.grid().tokens(),
+void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const {
+  const int64_t padded_caption = out.padded_caption, tokens = picture.grid().tokens(),
                 padded_image = picture.grid().padded(), width = picture.grid().width;
   std::vector<nn::AxialPosition> positions;
   for (const auto& run : out.sequence.runs()) {
@@ -155,42 +155,50 @@ void Transformer::condition(Context& ctx, const nn::SequenceParallel& picture, C
     }
   }
   nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, out.rope);
-  const auto rows = picture.caption_rows(padded_caption);
+}
+
+void Transformer::take_caption(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,
+                               const Conditioning& out) const {
+  const auto rows = picture.caption_rows(caption.shape()[0]);
   ops::convert(ctx, caption.rows(rows.begin, rows.count), out.caption);
 }
 
 void Transformer::modulate(Context& ctx, std::span<const float> times, const Modulation& out,
                            const nn::Probe& probe) const {
-  const int64_t steps = static_cast<int64_t>(times.size()), width = config_.modulation_width();
+  const int64_t steps = static_cast<int64_t>(times.size());
   std::vector<float> scaled(times.begin(), times.end());
   for (float& time : scaled) time *= static_cast<float>(config_.t_scale);
 
-  Tensor features(ctx.device(), DType::f32, {steps, kTimeFeatures}),
-      hidden(ctx.device(), DType::f32, {steps, kTimeHidden});
-  Tensor embedded(ctx.device(), DType::f32, {steps, width}), input(ctx.device(), dtype_, {steps, width});
-  nn::timestep_features(ctx, scaled, features);
-  ops::linear(ctx, features, weights_.time_in, hidden);
-  ops::silu(ctx, hidden, hidden);
-  ops::linear(ctx, hidden, weights_.time_out, embedded);
-  report(probe, "t_embedder", embedded);
+  nn::timestep_features(ctx, scaled, out.features);
+  ops::linear(ctx, out.features, weights_.time_in, out.time_hidden);
+  ops::silu(ctx, out.time_hidden, out.time_hidden);
+  ops::linear(ctx, out.time_hidden, weights_.time_out, out.embedded);
+  report(probe, "t_embedder", out.embedded);
 
-  ops::convert(ctx, embedded, input);
+  ops::convert(ctx, out.embedded, out.input);
   int64_t index = 0;
   for (const std::vector<BlockWeights>* blocks : {&weights_.noise_refiner, &weights_.layers}) {
     for (const BlockWeights& block : *blocks) {
       const View factors = out.blocks.rows(index++, 1).reshape({steps, 4 * config_.hidden});
-      ops::linear(ctx, input, block.modulation, factors);
+      ops::linear(ctx, out.input, block.modulation, factors);
       ops::finish_modulation(ctx, factors);
     }
   }
-  ops::silu(ctx, embedded, input);
-  ops::linear(ctx, input, weights_.final_modulation, out.final);
-  ops::add_scalar(ctx, 1.f, out.final);
+  ops::silu(ctx, out.embedded, out.input);
+  const View final = out.final.reshape({steps, config_.hidden});
+  ops::linear(ctx, out.input, weights_.final_modulation, final);
+  ops::add_scalar(ctx, 1.f, final);
+}
+
+void Transformer::select_step(Context& ctx, const Modulation& modulation, int64_t step) {
+  const ops::RowRun row{step, 0, 1};
+  ops::copy_rows(ctx, modulation.blocks, modulation.step_blocks, {&row, 1});
+  ops::copy_rows(ctx, modulation.final, modulation.step_final, {&row, 1});
 }
 
 void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, ConstView tokens,
-                          const Conditioning& conditioning, const Modulation& modulation, int64_t step,
-                          const Scratch& s, View velocity, const nn::Probe& probe) const {
+                          const Conditioning& conditioning, const Modulation& modulation, const Scratch& s,
+                          View velocity, const nn::Probe& probe) const {
   const int64_t real = picture.image_tokens(), image = picture.image().rows(),
                 caption = conditioning.caption.shape()[0];
   // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
@@ -200,14 +208,15 @@ void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, Con
   report(probe, "x_embedder", image_rows);
 
   const auto modulation_from = [&](size_t first) {
-    return [&, first](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(first + i), step); };
+    return [&, first](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(first + i)); };
   };
   run_blocks(ctx, config_, picture.image(), weights_.noise_refiner, modulation_from(0),
              conditioning.rope.rows(0, image), image_rows, s.image, probe, "noise_refiner");
   ops::convert(ctx, conditioning.caption, x.rows(image, caption));
   run_blocks(ctx, config_, conditioning.sequence, weights_.layers, modulation_from(weights_.noise_refiner.size()),
              conditioning.rope, x, s.all, probe, "layers");
-  ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.final.rows(step, 1), kFinalNormEps, s.final_normed);
+  ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.step_final.reshape({config_.hidden}), kFinalNormEps,
+                         s.final_normed);
   ops::linear(ctx, s.final_normed, weights_.final_linear, velocity);
   report(probe, "final_layer", velocity);
 }

@@ -19,6 +19,7 @@ namespace nostos::zimage {
 /// What depends on the caption and the picture's size but not on the step: made once a prompt. Rows are this rank's.
 struct Conditioning {
   nn::ShardedSequence sequence;  ///< [padded image tokens | padded caption]
+  int64_t padded_caption = 0;    ///< tokens of the whole caption
   View caption;                  ///< f32 [caption rows, hidden]: refined
   nn::RopeTable rope;            ///< of [image rows | caption rows]
 
@@ -26,14 +27,18 @@ struct Conditioning {
                            int64_t padded_caption);
 };
 
-/// Factors of every modulated layer for every step, made once a run.
+/// Factors of every modulated layer for every step, made once a run, and those of the step under way, which stand in
+/// the same place in every step.
 struct Modulation {
-  View
-      /// f32 [noise refiners + layers, steps, 4 * hidden]: attention scale, attention gate, FFN scale, FFN gate
-      blocks;
-  View final;  ///< f32 [steps, hidden]
+  View blocks;       ///< f32 [noise refiners + layers, steps, 4 * hidden]: attention scale and gate, FFN scale and gate
+  View final;        ///< f32 [1, steps, hidden]
+  View step_blocks;  ///< f32 [noise refiners + layers, 1, 4 * hidden]
+  View step_final;   ///< f32 [1, 1, hidden]
 
-  static Modulation take(Arena& arena, const Config& config, int64_t steps);
+  View features, time_hidden, embedded, input;  ///< room to make them in
+
+  /// \param dtype of the weights.
+  static Modulation take(Arena& arena, const Config& config, int64_t steps, DType dtype);
 };
 
 /// Memory of a block for a rank's rows of a sequence.
@@ -44,6 +49,15 @@ struct BlockScratch {
   nn::FeedForwardScratch feed_forward;
 
   static BlockScratch take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype);
+};
+
+/// Memory of the refining of one caption.
+struct RefineScratch {
+  View normed;  ///< f32 [caption tokens, caption width]
+  nn::RopeTable rope;
+  BlockScratch blocks;
+
+  static RefineScratch take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype);
 };
 
 /// Memory of a forward pass with one caption. What follows x shares its memory: each is used in its own phase.
@@ -59,8 +73,8 @@ struct Scratch {
 /// Called with the name and rows of intermediate results, in order; for tests that look for the first wrong sub-step.
 using Probe = std::function<void(std::string_view name, ConstView rows)>;
 
-/// A loaded transformer. Functions enqueue on ctx and neither allocate nor wait, but for those that say so. The same
-/// code runs one rank or its share of many: `picture` says which rows are this rank's.
+/// A loaded transformer. Functions enqueue on ctx and neither allocate on its device nor wait, but for those that say
+/// so. The same code runs one rank or its share of many: `picture` says which rows are this rank's.
 class Transformer {
  public:
   Transformer(const Config& config, Weights weights, DType dtype)
@@ -70,22 +84,30 @@ class Transformer {
   const Weights& weights() const { return weights_; }
   DType dtype() const { return dtype_; }
 
-  /// Embeds and refines a whole caption; one rank does it for all. Allocates scratch of the caption's size.
+  /// Embeds and refines a whole caption; one rank does it for all.
   /// \param features f32 [caption tokens, caption width]. \param caption f32 [padded_tokens(caption tokens), hidden]
-  void refine(Context& ctx, ConstView features, View caption, const nn::Probe& probe = {}) const;
+  void refine(Context& ctx, ConstView features, const RefineScratch& scratch, View caption,
+              const nn::Probe& probe = {}) const;
 
-  /// Takes this rank's rows of the caption and fills the rotary tables. \param caption of refine()
-  void condition(Context& ctx, const nn::SequenceParallel& picture, ConstView caption, const Conditioning& out) const;
+  /// Fills the rotary tables of this rank's rows.
+  void fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const;
 
-  /// \param times model times in [0, 1], one a step. Allocates scratch of the number of steps.
+  /// Takes this rank's rows of a whole caption. \param caption of refine()
+  void take_caption(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,
+                    const Conditioning& out) const;
+
+  /// Makes the factors of all steps. \param times model times in [0, 1], one a step.
   void modulate(Context& ctx, std::span<const float> times, const Modulation& out, const nn::Probe& probe = {}) const;
 
+  /// Makes the factors of `step` those of the step under way.
+  static void select_step(Context& ctx, const Modulation& modulation, int64_t step);
+
   /// \param tokens f32 [this rank's image tokens, patch width]: the noisy latent as ops::patchify lays it out.
+  /// \param modulation of which the step under way is used.
   /// \param velocity f32, the same shape: the model's output, not negated. Waits for peers where there are any.
   /// \throws Error cancelled between blocks, peer_failed
   void forward(Context& ctx, const nn::SequenceParallel& picture, ConstView tokens, const Conditioning& conditioning,
-               const Modulation& modulation, int64_t step, const Scratch& scratch, View velocity,
-               const nn::Probe& probe = {}) const;
+               const Modulation& modulation, const Scratch& scratch, View velocity, const nn::Probe& probe = {}) const;
 
   /// \return floating-point operations of the matrix products of one forward(), all ranks together.
   double forward_flop(int64_t padded_image, int64_t padded_caption) const;

@@ -156,10 +156,11 @@ void cap_norm(Context&, ConstView token_squares, float max_norm_ratio, View x) {
   for (int64_t i = 0; i < x.elements(); ++i) to[i] *= factor;
 }
 
-void euler_step(Context&, ConstView model_output, float delta, View x) {
+void euler_step(Context&, ConstView model_output, ConstView delta, View x) {
   const float* v = model_output.data<float>();
+  const float by = *delta.data<float>();
   float* to = x.data<float>();
-  for (int64_t i = 0; i < x.elements(); ++i) to[i] += delta * -v[i];
+  for (int64_t i = 0; i < x.elements(); ++i) to[i] += by * -v[i];
 }
 
 }  // namespace nostos::cpu

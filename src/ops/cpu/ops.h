@@ -37,7 +37,7 @@ void embed(Context& ctx, ConstView table, ConstView ids, View out);
 void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRun> runs);
 void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares);
 void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
-void euler_step(Context& ctx, ConstView model_output, float delta, View x);
+void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x);
 
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens);
 void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents);

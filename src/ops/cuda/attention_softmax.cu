@@ -1,5 +1,8 @@
 // Implements the project's own kernels of attention.
 #include "ops/cuda/attention_softmax.h"
+
+#include <algorithm>
+
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 
@@ -17,29 +20,64 @@ __device__ float block_max(float value, float* partial) {
   return value;
 }
 
+/// The most scores of a row that a block keeps: two blocks a multiprocessor, whose rows' other scores the L2 cache holds
+/// from the first pass to the second.
+constexpr int64_t kKeptScores = 27 * 1024;
+
+constexpr int kAhead = 4;  // pieces of a row that a thread has on their way at once
+
+/// e^x for x <= 0; to bf16 it may err by 1e-5 of itself.
+template <class Out>
+__device__ float exp_for(float x) {
+  if constexpr (sizeof(Out) == 4)
+    return expf(x);
+  else
+    return __expf(x);
+}
+
 /// One block a row. Each thread has the same V-element pieces of the row in both passes, so that probabilities may
-/// replace scores.
+/// replace scores. Shared: the first `kept` scores.
 template <int V, class Out>
-__global__ void softmax_rows_kernel(const float* scores, int64_t keys, float scale, Out* probabilities, float* sums,
-                                    float* log_sum_exp) {
+__global__ void __launch_bounds__(kThreads)
+    softmax_rows_kernel(const float* scores, int64_t keys, int64_t kept, float scale, Out* probabilities, float* sums,
+                        float* log_sum_exp) {
+  extern __shared__ float4 shared_scores[];
+  float* const kept_scores = reinterpret_cast<float*>(shared_scores);
   __shared__ float partial[kThreads / 32], partial_sums[kThreads / 32];
   const float* row = scores + blockIdx.x * keys;
   Out* out = probabilities + blockIdx.x * keys;
   float top = -INFINITY;
-  for (int64_t k = threadIdx.x * V; k < keys; k += kThreads * V) {
-    float values[V];
-    load<V>(row + k, values);
+  for (int64_t first = threadIdx.x * V; first < keys; first += kThreads * V * kAhead) {
+    Raw<float, V> raw[kAhead];
 #pragma unroll
-    for (int i = 0; i < V; ++i) top = fmaxf(top, values[i]);
+    for (int ahead = 0; ahead < kAhead; ++ahead) {
+      const int64_t k = first + ahead * kThreads * V;
+      if (k < keys) raw[ahead].load(row + k);
+    }
+#pragma unroll
+    for (int ahead = 0; ahead < kAhead; ++ahead) {
+      const int64_t k = first + ahead * kThreads * V;
+      if (k >= keys) break;
+      float values[V];
+      raw[ahead].unpack(values);
+      if (k < kept) store<V>(values, kept_scores + k);
+#pragma unroll
+      for (int i = 0; i < V; ++i) top = fmaxf(top, values[i]);
+    }
   }
   top = block_max<kThreads>(top, partial);
   float sum = 0;
   for (int64_t k = threadIdx.x * V; k < keys; k += kThreads * V) {
     float values[V];
-    load<V>(row + k, values);
+    if (k < kept) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) values[i] = kept_scores[k + i];
+    } else {
+      load<V>(row + k, values);
+    }
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      values[i] = expf(scale * (values[i] - top));
+      values[i] = exp_for<Out>(scale * (values[i] - top));
       sum += values[i];
     }
     store<V>(values, out + k);
@@ -111,8 +149,14 @@ void softmax_rows(ConstView scores, float scale, View probabilities, float* sums
   const int64_t keys = scores.shape()[1];
   with_elements(probabilities, [&]<class Out>(Out* out) {
     with_vector(keys % kVector == 0 && is_aligned(scores.bytes(), probabilities.bytes()), [&](auto vector) {
-      softmax_rows_kernel<vector(), Out><<<static_cast<unsigned>(scores.shape()[0]), kThreads, 0, stream>>>(
-          scores.data<float>(), keys, scale, out, sums, log_sum_exp);
+      const auto kernel = softmax_rows_kernel<vector(), Out>;
+      const int64_t kept = std::min(keys, kKeptScores);
+      const size_t shared_bytes = static_cast<size_t>(kept) * sizeof(float);
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(kKeptScores * sizeof(float))),
+                 "cannot set softmax_rows' shared memory");
+      kernel<<<static_cast<unsigned>(scores.shape()[0]), kThreads, shared_bytes, stream>>>(
+          scores.data<float>(), keys, kept, scale, out, sums, log_sum_exp);
     });
   });
   check_launch("softmax_rows");

@@ -16,9 +16,9 @@ struct DeviceFilter final : PackedWeight {
   Buffer storage;
   bool fused = false;
   int64_t outs = 0;  ///< output channels with those of zeros that the kernel wants added
-  Buffer no_bias;    ///< f32 zeros [outs] if there are such
+  Buffer own_bias;   ///< f32 [outs]: zeros if there are such, or the biases of phases
 
-  size_t size_in_bytes() const override { return storage.size_bytes() + no_bias.size_bytes(); }
+  size_t size_in_bytes() const override { return storage.size_bytes() + own_bias.size_bytes(); }
 };
 
 /// Memory for results with channels that are not wanted.
@@ -31,6 +31,25 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 
 void clear(std::byte* memory, size_t bytes, CUstream_st* stream) {
   check_cuda(cudaMemsetAsync(memory, 0, bytes, stream), "cannot clear memory");
+}
+
+/// \return how cuDNN runs the convolution. It has no kernel that writes float32 without adding to it: what it adds to
+/// is cleared first. Channels that are not wanted are float32, too.
+FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilter& packed, int64_t stride,
+                             const Padding& padding, DType y, bool accumulate) {
+  const DType sums = packed.outs == filter.out ? y : DType::f32;
+  return {.height = x.shape()[0],
+          .width = x.shape()[1],
+          .in = filter.in,
+          .out = packed.outs,
+          .kernel = filter.kernel,
+          .stride = stride,
+          .top = padding.top,
+          .left = padding.left,
+          .bottom = padding.bottom,
+          .right = padding.right,
+          .y = sums,
+          .accumulate = accumulate || sums == DType::f32};
 }
 
 }  // namespace
@@ -47,14 +66,33 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
     clear(packed->storage.data(), packed->storage.size_bytes(), stream);
     filter_to_channels_last(filter, packed->storage.data(), stream);
     if (packed->outs != out) {
-      packed->no_bias = Buffer(ctx.device(), static_cast<size_t>(packed->outs) * sizeof(float));
-      clear(packed->no_bias.data(), packed->no_bias.size_bytes(), stream);
+      packed->own_bias = Buffer(ctx.device(), static_cast<size_t>(packed->outs) * sizeof(float));
+      clear(packed->own_bias.data(), packed->own_bias.size_bytes(), stream);
     }
   } else {
     packed->storage = Buffer(ctx.device(), weights * sizeof(float));
     filter_to_outputs_last(filter, packed->outs, reinterpret_cast<float*>(packed->storage.data()), stream);
   }
   return {in, out, kernel, filter.dtype(), std::move(packed), bias};
+}
+
+Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias) {
+  const int64_t outs = 4 * filter.shape()[0], in = filter.shape()[1];
+  if (filter.dtype() != DType::bf16 || in % kFusedChannels != 0 || outs % kFusedChannels != 0) return {};
+  auto packed = std::make_shared<DeviceFilter>();
+  packed->fused = true;
+  packed->outs = outs;
+  packed->storage = Buffer(ctx.device(), static_cast<size_t>(outs * in * 2 * 2) * size_bytes(DType::bf16));
+  packed->own_bias = Buffer(ctx.device(), static_cast<size_t>(outs) * sizeof(float));
+  filter_to_phases(filter, packed->storage.data(), ctx.stream().handle());
+  const size_t bytes = bias.size_in_bytes();
+  for (size_t phase = 0; phase < 4; ++phase) {
+    check_cuda(cudaMemcpyAsync(packed->own_bias.data() + phase * bytes, bias.bytes(), bytes, cudaMemcpyDefault,
+                               ctx.stream().handle()),
+               "cannot copy a bias");
+  }
+  const View repeated(packed->own_bias.data(), DType::f32, {outs});
+  return {in, outs, 2, filter.dtype(), std::move(packed), repeated};
 }
 
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
@@ -67,34 +105,26 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
                        filter.kernel, stride, padding, accumulate, y, stream);
     return;
   }
-  FusedConvolution shape{.height = x.shape()[0],
-                         .width = x.shape()[1],
-                         .in = filter.in,
-                         .out = packed.outs,
-                         .kernel = filter.kernel,
-                         .stride = stride,
-                         .top = padding.top,
-                         .left = padding.left,
-                         .bottom = padding.bottom,
-                         .right = padding.right,
-                         .y = y.dtype(),
-                         .accumulate = accumulate};
-  // cuDNN has no kernel that writes float32 without adding to it: what it adds to is cleared.
+  const FusedConvolution shape = fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate);
   if (packed.outs != filter.out) {
-    shape.y = DType::f32;
-    shape.accumulate = true;
     const size_t bytes = static_cast<size_t>(y.shape()[0] * y.shape()[1] * packed.outs) * sizeof(float);
     std::byte* sums = ctx.state<ConvState>().workspace.at_least(bytes);
     clear(sums, bytes, stream);
-    ctx.state<Cudnn>().run(shape, x.bytes(), packed.storage.data(), packed.no_bias.data(), sums);
+    ctx.state<Cudnn>().run(shape, x.bytes(), packed.storage.data(), packed.own_bias.data(), sums);
     take_channels(reinterpret_cast<const float*>(sums), packed.outs, filter.bias.data<float>(), accumulate, y, stream);
     return;
   }
-  if (y.dtype() == DType::f32 && !accumulate) {
-    clear(y.bytes(), y.size_in_bytes(), stream);
-    shape.accumulate = true;
-  }
+  if (shape.accumulate && !accumulate) clear(y.bytes(), y.size_in_bytes(), stream);
   ctx.state<Cudnn>().run(shape, x.bytes(), packed.storage.data(), filter.bias.bytes(), y.bytes());
 }
+
+void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+                 bool accumulate) {
+  const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
+  if (y.elements() == 0 || !packed.fused) return;
+  ctx.state<Cudnn>().plan(fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate));
+}
+
+void interleave_phases(Context& ctx, ConstView x, View y) { interleave(x, y, ctx.stream().handle()); }
 
 }  // namespace nostos::cuda

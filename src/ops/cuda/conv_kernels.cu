@@ -23,6 +23,37 @@ __global__ void filter_to_outputs_last_kernel(const T* filter, int64_t elements,
   to[i] = o < out ? as_float(filter[(o * in + c) * taps + tap]) : 0.f;
 }
 
+/// Thread i has element i of the phases' filters. Of the three taps along an axis phase 0 has the first alone and adds
+/// the others, phase 1 adds the first two.
+__global__ void filter_to_phases_kernel(const bfloat16* filter, int64_t elements, int64_t in, int64_t out,
+                                        bfloat16* to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
+  if (i >= elements) return;
+  const int64_t c = i % in, tap = i / in % 4, o = i / in / 4 % out, phase = i / in / 4 / out;
+  const auto first = [](int64_t phase, int64_t tap) { return static_cast<int>(tap == 0 ? 0 : phase == 0 ? 1 : 2); };
+  const auto count = [](int64_t phase, int64_t tap) { return phase == tap ? 1 : 2; };
+  const int64_t a = phase / 2, b = phase % 2, tap_y = tap / 2, tap_x = tap % 2;
+  float sum = 0;
+  for (int y = 0; y < count(a, tap_y); ++y) {
+    for (int x = 0; x < count(b, tap_x); ++x)
+      sum += as_float(filter[(o * in + c) * 9 + (first(a, tap_y) + y) * 3 + first(b, tap_x) + x]);
+  }
+  put(sum, to + i);
+}
+
+/// Thread i has vector i of y.
+template <int V, class In, class Out>
+__global__ void interleave_kernel(const In* x, int64_t vectors, int width, int pixel_vectors, Out* y) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
+  if (i >= vectors) return;
+  const int64_t pixel = i / pixel_vectors, row = pixel / width, column = pixel % width;
+  const int64_t a = row % 2, b = column % 2;
+  const int64_t source = (row / 2 + a) * (width / 2 + 1) + column / 2 + b;
+  float values[V];
+  load<V>(x + ((source * 4 + 2 * a + b) * pixel_vectors + i % pixel_vectors) * V, values);
+  store<V>(values, y + i * V);
+}
+
 template <class Out>
 __global__ void take_channels_kernel(const float* sums, int64_t channels, const float* bias, bool accumulate,
                                      int64_t elements, int64_t out, Out* y) {
@@ -103,6 +134,27 @@ void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* strea
                                                                                        reinterpret_cast<T*>(to));
   });
   check_launch("filter_to_channels_last");
+}
+
+void filter_to_phases(ConstView filter, std::byte* to, CUstream_st* stream) {
+  const int64_t out = filter.shape()[0], in = filter.shape()[1], elements = 4 * out * 4 * in;
+  filter_to_phases_kernel<<<blocks_for(elements), kBlockThreads, 0, stream>>>(filter.data<bfloat16>(), elements, in,
+                                                                              out, reinterpret_cast<bfloat16*>(to));
+  check_launch("filter_to_phases");
+}
+
+void interleave(ConstView x, View y, CUstream_st* stream) {
+  const int64_t channels = y.shape()[2];
+  with_elements(x, [&](const auto* from) {
+    with_elements(y, [&](auto* to) {
+      with_vector(channels % kVector == 0 && is_aligned(from, to), [&](auto v) {
+        const int64_t vectors = y.elements() / v;
+        interleave_kernel<v()><<<blocks_for(vectors), kBlockThreads, 0, stream>>>(
+            from, vectors, static_cast<int>(y.shape()[1]), static_cast<int>(channels / v), to);
+      });
+    });
+  });
+  check_launch("interleave");
 }
 
 void filter_to_outputs_last(ConstView filter, int64_t outs, float* to, CUstream_st* stream) {

@@ -12,6 +12,14 @@ namespace nostos::cuda {
 /// Writes `filter` [out, in, kernel, kernel] as [out, kernel, kernel, in] in the same dtype.
 void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* stream);
 
+/// Writes bf16 `filter` [out, in, 3, 3] as the four filters [4 * out, 2, 2, in] of a doubled image's pixels: filter
+/// (2a + b) * out + o gives channel o of the pixels in odd (a = 1) or even rows and odd (b = 1) or even columns. Rows -1, 0
+/// and 1 of an even pixel are of the source's rows -1, 0, 0, those of an odd pixel 0, 0, 1; columns likewise.
+void filter_to_phases(ConstView filter, std::byte* to, CUstream_st* stream);
+
+/// ops::Backend::interleave_phases().
+void interleave(ConstView x, View y, CUstream_st* stream);
+
 /// y[p, c] = sums[p, c] + bias[c] (+ y[p, c]) for the first channels of `sums`.
 /// \param sums f32, `channels` a pixel, at least as many as y has. \param y f32 or bf16 [height, width, out].
 void take_channels(const float* sums, int64_t channels, const float* bias, bool accumulate, View y,

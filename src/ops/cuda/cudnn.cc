@@ -4,6 +4,7 @@
 #include <cudnn_frontend.h>
 
 #include <cstdio>
+#include <future>
 #include <map>
 #include <string>
 #include <unordered_map>
@@ -146,60 +147,90 @@ FusedConvolution reference_of(FusedConvolution shape) {
   return shape;
 }
 
-/// What was compiled for one kind of shape.
-template <class Shape>
-struct Compiled {
-  std::map<Shape, std::shared_ptr<Graph>> graphs;
-  std::map<Shape, Engine> engines;  // by reference_of()
+/// The library's handle. A plan runs on the one that it was built with, of which each thread that builds has its own.
+class Handle {
+ public:
+  /// \throws Error device if the library cannot be started
+  explicit Handle(Context& ctx) {
+    ctx.bind_thread();
+    cudnnStatus_t status = cudnnCreate(&handle_);
+    if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(handle_, ctx.stream().handle());
+    require(status == CUDNN_STATUS_SUCCESS, ErrorKind::device, "cannot start cuDNN on {}: {}", to_string(ctx.device()),
+            cudnnGetErrorString(status));
+  }
+  ~Handle() {
+    if (handle_ != nullptr) cudnnDestroy(handle_);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  cudnnHandle_t get() const { return handle_; }
+
+ private:
+  cudnnHandle_t handle_ = nullptr;
 };
+
+/// What was compiled for a shape.
+struct Plan {
+  std::shared_ptr<const Handle> handle;  ///< outlives the graph
+  std::shared_ptr<Graph> graph;
+};
+
+/// \return the shape's graph with its operations checked; no engine is chosen yet.
+template <class Shape>
+std::shared_ptr<Graph> checked_graph(const Handle& handle, const Shape& shape) {
+  const std::shared_ptr<Graph> graph = graph_of(shape);
+  check_cudnn(graph->validate(), shape);
+  check_cudnn(graph->build_operation_graph(handle.get()), shape);
+  return graph;
+}
+
+/// \return the engine that the library prefers for `shape`.
+template <class Shape>
+Engine preferred_engine(const Handle& handle, const Shape& shape) {
+  const std::shared_ptr<Graph> graph = checked_graph(handle, shape);
+  check_cudnn(graph->create_execution_plans({fe::HeurMode_t::A}), shape);
+  std::string name;
+  check_cudnn(graph->get_plan_name_at_index(0, name), shape);
+  return parse_engine(name);
+}
+
+template <class Shape>
+Plan compile(std::shared_ptr<const Handle> handle, const Shape& shape) {
+  const Engine engine = preferred_engine(*handle, reference_of(shape));
+  const std::shared_ptr<Graph> graph = checked_graph(*handle, shape);
+  check_cudnn(graph->create_execution_plan(engine.id, engine.knobs), shape);
+  check_cudnn(graph->check_support(), shape);
+  check_cudnn(graph->build_plans(), shape);
+  return {std::move(handle), graph};
+}
+
+template <class Shape>
+using Plans = std::map<Shape, std::shared_future<Plan>>;
 
 }  // namespace
 
 struct Cudnn::State {
-  explicit State(Context& context) : ctx(context), workspace(context), single_query(context) {}
-  ~State() {
-    if (handle != nullptr) cudnnDestroy(handle);
-  }
-
-  /// \return the shape's graph with its operations checked; no engine is chosen yet.
-  template <class Shape>
-  std::shared_ptr<Graph> checked_graph(const Shape& shape) {
-    const std::shared_ptr<Graph> graph = graph_of(shape);
-    check_cudnn(graph->validate(), shape);
-    check_cudnn(graph->build_operation_graph(handle), shape);
-    return graph;
-  }
+  explicit State(Context& context)
+      : ctx(context), handle(std::make_shared<Handle>(context)), workspace(context), single_query(context) {}
 
   template <class Shape>
-  const Engine& engine_of(Compiled<Shape>& compiled, const Shape& reference) {
-    const auto found = compiled.engines.find(reference);
-    if (found != compiled.engines.end()) return found->second;
-    const std::shared_ptr<Graph> graph = checked_graph(reference);
-    check_cudnn(graph->create_execution_plans({fe::HeurMode_t::A}), reference);
-    std::string name;
-    check_cudnn(graph->get_plan_name_at_index(0, name), reference);
-    return compiled.engines.emplace(reference, parse_engine(name)).first->second;
-  }
-
-  template <class Shape>
-  const Graph& graph(Compiled<Shape>& compiled, const Shape& shape) {
-    const auto found = compiled.graphs.find(shape);
-    if (found != compiled.graphs.end()) return *found->second;
+  const Plan& plan_of(Plans<Shape>& plans, const Shape& shape) {
+    const auto found = plans.find(shape);
+    if (found != plans.end()) return found->second.get();
     nostos::check(!is_capturing(ctx), "cuDNN compiles for a shape in a run before its capture");
-    const Engine& engine = engine_of(compiled, reference_of(shape));
-    const std::shared_ptr<Graph> graph = checked_graph(shape);
-    check_cudnn(graph->create_execution_plan(engine.id, engine.knobs), shape);
-    check_cudnn(graph->check_support(), shape);
-    check_cudnn(graph->build_plans(), shape);
-    return *compiled.graphs.emplace(shape, graph).first->second;
+    std::promise<Plan> made;
+    made.set_value(compile<Shape>(handle, shape));
+    return plans.emplace(shape, made.get_future().share()).first->second.get();
   }
 
   template <class Shape>
-  void execute(Compiled<Shape>& compiled, const Shape& shape, Pointers pointers) {
-    const Graph& compiled_graph = graph(compiled, shape);
+  void execute(Plans<Shape>& plans, const Shape& shape, Pointers pointers) {
+    const Plan& plan = plan_of(plans, shape);
     int64_t bytes = 0;
-    check_cudnn(compiled_graph.get_workspace_size(bytes), shape);
-    check_cudnn(compiled_graph.execute(handle, pointers, workspace.at_least(static_cast<size_t>(bytes))), shape);
+    check_cudnn(plan.graph->get_workspace_size(bytes), shape);
+    std::byte* scratch = workspace.at_least(static_cast<size_t>(bytes));
+    check_cudnn(plan.graph->execute(plan.handle->get(), pointers, scratch), shape);
   }
 
   void run(const FusedAttention& shape, const void* q, const void* k, const void* v, void* out, void* log_sum_exp) {
@@ -231,19 +262,13 @@ struct Cudnn::State {
   }
 
   Context& ctx;
-  cudnnHandle_t handle = nullptr;
+  std::shared_ptr<const Handle> handle;
   Workspace workspace, single_query;
-  Compiled<FusedAttention> attentions;
-  Compiled<FusedConvolution> convolutions;
+  Plans<FusedAttention> attentions;
+  Plans<FusedConvolution> convolutions;
 };
 
-Cudnn::Cudnn(Context& ctx) : state_(std::make_unique<State>(ctx)) {
-  ctx.bind_thread();
-  cudnnStatus_t status = cudnnCreate(&state_->handle);
-  if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(state_->handle, ctx.stream().handle());
-  require(status == CUDNN_STATUS_SUCCESS, ErrorKind::device, "cannot start cuDNN on {}: {}", to_string(ctx.device()),
-          cudnnGetErrorString(status));
-}
+Cudnn::Cudnn(Context& ctx) : state_(std::make_unique<State>(ctx)) {}
 
 Cudnn::~Cudnn() = default;
 
@@ -258,6 +283,14 @@ void Cudnn::run(const FusedConvolution& shape, const void* x, const void* filter
       {kX, const_cast<void*>(x)}, {kFilter, const_cast<void*>(filter)}, {kBias, const_cast<void*>(bias)}, {kY, y}};
   if (shape.accumulate) pointers[kOldY] = y;
   state_->execute(state_->convolutions, shape, std::move(pointers));
+}
+
+void Cudnn::plan(const FusedConvolution& shape) {
+  std::shared_future<Plan>& plan = state_->convolutions[shape];
+  if (plan.valid()) return;
+  plan = std::async(std::launch::async, [&ctx = state_->ctx, shape] {
+           return compile<FusedConvolution>(std::make_shared<Handle>(ctx), shape);
+         }).share();
 }
 
 }  // namespace nostos::cuda

@@ -37,7 +37,7 @@ constexpr bool has_fused_attention(int64_t head_dim) { return head_dim % 8 == 0 
 inline constexpr int64_t kFusedChannels = 8;
 
 /// One context's handle of the library and what it has compiled. A shape's first call compiles, which takes up to a
-/// second and must not fall into a capture.
+/// second unless it was planned ahead, and must not fall into a capture.
 class Cudnn {
  public:
   /// \throws Error device if the library cannot be started
@@ -52,6 +52,9 @@ class Cudnn {
   /// Enqueues y = conv(x) + bias (+ y) with filter [out, kernel, kernel, in] and f32 bias. A row of y does not depend
   /// on the image's height: all heights of a width run the kernel that the library prefers for a square image.
   void run(const FusedConvolution& shape, const void* x, const void* filter, const void* bias, void* y);
+
+  /// Begins to compile for `shape` on a thread of its own; its first run waits for that.
+  void plan(const FusedConvolution& shape);
 
  private:
   struct State;

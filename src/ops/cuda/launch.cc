@@ -32,8 +32,9 @@ RowLaunch row_launch(int64_t rows, int64_t channels, int multiprocessors, bool t
 }
 
 GroupSumsLaunch group_sums_launch(int64_t channels, int64_t groups) {
-  constexpr int64_t kBlockChannels = 64, kSumsVector = 4;
-  const int64_t width = channels / groups, block_groups = std::clamp<int64_t>(kBlockChannels / width, 1, groups);
+  constexpr int64_t kSumsVector = 4;
+  const int64_t most_channels = channels > 128 ? 64 : 32;  // 128 rows of 128 channels need more blocks to fill a GPU
+  const int64_t width = channels / groups, block_groups = std::clamp<int64_t>(most_channels / width, 1, groups);
   const bool whole = channels % kSumsVector == 0 && block_groups * width % kSumsVector == 0;
   GroupSumsLaunch launch;
   launch.vector = whole ? static_cast<int>(kSumsVector) : 1;

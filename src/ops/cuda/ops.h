@@ -12,6 +12,10 @@ bool has_bf16_products(Context& ctx);
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
             bool accumulate);
+void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
+                 bool accumulate);
+Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias);
+void interleave_phases(Context& ctx, ConstView x, View y);
 
 void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
@@ -37,7 +41,7 @@ void embed(Context& ctx, ConstView table, ConstView ids, View out);
 void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRun> runs);
 void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares);
 void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
-void euler_step(Context& ctx, ConstView model_output, float delta, View x);
+void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x);
 
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens);
 void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents);

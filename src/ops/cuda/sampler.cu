@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(kCapThreads)
 }
 
 __global__ void __launch_bounds__(kBlockThreads)
-    euler_step_kernel(const float* model_output, float delta, int64_t elements, float* x) {
+    euler_step_kernel(const float* model_output, const float* delta, int64_t elements, float* x) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
-  if (i < elements) x[i] = __fadd_rn(x[i], __fmul_rn(delta, -model_output[i]));
+  if (i < elements) x[i] = __fadd_rn(x[i], __fmul_rn(*delta, -model_output[i]));
 }
 
 }  // namespace
@@ -77,10 +77,10 @@ void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View 
   check_launch("cap_norm");
 }
 
-void euler_step(Context& ctx, ConstView model_output, float delta, View x) {
+void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x) {
   if (x.elements() == 0) return;
   euler_step_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
-      model_output.data<float>(), delta, x.elements(), x.data<float>());
+      model_output.data<float>(), delta.data<float>(), x.elements(), x.data<float>());
   check_launch("euler_step");
 }
 

@@ -1,0 +1,43 @@
+// Implements recorded work on the CUDA seam.
+#include "device/graph.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace nostos {
+
+Graph::~Graph() {
+  if (handle_ != nullptr) cuda::destroy_graph(handle_);
+}
+
+Graph::Graph(Graph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+
+Graph& Graph::operator=(Graph&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  return *this;
+}
+
+Graph Graph::record(Context& ctx, const std::function<void()>& enqueue) {
+  require(ctx.device().kind == DeviceKind::cuda, ErrorKind::device, "work can be recorded on a GPU alone, not on {}",
+          to_string(ctx.device()));
+  ctx.bind_thread();
+  cuda::begin_recording(ctx.stream().handle());
+  try {
+    enqueue();
+  } catch (...) {
+    cuda::abandon_recording(ctx.stream().handle());
+    throw;
+  }
+  Graph made;
+  made.handle_ = cuda::end_recording(ctx.stream().handle());
+  return made;
+}
+
+void Graph::launch(Context& ctx) const {
+  check(handle_ != nullptr, "an empty graph is not launched");
+  ctx.bind_thread();
+  cuda::launch(handle_, ctx.stream().handle());
+}
+
+}  // namespace nostos

@@ -1,0 +1,67 @@
+// Owns what a rank keeps from one drawing to the next: the memory of its runs, and what a sampler left in it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "device/arena.h"
+#include "device/context.h"
+#include "pipeline/model_parts.h"
+#include "pipeline/parallelism.h"
+#include "pipeline/sampler.h"
+
+namespace nostos {
+
+/// What the layout of a drawing's memory and a recorded step depend on.
+struct DrawingShape {
+  const ModelParts* model = nullptr;
+  Parallelism parallelism{};
+  int rank = 0;
+  int64_t height = 0, width = 0, pictures = 0, steps = 0;
+  std::array<int64_t, 2> caption_tokens{};  ///< of the two prompts, padded
+  float guidance_scale = 0, cfg_normalization = 0;
+
+  friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
+};
+
+/// One arena, a state of the rank's context: drawings follow each other in it, laid out anew by each, so that a drawing
+/// that is no larger than one before allocates nothing.
+class RankMemory {
+ public:
+  explicit RankMemory(Context& ctx) : arena_(ctx.device()) {}
+
+  /// \return what `take(Arena&)` takes, in memory that is grown where it is too small. What a drawing of another shape
+  /// has left there is forgotten. \throws Error out_of_memory
+  template <class Take>
+  auto lay_out(const DrawingShape& shape, const Take& take) {
+    Arena measure(arena_.device());
+    take(measure);
+    bytes_ = measure.peak_bytes();
+    if (!(shape == shape_)) left_ = {};
+    shape_ = shape;
+    if (arena_.capacity_bytes() < bytes_) {
+      release();
+      arena_ = Arena(measure.device(), bytes_);
+    }
+    arena_.rewind(0);
+    return take(arena_);
+  }
+
+  /// \return bytes of the last layout.
+  size_t bytes() const { return bytes_; }
+  /// \return what the last sampler left.
+  SamplerLeft& left() { return left_; }
+  /// Gives the memory back, and forgets what was left in it.
+  void release() {
+    left_ = {};
+    arena_ = Arena(arena_.device());
+  }
+
+ private:
+  Arena arena_;
+  size_t bytes_ = 0;
+  DrawingShape shape_;
+  SamplerLeft left_;
+};
+
+}  // namespace nostos

@@ -1,0 +1,87 @@
+// Implements the drawings of tests on the GPU.
+#include "cuda/drawing.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "parallel/thread_communicator.h"
+#include "pipeline/rank_memory.h"
+
+namespace nostos::test {
+namespace {
+
+constexpr Device kGpu{DeviceKind::cuda, 0};
+constexpr int kThreads = 8;  // of the host, which makes captions and noise
+
+}  // namespace
+
+std::filesystem::path source_dir() {
+  const char* given = std::getenv("NOSTOS_SOURCE_DIR");
+  return given != nullptr ? given : NOSTOS_SOURCE_DIR;
+}
+
+std::filesystem::path model_dir(const std::string& name) { return source_dir() / "models" / name; }
+
+GoldenModel embedded_model_here() {
+  return {"mini", model_dir("mini"), source_dir() / "tests/data/golden/golden.json"};
+}
+
+GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double guidance) {
+  GenerationRequest made;
+  made.prompt = "A crowded beach";
+  made.negative_prompt = "rain";
+  made.height = height;
+  made.width = width;
+  made.num_inference_steps = steps;
+  made.guidance_scale = guidance;
+  return made;
+}
+
+SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype)
+    : process_(kGpu, kThreads), parts_(process_, folder, synthetic, dtype) {}
+
+Generation SharedModel::draw(const GenerationRequest& request, const Parallelism& parallelism) {
+  const ResolvedRequest resolved = resolve(request, parts_.limits());
+  parts_.encoder(process_);
+  parts_.transformer(process_);
+  parts_.autoencoder(process_);
+  const auto count = static_cast<size_t>(parallelism.ranks());
+  while (count > 1 && ranks_.size() < count) ranks_.push_back(std::make_unique<Context>(kGpu, 1));
+  // What a rank keeps from one drawing to the next holds for one number of ranks and one plan.
+  for (const std::unique_ptr<Context>& rank : ranks_) rank->state<RankMemory>().release();
+  Generation drawn;
+  run_thread_ranks(static_cast<int>(count), [&](Communicator& world) {
+    const auto rank = static_cast<size_t>(world.rank());
+    Worker worker(count == 1 ? process_ : *ranks_[rank], world, parallelism, {process_, parts_}, rank == 0);
+    Generation made = worker.draw(resolved, {});
+    if (rank == 0) drawn = std::move(made);
+  });
+  return drawn;
+}
+
+void expect_same(const Generation& wanted, const Generation& got, const std::string& what) {
+  ASSERT_EQ(wanted.pictures.size(), got.pictures.size()) << what;
+  for (size_t i = 0; i < wanted.pictures.size(); ++i) {
+    const Picture &a = wanted.pictures[i], &b = got.pictures[i];
+    ASSERT_EQ(a.latents.shape(), b.latents.shape()) << what;
+    EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
+        << what << ": latents differ by " << relative_error(b.latents, a.latents);
+    EXPECT_TRUE(a.image == b.image) << what << ": pixels differ";
+  }
+}
+
+double cosine(ConstView a, ConstView b) {
+  double products = 0, a_squares = 0, b_squares = 0;
+  for (int64_t i = 0; i < a.elements(); ++i) {
+    const double x = static_cast<double>(a.data<float>()[i]), y = static_cast<double>(b.data<float>()[i]);
+    products += x * y;
+    a_squares += x * x;
+    b_squares += y * y;
+  }
+  return products / std::sqrt(a_squares * b_squares);
+}
+
+}  // namespace nostos::test

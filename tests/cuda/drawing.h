@@ -1,0 +1,47 @@
+// Owns what tests of whole drawings on the GPU share: where the data lies, and ranks that share one loaded model.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/golden.h"
+#include "pipeline/worker.h"
+
+namespace nostos::test {
+
+/// \return the root of the repository: the environment's NOSTOS_SOURCE_DIR, for a program that was carried to another
+/// machine, otherwise where it was built.
+std::filesystem::path source_dir();
+
+/// \return models/NAME
+std::filesystem::path model_dir(const std::string& name);
+
+/// \return the embedded model with its golden files.
+GoldenModel embedded_model_here();
+
+GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double guidance);
+
+/// A model on GPU 0 that any number of ranks, one after the other, draw with. Contexts outlive a drawing, so that each
+/// rank tunes a shape once.
+class SharedModel {
+ public:
+  SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype);
+
+  /// Draws on threads that share the GPU, as Engine does.
+  Generation draw(const GenerationRequest& request, const Parallelism& parallelism = {});
+
+ private:
+  Context process_;
+  ModelParts parts_;
+  std::vector<std::unique_ptr<Context>> ranks_;
+};
+
+/// Expects the same latents and the same pixels.
+void expect_same(const Generation& wanted, const Generation& got, const std::string& what);
+
+/// \return the cosine of the angle between two float32 tensors of as many elements.
+double cosine(ConstView a, ConstView b);
+
+}  // namespace nostos::test

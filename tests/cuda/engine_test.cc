@@ -1,0 +1,119 @@
+// Tests what a warm drawing on the GPU costs the host: one wait, no allocation, recorded steps; and that recording,
+// kept memory and drawings that were given up leave no trace in a picture.
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "base/error.h"
+#include "cuda/drawing.h"
+#include "device/cuda/runtime.h"
+
+namespace nostos::test {
+namespace {
+
+/// The embedded model on one rank, whose context can be looked at.
+class Drawer {
+ public:
+  Drawer() : parts_(ctx_, model_dir("mini"), false, DType::bf16) {}
+
+  Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
+    SelfCommunicator world;
+    return Worker(ctx_, world, {}, {ctx_, parts_}, true).draw(resolve(request, parts_.limits()), progress);
+  }
+  int64_t host_waits() const { return ctx_.host_waits(); }
+
+ private:
+  Context ctx_{{DeviceKind::cuda, 0}, 2};
+  ModelParts parts_;
+};
+
+/// Steps without guidance, then steps with: both kinds are recorded.
+GenerationRequest half_guided() {
+  GenerationRequest made = beach(256, 192, 6, 4);
+  made.cfg_truncation = 0.6;
+  made.cfg_normalization = 1;
+  return made;
+}
+
+TEST(CudaEngine, AWarmDrawingWaitsOnceAndAllocatesNothing) {
+  Drawer drawer;
+  for (const int64_t pictures : {1, 3}) {
+    GenerationRequest request = half_guided();
+    request.num_outputs = pictures;
+    const Generation first = drawer.draw(request);
+    const int64_t waits = drawer.host_waits(), allocations = cuda::allocations();
+    const Generation second = drawer.draw(request);
+    EXPECT_EQ(drawer.host_waits(), waits + 1) << pictures;
+    EXPECT_EQ(cuda::allocations(), allocations) << pictures;
+    expect_same(first, second, "again");
+  }
+  // What is smaller fits into the same memory.
+  GenerationRequest small = half_guided();
+  small.width = 128;
+  drawer.draw(small);
+  const int64_t allocations = cuda::allocations();
+  drawer.draw(half_guided());
+  drawer.draw(small);
+  EXPECT_EQ(cuda::allocations(), allocations);
+}
+
+// Ranks with peers never record their steps.
+TEST(CudaEngine, RecordedStepsDrawTheSame) {
+  Drawer drawer;
+  SharedModel shared(model_dir("mini"), false, DType::bf16);
+  const Generation unrecorded = shared.draw(half_guided(), {.ulysses = 2});
+  expect_same(unrecorded, drawer.draw(half_guided()), "recorded on the way");
+  expect_same(unrecorded, drawer.draw(half_guided()), "recorded before");
+}
+
+TEST(CudaEngine, ARecordingServesItsOwnKindOfDrawingAlone) {
+  Drawer warm;
+  const auto expect_as_fresh = [&](const GenerationRequest& request, const char* what) {
+    Drawer fresh;
+    expect_same(fresh.draw(request), warm.draw(request), what);
+  };
+  GenerationRequest request = half_guided();
+  expect_as_fresh(request, "first");
+  request.seed = 5;
+  request.prompt = "An empty beach";
+  expect_as_fresh(request, "another prompt and seed");
+  request.sigmas = {1, 0.9, 0.7, 0.5, 0.4, 0.2};
+  expect_as_fresh(request, "other sigmas");
+  request.guidance_scale = 2.5;
+  expect_as_fresh(request, "another guidance");
+  request.cfg_normalization = 0.5;
+  expect_as_fresh(request, "another norm");
+  request.cfg_normalization = 0;
+  expect_as_fresh(request, "no norm");
+  request.guidance_scale = 0;
+  expect_as_fresh(request, "no guidance");
+  request.prompt = "A crowded beach " + std::string(200, '!') + " with very many people, umbrellas, towels and dogs";
+  expect_as_fresh(request, "a longer prompt");
+  request.width = 224;
+  request.height = 288;
+  expect_as_fresh(request, "another size");
+  expect_as_fresh(half_guided(), "as at first");
+}
+
+TEST(CudaEngine, ADrawingThatWasGivenUpLeavesNoTrace) {
+  Drawer drawer;
+  const Generation wanted = drawer.draw(half_guided());
+  GenerationRequest three = half_guided();
+  three.num_outputs = 3;
+  for (const int64_t last : {1, 4, 8}) {
+    std::atomic<bool> cancel{false};
+    Progress progress;
+    progress.cancel = &cancel;
+    progress.on_step = [&](int64_t step, int64_t, double) { cancel = step == last; };
+    try {
+      drawer.draw(three, progress);
+      FAIL() << "not cancelled after step " << last;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    expect_same(wanted, drawer.draw(half_guided()), "after a drawing that was given up");
+  }
+}
+
+}  // namespace
+}  // namespace nostos::test

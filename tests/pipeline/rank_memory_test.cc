@@ -1,0 +1,120 @@
+// Tests the memory that a rank keeps between drawings, and that drawings with the same contexts leave each other no trace.
+#include "pipeline/rank_memory.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <filesystem>
+
+#include "base/error.h"
+#include "parallel/thread_communicator.h"
+#include "pipeline/worker.h"
+
+namespace nostos {
+namespace {
+
+auto take_bytes(size_t bytes) {
+  return [bytes](Arena& arena) { return arena.take(bytes); };
+}
+
+TEST(RankMemory, GrowsAndNeverMovesForWhatFits) {
+  Context ctx({}, 1);
+  RankMemory& memory = ctx.state<RankMemory>();
+  std::byte* const first = memory.lay_out({.height = 8}, take_bytes(1000));
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(memory.bytes(), 1024u);
+  EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000)), first);
+  EXPECT_EQ(memory.lay_out({.height = 4}, take_bytes(100)), first);
+  EXPECT_EQ(memory.bytes(), 128u);
+  std::byte* const grown = memory.lay_out({.height = 16}, take_bytes(100000));
+  std::memset(grown, 7, 100000);
+  EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000)), grown);
+}
+
+TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
+  Context ctx({}, 1);
+  RankMemory& memory = ctx.state<RankMemory>();
+  const DrawingShape shape{.height = 8, .width = 8, .caption_tokens = {32, 0}};
+  const auto lay_out = [&](const DrawingShape& of, size_t bytes = 1000) { memory.lay_out(of, take_bytes(bytes)); };
+  lay_out(shape);
+  EXPECT_FALSE(memory.left().has_positions);
+  memory.left().has_positions = true;
+  lay_out(shape);
+  EXPECT_TRUE(memory.left().has_positions);
+  for (const auto& change : std::initializer_list<void (*)(DrawingShape&)>{
+           [](DrawingShape& s) { s.parallelism.ulysses = 2; }, [](DrawingShape& s) { s.rank = 1; },
+           [](DrawingShape& s) { s.width = 4; }, [](DrawingShape& s) { s.pictures = 2; },
+           [](DrawingShape& s) { s.steps = 2; }, [](DrawingShape& s) { s.caption_tokens[1] = 32; },
+           [](DrawingShape& s) { s.guidance_scale = 2; }, [](DrawingShape& s) { s.cfg_normalization = 1; }}) {
+    lay_out(shape);
+    memory.left().has_positions = true;
+    DrawingShape other = shape;
+    change(other);
+    lay_out(other);
+    EXPECT_FALSE(memory.left().has_positions);
+  }
+  // The same shape in memory that had to grow, and after all was given back.
+  lay_out(shape);
+  memory.left().has_positions = true;
+  lay_out(shape, 100000);
+  EXPECT_FALSE(memory.left().has_positions);
+  memory.left().has_positions = true;
+  memory.release();
+  lay_out(shape);
+  EXPECT_FALSE(memory.left().has_positions);
+}
+
+/// A tiny model that any number of ranks draw with, each time with the same contexts.
+class Drawer {
+ public:
+  Drawer()
+      : parts_(contexts_[0], std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test", false,
+               DType::f32) {
+    parts_.encoder(contexts_[0]);
+    parts_.transformer(contexts_[0]);
+    parts_.autoencoder(contexts_[0]);
+  }
+
+  Generation draw(const GenerationRequest& request, const Parallelism& parallelism) {
+    const ResolvedRequest resolved = resolve(request, parts_.limits());
+    Generation drawn;
+    run_thread_ranks(static_cast<int>(parallelism.ranks()), [&](Communicator& world) {
+      const auto rank = static_cast<size_t>(world.rank());
+      Worker worker(contexts_[rank], world, parallelism, {contexts_[0], parts_}, rank == 0);
+      Generation made = worker.draw(resolved, {});
+      if (rank == 0) drawn = std::move(made);
+    });
+    return drawn;
+  }
+
+ private:
+  std::array<Context, 3> contexts_{Context({}, 1), Context({}, 1), Context({}, 1)};
+  ModelParts parts_;
+};
+
+TEST(RankMemory, DrawingsInTheSameContextsLeaveNoTrace) {
+  Drawer warm;
+  GenerationRequest request;
+  request.prompt = "two red apples";
+  request.height = 24;
+  request.width = 32;
+  request.num_inference_steps = 2;
+  for (const double guidance : {3, 0}) {
+    request.guidance_scale = guidance;
+    const Generation wanted = Drawer().draw(request, {});
+    const std::initializer_list<Parallelism> all{
+        {}, {.ulysses = 2}, {.ulysses = 2, .plan = parallel::PlanKind::axis}, {.ulysses = 3}, {.ulysses = 2}, {}};
+    for (const Parallelism& parallelism : all) {
+      const Generation got = warm.draw(request, parallelism);
+      const Picture &a = wanted.pictures.at(0), &b = got.pictures.at(0);
+      EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
+          << fmt::format("guidance {}, {} ranks", guidance, parallelism.ranks());
+      EXPECT_EQ(a.image, b.image);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nostos
