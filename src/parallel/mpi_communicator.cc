@@ -32,7 +32,7 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr const char* kProcessEnded = "its process has ended";
-constexpr milliseconds kLinger{2000};       // for peers to print a failure before MPI_Abort ends them
+constexpr milliseconds kLinger{3000};       // for peers to print a failure before MPI_Abort ends them
 constexpr milliseconds kTornLinger{300};    // the same where MPI can no longer say whether they have
 constexpr milliseconds kAnswerTime{1000};   // for a rank that waits to say so
 constexpr milliseconds kWithdrawTime{200};  // for peers to finish messages that are half way

@@ -21,7 +21,7 @@ bool built_with_mpi();
 /// sleep between looks at the network.
 ///
 /// A failure of any rank ends the run: this rank tells the others why, calls `report` with its own error (peer_failed
-/// where another rank is the cause) for it to print, waits up to 2 seconds until all have printed theirs, and ends
+/// where another rank is the cause) for it to print, waits up to 3 seconds until all have printed theirs, and ends
 /// every process through MPI_Abort with the exit code that the cause's `report` returned, so that the launcher passes on
 /// the same one whichever rank ends first. Then the function does not return.
 /// When the process of a peer ends, `report` is called within a millisecond, from another thread if the rank is at work.
