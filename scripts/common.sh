@@ -9,6 +9,7 @@ PACKAGES=(
   libpng-dev libjpeg62-turbo-dev libwebp-dev libpcre2-dev libutf8proc-dev
   libdnnl-dev ocl-icd-opencl-dev
   libopenmpi-dev openmpi-bin
+  libboost1.81-dev libsqlite3-dev
   libgtest-dev python3 python3-pip
 )
 

@@ -1,0 +1,153 @@
+// Owns the command `serve`: a server's flags, its model, and the ranks that draw under it.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "apps/cli/commands.h"
+#include "apps/cli/drawing_record.h"
+#include "apps/cli/embedded_model.h"
+#include "apps/cli/flags.h"
+#include "apps/cli/ranks.h"
+#include "apps/server/server.h"
+#include "base/error.h"
+#include "io/model_folder.h"
+#include "pipeline/engine.h"
+
+namespace nostos::cli {
+namespace {
+
+struct ServeFlags {
+  CommonFlags common;
+  EngineFlags engine;
+  std::string model_path;
+  std::string host = "127.0.0.1";
+  uint16_t port = 30000;
+  std::string data_dir = "nostos-data";
+  std::string api_key_file;
+  bool allow_remote_without_key = false;
+  int64_t queue = 64;
+  int64_t max_pixels = int64_t{2048} * 2048;
+  double shutdown_grace_s = 20;
+};
+
+void add_flags(CLI::App& command, ServeFlags& flags) {
+  command.add_option("--model-path", flags.model_path, "checkpoint folder (the small model that comes with nostos)");
+  command.add_option("--host", flags.host, "address to listen on (127.0.0.1)")->check(not_empty());
+  command.add_option("--port", flags.port, "port to listen on; 0: any free one (30000)")->check(not_empty());
+  command.add_option("--data-dir", flags.data_dir, "folder of the job database and pictures (nostos-data)")
+      ->check(not_empty());
+  command.add_option("--api-key-file", flags.api_key_file, "file with the key that clients must send");
+  command.add_flag("--allow-remote-without-key", flags.allow_remote_without_key, "let other machines in without a key");
+  command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
+      ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{10'000}));
+  command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
+      ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command
+      .add_option("--shutdown-grace", flags.shutdown_grace_s,
+                  "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
+      ->check(not_empty() & CLI::Range(0.0, 86'400.0));
+  add_engine_flags(command, flags.engine);
+  add_common_flags(command, flags.common);
+}
+
+/// Draws with all processes of a launcher: the root tells the others what, and at the end to stop.
+class SharedDrawing {
+ public:
+  SharedDrawing(Engine& engine, const Processes& processes) : engine_(engine), processes_(processes) {}
+
+  Generation draw(const GenerationRequest& request, const Progress& progress) const {
+    if (processes_.communicator() == nullptr) return engine_.generate(request, progress);
+    processes_.from_root([&request] { return to_json(DrawingRecord{.request = request, .model_path = {}}); });
+    // Ranks in other processes do not see the flag, and one alone must not leave a drawing.
+    Progress shared = progress;
+    shared.cancel = nullptr;
+    Generation generation = engine_.generate(request, shared);
+    require(progress.cancel == nullptr || !*progress.cancel, ErrorKind::cancelled, "cancelled");
+    return generation;
+  }
+
+  /// What processes other than the root do until finish(). Signals, which launchers send to all, are the root's to
+  /// heed.
+  void follow() const {
+    std::signal(SIGTERM, SIG_IGN);
+    std::signal(SIGINT, SIG_IGN);
+    for (;;) {
+      const std::string record = processes_.from_root([] { return std::string(); });
+      if (record.empty()) return;
+      engine_.generate(parse_drawing_record(record, "the request of rank 0").request);
+    }
+  }
+
+  void finish() const {
+    if (processes_.communicator() != nullptr) processes_.from_root([] { return std::string(); });
+  }
+
+ private:
+  Engine& engine_;
+  const Processes& processes_;
+};
+
+/// The smallest drawing, so that the first client does not wait for what is prepared once.
+GenerationRequest warm_up_request(const ModelLimits& limits) {
+  GenerationRequest request;
+  request.prompt = "warm-up";
+  request.height = request.width = 4 * limits.size_multiple;
+  request.num_inference_steps = 1;
+  request.guidance_scale = limits.default_guidance_scale;
+  return resolve(request, limits).request;
+}
+
+void serve(const ServeFlags& flags, const Processes& processes) {
+  require(processes.communicator() == nullptr || flags.engine.comm_timeout_s == 0, ErrorKind::invalid_input,
+          "--comm-timeout would give up ranks that wait for a client: leave it out");
+  std::unique_ptr<server::Server> server;
+  if (processes.is_root()) {
+    server::ServerOptions options;
+    options.host = flags.host;
+    options.port = flags.port;
+    options.data_dir = flags.data_dir;
+    if (!flags.api_key_file.empty()) options.api_key = server::read_api_key(flags.api_key_file);
+    options.allow_remote_without_key = flags.allow_remote_without_key;
+    options.queue_limit = static_cast<size_t>(flags.queue);
+    options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
+    server = std::make_unique<server::Server>(options);
+  }
+  EngineOptions options = engine_options(flags.engine, processes.communicator());
+  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
+  options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
+  Engine engine(options, processes.communicator());
+  processes.require_same_precision(engine.precision_name());
+  const SharedDrawing drawing(engine, processes);
+  if (!processes.is_root()) return drawing.follow();
+
+  drawing.draw(warm_up_request(engine.limits()), {});
+  server::LoadedModel model;
+  model.name = model_label({.request = {}, .model_path = flags.model_path});
+  model.device = flags.engine.device == "auto" ? to_string(options.device) : flags.engine.device;
+  model.ranks = options.parallelism.ranks();
+  model.limits = {.model = engine.limits(),
+                  .max_pixels = flags.max_pixels,
+                  .model_path = flags.model_path,
+                  .precision = engine.precision_name()};
+  server->run(std::move(model), [&drawing](const GenerationRequest& request, const Progress& progress) {
+    return drawing.draw(request, progress);
+  });
+  drawing.finish();
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("serve", "Answer HTTP: OpenAI's and A1111's APIs, jobs, and a page");
+  auto flags = std::make_shared<ServeFlags>();
+  add_flags(*command, *flags);
+  command->callback([command, flags] {
+    run_processes(*command, flags->common, flags->engine,
+                  [&](const Processes& processes) { serve(*flags, processes); });
+  });
+}
+
+}  // namespace nostos::cli

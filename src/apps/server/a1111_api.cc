@@ -1,0 +1,125 @@
+// Implements what clients of A1111's API commonly call.
+#include <nlohmann/json.hpp>
+
+#include "apps/cli/json_text.h"
+#include "apps/server/api_error.h"
+#include "apps/server/identifiers.h"
+#include "apps/server/state.h"
+
+namespace nostos::server {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// \return what A1111 says about pictures, and about how they were drawn.
+ordered_json info_json(const Job& job, const std::string& model) {
+  const GenerationRequest& request = job.order.record.request;
+  ordered_json prompts = ordered_json::array(), negatives = ordered_json::array(), seeds = ordered_json::array(),
+               texts = ordered_json::array();
+  for (const JobImage& image : job.images) {
+    prompts.push_back(request.prompt);
+    negatives.push_back(request.negative_prompt);
+    seeds.push_back(image.seed);
+    cli::DrawingRecord record = job.order.record;
+    record.request.seed = image.seed;
+    texts.push_back(cli::webui_parameters(record));
+  }
+  return {{"prompt", request.prompt},
+          {"all_prompts", prompts},
+          {"negative_prompt", request.negative_prompt},
+          {"all_negative_prompts", negatives},
+          {"seed", request.seed},
+          {"all_seeds", seeds},
+          {"width", *request.width},
+          {"height", *request.height},
+          {"sampler_name", "Euler"},
+          {"cfg_scale", *request.guidance_scale},
+          {"steps", *request.num_inference_steps},
+          {"batch_size", request.num_outputs},
+          {"sd_model_name", model},
+          {"infotexts", texts},
+          {"index_of_first_image", 0}};
+}
+
+}  // namespace
+
+void a1111_txt2img(const Call& call) {
+  const auto model = call.state.model();
+  const nlohmann::json body = parse_body(call.request.body);
+  const bool send_images = Fields(body).boolean("send_images").value_or(true);
+  DrawingOrder order = parse_a1111_order(body, model->limits);
+  ServerState& state = call.state;
+  submit_attached(call, std::move(order), [&state, model, body, send_images, out = call.responder](const Job& job) {
+    try {
+      if (job.status == JobStatus::failed) throw ApiError(500, "server_error", job.error);
+      if (job.status == JobStatus::cancelled && state.stopping)
+        throw overloaded("stopping", "the server is shutting down", 10);
+      // An interrupted one has no pictures, and is no error there.
+      ordered_json images = ordered_json::array();
+      if (send_images)
+        for (const JobImage& image : job.images) images.push_back(to_base64(read_image(state, image)));
+      out->reply(json_response(
+          200, {{"images", images}, {"parameters", body}, {"info", cli::json_line(info_json(job, model->name))}}));
+    } catch (const ApiError& error) {
+      out->reply(a1111_error(error));
+    }
+  });
+}
+
+void a1111_progress(const Call& call) {
+  const auto job = call.state.jobs.describe_running();
+  ordered_json state{{"skipped", false},     {"interrupted", false}, {"job", ""},          {"job_count", 0},
+                     {"job_timestamp", "0"}, {"job_no", 0},          {"sampling_step", 0}, {"sampling_steps", 0}};
+  double done = 0, eta_s = 0;
+  if (job && !(*job)["progress"].is_null()) {
+    const ordered_json& progress = (*job)["progress"];
+    const auto pictures = progress["pictures"].get<double>(), picture = progress["picture"].get<double>();
+    const auto step = progress["step"].get<double>(), steps = progress["steps"].get<double>();
+    done = progress["stage"] == "decode" ? 0.99 : (picture - 1 + step / steps) / pictures * 0.98;
+    if (progress["eta_s"].is_number()) eta_s = progress["eta_s"].get<double>();
+    state.update({{"job", (*job)["id"]},
+                  {"job_count", progress["pictures"]},
+                  {"job_no", picture - 1},
+                  {"sampling_step", progress["step"]},
+                  {"sampling_steps", progress["steps"]}});
+  }
+  call.responder->reply(json_response(200, {{"progress", done},
+                                            {"eta_relative", eta_s},
+                                            {"state", state},
+                                            {"current_image", nullptr},
+                                            {"textinfo", nullptr}}));
+}
+
+void a1111_interrupt(const Call& call) {
+  call.state.jobs.interrupt();
+  call.responder->reply(json_response(200, ordered_json::object()));
+}
+
+void a1111_models(const Call& call) {
+  const auto model = call.state.model();
+  const ordered_json entry{{"title", model->name}, {"model_name", model->name}, {"hash", nullptr},
+                           {"sha256", nullptr},    {"filename", model->name},   {"config", nullptr}};
+  call.responder->reply(json_response(200, ordered_json::array({entry})));
+}
+
+void a1111_samplers(const Call& call) {
+  const ordered_json euler{
+      {"name", "Euler"}, {"aliases", ordered_json::array({"euler"})}, {"options", ordered_json::object()}};
+  call.responder->reply(json_response(200, ordered_json::array({euler})));
+}
+
+void a1111_options(const Call& call) {
+  call.responder->reply(
+      json_response(200, {{"sd_model_checkpoint", call.state.model()->name}, {"samples_format", "png"}}));
+}
+
+void a1111_set_options(const Call& call) {
+  const auto model = call.state.model();
+  const nlohmann::json body = parse_body(call.request.body);
+  const auto wanted = Fields(body).string("sd_model_checkpoint", 1000);
+  if (wanted && *wanted != model->name)
+    refuse_field("sd_model_checkpoint", "model_not_found", "this server has the model {} alone", model->name);
+  call.responder->reply(json_response(200, ordered_json::object()));
+}
+
+}  // namespace nostos::server

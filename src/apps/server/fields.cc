@@ -1,0 +1,209 @@
+// Implements the reading of request bodies.
+#include "apps/server/fields.h"
+
+#include <charconv>
+#include <cmath>
+
+#include "apps/server/api_error.h"
+#include "apps/server/identifiers.h"
+#include "base/error.h"
+
+namespace nostos::server {
+namespace {
+
+using nlohmann::json;
+
+/// \return `value` as messages show it.
+std::string shown(const json& value) {
+  if (value.is_array()) return "an array";
+  if (value.is_object()) return "an object";
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 60) + "...";
+  return text;
+}
+
+/// Reads "1024x768" into `request`; "auto" leaves it as it is.
+void read_size(const std::string& size, GenerationRequest& request) {
+  if (size == "auto") return;
+  int64_t sides[2] = {0, 0};
+  const char* const end = size.data() + size.size();
+  const auto width = std::from_chars(size.data(), end, sides[0]);
+  const bool has_cross = width.ec == std::errc() && width.ptr != end && *width.ptr == 'x';
+  const auto height = std::from_chars(has_cross ? width.ptr + 1 : end, end, sides[1]);
+  if (!has_cross || height.ec != std::errc() || height.ptr != end)
+    refuse_field("size", "invalid_type", "size is \"{}\"; use WIDTHxHEIGHT in pixels, such as 1024x768, or auto", size);
+  request.width = sides[0];
+  request.height = sides[1];
+}
+
+/// Lets the model's own rules fill in and check the rest.
+DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits) {
+  GenerationRequest& request = order.record.request;
+  const int64_t width = request.width.value_or(limits.model.default_width);
+  const int64_t height = request.height.value_or(limits.model.default_height);
+  try {
+    request = resolve(request, limits.model).request;
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    throw ApiError(400, "invalid_request_error", message, message.substr(0, message.find(' ')), "out_of_range");
+  }
+  if (width * height > limits.max_pixels)
+    refuse_field("size", "out_of_range", "{}x{} is {} pixels; this server draws at most {}", width, height,
+                 width * height, limits.max_pixels);
+  order.record.model_path = limits.model_path;
+  order.record.precision = limits.precision;
+  return order;
+}
+
+std::string required_prompt(const Fields& fields) {
+  const auto prompt = fields.string("prompt", kMaxPromptBytes);
+  if (!prompt) refuse_field("prompt", "missing", "prompt is missing: say what to draw");
+  return *prompt;
+}
+
+}  // namespace
+
+json parse_body(std::string_view body) {
+  const auto watch = [](int depth, json::parse_event_t event, json&) {
+    using Event = json::parse_event_t;
+    if ((event == Event::object_start || event == Event::array_start) && depth >= kMaxJsonDepth)
+      refuse_field("", "too_deep", "the body is JSON nested deeper than {} levels", kMaxJsonDepth);
+    return true;
+  };
+  json parsed;
+  try {
+    parsed = json::parse(body, watch);
+  } catch (const json::exception& error) {
+    std::string_view what = error.what();
+    if (const size_t start = what.find("] "); start != std::string_view::npos) what.remove_prefix(start + 2);
+    // It may quote much of the body, and bytes that are no UTF-8, which the writer of the answer replaces.
+    refuse_field("", "invalid_json", "the body is not valid JSON: {}", what.substr(0, 200));
+  }
+  if (!parsed.is_object()) refuse_field("", "invalid_json", "the body must be a JSON object, not {}", shown(parsed));
+  return parsed;
+}
+
+const json* Fields::find(const char* field) const {
+  const auto found = object_.find(field);
+  return found == object_.end() || found->is_null() ? nullptr : &*found;
+}
+
+std::optional<std::string> Fields::string(const char* field, size_t max_bytes) const {
+  const json* value = find(field);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_string()) refuse_field(field, "invalid_type", "{} is {}; it must be a string", field, shown(*value));
+  const auto& text = value->get_ref<const std::string&>();
+  if (text.size() > max_bytes)
+    refuse_field(field, "too_long", "{} has {} bytes; at most {} are taken", field, text.size(), max_bytes);
+  return text;
+}
+
+std::optional<int64_t> Fields::integer(const char* field, int64_t min, int64_t max) const {
+  const json* value = find(field);
+  if (value == nullptr) return std::nullopt;
+  std::optional<int64_t> number;
+  if (value->is_number_unsigned()) {
+    const auto wide = value->get<uint64_t>();
+    if (wide <= static_cast<uint64_t>(INT64_MAX)) number = static_cast<int64_t>(wide);
+  } else if (value->is_number_integer()) {
+    number = value->get<int64_t>();
+  } else if (value->is_number_float()) {
+    // Clients in JavaScript and Lua write whole numbers as 20.0.
+    const auto real = value->get<double>();
+    if (std::abs(real) < 9e15 && real == std::floor(real)) number = static_cast<int64_t>(real);
+  } else {
+    refuse_field(field, "invalid_type", "{} is {}; it must be an integer from {} to {}", field, shown(*value), min,
+                 max);
+  }
+  if (!number || *number < min || *number > max)
+    refuse_field(field, "out_of_range", "{} is {}; it must be an integer from {} to {}", field, shown(*value), min,
+                 max);
+  return number;
+}
+
+std::optional<double> Fields::number(const char* field, double min, double max) const {
+  const json* value = find(field);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_number())
+    refuse_field(field, "invalid_type", "{} is {}; it must be a number from {} to {}", field, shown(*value), min, max);
+  const auto number = value->get<double>();
+  if (!(number >= min && number <= max))
+    refuse_field(field, "out_of_range", "{} is {}; it must be a number from {} to {}", field, shown(*value), min, max);
+  return number;
+}
+
+std::optional<bool> Fields::boolean(const char* field) const {
+  const json* value = find(field);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_boolean())
+    refuse_field(field, "invalid_type", "{} is {}; it must be true or false", field, shown(*value));
+  return value->get<bool>();
+}
+
+void Fields::refuse_others(const std::set<std::string_view>& known) const {
+  for (const auto& [field, value] : object_.items()) {
+    if (!known.contains(field))
+      refuse_field(field, "unknown_field", "the field {} is unknown; docs/api.md lists those that are known",
+                   shown(field));
+  }
+}
+
+DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool strict) {
+  static const std::set<std::string_view> kKnown{
+      "prompt",         "negative_prompt",    "width",           "height", "size",    "num_inference_steps",
+      "guidance_scale", "cfg_normalization",  "cfg_truncation",  "seed",   "n",       "output_format",
+      "model",          "output_compression", "response_format", "user",   "quality", "background",
+      "style",          "moderation"};
+  const Fields fields(body);
+  if (strict) fields.refuse_others(kKnown);
+  const int64_t max_side = limits.model.max_side;
+  DrawingOrder order;
+  GenerationRequest& request = order.record.request;
+  request.prompt = required_prompt(fields);
+  request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
+  if (const auto size = fields.string("size", 100)) read_size(*size, request);
+  if (const auto width = fields.integer("width", 1, max_side)) request.width = width;
+  if (const auto height = fields.integer("height", 1, max_side)) request.height = height;
+  request.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxSteps);
+  request.guidance_scale = fields.number("guidance_scale", 0, kMaxGuidance);
+  request.cfg_normalization = fields.number("cfg_normalization", 0, kMaxGuidance).value_or(request.cfg_normalization);
+  request.cfg_truncation = fields.number("cfg_truncation", 0, 1).value_or(request.cfg_truncation);
+  const auto seed = fields.integer("seed", 0, kMaxSeed);
+  request.seed = seed ? static_cast<uint64_t>(*seed) : random_seed();
+  request.num_outputs = fields.integer("n", 1, kMaxPictures).value_or(1);
+  if (const auto format = fields.string("output_format", 100)) {
+    const auto known = parse_format(*format);
+    if (!known) refuse_field("output_format", "out_of_range", "output_format is unknown; use png, jpeg or webp");
+    order.format = *known;
+  }
+  order.quality = static_cast<int>(fields.integer("output_compression", 0, 100).value_or(order.quality));
+  order.quality = std::max(order.quality, 1);
+  if (fields.string("background", 100).value_or("auto") == "transparent")
+    refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
+  return resolved(std::move(order), limits);
+}
+
+DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
+  const Fields fields(body);
+  const int64_t max_side = limits.model.max_side;
+  DrawingOrder order;
+  GenerationRequest& request = order.record.request;
+  request.prompt = required_prompt(fields);
+  request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
+  request.width = fields.integer("width", 1, max_side);
+  request.height = fields.integer("height", 1, max_side);
+  request.num_inference_steps = fields.integer("steps", 1, kMaxSteps);
+  request.guidance_scale = fields.number("cfg_scale", 0, kMaxGuidance);
+  // There 1 means no guidance, here 0 does.
+  if (request.guidance_scale && *request.guidance_scale <= 1) request.guidance_scale = 0;
+  const int64_t seed = fields.integer("seed", -1, kMaxSeed).value_or(-1);
+  request.seed = seed >= 0 ? static_cast<uint64_t>(seed) : random_seed();
+  request.num_outputs =
+      fields.integer("batch_size", 1, kMaxPictures).value_or(1) * fields.integer("n_iter", 1, kMaxPictures).value_or(1);
+  if (request.num_outputs > kMaxPictures)
+    refuse_field("n_iter", "out_of_range", "batch_size times n_iter is {}; at most {} pictures are drawn",
+                 request.num_outputs, kMaxPictures);
+  return resolved(std::move(order), limits);
+}
+
+}  // namespace nostos::server

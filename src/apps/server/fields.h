@@ -1,0 +1,55 @@
+// Owns the reading of request bodies that nobody vouches for: JSON with limits, and the fields that make a drawing
+// order.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "apps/server/job.h"
+#include "pipeline/request.h"
+
+namespace nostos::server {
+
+constexpr int kMaxJsonDepth = 32;
+constexpr size_t kMaxPromptBytes = 32'000;
+constexpr int64_t kMaxPictures = 10;                         ///< of one request
+constexpr int64_t kMaxSeed = (int64_t{1} << 53) - 1 - 1000;  ///< seeds beyond it would not survive a client's doubles
+
+/// What this server draws, for checks and defaults.
+struct OrderLimits {
+  ModelLimits model;
+  int64_t max_pixels = 0;
+  std::string model_path;  ///< as the user gave it, for the pictures' records
+  std::string precision;
+};
+
+/// \return the JSON object that `body` holds. \throws ApiError 400 if it is none, nested too deep, or no UTF-8.
+nlohmann::json parse_body(std::string_view body);
+
+/// One object's fields: each getter gives nothing where the field is missing or null and throws ApiError 400 naming it
+/// where its type or range is wrong.
+class Fields {
+ public:
+  explicit Fields(const nlohmann::json& object) : object_(object) {}
+  std::optional<std::string> string(const char* field, size_t max_bytes) const;
+  std::optional<int64_t> integer(const char* field, int64_t min, int64_t max) const;
+  std::optional<double> number(const char* field, double min, double max) const;
+  std::optional<bool> boolean(const char* field) const;
+  /// Refuses fields other than `known`.
+  void refuse_others(const std::set<std::string_view>& known) const;
+
+ private:
+  const nlohmann::json* find(const char* field) const;
+  const nlohmann::json& object_;
+};
+
+/// \return the order in a body of the jobs' and OpenAI's APIs. \param strict refuse unknown fields
+/// \throws ApiError 400 naming the field
+DrawingOrder parse_order(const nlohmann::json& body, const OrderLimits& limits, bool strict);
+
+/// \return the order in a body of A1111's txt2img. \throws ApiError 400 naming the field
+DrawingOrder parse_a1111_order(const nlohmann::json& body, const OrderLimits& limits);
+
+}  // namespace nostos::server

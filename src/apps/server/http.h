@@ -1,0 +1,116 @@
+// Owns the HTTP/1.1 listener as handlers see it: requests, answers, streams, limits. Its transport stays inside
+// http.cc.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nostos::server {
+
+struct HttpRequest {
+  std::string method;
+  std::string path;                            ///< percent-decoded, without the query; begins with '/'
+  std::map<std::string, std::string> query;    ///< percent-decoded
+  std::map<std::string, std::string> headers;  ///< names in lower case; of repeated ones the last
+  std::string body;
+  std::string peer;  ///< address of the other end
+  std::string id;    ///< X-Request-Id, given or made
+
+  /// \return the header of that lower-case name, or an empty text.
+  std::string_view header(const std::string& name) const;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body{};
+  std::vector<std::pair<std::string, std::string>> headers{};
+};
+
+/// The way back to one request's client. Any thread. Either reply(), or start_stream(), write()... and finish().
+/// What is sent to a client that has gone is dropped.
+class Responder {
+ public:
+  virtual ~Responder() = default;
+  virtual void reply(HttpResponse response) = 0;
+  /// Begins a stream of server-sent events whose `body` is its first part. A comment goes out where none comes for 15
+  /// s.
+  virtual void start_stream(HttpResponse head) = 0;
+  virtual void write(std::string bytes) = 0;
+  virtual void finish() = 0;
+  /// `gone` runs once, on a handler thread, if the client leaves, or is too slow for its stream, before the answer
+  /// ends.
+  virtual void on_disconnect(std::function<void()> gone) = 0;
+};
+
+struct HttpLimits {
+  size_t header_bytes = size_t{16} << 10;
+  size_t body_bytes = size_t{1} << 20;
+  size_t stream_backlog_bytes = size_t{64} << 20;  ///< unsent bytes of a stream at which its client counts as gone
+  size_t connections = 4096;                       ///< less where the process may not open that many files
+  std::chrono::milliseconds header_timeout{10'000};
+  std::chrono::milliseconds body_timeout{30'000};
+  std::chrono::milliseconds idle_timeout{75'000};
+  std::chrono::milliseconds write_timeout{30'000};
+};
+
+/// What became of a request, for logs and metrics.
+struct HttpOutcome {
+  int status = 0;
+  uint64_t body_bytes = 0;
+  double ms = 0;
+  bool disconnected = false;
+};
+
+/// What the listener calls. `handle` and `refuse` must not throw.
+struct HttpHooks {
+  /// On a handler thread: answers now or later.
+  std::function<void(HttpRequest request, std::shared_ptr<Responder> responder)> handle;
+  /// On the network thread: the answer to what is no proper request.
+  std::function<HttpResponse(int status, const std::string& message)> refuse;
+  /// On the network thread, after each answered request.
+  std::function<void(const HttpRequest& request, const HttpOutcome& outcome)> finished;
+};
+
+/// A listener: one network thread and two handler threads, so that a handler may wait for a disk while others are
+/// served.
+class HttpServer {
+ public:
+  /// Binds and listens. \param port 0: any free one. \throws Error invalid_input naming the address.
+  HttpServer(const std::string& host, uint16_t port, HttpHooks hooks, HttpLimits limits = {});
+  /// Ends as stop(), without patience.
+  ~HttpServer();
+
+  uint16_t port() const;
+  size_t connections() const;
+  /// Starts the threads.
+  void start();
+  /// Runs `work` on a handler thread.
+  void post(std::function<void()> work);
+  /// Accepts no more, closes idle connections, and waits up to `patience` for answers under way.
+  void stop(std::chrono::milliseconds patience);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// \return whether `host` is this machine's own loopback address. \throws Error invalid_input if it is no address.
+bool is_loopback(const std::string& host);
+
+/// \return `text` with %XX decoded, or nothing for a broken escape, a NUL, or a text that is no UTF-8.
+std::optional<std::string> percent_decoded(std::string_view text);
+
+/// \return whether the target (path and query) could be split into request.path and request.query.
+bool split_target(std::string_view target, HttpRequest& request);
+
+}  // namespace nostos::server

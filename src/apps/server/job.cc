@@ -1,0 +1,112 @@
+// Implements the job object of the API.
+#include "apps/server/job.h"
+
+#include <array>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace nostos::server {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr std::array<std::pair<JobStatus, const char*>, 5> kStatuses{{{JobStatus::queued, "queued"},
+                                                                      {JobStatus::running, "running"},
+                                                                      {JobStatus::completed, "completed"},
+                                                                      {JobStatus::failed, "failed"},
+                                                                      {JobStatus::cancelled, "cancelled"}}};
+constexpr std::array<std::pair<ImageFormat, const char*>, 3> kFormats{
+    {{ImageFormat::png, "png"}, {ImageFormat::jpeg, "jpeg"}, {ImageFormat::webp, "webp"}}};
+
+template <class Table, class Value>
+const char* name_in(const Table& table, Value value) {
+  for (const auto& [known, text] : table) {
+    if (known == value) return text;
+  }
+  return "unknown";
+}
+
+template <class Table>
+auto find_in(const Table& table, std::string_view text) {
+  std::optional<decltype(table[0].first)> found;
+  for (const auto& [known, known_text] : table) {
+    if (text == known_text) found.emplace(known);
+  }
+  return found;
+}
+
+ordered_json time_or_null(double seconds) { return seconds > 0 ? ordered_json(seconds) : ordered_json(); }
+
+}  // namespace
+
+const char* name(JobStatus status) { return name_in(kStatuses, status); }
+std::optional<JobStatus> parse_status(std::string_view text) {
+  const auto found = find_in(kStatuses, text);
+  return found ? std::optional<JobStatus>(*found) : std::nullopt;
+}
+const char* name(ImageFormat format) { return name_in(kFormats, format); }
+std::optional<ImageFormat> parse_format(std::string_view text) {
+  const auto found = find_in(kFormats, text);
+  return found ? std::optional<ImageFormat>(*found) : std::nullopt;
+}
+
+double unix_now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
+  const int64_t steps = std::max<int64_t>(progress.steps / std::max<int64_t>(pictures, 1), 1);
+  const int64_t done = std::max<int64_t>(progress.step - 1, 0);
+  return {{"picture", done / steps + 1},
+          {"pictures", pictures},
+          {"step", progress.step == 0 ? 0 : done % steps + 1},
+          {"steps", steps},
+          {"step_ms", progress.step_ms},
+          {"eta_s", progress.eta_s ? ordered_json(*progress.eta_s) : ordered_json()}};
+}
+
+ordered_json job_json(const Job& job, std::optional<int64_t> position, const std::optional<JobProgress>& progress) {
+  const GenerationRequest& r = job.order.record.request;
+  ordered_json images = ordered_json::array();
+  for (const JobImage& image : job.images) {
+    images.push_back({{"id", image.id},
+                      {"url", "/v1/images/" + image.id},
+                      {"seed", image.seed},
+                      {"width", image.width},
+                      {"height", image.height},
+                      {"format", name(image.format)},
+                      {"bytes", image.bytes}});
+  }
+  ordered_json progress_or_null;
+  if (progress) {
+    progress_or_null = {{"stage", progress->stage}};
+    progress_or_null.update(progress_json(*progress, r.num_outputs));
+  }
+  ordered_json error;
+  if (job.status == JobStatus::failed) error = {{"message", job.error}, {"type", "server_error"}, {"code", nullptr}};
+  return {{"id", job.id},
+          {"object", "job"},
+          {"status", name(job.status)},
+          {"created_at", job.created_at},
+          {"started_at", time_or_null(job.started_at)},
+          {"finished_at", time_or_null(job.finished_at)},
+          {"position", position ? ordered_json(*position) : ordered_json()},
+          {"progress", progress_or_null},
+          {"request",
+           {{"prompt", r.prompt},
+            {"negative_prompt", r.negative_prompt},
+            {"width", r.width.value()},
+            {"height", r.height.value()},
+            {"num_inference_steps", r.num_inference_steps.value()},
+            {"guidance_scale", r.guidance_scale.value()},
+            {"cfg_normalization", r.cfg_normalization},
+            {"cfg_truncation", r.cfg_truncation},
+            {"seed", r.seed},
+            {"n", r.num_outputs},
+            {"output_format", name(job.order.format)},
+            {"output_compression", job.order.quality}}},
+          {"images", images},
+          {"error", error},
+          {"timings", job.timings.empty() ? ordered_json() : ordered_json::parse(job.timings)}};
+}
+
+}  // namespace nostos::server

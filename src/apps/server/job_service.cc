@@ -1,0 +1,359 @@
+// Implements the life of jobs. Order of locks: the service's, then the store's.
+#include "apps/server/job_service.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "apps/cli/json_text.h"
+#include "apps/server/api_error.h"
+#include "apps/server/json_log.h"
+#include "base/error.h"
+#include "io/file.h"
+
+namespace nostos::server {
+namespace {
+
+using nlohmann::ordered_json;
+using std::chrono::steady_clock;
+
+/// Small pictures take steps faster than anybody can watch them.
+constexpr std::chrono::milliseconds kStepEvents{50};
+
+double ms_since(steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(steady_clock::now() - start).count();
+}
+
+std::string label(const char* key, std::string_view value) { return fmt::format("{}=\"{}\"", key, value); }
+
+}  // namespace
+
+JobService::JobService(JobStore& store, Metrics& metrics, size_t queue_limit)
+    : store_(store), metrics_(metrics), queue_limit_(queue_limit) {
+  for (const Job& job : store_.queued()) {
+    auto live = std::make_shared<Live>();
+    live->client = job.client;
+    live->pictures = job.order.record.request.num_outputs;
+    live_[job.id] = std::move(live);
+    queue_.push(job.client, job.id);
+  }
+  const std::lock_guard lock(mutex_);
+  tell_positions();
+}
+
+Job JobService::submit(Job job) {
+  const auto same_body = [&job](Job earlier) {
+    if (earlier.body_fingerprint != job.body_fingerprint)
+      throw ApiError(409, "conflict_error", "this Idempotency-Key was used with another body", "Idempotency-Key",
+                     "idempotency_key_reused");
+    return earlier;
+  };
+  // Asked before there is a look at the queue: a retry wants no place in it.
+  if (auto earlier = store_.find_by_key(job.idempotency_key)) return same_body(std::move(*earlier));
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) throw overloaded("stopping", "the server is shutting down", 10);
+    if (queue_.size() + admitting_ >= queue_limit_) {
+      metrics_.add("nostos_jobs_refused_total");
+      throw overloaded("queue_full", fmt::format("the queue is full: {} jobs wait", queue_limit_), 5);
+    }
+    ++admitting_;
+  }
+  Job stored;
+  try {
+    stored = store_.insert(job);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    --admitting_;
+    throw;
+  }
+  const std::lock_guard lock(mutex_);
+  --admitting_;
+  if (stored.id != job.id) return same_body(std::move(stored));
+  auto live = std::make_shared<Live>();
+  live->client = job.client;
+  live->attached = job.attached;
+  live->pictures = job.order.record.request.num_outputs;
+  live_[job.id] = std::move(live);
+  queue_.push(job.client, job.id);
+  metrics_.add("nostos_jobs_accepted_total");
+  tell_positions();
+  changed_.notify_all();
+  return stored;
+}
+
+std::optional<Job> JobService::cancel(const std::string& id) {
+  std::shared_ptr<Live> live;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = live_.find(id);
+    if (found == live_.end()) return store_.find(id);
+    live = found->second;
+    if (live->running) {
+      live->cancelled = true;
+      live->stop_drawing = true;
+      return store_.find(id);
+    }
+    if (!queue_.remove(id)) return store_.find(id);  // somebody else is cancelling it
+  }
+  store_.set_ended(id, JobStatus::cancelled, "cancelled while it waited");
+  metrics_.add("nostos_jobs_total", label("status", "cancelled"));
+  end(id);
+  return store_.find(id);
+}
+
+void JobService::interrupt() {
+  std::string id;
+  {
+    const std::lock_guard lock(mutex_);
+    id = running_;
+  }
+  if (!id.empty()) cancel(id);
+}
+
+ordered_json JobService::describe_locked(const Job& job) const {
+  const auto found = live_.find(job.id);
+  // The store is a little ahead of, or behind, what watchers were told.
+  if (found == live_.end() || has_ended(job.status)) return job_json(job, std::nullopt, std::nullopt);
+  const Live& live = *found->second;
+  Job shown = job;
+  shown.status = live.running ? JobStatus::running : JobStatus::queued;
+  shown.started_at = live.started_at;
+  if (live.running) return job_json(shown, std::nullopt, live.progress);
+  return job_json(shown, std::max<int64_t>(live.position, 0), std::nullopt);
+}
+
+ordered_json JobService::describe(const Job& job) {
+  const std::lock_guard lock(mutex_);
+  return describe_locked(job);
+}
+
+std::optional<ordered_json> JobService::describe(const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  const auto job = store_.find(id);
+  return job ? std::optional(describe_locked(*job)) : std::nullopt;
+}
+
+std::optional<ordered_json> JobService::describe_running() {
+  std::string id;
+  {
+    const std::lock_guard lock(mutex_);
+    id = running_;
+  }
+  return id.empty() ? std::nullopt : describe(id);
+}
+
+uint64_t JobService::watch(const std::string& id, JobWatcher watcher) {
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(id);
+  if (found == live_.end()) {
+    if (const auto job = store_.find(id)) watcher({"done", cli::json_line(describe_locked(*job))});
+    return 0;
+  }
+  Live& live = *found->second;
+  if (live.running) {
+    watcher({"started", cli::json_line({{"id", id}, {"started_at", live.started_at}})});
+    watcher({"stage", cli::json_line({{"id", id}, {"stage", live.progress.stage}})});
+    if (live.progress.step > 0) {
+      ordered_json step{{"id", id}};
+      step.update(progress_json(live.progress, live.pictures));
+      watcher({"step", cli::json_line(step)});
+    }
+  } else {
+    watcher({"queued", cli::json_line({{"id", id}, {"position", std::max<int64_t>(live.position, 0)}})});
+  }
+  live.watchers[++watches_] = std::move(watcher);
+  return watches_;
+}
+
+void JobService::unwatch(const std::string& id, uint64_t watch) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = live_.find(id); found != live_.end()) found->second->watchers.erase(watch);
+}
+
+void JobService::tell(const Live& live, const char* event, const ordered_json& data) {
+  if (live.watchers.empty()) return;
+  const JobEvent told{event, cli::json_line(data)};
+  for (const auto& [watch, watcher] : live.watchers) watcher(told);
+}
+
+void JobService::tell_positions() {
+  int64_t position = running_.empty() ? 0 : 1;
+  for (const std::string& id : queue_.order()) {
+    Live& live = *live_.at(id);
+    if (live.position != position) {
+      live.position = position;
+      tell(live, "queued", {{"id", id}, {"position", position}});
+    }
+    ++position;
+  }
+}
+
+void JobService::end(const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(id);
+  if (found == live_.end()) return;
+  const std::shared_ptr<Live> live = found->second;
+  live_.erase(found);
+  if (running_ == id) running_.clear();
+  const auto job = store_.find(id);
+  if (job) tell(*live, "done", job_json(*job, std::nullopt, std::nullopt));
+  tell_positions();
+  changed_.notify_all();
+}
+
+void JobService::run(const Draw& draw) {
+  for (;;) {
+    std::string id;
+    std::shared_ptr<Live> live;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stopping_ || queue_.size() > 0; });
+      if (stopping_) return;
+      id = *queue_.pop();
+      live = live_.at(id);
+      live->running = true;
+      live->started_at = unix_now();
+      running_ = id;
+      tell(*live, "started", {{"id", id}, {"started_at", live->started_at}});
+      tell_positions();
+    }
+    draw_one(id, *live, draw);
+  }
+}
+
+Progress JobService::progress_of(const std::string& id, Live& live) {
+  Progress progress;
+  progress.cancel = &live.stop_drawing;
+  progress.on_stage = [this, id, &live](const char* stage) {
+    const std::lock_guard lock(mutex_);
+    live.progress.stage = stage;
+    tell(live, "stage", {{"id", id}, {"stage", stage}});
+  };
+  progress.on_step = [this, id, &live](int64_t step, int64_t steps, double step_ms) {
+    metrics_.add("nostos_steps_total");
+    metrics_.observe("nostos_step_seconds", {}, step_ms / 1000);
+    const std::lock_guard lock(mutex_);
+    live.progress.step = step;
+    live.progress.steps = steps;
+    // The first step of a size prepares kernels, so that later ones say more; their mean forgets it.
+    live.progress.step_ms = step <= 2 ? step_ms : 0.7 * live.progress.step_ms + 0.3 * step_ms;
+    live.progress.eta_s = live.progress.step_ms / 1000 * static_cast<double>(steps - step);
+    const auto now = steady_clock::now();
+    if (step < steps && now - live.step_told < kStepEvents) return;
+    live.step_told = now;
+    ordered_json data{{"id", id}};
+    data.update(progress_json(live.progress, live.pictures));
+    tell(live, "step", data);
+  };
+  return progress;
+}
+
+std::vector<JobImage> JobService::write_pictures(const Job& job, const Generation& generation, double& encode_ms) {
+  std::vector<JobImage> images;
+  for (const Picture& picture : generation.pictures) {
+    cli::DrawingRecord record = job.order.record;
+    record.request.seed = picture.seed;
+    record.request.num_outputs = 1;
+    const auto start = steady_clock::now();
+    const std::vector<uint8_t> bytes =
+        encode_image(picture.image, job.order.format, cli::text_chunks(record), job.order.quality);
+    encode_ms += ms_since(start);
+    // The same name at a second attempt, so that nothing is left of the first.
+    const JobImage image{.id = fmt::format("img_{}_{}", job.id.substr(job.id.find('_') + 1), images.size()),
+                         .seed = picture.seed,
+                         .width = picture.image.width,
+                         .height = picture.image.height,
+                         .format = job.order.format,
+                         .bytes = bytes.size()};
+    write_file_atomically(store_.image_file(image), bytes);
+    images.push_back(image);
+  }
+  return images;
+}
+
+void JobService::draw_one(const std::string& id, Live& live, const Draw& draw) {
+  const auto start = steady_clock::now();
+  JobStatus status = JobStatus::completed;
+  std::string error_text;
+  std::exception_ptr fatal;
+  try {
+    store_.set_running(id);
+    const auto job = store_.find(id);
+    check(job.has_value(), "a job that runs is in the store");
+    const double queue_ms = (job->started_at - job->created_at) * 1000;
+    metrics_.observe("nostos_job_queue_seconds", {}, queue_ms / 1000);
+    const auto asked = steady_clock::now();
+    const Generation generation = draw(job->order.record.request, progress_of(id, live));
+    const double engine_ms = ms_since(asked);
+    double encode_ms = 0;
+    const std::vector<JobImage> images = write_pictures(*job, generation, encode_ms);
+    ordered_json stages = ordered_json::array();
+    for (const StageTime& stage : generation.report.stages) {
+      stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
+      metrics_.observe("nostos_stage_seconds", label("stage", stage.name), stage.ms / 1000);
+    }
+    metrics_.observe("nostos_stage_seconds", label("stage", "encode"), encode_ms / 1000);
+    const ordered_json timings{{"queue_ms", queue_ms},
+                               {"engine_ms", engine_ms},
+                               {"encode_ms", encode_ms},
+                               {"total_ms", ms_since(start)},
+                               {"stages", stages}};
+    store_.set_completed(*job, images, cli::json_line(timings));
+  } catch (const Error& error) {
+    status = error.kind() == ErrorKind::cancelled ? JobStatus::cancelled : JobStatus::failed;
+    error_text = error.what();
+    if (error.kind() == ErrorKind::peer_failed) fatal = std::current_exception();
+  } catch (const std::bad_alloc&) {
+    status = JobStatus::failed;
+    error_text = "out of memory";
+  } catch (const std::exception& error) {
+    status = JobStatus::failed;
+    error_text = error.what();
+  }
+  if (status == JobStatus::cancelled && !live.attached) {
+    std::unique_lock lock(mutex_);
+    if (stopping_ && !live.cancelled) {
+      store_.set_queued(id);
+      live.running = false;
+      running_.clear();
+      changed_.notify_all();
+      return;
+    }
+  }
+  if (status != JobStatus::completed) store_.set_ended(id, status, error_text);
+  metrics_.add("nostos_jobs_total", label("status", name(status)));
+  metrics_.observe("nostos_job_seconds", label("status", name(status)), ms_since(start) / 1000);
+  log_json(status == JobStatus::failed ? LogLevel::error : LogLevel::info, "job ended",
+           {{"job", id}, {"status", name(status)}, {"ms", ms_since(start)}, {"error", error_text}});
+  end(id);
+  if (fatal) std::rethrow_exception(fatal);
+}
+
+void JobService::stop(std::chrono::milliseconds grace) {
+  std::vector<std::string> useless;
+  {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+    for (const auto& [id, live] : live_) {
+      if (live->attached && !live->running) useless.push_back(id);
+    }
+  }
+  for (const std::string& id : useless) cancel(id);
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_for(lock, grace, [this] { return running_.empty(); }))
+    if (const auto found = live_.find(running_); found != live_.end()) found->second->stop_drawing = true;
+  changed_.wait(lock, [this] { return running_.empty(); });
+}
+
+size_t JobService::waiting() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.size();
+}
+
+bool JobService::is_drawing() const {
+  const std::lock_guard lock(mutex_);
+  return !running_.empty();
+}
+
+}  // namespace nostos::server

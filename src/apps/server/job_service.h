@@ -1,0 +1,107 @@
+// Owns the life of jobs: admission, turns, drawing, cancelling, and telling those who watch.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "apps/server/fair_queue.h"
+#include "apps/server/job_store.h"
+#include "apps/server/metrics.h"
+#include "pipeline/generation.h"
+
+namespace nostos::server {
+
+/// Something that happened to a job.
+struct JobEvent {
+  std::string name;  ///< queued, started, stage, step, done
+  std::string data;  ///< JSON on one line
+};
+
+/// Called with the service's lock held: hand the event on and return.
+using JobWatcher = std::function<void(const JobEvent& event)>;
+
+/// What the service wants of a drawing engine.
+using Draw = std::function<Generation(const GenerationRequest& request, const Progress& progress)>;
+
+/// Any thread, but for run(), which one thread calls.
+class JobService {
+ public:
+  /// Takes up the jobs that the store has waiting. Both must outlive it.
+  JobService(JobStore& store, Metrics& metrics, size_t queue_limit);
+
+  /// Puts a job that is on disk when this returns into the queue. \return the job, or that made earlier with its key
+  /// \throws ApiError 503 if the queue is full or stopping, 409 if the key was used with another body
+  Job submit(Job job);
+
+  /// Ends a waiting job at once, a running one within a step. \return the job as it is then, or nothing if unknown
+  std::optional<Job> cancel(const std::string& id);
+  /// Cancels the job being drawn, if any.
+  void interrupt();
+
+  /// \return the job with its place and progress as the API shows it, or nothing.
+  std::optional<nlohmann::ordered_json> describe(const std::string& id);
+  nlohmann::ordered_json describe(const Job& job);
+  /// \return the job object of the one being drawn, or nothing.
+  std::optional<nlohmann::ordered_json> describe_running();
+
+  /// Tells `watcher` what is true now, then what changes; `done` is the last. \return a name for unwatch(), or 0 if the
+  /// job has ended, or is unknown.
+  uint64_t watch(const std::string& id, JobWatcher watcher);
+  void unwatch(const std::string& id, uint64_t watch);
+
+  /// Draws jobs until stop(). \throws nothing: a failing job fails alone; but for peer_failed, after which no rank can
+  /// draw, and for a store that cannot be written.
+  void run(const Draw& draw);
+
+  /// Admits no more and begins no more; those whose client waits in line are cancelled, the others stay on disk.
+  /// The job being drawn has `grace` to end, then returns to the queue.
+  void stop(std::chrono::milliseconds grace);
+
+  size_t waiting() const;
+  bool is_drawing() const;
+
+ private:
+  struct Live {
+    std::string client;
+    bool running = false, attached = false;
+    int64_t pictures = 1;
+    int64_t position = -1;  ///< that was told last
+    double started_at = 0;
+    JobProgress progress{};
+    std::chrono::steady_clock::time_point step_told{};
+    std::atomic<bool> stop_drawing{false};
+    bool cancelled = false;
+    std::map<uint64_t, JobWatcher> watchers{};
+  };
+
+  void draw_one(const std::string& id, Live& live, const Draw& draw);
+  /// \param encode_ms grows by the time that making the files' bytes takes
+  std::vector<JobImage> write_pictures(const Job& job, const Generation& generation, double& encode_ms);
+  Progress progress_of(const std::string& id, Live& live);
+  void tell(const Live& live, const char* event, const nlohmann::ordered_json& data);
+  void tell_positions();
+  void end(const std::string& id);
+  nlohmann::ordered_json describe_locked(const Job& job) const;
+
+  JobStore& store_;
+  Metrics& metrics_;
+  const size_t queue_limit_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  FairQueue queue_;
+  std::map<std::string, std::shared_ptr<Live>> live_;  ///< jobs that have not ended
+  std::string running_;
+  size_t admitting_ = 0;  ///< on their way into the store
+  uint64_t watches_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace nostos::server

@@ -1,0 +1,146 @@
+// Implements OpenAI's Images API and its list of models.
+#include <nlohmann/json.hpp>
+
+#include "apps/cli/json_text.h"
+#include "apps/server/api_error.h"
+#include "apps/server/identifiers.h"
+#include "apps/server/state.h"
+
+namespace nostos::server {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json model_json(const LoadedModel& model) {
+  const ModelLimits& limits = model.limits.model;
+  return {{"id", model.name},
+          {"object", "model"},
+          {"created", 0},
+          {"owned_by", "nostos"},
+          {"nostos",
+           {{"version", NOSTOS_VERSION},
+            {"precision", model.limits.precision},
+            {"device", model.device},
+            {"ranks", model.ranks},
+            {"size_multiple", limits.size_multiple},
+            {"max_side", limits.max_side},
+            {"max_pixels", model.limits.max_pixels},
+            {"max_n", kMaxPictures},
+            {"default_width", limits.default_width},
+            {"default_height", limits.default_height},
+            {"default_num_inference_steps", limits.default_steps},
+            {"default_guidance_scale", limits.default_guidance_scale}}}};
+}
+
+/// \return why an ended job has no pictures.
+ApiError ended_badly(const ServerState& state, const Job& job) {
+  if (job.status == JobStatus::cancelled && state.stopping)
+    return overloaded("stopping", "the server is shutting down", 10);
+  if (job.status == JobStatus::cancelled) return {409, "conflict_error", "the job was cancelled", {}, "cancelled"};
+  return {500, "server_error", job.error};
+}
+
+/// What OpenAI's answers say of all pictures alike.
+ordered_json common_json(const Job& job) {
+  const GenerationRequest& request = job.order.record.request;
+  return {{"background", "opaque"},
+          {"output_format", name(job.order.format)},
+          {"quality", "auto"},
+          {"size", fmt::format("{}x{}", *request.width, *request.height)}};
+}
+
+void answer_whole(ServerState& state, const Job& job, const std::string& url_base, const ResponderPtr& out) {
+  if (job.status != JobStatus::completed) return out->reply(openai_error(ended_badly(state, job)));
+  ordered_json data = ordered_json::array();
+  for (const JobImage& image : job.images) {
+    ordered_json entry;
+    if (url_base.empty())
+      entry["b64_json"] = to_base64(read_image(state, image));
+    else
+      entry["url"] = url_base + "/v1/images/" + image.id;
+    entry.update({{"seed", image.seed}, {"width", image.width}, {"height", image.height}, {"id", image.id}});
+    data.push_back(std::move(entry));
+  }
+  ordered_json answer{{"created", static_cast<int64_t>(job.created_at)}};
+  answer.update(common_json(job));
+  answer["data"] = std::move(data);
+  out->reply(json_response(200, answer));
+}
+
+void answer_stream(ServerState& state, const Job& job, const ResponderPtr& out) {
+  if (job.status != JobStatus::completed) {
+    out->write(sse("error", openai_error(ended_badly(state, job)).body));
+    return out->finish();
+  }
+  for (const JobImage& image : job.images) {
+    ordered_json event{{"type", "image_generation.completed"},
+                       {"b64_json", to_base64(read_image(state, image))},
+                       {"created_at", static_cast<int64_t>(job.created_at)},
+                       {"seed", image.seed},
+                       {"id", image.id}};
+    event.update(common_json(job));
+    out->write(sse("image_generation.completed", cli::json_line(event)));
+  }
+  out->finish();
+}
+
+}  // namespace
+
+std::shared_ptr<const LoadedModel> ServerState::model() const {
+  if (stopping) throw overloaded("stopping", "the server is shutting down", 10);
+  auto found = model_if_ready();
+  if (!found) throw overloaded("loading", "the model is loading", 5);
+  return found;
+}
+
+void openai_generate(const Call& call) {
+  const auto model = call.state.model();
+  const nlohmann::json body = parse_body(call.request.body);
+  const Fields fields(body);
+  const std::string format = fields.string("response_format", 100).value_or("b64_json");
+  if (format != "b64_json" && format != "url")
+    refuse_field("response_format", "out_of_range", "response_format is unknown; use b64_json or url");
+  const bool stream = fields.boolean("stream").value_or(false);
+  fields.integer("partial_images", 0, 3);
+  DrawingOrder order = parse_order(body, model->limits, false);
+  ServerState& state = call.state;
+  const ResponderPtr out = call.responder;
+  if (!stream) {
+    std::string url_base;
+    if (format == "url") {
+      const bool is_https = call.request.header("x-forwarded-proto") == "https";
+      url_base = fmt::format("{}://{}", is_https ? "https" : "http", call.request.header("host"));
+    }
+    return submit_attached(call, std::move(order), [&state, url_base, out](const Job& job) {
+      try {
+        answer_whole(state, job, url_base, out);
+      } catch (const ApiError& error) {
+        out->reply(openai_error(error));
+      }
+    });
+  }
+  submit_attached(call, std::move(order), [&state, out](const Job& job) {
+    try {
+      answer_stream(state, job, out);
+    } catch (const ApiError& error) {
+      out->write(sse("error", openai_error(error).body));
+      out->finish();
+    }
+  });
+  out->start_stream(
+      {.content_type = "text/event-stream", .headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}}});
+}
+
+void list_models(const Call& call) {
+  call.responder->reply(
+      json_response(200, {{"object", "list"}, {"data", ordered_json::array({model_json(*call.state.model())})}}));
+}
+
+void get_model(const Call& call) {
+  const auto model = call.state.model();
+  if (call.id != model->name)
+    throw ApiError(404, "not_found_error", "no such model; this server has " + model->name, "model", "model_not_found");
+  call.responder->reply(json_response(200, model_json(*model)));
+}
+
+}  // namespace nostos::server

@@ -1,0 +1,44 @@
+// Owns the whole server: the store, the queue, the listener and its end by a signal.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "apps/server/job_service.h"
+#include "apps/server/state.h"
+
+namespace nostos::server {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 30000;  ///< 0: any free one
+  std::filesystem::path data_dir;
+  std::string api_key;                       ///< empty: none wanted
+  bool allow_remote_without_key = false;     ///< listen beyond this machine without a key
+  size_t queue_limit = 64;                   ///< jobs that wait
+  std::chrono::milliseconds shutdown_grace;  ///< for the job being drawn when SIGTERM comes
+};
+
+/// \return the key that the file holds, without white space around it. \throws Error invalid_input if there is none
+std::string read_api_key(const std::filesystem::path& file);
+
+/// One server. Made before other threads are, since it keeps SIGINT and SIGTERM for itself from then on.
+class Server {
+ public:
+  /// Opens the store, takes up what it has, listens, and answers at once, with 503 where a model is wanted.
+  /// \throws Error invalid_input for an address that cannot be had or that wants a key, and what JobStore throws
+  explicit Server(const ServerOptions& options);
+  ~Server();
+
+  /// Draws on the calling thread until SIGINT or SIGTERM, then ends in good order. A second signal ends at once.
+  void run(LoadedModel model, const Draw& draw);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nostos::server

@@ -1,0 +1,102 @@
+// Owns what all handlers share, and the names of the handlers.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "apps/server/fields.h"
+#include "apps/server/http.h"
+#include "apps/server/job_service.h"
+
+namespace nostos::server {
+
+/// A model that is ready, as the APIs show it.
+struct LoadedModel {
+  std::string name;
+  std::string device;
+  int64_t ranks = 1;
+  OrderLimits limits;
+};
+
+/// Lives as long as the server.
+struct ServerState {
+  ServerState(JobStore& store, JobService& jobs, Metrics& metrics) : store(store), jobs(jobs), metrics(metrics) {}
+
+  JobStore& store;
+  JobService& jobs;
+  Metrics& metrics;
+  std::string api_key{};                              ///< empty: none wanted
+  std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
+  std::function<size_t()> connections{};
+  std::atomic<bool> stopping{false};
+
+  void set_model(LoadedModel model) {
+    const std::lock_guard lock(mutex);
+    loaded = std::make_shared<const LoadedModel>(std::move(model));
+  }
+  /// \return the model, or null while it loads.
+  std::shared_ptr<const LoadedModel> model_if_ready() const {
+    const std::lock_guard lock(mutex);
+    return loaded;
+  }
+  /// \throws ApiError 503 while it loads
+  std::shared_ptr<const LoadedModel> model() const;
+
+ private:
+  mutable std::mutex mutex;
+  std::shared_ptr<const LoadedModel> loaded;
+};
+
+using ResponderPtr = std::shared_ptr<Responder>;
+
+/// A request that found its handler.
+struct Call {
+  ServerState& state;
+  const HttpRequest& request;
+  std::string id{};  ///< what stands for {id} in the path
+  ResponderPtr responder;
+};
+
+// Each answers through call.responder, now or later, or throws ApiError.
+void post_job(const Call& call);
+void list_jobs(const Call& call);
+void get_job(const Call& call);
+void delete_job(const Call& call);
+void get_job_events(const Call& call);
+void get_image(const Call& call);
+
+void openai_generate(const Call& call);
+void list_models(const Call& call);
+void get_model(const Call& call);
+
+void a1111_txt2img(const Call& call);
+void a1111_progress(const Call& call);
+void a1111_interrupt(const Call& call);
+void a1111_models(const Call& call);
+void a1111_samplers(const Call& call);
+void a1111_options(const Call& call);
+void a1111_set_options(const Call& call);
+
+void health_live(const Call& call);
+void health_ready(const Call& call);
+void get_metrics(const Call& call);
+void get_page(const Call& call);
+
+/// \return whose turn a request takes.
+std::string client_of(const HttpRequest& request);
+/// \return a job with a new id for `order`. \param attached its client waits on this connection
+Job new_job(const HttpRequest& request, DrawingOrder order, bool attached);
+/// \return one server-sent event.
+std::string sse(std::string_view event, std::string_view data);
+HttpResponse json_response(int status, const nlohmann::ordered_json& json);
+/// \return the bytes of a picture. \throws ApiError 404
+std::string read_image(ServerState& state, const JobImage& image);
+/// Submits the order of a client that waits for it: `done` runs on a handler thread once it has ended, and a client
+/// that
+/// leaves cancels it.
+void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done);
+
+}  // namespace nostos::server

@@ -1,0 +1,332 @@
+// Owns the page's state: the jobs it knows, what it hears about them, and what the visitor's actions do.
+import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
+import { applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
+import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
+import { pictureSettings, pngTexts } from "./png.js";
+
+const kPageSize = 50;
+const kBusyPollMs = 4000;
+const kIdlePollMs = 20000;
+const kOfflinePollMs = 2000;
+const kToastMs = 6000;
+const kIdeas = ["A lion on a beach at sunset", "Three apples on a wooden table", "A night sky over the city"];
+
+const $ = (id) => document.getElementById(id);
+let jobs = [];      // newest first
+let hasMore = false;
+let changes = 0;    // of the list by this page: an answer that set out before one is out of date
+let model = null;
+let stream = null;  // {id, abort}: the one job that is followed; browsers allow six connections a server
+let pollTimer = 0;
+
+const drawing = () => jobs.find((job) => job.status === "running");
+const nextLive = () => drawing() ?? jobs.filter(isLive).at(-1);
+
+function toast(message) {
+  $("toast").textContent = message;
+  $("toast").hidden = false;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => ($("toast").hidden = true), kToastMs);
+}
+
+function showFormError(error) {
+  $("form-error").textContent = error.message;
+  $("form-error").hidden = false;
+  markField(error.param);
+}
+
+function clearFormError() {
+  $("form-error").hidden = true;
+  markField(null);
+}
+
+/** Says what went wrong; an answer that wants a key asks for one. */
+function report(error) {
+  if (error.status === 401) askForKey(error);
+  else if (error.status === 0) showBanner(error.message);
+  else toast(error.message);
+  if (!(error instanceof ApiError)) console.error(error);
+}
+
+function showBanner(message) {
+  $("banner").textContent = message;
+  $("banner").hidden = !message;
+}
+
+function askForKey() {
+  if ($("key").open) return;
+  if (hasKey()) $("key-note").textContent = "The server does not accept this key.";
+  $("key-value").value = "";
+  $("key").showModal();
+}
+
+function setState(state, text) {
+  $("model").dataset.state = state;
+  $("model").textContent = text;
+}
+
+function render() {
+  showJobs(jobs);
+  $("empty").hidden = jobs.length > 0 || !model;
+  $("more").hidden = !hasMore;
+  $("cancel").hidden = !nextLive();
+  showTitle();
+}
+
+function showTitle() {
+  const job = drawing(), progress = job?.progress;
+  document.title = job ? `${progress?.stage === "denoise" ? `${progress.step}/${progress.steps}` : "…"} · nostos` : "nostos";
+}
+
+/** Puts in what is new about a job. */
+function update(job) {
+  const index = jobs.findIndex((known) => known.id === job.id);
+  if (index >= 0) jobs[index] = job;
+  else jobs = [job, ...jobs].sort((a, b) => b.created_at - a.created_at);
+  ++changes;
+  render();
+  followNext();
+}
+
+function announce(text) {
+  $("status").textContent = text;
+}
+
+function hear(job, name, data) {
+  if (name === "done") {
+    update(data);
+    announce({ completed: "Picture finished", failed: `Failed: ${data.error?.message}`, cancelled: "Cancelled" }[data.status]);
+    return;
+  }
+  if (name === "queued") Object.assign(job, { status: "queued", position: data.position });
+  if (name === "started") {
+    update({ ...job, status: "running", position: null, started_at: data.started_at });
+    announce("Drawing");
+    return;
+  }
+  if (name === "stage") job.progress = { ...job.progress, stage: data.stage };
+  if (name === "step") job.progress = { ...data, stage: "denoise" };
+  if (name === "preview") job.preview = data.image;
+  showProgress(job);
+  showTitle();
+}
+
+/** Listens to the job that is drawn, or else to the next one; the others are polled. */
+async function followNext() {
+  const job = nextLive();
+  if (stream && stream.id === job?.id) return;
+  stream?.abort.abort();
+  stream = job ? { id: job.id, abort: new AbortController() } : null;
+  if (!stream) return;
+  const mine = stream;
+  try {
+    await follow(job.id, mine.abort.signal, (name, data) => {
+      const known = jobs.find((other) => other.id === mine.id);
+      if (known && stream === mine) hear(known, name, data);
+    });
+  } catch (error) {
+    if (mine.abort.signal.aborted) return;
+    if (error.status === 401) report(error);
+  }
+  // Ended by `done`, or broken off.
+  if (stream === mine) {
+    stream = null;
+    schedulePoll(kOfflinePollMs / 2);
+  }
+}
+
+/** Puts the newest jobs in place of those known; older ones, loaded by hand, stay. */
+function takeNewest(page) {
+  const oldest = page.data.at(-1);
+  const older = oldest && page.has_more ? jobs.filter((job) => job.created_at < oldest.created_at) : [];
+  const known = new Map(jobs.map((job) => [job.id, job]));
+  // What the stream said is newer than the list.
+  const merged = page.data.map((job) => stream?.id === job.id && isLive(job) ? known.get(job.id) ?? job : job);
+  jobs = [...merged, ...older];
+  if (!older.length) hasMore = page.has_more;
+}
+
+async function poll() {
+  clearTimeout(pollTimer);
+  let wait = kOfflinePollMs;
+  try {
+    if (!model) {
+      const { data: [{ id, nostos }] } = await request("v1/models");
+      model = { id, ...nostos };
+      applyModel(model);
+    }
+    const before = changes;
+    const page = await request(`v1/jobs?limit=${kPageSize}`);
+    if (before === changes) takeNewest(page);
+    const place = [model.device, model.precision, model.ranks > 1 ? `${model.ranks} ranks` : ""].filter(Boolean).join(" · ");
+    setState("ready", `${model.id} · ${place}`);
+    showBanner("");
+    render();
+    followNext();
+    wait = jobs.some(isLive) ? kBusyPollMs : kIdlePollMs;
+  } catch (error) {
+    if (error.status === 503) setState("waiting", error.code === "stopping" ? "Stopping" : "Loading the model");
+    else if (error.status === 401) setState("waiting", "Waiting for a key");
+    else setState("offline", "Offline");
+    if (error.status === 0) {
+      showBanner("The server does not answer. Trying again …");
+      // A stream over a dead line may never end by itself.
+      stream?.abort.abort();
+      stream = null;
+    } else if (error.status !== 503) report(error);
+    if (error.status === 401) return;
+  }
+  schedulePoll(wait);
+}
+
+function schedulePoll(ms) {
+  clearTimeout(pollTimer);
+  pollTimer = setTimeout(poll, ms);
+}
+
+/** Sends a job. @returns whether the server took it. */
+async function draw(values) {
+  clearFormError();
+  try {
+    const job = await submit(values);
+    update(job);
+    announce("Queued");
+    document.querySelector(".hero").scrollIntoView({ block: "nearest" });
+    schedulePoll(kBusyPollMs);
+    return true;
+  } catch (error) {
+    if (error.status === 401) report(error);
+    else showFormError(error);
+    return false;
+  }
+}
+
+async function generate() {
+  if ($("generate").disabled) return;
+  if (!seedIsLocked()) rerollSeed();
+  let values;
+  try {
+    values = settings();
+  } catch (error) {
+    showFormError(error);
+    return;
+  }
+  $("generate").disabled = true;
+  await draw(values);
+  $("generate").disabled = false;
+}
+
+async function cancel(job) {
+  try {
+    update(await request(`v1/jobs/${job.id}`, "DELETE"));
+  } catch (error) {
+    report(error);
+  }
+}
+
+async function remove(job) {
+  const count = job.images.length;
+  if (count > 0 && !confirm(count === 1 ? "Delete this picture?" : `Delete this job and its ${count} pictures?`)) return;
+  try {
+    await request(`v1/jobs/${job.id}?forget=true`, "DELETE");
+    jobs = jobs.filter((other) => other.id !== job.id);
+    ++changes;
+    render();
+  } catch (error) {
+    report(error);
+  }
+}
+
+function useSettings(values, lock = true) {
+  $("viewer").close();
+  fill(values, lock);
+  $("prompt").scrollIntoView({ block: "center" });
+  $("prompt").focus();
+}
+
+function drawAgain(values) {
+  $("viewer").close();
+  draw({ ...values, seed: randomSeed() });
+}
+
+async function readPicture(file) {
+  try {
+    useSettings(pictureSettings(await pngTexts(await file.arrayBuffer())));
+    toast(`Settings read from ${file.name}`);
+  } catch (error) {
+    toast(`${file.name}: ${error.message}`);
+  }
+}
+
+async function loadOlder() {
+  $("more").disabled = true;
+  try {
+    const page = await request(`v1/jobs?limit=${kPageSize}&before=${jobs.at(-1).id}`);
+    jobs.push(...page.data.filter((job) => !jobs.some((known) => known.id === job.id)));
+    hasMore = page.has_more;
+    ++changes;
+    render();
+  } catch (error) {
+    report(error);
+  }
+  $("more").disabled = false;
+}
+
+function startDrop() {
+  const hasFile = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragover", (event) => {
+    if (!hasFile(event)) return;
+    event.preventDefault();
+    $("drop").hidden = false;
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) $("drop").hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    if (!hasFile(event)) return;
+    event.preventDefault();
+    $("drop").hidden = true;
+    if (event.dataTransfer.files[0]) readPicture(event.dataTransfer.files[0]);
+  });
+  $("open-file").addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", async () => {
+    await readPicture($("file").files[0]);
+    $("file").value = "";
+  });
+}
+
+function start() {
+  for (const icon of document.querySelectorAll("svg:not([role])")) icon.ariaHidden = "true";
+  startForm();
+  startGallery({ drawAgain, useSettings, remove, cancel, report });
+  startDrop();
+  $("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    generate();
+  });
+  $("form").addEventListener("input", clearFormError);
+  $("cancel").addEventListener("click", () => cancel(nextLive()));
+  $("more").addEventListener("click", loadOlder);
+  $("key").addEventListener("close", () => {
+    const value = $("key-value").value.trim();
+    if (!value) return;
+    setKey(value);
+    poll();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.isComposing || document.querySelector("dialog[open]")) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      generate();
+    } else if (event.key === "Escape" && nextLive()) {
+      cancel(nextLive());
+    }
+  });
+  document.addEventListener("visibilitychange", () => document.hidden || poll());
+  $("ideas").append(...kIdeas.map((idea) => Object.assign(document.createElement("button"), {
+    textContent: idea, onclick: () => useSettings({ prompt: idea }, false),
+  })));
+  poll();
+}
+
+start();

@@ -1,0 +1,179 @@
+// Owns the form: its fields, size presets, the seed, what it remembers, and the shard plan of the chosen size.
+import { drawPlan, makePlan } from "./plan.js";
+
+const kMultiple = 16;
+const kMaxSeed = Number.MAX_SAFE_INTEGER;
+const kRememberName = "nostos.form";
+const kAspects = [[9, 16], [3, 4], [1, 1], [4, 3], [16, 9]];
+const kLongSides = [256, 512, 768, 1024, 1280];
+const kMaxRanks = 8;
+
+const $ = (id) => document.getElementById(id);
+const fields = {
+  prompt: $("prompt"), negative_prompt: $("negative"), width: $("width"), height: $("height"),
+  num_inference_steps: $("steps"), guidance_scale: $("guidance"), seed: $("seed"), n: $("count"),
+};
+const ranges = { num_inference_steps: $("steps-range"), guidance_scale: $("guidance-range"), n: $("count-range") };
+
+const snap = (pixels) => Math.max(kMultiple, Math.round(pixels / kMultiple) * kMultiple);
+
+/** @returns {number} a seed that is short enough to read out. */
+export function randomSeed() {
+  return crypto.getRandomValues(new Uint32Array(1))[0];
+}
+
+export function seedIsLocked() {
+  return $("lock").getAttribute("aria-pressed") === "true";
+}
+
+function lockSeed(locked) {
+  $("lock").setAttribute("aria-pressed", String(locked));
+  $("lock").querySelector("use").setAttribute("href", locked ? "#i-locked" : "#i-open");
+}
+
+function size() {
+  return [Number(fields.width.value), Number(fields.height.value)];
+}
+
+function showPlan() {
+  const [width, height] = size();
+  if (!$("plan").open || !(width >= 1 && height >= 1)) return;
+  const ranks = Number($("ranks").value), kind = $("plan-kind").value;
+  const plan = makePlan(width, height, ranks);
+  drawPlan($("plan-drawing"), $("plan-shares"), plan, kind);
+  const most = (counts) => Math.max(...counts).toLocaleString("en");
+  $("plan-summary").textContent = kind === "token"
+    ? `${plan.rows} × ${plan.columns} tokens and ${plan.pads} pads in one sequence, ` +
+      `at most ${most(plan.ranges.map(([begin, end]) => end - begin))} a rank`
+    : `Cut along the ${plan.axis}, at most ${most(plan.sizes)} of ${plan.axis === "height" ? plan.rows : plan.columns} a rank; ` +
+      `${most([plan.cost])} padding tokens in all`;
+}
+
+/** Brings everything that follows from the fields up to date. */
+function refresh() {
+  for (const [name, range] of Object.entries(ranges)) range.value = fields[name].value;
+  $("negative-note").hidden = Number(fields.guidance_scale.value) > 0;
+  const [width, height] = size();
+  for (const radio of document.querySelectorAll("#aspects input")) {
+    const [across, down] = radio.value.split(":");
+    radio.checked = width * down === height * across;
+  }
+  $("long-side").value = Math.max(width, height);
+  if ($("long-side").selectedIndex < 0) $("long-side").value = "";
+  for (const area of document.querySelectorAll("form textarea")) {
+    area.style.height = "auto";
+    area.style.height = `${area.scrollHeight + 2}px`;
+  }
+  showPlan();
+  const texts = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
+  localStorage.setItem(kRememberName, JSON.stringify({ ...texts, locked: seedIsLocked() }));
+}
+
+/** @throws {Error} with `param` where a field holds no number. */
+function number(name, label) {
+  const text = fields[name].value.trim();
+  if (text !== "" && Number.isFinite(Number(text))) return Number(text);
+  throw Object.assign(new Error(`${label} must be a number.`), { param: name });
+}
+
+/** @returns the body of POST /v1/jobs. @throws {Error} with `param` where a field would be refused anyway. */
+export function settings() {
+  const seed = number("seed", "The seed");
+  if (!/^\d+$/.test(fields.seed.value.trim()) || seed > kMaxSeed)
+    throw Object.assign(new Error(`The seed must be a whole number from 0 to ${kMaxSeed}.`), { param: "seed" });
+  return {
+    prompt: fields.prompt.value.trim(),
+    negative_prompt: fields.negative_prompt.value.trim(),
+    width: number("width", "The width"),
+    height: number("height", "The height"),
+    num_inference_steps: number("num_inference_steps", "Steps"),
+    guidance_scale: number("guidance_scale", "Guidance"),
+    seed,
+    n: number("n", "Pictures"),
+  };
+}
+
+/** Fills in what `values` says, leaves the rest as it is. */
+export function fill(values, lock = false) {
+  for (const [name, field] of Object.entries(fields)) {
+    if (values[name] !== undefined && values[name] !== null) field.value = values[name];
+  }
+  if (lock) lockSeed(true);
+  refresh();
+}
+
+export function rerollSeed() {
+  fields.seed.value = randomSeed();
+  refresh();
+}
+
+/** Marks the field that was refused; null clears the mark. */
+export function markField(name) {
+  for (const field of Object.values(fields)) field.removeAttribute("aria-invalid");
+  if (!fields[name]) return;
+  fields[name].setAttribute("aria-invalid", "true");
+  fields[name].focus();
+}
+
+/** Takes limits and, where nothing is remembered, defaults from the model's entry in GET /v1/models. */
+export function applyModel(model) {
+  for (const name of ["width", "height"]) fields[name].max = model.max_side;
+  for (const field of [fields.n, ranges.n]) field.max = model.max_n;
+  for (const option of [...$("long-side").options]) if (Number(option.value) > model.max_side) option.remove();
+  $("ranks").value = String(Math.min(model.ranks, kMaxRanks));
+  fill(Object.fromEntries(["width", "height", "num_inference_steps", "guidance_scale"]
+    .filter((name) => fields[name].value === "").map((name) => [name, model[`default_${name}`]])));
+}
+
+function chooseAspect(across, down) {
+  const longer = Number($("long-side").value) || snap(Math.max(...size()));
+  const scale = longer / Math.max(across, down);
+  fill({ width: snap(across * scale), height: snap(down * scale) });
+}
+
+function makePresets() {
+  for (const [across, down] of kAspects) {
+    const label = document.createElement("label");
+    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "aspect", value: `${across}:${down}` });
+    radio.addEventListener("change", () => chooseAspect(across, down));
+    const shape = document.createElement("i");
+    shape.style.aspectRatio = `${across} / ${down}`;
+    shape.style[across > down ? "width" : "height"] = "1.75rem";
+    label.append(radio, shape, `${across}:${down}`);
+    $("aspects").append(label);
+  }
+  $("long-side").append(...kLongSides.map((side) => new Option(`${side} px`, side)));
+  $("ranks").append(...Array.from({ length: kMaxRanks }, (_, i) => new Option(i + 1, i + 1)));
+}
+
+/** Wires the fields up and brings back what was in them. */
+export function startForm() {
+  makePresets();
+  const remembered = JSON.parse(localStorage.getItem(kRememberName) ?? "{}");
+  lockSeed(remembered.locked === true);
+  fill({ seed: randomSeed(), n: 1, ...remembered });
+
+  $("long-side").addEventListener("change", () => {
+    const [width, height] = size();
+    const scale = Number($("long-side").value) / Math.max(width, height);
+    fill({ width: snap(width * scale), height: snap(height * scale) });
+  });
+  $("swap").addEventListener("click", () => {
+    const [width, height] = size();
+    fill({ width: height, height: width });
+  });
+  for (const name of ["width", "height"]) {
+    fields[name].addEventListener("change", () => fill({ [name]: snap(Number(fields[name].value)) }));
+  }
+  for (const [name, range] of Object.entries(ranges)) {
+    range.addEventListener("input", () => fill({ [name]: range.value }));
+  }
+  $("reroll").addEventListener("click", rerollSeed);
+  $("lock").addEventListener("click", () => {
+    lockSeed(!seedIsLocked());
+    refresh();
+  });
+  for (const id of ["ranks", "plan-kind"]) $(id).addEventListener("change", showPlan);
+  $("plan").addEventListener("toggle", showPlan);
+  $("form").addEventListener("input", refresh);
+}

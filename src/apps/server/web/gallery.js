@@ -1,0 +1,256 @@
+// Owns what is drawn and being drawn: a card each, the first one large, and the full-screen viewer.
+import { forgetImage, imageUrl } from "./api.js";
+
+const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
+
+const $ = (id) => document.getElementById(id);
+const cards = new Map();
+let handlers = {};
+let pictures = [];  // {job, image}, in the order of the page
+
+/** Runs the rest once the card comes near the window. */
+const nearWindow = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    nearWindow.unobserve(entry.target);
+    loadImage(entry.target.querySelector("img"), entry.target.image);
+  }
+}, { rootMargin: "600px" });
+
+async function loadImage(img, image) {
+  img.onload = () => img.classList.add("loaded");
+  img.onerror = () => img.closest(".frame, figure").classList.add("broken");
+  try {
+    img.src = await imageUrl(image);
+  } catch {
+    img.onerror();
+  }
+}
+
+/** @returns an element with properties, attributes for names with a dash, and children. */
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+function action(icon, label, onclick, title = label) {
+  const button = element("button", { type: "button", title, onclick });
+  button.innerHTML = `<svg aria-hidden="true"><use href="#i-${icon}"/></svg><span>${label}</span>`;
+  return button;
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** @returns the settings that decide a picture, in a line. */
+function facts(job, image) {
+  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed } = { ...job.request, ...image };
+  return `${width} × ${height} · ${steps} steps · guidance ${guidance} · seed ${seed}`;
+}
+
+function duration(ms) {
+  const s = Math.round(ms / 1000);
+  return s < 10 ? `${(ms / 1000).toFixed(1)} s` : s < 60 ? `${s} s` : `${Math.floor(s / 60)} min ${s % 60} s`;
+}
+
+/** The settings to draw this picture again: one picture, with the seed that it had. */
+const settingsOf = (job, image) => ({ ...job.request, seed: image?.seed ?? job.request.seed, n: 1 });
+
+async function download(image) {
+  const link = element("a", { href: await imageUrl(image), download: `nostos-${image.seed}.${image.format}` });
+  link.click();
+}
+
+function actions(job, image) {
+  const list = [
+    action("again", "Draw again", () => handlers.drawAgain(settingsOf(job, image)), "The same settings, a new seed"),
+    action("use", "Use these settings", () => handlers.useSettings(settingsOf(job, image))),
+  ];
+  if (image) list.push(action("save", "Download", () => download(image).catch(handlers.report)));
+  list.push(action("delete", "Delete", () => handlers.remove(job)));
+  return list;
+}
+
+function noise(seed) {
+  const canvas = element("canvas", { width: kNoiseSide, height: kNoiseSide, "aria-hidden": "true" });
+  const context = canvas.getContext("2d"), picture = context.createImageData(kNoiseSide, kNoiseSide);
+  const words = new Uint32Array(picture.data.buffer);
+  let state = seed % 0xffffffff + 1;
+  for (let i = 0; i < words.length; ++i) {
+    state ^= state << 13, state ^= state >>> 17, state ^= state << 5;
+    words[i] = state | 0xff000000;
+  }
+  context.putImageData(picture, 0, 0);
+  return canvas;
+}
+
+function liveCard(card, job) {
+  const bar = element("div", { className: "bar", role: "progressbar", "aria-label": "Steps", "aria-valuemin": 0 }, element("i"));
+  card.replaceChildren(
+    element("div", { className: "frame" }, noise(job.request.seed), element("img", { className: "preview", alt: "", hidden: true })),
+    element("div", { className: "about" },
+      element("p", { className: "prompt", textContent: job.request.prompt }),
+      element("p", { className: "facts", textContent: facts(job) }),
+      element("p", { className: "state" }),
+      bar,
+      element("div", { className: "actions" }, action("close", "Cancel", () => handlers.cancel(job)))));
+}
+
+function pictureCard(card, job, image) {
+  const words = job.request.prompt || "No prompt";
+  const frame = element("button", { className: "frame", type: "button", "aria-label": `Open: ${words}`, onclick: () => openViewer(image.id) },
+    element("img", { alt: words, decoding: "async", width: image.width, height: image.height }));
+  card.image = image;
+  card.replaceChildren(frame, element("div", { className: "about" },
+    element("p", { className: "prompt", textContent: words, title: words }),
+    element("p", { className: "facts", textContent: facts(job, image) }),
+    element("p", { className: "when", textContent: when(job) }),
+    element("div", { className: "actions" }, ...actions(job, image))));
+  nearWindow.observe(card);
+}
+
+function endedCard(card, job) {
+  const failed = job.status === "failed";
+  const reason = failed ? `Failed: ${job.error?.message ?? "the server gave no reason"}` : "Cancelled";
+  card.replaceChildren(element("div", { className: "about" },
+    element("p", { className: "prompt", textContent: job.request.prompt || "No prompt" }),
+    element("p", { className: failed ? "error" : "facts", textContent: reason }),
+    element("div", { className: "actions" }, ...actions(job))));
+}
+
+function when(job) {
+  const taken = job.timings ? ` · drawn in ${duration(job.timings.total_ms)}` : "";
+  return clock.format(new Date(job.finished_at * 1000)) + taken;
+}
+
+/** @returns {boolean} whether the job waits or is drawn. */
+export const isLive = (job) => job.status === "queued" || job.status === "running";
+
+/** @returns in words how far a job is. */
+function progressText(job) {
+  if (job.status === "queued") {
+    return job.position > 0 ? `Waiting: ${job.position} ${job.position === 1 ? "job" : "jobs"} before it` : "Waiting for its turn";
+  }
+  const progress = job.progress;
+  if (!progress || progress.stage === "text") return "Reading the prompt";
+  const which = progress.pictures > 1 ? `Picture ${progress.picture} of ${progress.pictures}, ` : "";
+  if (progress.stage === "decode") return `${which}decoding`.replace(/^d/, "D");
+  const left = progress.eta_s == null ? "" : ` · ${duration(progress.eta_s * 1000)} left`;
+  return `${which}step ${progress.step} of ${progress.steps}${left}`.replace(/^s/, "S");
+}
+
+/** Shows how far a live job is. */
+export function showProgress(job) {
+  const card = cards.get(`${job.id}/0`);
+  const bar = card?.querySelector(".bar");
+  if (!bar) return;
+  const { step = 0, steps = job.request.num_inference_steps, picture = 1, pictures = 1 } = job.progress ?? {};
+  const done = ((picture - 1) * steps + step) / (pictures * steps);
+  card.style.setProperty("--done", done);
+  bar.setAttribute("aria-valuemax", steps);
+  bar.setAttribute("aria-valuenow", step);
+  bar.setAttribute("aria-valuetext", progressText(job));
+  card.querySelector(".state").textContent = progressText(job);
+  const preview = card.querySelector(".preview");
+  preview.hidden = !job.preview;
+  if (job.preview) preview.src = job.preview;
+}
+
+/** Running jobs first, then waiting ones in their order, then what has ended, newest first. */
+function inOrder(jobs) {
+  const place = (job) => job.status === "running" ? -1 : job.status === "queued" ? job.position ?? 0 : Infinity;
+  const live = jobs.filter(isLive).sort((a, b) => place(a) - place(b) || a.created_at - b.created_at);
+  return [...live, ...jobs.filter((job) => !isLive(job))];
+}
+
+/** Brings the cards up to date with `jobs` (newest first), keeping those that have not changed. */
+export function showJobs(jobs) {
+  const items = inOrder(jobs).flatMap((job) =>
+    job.images.length ? job.images.map((image, i) => ({ job, image, key: `${job.id}/${i}` })) : [{ job, key: `${job.id}/0` }]);
+  pictures = items.filter((item) => item.image);
+
+  const gallery = $("gallery"), kept = new Set(items.map((item) => item.key));
+  for (const [key, card] of cards) {
+    if (kept.has(key)) continue;
+    nearWindow.unobserve(card);
+    if (card.image) forgetImage(card.image);
+    card.remove();
+    cards.delete(key);
+  }
+  const large = items.findIndex(({ job, image }) => image || isLive(job));
+  items.forEach(({ job, image, key }, place) => {
+    let card = cards.get(key);
+    if (!card) cards.set(key, card = element("article"));
+    const kind = image ? "picture" : isLive(job) ? "live" : "ended";
+    if (!card.classList.contains(kind)) {
+      card.className = kind;
+      const { width, height } = image ?? job.request;
+      card.style.setProperty("--ratio", width / height);
+      if (image) pictureCard(card, job, image);
+      else if (kind === "live") liveCard(card, job);
+      else endedCard(card, job);
+    }
+    card.classList.toggle("hero", place === large);
+    if (gallery.children[place] !== card) gallery.insertBefore(card, gallery.children[place] ?? null);
+    if (kind === "live") showProgress(job);
+  });
+  if ($("viewer").open) showInViewer($("viewer").dataset.image);
+}
+
+function showInViewer(id) {
+  const index = pictures.findIndex((item) => item.image.id === id);
+  if (index < 0) {
+    $("viewer").close();
+    return;
+  }
+  const { job, image } = pictures[index];
+  $("viewer-previous").disabled = index === 0;
+  $("viewer-next").disabled = index === pictures.length - 1;
+  if ($("viewer").dataset.image === id && $("viewer").open) return;
+  $("viewer").dataset.image = id;
+  const img = $("viewer-image");
+  img.classList.remove("loaded");
+  img.closest("figure").classList.remove("broken");
+  img.alt = job.request.prompt || "No prompt";
+  Object.assign(img, { width: image.width, height: image.height });
+  loadImage(img, image);
+  $("viewer-prompt").textContent = job.request.prompt;
+  const negative = job.request.negative_prompt ? ` · without: ${job.request.negative_prompt}` : "";
+  $("viewer-facts").textContent = `${facts(job, image)}${negative} · ${when(job)}`;
+  $("viewer-actions").replaceChildren(...actions(job, image));
+}
+
+function openViewer(id) {
+  showInViewer(id);
+  $("viewer").showModal();
+}
+
+function stepViewer(by) {
+  const index = pictures.findIndex((item) => item.image.id === $("viewer").dataset.image);
+  const next = pictures[index + by];
+  if (next) showInViewer(next.image.id);
+}
+
+/** @param callbacks drawAgain(settings), useSettings(settings), remove(job), cancel(job), report(error) */
+export function startGallery(callbacks) {
+  handlers = callbacks;
+  const viewer = $("viewer");
+  $("viewer-close").addEventListener("click", () => viewer.close());
+  $("viewer-previous").addEventListener("click", () => stepViewer(-1));
+  $("viewer-next").addEventListener("click", () => stepViewer(1));
+  viewer.addEventListener("click", (event) => {
+    if (event.target === viewer || event.target.tagName === "FIGURE") viewer.close();
+  });
+  viewer.addEventListener("close", () => {
+    [...cards.values()].find((card) => card.image?.id === viewer.dataset.image)?.querySelector(".frame").focus();
+    delete viewer.dataset.image;
+  });
+  viewer.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") stepViewer(-1);
+    if (event.key === "ArrowRight") stepViewer(1);
+  });
+}

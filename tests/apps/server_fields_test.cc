@@ -1,0 +1,133 @@
+// Tests what the server reads from requests that nobody vouches for: fields, targets, keys, origins, base64.
+#include <gtest/gtest.h>
+
+#include "apps/server/api_error.h"
+#include "apps/server/fields.h"
+#include "apps/server/identifiers.h"
+#include "apps/server/router.h"
+
+namespace nostos::server {
+namespace {
+
+const OrderLimits kLimits{.model = {}, .max_pixels = 2048 * 2048, .model_path = "some/model", .precision = "f32"};
+
+/// \return the field that the order in `body` is refused for, or "accepted".
+std::string refused_field(const std::string& body, bool strict = true) {
+  try {
+    parse_order(parse_body(body), kLimits, strict);
+    return "accepted";
+  } catch (const ApiError& error) {
+    EXPECT_EQ(error.status, 400);
+    return error.param;
+  }
+}
+
+TEST(ServerFields, DefaultsAreTheModelsAndSeedsAreDrawn) {
+  const auto body = parse_body(R"({"prompt": "x", "width": null})");
+  const DrawingOrder first = parse_order(body, kLimits, true), second = parse_order(body, kLimits, true);
+  EXPECT_EQ(*first.record.request.width, kLimits.model.default_width);
+  EXPECT_EQ(*first.record.request.num_inference_steps, kLimits.model.default_steps);
+  EXPECT_EQ(first.record.model_path, "some/model");
+  EXPECT_EQ(first.format, ImageFormat::png);
+  EXPECT_NE(first.record.request.seed, second.record.request.seed);
+  EXPECT_LT(first.record.request.seed, uint64_t{1} << 32);
+}
+
+TEST(ServerFields, SizesInBothForms) {
+  const DrawingOrder order = parse_order(parse_body(R"({"prompt": "x", "size": "640x480"})"), kLimits, true);
+  EXPECT_EQ(*order.record.request.width, 640);
+  EXPECT_EQ(*order.record.request.height, 480);
+  for (const char* size :
+       {"640", "x", "640x", "x480", "640x480 ", "640X480", "0x0x0", "1e3x5", "", "99999999999999999999x1"})
+    EXPECT_EQ(refused_field(fmt::format(R"({{"prompt": "x", "size": "{}"}})", size)), "size") << size;
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "width": 4096, "height": 4096})"), "size");
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "width": 2048, "height": 2048})"), "accepted");
+}
+
+TEST(ServerFields, WholeNumbersMayBeWrittenAsReals) {
+  const DrawingOrder order = parse_order(parse_body(R"({"prompt": "x", "n": 2.0, "seed": 1e3})"), kLimits, true);
+  EXPECT_EQ(order.record.request.num_outputs, 2);
+  EXPECT_EQ(order.record.request.seed, 1000u);
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "n": 2.5})"), "n");
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "n": true})"), "n");
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "seed": 18446744073709551615})"), "seed");
+}
+
+TEST(ServerFields, FilesOfTheServerCannotBeNamed) {
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "latents": "/etc/passwd"})"), "latents");
+  const DrawingOrder order = parse_order(parse_body(R"({"prompt": "x", "latents": "/etc/passwd"})"), kLimits, false);
+  EXPECT_TRUE(order.record.request.latents.empty());
+}
+
+TEST(ServerFields, DepthIsLimited) {
+  const auto nested = [](int levels) {
+    return R"({"prompt": "x", "user": )" + std::string(levels, '[') + std::string(levels, ']') + "}";
+  };
+  EXPECT_NO_THROW(parse_body(nested(kMaxJsonDepth - 1)));
+  EXPECT_THROW(parse_body(nested(kMaxJsonDepth)), ApiError);
+  EXPECT_THROW(parse_body(std::string(1 << 20, '[')), ApiError);
+}
+
+TEST(ServerFields, A1111GuidanceOfOneIsNone) {
+  const auto guidance = [](const char* scale) {
+    const auto body = parse_body(fmt::format(R"({{"prompt": "x", "cfg_scale": {}}})", scale));
+    return *parse_a1111_order(body, kLimits).record.request.guidance_scale;
+  };
+  EXPECT_EQ(guidance("1"), 0);
+  EXPECT_EQ(guidance("0.5"), 0);
+  EXPECT_EQ(guidance("4.5"), 4.5);
+  EXPECT_EQ(guidance("null"), kLimits.model.default_guidance_scale);
+}
+
+TEST(ServerTargets, AreDecodedOnce) {
+  HttpRequest request;
+  EXPECT_TRUE(split_target("/a%2Fb%2520c?x=1%262&y&=z&&q=a=b", request));
+  EXPECT_EQ(request.path, "/a/b%20c");
+  EXPECT_EQ(request.query["x"], "1&2");
+  EXPECT_EQ(request.query["y"], "");
+  EXPECT_EQ(request.query["q"], "a=b");
+  for (const char* broken : {"", "a", "*", "/%", "/%4", "/%zz", "/%00", "/%ff", "/\xff", "/?%ff=1", "http://h/"})
+    EXPECT_FALSE(split_target(broken, request)) << broken;
+}
+
+TEST(ServerKeys, Base64BothWays) {
+  EXPECT_EQ(to_base64(""), "");
+  EXPECT_EQ(to_base64("f"), "Zg==");
+  EXPECT_EQ(to_base64("fo"), "Zm8=");
+  EXPECT_EQ(to_base64("foobar"), "Zm9vYmFy");
+  EXPECT_EQ(to_base64("\xff\xfe\xfd"), "//79");
+  for (const char* text : {"", "f", "fo", "foo", "foob", "fooba"}) EXPECT_EQ(from_base64(to_base64(text)), text);
+  EXPECT_EQ(from_base64("Zg=x"), "");
+}
+
+TEST(ServerKeys, ComparisonIsExact) {
+  EXPECT_TRUE(equal_in_constant_time("key", "key"));
+  for (const char* wrong : {"", "ke", "kez", "keyk", "keykey", "Key"})
+    EXPECT_FALSE(equal_in_constant_time("key", wrong));
+}
+
+TEST(ServerOrigins, OnlyTheServersOwn) {
+  const auto passes = [](bool has_key, const char* origin, const char* host) {
+    HttpRequest request;
+    request.headers = {{"origin", origin}, {"host", host}};
+    try {
+      check_origin(has_key, request);
+      return true;
+    } catch (const ApiError& error) {
+      EXPECT_EQ(error.status, 403);
+      return false;
+    }
+  };
+  EXPECT_TRUE(passes(false, "", "anything"));
+  EXPECT_TRUE(passes(false, "http://127.0.0.1:30000", "127.0.0.1:30000"));
+  EXPECT_TRUE(passes(false, "http://localhost:30000", "localhost:30000"));
+  EXPECT_TRUE(passes(false, "http://[::1]:30000", "[::1]:30000"));
+  EXPECT_FALSE(passes(false, "http://localhost:8000", "localhost:30000"));
+  EXPECT_FALSE(passes(false, "http://rebound.example", "rebound.example"));
+  EXPECT_TRUE(passes(true, "https://draw.example", "draw.example"));
+  EXPECT_FALSE(passes(true, "https://evil.example", "draw.example"));
+  EXPECT_FALSE(passes(true, "null", "draw.example"));
+}
+
+}  // namespace
+}  // namespace nostos::server

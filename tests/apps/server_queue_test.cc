@@ -1,0 +1,71 @@
+// Tests the order of waiting jobs, and metrics' text.
+#include <gtest/gtest.h>
+
+#include "apps/server/fair_queue.h"
+#include "apps/server/metrics.h"
+
+namespace nostos::server {
+namespace {
+
+std::vector<std::string> drained(FairQueue queue) {
+  std::vector<std::string> ids;
+  while (const auto id = queue.pop()) ids.push_back(*id);
+  return ids;
+}
+
+TEST(FairQueue, ClientsTakeTurnsAndKeepTheirOrder) {
+  FairQueue queue;
+  for (const char* id : {"a1", "a2", "a3", "b1", "c1", "b2"}) queue.push(std::string(1, id[0]), id);
+  const std::vector<std::string> expected{"a1", "b1", "c1", "a2", "b2", "a3"};
+  EXPECT_EQ(queue.order(), expected);
+  EXPECT_EQ(drained(queue), expected);
+}
+
+TEST(FairQueue, OrderTellsWhatPopGivesAfterAnyHistory) {
+  FairQueue queue;
+  uint32_t state = 1;
+  for (int step = 0; step < 2000; ++step) {
+    state = state * 1664525 + 1013904223;
+    const uint32_t choice = state >> 28, client = state >> 20 & 3;
+    if (choice < 9) {
+      queue.push(std::to_string(client), std::to_string(step));
+    } else if (choice < 13) {
+      queue.pop();
+    } else if (queue.size() > 0) {
+      EXPECT_TRUE(queue.remove(queue.order()[state % queue.size()]));
+    }
+    const std::vector<std::string> order = queue.order();
+    ASSERT_EQ(order.size(), queue.size());
+    ASSERT_EQ(order, drained(queue)) << "step " << step;
+  }
+}
+
+TEST(FairQueue, ServedClientsWaitForAllOthers) {
+  FairQueue queue;
+  queue.push("a", "a1");
+  queue.push("a", "a2");
+  queue.push("b", "b1");
+  EXPECT_EQ(queue.pop(), "a1");
+  queue.push("c", "c1");
+  EXPECT_EQ(queue.order(), (std::vector<std::string>{"b1", "a2", "c1"}));
+  EXPECT_FALSE(queue.remove("a1"));
+}
+
+TEST(Metrics, TextHasTypesLabelsAndCumulativeBuckets) {
+  Metrics metrics;
+  metrics.add("jobs_total", "status=\"completed\"");
+  metrics.add("jobs_total", "status=\"completed\"", 2);
+  metrics.observe("seconds", "stage=\"text\"", 0.003);
+  metrics.observe("seconds", "stage=\"text\"", 1000);
+  const std::string text = metrics.text({{"queue_length", 4}});
+  for (const char* line :
+       {"# TYPE queue_length gauge\nqueue_length 4\n",
+        "# TYPE jobs_total counter\njobs_total{status=\"completed\"} 3\n", "# TYPE seconds histogram\n",
+        "seconds_bucket{stage=\"text\",le=\"0.0025\"} 0\n", "seconds_bucket{stage=\"text\",le=\"0.005\"} 1\n",
+        "seconds_bucket{stage=\"text\",le=\"600\"} 1\n", "seconds_bucket{stage=\"text\",le=\"+Inf\"} 2\n",
+        "seconds_sum{stage=\"text\"} 1000.003\n", "seconds_count{stage=\"text\"} 2\n"})
+    EXPECT_NE(text.find(line), std::string::npos) << line << "in\n" << text;
+}
+
+}  // namespace
+}  // namespace nostos::server

@@ -1,0 +1,43 @@
+// Fuzzes what the server does with a client's bytes once HTTP is read: the target, the JSON body, the fields of each API.
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "apps/server/api_error.h"
+#include "apps/server/fields.h"
+#include "apps/server/http.h"
+#include "apps/server/identifiers.h"
+#include "base/error.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace nostos::server;
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  const OrderLimits limits{.model = {}, .max_pixels = int64_t{1} << 22, .model_path = {}, .precision = "f32"};
+  // One line is the request's target, the rest its body.
+  const size_t line = text.find('\n');
+  HttpRequest request;
+  if (split_target(text.substr(0, line), request)) nostos::check(request.path.starts_with('/'), "a path begins with /");
+  from_base64(text);
+  request_id(text);
+  const std::string_view body = line == std::string_view::npos ? text : text.substr(line + 1);
+  const auto within_limits = [&](const DrawingOrder& order) {
+    const nostos::GenerationRequest& drawn = order.record.request;
+    nostos::check(*drawn.width * *drawn.height <= limits.max_pixels, "pixels are limited");
+    nostos::check(drawn.num_outputs >= 1 && drawn.num_outputs <= kMaxPictures, "pictures are limited");
+    nostos::check(drawn.latents.empty() && drawn.sigmas.empty(), "no client names files or levels");
+  };
+  try {
+    const nlohmann::json parsed = parse_body(body);
+    for (const bool strict : {false, true}) {
+      try {
+        within_limits(parse_order(parsed, limits, strict));
+      } catch (const ApiError& error) {
+        nostos::check(error.status == 400, "a bad field is a bad request");
+      }
+    }
+    within_limits(parse_a1111_order(parsed, limits));
+  } catch (const ApiError& error) {
+    nostos::check(error.status == 400, "a bad body is a bad request");
+  }
+  return 0;
+}
