@@ -65,6 +65,15 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
   return complete ? pack(made) : Linear{};
 }
 
+GatedLinear WeightBuilder::gated(const std::string& gate, const std::string& up, int64_t out, int64_t in) {
+  const View made = stage(dtype_, {2 * out, in});
+  const bool has_gate = fetch(gate, {out, in}, made.rows(0, out)), has_up = fetch(up, {out, in}, made.rows(out, out));
+  if (!has_gate || !has_up) return {};
+  GatedLinear packed = ops::pack_gated_linear(ctx_, made);
+  storage_.bytes += packed.gate_up.size_in_bytes();
+  return packed;
+}
+
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
   const View made = stage(dtype, {out, in});
   const bool complete = fetch(name + ".weight", {out, in}, made);

@@ -10,15 +10,15 @@
 namespace nostos::nn {
 
 struct FeedForwardWeights {
-  Linear gate_up;  ///< [2 * ffn, hidden]: gate rows, then up rows
-  Linear down;     ///< [hidden, ffn]
+  GatedLinear gate_up;  ///< [ffn, hidden] each
+  Linear down;          ///< [hidden, ffn]
 };
 
 struct FeedForwardScratch {
-  View gate_up;  ///< ops::product_dtype() [tokens, 2 * ffn]
+  View gate_up;  ///< ops::product_dtype() [tokens, 2 * ffn]; null where ops::fuses_gated_linear()
   View product;  ///< [tokens, ffn] of the weights' dtype
 
-  static FeedForwardScratch take(Arena& arena, int64_t ffn, int64_t tokens, DType dtype);
+  static FeedForwardScratch take(Arena& arena, int64_t hidden, int64_t ffn, int64_t tokens, DType dtype);
 };
 
 /// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32, or

@@ -1,11 +1,8 @@
-// Chooses the backend of a context.
+// Chooses the backend of a device.
 #include "ops/backend.h"
 
 namespace nostos::ops {
 
-const Backend& begin(const Context& ctx) {
-  ctx.bind_thread();
-  return ctx.device().kind == DeviceKind::cuda ? cuda_backend() : cpu_backend();
-}
+const Backend& backend_of(Device device) { return device.kind == DeviceKind::cuda ? cuda_backend() : cpu_backend(); }
 
 }  // namespace nostos::ops

@@ -18,6 +18,10 @@ struct Backend {
   bool (*has_bf16_products)(Context& ctx);
   Linear (*pack_linear)(Context& ctx, ConstView weight);
   void (*linear)(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
+  /// Whether pack_gated_linear and gated_linear serve a pair of weights; these three null where none is.
+  bool (*fuses_gated_linear)(Device device, DType dtype, int64_t in, int64_t ffn);
+  Linear (*pack_gated_linear)(Context& ctx, ConstView weight);
+  void (*gated_linear)(Context& ctx, ConstView x, const Linear& w, View out);
   Conv2d (*pack_conv2d)(Context& ctx, ConstView filter, ConstView bias);
   void (*conv2d)(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                  bool accumulate);
@@ -70,8 +74,14 @@ const Backend& cpu_backend();
 /// \return CUDA's table. \throws Error device if this build has none
 const Backend& cuda_backend();
 
+/// \return the table of a device. \throws Error device if this build has no kernels for it
+const Backend& backend_of(Device device);
+
 /// Begins an op: makes the calling thread work for `ctx`. \return the table of its device.
 /// \throws Error device if this build has no kernels for it
-const Backend& begin(const Context& ctx);
+inline const Backend& begin(const Context& ctx) {
+  ctx.bind_thread();
+  return backend_of(ctx.device());
+}
 
 }  // namespace nostos::ops

@@ -34,6 +34,28 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   begin(ctx).linear(ctx, x, w, y, accumulate);
 }
 
+GatedLinear pack_gated_linear(Context& ctx, ConstView weight) {
+  check(weight.shape().rank() == 2 && weight.shape()[0] % 2 == 0, "gate and up are matrices of one shape");
+  const int64_t ffn = weight.shape()[0] / 2, in = weight.shape()[1];
+  if (!fuses_gated_linear(ctx.device(), weight.dtype(), in, ffn)) return {pack_linear(ctx, weight), false};
+  return {begin(ctx).pack_gated_linear(ctx, weight), true};
+}
+
+bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn) {
+  const Backend& backend = backend_of(device);
+  return backend.fuses_gated_linear != nullptr && backend.fuses_gated_linear(device, dtype, in, ffn);
+}
+
+void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out) {
+  const int64_t rows = x.shape()[0];
+  check(x.dtype() == w.gate_up.dtype && out.dtype() == w.gate_up.dtype, "gated_linear keeps the weights' dtype");
+  check(x.shape() == Shape({rows, w.gate_up.in}) && out.shape() == Shape({rows, w.gate_up.out / 2}),
+        "gated_linear's shapes do not match");
+  if (w.is_fused) return begin(ctx).gated_linear(ctx, x, w.gate_up, out);
+  linear(ctx, x, w.gate_up, scratch);
+  silu_mul(ctx, scratch, out);
+}
+
 DType product_dtype(Device device, DType weights) { return device.kind == DeviceKind::cuda ? weights : DType::f32; }
 
 bool has_bf16_products(Context& ctx) { return begin(ctx).has_bf16_products(ctx); }

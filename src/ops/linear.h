@@ -22,6 +22,12 @@ struct Linear {
   size_t size_in_bytes() const;
 };
 
+/// The two matrices of a SwiGLU layer's first half, [ffn, in] each, in the backend's own layout; shared as a Linear.
+struct GatedLinear {
+  Linear gate_up;         ///< [2 * ffn, in]
+  bool is_fused = false;  ///< whether one kernel makes the product with both and gates it
+};
+
 namespace ops {
 
 /// Packs `weight` [out, in], f32 or bf16, for `ctx`'s device; the source is not needed afterwards. Allocates.
@@ -33,6 +39,17 @@ Linear pack_linear(Context& ctx, ConstView weight);
 /// \param x [rows, in] of w.dtype. \param y [rows, out], not overlapping x: f32, or product_dtype() if not
 /// accumulating.
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
+
+/// Packs `weight` [2 * ffn, in]: gate rows, then up rows; as pack_linear().
+GatedLinear pack_gated_linear(Context& ctx, ConstView weight);
+
+/// \return whether gated_linear() is one kernel on `device`, which needs no scratch.
+bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn);
+
+/// out = silu(x Wg^T) * (x Wu^T), silu(x) = x / (1 + exp(-x)); a row depends on that row of x alone, bit for bit.
+/// \param x [rows, in] of the weights' dtype. \param scratch product_dtype() [rows, 2 * ffn], or null where it is fused.
+/// \param out [rows, ffn] of the weights' dtype, not overlapping.
+void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out);
 
 /// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose
 /// ops are bound by memory; f32 on the CPU.

@@ -103,6 +103,41 @@ TEST(CudaAttention, GroupedCausalHeadsEqualReference) {
   }
 }
 
+// Heads of 128 without a mask, around blocks of 80 keys and tiles of 64, 128 and 192 queries; large scores, whose maximum
+// moves from block to block. Measured errors are in the test's record.
+TEST(CudaAttention, HeadsOf128EqualReference) {
+  struct Case {
+    int64_t heads, kv_heads, queries, keys;
+    double largest;
+  };
+  constexpr int64_t kWidth = 128;
+  WorstError worst;
+  for (const Case& c : {Case{1, 1, 1, 1, 1},
+                        {2, 2, 64, 80, 2},
+                        {6, 2, 65, 81, 1},
+                        {3, 3, 193, 161, 2},
+                        {2, 1, 400, 79, 3},
+                        {30, 30, 33, 500, 3},
+                        {1, 1, 385, 320, 2}}) {
+    const Tensor q = random_tensor(DType::bf16, {c.heads, c.queries, kWidth}, 1, -c.largest, c.largest),
+                 k = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 2, -c.largest, c.largest),
+                 v = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 3);
+    Tensor out = gpu_tensor(DType::bf16, {c.queries, c.heads * kWidth});
+    constexpr float kScale = 0.088388f;
+    ops::attention(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), kScale, false, out);
+    const auto attend = [&](const Values& value) {
+      return reference::attention(values(q), values(k), value, kScale, false, c.heads, c.kv_heads, c.queries, c.keys,
+                                  kWidth);
+    };
+    const Values expected = attend(values(v)), of_absolute = attend(reference::absolute(values(v)));
+    Values bound;
+    for (size_t i = 0; i < expected.size(); ++i)
+      bound.push_back(std::abs(expected[i]) * kUnitBf16 + of_absolute[i] * (kUnitBf16 + 1e-4));
+    worst(DType::bf16, expect_within(on_host(out), expected, bound,
+                                     fmt::format("{} heads, {} queries, {} keys", c.heads, c.queries, c.keys)));
+  }
+}
+
 // The score errs by its float32 sum, the logarithm by a few units. Measured errors are in the test's record.
 TEST(CudaAttention, LogSumExpEqualsReference) {
   constexpr int64_t kHeads = 2, kQueries = 70;

@@ -1,5 +1,5 @@
 // Prints what a VAE decode takes on the GPU: its first run, its median, and where the time goes, op by op, with the
-// full model's shapes and random weights. This ops::begin() takes the place of the library's and sets events around
+// full model's shapes and random weights. This ops::backend_of() takes the place of the library's and sets events around
 // each op.
 //   cuda_decoder_rates [folder of the model's configs]
 #include <fmt/format.h>
@@ -99,7 +99,7 @@ struct Timed<kEntry, kName> {
 
 }  // namespace
 
-const Backend& ops::begin(const Context& ctx) {
+const Backend& ops::backend_of(Device device) {
   static const Backend timed = [] {
     Backend table = ops::cuda_backend();
     table.linear = Timed<&Backend::linear, "linear">::run;
@@ -112,8 +112,7 @@ const Backend& ops::begin(const Context& ctx) {
     table.interleave_phases = Timed<&Backend::interleave_phases, "interleave_phases">::run;
     return table;
   }();
-  ctx.bind_thread();
-  return ctx.device().kind == DeviceKind::cuda ? timed : ops::cpu_backend();
+  return device.kind == DeviceKind::cuda ? timed : ops::cpu_backend();
 }
 
 namespace {

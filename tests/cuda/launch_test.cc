@@ -86,6 +86,20 @@ TEST(GroupApplyLaunch, CoversThePixel) {
   }
 }
 
+TEST(HopperAttentionLaunch, CoversTheQueriesInFewRounds) {
+  for (const int64_t heads : {1, 3, 4, 8, 30}) {
+    for (const int64_t queries : {1, 64, 65, 192, 288, 1057, 2112, 4160, 16448}) {
+      const HopperAttentionLaunch launch = hopper_attention_launch(heads, queries, kMultiprocessors);
+      EXPECT_GE(launch.tiles_a_head * 64 * launch.workers, queries);
+      EXPECT_LT((launch.tiles_a_head - 1) * 64 * launch.workers, queries);
+      EXPECT_LE(launch.blocks, kMultiprocessors);
+      EXPECT_LE(launch.blocks, heads * launch.tiles_a_head);
+    }
+  }
+  EXPECT_EQ(hopper_attention_launch(30, 4160, kMultiprocessors).workers, 3);  // five full rounds
+  EXPECT_EQ(hopper_attention_launch(4, 4160, kMultiprocessors).workers, 2);   // one round of either
+}
+
 TEST(VectorHeads, ArePowersOfTwo) {
   for (const int64_t head_dim : {16, 32, 64, 128, 256}) EXPECT_TRUE(has_vector_heads(head_dim)) << head_dim;
   for (const int64_t head_dim : {2, 8, 34, 48, 96, 512}) EXPECT_FALSE(has_vector_heads(head_dim)) << head_dim;

@@ -1,4 +1,4 @@
-// Makes the op tests of tests/ops run on the GPU: this ops::begin() takes the place of the library's, and gives a
+// Makes the op tests of tests/ops run on the GPU: this ops::backend_of() takes the place of the library's, and gives a
 // backend whose every op copies its host operands to the GPU, runs CUDA's op there and copies back what it has written,
 // guards included.
 #include <cstring>
@@ -118,6 +118,17 @@ Linear pack_linear(Context&, ConstView weight) {
   return packed;
 }
 
+bool fuses_gated_linear(Device, DType dtype, int64_t in, int64_t ffn) {
+  return ops::cuda_backend().fuses_gated_linear(gpu().device(), dtype, in, ffn);
+}
+
+Linear pack_gated_linear(Context&, ConstView weight) {
+  Mirror mirror;
+  Linear packed = ops::cuda_backend().pack_gated_linear(gpu(), mirror.place(weight));
+  mirror.finish();
+  return packed;
+}
+
 Conv2d pack_conv2d(Context&, ConstView filter, ConstView bias) {
   Mirror mirror;
   Conv2d packed = ops::cuda_backend().pack_conv2d(gpu(), mirror.place(filter), mirror.place(bias));
@@ -128,11 +139,14 @@ Conv2d pack_conv2d(Context&, ConstView filter, ConstView bias) {
 
 }  // namespace
 
-const Backend& ops::begin(const Context&) {
+const Backend& ops::backend_of(Device) {
   static const Backend mirrored{
       .has_bf16_products = nostos::has_bf16_products,
       .pack_linear = nostos::pack_linear,
       .linear = Mirrored<&Backend::linear>::run,
+      .fuses_gated_linear = nostos::fuses_gated_linear,
+      .pack_gated_linear = nostos::pack_gated_linear,
+      .gated_linear = Mirrored<&Backend::gated_linear>::run,
       .pack_conv2d = nostos::pack_conv2d,
       .conv2d = Mirrored<&Backend::conv2d>::run,
       .plan_conv2d = nullptr,

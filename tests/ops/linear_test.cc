@@ -101,6 +101,61 @@ TEST(Linear, Bf16WithoutTheInstructionsIsADeviceError) {
   }
 }
 
+// Below, at and above tile sizes; widths that one kernel serves on a GPU (multiples of 8) and others.
+// Measured: 0.21 of the bound for f32, 0.98 for bf16 (its output rounding).
+TEST(GatedLinear, EqualsReference) {
+  WorstError worst;
+  Context ctx({}, 2);
+  struct Case {
+    int64_t rows, in, ffn;
+  };
+  for (const DType dtype : product_dtypes()) {
+    for (const Case& c : {Case{1, 1, 1},
+                          {33, 31, 33},
+                          {0, 64, 96},
+                          {1, 8, 8},
+                          {31, 72, 104},
+                          {64, 64, 96},
+                          {65, 200, 192},
+                          {193, 328, 200},
+                          {400, 96, 24}}) {
+      const Tensor x = random_tensor(dtype, {c.rows, c.in}, 1), weight = random_tensor(dtype, {2 * c.ffn, c.in}, 2);
+      const GatedLinear packed = ops::pack_gated_linear(ctx, weight);
+      EXPECT_GE(packed.gate_up.size_in_bytes(), weight.size_in_bytes());
+      Tensor scratch(Device{}, DType::f32, {c.rows, 2 * c.ffn});
+      Guarded out(dtype, {c.rows, c.ffn});
+      ops::gated_linear(ctx, x, packed, scratch, out);
+
+      const auto products = [&](const Values& of_x, const Values& of_weight) {
+        return reference::linear(of_x, of_weight, {}, c.rows, c.in, 2 * c.ffn);
+      };
+      const Values exact = products(values(x), values(weight));
+      const Values size = products(reference::absolute(values(x)), reference::absolute(values(weight)));
+      Values expected(reference::at(c.rows * c.ffn)), bound(expected.size());
+      for (int64_t i = 0; i < c.rows * c.ffn; ++i) {
+        const size_t gate = reference::at(i / c.ffn * 2 * c.ffn + i % c.ffn), up = gate + reference::at(c.ffn);
+        const double silu = reference::silu(exact[gate]), steepest = 1.1;
+        const double gate_error = steepest * sum_error(c.in) * size[gate], up_error = sum_error(c.in) * size[up];
+        expected[reference::at(i)] = silu * exact[up];
+        bound[reference::at(i)] = gate_error * (std::abs(exact[up]) + up_error) + std::abs(silu) * up_error +
+                                  std::abs(silu * exact[up]) * (4 * kUnitF32 + kExpError + unit(dtype));
+      }
+      worst(dtype, expect_within(out, expected, bound, fmt::format("{} {}x{}x{}", name(dtype), c.rows, c.in, c.ffn)));
+      out.expect_guards_untouched();
+    }
+  }
+}
+
+TEST(GatedLinear, WrongShapesAreRefused) {
+  Context ctx({}, 1);
+  const GatedLinear packed = ops::pack_gated_linear(ctx, random_tensor(DType::f32, {20, 12}, 2));
+  Guarded scratch(DType::f32, {3, 20}), out(DType::f32, {3, 10}), narrow(DType::f32, {3, 9});
+  EXPECT_THROW(ops::gated_linear(ctx, random_tensor(DType::f32, {3, 11}, 1), packed, scratch, out), Error);
+  EXPECT_THROW(ops::gated_linear(ctx, random_tensor(DType::f32, {3, 12}, 1), packed, scratch, narrow), Error);
+  EXPECT_THROW(ops::gated_linear(ctx, random_tensor(DType::f32, {3, 12}, 1), packed, narrow, out), Error);
+  EXPECT_THROW(ops::pack_gated_linear(ctx, random_tensor(DType::f32, {21, 12}, 1)), Error);
+}
+
 TEST(Linear, MeasuresARate) {
   Context ctx({}, 1);
   for (const DType dtype : product_dtypes()) EXPECT_GT(ops::measure_linear_gflops(ctx, dtype, 64, 64, 64), 0);

@@ -77,6 +77,21 @@ TEST(RowIndependence, Linear) {
   }
 }
 
+TEST(RowIndependence, GatedLinear) {
+  constexpr int64_t kRows = 400, kIn = 200, kFfn = 392;
+  for (const DType dtype : product_dtypes()) {
+    const Tensor x = random_tensor(dtype, {kRows, kIn}, 1), weight = random_tensor(dtype, {2 * kFfn, kIn}, 2);
+    const GatedLinear packed = ops::pack_gated_linear(context(1), weight);
+    expect_independent_rows(
+        kRows, dtype, {kFfn},
+        [&](Context& ctx, int64_t first, int64_t count, View out) {
+          Tensor scratch(Device{}, DType::f32, {count, 2 * kFfn});
+          ops::gated_linear(ctx, x.view().rows(first, count), packed, scratch, out);
+        },
+        fmt::format("gated_linear {}", name(dtype)));
+  }
+}
+
 TEST(RowIndependence, Norms) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const int64_t n : {33, 384, 3840}) {

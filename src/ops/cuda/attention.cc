@@ -1,5 +1,5 @@
-// Implements attention: cuDNN's fused kernels for bf16 heads of usual widths, otherwise two products a block of
-// queries, or a kernel of its own where they are causal.
+// Implements attention of bf16 heads of usual widths by Hopper's own kernel or cuDNN's fused ones, otherwise by two
+// products a block of queries, or a kernel of its own where they are causal.
 #include <map>
 
 #include "base/error.h"
@@ -8,6 +8,7 @@
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
+#include "ops/cuda/hopper.h"
 #include "ops/cuda/ops.h"
 #include "ops/cuda/workspace.h"
 
@@ -90,7 +91,11 @@ FusedAttention fused_shape(ConstView q, ConstView k, float scale, bool causal, b
 
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
   if (out.elements() == 0) return;
-  if (is_fused(q))
+  const bool is_hoppers =
+      q.dtype() == DType::bf16 && q.shape()[2] == kHopperHeadDim && has_hopper_kernels(ctx.device());
+  if (is_hoppers && !causal)
+    hopper_attention(ctx, q, k, v, scale, out);
+  else if (is_fused(q))
     ctx.state<Cudnn>().run(fused_shape(q, k, scale, causal, false), q.bytes(), k.bytes(), v.bytes(), out.bytes(),
                            nullptr);
   else if (causal)

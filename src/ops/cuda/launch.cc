@@ -68,4 +68,22 @@ int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_byt
   return 1;
 }
 
+HopperAttentionLaunch hopper_attention_launch(int64_t heads, int64_t queries, int multiprocessors) {
+  // Measured on an H200: a tile of 128 queries takes 0.72 of the time of one of 192.
+  constexpr struct {
+    int workers;
+    double time;
+  } kKinds[] = {{3, 1}, {2, 0.72}};
+  HopperAttentionLaunch best;
+  double best_time = 0;
+  for (const auto& [workers, time] : kKinds) {
+    const int64_t tiles = divide_up(queries, 64 * workers), all = heads * tiles;
+    const double taken = time * static_cast<double>(divide_up(all, multiprocessors));
+    if (best.blocks > 0 && taken >= best_time) continue;
+    best_time = taken;
+    best = {workers, static_cast<int>(tiles), static_cast<int>(std::min<int64_t>(all, multiprocessors))};
+  }
+  return best;
+}
+
 }  // namespace nostos::cuda

@@ -58,4 +58,12 @@ bool has_vector_heads(int64_t head_dim);
 /// Bytes that a copy of rows moves at once: the largest of 16, 4, 2 and 1 that divides all of them.
 int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_bytes);
 
+/// Launch of Hopper's attention: blocks take tiles of 64 * workers queries of a head in turn.
+struct HopperAttentionLaunch {
+  int workers = 3;  ///< warpgroups with queries: 3, or 2 where the last round of blocks would stand half empty
+  int tiles_a_head = 0;
+  int blocks = 0;
+};
+HopperAttentionLaunch hopper_attention_launch(int64_t heads, int64_t queries, int multiprocessors);
+
 }  // namespace nostos::cuda

@@ -8,6 +8,9 @@ namespace nostos::cuda {
 Linear pack_linear(Context& ctx, ConstView weight);
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
 bool has_bf16_products(Context& ctx);
+bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn);
+Linear pack_gated_linear(Context& ctx, ConstView weight);
+void gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);
 void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,

@@ -1,0 +1,26 @@
+// Owns the kernels written with Hopper's own instructions (sm_90a): on such a GPU they take the place of a library's or of
+// several kernels. A build for other generations links a stand-in that has none.
+#pragma once
+
+#include <cstdint>
+
+#include "device/context.h"
+#include "tensor/tensor.h"
+
+namespace nostos::cuda {
+
+/// \return whether `device` is a Hopper GPU and this build has kernels for it.
+bool has_hopper_kernels(Device device);
+
+/// Attention as ops::attention() has it, without a causal mask, of bf16 heads of width kHopperHeadDim. A query's result
+/// has the same bits whatever other heads and queries are computed with it.
+void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
+inline constexpr int64_t kHopperHeadDim = 128;
+
+/// out [rows, ffn] = silu(x Wg^T) * (x Wu^T), bf16, as ops::gated_linear() has it; rows do not depend on each other.
+/// \param weight [2 * ffn, in], bf16: kGateRows rows of Wg, as many of Wu, the next of Wg and so on. in and ffn are
+/// multiples of kGateRows.
+void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out);
+inline constexpr int64_t kGateRows = 8;
+
+}  // namespace nostos::cuda

@@ -1,0 +1,290 @@
+// Implements attention on Hopper with the scores kept in registers (as FlashAttention, arXiv 2205.14135 and 2407.08608).
+//
+// A block has tiles of up to 192 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys and
+// values through a ring of shared memory. The values' product of one block of keys and the scores of the next are one
+// burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what three
+// of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same order
+// whatever the tile, so a query's bits depend on nothing else.
+#include <cmath>
+
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/hopper.h"
+#include "ops/cuda/hopper_instructions.cuh"
+#include "ops/cuda/tensor_map.h"
+
+namespace nostos::cuda {
+namespace {
+
+constexpr int kHeadDim = static_cast<int>(kHopperHeadDim), kKeys = 80, kStages = 2;
+constexpr int kTileBytes = 64 * kHeadDim * 2, kHalfBytes = kTileBytes / 2;  // a warpgroup's queries or results; 64 wide
+constexpr int kKeysBytes = kKeys * kHeadDim * 2, kHalfKeysBytes = kKeysBytes / 2;  // a block of keys, or of values
+
+constexpr int threads_of(int workers) { return 128 * (workers + 1); }
+constexpr int shared_bytes_of(int workers) {
+  return 1024 + 2 * workers * kTileBytes + 2 * kStages * kKeysBytes + 8 * (2 + 4 * kStages);
+}
+
+struct Problem {
+  int queries = 0, keys = 0, tiles = 0, tiles_a_head = 0;
+  int heads_a_kv_head = 1;
+  float scale_log2 = 0;  ///< of the scores, times log2(e)
+};
+
+__device__ inline float exp2_of(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// One warpgroup's 64 queries in registers; a thread has two rows, see hopper::product().
+struct Queries {
+  float scores[kKeys / 2];
+  uint32_t weights[kKeys / 4];  ///< of the values: exponentials of the scores, in pairs
+  float mixed[kHeadDim / 2];    ///< values summed so far, in units of exp(top)
+  float top[2], sum[2];         ///< of each row: the largest score, the exponentials' sum (of this thread's)
+
+  __device__ void reset() {
+#pragma unroll
+    for (float& value : mixed) value = 0;
+    top[0] = top[1] = -INFINITY;
+    sum[0] = sum[1] = 0;
+  }
+
+  /// weights <- exponentials of the scores of keys below `valid`, and what they mean for the sums so far.
+  template <bool kMasked, bool kFirst>
+  __device__ void soften(int valid, float scale_log2) {
+    if constexpr (kMasked) {
+      const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i)
+        if (i / 4 * 8 + column + i % 2 >= valid) scores[i] = -INFINITY;
+    }
+    float next[2] = {top[0], top[1]};
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) next[i / 2 % 2] = fmaxf(next[i / 2 % 2], scores[i]);
+#pragma unroll
+    for (float& row : next) {
+      row = fmaxf(row, __shfl_xor_sync(kAllLanes, row, 1));
+      row = fmaxf(row, __shfl_xor_sync(kAllLanes, row, 2));
+    }
+    // A factor of one changes nothing: skipping it keeps the bits.
+    if (!kFirst && __any_sync(kAllLanes, next[0] > top[0] || next[1] > top[1])) {
+      const float factor[2] = {exp2_of((top[0] - next[0]) * scale_log2), exp2_of((top[1] - next[1]) * scale_log2)};
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 2; ++i) mixed[i] *= factor[i / 2 % 2];
+      sum[0] *= factor[0];
+      sum[1] *= factor[1];
+    }
+    top[0] = next[0];
+    top[1] = next[1];
+    const float shift[2] = {top[0] * scale_log2, top[1] * scale_log2};
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; i += 2) {
+      const int row = i / 2 % 2;
+      const float a = exp2_of(fmaf(scores[i], scale_log2, -shift[row]));
+      const float b = exp2_of(fmaf(scores[i + 1], scale_log2, -shift[row]));
+      sum[row] += a;
+      sum[row] += b;
+      weights[i / 2] = pack_bf16(a, b);
+    }
+  }
+};
+
+template <int kWorkers>
+__global__ void __launch_bounds__(threads_of(kWorkers), 1)
+    attention_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
+                     const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap out,
+                     const __grid_constant__ Problem problem) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ uint8_t shared[];
+  const uint32_t query_tiles = (hopper::shared_address(shared) + 1023u) & ~1023u;
+  const uint32_t result_tiles = query_tiles + kWorkers * kTileBytes;
+  const uint32_t key_ring = result_tiles + kWorkers * kTileBytes, value_ring = key_ring + kStages * kKeysBytes;
+  const uint32_t queries_full = value_ring + kStages * kKeysBytes, queries_empty = queries_full + 8;
+  const uint32_t keys_full = queries_empty + 8, keys_empty = keys_full + 8 * kStages;
+  const uint32_t values_full = keys_empty + 8 * kStages, values_empty = values_full + 8 * kStages;
+  const int warpgroup = hopper::warpgroup_index(), thread = static_cast<int>(threadIdx.x) % 128;
+  if (threadIdx.x == 0) {
+    hopper::make_barrier(queries_full, 1);
+    hopper::make_barrier(queries_empty, kWorkers);
+    for (int stage = 0; stage < kStages; ++stage) {
+      for (const uint32_t full : {keys_full, values_full}) hopper::make_barrier(full + 8 * stage, 1);
+      for (const uint32_t empty : {keys_empty, values_empty}) hopper::make_barrier(empty + 8 * stage, kWorkers);
+    }
+    hopper::publish_barriers();
+  }
+  __syncthreads();
+
+  const int blocks = (problem.keys + kKeys - 1) / kKeys, stride = static_cast<int>(gridDim.x);
+  uint32_t step = 0, tile_phase = 0;  // blocks of keys so far
+  const auto stage_of = [](uint32_t at) { return at % kStages; };
+  const auto phase_of = [](uint32_t at) { return at / kStages % 2; };
+  if (warpgroup == kWorkers) {
+    hopper::lower_registers<24>();
+    if (thread != 0) return;
+    const auto load = [&](const CUtensorMap& map, uint32_t ring, uint32_t full, uint32_t empty, int row, int head) {
+      const uint32_t stage = stage_of(step);
+      hopper::wait(empty + 8 * stage, phase_of(step) ^ 1);
+      hopper::arrive_expecting(full + 8 * stage, kKeysBytes);
+      for (int half = 0; half < 2; ++half)
+        hopper::load_tile(ring + stage * kKeysBytes + half * kHalfKeysBytes, map, full + 8 * stage, 64 * half, row,
+                          head);
+    };
+    for (int tile = static_cast<int>(blockIdx.x); tile < problem.tiles; tile += stride) {
+      const int head = tile / problem.tiles_a_head, first_row = tile % problem.tiles_a_head * 64 * kWorkers;
+      hopper::wait(queries_empty, tile_phase ^ 1);
+      hopper::arrive_expecting(queries_full, kWorkers * kTileBytes);
+      for (int i = 0; i < 2 * kWorkers; ++i)
+        hopper::load_tile(query_tiles + i * kHalfBytes, q, queries_full, i % 2 * 64, first_row + i / 2 * 64, head);
+      tile_phase ^= 1;
+      for (int block = 0; block < blocks; ++block, ++step) {
+        load(k, key_ring, keys_full, keys_empty, block * kKeys, head / problem.heads_a_kv_head);
+        load(v, value_ring, values_full, values_empty, block * kKeys, head / problem.heads_a_kv_head);
+      }
+    }
+    return;
+  }
+
+  hopper::raise_registers<kWorkers == 3 ? 160 : 240>();
+  const int lane = thread % 32;
+  const uint32_t own_queries = query_tiles + warpgroup * kTileBytes, own_result = result_tiles + warpgroup * kTileBytes;
+  Queries queries;
+  const auto begin_scores = [&] {  // of block `step`
+    hopper::wait(keys_full + 8 * stage_of(step), phase_of(step));
+    hopper::begin_products();
+    const uint64_t a = hopper::tile_along_k(own_queries);
+    const uint64_t b = hopper::tile_along_k(key_ring + stage_of(step) * kKeysBytes);
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 16; ++i) {
+      const uint64_t within = i % 4 * hopper::kStepK, half = i / 4;
+      hopper::product<kKeys>(queries.scores, a + within + half * (kHalfBytes >> 4),
+                             b + within + half * (kHalfKeysBytes >> 4), i > 0);
+    }
+    hopper::end_products();
+  };
+  const auto end_scores = [&] {
+    if (thread == 0) hopper::arrive(keys_empty + 8 * stage_of(step));
+    ++step;
+  };
+  const auto begin_mixing = [&] {  // of the block before `step`
+    hopper::wait(values_full + 8 * stage_of(step - 1), phase_of(step - 1));
+    hopper::begin_products();
+    const uint64_t b = hopper::tile_across_k(value_ring + stage_of(step - 1) * kKeysBytes, kHalfKeysBytes);
+#pragma unroll
+    for (int i = 0; i < kKeys / 16; ++i)
+      hopper::product_transposed(queries.mixed, queries.weights + 4 * i, b + i * hopper::kStepAcrossK);
+    hopper::end_products();
+  };
+  const auto end_mixing = [&] {
+    if (thread == 0) hopper::arrive(values_empty + 8 * stage_of(step - 1));
+  };
+  const int last_valid = problem.keys - (blocks - 1) * kKeys;
+
+  for (int tile = static_cast<int>(blockIdx.x); tile < problem.tiles; tile += stride) {
+    const int head = tile / problem.tiles_a_head;
+    const int first_row = (tile % problem.tiles_a_head * kWorkers + warpgroup) * 64;
+    queries.reset();
+    hopper::wait(queries_full, tile_phase);
+    tile_phase ^= 1;
+    begin_scores();
+    hopper::wait_products<0>();
+    end_scores();
+    if (blocks > 1)
+      queries.soften<false, true>(kKeys, problem.scale_log2);
+    else
+      queries.soften<true, true>(last_valid, problem.scale_log2);
+    const auto next_block = [&] {
+      begin_mixing();
+      begin_scores();
+      hopper::wait_products<0>();
+      end_mixing();
+      end_scores();
+    };
+    for (int block = 2; block < blocks; ++block) {
+      next_block();
+      queries.soften<false, false>(kKeys, problem.scale_log2);
+    }
+    if (blocks > 1) {
+      next_block();
+      queries.soften<true, false>(last_valid, problem.scale_log2);
+    }
+    if (thread == 0) hopper::arrive(queries_empty);
+    begin_mixing();
+    float inverse[2];
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      float sum = queries.sum[row];
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      inverse[row] = 1 / sum;
+    }
+    hopper::wait_products<0>();
+    end_mixing();
+
+    if (thread == 0) hopper::wait_stores_read<0>();
+    hopper::wait_together(1 + warpgroup, 128);
+    const int row = thread / 32 * 16 + lane % 16;
+#pragma unroll
+    for (int eight = 0; eight < kHeadDim / 8; eight += 2) {
+      uint32_t pairs[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* pair = queries.mixed + 4 * eight + 2 * i;
+        pairs[i] = pack_bf16(pair[0] * inverse[i % 2], pair[1] * inverse[i % 2]);
+      }
+      // Rows of 128 bytes, swizzled as the tensor map says.
+      const int column = eight + lane / 16;
+      hopper::store_matrices(own_result + column / 8 * kHalfBytes + row * 128 + ((column % 8) ^ (row % 8)) * 16, pairs);
+    }
+    hopper::publish_writes();
+    hopper::wait_together(1 + warpgroup, 128);
+    if (thread == 0) {
+      for (int half = 0; half < 2; ++half)
+        hopper::store_tile(out, own_result + half * kHalfBytes, head * kHeadDim + half * 64, first_row);
+      hopper::store_begun();
+    }
+  }
+  if (thread == 0) hopper::wait_stores_done();
+#endif
+}
+
+template <int kWorkers>
+void launch(Context& ctx, ConstView q, ConstView k, ConstView v, int blocks, const Problem& problem, View out) {
+  const int64_t heads = q.shape()[0], queries = q.shape()[1], kv_heads = k.shape()[0], keys = k.shape()[1];
+  const auto heads_map = [](ConstView x, int64_t planes, int64_t rows, int tile_rows) {
+    return tensor_map({.data = x.bytes(),
+                       .planes = planes,
+                       .rows = rows,
+                       .columns = kHeadDim,
+                       .tile_rows = tile_rows,
+                       .tile_columns = 64});
+  };
+  check_cuda(cudaFuncSetAttribute(attention_kernel<kWorkers>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  shared_bytes_of(kWorkers)),
+             "cannot reserve shared memory");
+  attention_kernel<kWorkers>
+      <<<static_cast<unsigned>(blocks), threads_of(kWorkers), shared_bytes_of(kWorkers), ctx.stream().handle()>>>(
+          heads_map(q, heads, queries, 64), heads_map(k, kv_heads, keys, kKeys), heads_map(v, kv_heads, keys, kKeys),
+          tensor_map(
+              {.data = out.bytes(), .rows = queries, .columns = heads * kHeadDim, .tile_rows = 64, .tile_columns = 64}),
+          problem);
+  check_launch("attention");
+}
+
+}  // namespace
+
+void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out) {
+  const int64_t heads = q.shape()[0], queries = q.shape()[1];
+  if (heads == 0 || queries == 0) return;
+  const HopperAttentionLaunch chosen = hopper_attention_launch(heads, queries, multiprocessors(ctx));
+  const Problem problem{
+      static_cast<int>(queries), static_cast<int>(k.shape()[1]),         static_cast<int>(heads) * chosen.tiles_a_head,
+      chosen.tiles_a_head,       static_cast<int>(heads / k.shape()[0]), scale * 1.4426950408889634f};
+  if (chosen.workers == 3)
+    launch<3>(ctx, q, k, v, chosen.blocks, problem, out);
+  else
+    launch<2>(ctx, q, k, v, chosen.blocks, problem, out);
+}
+
+}  // namespace nostos::cuda

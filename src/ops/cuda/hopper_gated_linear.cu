@@ -1,0 +1,168 @@
+// Implements the first half of a SwiGLU layer on Hopper: both products and SiLU in one kernel, so that the products
+// themselves never leave the chip.
+//
+// A block has tiles of 192 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose single thread
+// brings operands through a ring of shared memory. Every sum runs over k in the same steps of 16 whatever the number of
+// rows, so rows do not depend on each other.
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/hopper.h"
+#include "ops/cuda/hopper_instructions.cuh"
+#include "ops/cuda/tensor_map.h"
+
+namespace nostos::cuda {
+namespace {
+
+constexpr int kWorkers = 3, kThreads = 128 * (kWorkers + 1);  // warpgroups that multiply; with the one that loads
+constexpr int kTileRows = 64 * kWorkers, kTileColumns = 192, kTileK = 64;
+constexpr int kStages = 4, kXBytes = kTileRows * kTileK * 2, kWeightBytes = kTileColumns * kTileK * 2;
+constexpr int kStageBytes = kXBytes + kWeightBytes;
+constexpr int kPartColumns = 32, kPartBytes = 64 * kPartColumns * 2;  // in which a warpgroup's result leaves
+constexpr int kSharedBytes = 1024 + kStages * kStageBytes + 2 * kWorkers * kPartBytes + 2 * kStages * 8;
+// Blocks that run at once share tiles of 6 columns of the weight, which the second-level cache holds beside x.
+constexpr int kColumnsTogether = 6;
+
+struct Tiles {
+  int rows = 0;  ///< of x
+  int down = 0, across = 0, steps_k = 0;
+
+  /// Tiles run down first inside a group of columns.
+  __device__ void locate(int tile, int& row, int& column) const {
+    const int group = tile / (down * kColumnsTogether), first = group * kColumnsTogether;
+    const int width = min(kColumnsTogether, across - first), within = tile - first * down;
+    row = within / width;
+    column = first + within % width;
+  }
+};
+
+__device__ inline float silu_times(float gate, float up) { return up * __fdividef(gate, 1.f + __expf(-gate)); }
+
+__global__ void __launch_bounds__(kThreads, 1)
+    gated_linear_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap weight,
+                        const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles tiles) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ uint8_t shared[];
+  const uint32_t ring = (hopper::shared_address(shared) + 1023u) & ~1023u;
+  const uint32_t parts = ring + kStages * kStageBytes;
+  const uint32_t full = parts + 2 * kWorkers * kPartBytes, empty = full + 8 * kStages;
+  const int warpgroup = hopper::warpgroup_index(), thread = static_cast<int>(threadIdx.x) % 128;
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      hopper::make_barrier(full + 8 * stage, 1);
+      hopper::make_barrier(empty + 8 * stage, kWorkers);
+    }
+    hopper::publish_barriers();
+  }
+  __syncthreads();
+
+  const int count = tiles.down * tiles.across, stride = static_cast<int>(gridDim.x);
+  int stage = 0;
+  uint32_t phase = 0;
+  const auto advance = [&] {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  };
+  int row_tile, column_tile;
+  if (warpgroup == kWorkers) {
+    hopper::lower_registers<24>();
+    if (thread != 0) return;
+    for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += stride) {
+      tiles.locate(tile, row_tile, column_tile);
+      for (int k = 0; k < tiles.steps_k; ++k) {
+        hopper::wait(empty + 8 * stage, phase ^ 1);
+        hopper::arrive_expecting(full + 8 * stage, kStageBytes);
+        const uint32_t to = ring + stage * kStageBytes;
+        hopper::load_tile(to, x, full + 8 * stage, k * kTileK, row_tile * kTileRows);
+        hopper::load_tile(to + kXBytes, weight, full + 8 * stage, k * kTileK, column_tile * kTileColumns);
+        advance();
+      }
+    }
+    return;
+  }
+
+  hopper::raise_registers<160>();
+  const int lane = thread % 32, warp_row = thread / 32 * 16;
+  const uint32_t own_parts = parts + warpgroup * 2 * kPartBytes;
+  for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += stride) {
+    tiles.locate(tile, row_tile, column_tile);
+    const int first_row = row_tile * kTileRows + warpgroup * 64;
+    const bool has_rows = first_row < tiles.rows;
+    float d[kTileColumns / 2];
+    int read_stage = -1;  // that products under way read
+    for (int k = 0; k < tiles.steps_k; ++k) {
+      hopper::wait(full + 8 * stage, phase);
+      if (has_rows) {
+        const uint32_t from = ring + stage * kStageBytes;
+        const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
+        const uint64_t b = hopper::tile_along_k(from + kXBytes);
+        hopper::begin_products();
+#pragma unroll
+        for (int i = 0; i < kTileK / 16; ++i)
+          hopper::product<kTileColumns>(d, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
+        hopper::end_products();
+        hopper::wait_products<1>();
+      }
+      if (read_stage >= 0 && thread == 0) hopper::arrive(empty + 8 * read_stage);
+      read_stage = stage;
+      advance();
+    }
+    hopper::wait_products<0>();
+    if (thread == 0) hopper::arrive(empty + 8 * read_stage);
+    if (!has_rows) continue;
+
+    // 16 columns of the product are 8 of gates and 8 of what they gate: both of a result are this thread's. The parts of
+    // the result take turns in two places of shared memory.
+    const int row = warp_row + lane % 16;
+#pragma unroll
+    for (int part = 0; part < kTileColumns / 2 / kPartColumns; ++part) {
+      const uint32_t place = own_parts + part % 2 * kPartBytes;
+      if (thread == 0) hopper::wait_stores_read<1>();
+      hopper::wait_together(1 + warpgroup, 128);
+#pragma unroll
+      for (int eight = 0; eight < kPartColumns / 8; eight += 2) {
+        uint32_t pairs[4];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const float* gate = d + 8 * (part * (kPartColumns / 8) + eight + j);
+          const float* up = gate + 4;
+          pairs[2 * j] = pack_bf16(silu_times(gate[0], up[0]), silu_times(gate[1], up[1]));
+          pairs[2 * j + 1] = pack_bf16(silu_times(gate[2], up[2]), silu_times(gate[3], up[3]));
+        }
+        // Rows of 64 bytes, swizzled as the tensor map says.
+        hopper::store_matrices(place + row * 64 + (((eight + lane / 16) ^ (row / 2 % 4)) * 16), pairs);
+      }
+      hopper::publish_writes();
+      hopper::wait_together(1 + warpgroup, 128);
+      if (thread == 0) {
+        hopper::store_tile(out, place, column_tile * (kTileColumns / 2) + part * kPartColumns, first_row);
+        hopper::store_begun();
+      }
+    }
+  }
+  if (thread == 0) hopper::wait_stores_done();
+#endif
+}
+
+}  // namespace
+
+bool has_hopper_kernels(Device device) {
+  return device.kind == DeviceKind::cuda && device_properties(device.index).compute_capability == 90;
+}
+
+void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out) {
+  const int64_t rows = x.shape()[0], in = x.shape()[1], ffn = out.shape()[1];
+  if (rows == 0) return;
+  const auto tiles_of = [](int64_t all, int64_t tile) { return static_cast<int>((all + tile - 1) / tile); };
+  const Tiles tiles{static_cast<int>(rows), tiles_of(rows, kTileRows), tiles_of(2 * ffn, kTileColumns),
+                    tiles_of(in, kTileK)};
+  check_cuda(cudaFuncSetAttribute(gated_linear_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+             "cannot reserve shared memory");
+  gated_linear_kernel<<<static_cast<unsigned>(std::min(tiles.down * tiles.across, multiprocessors(ctx))), kThreads,
+                        kSharedBytes, ctx.stream().handle()>>>(
+      tensor_map({.data = x.bytes(), .rows = rows, .columns = in, .tile_rows = kTileRows, .tile_columns = kTileK}),
+      tensor_map({.data = weight, .rows = 2 * ffn, .columns = in, .tile_rows = kTileColumns, .tile_columns = kTileK}),
+      tensor_map({.data = out.bytes(), .rows = rows, .columns = ffn, .tile_rows = 64, .tile_columns = kPartColumns}),
+      tiles);
+  check_launch("gated_linear");
+}
+
+}  // namespace nostos::cuda

@@ -1,0 +1,20 @@
+// Stands in for the Hopper kernels in a build for other GPUs.
+#include "base/error.h"
+#include "ops/cuda/hopper.h"
+
+namespace nostos::cuda {
+namespace {
+
+[[noreturn]] void fail_missing() {
+  fail(ErrorKind::internal, "this build has no kernels for Hopper GPUs (NOSTOS_CUDA_ARCHITECTURES lacks 90a)");
+}
+
+}  // namespace
+
+bool has_hopper_kernels(Device) { return false; }
+
+void hopper_attention(Context&, ConstView, ConstView, ConstView, float, View) { fail_missing(); }
+
+void hopper_gated_linear(Context&, ConstView, const std::byte*, View) { fail_missing(); }
+
+}  // namespace nostos::cuda
