@@ -65,11 +65,12 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
   return complete ? pack(made) : Linear{};
 }
 
-GatedLinear WeightBuilder::gated(const std::string& gate, const std::string& up, int64_t out, int64_t in) {
-  const View made = stage(dtype_, {2 * out, in});
-  const bool has_gate = fetch(gate, {out, in}, made.rows(0, out)), has_up = fetch(up, {out, in}, made.rows(out, out));
+GatedLinear WeightBuilder::gated(const std::string& gate, const std::string& up, const GatedShape& shape) {
+  const auto& [in, ffn, few_rows] = shape;
+  const View made = stage(dtype_, {2 * ffn, in});
+  const bool has_gate = fetch(gate, {ffn, in}, made.rows(0, ffn)), has_up = fetch(up, {ffn, in}, made.rows(ffn, ffn));
   if (!has_gate || !has_up) return {};
-  GatedLinear packed = ops::pack_gated_linear(ctx_, made);
+  GatedLinear packed = ops::pack_gated_linear(ctx_, made, few_rows);
   storage_.bytes += packed.gate_up.size_in_bytes();
   return packed;
 }

@@ -36,8 +36,8 @@ class WeightBuilder {
   ConstView small(const std::string& name, const Shape& shape);
   /// Weights [out_i, in] named `names`, stacked along the outputs, in the block dtype, without bias.
   Linear stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in);
-  /// Weights `gate` and `up` [out, in] of a SwiGLU layer, in the block dtype.
-  GatedLinear gated(const std::string& gate, const std::string& up, int64_t out, int64_t in);
+  /// Weights `gate` and `up` [ffn, in] of a SwiGLU layer, in the block dtype.
+  GatedLinear gated(const std::string& gate, const std::string& up, const GatedShape& shape);
   /// `name`.weight [out, in] in `dtype`, with `name`.bias [out] if `bias`.
   Linear linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype);
   /// `names`[i].weight [out, in] and .bias [out], stacked along the outputs, in the block dtype.

@@ -3,11 +3,11 @@
 
 namespace nostos::nn {
 
-FeedForwardScratch FeedForwardScratch::take(Arena& arena, int64_t hidden, int64_t ffn, int64_t tokens, DType dtype) {
+FeedForwardScratch FeedForwardScratch::take(Arena& arena, const GatedShape& shape, int64_t tokens, DType dtype) {
   FeedForwardScratch s;
-  if (!ops::fuses_gated_linear(arena.device(), dtype, hidden, ffn))
-    s.gate_up = nostos::take(arena, ops::product_dtype(arena.device(), dtype), {tokens, 2 * ffn});
-  s.product = nostos::take(arena, dtype, {tokens, ffn});
+  if (!ops::fuses_gated_linear(arena.device(), dtype, shape))
+    s.gate_up = nostos::take(arena, ops::product_dtype(arena.device(), dtype), {tokens, 2 * shape.ffn});
+  s.product = nostos::take(arena, dtype, {tokens, shape.ffn});
   return s;
 }
 

@@ -18,7 +18,7 @@ struct FeedForwardScratch {
   View gate_up;  ///< ops::product_dtype() [tokens, 2 * ffn]; null where ops::fuses_gated_linear()
   View product;  ///< [tokens, ffn] of the weights' dtype
 
-  static FeedForwardScratch take(Arena& arena, int64_t hidden, int64_t ffn, int64_t tokens, DType dtype);
+  static FeedForwardScratch take(Arena& arena, const GatedShape& shape, int64_t tokens, DType dtype);
 };
 
 /// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32, or

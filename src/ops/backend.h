@@ -19,7 +19,7 @@ struct Backend {
   Linear (*pack_linear)(Context& ctx, ConstView weight);
   void (*linear)(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
   /// Whether pack_gated_linear and gated_linear serve a pair of weights; these three null where none is.
-  bool (*fuses_gated_linear)(Device device, DType dtype, int64_t in, int64_t ffn);
+  bool (*fuses_gated_linear)(Device device, DType dtype, const GatedShape& shape);
   Linear (*pack_gated_linear)(Context& ctx, ConstView weight);
   void (*gated_linear)(Context& ctx, ConstView x, const Linear& w, View out);
   Conv2d (*pack_conv2d)(Context& ctx, ConstView filter, ConstView bias);

@@ -34,16 +34,16 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   begin(ctx).linear(ctx, x, w, y, accumulate);
 }
 
-GatedLinear pack_gated_linear(Context& ctx, ConstView weight) {
+GatedLinear pack_gated_linear(Context& ctx, ConstView weight, bool few_rows) {
   check(weight.shape().rank() == 2 && weight.shape()[0] % 2 == 0, "gate and up are matrices of one shape");
-  const int64_t ffn = weight.shape()[0] / 2, in = weight.shape()[1];
-  if (!fuses_gated_linear(ctx.device(), weight.dtype(), in, ffn)) return {pack_linear(ctx, weight), false};
+  const GatedShape shape{weight.shape()[1], weight.shape()[0] / 2, few_rows};
+  if (!fuses_gated_linear(ctx.device(), weight.dtype(), shape)) return {pack_linear(ctx, weight), false};
   return {begin(ctx).pack_gated_linear(ctx, weight), true};
 }
 
-bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn) {
+bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape) {
   const Backend& backend = backend_of(device);
-  return backend.fuses_gated_linear != nullptr && backend.fuses_gated_linear(device, dtype, in, ffn);
+  return backend.fuses_gated_linear != nullptr && backend.fuses_gated_linear(device, dtype, shape);
 }
 
 void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out) {

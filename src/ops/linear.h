@@ -22,6 +22,12 @@ struct Linear {
   size_t size_in_bytes() const;
 };
 
+/// The first half of a SwiGLU layer.
+struct GatedShape {
+  int64_t in = 0, ffn = 0;
+  bool few_rows = false;  ///< whether it is for a prompt's tokens rather than a picture's: less than a hundred
+};
+
 /// The two matrices of a SwiGLU layer's first half, [ffn, in] each, in the backend's own layout; shared as a Linear.
 struct GatedLinear {
   Linear gate_up;         ///< [2 * ffn, in]
@@ -41,10 +47,10 @@ Linear pack_linear(Context& ctx, ConstView weight);
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
 
 /// Packs `weight` [2 * ffn, in]: gate rows, then up rows; as pack_linear().
-GatedLinear pack_gated_linear(Context& ctx, ConstView weight);
+GatedLinear pack_gated_linear(Context& ctx, ConstView weight, bool few_rows = false);
 
 /// \return whether gated_linear() is one kernel on `device`, which needs no scratch.
-bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn);
+bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape);
 
 /// out = silu(x Wg^T) * (x Wu^T), silu(x) = x / (1 + exp(-x)); a row depends on that row of x alone, bit for bit.
 /// \param x [rows, in] of the weights' dtype. \param scratch product_dtype() [rows, 2 * ffn], or null where it is fused.

@@ -118,8 +118,8 @@ Linear pack_linear(Context&, ConstView weight) {
   return packed;
 }
 
-bool fuses_gated_linear(Device, DType dtype, int64_t in, int64_t ffn) {
-  return ops::cuda_backend().fuses_gated_linear(gpu().device(), dtype, in, ffn);
+bool fuses_gated_linear(Device, DType dtype, const GatedShape& shape) {
+  return ops::cuda_backend().fuses_gated_linear(gpu().device(), dtype, shape);
 }
 
 Linear pack_gated_linear(Context&, ConstView weight) {

@@ -13,6 +13,8 @@ nn::AttentionShape Config::attention_shape() const {
   return {heads, kv_heads, head_dim, norm_eps, ops::RotaryPairs::half_split, true};
 }
 
+GatedShape Config::feed_forward_shape() const { return {hidden, ffn, true}; }
+
 Config load_config(const std::filesystem::path& file) {
   constexpr std::array<std::string_view, 2> kClasses{"Qwen3Model", "Qwen3ForCausalLM"};
   constexpr int64_t kMax = int64_t{1} << 22;

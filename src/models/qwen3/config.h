@@ -24,6 +24,7 @@ struct Config {
   /// Layers whose output is used: features are the last but one hidden state, so the last layer never runs.
   int64_t used_layers() const { return layers - 1; }
   nn::AttentionShape attention_shape() const;
+  GatedShape feed_forward_shape() const;
 };
 
 /// \throws Error model naming file and field.

@@ -26,7 +26,7 @@ void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x,
 Scratch Scratch::take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
   return {nostos::take(arena, dtype, {tokens, c.hidden}),
           nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
-          nn::FeedForwardScratch::take(arena, c.hidden, c.ffn, tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim),
+          nn::FeedForwardScratch::take(arena, c.feed_forward_shape(), tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim),
           nostos::take(arena, DType::i32, {tokens})};
 }
 

@@ -13,7 +13,7 @@ LayerWeights build_layer(const Config& c, WeightBuilder& b, const std::string& n
   w.attention.out = b.linear(attention + "o_proj", c.hidden, q, false, b.dtype());
   w.attention.q_norm = b.small(attention + "q_norm.weight", {c.head_dim});
   w.attention.k_norm = b.small(attention + "k_norm.weight", {c.head_dim});
-  w.feed_forward.gate_up = b.gated(mlp + "gate_proj.weight", mlp + "up_proj.weight", c.ffn, c.hidden);
+  w.feed_forward.gate_up = b.gated(mlp + "gate_proj.weight", mlp + "up_proj.weight", c.feed_forward_shape());
   w.feed_forward.down = b.linear(mlp + "down_proj", c.hidden, c.ffn, false, b.dtype());
   w.input_norm = b.small(name + ".input_layernorm.weight", {c.hidden});
   w.post_attention_norm = b.small(name + ".post_attention_layernorm.weight", {c.hidden});

@@ -20,6 +20,8 @@ nn::AttentionShape Config::attention_shape() const {
   return {heads, heads, head_dim(), kHeadNormEps, ops::RotaryPairs::interleaved, false};
 }
 
+GatedShape Config::feed_forward_shape() const { return {hidden, ffn(), false}; }
+
 Config load_config(const std::filesystem::path& file) {
   constexpr std::array<std::string_view, 1> kClasses{"ZImageTransformer2DModel"};
   constexpr int64_t kMax = int64_t{1} << 20;

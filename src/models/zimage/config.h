@@ -35,6 +35,7 @@ struct Config {
   int64_t modulation_width() const;  ///< width of the adaLN input: min(hidden, 256)
   int64_t patch_width() const { return patch * patch * in_channels; }
   nn::AttentionShape attention_shape() const;
+  GatedShape feed_forward_shape() const;
 };
 
 /// \throws Error model naming file and field: unknown class, wrong type, values that contradict each other or that

@@ -100,7 +100,7 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config, const nn::Sh
   return {nostos::take(arena, dtype, {rows, config.hidden}),
           nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
           nn::AttentionScratch::take(arena, config.attention_shape(), sequence, dtype),
-          nn::FeedForwardScratch::take(arena, config.hidden, config.ffn(), rows, dtype)};
+          nn::FeedForwardScratch::take(arena, config.feed_forward_shape(), rows, dtype)};
 }
 
 RefineScratch RefineScratch::take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype) {

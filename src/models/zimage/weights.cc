@@ -14,7 +14,7 @@ BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& n
     w.attention.q_norm = b.small(attention + "norm_q.weight", {c.head_dim()});
     w.attention.k_norm = b.small(attention + "norm_k.weight", {c.head_dim()});
   }
-  w.feed_forward.gate_up = b.gated(ffn + "w1.weight", ffn + "w3.weight", c.ffn(), c.hidden);
+  w.feed_forward.gate_up = b.gated(ffn + "w1.weight", ffn + "w3.weight", c.feed_forward_shape());
   w.feed_forward.down = b.linear(ffn + "w2", c.hidden, c.ffn(), false, b.dtype());
   w.attention_norm1 = b.small(name + ".attention_norm1.weight", {c.hidden});
   w.attention_norm2 = b.small(name + ".attention_norm2.weight", {c.hidden});

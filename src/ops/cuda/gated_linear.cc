@@ -16,8 +16,11 @@ struct InterleavedMatrix final : PackedWeight {
 
 }  // namespace
 
-bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn) {
-  return dtype == DType::bf16 && in % kGateRows == 0 && ffn % kGateRows == 0 && has_hopper_kernels(device);
+// Measured on an H200: at 64 rows, where reading the weights is all, the kernel's large tiles take 0.4 ms of the full
+// text encoder's 4.4 ms more than the library's small ones.
+bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape) {
+  return dtype == DType::bf16 && shape.in % kGateRows == 0 && shape.ffn % kGateRows == 0 && !shape.few_rows &&
+         has_hopper_kernels(device);
 }
 
 Linear pack_gated_linear(Context& ctx, ConstView weight) {

@@ -8,7 +8,7 @@ namespace nostos::cuda {
 Linear pack_linear(Context& ctx, ConstView weight);
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
 bool has_bf16_products(Context& ctx);
-bool fuses_gated_linear(Device device, DType dtype, int64_t in, int64_t ffn);
+bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape);
 Linear pack_gated_linear(Context& ctx, ConstView weight);
 void gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
