@@ -138,7 +138,7 @@ void print_text(const ordered_json& result) {
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
-  EngineOptions options = engine_options(flags.engine, processes.communicator());
+  EngineOptions options = engine_options(flags.engine, processes);
   if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.synthetic = !flags.synthetic.empty();
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
