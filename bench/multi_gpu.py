@@ -1,9 +1,11 @@
 """Checks and times nostos on every number of GPUs that this machine has, up to eight.
 
-    python bench/multi_gpu.py --nostos build/cuda/bin/nostos [--parts equality mpirun scaling failures] [--json out.json]
+    python bench/multi_gpu.py --nostos build/cuda/bin/nostos [--parts equality mpirun sockets scaling failures] [--json out.json]
 
 equality  the same PNG bytes on 1, 2, 3 ... GPUs, five sizes, both plans, ranks that are threads
 mpirun    the same with ranks that are processes
+sockets   the same, one small size, with 2 and 3 processes on one GPU that NCCL takes for hosts of their own and connects by
+          sockets: slow, but it needs one GPU alone; and one of two such processes killed
 scaling   the full-size model with random weights on 1, 2, 4 and 8 GPUs: times of denoising and of the whole, efficiency
           against one GPU of the same run, the share of a step in exchanges that nothing hides, and what the cost model
           predicts; and the same picture on all
@@ -39,6 +41,8 @@ COMMAND_LIMIT_S = 300
 CAPTION_ROWS = 64  # of the prompt, which a synthetic model takes byte for byte
 PROMPT = "A sunny beach!"
 RANK_SHELL = 'echo "process $OMPI_COMM_WORLD_RANK $$" >&2; exec "$@"'
+OWN_HOST = ("export CUDA_VISIBLE_DEVICES=0 NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK NCCL_SOCKET_IFNAME=lo "
+            "NCCL_IB_DISABLE=1; ")  # NCCL refuses two ranks of one host on one GPU
 
 
 class Report:
@@ -108,25 +112,25 @@ class Machine:
         return why
 
 
-def check_equality(machine, report, launcher_of, name):
-    """Draws every size on every number of GPUs by both plans; `launcher_of` gives the flags and launcher of P ranks."""
-    for size in SIZES:
+def check_equality(machine, report, name, launcher_of, sizes, most_ranks):
+    """Draws each size on every number of ranks by both plans; `launcher_of` gives the flags and launcher of P ranks."""
+    for size in sizes:
         wanted, why = machine.draw(size)
-        report.expect(wanted is not None, f"{name} {size} on 1 GPU" + (f": {why}" if why else ""))
+        report.expect(wanted is not None, f"{name} {size} on 1 rank" + (f": {why}" if why else ""))
         if wanted is None:
             continue
-        for ranks in range(2, machine.gpus + 1):
+        for ranks in range(2, most_ranks + 1):
             for plan in PLANS:
                 flags, launcher = launcher_of(ranks)
                 drawn, why = machine.draw(size, *flags, "--sp-plan", plan, launcher=launcher)
                 found = why or ("same bytes" if drawn == wanted else "other bytes")
-                report.expect(drawn == wanted, f"{name} {size} on {ranks} GPUs by {plan}: {found}")
+                report.expect(drawn == wanted, f"{name} {size} on {ranks} ranks by {plan}: {found}")
 
 
 def equality(machine, report):
     if machine.gpus < 2:
         report.skip("equality on 2 and more GPUs", f"this machine has {machine.gpus}")
-    check_equality(machine, report, lambda ranks: (["--num-gpus", ranks], []), "threads")
+    check_equality(machine, report, "threads", lambda ranks: (["--num-gpus", ranks], []), SIZES, machine.gpus)
 
 
 def mpirun(machine, report):
@@ -135,7 +139,20 @@ def mpirun(machine, report):
         return
     if machine.gpus < 2:
         report.skip("equality under mpirun on 2 and more GPUs", f"this machine has {machine.gpus}")
-    check_equality(machine, report, lambda ranks: ([], [*MPIRUN, "-n", str(ranks)]), "mpirun")
+    check_equality(machine, report, "mpirun", lambda ranks: ([], [*MPIRUN, "-n", str(ranks)]), SIZES, machine.gpus)
+
+
+def sockets(machine, report):
+    if why := machine.why_no_mpirun():
+        report.skip("processes that share a GPU", why)
+        return
+
+    def launcher_of(ranks):
+        return [], [*MPIRUN, "-n", str(ranks), "sh", "-c", OWN_HOST + 'exec "$@"', "sh"]
+
+    check_equality(machine, report, "sockets", launcher_of, ["208x336"], 3)
+    fail_in_midst(machine, report, "rank 1 of 2 processes on one GPU killed", signal.SIGKILL, processes=2,
+                  shell=OWN_HOST + RANK_SHELL, message="rank 1 failed: its process has ended")
 
 
 def bench(machine, size, ranks, repeats):
@@ -226,11 +243,11 @@ def end_of(process, since):
     return errors, time.monotonic() - since
 
 
-def fail_in_midst(machine, report, what, signal_number, processes=1, flags=(), message=None):
+def fail_in_midst(machine, report, what, signal_number, processes=1, shell=RANK_SHELL, flags=(), message=None):
     """Starts a long drawing and in the middle of it sends a signal to its last process."""
     command, file = machine.generate("1024x1024", "never.png", "--num-inference-steps", 1000, *flags)
     if processes > 1:
-        command = [*MPIRUN, "-n", str(processes), "sh", "-c", RANK_SHELL, "sh", *command]
+        command = [*MPIRUN, "-n", str(processes), "sh", "-c", shell, "sh", *command]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     pids = wait_until_drawing(process, processes)
     if not pids:
@@ -264,7 +281,7 @@ def failures(machine, report):
                   message=f"rank {last} failed: its process has ended")
 
 
-PARTS = {"equality": equality, "mpirun": mpirun, "scaling": scaling, "failures": failures}
+PARTS = {"equality": equality, "mpirun": mpirun, "sockets": sockets, "scaling": scaling, "failures": failures}
 
 
 def main():

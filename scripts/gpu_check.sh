@@ -6,8 +6,9 @@
 #                                  carry that folder there
 #   scripts/gpu_check.sh --quick   checks alone, without the tables
 #   scripts/gpu_check.sh --engine  the engine's table alone, with diffusers beside it where Python has it
-#   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then equality, mpirun, scaling and failures (see
-#                                  bench/multi_gpu.py), or those of them that are named; figures to build/multi_gpu.json.
+#   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU
+#   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
+#                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json.
 #                                  A build with -DNOSTOS_MPI=ON is needed for ranks that are processes
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -56,9 +57,9 @@ case "${1-}" in
     pack
     exit
     ;;
-  "" | --quick | --engine | --multi) ;;
+  "" | --quick | --engine | --memcheck | --multi) ;;
   *)
-    echo "usage: scripts/gpu_check.sh [--pack | --quick | --engine | --multi [PART...]]" >&2
+    echo "usage: scripts/gpu_check.sh [--pack | --quick | --engine | --memcheck | --multi [PART...]]" >&2
     exit 2
     ;;
 esac
@@ -103,7 +104,16 @@ check_drawings() {
   return $status
 }
 
-if [ "${1-}" = --multi ]; then
+# memcheck FLAGS...: draws 64x64 pixels in two guided steps under compute-sanitizer.
+memcheck() {
+  compute-sanitizer --tool memcheck --error-exitcode 9 "$nostos" generate --device cuda --prompt "A cat" --height 64 --width 64 \
+    --num-inference-steps 2 --guidance-scale 4 --output build/memcheck.png "$@"
+}
+
+if [ "${1-}" = --memcheck ]; then
+  check memcheck memcheck
+  check memcheck_of_2_ranks memcheck --num-gpus 2 --allow-shared-gpu
+elif [ "${1-}" = --multi ]; then
   check nccl_gpu_test "$programs"/nccl_gpu_test --gtest_brief=1
   check ranks_on_gpus "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaGpus*'
   check multi_gpu python3 bench/multi_gpu.py --nostos "$nostos" --json build/multi_gpu.json --parts "${@:2}"

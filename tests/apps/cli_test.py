@@ -569,10 +569,14 @@ class Tools(ModelTest):
                                        "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
                                        "transformer_rows", "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes",
-                                       "version"})
+                                       "picture_digest", "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)
         self.assertGreater(result["matmul_gflops"], 0)
+        two = self.run_nostos("bench", *SMALL, "--device", "cpu", "--num-gpus", "2", "--json")
+        self.assertEqual(json.loads(two.stdout)["picture_digest"], result["picture_digest"])
+        other = self.run_nostos("bench", *SMALL, "--prompt", "A cat", "--json")
+        self.assertNotEqual(json.loads(other.stdout)["picture_digest"], result["picture_digest"])
         text = self.run_nostos("bench", *SMALL, "--warmup", "0")
         self.assertEqual(text.returncode, 0)
         self.assertRegex(text.stdout, r"transformer \d+\.\d+ TFLOP/s, \d+\.\d+ %")

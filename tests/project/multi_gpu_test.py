@@ -100,7 +100,8 @@ class MultiGpu(unittest.TestCase):
         for name in ("threads", "mpirun"):
             for ranks in (2, 3, 4):
                 for plan in ("token", "axis"):
-                    self.assertIn(f"ok: {name} 720x1280 on {ranks} GPUs by {plan}: same bytes", done.stdout)
+                    self.assertIn(f"ok: {name} 720x1280 on {ranks} ranks by {plan}: same bytes", done.stdout)
+        self.assertIn("ok: sockets 208x336 on 3 ranks by axis: same bytes", done.stdout)
         self.assertEqual([row["GPUs"] for row in figures["scaling"]], 3 * [1, 2, 4])
         one, two, four = figures["scaling"][:3]
         self.assertEqual((one["total_efficiency"], one["exposed_share"], one["predicted_efficiency"]), (1, 0, 1))
@@ -116,7 +117,9 @@ class MultiGpu(unittest.TestCase):
         self.assertEqual(len(figures["not_run"]), 4)
         for what in ("equality on 2 and more GPUs", "equality under mpirun on 2", "scaling on 2", "a rank killed"):
             self.assertIn(f"NOT RUN: {what}", done.stdout)
-        self.assertIn("ok: threads 2048x2048 on 1 GPU", done.stdout)
+        self.assertIn("ok: threads 2048x2048 on 1 rank", done.stdout)
+        self.assertIn("ok: sockets 208x336 on 2 ranks by token: same bytes", done.stdout)
+        self.assertIn("rank 1 of 2 processes on one GPU killed", figures)
         self.assertIn("ok: 1 thread ranks killed", done.stdout)
 
     def test_more_than_eight_are_left_alone(self):
@@ -131,7 +134,7 @@ class MultiGpu(unittest.TestCase):
         done, figures = self.run_on(3, "equality", OTHER_BYTES="3 axis")
         self.assertEqual(done.returncode, 1)
         self.assertEqual(len(figures["failed"]), 5)
-        self.assertIn("FAILED: threads 720x720 on 3 GPUs by axis: other bytes", done.stdout)
+        self.assertIn("FAILED: threads 720x720 on 3 ranks by axis: other bytes", done.stdout)
 
     def test_another_picture_at_full_size_is_found(self):
         done, figures = self.run_on(4, "scaling", OTHER_DIGEST="b")
