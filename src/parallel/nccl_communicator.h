@@ -36,9 +36,11 @@ class NcclCommunicator final : public Communicator {
   NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link, const CommunicatorOptions& options = {});
   ~NcclCommunicator() override;
 
-  /// From now on the ranks, which stay the same, meet on `host`, which outlives what is called until the next
-  /// meet_on().
+  /// From now on the ranks, which stay the same, meet on `host`. The one before may be gone.
   void meet_on(Communicator& host);
+  /// Ends the link whether or not the peers do, while nothing is under way; the host may be gone. All that is left to do
+  /// is to destroy this.
+  void leave() noexcept { link_->abort(); }
 
   void order_with(Stream& stream) override { compute_ = &stream; }
   bool can_record() const override { return true; }

@@ -23,12 +23,22 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kFinalizeTime{10};  // for peers to end their part of the last messages
 constexpr std::chrono::seconds kAbortTime{5};      // for NCCL to let go of what it has shared with peers
 
+ErrorKind error_kind(ncclResult_t result) {
+  switch (result) {
+    case ncclRemoteError:
+      return ErrorKind::peer_failed;
+    case ncclInvalidUsage:
+      return ErrorKind::device;  // two ranks on one GPU, say
+    default:
+      return ErrorKind::internal;
+  }
+}
+
 /// \throws Error unless `result` is success or under way; peer_failed where NCCL blames another rank.
 void check_nccl(ncclResult_t result, ncclComm_t comm, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return;
-  fail(result == ncclRemoteError ? ErrorKind::peer_failed : ErrorKind::internal,
-       "{}: NCCL says: {}: {} (NCCL_DEBUG=WARN in the environment shows more)", what, ncclGetErrorString(result),
-       ncclGetLastError(comm));
+  fail(error_kind(result), "{}: NCCL says: {}: {} (NCCL_DEBUG=WARN in the environment shows more)", what,
+       ncclGetErrorString(result), ncclGetLastError(comm));
 }
 
 class NcclLink final : public GpuLink {

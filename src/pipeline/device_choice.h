@@ -29,7 +29,8 @@ struct DeviceChoice {
 /// or "auto": as "cuda" where this build has CUDA and the machine a usable GPU, or for several processes one for each on
 /// this host; otherwise the CPU. A process that sees one GPU because its launcher has set CUDA_VISIBLE_DEVICES takes that.
 /// \throws Error invalid_input for another name, for too few GPUs where ranks may not share one, and for a GPU that is
-/// named for several processes; device for a GPU that is not there, too old or without a driver, and for threads on different GPUs
+/// named for several processes; device for a GPU that is not there, too old or without a driver, and for threads on
+/// different GPUs
 DeviceChoice choose_device(std::string_view name, const DeviceUsers& users);
 
 /// The same for a machine with `gpus` usable GPUs, any of which may be too old. \param is_shown_one whether the launcher

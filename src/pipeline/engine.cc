@@ -129,12 +129,13 @@ Generation Engine::Impl::draw(Communicator& host, const ResolvedRequest& request
   return worker.draw(request, progress);
 }
 
-/// After a drawing that failed, maybe on some ranks alone: the next one connects all GPUs anew.
+/// After a drawing that failed, maybe on some ranks alone, and that no rank works at any more: the next one connects all
+/// GPUs anew.
 void Engine::Impl::disconnect() noexcept {
   for (size_t place = 0; place < gpu_ranks.size(); ++place) {
     if (!gpu_ranks[place]) continue;
     models[place]->ctx.state<RankMemory>().forget();
-    gpu_ranks[place]->abandon_work(models[place]->ctx);
+    gpu_ranks[place]->leave();
   }
   for (std::unique_ptr<NcclCommunicator>& rank : gpu_ranks) rank.reset();
 }

@@ -562,7 +562,7 @@ class Tools(ModelTest):
         self.assertIn("model_index.json", run.stderr)
 
     def test_bench(self):
-        run = self.run_nostos("bench", *SMALL, "--repeat", "2", "--json")
+        run = self.run_nostos("bench", *SMALL, "--device", "cpu", "--repeat", "2", "--json")
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
@@ -575,7 +575,7 @@ class Tools(ModelTest):
         self.assertGreater(result["matmul_gflops"], 0)
         two = self.run_nostos("bench", *SMALL, "--device", "cpu", "--num-gpus", "2", "--json")
         self.assertEqual(json.loads(two.stdout)["picture_digest"], result["picture_digest"])
-        other = self.run_nostos("bench", *SMALL, "--prompt", "A cat", "--json")
+        other = self.run_nostos("bench", *SMALL, "--device", "cpu", "--prompt", "A cat", "--json")
         self.assertNotEqual(json.loads(other.stdout)["picture_digest"], result["picture_digest"])
         text = self.run_nostos("bench", *SMALL, "--warmup", "0")
         self.assertEqual(text.returncode, 0)

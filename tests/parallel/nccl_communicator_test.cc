@@ -232,6 +232,9 @@ TEST(GpuRanks, StayConnectedFromOneRunToTheNext) {
   }
   EXPECT_EQ(wires.messages, (1 + 3) * kWorld * (kWorld - 1));
   EXPECT_EQ(wires.aborted, 0);
+  // Without hosts.
+  for (const std::unique_ptr<NcclCommunicator>& gpus : ranks) gpus->leave();
+  EXPECT_EQ(wires.aborted, kWorld);
 }
 
 TEST(GpuRanks, AbandonedWorkEndsTheLink) {
