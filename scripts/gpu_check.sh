@@ -6,9 +6,13 @@
 #                                  carry that folder there
 #   scripts/gpu_check.sh --quick   checks alone, without the tables
 #   scripts/gpu_check.sh --engine  the engine's table alone, with diffusers beside it where Python has it
+#   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU
+#   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
+#                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json.
+#                                  A build with -DNOSTOS_MPI=ON is needed for ranks that are processes
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-TESTS=(cuda_host_test cuda_test cuda_ops_test)
+TESTS=(cuda_host_test cuda_test cuda_ops_test nccl_gpu_test cuda_fault_test)
 TABLES=(cuda_bandwidth cuda_library_rates cuda_decoder_rates)
 PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
@@ -25,7 +29,9 @@ pack() {
   for library in $(ldd "$folder"/bin/* | awk '/=> \// {print $3}' | sort -u); do
     case $(basename "$library") in
       libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libstdc++.so.* | libgcc_s.so.*) ;;
-      libcuda.so.* | libcublas* | libcudnn* | libnvrtc*) ;;
+      libcuda.so.* | libcublas* | libcudnn* | libnccl* | libnvrtc*) ;;
+      # Launcher and library of MPI belong together: both are the GPU machine's.
+      libmpi.so.* | libopen-pal.so.* | libopen-rte.so.* | libhwloc.so.* | libevent_* | libpmix.so.*) ;;
       *) cp "$library" "$folder"/lib/ ;;
     esac
   done
@@ -51,9 +57,9 @@ case "${1-}" in
     pack
     exit
     ;;
-  "" | --quick | --engine) ;;
+  "" | --quick | --engine | --memcheck | --multi) ;;
   *)
-    echo "usage: scripts/gpu_check.sh [--pack | --quick | --engine]" >&2
+    echo "usage: scripts/gpu_check.sh [--pack | --quick | --engine | --memcheck | --multi [PART...]]" >&2
     exit 2
     ;;
 esac
@@ -98,7 +104,20 @@ check_drawings() {
   return $status
 }
 
-if [ "${1-}" != --engine ]; then
+# memcheck FLAGS...: draws 64x64 pixels in two guided steps under compute-sanitizer.
+memcheck() {
+  compute-sanitizer --tool memcheck --error-exitcode 9 "$nostos" generate --device cuda --prompt "A cat" --height 64 --width 64 \
+    --num-inference-steps 2 --guidance-scale 4 --output build/memcheck.png "$@"
+}
+
+if [ "${1-}" = --memcheck ]; then
+  check memcheck memcheck
+  check memcheck_of_2_ranks memcheck --num-gpus 2 --allow-shared-gpu
+elif [ "${1-}" = --multi ]; then
+  check nccl_gpu_test "$programs"/nccl_gpu_test --gtest_brief=1
+  check ranks_on_gpus "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaGpus*'
+  check multi_gpu python3 bench/multi_gpu.py --nostos "$nostos" --json build/multi_gpu.json --parts "${@:2}"
+elif [ "${1-}" != --engine ]; then
   for program in "${TESTS[@]}"; do check "$program" "$programs/$program" --gtest_brief=1; done
   check cuda_pipeline_test check_drawings
   check noise_against_torch python3 tests/cuda/noise_against_torch.py "$programs"/cuda_noise
@@ -107,7 +126,7 @@ fi
 if [ -z "${1-}" ]; then
   for program in "${TABLES[@]}"; do check "$program" "$programs/$program"; done
 fi
-if [ "${1-}" != --quick ]; then
+if [ "${1-}" = "" ] || [ "$1" = --engine ]; then
   check engine_table python3 bench/gpu_table.py --nostos "$nostos" --rates "$programs"/cuda_library_rates --json "$OUTPUT_JSON"
   if python3 -c 'import diffusers' 2>/dev/null; then
     check diffusers python3 bench/diffusers_gpu.py --nostos "$OUTPUT_JSON"

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "device/context.h"
 #include "device/device.h"
 #include "device/stream.h"
 
@@ -146,6 +147,21 @@ class Communicator {
   /// stream only host buffers can be exchanged.
   virtual void order_with(Stream& stream) { static_cast<void>(stream); }
 
+  /// \return whether a Graph can record exchanges of device buffers: the host takes no part in them. One rank has none.
+  virtual bool can_record() const { return world_ == 1; }
+
+  /// Context::synchronize() for work that exchanges with the other ranks. Every rank calls it, and where GPUs wait for one
+  /// another it ends with an error if a rank never comes. \throws Error peer_failed, internal
+  virtual void synchronize(Context& ctx, const char* reason) { ctx.synchronize(reason); }
+
+  /// Context::abandon_work() likewise: ends what would wait for other ranks for ever. What was recorded of exchanges is
+  /// gone before. Afterwards the communicator serves no exchange of device buffers.
+  virtual void abandon_work(Context& ctx) noexcept { ctx.abandon_work(); }
+
+  /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks.
+  /// \throws Error peer_failed
+  void check_peers() { exchange("a look at the other ranks", {}, {}).wait(); }
+
   /// Makes every rank's pending and later calls throw Error peer_failed with this rank and `reason`. The first of
   /// several aborts counts.
   virtual void abort(std::string_view reason) noexcept = 0;
@@ -170,13 +186,16 @@ class Communicator {
 };
 
 /// Some ranks of a communicator as a world of their own, numbered in the order of `ranks`: rings, head groups, guidance
-/// halves. Shares the parent's abort, and its order of messages: two ranks that meet in several groups exchange in the
-/// same order in all of them.
+/// halves. Shares the parent's abort, its waits for devices, which are for all of its ranks, and its order of messages:
+/// two ranks that meet in several groups exchange in the same order in all of them.
 class GroupCommunicator final : public Communicator {
  public:
   /// \param ranks parent ranks, each once, the caller's among them. \throws Error internal otherwise
   GroupCommunicator(Communicator& parent, std::vector<int> ranks);
   void abort(std::string_view reason) noexcept override { parent_.abort(reason); }
+  bool can_record() const override { return parent_.can_record(); }
+  void synchronize(Context& ctx, const char* reason) override { parent_.synchronize(ctx, reason); }
+  void abandon_work(Context& ctx) noexcept override { parent_.abandon_work(ctx); }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,

@@ -5,11 +5,13 @@
 #include <chrono>
 #include <cstring>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace nostos {
 namespace {
@@ -17,6 +19,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kCauseTime{1000};  // for the ranks to name the cause of a broken link
+constexpr std::chrono::milliseconds kDrainTime{2000};  // for the work of a rank that fails to end by itself
 
 /// Yields at first, then sleeps: what is short ends soon, what is long leaves the processor to others.
 class Poll {
@@ -74,7 +77,7 @@ NcclCommunicator::NcclCommunicator(Communicator& host, Device gpu, const Communi
 NcclCommunicator::NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link,
                                    const CommunicatorOptions& options)
     : Communicator(host.rank(), host.world()),
-      host_(host),
+      host_(&host),
       options_(options),
       communication_(link->device()),
       link_(std::move(link)),
@@ -109,12 +112,32 @@ void NcclCommunicator::connect() {
   });
 }
 
+void NcclCommunicator::meet_on(Communicator& host) {
+  check(host.rank() == rank() && host.world() == world(), "connected GPUs keep their ranks");
+  host_ = &host;
+}
+
 void NcclCommunicator::abort(std::string_view reason) noexcept {
-  host_.abort(reason);
+  host_->abort(reason);
   link_->abort();
 }
 
-void NcclCommunicator::wait_for_gpus(Context& ctx, const char* reason) {
+void NcclCommunicator::abandon_work(Context& ctx) noexcept {
+  // While the peers live, what all hosts have enqueued ends by itself. Ended by force it would never end on the peers'
+  // GPUs, and not return a peer that waits for its GPU in a call of CUDA.
+  try {
+    Event done(ctx.device());
+    done.record(ctx.stream());
+    const auto deadline = Clock::now() + kDrainTime;
+    for (Poll poll; !done.is_done() && Clock::now() < deadline; poll.pause()) host_->check_peers();
+  } catch (const std::exception& error) {
+    log_debug("rank {} leaves its exchanges: {}", rank(), error.what());
+  }
+  link_->abort();
+  ctx.abandon_work();
+}
+
+void NcclCommunicator::synchronize(Context& ctx, const char* reason) {
   guarded([&] {
     Event done(ctx.device());
     done.record(ctx.stream());
@@ -133,7 +156,7 @@ std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<c
   std::unique_ptr<Exchange> exchange;
   guarded([&] {
     // Without messages too: it tells of a rank that has failed.
-    exchange = std::make_unique<Exchange>(*this, host_.exchange(name, host_sends, host_receives));
+    exchange = std::make_unique<Exchange>(*this, host_->exchange(name, host_sends, host_receives));
     if (gpu_sends.empty() && gpu_receives.empty()) return;
     Event ready(link_->device());
     ready.record(*compute_);
@@ -141,8 +164,23 @@ std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<c
     link_->send_receive(gpu_sends, gpu_receives, communication_);
     await_link();
     exchange->mark_received();
+    meet(name, gpu_sends, gpu_receives);
   });
   return exchange;
+}
+
+/// Returns once the hosts of all peers of these messages have called it.
+void NcclCommunicator::meet(const char* name, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives) {
+  std::set<int> peers;
+  for (const SendTo& send : sends) peers.insert(send.peer);
+  for (const ReceiveFrom& receive : receives) peers.insert(receive.peer);
+  std::vector<SendTo> tell;
+  std::vector<ReceiveFrom> hear;
+  for (const int peer : peers) {
+    tell.push_back({peer, {}});
+    hear.push_back({peer, {}});
+  }
+  host_->exchange(name, tell, hear).wait();
 }
 
 bool NcclCommunicator::reaches(Device device) const {
@@ -156,13 +194,11 @@ void NcclCommunicator::copy(ByteView to, ConstByteView from) {
     link_->copy(to, from, *compute_);
 }
 
-void NcclCommunicator::check_peers() { host_.exchange("a look at the other ranks", {}, {}).wait(); }
-
 /// Waits until the link has enqueued what it was given. All ways are open: this takes no peer.
 void NcclCommunicator::await_link() {
   Poll poll;
   while (!link_->is_ready()) {
-    check_peers();
+    host_->check_peers();
     poll.pause();
   }
 }
@@ -178,7 +214,7 @@ void NcclCommunicator::wait_together(const char* name, const std::function<bool(
         Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(round_s));
     bool done = is_done();
     for (Poll poll; !done && Clock::now() < deadline; done = is_done()) {
-      check_peers();
+      host_->check_peers();
       poll.pause();
     }
     const std::byte own{done};
@@ -188,7 +224,7 @@ void NcclCommunicator::wait_together(const char* name, const std::function<bool(
       sends.push_back({peer, {&own, 1, Device{}}});
       receives.push_back({peer, {&all[static_cast<size_t>(peer)], 1, Device{}}});
     }
-    host_.exchange(name, sends, receives).wait();
+    host_->exchange(name, sends, receives).wait();
     if (std::ranges::count(all, std::byte{1}) == world()) return;
   }
 }
@@ -206,10 +242,10 @@ void NcclCommunicator::end_with(const std::exception_ptr& error) {
   link_->abort();
   const auto deadline = Clock::now() + kCauseTime;
   while (Clock::now() < deadline) {
-    check_peers();
+    host_->check_peers();
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  host_.abort(describe(error));
+  host_->abort(describe(error));
   std::rethrow_exception(error);
 }
 

@@ -15,14 +15,18 @@
 namespace nostos {
 
 /// The ranks of `host`, each with a GPU of its own. Buffers on the GPU travel by NCCL on a stream of their own, ordered
-/// by events with the stream of order_with(): no call waits for the GPU but wait_for_gpus(), and a CUDA graph can
-/// capture an exchange. Buffers on the host, and empty messages, travel through `host`. Both ends of a message are on
-/// GPUs or on hosts. Exchanges of GPU buffers run one after the other in the order of the calls: those that overlap
-/// must have been started in an order that all their ranks agree on.
+/// by events with the stream of order_with(): no call waits for the GPU but synchronize(), and a Graph can record an
+/// exchange. Buffers on the host, and empty messages, travel through `host`. Both ends of a message are on GPUs or on
+/// hosts. Exchanges of GPU buffers run one after the other in the order of the calls: those that overlap must have been
+/// started in an order that all their ranks agree on.
+///
+/// The hosts of an exchange meet when all have enqueued it. So a rank that goes on, maybe into a call of CUDA that waits
+/// for its GPU and keeps other threads of the process from calling CUDA (an allocation, say), waits for no rank that
+/// has yet to enqueue.
 ///
 /// A failure of any rank ends the messages under way on this GPU, so that freeing their buffers does not wait for ever.
-/// It is noticed wherever this rank starts an exchange or waits in wait_for_gpus(); a rank that fails by itself calls
-/// abort() before the buffers of its exchanges under way are freed.
+/// It is noticed wherever this rank starts an exchange, waits in synchronize() or calls check_peers(); a rank that fails
+/// by itself calls abandon_work() or abort() before the buffers of its exchanges under way are freed.
 class NcclCommunicator final : public Communicator {
  public:
   /// Connects the GPUs; every rank of `host` calls it. \param host outlives this; its time-out is that of `options`.
@@ -32,12 +36,18 @@ class NcclCommunicator final : public Communicator {
   NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link, const CommunicatorOptions& options = {});
   ~NcclCommunicator() override;
 
-  void order_with(Stream& stream) override { compute_ = &stream; }
-  void abort(std::string_view reason) noexcept override;
+  /// From now on the ranks, which stay the same, meet on `host`. The one before may be gone.
+  void meet_on(Communicator& host);
+  /// Ends the link whether or not the peers do, while nothing is under way; the host may be gone. All that is left to do
+  /// is to destroy this.
+  void leave() noexcept { link_->abort(); }
 
-  /// Context::synchronize() for work that exchanges with other GPUs: ends with an error where a rank never comes. Every
-  /// rank calls it, and returns once the work of all ranks is done. \throws Error peer_failed, internal
-  void wait_for_gpus(Context& ctx, const char* reason);
+  void order_with(Stream& stream) override { compute_ = &stream; }
+  bool can_record() const override { return true; }
+  /// Returns once the work of all ranks is done.
+  void synchronize(Context& ctx, const char* reason) override;
+  void abandon_work(Context& ctx) noexcept override;
+  void abort(std::string_view reason) noexcept override;
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
@@ -53,8 +63,7 @@ class NcclCommunicator final : public Communicator {
     return message.bytes.bytes > 0 && message.bytes.device == link_->device();
   }
   void connect();
-  /// \throws Error peer_failed if another rank has failed.
-  void check_peers();
+  void meet(const char* name, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives);
   void await_link();
   void wait_together(const char* name, const std::function<bool()>& is_done);
   /// Runs `body`; what it throws ends the link, and is thrown again or gives way to what the ranks say is the cause.
@@ -62,7 +71,7 @@ class NcclCommunicator final : public Communicator {
   void guarded(const Body& body);
   [[noreturn]] void end_with(const std::exception_ptr& error);
 
-  Communicator& host_;
+  Communicator* host_;
   CommunicatorOptions options_;
   Stream communication_;
   std::unique_ptr<GpuLink> link_;

@@ -4,6 +4,8 @@
 #include <nccl.h>
 
 #include <chrono>
+#include <future>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -19,13 +21,24 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kFinalizeTime{10};  // for peers to end their part of the last messages
+constexpr std::chrono::seconds kAbortTime{5};      // for NCCL to let go of what it has shared with peers
+
+ErrorKind error_kind(ncclResult_t result) {
+  switch (result) {
+    case ncclRemoteError:
+      return ErrorKind::peer_failed;
+    case ncclInvalidUsage:
+      return ErrorKind::device;  // two ranks on one GPU, say
+    default:
+      return ErrorKind::internal;
+  }
+}
 
 /// \throws Error unless `result` is success or under way; peer_failed where NCCL blames another rank.
 void check_nccl(ncclResult_t result, ncclComm_t comm, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return;
-  fail(result == ncclRemoteError ? ErrorKind::peer_failed : ErrorKind::internal,
-       "{}: NCCL says: {}: {} (NCCL_DEBUG=WARN in the environment shows more)", what, ncclGetErrorString(result),
-       ncclGetLastError(comm));
+  fail(error_kind(result), "{}: NCCL says: {}: {} (NCCL_DEBUG=WARN in the environment shows more)", what,
+       ncclGetErrorString(result), ncclGetLastError(comm));
 }
 
 class NcclLink final : public GpuLink {
@@ -39,11 +52,10 @@ class NcclLink final : public GpuLink {
   }
 
   ~NcclLink() override {
-    if (comm_ == nullptr) return;
-    if (finalize())
-      ncclCommDestroy(std::exchange(comm_, nullptr));
-    else
-      abort();
+    if (comm_ != nullptr && finalize()) ncclCommDestroy(std::exchange(comm_, nullptr));
+    abort();
+    if (aborted_.valid() && aborted_.wait_for(kAbortTime) != std::future_status::ready)
+      log_warning("NCCL still holds memory of {}, for its link to the other ranks would not end", to_string(gpu_));
   }
 
   Device device() const override { return gpu_; }
@@ -76,7 +88,20 @@ class NcclLink final : public GpuLink {
   }
 
   void abort() noexcept override {
-    if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
+    if (comm_ == nullptr) return;
+    // NCCL ends its kernels at once, but returns only when the graphs that hold messages of the link are gone: those
+    // are the caller's, who may have to hear of the failure first.
+    const ncclComm_t comm = std::exchange(comm_, nullptr);
+    try {
+      const auto done = std::make_shared<std::promise<void>>();
+      aborted_ = done->get_future();
+      std::thread([comm, done] {
+        ncclCommAbort(comm);
+        done->set_value();
+      }).detach();
+    } catch (const std::exception&) {
+      ncclCommAbort(comm);  // no thread is to be had
+    }
   }
 
  private:
@@ -93,6 +118,7 @@ class NcclLink final : public GpuLink {
 
   Device gpu_;
   ncclComm_t comm_ = nullptr;
+  std::future<void> aborted_;  // of an abort under way
 };
 
 }  // namespace

@@ -29,8 +29,8 @@ class GpuLink {
   /// Enqueues a copy within this GPU, or between it and pinned memory.
   virtual void copy(ByteView to, ConstByteView from, Stream& stream) = 0;
 
-  /// Ends the messages under way, on the GPU too, whether or not the peers come; afterwards there is no link. May be
-  /// called several times.
+  /// Begins to end the messages under way, on the GPU too, whether or not the peers come; afterwards there is no link.
+  /// May be called several times. A Graph with messages is destroyed before the link, aborted or not.
   virtual void abort() noexcept = 0;
 };
 

@@ -1,4 +1,4 @@
-// Owns the choice of the device that a run draws on.
+// Owns the choice of the devices that a run draws on.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,31 @@ namespace nostos {
 
 /// How many ranks want a device, and in what form.
 struct DeviceUsers {
-  int64_t ranks = 1;
+  int64_t ranks = 1;           ///< of the whole run
   bool are_processes = false;  ///< of a launcher, otherwise threads of this process
   bool may_share_gpu = false;  ///< whether several threads may draw on one GPU
+  int64_t place = 0;           ///< of this process among those of its host, whose number is:
+  int64_t on_host = 1;
 };
 
-/// \return the device that `name` means: "cpu", "cuda" (GPU 0), "cuda:N", or "auto": GPU 0 where this build has CUDA
-/// and the machine a usable GPU, otherwise the CPU, which is also what several processes get.
-/// \throws Error invalid_input for another name, for a GPU that ranks would share unasked, and for processes on GPUs;
-/// device for a GPU that is not there, too old or without a driver
-Device choose_device(std::string_view name, const DeviceUsers& users);
+/// What a process draws on.
+struct DeviceChoice {
+  Device device;          ///< of this process, or of its thread rank 0
+  bool per_rank = false;  ///< each rank has a GPU of its own: thread rank r the r-th after `device`
+
+  friend bool operator==(const DeviceChoice&, const DeviceChoice&) = default;
+};
+
+/// \return the device that `name` means: "cpu", "cuda:N", "cuda" (GPU 0, and where there are several ranks, a GPU each),
+/// or "auto": as "cuda" where this build has CUDA and the machine a usable GPU, or for several processes one for each on
+/// this host; otherwise the CPU. A process that sees one GPU because its launcher has set CUDA_VISIBLE_DEVICES takes that.
+/// \throws Error invalid_input for another name, for too few GPUs where ranks may not share one, and for a GPU that is
+/// named for several processes; device for a GPU that is not there, too old or without a driver, and for threads on
+/// different GPUs
+DeviceChoice choose_device(std::string_view name, const DeviceUsers& users);
+
+/// The same for a machine with `gpus` usable GPUs, any of which may be too old. \param is_shown_one whether the launcher
+/// has chosen what this process sees.
+DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus, bool is_shown_one);
 
 }  // namespace nostos

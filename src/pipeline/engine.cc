@@ -5,9 +5,12 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "ops/linear.h"
+#include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "pipeline/model_parts.h"
+#include "pipeline/rank_memory.h"
 #include "pipeline/worker.h"
 
 namespace nostos {
@@ -21,70 +24,159 @@ DType choose_dtype(Context& ctx, Precision precision) {
   return has_bf16 ? DType::bf16 : DType::f32;
 }
 
-}  // namespace
+/// A device with the model on it.
+struct LoadedModel {
+  LoadedModel(const EngineOptions& options, Device device, int threads)
+      : ctx(device, threads),
+        dtype(choose_dtype(ctx, options.precision)),
+        parts(ctx, options.model, options.synthetic, dtype) {}
 
-struct Engine::Impl {
-  explicit Impl(const EngineOptions& given, Communicator* given_processes)
-      : options(given),
-        processes(given_processes),
-        ctx(given.device, given.threads),
-        dtype(choose_dtype(ctx, given.precision)),
-        parts(ctx, given.model, given.synthetic, dtype) {
-    if (processes != nullptr || options.parallelism.ranks() == 1) return;
-    for (const parallel::Range& threads : parallel::split(ctx.threads(), options.parallelism.ranks()))
-      thread_contexts.push_back(
-          std::make_unique<Context>(options.device, static_cast<int>(std::max<int64_t>(threads.count, 1))));
+  /// \param makes_captions whether its rank encodes the text
+  void load(bool makes_captions) {
+    if (makes_captions) parts.encoder(ctx);
+    parts.transformer(ctx);
+    parts.autoencoder(ctx);
   }
 
-  /// \return the context of thread rank `rank`.
-  Context& context_of(int rank) { return thread_contexts.empty() ? ctx : *thread_contexts[static_cast<size_t>(rank)]; }
-
-  EngineOptions options;
-  Communicator* processes;
   Context ctx;
   DType dtype;
   ModelParts parts;
-  std::vector<std::unique_ptr<Context>> thread_contexts;  // of several thread ranks, which share the process's threads
 };
+
+}  // namespace
+
+/// The ranks of this process have a *place* each: that of their thread, and the only one where ranks are processes.
+struct Engine::Impl {
+  Impl(const EngineOptions& given, Communicator* given_processes);
+  ~Impl();
+
+  Generation draw(Communicator& host, const ResolvedRequest& request, const Progress& progress);
+  void disconnect() noexcept;
+
+  size_t place_of(const Communicator& host) const {
+    return processes == nullptr ? static_cast<size_t>(host.rank()) : 0;
+  }
+  /// \return the communicator of the rank whose hosts meet on `host`; connects its GPU with those of the others.
+  Communicator& world_of(Communicator& host);
+
+  EngineOptions options;
+  Communicator* processes;
+  std::vector<std::unique_ptr<LoadedModel>> models;          // one, or one a place
+  std::vector<std::unique_ptr<Context>> thread_contexts;     // of several places that share a model and the threads
+  std::vector<std::unique_ptr<NcclCommunicator>> gpu_ranks;  // of places with a GPU each; null: not connected
+};
+
+Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
+    : options(given), processes(given_processes) {
+  const int64_t places = processes == nullptr ? options.parallelism.ranks() : 1;
+  const bool on_gpus = options.device.kind == DeviceKind::cuda;
+  models.resize(options.device_per_rank ? static_cast<size_t>(places) : 1);
+  if (options.device_per_rank && on_gpus) gpu_ranks.resize(models.size());
+  const int all_threads = Context({}, options.threads).threads();
+  const auto share_of_threads = [&](size_t place, size_t sharers) {
+    const std::vector<parallel::Range> shares = parallel::split(all_threads, static_cast<int64_t>(sharers));
+    return static_cast<int>(std::max<int64_t>(shares[place].count, 1));
+  };
+  const auto set_up = [&](Communicator& host) {
+    const size_t place = place_of(host);
+    Device device = options.device;
+    if (on_gpus) device.index += static_cast<int>(place);
+    models[place] = std::make_unique<LoadedModel>(options, device, share_of_threads(place, models.size()));
+    world_of(host);
+    if (!options.release_parts) models[place]->load(host.rank() == 0);
+  };
+  if (processes != nullptr)
+    set_up(*processes);
+  else
+    run_thread_ranks(static_cast<int>(models.size()), set_up, {options.comm_timeout_s});
+  if (places == 1 || options.device_per_rank) return;
+  for (size_t place = 0; place < static_cast<size_t>(places); ++place)
+    thread_contexts.push_back(
+        std::make_unique<Context>(options.device, share_of_threads(place, static_cast<size_t>(places))));
+}
+
+Engine::Impl::~Impl() {
+  if (gpu_ranks.empty()) return;
+  // Recorded steps go before the links they use, and the links together: each waits for the others' part of its end.
+  for (const std::unique_ptr<LoadedModel>& model : models) model->ctx.state<RankMemory>().forget();
+  try {
+    run_thread_ranks(static_cast<int>(gpu_ranks.size()),
+                     [this](Communicator& host) { gpu_ranks[static_cast<size_t>(host.rank())].reset(); });
+  } catch (const std::exception& error) {
+    log_warning("the GPUs were not disconnected in order: {}", error.what());
+  }
+}
+
+Communicator& Engine::Impl::world_of(Communicator& host) {
+  if (gpu_ranks.empty()) return host;
+  const size_t place = place_of(host);
+  std::unique_ptr<NcclCommunicator>& rank = gpu_ranks[place];
+  if (rank)
+    rank->meet_on(host);
+  else
+    rank = std::make_unique<NcclCommunicator>(host, models[place]->ctx.device(),
+                                              CommunicatorOptions{options.comm_timeout_s});
+  return *rank;
+}
+
+/// One rank's part. \return as Worker::draw()
+Generation Engine::Impl::draw(Communicator& host, const ResolvedRequest& request, const Progress& progress) {
+  const size_t place = place_of(host);
+  LoadedModel& model = *models[models.size() == 1 ? 0 : place];
+  Context& ctx = thread_contexts.empty() ? model.ctx : *thread_contexts[place];
+  const bool leads = place == 0 || models.size() > 1;
+  Worker worker(ctx, world_of(host), options.parallelism, {model.ctx, model.parts, options.release_parts}, leads);
+  return worker.draw(request, progress);
+}
+
+/// After a drawing that failed, maybe on some ranks alone, and that no rank works at any more: the next one connects all
+/// GPUs anew.
+void Engine::Impl::disconnect() noexcept {
+  for (size_t place = 0; place < gpu_ranks.size(); ++place) {
+    if (!gpu_ranks[place]) continue;
+    models[place]->ctx.state<RankMemory>().forget();
+    gpu_ranks[place]->leave();
+  }
+  for (std::unique_ptr<NcclCommunicator>& rank : gpu_ranks) rank.reset();
+}
 
 Engine::Engine(const EngineOptions& options, Communicator* processes) {
   require(processes == nullptr || processes->world() == options.parallelism.ranks(), ErrorKind::invalid_input,
           "{} processes were started for {} ranks", processes == nullptr ? 1 : processes->world(),
           options.parallelism.ranks());
   impl_ = std::make_unique<Impl>(options, processes);
-  if (options.release_parts) return;
-  if (processes == nullptr || processes->rank() == 0) impl_->parts.encoder(impl_->ctx);
-  impl_->parts.transformer(impl_->ctx);
-  impl_->parts.autoencoder(impl_->ctx);
 }
 
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 
-const ModelLimits& Engine::limits() const { return impl_->parts.limits(); }
+const ModelLimits& Engine::limits() const { return impl_->models.front()->parts.limits(); }
 
-const char* Engine::precision_name() const { return impl_->dtype == DType::bf16 ? "bf16" : "f32"; }
+const char* Engine::precision_name() const { return impl_->models.front()->dtype == DType::bf16 ? "bf16" : "f32"; }
 
 double Engine::measure_matmul_gflops(int64_t rows) {
-  const zimage::Config& config = impl_->parts.transformer_config();
-  return ops::measure_linear_gflops(impl_->ctx, impl_->dtype, rows, config.hidden, 2 * config.ffn());
+  LoadedModel& model = *impl_->models.front();
+  const zimage::Config& config = model.parts.transformer_config();
+  const double of_one = ops::measure_linear_gflops(model.ctx, model.dtype, rows, config.hidden, 2 * config.ffn());
+  return of_one * static_cast<double>(impl_->models.size());
 }
 
 Generation Engine::generate(const GenerationRequest& request, const Progress& progress) {
   Impl& impl = *impl_;
-  const ResolvedRequest resolved = resolve(request, impl.parts.limits());
-  const WorkerProcess process{impl.ctx, impl.parts, impl.options.release_parts};
-  if (impl.processes != nullptr)
-    return Worker(impl.ctx, *impl.processes, impl.options.parallelism, process, true).draw(resolved, progress);
+  const ResolvedRequest resolved = resolve(request, limits());
   Generation result;
-  run_thread_ranks(static_cast<int>(impl.options.parallelism.ranks()),
-                   [&](Communicator& world) {
-                     const bool leads = world.rank() == 0;
-                     Worker worker(impl.context_of(world.rank()), world, impl.options.parallelism, process, leads);
-                     Generation made = worker.draw(resolved, progress);
-                     if (leads) result = std::move(made);
-                   },
-                   {impl.options.comm_timeout_s});
+  try {
+    if (impl.processes != nullptr) return impl.draw(*impl.processes, resolved, progress);
+    run_thread_ranks(static_cast<int>(impl.options.parallelism.ranks()),
+                     [&](Communicator& host) {
+                       Generation made = impl.draw(host, resolved, progress);
+                       if (host.rank() == 0) result = std::move(made);
+                     },
+                     {impl.options.comm_timeout_s});
+  } catch (...) {
+    impl.disconnect();
+    throw;
+  }
   return result;
 }
 

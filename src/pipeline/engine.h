@@ -20,6 +20,9 @@ struct EngineOptions {
   std::filesystem::path model;  ///< checkpoint folder; for a synthetic model a folder with configs alone
   bool synthetic = false;       ///< random weights of the configs' shapes, made in memory
   Device device;
+  /// Ranks have a device each, GPUs connected by NCCL: thread rank r the r-th from `device` on, each with its copy of the
+  /// model. Otherwise all ranks of this process share `device` and the model.
+  bool device_per_rank = false;
   Precision precision = Precision::automatic;
   int threads = 0;  ///< CPU threads of the process, shared by its ranks; 0: all that it may use
   /// Load the text encoder, transformer and VAE each when its stage comes and release it after: lowest memory, one
@@ -45,9 +48,8 @@ class Engine {
   /// \return "f32" or "bf16": what the matrix products run in.
   const char* precision_name() const;
 
-  /// \return GFLOP/s of this device's matrix product of `rows` rows with a weight of the transformer's FFN: the
-  /// ceiling that the
-  /// transformer's own rate is compared with.
+  /// \return GFLOP/s of this process's devices in matrix products of `rows` rows with a weight of the transformer's FFN:
+  /// the ceiling that the transformer's own rate is compared with. Measured on the first device.
   double measure_matmul_gflops(int64_t rows);
 
   /// The same bits on any number of ranks, but for a ring, which rounds differently.

@@ -51,9 +51,11 @@ class RankMemory {
   size_t bytes() const { return bytes_; }
   /// \return what the last sampler left.
   SamplerLeft& left() { return left_; }
+  /// Forgets what the last sampler left.
+  void forget() { left_ = {}; }
   /// Gives the memory back, and forgets what was left in it.
   void release() {
-    left_ = {};
+    forget();
     arena_ = Arena(arena_.device());
   }
 

@@ -80,8 +80,8 @@ void Sampler::enqueue_step(int64_t step, bool guided) {
   Graph& recorded = left_.step[guided];
   if (recorded) return recorded.launch(ctx_);
   make_step(guided);
-  const bool has_peers = plan_.halves != nullptr || plan_.picture.image().is_sharded();
-  if (ctx_.device().kind == DeviceKind::cuda && !has_peers) recorded = Graph::record(ctx_, [&] { make_step(guided); });
+  const bool can_record = plan_.world == nullptr || plan_.world->can_record();
+  if (ctx_.device().kind == DeviceKind::cuda && can_record) recorded = Graph::record(ctx_, [&] { make_step(guided); });
 }
 
 void Sampler::select_step(int64_t step) {
@@ -103,6 +103,7 @@ void Sampler::keep_one_ahead(int64_t step, const OnStep& on_step) {
   while (before != nullptr && !before->is_done()) {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
     ctx_.throw_if_cancelled();
+    if (plan_.world != nullptr) plan_.world->check_peers();
   }
   on_step(step, now.is_done() ? now.ms() : before != nullptr ? before->ms() : 0);
 }

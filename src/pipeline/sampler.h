@@ -35,6 +35,7 @@ struct SamplerPlan {
   /// The ranks with the same share of the two guidance halves, of which each computes one; null where this rank
   /// computes both.
   Communicator* halves = nullptr;
+  Communicator* world = nullptr;  ///< of all ranks of the run; null where this one is alone
   Schedule schedule;
   Guidance guidance;
   std::array<int64_t, 2> caption_tokens{};  ///< padded; 0 for the negative without guidance
@@ -75,8 +76,9 @@ struct SamplerLeft {
 /// Denoises latents of one size for one prompt, on one rank or as one of many: any number of pictures. Neither allocates
 /// GPU memory nor waits for the GPU.
 ///
-/// On a GPU without peers each kind of step (guided or not) runs once as it is and is recorded then, while the GPU works;
-/// later steps launch the recording. What changes from step to step stands in fixed places, which are filled before.
+/// On a GPU each kind of step (guided or not) runs once as it is and is recorded then, while the GPU works, if exchanges
+/// with the peers can be recorded; later steps launch the recording. What changes from step to step stands in fixed
+/// places, which are filled before.
 class Sampler {
  public:
   /// \param captions whole refined captions f32 [plan.caption_tokens, hidden]; the negative null without guidance.

@@ -112,6 +112,7 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
   stages_.clear();
   result_.resolved = resolved;
   progress_ = &progress;
+  const uint64_t bytes_sent_before = groups_.world().traffic().bytes;
   const CancelWatch watch(ctx_, progress.cancel);
   std::optional<CancelWatch> process_watch;
   if (leads_) process_watch.emplace(process_.ctx, progress.cancel);
@@ -124,13 +125,14 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
     decode();
   } catch (...) {
     // What is under way would write into the memory of the next drawing, and into results that are gone.
+    memory_.forget();
+    groups_.world().abandon_work(ctx_);
     if (leads_) process_.ctx.abandon_work();
-    ctx_.abandon_work();
     memory_.release();
     throw;
   }
   report_times();
-  report_ranks();
+  report_ranks(groups_.world().traffic().bytes - bytes_sent_before);
   if (process_.release_parts) memory_.release();
   if (!is_root()) result_.pictures.clear();
   return std::move(result_);
@@ -160,6 +162,7 @@ void Worker::plan() {
                                                            .patch = config.patch}),
                                       config.head_dim()),
       .halves = groups_.halves(),
+      .world = &groups_.world(),
       .schedule = request.sigmas.empty() ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
                                          : make_schedule(parts.scheduler_config(), request.sigmas),
       .guidance = {static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
@@ -336,7 +339,7 @@ void Worker::decode() {
       download(ctx_, quantized, own_pixels.emplace_back(Device{}, DType::u8, quantized.shape()));
     }
   });
-  ctx_.synchronize("pictures");
+  groups_.world().synchronize(ctx_, "pictures");
   for (size_t i = 0; i < own_pixels.size(); ++i) gather_picture(own_pixels[i], result_.pictures[i]);
   result_.report.peak_host_bytes = peak_resident_bytes();
   if (process_.release_parts) {
@@ -376,10 +379,10 @@ void Worker::report_times() {
   sampler_.reset();
 }
 
-void Worker::report_ranks() {
+void Worker::report_ranks(uint64_t bytes_sent) {
   Communicator& world = groups_.world();
   RankReport own = result_.report.ranks.front();
-  own.bytes_sent = world.traffic().bytes;
+  own.bytes_sent = bytes_sent;
   std::vector<RankReport>& all = result_.report.ranks;
   all.resize(static_cast<size_t>(world.world()));
   std::vector<Part> parts;

@@ -73,7 +73,7 @@ class Worker {
   /// Brings a picture's rows home to rank 0.
   void gather_picture(ConstView own_pixels, Picture& picture);
   void report_times();
-  void report_ranks();
+  void report_ranks(uint64_t bytes_sent);
   /// Runs `work`, which works on ctx, as part of a stage of the report.
   template <class Work>
   void timed(const char* stage, Context& ctx, const Work& work);

@@ -562,17 +562,21 @@ class Tools(ModelTest):
         self.assertIn("model_index.json", run.stderr)
 
     def test_bench(self):
-        run = self.run_nostos("bench", *SMALL, "--repeat", "2", "--json")
+        run = self.run_nostos("bench", *SMALL, "--device", "cpu", "--repeat", "2", "--json")
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
                                        "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
                                        "transformer_rows", "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes",
-                                       "version"})
+                                       "picture_digest", "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)
         self.assertGreater(result["matmul_gflops"], 0)
+        two = self.run_nostos("bench", *SMALL, "--device", "cpu", "--num-gpus", "2", "--json")
+        self.assertEqual(json.loads(two.stdout)["picture_digest"], result["picture_digest"])
+        other = self.run_nostos("bench", *SMALL, "--device", "cpu", "--prompt", "A cat", "--json")
+        self.assertNotEqual(json.loads(other.stdout)["picture_digest"], result["picture_digest"])
         text = self.run_nostos("bench", *SMALL, "--warmup", "0")
         self.assertEqual(text.returncode, 0)
         self.assertRegex(text.stdout, r"transformer \d+\.\d+ TFLOP/s, \d+\.\d+ %")

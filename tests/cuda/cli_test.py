@@ -71,10 +71,11 @@ class CommandLine(unittest.TestCase):
     def test_ranks_share_a_gpu_when_allowed(self):
         one, wanted = self.draw("--device", "cuda", name="1.png")
         self.assertEqual(one.returncode, 0, one.stderr)
-        refused, drawn = self.draw("--device", "cuda", "--num-gpus", 3, name="refused.png")
-        self.assert_refused(refused, 2, "3 ranks", "1 GPU", "--allow-shared-gpu")
+        more = gpu_count() + 1
+        refused, drawn = self.draw("--device", "cuda", "--num-gpus", more, name="refused.png")
+        self.assert_refused(refused, 2, f"{more} ranks", f"{gpu_count()} GPU", "--allow-shared-gpu")
         self.assertIsNone(drawn)
-        three, drawn = self.draw("--device", "cuda", "--num-gpus", 3, "--allow-shared-gpu", name="3.png")
+        three, drawn = self.draw("--device", "cuda:0", "--num-gpus", 3, "--allow-shared-gpu", name="3.png")
         self.assertEqual(three.returncode, 0, three.stderr)
         self.assertEqual(drawn, wanted)
 

@@ -57,7 +57,7 @@ TEST(CudaEngine, AWarmDrawingWaitsOnceAndAllocatesNothing) {
   EXPECT_EQ(cuda::allocations(), allocations);
 }
 
-// Ranks with peers never record their steps.
+// Ranks that share a GPU never record their steps.
 TEST(CudaEngine, RecordedStepsDrawTheSame) {
   Drawer drawer;
   SharedModel shared(model_dir("mini"), false, DType::bf16);

@@ -19,6 +19,22 @@ TEST(Status, SaysWhoCanMendIt) {
     EXPECT_EQ(error_kind(status), ErrorKind::internal);
 }
 
+TEST(Status, SaysThatTheDeviceIsLost) {
+  for (const cudaError_t status : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorECCUncorrectable,
+                                   cudaErrorNvlinkUncorrectable, cudaErrorIllegalInstruction}) {
+    EXPECT_TRUE(is_device_lost(status));
+    try {
+      check_cuda(status, "the GPU failed at its work");
+      FAIL() << "not thrown";
+    } catch (const Error& error) {
+      EXPECT_EQ(exit_code(error.kind()), 1);
+      EXPECT_NE(std::string(error.what()).find("the device is lost"), std::string::npos) << error.what();
+    }
+  }
+  for (const cudaError_t status : {cudaSuccess, cudaErrorMemoryAllocation, cudaErrorInvalidValue, cudaErrorNoDevice})
+    EXPECT_FALSE(is_device_lost(status));
+}
+
 TEST(Status, MessagesSayWhatAndWhy) {
   EXPECT_NO_THROW(check_cuda(cudaSuccess, "cannot sing"));
   try {

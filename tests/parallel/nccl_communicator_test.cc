@@ -186,9 +186,87 @@ TEST_P(GpuRanks, WaitForOneAnother) {
     Context ctx({}, 1);
     sleep_ms(10 * gpus.rank());
     ++came;
-    gpus.wait_for_gpus(ctx, "test");
+    gpus.synchronize(ctx, "test");
     EXPECT_EQ(came, GetParam());
   });
+}
+
+// Or it would wait for its GPU, somewhere, with work under way that others have yet to enqueue.
+TEST(GpuRanks, NoRankLeavesAnExchangeBeforeItsPeersHaveEnqueuedIt) {
+  Wires wires(3);
+  std::atomic<bool> came{false};
+  run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+    std::vector<std::byte> bytes(5);
+    const ByteView view = on_gpu(host_bytes(std::span(bytes)));
+    if (gpus.rank() == 0) {
+      Pending sent = gpus.exchange("test", std::array{SendTo{1, view}}, {});
+      EXPECT_TRUE(came);
+      sent.wait();
+    } else if (gpus.rank() == 1) {
+      sleep_ms(50);
+      came = true;
+      gpus.exchange("test", {}, std::array{ReceiveFrom{0, view}}).wait();
+    }
+  });
+}
+
+TEST(GpuRanks, StayConnectedFromOneRunToTheNext) {
+  constexpr int kWorld = 3;
+  Wires wires(kWorld);
+  Stream compute{Device{}};
+  std::array<std::unique_ptr<NcclCommunicator>, kWorld> ranks;
+  const std::vector<Part> parts = exchange_cases::lay_out({5, 5, 5});
+  for (int run = 0; run < 3; ++run) {
+    run_thread_ranks(kWorld, [&](Communicator& host) {
+      std::unique_ptr<NcclCommunicator>& gpus = ranks[static_cast<size_t>(host.rank())];
+      if (gpus)
+        gpus->meet_on(host);
+      else
+        gpus = std::make_unique<NcclCommunicator>(host, std::make_unique<FakeLink>(wires, host.rank()));
+      gpus->order_with(compute);
+      std::vector<std::byte> own(5, static_cast<std::byte>(10 * run + host.rank())), all(15);
+      gpus->all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))), parts).wait();
+      for (size_t i = 0; i < all.size(); ++i)
+        EXPECT_EQ(all[i], static_cast<std::byte>(10 * run + static_cast<int>(i / 5)));
+    });
+  }
+  EXPECT_EQ(wires.messages, (1 + 3) * kWorld * (kWorld - 1));
+  EXPECT_EQ(wires.aborted, 0);
+  // Without hosts.
+  for (const std::unique_ptr<NcclCommunicator>& gpus : ranks) gpus->leave();
+  EXPECT_EQ(wires.aborted, kWorld);
+}
+
+TEST(GpuRanks, AbandonedWorkEndsTheLink) {
+  Wires wires(2);
+  expect_error(ErrorKind::cancelled, "enough", [&] {
+    run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+      gpus.barrier();  // all are connected
+      if (gpus.rank() == 1) {
+        Context ctx({}, 1);
+        gpus.abandon_work(ctx);
+        fail(ErrorKind::cancelled, "enough");
+      }
+      std::vector<std::byte> own(5), all(10);
+      expect_error(ErrorKind::peer_failed, "rank 1 failed: enough", [&] {
+        gpus.all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))),
+                        exchange_cases::lay_out({5, 5}))
+            .wait();
+      });
+    });
+  });
+  EXPECT_EQ(wires.aborted, 2);
+}
+
+TEST(GpuRanks, ExchangesBetweenGpusAloneCanBeRecorded) {
+  Wires wires(2);
+  run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator& host) {
+    EXPECT_TRUE(gpus.can_record());
+    EXPECT_FALSE(host.can_record());
+    EXPECT_TRUE(GroupCommunicator(gpus, {0, 1}).can_record());
+    EXPECT_FALSE(GroupCommunicator(host, {0, 1}).can_record());
+  });
+  EXPECT_TRUE(SelfCommunicator().can_record());
 }
 
 TEST(GpuRanks, ReachNoGpuWithoutAStreamAndNoOtherGpu) {
@@ -231,7 +309,7 @@ TEST(GpuRanks, AFailureEndsTheLinksOfAllRanks) {
         expect_error(ErrorKind::peer_failed, named, gather);
         expect_error(ErrorKind::peer_failed, named, gather);
         Context ctx({}, 1);
-        expect_error(ErrorKind::peer_failed, named, [&] { gpus.wait_for_gpus(ctx, "test"); });
+        expect_error(ErrorKind::peer_failed, named, [&] { gpus.synchronize(ctx, "test"); });
         ++peer_failures;
       });
     });
@@ -253,7 +331,7 @@ TEST(GpuRanks, AnAbortReachesARankThatWaitsForItsGpu) {
         gpus.abort("enough");
         return;
       }
-      expect_error(ErrorKind::peer_failed, "rank 1 failed: enough", [&] { gpus.wait_for_gpus(ctx, "test"); });
+      expect_error(ErrorKind::peer_failed, "rank 1 failed: enough", [&] { gpus.synchronize(ctx, "test"); });
       ++peer_failures;
     });
   });
@@ -291,7 +369,7 @@ TEST(GpuRanks, ATimeOutNamesTheRankThatDidNotCome) {
                                      return;
                                    }
                                    try {
-                                     gpus.wait_for_gpus(ctx, "test");
+                                     gpus.synchronize(ctx, "test");
                                    } catch (const Error&) {
                                      over = true;
                                      throw;

@@ -1,15 +1,17 @@
-// Tests NCCL between the GPUs of this machine, as many as there are up to eight; skips without two.
-#include <cuda_runtime_api.h>
+// Tests NCCL between the GPUs of this machine, as many as there are up to eight, and on one with itself.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
-#include "device/cuda/check.h"
 #include "device/cuda/runtime.h"
+#include "device/graph.h"
 #include "parallel/exchange_cases.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
@@ -27,10 +29,91 @@ int gpus() {
   }
 }
 
+/// One GPU whose messages to itself NCCL carries as those between two; the ranks of a communicator copy theirs.
+class NcclOnOneGpu : public testing::Test {
+ protected:
+  static constexpr int64_t kBytes = 1 << 20;
+
+  void SetUp() override {
+    if (gpus() < 1) GTEST_SKIP() << "NCCL wants a GPU";
+    ctx_ = std::make_unique<Context>(Device{DeviceKind::cuda, 0}, 1);
+    ctx_->bind_thread();
+    link_ = connect_gpus(host_, ctx_->device());
+    wait_until_ready();
+    source_ = Tensor(ctx_->device(), DType::u8, {kBytes});
+    target_ = Tensor(ctx_->device(), DType::u8, {kBytes});
+    communication_ = std::make_unique<Stream>(ctx_->device());
+  }
+
+  void wait_until_ready() {
+    while (!link_->is_ready()) std::this_thread::yield();
+  }
+
+  /// Enqueues source -> target on a stream beside ctx_'s, in order with it.
+  void exchange() {
+    Event ready(ctx_->device()), received(ctx_->device());
+    ready.record(ctx_->stream());
+    communication_->wait(ready);
+    const ConstByteView from{source_.view().bytes(), kBytes, ctx_->device()};
+    const ByteView to{target_.view().bytes(), kBytes, ctx_->device()};
+    link_->send_receive(std::array{SendTo{0, from}}, std::array{ReceiveFrom{0, to}}, *communication_);
+    wait_until_ready();
+    received.record(*communication_);
+    ctx_->stream().wait(received);
+  }
+
+  /// Expects that `enqueue` brings bytes of `round` from source to target.
+  template <class Enqueue>
+  void expect_carried(uint64_t round, const Enqueue& enqueue) {
+    Tensor sent(Device{}, DType::u8, {kBytes}), received(Device{}, DType::u8, {kBytes});
+    for (int64_t i = 0; i < kBytes; ++i)
+      sent.data<uint8_t>()[i] = static_cast<uint8_t>(exchange_cases::byte_of(round, 0, 0, static_cast<size_t>(i)));
+    upload(*ctx_, sent, source_);
+    enqueue();
+    download(*ctx_, target_, received);
+    ctx_->synchronize("test");
+    EXPECT_TRUE(std::equal(sent.data<uint8_t>(), sent.data<uint8_t>() + kBytes, received.data<uint8_t>())) << round;
+  }
+
+  SelfCommunicator host_;
+  std::unique_ptr<Context> ctx_;
+  std::unique_ptr<GpuLink> link_;
+  Tensor source_, target_;
+  std::unique_ptr<Stream> communication_;
+};
+
+TEST_F(NcclOnOneGpu, CarriesMessages) {
+  for (uint64_t round = 0; round < 5; ++round) expect_carried(round, [this] { exchange(); });
+}
+
+TEST_F(NcclOnOneGpu, IsRecorded) {
+  exchange();
+  const Graph step = Graph::record(*ctx_, [this] { exchange(); });
+  for (uint64_t round = 0; round < 5; ++round) {
+    expect_carried(2 * round, [&] { step.launch(*ctx_); });
+    expect_carried(2 * round + 1, [this] { exchange(); });
+  }
+}
+
+// NCCL's own abort does not return before the recording is gone.
+TEST_F(NcclOnOneGpu, AnAbortReturnsWhileARecordingLives) {
+  const auto start = std::chrono::steady_clock::now();
+  exchange();
+  {
+    const Graph step = Graph::record(*ctx_, [this] { exchange(); });
+    step.launch(*ctx_);
+    link_->abort();
+    ctx_->abandon_work();
+  }
+  EXPECT_THROW(link_->is_ready(), Error);
+  link_.reset();
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 4);  // not the time-out
+}
+
 class Nccl : public testing::Test {
  protected:
   void SetUp() override {
-    if (gpus() < 2) GTEST_SKIP() << "NCCL wants two GPUs, there are " << gpus();
+    if (gpus() < 1) GTEST_SKIP() << "NCCL wants a GPU";
   }
 
   /// Runs `body` on a rank a GPU.
@@ -71,7 +154,7 @@ TEST_F(Nccl, ExchangesBitForBit) {
                       bytes_of(ctx, received, exchange.receive.size()), exchange.receive_parts)
           .wait();
       download(ctx, received, host_view(exchange.receive));
-      ranks.wait_for_gpus(ctx, "test");
+      ranks.synchronize(ctx, "test");
       exchange.verify();
     }
   });
@@ -90,32 +173,27 @@ TEST_F(Nccl, ExchangesAreCapturedInAGraph) {
     Tensor source(ctx.device(), DType::u8, {kBytes}), sent(ctx.device(), DType::u8, {kBytes});
     Tensor all(ctx.device(), DType::u8, {kBytes * ranks.world()});
     const std::vector<Part> parts = exchange_cases::lay_out(std::vector<size_t>(world, kBytes));
-    cudaStream_t stream = ctx.stream().handle();
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t step = nullptr;
-    cuda::check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cannot capture");
-    cuda::copy_async(sent.view().bytes(), source.view().bytes(), kBytes, stream);
-    ranks.all_gather(bytes_of(ctx, sent, kBytes), bytes_of(ctx, all, gathered.size()), parts).wait();
-    cuda::check_cuda(cudaStreamEndCapture(stream, &graph), "cannot end a capture");
-    cuda::check_cuda(cudaGraphInstantiate(&step, graph, 0), "cannot make a graph");
+    const Graph step = Graph::record(ctx, [&] {
+      cuda::copy_async(sent.view().bytes(), source.view().bytes(), kBytes, ctx.stream().handle());
+      ranks.all_gather(bytes_of(ctx, sent, kBytes), bytes_of(ctx, all, gathered.size()), parts).wait();
+    });
     for (uint64_t round = 0; round < 5; ++round) {
       for (size_t i = 0; i < own.size(); ++i) own[i] = exchange_cases::byte_of(round, ranks.rank(), 0, i);
       upload(ctx, host_view(own), source);
-      cuda::check_cuda(cudaGraphLaunch(step, stream), "cannot launch a graph");
+      step.launch(ctx);
       download(ctx, all, host_view(gathered));
-      ranks.wait_for_gpus(ctx, "test");
+      ranks.synchronize(ctx, "test");
       for (size_t i = 0; i < gathered.size(); ++i) {
         const int peer = static_cast<int>(i / kBytes);
         ASSERT_EQ(gathered[i], exchange_cases::byte_of(round, peer, 0, i % kBytes)) << "round " << round << " at " << i;
       }
     }
-    cudaGraphExecDestroy(step);
-    cudaGraphDestroy(graph);
   });
 }
 
 // The GPUs of the others wait for messages that never come.
 TEST_F(Nccl, AFailureEndsTheExchangesUnderWay) {
+  if (gpus() < 2) GTEST_SKIP() << "two ranks want two GPUs, there are " << gpus();
   const auto start = std::chrono::steady_clock::now();
   try {
     run([](Context& ctx, NcclCommunicator& ranks) {
@@ -124,7 +202,7 @@ TEST_F(Nccl, AFailureEndsTheExchangesUnderWay) {
           exchange_cases::lay_out(std::vector<size_t>(static_cast<size_t>(ranks.world()), 1 << 20));
       if (ranks.rank() == 1) fail(ErrorKind::out_of_memory, "no room");
       ranks.all_gather(bytes_of(ctx, own, 1 << 20), bytes_of(ctx, all, all.size_in_bytes()), parts).wait();
-      ranks.wait_for_gpus(ctx, "test");
+      ranks.synchronize(ctx, "test");
       ADD_FAILURE() << "rank " << ranks.rank() << " did not notice";
     });
     ADD_FAILURE() << "no error";

@@ -183,6 +183,32 @@ TEST(Ranks, ReleasedPartsSeveralOutputsAndGivenThreadsDoNotChangeThePicture) {
   expect_same(one, again.generate(drawn), "two ranks once more");
 }
 
+TEST(Ranks, ADeviceAndACopyOfTheModelForEachDoNotChangeThePicture) {
+  GenerationRequest drawn = request(24, 40, 3);
+  drawn.num_outputs = 2;
+  const Generation one = draw(options(kTiny, Precision::f32, {}), drawn);
+  for (const bool release : {false, true}) {
+    EngineOptions three = options(kTiny, Precision::f32, {.ulysses = 3});
+    three.device_per_rank = true;
+    three.release_parts = release;
+    Engine engine(three);
+    for (int64_t run = 0; run < 2; ++run) {
+      expect_same(one, engine.generate(drawn), fmt::format("run {} with parts {}", run, release ? "released" : "kept"));
+    }
+  }
+}
+
+TEST(Ranks, ARankThatCannotLoadTheModelIsTheErrorOfAll) {
+  EngineOptions missing = options("/nonexistent/model", Precision::f32, {.ulysses = 3});
+  missing.device_per_rank = true;
+  try {
+    Engine{missing};
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::model) << error.what();
+  }
+}
+
 // 24 x 40 pixels are 60 tokens, 64 with pads; the tiny model has 2 heads.
 TEST(Ranks, EveryRankReportsItsShare) {
   const Generation made = draw(options(kTiny, Precision::f32, {.ulysses = 3}), request(24, 40, 3));
@@ -247,11 +273,16 @@ TEST(Ranks, EnginesOfSeveralProcessesAgreeWithThreads) {
       EngineOptions of_process = options(kTiny, Precision::f32, {.ulysses = 3});
       of_process.release_parts = release;
       of_process.threads = 1;
-      const Generation made = Engine(of_process, &world).generate(drawn);
+      Engine engine(of_process, &world);
+      const Generation made = engine.generate(drawn);
       if (world.rank() == 0)
         expect_same(one, made, "rank 0");
       else
         EXPECT_TRUE(made.pictures.empty());
+      // Bytes are those of one drawing, not of all that the communicator has seen.
+      const Generation again = engine.generate(drawn);
+      for (size_t rank = 0; rank < 3; ++rank)
+        EXPECT_EQ(again.report.ranks[rank].bytes_sent, made.report.ranks[rank].bytes_sent);
     });
   }
 }

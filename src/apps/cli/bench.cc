@@ -82,9 +82,17 @@ void add_run(Timings& timings, const RunReport& report, double total_ms) {
   timings.total_ms.push_back(total_ms);
 }
 
+/// \return FNV-1a of the picture's bytes: whether two runs have drawn the same.
+std::string digest(const Image& image) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const uint8_t byte : image.rgb) hash = (hash ^ byte) * 0x100000001b3;
+  return fmt::format("{:016x}", hash);
+}
+
 ordered_json result_json(const std::string& model, const std::string& precision, const GenerationRequest& request,
-                         int64_t warmup, int64_t repeat, const Timings& timings, const RunReport& last,
+                         int64_t warmup, int64_t repeat, const Timings& timings, const Generation& drawn,
                          double matmul_gflops) {
+  const RunReport& last = drawn.report;
   const double step_ms = median(timings.step_ms);
   const double transformer_gflops = step_ms > 0 ? last.transformer_flop / step_ms / 1e6 : 0;
   ordered_json stages = ordered_json::array();
@@ -114,6 +122,7 @@ ordered_json result_json(const std::string& model, const std::string& precision,
           {"weight_bytes", last.weight_bytes},
           {"arena_bytes", last.arena_bytes},
           {"peak_host_bytes", last.peak_host_bytes},
+          {"picture_digest", digest(drawn.pictures.front().image)},
           {"version", NOSTOS_VERSION}};
 }
 
@@ -138,7 +147,7 @@ void print_text(const ordered_json& result) {
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
-  EngineOptions options = engine_options(flags.engine, processes.communicator());
+  EngineOptions options = engine_options(flags.engine, processes);
   if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.synthetic = !flags.synthetic.empty();
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
@@ -165,19 +174,19 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   progress.cancel = &interrupted;
 
   Timings timings;
-  RunReport last;
+  Generation drawn;
   for (int64_t run = 0; run < warmup + flags.repeat; ++run) {
     const auto start = std::chrono::steady_clock::now();
-    last = engine.generate(request, progress).report;
+    drawn = engine.generate(request, progress);
     const std::chrono::duration<double, std::milli> total = std::chrono::steady_clock::now() - start;
-    if (run >= warmup) add_run(timings, last, total.count());
+    if (run >= warmup) add_run(timings, drawn.report, total.count());
   }
   display.clear();
-  double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(last.transformer_rows, 1));
+  double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));
   if (processes.communicator() != nullptr) processes.communicator()->all_reduce_sum(std::span(&matmul_gflops, 1));
   if (!processes.is_root()) return;
   const ordered_json result = result_json(options.model.string(), engine.precision_name(), request, warmup,
-                                          flags.repeat, timings, last, matmul_gflops);
+                                          flags.repeat, timings, drawn, matmul_gflops);
   if (flags.json)
     fmt::print("{}\n", json_pretty(result));
   else

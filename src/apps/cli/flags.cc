@@ -1,6 +1,7 @@
 // Implements the flags that several commands share.
 #include "apps/cli/flags.h"
 
+#include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "pipeline/device_choice.h"
@@ -43,8 +44,9 @@ CLI::Validator not_empty() {
 }
 
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
-  command.add_option("--device", flags.device, "auto (a GPU where there is one), cpu, cuda or cuda:N");
-  command.add_flag("--allow-shared-gpu", flags.allow_shared_gpu, "let several ranks draw on one GPU");
+  command.add_option("--device", flags.device, "auto (GPUs where there are any), cpu, cuda (a GPU a rank) or cuda:N");
+  command.add_flag("--allow-shared-gpu", flags.allow_shared_gpu,
+                   "let all ranks draw on one GPU where there is none for each");
   command.add_option("--precision", flags.precision, "of weights and matrix products: auto, f32 or bf16");
   command.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")
       ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
@@ -78,12 +80,16 @@ void apply_common_flags(CLI::App& command, const CommonFlags& flags,
   set_log_level(parse_log_level(flags.log_level));
 }
 
-EngineOptions engine_options(const EngineFlags& flags, const Communicator* processes) {
+EngineOptions engine_options(const EngineFlags& flags, const Processes& processes) {
   EngineOptions options;
-  options.parallelism = parallelism_of(flags, processes);
+  options.parallelism = parallelism_of(flags, processes.communicator());
   options.comm_timeout_s = flags.comm_timeout_s;
-  options.device =
-      choose_device(flags.device, {options.parallelism.ranks(), processes != nullptr, flags.allow_shared_gpu});
+  const Processes::Place place = processes.place_on_host();
+  DeviceChoice choice = choose_device(flags.device, {options.parallelism.ranks(), processes.communicator() != nullptr,
+                                                     flags.allow_shared_gpu, place.rank, place.world});
+  if (!processes.all_have(choice.device.kind == DeviceKind::cuda)) choice = {};
+  options.device = choice.device;
+  options.device_per_rank = choice.per_rank;
   options.precision = parse_precision(flags.precision);
   options.threads = static_cast<int>(flags.threads);
   return options;

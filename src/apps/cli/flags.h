@@ -12,6 +12,8 @@
 
 namespace nostos::cli {
 
+class Processes;
+
 /// Flags that say where and how the model runs, the same for every command that draws.
 struct EngineFlags {
   std::string device = "auto";
@@ -42,9 +44,10 @@ void add_common_flags(CLI::App& command, CommonFlags& flags);
 void apply_common_flags(CLI::App& command, const CommonFlags& flags,
                         const std::function<std::string(const std::string& file)>& read = read_config_file);
 
-/// \return options with every field set but the model. \param processes of a launcher, or null.
+/// \return options with every field set but the model. All processes call it; where the device is chosen automatically
+/// they draw on GPUs only if all can.
 /// \throws Error invalid_input for degrees that do not multiply to the number of ranks; what choose_device() throws
-EngineOptions engine_options(const EngineFlags& flags, const Communicator* processes);
+EngineOptions engine_options(const EngineFlags& flags, const Processes& processes);
 
 /// \throws Error invalid_input unless `name` is token or axis
 parallel::PlanKind parse_plan(const std::string& name);

@@ -15,6 +15,19 @@
 #include "parallel/peer_watch.h"
 
 namespace nostos::cli {
+namespace {
+
+/// \return what each process gives, in rank order.
+template <class T>
+std::vector<T> of_all(Communicator& communicator, const T& own) {
+  std::vector<T> all(static_cast<size_t>(communicator.world()));
+  std::vector<Part> parts;
+  for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof own, sizeof own});
+  communicator.all_gather(host_bytes(std::span<const T>(&own, 1)), host_bytes(std::span(all)), parts).wait();
+  return all;
+}
+
+}  // namespace
 
 std::string Processes::from_root(const std::function<std::string()>& make) const {
   if (communicator_ == nullptr) return make();
@@ -27,20 +40,37 @@ std::string Processes::from_root(const std::function<std::string()>& make) const
   return text;
 }
 
+Processes::Place Processes::place_on_host() const {
+  if (communicator_ == nullptr) return {};
+  const ProcessIdentity own = this_process();
+  Place place{0, 0};
+  const std::vector<ProcessIdentity> all = of_all(*communicator_, own);
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].host != own.host) continue;
+    ++place.world;
+    if (rank < static_cast<size_t>(communicator_->rank())) ++place.rank;
+  }
+  return place;
+}
+
+bool Processes::all_have(bool own) const {
+  if (communicator_ == nullptr) return own;
+  int64_t having = own ? 1 : 0;
+  communicator_->all_reduce_sum(std::span(&having, 1));
+  return having == communicator_->world();
+}
+
 int Processes::default_threads() const {
   if (communicator_ == nullptr) return 0;
-  struct Place {
+  struct Cpus {
     ProcessIdentity process;
     cpu_set_t cpus{};
   };
-  Place own{this_process()};
+  Cpus own{this_process()};
   if (sched_getaffinity(0, sizeof own.cpus, &own.cpus) != 0) CPU_ZERO(&own.cpus);
-  std::vector<Place> all(static_cast<size_t>(communicator_->world()));
-  std::vector<Part> parts;
-  for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof own, sizeof own});
-  communicator_->all_gather(host_bytes(std::span<const Place>(&own, 1)), host_bytes(std::span(all)), parts).wait();
+  const std::vector<Cpus> all = of_all(*communicator_, own);
   // Launchers bind processes apart, or not at all: those of one host share either no CPU or all.
-  const auto sharing = std::ranges::count_if(all, [&own](const Place& peer) {
+  const auto sharing = std::ranges::count_if(all, [&own](const Cpus& peer) {
     return peer.process.host == own.process.host && CPU_EQUAL(&peer.cpus, &own.cpus);
   });
   const int cpus = CPU_COUNT(&own.cpus);

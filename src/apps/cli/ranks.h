@@ -25,6 +25,17 @@ class Processes {
   /// there alone.
   std::string from_root(const std::function<std::string()>& make) const;
 
+  /// This process among those of its host.
+  struct Place {
+    int64_t rank = 0;
+    int64_t world = 1;
+  };
+  /// All processes call it.
+  Place place_on_host() const;
+
+  /// \return whether `own` is true on every process. All call it.
+  bool all_have(bool own) const;
+
   /// \return the CPU threads of this process where the user gives none: 0, all that it may use, for one started by hand,
   /// otherwise an equal part of the CPUs that it may use together with other processes. All processes call it.
   int default_threads() const;

@@ -115,7 +115,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
     options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
     server = std::make_unique<server::Server>(options);
   }
-  EngineOptions options = engine_options(flags.engine, processes.communicator());
+  EngineOptions options = engine_options(flags.engine, processes);
   if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
   Engine engine(options, processes.communicator());

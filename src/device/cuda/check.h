@@ -10,6 +10,9 @@ namespace nostos::cuda {
 /// \return what a status means to a caller: memory, a device or driver that the user can mend, or a lost device or bug.
 ErrorKind error_kind(cudaError_t status);
 
+/// \return whether a status means that the GPU is lost to this process: every later call will fail too.
+bool is_device_lost(cudaError_t status);
+
 /// \throws Error of error_kind(status) saying what failed, why and what to do, unless the status is cudaSuccess.
 /// \param what the attempted step, e.g. "cannot copy to the GPU".
 void check_cuda(cudaError_t status, const char* what, const char* file = __builtin_FILE(), int line = __builtin_LINE());

@@ -64,6 +64,29 @@ ErrorKind error_kind(cudaError_t status) {
   }
 }
 
+bool is_device_lost(cudaError_t status) {
+  switch (status) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorExternalDevice:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void check_cuda(cudaError_t status, const char* what, const char* file, int line) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // a status that does not break the device is not to be met again by a later check
@@ -89,6 +112,8 @@ void check_cuda(cudaError_t status, const char* what, const char* file, int line
       advice = ": the GPU is in use by another process";
       break;
     default:
+      if (is_device_lost(status))
+        advice = ": the device is lost to this process, which must be started again (nvidia-smi and dmesg may say why)";
       break;
   }
   fail(error_kind(status), "{}: {} ({}){} ({}:{})", what, cudaGetErrorString(status), cudaGetErrorName(status), advice,

@@ -60,8 +60,9 @@ struct Description {
 BlasLt::BlasLt(Context& ctx) : ctx_(ctx), workspace_(ctx.device(), kWorkspaceBytes) {
   ctx.bind_thread();
   const cublasStatus_t status = cublasLtCreate(&handle_);
-  require(status == CUBLAS_STATUS_SUCCESS, ErrorKind::device, "cannot start cuBLASLt on {}: {}",
-          to_string(ctx.device()), cublasLtGetStatusString(status));
+  const bool lacks_memory = status == CUBLAS_STATUS_ALLOC_FAILED;
+  require(status == CUBLAS_STATUS_SUCCESS, lacks_memory ? ErrorKind::out_of_memory : ErrorKind::device,
+          "cannot start cuBLASLt on {}: {}", to_string(ctx.device()), cublasLtGetStatusString(status));
 }
 
 BlasLt::~BlasLt() { cublasLtDestroy(handle_); }

@@ -150,13 +150,15 @@ FusedConvolution reference_of(FusedConvolution shape) {
 /// The library's handle. A plan runs on the one that it was built with, of which each thread that builds has its own.
 class Handle {
  public:
-  /// \throws Error device if the library cannot be started
+  /// \throws Error device if the library cannot be started, out_of_memory
   explicit Handle(Context& ctx) {
     ctx.bind_thread();
     cudnnStatus_t status = cudnnCreate(&handle_);
     if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(handle_, ctx.stream().handle());
-    require(status == CUDNN_STATUS_SUCCESS, ErrorKind::device, "cannot start cuDNN on {}: {}", to_string(ctx.device()),
-            cudnnGetErrorString(status));
+    const bool lacks_memory = status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
+                              status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
+    require(status == CUDNN_STATUS_SUCCESS, lacks_memory ? ErrorKind::out_of_memory : ErrorKind::device,
+            "cannot start cuDNN on {}: {}", to_string(ctx.device()), cudnnGetErrorString(status));
   }
   ~Handle() {
     if (handle_ != nullptr) cudnnDestroy(handle_);

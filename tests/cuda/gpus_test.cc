@@ -1,0 +1,111 @@
+// Tests the promise on ranks with a GPU each: whatever their number and plan, the same picture, recorded or not; and that
+// a drawing that was given up leaves the GPUs connected anew. Without two GPUs one rank has the only one, through NCCL.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/error.h"
+#include "cuda/drawing.h"
+#include "device/cuda/runtime.h"
+#include "parallel/nccl_link.h"
+#include "pipeline/engine.h"
+
+namespace nostos::test {
+namespace {
+
+constexpr int64_t kMostRanks = 8;
+
+EngineOptions on_gpus(const Parallelism& parallelism, bool release_parts = false) {
+  EngineOptions options;
+  options.model = model_dir("mini");
+  options.device = {DeviceKind::cuda, 0};
+  options.device_per_rank = true;
+  options.precision = Precision::bf16;
+  options.parallelism = parallelism;
+  options.release_parts = release_parts;
+  return options;
+}
+
+Generation draw_on_one(const GenerationRequest& request) {
+  EngineOptions options = on_gpus({});
+  options.device_per_rank = false;
+  return Engine(options).generate(request);
+}
+
+/// Guided and unguided steps, and a picture of several heights of rows a rank.
+GenerationRequest half_guided(int64_t height = 208, int64_t width = 336) {
+  GenerationRequest made = beach(height, width, 6, 4);
+  made.cfg_truncation = 0.6;
+  made.cfg_normalization = 1;
+  return made;
+}
+
+class CudaGpus : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!built_with_nccl()) GTEST_SKIP() << "this build has no NCCL";
+  }
+  static int64_t gpus() { return std::min<int64_t>(cuda::device_count(), kMostRanks); }
+};
+
+TEST_F(CudaGpus, DrawTheSameOnAnyNumberAndAgain) {
+  const std::vector<std::pair<int64_t, int64_t>> sizes{
+      {720, 720}, {720, 1280}, {1280, 720}, {1024, 1024}, {2048, 2048}};
+  std::vector<Generation> wanted;
+  for (const auto& [height, width] : sizes) wanted.push_back(draw_on_one(beach(height, width, 2, 4)));
+  for (int64_t ranks = 1; ranks <= gpus(); ++ranks) {
+    for (const parallel::PlanKind plan : {parallel::PlanKind::token, parallel::PlanKind::axis}) {
+      Engine engine(on_gpus({.ulysses = ranks, .plan = plan}));
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        const auto& [height, width] = sizes[i];
+        expect_same(wanted[i], engine.generate(beach(height, width, 2, 4)),
+                    fmt::format("{}x{} on {} GPUs by {}", height, width, ranks, parallel::name(plan)));
+      }
+    }
+  }
+}
+
+TEST_F(CudaGpus, RecordedStepsReleasedPartsAndHalvesDrawTheSame) {
+  const Generation wanted = draw_on_one(half_guided());
+  for (int64_t ranks = 1; ranks <= gpus(); ++ranks) {
+    Engine engine(on_gpus({.ulysses = ranks}));
+    for (const char* run : {"recorded on the way", "recorded before"})
+      expect_same(wanted, engine.generate(half_guided()), fmt::format("{} GPUs, {}", ranks, run));
+    expect_same(wanted, Engine(on_gpus({.ulysses = ranks}, true)).generate(half_guided()),
+                fmt::format("{} GPUs, parts released", ranks));
+    if (2 * ranks > gpus()) continue;
+    expect_same(wanted, Engine(on_gpus({.ulysses = ranks, .cfg = 2})).generate(half_guided()),
+                fmt::format("halves of guidance on {} GPUs each", ranks));
+  }
+}
+
+TEST_F(CudaGpus, AWarmDrawingAllocatesNothing) {
+  Engine engine(on_gpus({.ulysses = gpus()}));
+  engine.generate(half_guided());
+  const int64_t allocations = cuda::allocations();
+  engine.generate(half_guided());
+  EXPECT_EQ(cuda::allocations(), allocations);
+}
+
+TEST_F(CudaGpus, ADrawingThatWasGivenUpLeavesNoTrace) {
+  const Generation wanted = draw_on_one(half_guided());
+  Engine engine(on_gpus({.ulysses = gpus()}));
+  for (const int64_t last : {1, 3, 6}) {
+    std::atomic<bool> cancel{false};
+    Progress progress;
+    progress.cancel = &cancel;
+    progress.on_step = [&](int64_t step, int64_t, double) { cancel = step == last; };
+    try {
+      engine.generate(half_guided(), progress);
+      FAIL() << "not cancelled after step " << last;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    expect_same(wanted, engine.generate(half_guided()), fmt::format("given up after step {}", last));
+  }
+}
+
+}  // namespace
+}  // namespace nostos::test
