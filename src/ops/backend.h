@@ -17,6 +17,8 @@ namespace nostos::ops {
 struct Backend {
   bool (*has_bf16_products)(Context& ctx);
   Linear (*pack_linear)(Context& ctx, ConstView weight);
+  /// Null where weights are packed into a layout of the backend's own.
+  Linear (*borrow_linear)(Context& ctx, ConstView weight);
   void (*linear)(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
   Conv2d (*pack_conv2d)(Context& ctx, ConstView filter, ConstView bias);
   void (*conv2d)(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,

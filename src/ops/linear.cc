@@ -25,6 +25,14 @@ Linear pack_linear(Context& ctx, ConstView weight) {
   return backend.pack_linear(ctx, weight);
 }
 
+Linear borrow_linear(Context& ctx, ConstView weight) {
+  check(weight.shape().rank() == 2, "a weight is a matrix");
+  const Backend& backend = begin(ctx);
+  require(backend.borrow_linear != nullptr, ErrorKind::device, "weights cannot be streamed to {}",
+          to_string(ctx.device()));
+  return backend.borrow_linear(ctx, weight);
+}
+
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   check(x.dtype() == w.dtype, "linear takes inputs of the weight's dtype");
   check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx.device(), w.dtype) && !accumulate),

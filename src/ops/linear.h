@@ -28,6 +28,10 @@ namespace ops {
 /// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
 Linear pack_linear(Context& ctx, ConstView weight);
 
+/// \return `weight` [out, in] to be used where it lies, in memory of the caller's that holds it whenever it is used:
+/// for backends that keep weights in that layout. \throws Error device for one that does not, the CPU's
+Linear borrow_linear(Context& ctx, ConstView weight);
+
 /// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
 /// for bit, whatever the number of rows and threads.
 /// \param x [rows, in] of w.dtype. \param y [rows, out], not overlapping x: f32, or product_dtype() if not

@@ -132,6 +132,7 @@ const Backend& ops::begin(const Context&) {
   static const Backend mirrored{
       .has_bf16_products = nostos::has_bf16_products,
       .pack_linear = nostos::pack_linear,
+      .borrow_linear = nullptr,
       .linear = Mirrored<&Backend::linear>::run,
       .pack_conv2d = nostos::pack_conv2d,
       .conv2d = Mirrored<&Backend::conv2d>::run,

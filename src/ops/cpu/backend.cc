@@ -7,6 +7,7 @@ const Backend& cpu_backend() {
   static constexpr Backend backend{
       .has_bf16_products = cpu::has_bf16_products,
       .pack_linear = cpu::pack_linear,
+      .borrow_linear = nullptr,
       .linear = cpu::linear,
       .pack_conv2d = cpu::pack_conv2d,
       .conv2d = cpu::conv2d,

@@ -12,6 +12,7 @@ const Backend& cuda_backend() {
   static constexpr Backend backend{
       .has_bf16_products = cuda::has_bf16_products,
       .pack_linear = cuda::pack_linear,
+      .borrow_linear = cuda::borrow_linear,
       .linear = cuda::linear,
       .pack_conv2d = cuda::pack_conv2d,
       .conv2d = cuda::conv2d,

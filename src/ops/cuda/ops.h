@@ -6,6 +6,7 @@
 namespace nostos::cuda {
 
 Linear pack_linear(Context& ctx, ConstView weight);
+Linear borrow_linear(Context& ctx, ConstView weight);
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
 bool has_bf16_products(Context& ctx);
 
