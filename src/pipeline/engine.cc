@@ -29,7 +29,8 @@ struct Engine::Impl {
         processes(given_processes),
         ctx(given.device, given.threads),
         dtype(choose_dtype(ctx, given.precision)),
-        parts(ctx, given.model, given.synthetic, dtype) {
+        parts(ctx, given.model, given.synthetic, dtype,
+              resolve_memory(given.memory, given.device, given_processes == nullptr ? given.parallelism.ranks() : 1)) {
     if (processes != nullptr || options.parallelism.ranks() == 1) return;
     for (const parallel::Range& threads : parallel::split(ctx.threads(), options.parallelism.ranks()))
       thread_contexts.push_back(
@@ -52,10 +53,7 @@ Engine::Engine(const EngineOptions& options, Communicator* processes) {
           "{} processes were started for {} ranks", processes == nullptr ? 1 : processes->world(),
           options.parallelism.ranks());
   impl_ = std::make_unique<Impl>(options, processes);
-  if (options.release_parts) return;
-  if (processes == nullptr || processes->rank() == 0) impl_->parts.encoder(impl_->ctx);
-  impl_->parts.transformer(impl_->ctx);
-  impl_->parts.autoencoder(impl_->ctx);
+  impl_->parts.load_ahead(impl_->ctx, processes == nullptr || processes->rank() == 0);
 }
 
 Engine::~Engine() = default;
@@ -73,7 +71,7 @@ double Engine::measure_matmul_gflops(int64_t rows) {
 Generation Engine::generate(const GenerationRequest& request, const Progress& progress) {
   Impl& impl = *impl_;
   const ResolvedRequest resolved = resolve(request, impl.parts.limits());
-  const WorkerProcess process{impl.ctx, impl.parts, impl.options.release_parts};
+  const WorkerProcess process{impl.ctx, impl.parts, impl.parts.one_at_a_time()};
   if (impl.processes != nullptr)
     return Worker(impl.ctx, *impl.processes, impl.options.parallelism, process, true).draw(resolved, progress);
   Generation result;

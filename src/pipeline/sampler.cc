@@ -81,7 +81,10 @@ void Sampler::enqueue_step(int64_t step, bool guided) {
   if (recorded) return recorded.launch(ctx_);
   make_step(guided);
   const bool has_peers = plan_.halves != nullptr || plan_.picture.image().is_sharded();
-  if (ctx_.device().kind == DeviceKind::cuda && !has_peers) recorded = Graph::record(ctx_, [&] { make_step(guided); });
+  // Streamed weights arrive by the events of a stream of their own, which are other ones in each step.
+  const bool streams = transformer_.weights().storage.stream != nullptr;
+  if (ctx_.device().kind == DeviceKind::cuda && !has_peers && !streams)
+    recorded = Graph::record(ctx_, [&] { make_step(guided); });
 }
 
 void Sampler::select_step(int64_t step) {

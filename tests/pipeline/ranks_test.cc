@@ -175,7 +175,7 @@ TEST(Ranks, ReleasedPartsSeveralOutputsAndGivenThreadsDoNotChangeThePicture) {
   drawn.num_outputs = 3;
   const Generation one = draw(options(kTiny, Precision::f32, {}), drawn);
   EngineOptions three = options(kTiny, Precision::f32, {.ulysses = 3});
-  three.release_parts = true;
+  three.memory.one_drawing = true;
   three.threads = 7;
   expect_same(one, draw(three, drawn), "three ranks");
   Engine again(options(kTiny, Precision::f32, {.ulysses = 2}));
@@ -245,7 +245,7 @@ TEST(Ranks, EnginesOfSeveralProcessesAgreeWithThreads) {
   for (const bool release : {false, true}) {
     run_thread_ranks(3, [&](Communicator& world) {
       EngineOptions of_process = options(kTiny, Precision::f32, {.ulysses = 3});
-      of_process.release_parts = release;
+      of_process.memory.one_drawing = release;
       of_process.threads = 1;
       const Generation made = Engine(of_process, &world).generate(drawn);
       if (world.rank() == 0)
