@@ -1,6 +1,7 @@
 // Implements streams and events on the CUDA seam.
 #include "device/stream.h"
 
+#include <cstring>
 #include <utility>
 
 namespace nostos {
@@ -49,6 +50,14 @@ Stream& Stream::operator=(Stream&& other) noexcept {
 
 void Stream::wait(const Event& event) {
   if (handle_ != nullptr) cuda::wait(handle_, event.handle());
+}
+
+void Stream::copy(std::byte* to, const std::byte* from, size_t bytes) {
+  if (bytes == 0) return;
+  if (handle_ != nullptr)
+    cuda::copy_async(to, from, bytes, handle_);
+  else
+    std::memcpy(to, from, bytes);
 }
 
 }  // namespace nostos

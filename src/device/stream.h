@@ -1,6 +1,8 @@
 // Owns streams and events: the order of work on a device.
 #pragma once
 
+#include <cstddef>
+
 #include "device/cuda/runtime.h"
 #include "device/device.h"
 
@@ -43,6 +45,8 @@ class Stream {
 
   /// Work enqueued from now on begins after `event`.
   void wait(const Event& event);
+  /// Copies between any two of the device's memory and PinnedBuffers, in the order of the stream.
+  void copy(std::byte* to, const std::byte* from, size_t bytes);
 
   /// \return the cudaStream_t; null on the CPU.
   CUstream_st* handle() const { return handle_; }

@@ -9,8 +9,30 @@
 
 namespace nostos {
 
+void WeightBuilder::begin_block(BlockUse use) {
+  check(!in_block_, "blocks are not nested");
+  in_block_ = true;
+  WeightSizes& sizes = storage_.sizes;
+  sizes.blocks.push_back(0);
+  sizes.uses.push_back(use);
+  if (placement_.streamed.empty() || !placement_.streamed.at(sizes.blocks.size() - 1)) return;
+  if (!storage_.stream) storage_.stream = std::make_shared<BlockStream>(ctx_.device(), placement_.slot_bytes);
+  streamed_block_ = storage_.stream->add_block();
+}
+
+BlockVisit WeightBuilder::end_block() {
+  check(in_block_, "a block ends that did not begin");
+  in_block_ = false;
+  const std::optional<size_t> streamed = std::exchange(streamed_block_, {});
+  return streamed ? BlockVisit(storage_.stream, *streamed) : BlockVisit();
+}
+
 View WeightBuilder::stage(DType dtype, const Shape& shape) {
   const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(dtype);
+  if (in_block_)
+    storage_.sizes.blocks.back() += BlockStream::aligned(bytes);
+  else
+    storage_.sizes.fixed += bytes;
   if (staging_.size_bytes() < bytes) staging_ = Buffer(ctx_.device(), bytes);
   return {staging_.data(), dtype, shape};
 }
@@ -39,6 +61,10 @@ ConstView WeightBuilder::keep(Tensor tensor) {
 }
 
 Linear WeightBuilder::pack(ConstView weight) {
+  if (streamed_block_) {
+    const std::byte* place = storage_.stream->add(ctx_, weight.bytes(), weight.size_in_bytes());
+    return ops::borrow_linear(ctx_, {place, weight.dtype(), weight.shape()});
+  }
   Linear packed = ops::pack_linear(ctx_, weight);
   storage_.bytes += packed.size_in_bytes();
   return packed;
@@ -46,6 +72,7 @@ Linear WeightBuilder::pack(ConstView weight) {
 
 ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
   Tensor made(ctx_.device(), DType::f32, shape);
+  storage_.sizes.fixed += made.size_in_bytes();
   if (!fetch(name, shape, made)) return {};
   return keep(std::move(made));
 }
@@ -66,13 +93,15 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
 }
 
 GatedLinear WeightBuilder::gated(const std::string& gate, const std::string& up, const GatedShape& shape) {
-  const auto& [in, ffn, few_rows] = shape;
+  const int64_t in = shape.in, ffn = shape.ffn;
   const View made = stage(dtype_, {2 * ffn, in});
   const bool has_gate = fetch(gate, {ffn, in}, made.rows(0, ffn)), has_up = fetch(up, {ffn, in}, made.rows(ffn, ffn));
   if (!has_gate || !has_up) return {};
-  GatedLinear packed = ops::pack_gated_linear(ctx_, made, few_rows);
-  storage_.bytes += packed.gate_up.size_in_bytes();
-  return packed;
+  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape)) return {pack(made), false};
+  if (raw_.size_bytes() < made.size_in_bytes()) raw_ = Buffer(ctx_.device(), made.size_in_bytes());
+  const View interleaved(raw_.data(), dtype_, made.shape());
+  ops::interleave_gates(ctx_, made, interleaved);
+  return {pack(interleaved), true};
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
@@ -123,22 +152,32 @@ Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
 
 ConstView WeightBuilder::table(const std::string& name, const Shape& shape) {
   const ConstView from = source_->tensor(name, shape);
-  if (!from) return {};
   const bool can_be_read = from.dtype() == DType::f32 || from.dtype() == DType::bf16;
+  const DType kept = can_be_read ? from.dtype() : DType::f32;
+  storage_.sizes.table = static_cast<size_t>(shape.elements()) * size_bytes(kept);
+  if (!from) return {};
   if (can_be_read && ctx_.device().kind == DeviceKind::cpu) {
     storage_.source = source_;
     storage_.bytes += from.size_in_bytes();
     return from;
   }
-  Tensor made(ctx_.device(), can_be_read ? from.dtype() : DType::f32, shape);
+  Tensor made(ctx_.device(), kept, shape);
   load(from, made);
   source_->release(name);
-  return keep(std::move(made));
+  if (!placement_.table_on_host) return keep(std::move(made));
+  storage_.table = PinnedBuffer(ctx_.device(), made.size_in_bytes());
+  ctx_.stream().copy(storage_.table.data(), made.view().bytes(), made.size_in_bytes());
+  return {storage_.table.data(), kept, shape};
 }
 
 WeightStorage WeightBuilder::finish() {
   source_->finish();
   ctx_.synchronize("weights");
+  storage_.host_bytes = storage_.table.size_bytes();
+  if (storage_.stream) {
+    storage_.bytes += storage_.stream->device_bytes();
+    storage_.host_bytes += storage_.stream->host_bytes();
+  }
   return std::move(storage_);
 }
 

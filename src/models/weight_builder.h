@@ -1,12 +1,17 @@
-// Owns the step from named checkpoint tensors to the weights that ops take: conversion, stacking, packing.
+// Owns the step from named checkpoint tensors to the weights that ops take: conversion, stacking, packing, and where
+// they are kept.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "device/block_stream.h"
 #include "device/context.h"
+#include "device/pinned_buffer.h"
 #include "models/weight_source.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
@@ -14,11 +19,37 @@
 
 namespace nostos {
 
+/// How often a block's weights are used.
+enum class BlockUse { each_step, once_a_prompt };
+
+/// What a part's weights take, found by a walk: of their dtypes, before any packing.
+struct WeightSizes {
+  size_t fixed = 0;            ///< bytes of all that is in no block, but for the table
+  size_t table = 0;            ///< bytes of the table that rows are looked up in
+  std::vector<size_t> blocks;  ///< BlockStream::aligned() bytes of each block's matrices, in the order of the walk
+  std::vector<BlockUse> uses;  ///< of each block
+
+  size_t largest_block() const { return blocks.empty() ? 0 : *std::ranges::max_element(blocks); }
+};
+
+/// Which weights a part keeps in host memory: on a GPU alone.
+struct WeightPlacement {
+  bool table_on_host = false;    ///< the device reads rows where they are
+  std::vector<bool> streamed{};  ///< of each block, whether it visits the device when it is used; empty: none does
+  size_t slot_bytes = 0;         ///< of the largest streamed block
+
+  friend bool operator==(const WeightPlacement&, const WeightPlacement&) = default;
+};
+
 /// What keeps a model's views alive.
 struct WeightStorage {
   std::vector<Tensor> tensors;
   std::shared_ptr<WeightSource> source;  ///< for tables that are read where they lie
-  size_t bytes = 0;                      ///< resident bytes of all weights, packed ones included
+  PinnedBuffer table;                    ///< of a GPU's model in host memory
+  std::shared_ptr<BlockStream> stream;   ///< of the streamed blocks, if any
+  size_t bytes = 0;                      ///< on the device, packed weights and the stream's slots included
+  size_t host_bytes = 0;                 ///< of page-locked host memory, for weights that do not stay on a GPU
+  WeightSizes sizes;
 };
 
 /// The visitor that a model's weights walk through: it names every tensor with its expected shape and turns it into
@@ -27,10 +58,15 @@ struct WeightStorage {
 class WeightBuilder {
  public:
   /// \param dtype of the block weights: f32 or bf16.
-  WeightBuilder(Context& ctx, std::shared_ptr<WeightSource> source, DType dtype)
-      : ctx_(ctx), source_(std::move(source)), dtype_(dtype) {}
+  WeightBuilder(Context& ctx, std::shared_ptr<WeightSource> source, DType dtype, WeightPlacement placement = {})
+      : ctx_(ctx), source_(std::move(source)), dtype_(dtype), placement_(std::move(placement)) {}
 
   DType dtype() const { return dtype_; }
+
+  /// Between these two, matrices belong to a block, which is streamed if its placement says so. A block's vectors stay.
+  void begin_block(BlockUse use);
+  /// \return what its forward pass brackets its use of the matrices with.
+  BlockVisit end_block();
 
   /// A float32 vector or small tensor of `shape`.
   ConstView small(const std::string& name, const Shape& shape);
@@ -46,7 +82,7 @@ class WeightBuilder {
   Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel);
   /// The same of a 3x3 filter for ops::upsampling_conv2d().
   Conv2d upsampling_conv(const std::string& name, int64_t out, int64_t in);
-  /// A table that rows are looked up in, f32 or bf16; on the CPU it is read where it lies.
+  /// The table that rows are looked up in, f32 or bf16; on the CPU it is read where it lies.
   ConstView table(const std::string& name, const Shape& shape);
   /// A tensor that the layout has and the engine never needs.
   void unneeded(const std::string& name, const Shape& shape) { source_->unneeded(name, shape); }
@@ -70,6 +106,9 @@ class WeightBuilder {
   Context& ctx_;
   std::shared_ptr<WeightSource> source_;
   DType dtype_;
+  WeightPlacement placement_;
+  bool in_block_ = false;
+  std::optional<size_t> streamed_block_;  // under way, by its number in the stream
   WeightStorage storage_;
   Buffer staging_, raw_;
 };

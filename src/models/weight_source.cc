@@ -41,7 +41,7 @@ ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
                                     nostos::name(found->dtype())));
     return {};
   }
-  if (mode_ == Mode::check_only) return {};
+  if (mode_ == Mode::check_only) return {nullptr, found->dtype(), shape};
   store_.will_need(full);  // read ahead as a whole, not page by page
   return *found;
 }
@@ -84,7 +84,7 @@ ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
 
 ConstView ListingSource::tensor(const std::string& name, const Shape& shape) {
   shapes_[name] = shape;
-  return {};
+  return {nullptr, DType::bf16, shape};
 }
 
 }  // namespace nostos

@@ -18,8 +18,8 @@ namespace nostos {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  /// \return the tensor, f32, bf16 or f16, valid until release(name) or as long as the source; null data if this
-  /// source has none (it has then noted why).
+  /// \return the tensor, f32, bf16 or f16, valid until release(name) or as long as the source; with null data if this
+  /// source gives none (it has then noted why, if anything is amiss).
   virtual ConstView tensor(const std::string& name, const Shape& shape) = 0;
   /// The tensor has been copied: its memory may be reused.
   virtual void release(const std::string& name) = 0;
@@ -68,7 +68,7 @@ class SyntheticSource : public WeightSource {
   std::map<std::string, Tensor> made_;
 };
 
-/// Records names and shapes; gives no data.
+/// Records names and shapes, as if all were bf16, like the random ones; gives no data.
 class ListingSource : public WeightSource {
  public:
   ConstView tensor(const std::string& name, const Shape& shape) override;

@@ -17,10 +17,12 @@ namespace nostos::ops {
 struct Backend {
   bool (*has_bf16_products)(Context& ctx);
   Linear (*pack_linear)(Context& ctx, ConstView weight);
+  /// Null where weights are packed into a layout of the backend's own.
+  Linear (*borrow_linear)(Context& ctx, ConstView weight);
   void (*linear)(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
-  /// Whether pack_gated_linear and gated_linear serve a pair of weights; these three null where none is.
+  /// Whether gated_linear serves a pair of weights, once they are interleaved; these three null where none is.
   bool (*fuses_gated_linear)(Device device, DType dtype, const GatedShape& shape);
-  Linear (*pack_gated_linear)(Context& ctx, ConstView weight);
+  void (*interleave_gates)(Context& ctx, ConstView weight, View out);
   void (*gated_linear)(Context& ctx, ConstView x, const Linear& w, View out);
   Conv2d (*pack_conv2d)(Context& ctx, ConstView filter, ConstView bias);
   void (*conv2d)(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,

@@ -25,6 +25,14 @@ Linear pack_linear(Context& ctx, ConstView weight) {
   return backend.pack_linear(ctx, weight);
 }
 
+Linear borrow_linear(Context& ctx, ConstView weight) {
+  check(weight.shape().rank() == 2, "a weight is a matrix");
+  const Backend& backend = begin(ctx);
+  require(backend.borrow_linear != nullptr, ErrorKind::device, "weights cannot be streamed to {}",
+          to_string(ctx.device()));
+  return backend.borrow_linear(ctx, weight);
+}
+
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   check(x.dtype() == w.dtype, "linear takes inputs of the weight's dtype");
   check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx.device(), w.dtype) && !accumulate),
@@ -34,11 +42,10 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   begin(ctx).linear(ctx, x, w, y, accumulate);
 }
 
-GatedLinear pack_gated_linear(Context& ctx, ConstView weight, bool few_rows) {
+void interleave_gates(Context& ctx, ConstView weight, View out) {
   check(weight.shape().rank() == 2 && weight.shape()[0] % 2 == 0, "gate and up are matrices of one shape");
-  const GatedShape shape{weight.shape()[1], weight.shape()[0] / 2, few_rows};
-  if (!fuses_gated_linear(ctx.device(), weight.dtype(), shape)) return {pack_linear(ctx, weight), false};
-  return {begin(ctx).pack_gated_linear(ctx, weight), true};
+  check(out.shape() == weight.shape() && out.dtype() == weight.dtype(), "interleaving moves rows alone");
+  begin(ctx).interleave_gates(ctx, weight, out);
 }
 
 bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape) {

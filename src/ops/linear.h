@@ -40,17 +40,21 @@ namespace ops {
 /// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
 Linear pack_linear(Context& ctx, ConstView weight);
 
+/// \return `weight` [out, in] to be used where it lies, in memory of the caller's that holds it whenever it is used:
+/// for backends that keep weights in that layout. \throws Error device for one that does not, the CPU's
+Linear borrow_linear(Context& ctx, ConstView weight);
+
 /// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
 /// for bit, whatever the number of rows and threads.
 /// \param x [rows, in] of w.dtype. \param y [rows, out], not overlapping x: f32, or product_dtype() if not
 /// accumulating.
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
 
-/// Packs `weight` [2 * ffn, in]: gate rows, then up rows; as pack_linear().
-GatedLinear pack_gated_linear(Context& ctx, ConstView weight, bool few_rows = false);
-
-/// \return whether gated_linear() is one kernel on `device`, which needs no scratch.
+/// \return whether gated_linear() is one kernel on `device`, which needs no scratch, and a weight with gates and what
+/// they gate side by side.
 bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape);
+/// Brings `weight` [2 * ffn, in]: gate rows, then up rows, into that order, where it is fused.
+void interleave_gates(Context& ctx, ConstView weight, View out);
 
 /// out = silu(x Wg^T) * (x Wu^T), silu(x) = x / (1 + exp(-x)); a row depends on that row of x alone, bit for bit.
 /// \param x [rows, in] of the weights' dtype. \param scratch product_dtype() [rows, 2 * ffn], or null where it is fused.

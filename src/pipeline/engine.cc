@@ -26,17 +26,11 @@ DType choose_dtype(Context& ctx, Precision precision) {
 
 /// A device with the model on it.
 struct LoadedModel {
-  LoadedModel(const EngineOptions& options, Device device, int threads)
+  /// \param sharers ranks that draw with it.
+  LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
       : ctx(device, threads),
         dtype(choose_dtype(ctx, options.precision)),
-        parts(ctx, options.model, options.synthetic, dtype) {}
-
-  /// \param makes_captions whether its rank encodes the text
-  void load(bool makes_captions) {
-    if (makes_captions) parts.encoder(ctx);
-    parts.transformer(ctx);
-    parts.autoencoder(ctx);
-  }
+        parts(ctx, options.model, options.synthetic, dtype, resolve_memory(options.memory, device, sharers)) {}
 
   Context ctx;
   DType dtype;
@@ -81,9 +75,10 @@ Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
     const size_t place = place_of(host);
     Device device = options.device;
     if (on_gpus) device.index += static_cast<int>(place);
-    models[place] = std::make_unique<LoadedModel>(options, device, share_of_threads(place, models.size()));
+    models[place] = std::make_unique<LoadedModel>(options, device, share_of_threads(place, models.size()),
+                                                  models.size() == 1 ? places : 1);
     world_of(host);
-    if (!options.release_parts) models[place]->load(host.rank() == 0);
+    models[place]->parts.load_ahead(models[place]->ctx, host.rank() == 0);
   };
   if (processes != nullptr)
     set_up(*processes);
@@ -125,7 +120,7 @@ Generation Engine::Impl::draw(Communicator& host, const ResolvedRequest& request
   LoadedModel& model = *models[models.size() == 1 ? 0 : place];
   Context& ctx = thread_contexts.empty() ? model.ctx : *thread_contexts[place];
   const bool leads = place == 0 || models.size() > 1;
-  Worker worker(ctx, world_of(host), options.parallelism, {model.ctx, model.parts, options.release_parts}, leads);
+  Worker worker(ctx, world_of(host), options.parallelism, {model.ctx, model.parts, model.parts.one_at_a_time()}, leads);
   return worker.draw(request, progress);
 }
 

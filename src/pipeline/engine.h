@@ -8,6 +8,7 @@
 #include "device/device.h"
 #include "parallel/communicator.h"
 #include "pipeline/generation.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/request.h"
 
@@ -25,9 +26,7 @@ struct EngineOptions {
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
   int threads = 0;  ///< CPU threads of the process, shared by its ranks; 0: all that it may use
-  /// Load the text encoder, transformer and VAE each when its stage comes and release it after: lowest memory, one
-  /// picture.
-  bool release_parts = false;
+  MemoryOptions memory;
   Parallelism parallelism;
   double comm_timeout_s = 0;  ///< see CommunicatorOptions
 };
@@ -35,7 +34,7 @@ struct EngineOptions {
 /// A model ready to draw. One thread at a time.
 class Engine {
  public:
-  /// Reads configs and tokenizer, checks and loads every weight (unless options.release_parts).
+  /// Reads configs and tokenizer, checks every weight, and loads all where options.memory allows to know already where.
   /// \throws Error model (file, tensor or field named), device, out_of_memory, invalid_input if `processes` are not as
   /// many as the ranks
   /// \param processes null: all ranks are threads of this process, which live as long as a generate(). Otherwise this

@@ -38,6 +38,7 @@ struct RunReport {
   std::vector<StageTime> stages;
   std::vector<double> step_ms;    ///< each denoising step of each picture in order
   size_t weight_bytes = 0;        ///< resident weights
+  size_t streamed_bytes = 0;      ///< weights in page-locked host memory, streamed to the GPU
   size_t arena_bytes = 0;         ///< planned scratch, the largest part's
   size_t peak_host_bytes = 0;     ///< peak resident set of the process
   int64_t transformer_rows = 0;   ///< this rank's rows of one forward pass of the transformer

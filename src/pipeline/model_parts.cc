@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "device/cuda/runtime.h"
 #include "io/json_config.h"
 #include "models/weight_builder.h"
 #include "pipeline/model_shape.h"
@@ -15,6 +16,24 @@ namespace {
 
 constexpr int64_t kMaxPromptTokens = 512;  // the reference pipeline's max_sequence_length
 
+/// What a process takes of a GPU beside what it asks for: the driver's context, the kernels of CUDA's libraries, and
+/// rounding. Measured on an H200 with the reserve used up: 0.95 to 1.07 GiB, more with more weights on the device.
+constexpr size_t kContextBytes = size_t{1152} << 20;
+/// More than the scratch memory and reserve of any picture of up to 2048x2048.
+constexpr size_t kLargestScratchBytes = size_t{8} << 30;
+
+/// \return what must stay free beside a drawing's planned scratch memory: for the trials of products, which take a
+/// weight and rows of their own in the first drawing of a size, and for the libraries' workspaces.
+size_t reserve_bytes(size_t largest_block, size_t scratch_bytes) {
+  constexpr size_t kWorkspaceBytes = size_t{256} << 20;
+  return kWorkspaceBytes + largest_block + scratch_bytes / 4;
+}
+
+bool takes_turns(Device device, const MemoryOptions& memory) {
+  if (memory.mode == MemoryMode::resident) return false;
+  return memory.one_drawing || (memory.mode == MemoryMode::offload && device.kind == DeviceKind::cpu);
+}
+
 void check_class(const std::filesystem::path& index) {
   constexpr std::array<std::string_view, 1> kClasses{"ZImagePipeline"};
   JsonConfig::load(index).class_name(kClasses);
@@ -22,8 +41,13 @@ void check_class(const std::filesystem::path& index) {
 
 }  // namespace
 
-ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype)
-    : folder_(folder), synthetic_(synthetic), dtype_(dtype) {
+ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype,
+                       const MemoryOptions& memory)
+    : folder_(folder),
+      synthetic_(synthetic),
+      dtype_(dtype),
+      memory_(memory),
+      one_at_a_time_(takes_turns(ctx.device(), memory)) {
   check_class(folder / "model_index.json");
   transformer_config_ = zimage::load_config(folder / "transformer" / "config.json");
   encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
@@ -37,11 +61,11 @@ ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool s
           folder.string(), transformer_config_.in_channels, vae_config_.latent_channels);
   limits_ = read_limits(folder, transformer_config_, vae_config_);
   if (!synthetic || std::filesystem::exists(folder / "tokenizer")) tokenizer_ = Tokenizer::load(folder / "tokenizer");
-  if (synthetic) return;
   // A part that does not fit is found now, not when its stage comes.
-  encoder_weights(ctx, StoreSource::Mode::check_only);
-  transformer_weights(ctx, StoreSource::Mode::check_only);
+  encoder_sizes_ = encoder_weights(ctx, StoreSource::Mode::check_only).storage.sizes;
+  transformer_sizes_ = transformer_weights(ctx, StoreSource::Mode::check_only).storage.sizes;
   autoencoder_weights(ctx, StoreSource::Mode::check_only);
+  plan_ = {place_part(encoder_sizes_, false, 0), place_part(transformer_sizes_, false, 0)};
 }
 
 PromptTokens ModelParts::tokenize(std::string_view prompt) const {
@@ -63,22 +87,66 @@ PromptTokens ModelParts::tokenize(std::string_view prompt) const {
   return tokens;
 }
 
-WeightBuilder ModelParts::builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode) const {
+void ModelParts::load_ahead(Context& ctx, bool with_encoder) {
+  if (one_at_a_time_) return;
+  autoencoder(ctx);
+  const auto fits_any_drawing = [&] {
+    const size_t weights = plan_.encoder.device_bytes + plan_.transformer.device_bytes;
+    return memory_.mode == MemoryMode::automatic && weights + kLargestScratchBytes <= available_bytes(ctx);
+  };
+  if (ctx.device().kind == DeviceKind::cpu || memory_.mode == MemoryMode::resident || fits_any_drawing())
+    load(ctx, with_encoder);
+}
+
+void ModelParts::load(Context& ctx, bool with_encoder) {
+  if (with_encoder) encoder(ctx);
+  transformer(ctx);
+}
+
+size_t ModelParts::available_bytes(Context& ctx) const {
+  const size_t weights = weight_bytes();
+  size_t available = cuda::free_bytes(ctx.device().index) + weights;
+  std::optional<size_t> limit = memory_.limit_bytes;
+  if (!limit && memory_.mode == MemoryMode::offload) limit = MemoryOptions::kOffloadLimitBytes;
+  if (limit) available = std::min(available, *limit - std::min(*limit, kContextBytes));
+  const size_t kept = autoencoder_ ? autoencoder_->weights().storage.bytes : 0;
+  return available - std::min(available, kept);
+}
+
+void ModelParts::make_room(Context& ctx, size_t scratch_bytes) {
+  if (ctx.device().kind == DeviceKind::cpu) return;
+  const MemoryNeeds needs{ctx.device(),       encoder_sizes_,
+                          transformer_sizes_, one_at_a_time_,
+                          scratch_bytes,      reserve_bytes(transformer_sizes_.largest_block(), scratch_bytes)};
+  const size_t available = available_bytes(ctx);
+  MemoryPlan plan = plan_memory(memory_.mode, needs, available);
+  log_message(plan.streams() ? LogLevel::info : LogLevel::debug, describe(plan, needs, available));
+  if (plan == plan_) return;
+  release_encoder();
+  release_transformer();
+  plan_ = std::move(plan);
+}
+
+WeightBuilder ModelParts::builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode,
+                                  const WeightPlacement& placement) const {
   std::shared_ptr<WeightSource> source;
-  if (synthetic_)
-    source = std::make_shared<SyntheticSource>(ctx);
-  else
+  if (!synthetic_)
     source = std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix, mode);
-  return WeightBuilder(ctx, std::move(source), dtype_);
+  else if (mode == StoreSource::Mode::check_only)
+    source = std::make_shared<ListingSource>();
+  else
+    source = std::make_shared<SyntheticSource>(ctx);
+  return WeightBuilder(ctx, std::move(source), dtype_, placement);
 }
 
 qwen3::Weights ModelParts::encoder_weights(Context& ctx, StoreSource::Mode mode) const {
-  WeightBuilder made = builder(ctx, "text_encoder", encoder_config_.is_causal_lm ? "model." : "", mode);
+  WeightBuilder made =
+      builder(ctx, "text_encoder", encoder_config_.is_causal_lm ? "model." : "", mode, plan_.encoder.placement);
   return qwen3::build_weights(encoder_config_, made);
 }
 
 zimage::Weights ModelParts::transformer_weights(Context& ctx, StoreSource::Mode mode) const {
-  WeightBuilder made = builder(ctx, "transformer", "", mode);
+  WeightBuilder made = builder(ctx, "transformer", "", mode, plan_.transformer.placement);
   return zimage::build_weights(transformer_config_, made);
 }
 
@@ -113,6 +181,11 @@ size_t ModelParts::weight_bytes() const {
   return (encoder_ ? encoder_->weights().storage.bytes : 0) +
          (transformer_ ? transformer_->weights().storage.bytes : 0) +
          (autoencoder_ ? autoencoder_->weights().storage.bytes : 0);
+}
+
+size_t ModelParts::streamed_bytes() const {
+  return (encoder_ ? encoder_->weights().storage.host_bytes : 0) +
+         (transformer_ ? transformer_->weights().storage.host_bytes : 0);
 }
 
 }  // namespace nostos

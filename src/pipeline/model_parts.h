@@ -1,4 +1,5 @@
-// Owns the parts of a loaded model: configs, tokenizer, text encoder, transformer, VAE; each loaded when first needed.
+// Owns the parts of a loaded model: configs, tokenizer, text encoder, transformer, VAE; each loaded when first needed,
+// as the device has room.
 #pragma once
 
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include "models/autoencoder_kl/autoencoder.h"
 #include "models/qwen3/encoder.h"
 #include "models/zimage/transformer.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/request.h"
 #include "pipeline/schedule.h"
 #include "text/chat_template.h"
@@ -23,7 +25,8 @@ class ModelParts {
  public:
   /// Reads every config and the tokenizer, and checks names, shapes and dtypes of all weights; loads none yet.
   /// \param dtype of the matrix products: f32 or bf16. \throws Error model naming file and field
-  ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype);
+  ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype,
+             const MemoryOptions& memory = {});
 
   const zimage::Config& transformer_config() const { return transformer_config_; }
   const autoencoder_kl::Config& vae_config() const { return vae_config_; }
@@ -38,6 +41,23 @@ class ModelParts {
   /// gets one token a byte.
   PromptTokens tokenize(std::string_view prompt) const;
 
+  /// \return whether a part is loaded when its stage comes and released after.
+  bool one_at_a_time() const { return one_at_a_time_; }
+  /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts, or the VAE alone, which
+  /// says what drawings need.
+  /// \param with_encoder whether captions are made with these parts. \throws Error model, out_of_memory
+  void load_ahead(Context& ctx, bool with_encoder);
+  /// Loads the transformer and, if asked for, the encoder. \throws Error model, out_of_memory
+  void load(Context& ctx, bool with_encoder);
+  /// \return whether there is nothing for load() to do.
+  bool is_loaded(bool with_encoder) const { return transformer_ && (encoder_ || !with_encoder); }
+  /// On a GPU, decides which weights stay there beside `scratch_bytes` of drawings, and says so in the log. What is
+  /// loaded in another way is released. To be called, while nobody uses the parts, before that scratch memory is taken.
+  /// \throws Error out_of_memory
+  void make_room(Context& ctx, size_t scratch_bytes);
+  /// \return how weights are kept when they are loaded.
+  const MemoryPlan& memory_plan() const { return plan_; }
+
   /// Each loads its part on first use. \throws Error model, out_of_memory
   const qwen3::Encoder& encoder(Context& ctx);
   const zimage::Transformer& transformer(Context& ctx);
@@ -48,20 +68,28 @@ class ModelParts {
   void release_transformer() { transformer_.reset(); }
   void release_autoencoder() { autoencoder_.reset(); }
 
-  /// \return bytes of the weights that are loaded now.
+  /// \return bytes of the weights that are loaded now, on the device and in host memory for streaming.
   size_t weight_bytes() const;
+  size_t streamed_bytes() const;
 
  private:
+  /// \return bytes that weights and drawings may take of the GPU, beside what is there for good.
+  size_t available_bytes(Context& ctx) const;
   /// The three walks over a part's weights, to check or to load them.
   qwen3::Weights encoder_weights(Context& ctx, StoreSource::Mode mode) const;
   zimage::Weights transformer_weights(Context& ctx, StoreSource::Mode mode) const;
   autoencoder_kl::Weights autoencoder_weights(Context& ctx, StoreSource::Mode mode) const;
   /// \return a builder for the part in folder `part`.
-  WeightBuilder builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode) const;
+  WeightBuilder builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode,
+                        const WeightPlacement& placement = {}) const;
 
   std::filesystem::path folder_;
   bool synthetic_;
   DType dtype_;
+  MemoryOptions memory_;
+  bool one_at_a_time_;
+  WeightSizes encoder_sizes_, transformer_sizes_;
+  MemoryPlan plan_;
   zimage::Config transformer_config_;
   qwen3::Config encoder_config_;
   autoencoder_kl::Config vae_config_;

@@ -31,9 +31,10 @@ class RankMemory {
   explicit RankMemory(Context& ctx) : arena_(ctx.device()) {}
 
   /// \return what `take(Arena&)` takes, in memory that is grown where it is too small. What a drawing of another shape
-  /// has left there is forgotten. \throws Error out_of_memory
-  template <class Take>
-  auto lay_out(const DrawingShape& shape, const Take& take) {
+  /// has left there is forgotten.
+  /// \param make_room called with the bytes before memory is taken, while this has none. \throws Error out_of_memory
+  template <class Take, class MakeRoom>
+  auto lay_out(const DrawingShape& shape, const Take& take, const MakeRoom& make_room) {
     Arena measure(arena_.device());
     take(measure);
     bytes_ = measure.peak_bytes();
@@ -41,6 +42,7 @@ class RankMemory {
     shape_ = shape;
     if (arena_.capacity_bytes() < bytes_) {
       release();
+      make_room(bytes_);
       arena_ = Arena(measure.device(), bytes_);
     }
     arena_.rewind(0);

@@ -80,7 +80,9 @@ void Sampler::enqueue_step(int64_t step, bool guided) {
   Graph& recorded = left_.step[guided];
   if (recorded) return recorded.launch(ctx_);
   make_step(guided);
-  const bool can_record = plan_.world == nullptr || plan_.world->can_record();
+  // Streamed weights arrive by the events of a stream of their own, which are other ones in each step.
+  const bool streams = transformer_.weights().storage.stream != nullptr;
+  const bool can_record = !streams && (plan_.world == nullptr || plan_.world->can_record());
   if (ctx_.device().kind == DeviceKind::cuda && can_record) recorded = Graph::record(ctx_, [&] { make_step(guided); });
 }
 

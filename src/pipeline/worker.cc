@@ -92,7 +92,7 @@ void Worker::load(const Load& load) {
     groups_.world().barrier();  // nobody uses any more what is released
     if (leads_) {
       load();
-      result_.report.weight_bytes = std::max(result_.report.weight_bytes, process_.parts.weight_bytes());
+      report_weights();
     }
     groups_.world().barrier();
   });
@@ -116,7 +116,6 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
   const CancelWatch watch(ctx_, progress.cancel);
   std::optional<CancelWatch> process_watch;
   if (leads_) process_watch.emplace(process_.ctx, progress.cancel);
-  result_.report.weight_bytes = process_.parts.weight_bytes();
   try {
     plan();
     make_captions();
@@ -131,6 +130,7 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
     memory_.release();
     throw;
   }
+  report_weights();
   report_times();
   report_ranks(groups_.world().traffic().bytes - bytes_sent_before);
   if (process_.release_parts) memory_.release();
@@ -178,8 +178,20 @@ void Worker::plan() {
                            plan_->caption_tokens,
                            plan_->guidance.scale,
                            plan_->guidance.normalization};
-  views_ = memory_.lay_out(shape, [&](Arena& arena) { return take_views(arena); });
+  const auto make_room = [&](size_t bytes) {
+    if (leads_) this->make_room(bytes);
+  };
+  views_ = memory_.lay_out(
+      shape, [&](Arena& arena) { return take_views(arena); }, make_room);
   result_.report.arena_bytes = memory_.bytes();
+}
+
+void Worker::make_room(size_t scratch_bytes) {
+  ModelParts& parts = process_.parts;
+  parts.make_room(process_.ctx, scratch_bytes);
+  if (process_.release_parts || parts.is_loaded(is_root())) return;
+  enter_stage("load");
+  timed("load", process_.ctx, [&] { parts.load(process_.ctx, is_root()); });
 }
 
 Worker::Views Worker::take_views(Arena& arena) const {
@@ -364,6 +376,13 @@ void Worker::gather_picture(ConstView own_pixels, Picture& picture) {
   if (!is_root()) return;
   const GenerationRequest& request = result_.resolved.request;
   picture.image = crop_evenly(pixels.view(), *request.height, *request.width);
+}
+
+void Worker::report_weights() {
+  if (!leads_) return;
+  RunReport& report = result_.report;
+  report.weight_bytes = std::max(report.weight_bytes, process_.parts.weight_bytes());
+  report.streamed_bytes = std::max(report.streamed_bytes, process_.parts.streamed_bytes());
 }
 
 void Worker::report_times() {

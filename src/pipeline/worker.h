@@ -62,6 +62,8 @@ class Worker {
   PromptTokens tokenize(const std::string& prompt) const;
   /// Finds out what this drawing takes, and lays its memory out.
   void plan();
+  /// On the process's leader: has the weights leave room for this drawing, and loads them where they now belong.
+  void make_room(size_t scratch_bytes);
   Views take_views(Arena& arena) const;
   void take_text_views(Arena& arena, Views& views) const;
   /// The VAE, which says what it needs, must be loaded: with release_parts it is when its stage comes, not before.
@@ -72,6 +74,8 @@ class Worker {
   void decode();
   /// Brings a picture's rows home to rank 0.
   void gather_picture(ConstView own_pixels, Picture& picture);
+  /// On the process's leader: notes what is loaded now, if it is the most so far.
+  void report_weights();
   void report_times();
   void report_ranks(uint64_t bytes_sent);
   /// Runs `work`, which works on ctx, as part of a stage of the report.

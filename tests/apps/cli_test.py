@@ -143,6 +143,8 @@ class CommandLine(CliTest):
             "--precision": ["f16"],
             "--threads": ["-1", "1.5"],
             "--device": ["tpu"],
+            "--memory": ["some"],
+            "--memory-limit": ["-1", "much"],
             "--log-level": ["loud"],
         }
         for flag, values in wrong.items():
@@ -152,6 +154,9 @@ class CommandLine(CliTest):
                     self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", flag, value])
                     run = self.run_nostos("generate", "--prompt", "x", "--model-path", "no/model", flag, value)
                     self.assertNotIn("hf download", run.stderr)
+
+    def test_a_memory_limit_is_for_gpus(self):
+        self.assert_refused(["generate", "--prompt", "x", "--device", "cpu", "--memory-limit", "12"], "--memory-limit")
 
     def test_cuda_is_refused_clearly(self):
         self.assert_refused(["generate", "--prompt", "x", "--device", "cuda"], "no CUDA backend")

@@ -122,13 +122,6 @@ bool fuses_gated_linear(Device, DType dtype, const GatedShape& shape) {
   return ops::cuda_backend().fuses_gated_linear(gpu().device(), dtype, shape);
 }
 
-Linear pack_gated_linear(Context&, ConstView weight) {
-  Mirror mirror;
-  Linear packed = ops::cuda_backend().pack_gated_linear(gpu(), mirror.place(weight));
-  mirror.finish();
-  return packed;
-}
-
 Conv2d pack_conv2d(Context&, ConstView filter, ConstView bias) {
   Mirror mirror;
   Conv2d packed = ops::cuda_backend().pack_conv2d(gpu(), mirror.place(filter), mirror.place(bias));
@@ -143,9 +136,10 @@ const Backend& ops::backend_of(Device) {
   static const Backend mirrored{
       .has_bf16_products = nostos::has_bf16_products,
       .pack_linear = nostos::pack_linear,
+      .borrow_linear = nullptr,
       .linear = Mirrored<&Backend::linear>::run,
       .fuses_gated_linear = nostos::fuses_gated_linear,
-      .pack_gated_linear = nostos::pack_gated_linear,
+      .interleave_gates = Mirrored<&Backend::interleave_gates>::run,
       .gated_linear = Mirrored<&Backend::gated_linear>::run,
       .pack_conv2d = nostos::pack_conv2d,
       .conv2d = Mirrored<&Backend::conv2d>::run,

@@ -81,7 +81,7 @@ TEST(RowIndependence, GatedLinear) {
   constexpr int64_t kRows = 400, kIn = 200, kFfn = 392;
   for (const DType dtype : product_dtypes()) {
     const Tensor x = random_tensor(dtype, {kRows, kIn}, 1), weight = random_tensor(dtype, {2 * kFfn, kIn}, 2);
-    const GatedLinear packed = ops::pack_gated_linear(context(1), weight);
+    const GatedLinear packed = pack_gated(context(1), weight);
     expect_independent_rows(
         kRows, dtype, {kFfn},
         [&](Context& ctx, int64_t first, int64_t count, View out) {

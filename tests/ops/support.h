@@ -33,6 +33,15 @@ inline double sum_error(int64_t terms) {
 
 inline double unit(DType dtype) { return dtype == DType::bf16 ? kUnitBf16 : kUnitF32; }
 
+/// Packs gate rows, then up rows [2 * ffn, in], for ops::gated_linear().
+inline GatedLinear pack_gated(Context& ctx, ConstView weight) {
+  const GatedShape shape{weight.shape()[1], weight.shape()[0] / 2, false};
+  if (!ops::fuses_gated_linear(ctx.device(), weight.dtype(), shape)) return {ops::pack_linear(ctx, weight), false};
+  Tensor interleaved(ctx.device(), weight.dtype(), weight.shape());
+  ops::interleave_gates(ctx, weight, interleaved);
+  return {ops::pack_linear(ctx, interleaved), true};
+}
+
 /// \return a tensor of uniform values in [low, high), the same for a seed whatever its dtype (f32 or bf16), up to
 /// rounding.
 inline Tensor random_tensor(DType dtype, const Shape& shape, uint32_t seed, float low = -1, float high = 1) {

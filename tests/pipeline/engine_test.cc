@@ -102,7 +102,7 @@ TEST(Engine, ThreadsAndReleasedPartsDoNotChangeThePicture) {
   for (const int threads : {1, 2, 3}) {
     EngineOptions other = options();
     other.threads = threads;
-    other.release_parts = threads != 2;
+    other.memory = {.mode = threads == 3 ? MemoryMode::offload : MemoryMode::automatic, .one_drawing = threads == 1};
     Engine second(other);
     const Generation again = second.generate(request(28, 20));
     EXPECT_TRUE(same_latents(reference.pictures[0], again.pictures[0])) << threads << " threads";
@@ -145,7 +145,7 @@ TEST(Engine, CancelsBetweenBlocksAndDrawsAgain) {
 
 TEST(Engine, ReportsWhatARunCost) {
   EngineOptions released = options();
-  released.release_parts = true;
+  released.memory.one_drawing = true;
   Engine engine(released);
   const RunReport report = engine.generate(request(16, 16)).report;
   std::vector<std::string> names;
@@ -158,6 +158,22 @@ TEST(Engine, ReportsWhatARunCost) {
   EXPECT_EQ(report.transformer_rows, 32 + 32);
   EXPECT_GT(report.transformer_flop, 0);
   EXPECT_GT(engine.measure_matmul_gflops(report.transformer_rows), 0);
+}
+
+// On the CPU each part is on disk but for its stage, in every drawing.
+TEST(Engine, OffloadKeepsOnePartAtATime) {
+  EngineOptions offloaded = options(), kept = options();
+  offloaded.memory.mode = MemoryMode::offload;
+  kept.memory = {.mode = MemoryMode::resident, .one_drawing = true};
+  Engine one_at_a_time(offloaded), resident(kept);
+  for (const char* what : {"first", "again"}) {
+    const Generation a = one_at_a_time.generate(request(16, 16)), b = resident.generate(request(16, 16));
+    EXPECT_TRUE(same_latents(a.pictures[0], b.pictures[0])) << what;
+    EXPECT_EQ(a.report.stages.front().name, "load") << what;
+    EXPECT_NE(b.report.stages.front().name, "load") << what;
+    EXPECT_LT(a.report.weight_bytes, b.report.weight_bytes) << what;
+    EXPECT_EQ(a.report.streamed_bytes, 0u) << what;
+  }
 }
 
 TEST(Engine, LongPromptsAreCut) {
@@ -191,7 +207,7 @@ TEST(Engine, DamagedPartsAreFoundBeforeAnyStage) {
   }
   EngineOptions released = options();
   released.model = folder;
-  released.release_parts = true;
+  released.memory.one_drawing = true;
   EXPECT_NE(failure([&] { Engine{released}; }, ErrorKind::model).find("vae"), std::string::npos);
   std::filesystem::remove_all(folder);
 }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <filesystem>
+#include <vector>
 
 #include "base/error.h"
 #include "parallel/thread_communicator.h"
@@ -18,26 +19,44 @@ namespace {
 auto take_bytes(size_t bytes) {
   return [bytes](Arena& arena) { return arena.take(bytes); };
 }
+const auto any_room = [](size_t) {};
 
 TEST(RankMemory, GrowsAndNeverMovesForWhatFits) {
   Context ctx({}, 1);
   RankMemory& memory = ctx.state<RankMemory>();
-  std::byte* const first = memory.lay_out({.height = 8}, take_bytes(1000));
+  std::byte* const first = memory.lay_out({.height = 8}, take_bytes(1000), any_room);
   ASSERT_NE(first, nullptr);
   EXPECT_EQ(memory.bytes(), 1024u);
-  EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000)), first);
-  EXPECT_EQ(memory.lay_out({.height = 4}, take_bytes(100)), first);
+  EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000), any_room), first);
+  EXPECT_EQ(memory.lay_out({.height = 4}, take_bytes(100), any_room), first);
   EXPECT_EQ(memory.bytes(), 128u);
-  std::byte* const grown = memory.lay_out({.height = 16}, take_bytes(100000));
+  std::byte* const grown = memory.lay_out({.height = 16}, take_bytes(100000), any_room);
   std::memset(grown, 7, 100000);
-  EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000)), grown);
+  EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000), any_room), grown);
+}
+
+TEST(RankMemory, HasRoomMadeBeforeItGrowsAlone) {
+  Context ctx({}, 1);
+  RankMemory& memory = ctx.state<RankMemory>();
+  std::vector<size_t> asked;
+  const auto note = [&](size_t bytes) { asked.push_back(bytes); };
+  for (const size_t bytes : {size_t{1024}, size_t{512}, size_t{4096}, size_t{4096}})
+    memory.lay_out({}, take_bytes(bytes), note);
+  EXPECT_EQ(asked, (std::vector<size_t>{1024, 4096}));
+  // What has no room leaves no memory behind, so that less asks anew.
+  const auto refuse = [](size_t) { fail(ErrorKind::out_of_memory, "none"); };
+  EXPECT_THROW(memory.lay_out({}, take_bytes(8192), refuse), Error);
+  memory.lay_out({}, take_bytes(512), note);
+  EXPECT_EQ(asked.back(), 512u);
 }
 
 TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   Context ctx({}, 1);
   RankMemory& memory = ctx.state<RankMemory>();
   const DrawingShape shape{.height = 8, .width = 8, .caption_tokens = {32, 0}};
-  const auto lay_out = [&](const DrawingShape& of, size_t bytes = 1000) { memory.lay_out(of, take_bytes(bytes)); };
+  const auto lay_out = [&](const DrawingShape& of, size_t bytes = 1000) {
+    memory.lay_out(of, take_bytes(bytes), any_room);
+  };
   lay_out(shape);
   EXPECT_FALSE(memory.left().has_positions);
   memory.left().has_positions = true;

@@ -175,7 +175,7 @@ TEST(Ranks, ReleasedPartsSeveralOutputsAndGivenThreadsDoNotChangeThePicture) {
   drawn.num_outputs = 3;
   const Generation one = draw(options(kTiny, Precision::f32, {}), drawn);
   EngineOptions three = options(kTiny, Precision::f32, {.ulysses = 3});
-  three.release_parts = true;
+  three.memory.one_drawing = true;
   three.threads = 7;
   expect_same(one, draw(three, drawn), "three ranks");
   Engine again(options(kTiny, Precision::f32, {.ulysses = 2}));
@@ -190,7 +190,7 @@ TEST(Ranks, ADeviceAndACopyOfTheModelForEachDoNotChangeThePicture) {
   for (const bool release : {false, true}) {
     EngineOptions three = options(kTiny, Precision::f32, {.ulysses = 3});
     three.device_per_rank = true;
-    three.release_parts = release;
+    three.memory.one_drawing = release;
     Engine engine(three);
     for (int64_t run = 0; run < 2; ++run) {
       expect_same(one, engine.generate(drawn), fmt::format("run {} with parts {}", run, release ? "released" : "kept"));
@@ -271,7 +271,7 @@ TEST(Ranks, EnginesOfSeveralProcessesAgreeWithThreads) {
   for (const bool release : {false, true}) {
     run_thread_ranks(3, [&](Communicator& world) {
       EngineOptions of_process = options(kTiny, Precision::f32, {.ulysses = 3});
-      of_process.release_parts = release;
+      of_process.memory.one_drawing = release;
       of_process.threads = 1;
       Engine engine(of_process, &world);
       const Generation made = engine.generate(drawn);

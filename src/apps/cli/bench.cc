@@ -120,6 +120,7 @@ ordered_json result_json(const std::string& model, const std::string& precision,
           {"matmul_share", matmul_gflops > 0 ? transformer_gflops / matmul_gflops : 0},
           {"world_size", last.ranks.size()},
           {"weight_bytes", last.weight_bytes},
+          {"streamed_bytes", last.streamed_bytes},
           {"arena_bytes", last.arena_bytes},
           {"peak_host_bytes", last.peak_host_bytes},
           {"picture_digest", digest(drawn.pictures.front().image)},
@@ -141,9 +142,12 @@ void print_text(const ordered_json& result) {
              result["transformer_gflops"].get<double>() / 1000, result["matmul_share"].get<double>() * 100,
              result["matmul_gflops"].get<double>() / 1000);
   constexpr double kGiB = 1024.0 * 1024 * 1024;
-  fmt::print("memory: peak {:.2f} GiB, weights {:.2f} GiB, scratch {:.2f} GiB\n",
+  fmt::print("memory: peak {:.2f} GiB, weights {:.2f} GiB, scratch {:.2f} GiB",
              result["peak_host_bytes"].get<double>() / kGiB, result["weight_bytes"].get<double>() / kGiB,
              result["arena_bytes"].get<double>() / kGiB);
+  if (const double streamed = result["streamed_bytes"].get<double>(); streamed > 0)
+    fmt::print(", weights streamed from the host {:.2f} GiB", streamed / kGiB);
+  fmt::print("\n");
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
@@ -151,7 +155,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.synthetic = !flags.synthetic.empty();
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
-  options.release_parts = warmup + flags.repeat == 1;
+  options.memory.one_drawing = warmup + flags.repeat == 1;
   if (options.synthetic)
     options.model = synthetic_model(flags.synthetic);
   else

@@ -10,6 +10,7 @@ namespace nostos::cli {
 namespace {
 
 constexpr int64_t kMaxThreads = 4096;
+constexpr double kMaxMemoryGib = 1e6;
 
 Precision parse_precision(const std::string& name) {
   if (name == "auto") return Precision::automatic;
@@ -51,8 +52,15 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")
       ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
   const auto number = [&](const char* name, auto& value, const char* help) {
-    command.add_option(name, value, help)->check(not_empty());
+    return command.add_option(name, value, help)->check(not_empty());
   };
+  command.add_option(
+      "--memory", flags.memory,
+      "weights: resident on the device, offload (a GPU streams them from host memory, the CPU loads each "
+      "part for its stage), or auto: resident as far as there is room");
+  number("--memory-limit", flags.memory_limit_gib,
+         "GiB of GPU memory that the process may take (all that is free; with --memory offload 12)")
+      ->check(CLI::Range(0.0, kMaxMemoryGib));
   number("--num-gpus", flags.num_gpus,
          "ranks that share a picture, which stays the same; without GPUs they are CPU threads sharing the cores (1)");
   number("--ulysses-degree", flags.ulysses_degree, "ranks that share tokens and heads (what --num-gpus leaves)");
@@ -91,6 +99,8 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   options.device = choice.device;
   options.device_per_rank = choice.per_rank;
   options.precision = parse_precision(flags.precision);
+  options.memory.mode = parse_memory_mode(flags.memory);
+  if (flags.memory_limit_gib) options.memory.limit_bytes = static_cast<size_t>(*flags.memory_limit_gib * (1 << 30));
   options.threads = static_cast<int>(flags.threads);
   return options;
 }

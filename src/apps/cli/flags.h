@@ -18,6 +18,8 @@ class Processes;
 struct EngineFlags {
   std::string device = "auto";
   std::string precision = "auto";
+  std::string memory = "auto";
+  std::optional<double> memory_limit_gib;
   int64_t threads = 0;
   bool allow_shared_gpu = false;
   std::optional<int64_t> num_gpus, ulysses_degree, ring_degree, cfg_parallel_degree;

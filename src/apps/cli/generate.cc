@@ -183,7 +183,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   const int64_t count = resolve(record.request, any_model).request.num_outputs;
   if (is_root) require_outputs(flags, count);
   options.model = record.model_path.empty() ? embedded_model() : resolve_model_path(record.model_path);
-  options.release_parts = count == 1;
+  options.memory.one_drawing = count == 1;
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(is_root && log_enabled(LogLevel::info));

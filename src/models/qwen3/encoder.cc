@@ -16,9 +16,11 @@ namespace {
 void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x, const Scratch& s) {
   ctx.throw_if_cancelled();
   ops::rms_norm(ctx, x, w.input_norm, {}, c.norm_eps, s.normed);
+  w.visit.begin(ctx);
   nn::attention(ctx, c.attention_shape(), w.attention, s.normed, s.rope, s.attention, x, true);
   ops::rms_norm(ctx, x, w.post_attention_norm, {}, c.norm_eps, s.normed);
   nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, x, true);
+  w.visit.end(ctx);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ LayerWeights build_layer(const Config& c, WeightBuilder& b, const std::string& n
   LayerWeights w;
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   const std::string attention = name + ".self_attn.", mlp = name + ".mlp.";
+  b.begin_block(BlockUse::once_a_prompt);
   w.attention.qkv = b.stacked({attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"},
                               {q, kv, kv}, c.hidden);
   w.attention.out = b.linear(attention + "o_proj", c.hidden, q, false, b.dtype());
@@ -15,6 +16,7 @@ LayerWeights build_layer(const Config& c, WeightBuilder& b, const std::string& n
   w.attention.k_norm = b.small(attention + "k_norm.weight", {c.head_dim});
   w.feed_forward.gate_up = b.gated(mlp + "gate_proj.weight", mlp + "up_proj.weight", c.feed_forward_shape());
   w.feed_forward.down = b.linear(mlp + "down_proj", c.hidden, c.ffn, false, b.dtype());
+  w.visit = b.end_block();
   w.input_norm = b.small(name + ".input_layernorm.weight", {c.hidden});
   w.post_attention_norm = b.small(name + ".post_attention_layernorm.weight", {c.hidden});
   return w;

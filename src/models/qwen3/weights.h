@@ -11,6 +11,7 @@
 namespace nostos::qwen3 {
 
 struct LayerWeights {
+  BlockVisit visit;  ///< of the matrices
   nn::AttentionWeights attention;
   nn::FeedForwardWeights feed_forward;
   ConstView input_norm, post_attention_norm;  ///< f32 [hidden]

@@ -35,6 +35,7 @@ void block_forward(Context& ctx, const Config& config, const nn::ShardedSequence
                    const ops::NextNorm& next, const nn::Probe& probe, const std::string& name) {
   ctx.throw_if_cancelled();
   report(probe, name + ".attention_norm1_scaled", s.normed);
+  w.visit.begin(ctx);
   nn::attention(ctx, sequence, config.attention_shape(), w.attention, s.normed, rope, s.attention, s.projected);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
@@ -43,6 +44,7 @@ void block_forward(Context& ctx, const Config& config, const nn::ShardedSequence
   report(probe, name + ".residual1", x);
   report(probe, name + ".ffn_norm1_scaled", s.normed);
   nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
+  w.visit.end(ctx);
   report(probe, name + ".ffn", s.projected);
   ops::add_gated_rms_norm(ctx, s.projected, w.ffn_norm2, mod.ffn_gate, config.norm_eps, x, next);
   report(probe, name, x);

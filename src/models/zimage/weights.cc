@@ -7,6 +7,7 @@ namespace {
 BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& name, bool modulated) {
   BlockWeights w;
   const std::string attention = name + ".attention.", ffn = name + ".feed_forward.";
+  b.begin_block(modulated ? BlockUse::each_step : BlockUse::once_a_prompt);
   w.attention.qkv = b.stacked({attention + "to_q.weight", attention + "to_k.weight", attention + "to_v.weight"},
                               {c.hidden, c.hidden, c.hidden}, c.hidden);
   w.attention.out = b.linear(attention + "to_out.0", c.hidden, c.hidden, false, b.dtype());
@@ -16,6 +17,7 @@ BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& n
   }
   w.feed_forward.gate_up = b.gated(ffn + "w1.weight", ffn + "w3.weight", c.feed_forward_shape());
   w.feed_forward.down = b.linear(ffn + "w2", c.hidden, c.ffn(), false, b.dtype());
+  w.visit = b.end_block();
   w.attention_norm1 = b.small(name + ".attention_norm1.weight", {c.hidden});
   w.attention_norm2 = b.small(name + ".attention_norm2.weight", {c.hidden});
   w.ffn_norm1 = b.small(name + ".ffn_norm1.weight", {c.hidden});

@@ -13,6 +13,7 @@
 namespace nostos::zimage {
 
 struct BlockWeights {
+  BlockVisit visit;  ///< of the matrices but modulation's
   nn::AttentionWeights attention;
   nn::FeedForwardWeights feed_forward;
   ConstView attention_norm1, attention_norm2, ffn_norm1, ffn_norm2;  ///< f32 [hidden]

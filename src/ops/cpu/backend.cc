@@ -7,9 +7,10 @@ const Backend& cpu_backend() {
   static constexpr Backend backend{
       .has_bf16_products = cpu::has_bf16_products,
       .pack_linear = cpu::pack_linear,
+      .borrow_linear = nullptr,
       .linear = cpu::linear,
       .fuses_gated_linear = nullptr,
-      .pack_gated_linear = nullptr,
+      .interleave_gates = nullptr,
       .gated_linear = nullptr,
       .pack_conv2d = cpu::pack_conv2d,
       .conv2d = cpu::conv2d,

@@ -12,9 +12,10 @@ const Backend& cuda_backend() {
   static constexpr Backend backend{
       .has_bf16_products = cuda::has_bf16_products,
       .pack_linear = cuda::pack_linear,
+      .borrow_linear = cuda::borrow_linear,
       .linear = cuda::linear,
       .fuses_gated_linear = cuda::fuses_gated_linear,
-      .pack_gated_linear = cuda::pack_gated_linear,
+      .interleave_gates = cuda::interleave_gates,
       .gated_linear = cuda::gated_linear,
       .pack_conv2d = cuda::pack_conv2d,
       .conv2d = cuda::conv2d,

@@ -190,21 +190,34 @@ struct PackedPlans {
 
 /// A weight [out, in] as it came.
 struct DeviceMatrix final : PackedWeight {
-  Buffer storage;
+  Buffer storage;                   // empty where the memory is borrowed
+  const std::byte* data = nullptr;  // there or elsewhere
   std::shared_ptr<ProductPlans> plans;
 
   size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
+/// \param storage what keeps the weight's memory, if it is the matrix's own.
+Linear matrix(Context& ctx, ConstView weight, Buffer storage) {
+  auto packed = std::make_shared<DeviceMatrix>();
+  packed->storage = std::move(storage);
+  packed->data = weight.bytes();
+  packed->plans = ctx.state<PackedPlans>().plans;
+  return {weight.shape()[1], weight.shape()[0], weight.dtype(), std::move(packed), {}};
+}
+
 }  // namespace
 
 Linear pack_linear(Context& ctx, ConstView weight) {
-  auto packed = std::make_shared<DeviceMatrix>();
-  packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
-  packed->plans = ctx.state<PackedPlans>().plans;
-  copy_async(packed->storage.data(), weight.bytes(), weight.size_in_bytes(), ctx.stream().handle());
-  return {weight.shape()[1], weight.shape()[0], weight.dtype(), std::move(packed), {}};
+  Buffer storage(ctx.device(), weight.size_in_bytes());
+  copy_async(storage.data(), weight.bytes(), weight.size_in_bytes(), ctx.stream().handle());
+  const ConstView copy(storage.data(), weight.dtype(), weight.shape());
+  return matrix(ctx, copy, std::move(storage));
 }
+
+Linear borrow_linear(Context& ctx, ConstView weight) { return matrix(ctx, weight, {}); }
+
+const std::byte* matrix_of(const Linear& w) { return static_cast<const DeviceMatrix&>(*w.packed).data; }
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   const int64_t rows = x.shape()[0];
@@ -214,8 +227,7 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   const auto& packed = static_cast<const DeviceMatrix&>(*w.packed);
   const Product product{w.in, w.out, w.dtype, y.dtype(), has_bias, accumulate, false};
   const Algorithm algorithm = packed.plans->algorithm(ctx, product, rows);
-  ctx.state<BlasLt>().run(product, rows, algorithm,
-                          {x.bytes(), packed.storage.data(), optional_data<float>(w.bias), y.bytes()});
+  ctx.state<BlasLt>().run(product, rows, algorithm, {x.bytes(), packed.data, optional_data<float>(w.bias), y.bytes()});
 }
 
 }  // namespace nostos::cuda

@@ -6,10 +6,13 @@
 namespace nostos::cuda {
 
 Linear pack_linear(Context& ctx, ConstView weight);
+Linear borrow_linear(Context& ctx, ConstView weight);
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
+/// \return where the matrix of a packed or borrowed weight lies, as it was given.
+const std::byte* matrix_of(const Linear& w);
 bool has_bf16_products(Context& ctx);
 bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape);
-Linear pack_gated_linear(Context& ctx, ConstView weight);
+void interleave_gates(Context& ctx, ConstView weight, View out);
 void gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias);

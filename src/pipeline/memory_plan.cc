@@ -1,0 +1,128 @@
+// Implements the division of a GPU's memory.
+#include "pipeline/memory_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+double gib(size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 1024); }
+
+/// \return the part with the least on the device.
+PartMemory smallest(const WeightSizes& sizes) {
+  const PartMemory none = place_part(sizes, true, 0), all = place_part(sizes, true, sizes.blocks.size());
+  return none.device_bytes <= all.device_bytes ? none : all;
+}
+
+std::string part_text(std::string_view name, const PartMemory& part) {
+  std::string text = fmt::format("{} {:.2f} GiB", name, gib(part.device_bytes));
+  if (part.host_bytes > 0) {
+    text += fmt::format(" and {:.2f} GiB in host memory ({} of {} blocks streamed)", gib(part.host_bytes),
+                        part.blocks_streamed(), part.placement.streamed.size());
+  }
+  return text;
+}
+
+}  // namespace
+
+MemoryMode parse_memory_mode(std::string_view name) {
+  if (name == "auto") return MemoryMode::automatic;
+  if (name == "resident") return MemoryMode::resident;
+  if (name == "offload") return MemoryMode::offload;
+  fail(ErrorKind::invalid_input, "memory mode '{}' is unknown; use auto, resident or offload", name);
+}
+
+MemoryOptions resolve_memory(const MemoryOptions& asked, Device device, int64_t ranks) {
+  const bool on_gpu = device.kind == DeviceKind::cuda;
+  require(on_gpu || !asked.limit_bytes, ErrorKind::invalid_input,
+          "--memory-limit is about a GPU's memory, and this draws on {}", to_string(device));
+  if (!on_gpu || ranks == 1) return asked;
+  require(asked.mode != MemoryMode::offload, ErrorKind::invalid_input,
+          "--memory offload streams weights for one rank a GPU, and {} ranks would share {}: use --memory resident, or "
+          "one rank",
+          ranks, to_string(device));
+  MemoryOptions resident = asked;
+  resident.mode = MemoryMode::resident;
+  return resident;
+}
+
+size_t PartMemory::blocks_streamed() const { return static_cast<size_t>(std::ranges::count(placement.streamed, true)); }
+
+PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t streamed) {
+  const size_t blocks = sizes.blocks.size();
+  check(streamed <= blocks, "no more blocks can be streamed than there are");
+  const auto once = static_cast<size_t>(std::ranges::count(sizes.uses, BlockUse::once_a_prompt));
+  const size_t each_step = blocks - once;
+  const size_t streamed_once = std::min(streamed, once), streamed_each = streamed - streamed_once;
+  PartMemory part;
+  part.placement = {table_on_host && sizes.table > 0, std::vector<bool>(blocks),
+                    streamed > 0 ? sizes.largest_block() : 0};
+  part.device_bytes = sizes.fixed + BlockStream::kSlots * part.placement.slot_bytes;
+  (part.placement.table_on_host ? part.host_bytes : part.device_bytes) += sizes.table;
+  size_t seen_once = 0, seen_each = 0;
+  for (size_t i = 0; i < blocks; ++i) {
+    bool streams;
+    if (sizes.uses[i] == BlockUse::once_a_prompt) {
+      streams = seen_once++ < streamed_once;
+    } else {
+      const size_t before = seen_each++ * streamed_each / each_step;
+      streams = seen_each * streamed_each / each_step > before;
+    }
+    part.placement.streamed[i] = streams;
+    if (streams)
+      part.host_bytes += part.placement.slot_bytes;
+    else
+      part.device_bytes += sizes.blocks[i];
+  }
+  return part;
+}
+
+std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes) {
+  PartMemory part = place_part(sizes, false, 0);
+  for (size_t streamed = 0; part.device_bytes > room_bytes; ++streamed) {
+    if (streamed > sizes.blocks.size()) return {};
+    part = place_part(sizes, true, streamed);
+  }
+  return part;
+}
+
+MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes) {
+  const size_t others = needs.scratch_bytes + needs.reserve_bytes;
+  const size_t room = available_bytes - std::min(available_bytes, others);
+  const auto total = [&](const PartMemory& encoder, const PartMemory& transformer) {
+    return needs.one_at_a_time ? std::max(encoder.device_bytes, transformer.device_bytes)
+                               : encoder.device_bytes + transformer.device_bytes;
+  };
+  const MemoryPlan whole{place_part(needs.encoder, false, 0), place_part(needs.transformer, false, 0)};
+  const size_t whole_bytes = total(whole.encoder, whole.transformer);
+  if (whole_bytes <= room) return whole;
+  require(mode != MemoryMode::resident, ErrorKind::out_of_memory,
+          "out of memory on {}: resident weights need {:.2f} GiB and this drawing {:.2f} GiB, and {:.2f} GiB may be "
+          "used; --memory auto keeps a part of the weights in host memory",
+          to_string(needs.device), gib(whole_bytes), gib(others), gib(available_bytes));
+
+  const PartMemory least_encoder = smallest(needs.encoder), least_transformer = smallest(needs.transformer);
+  const size_t least_bytes = total(least_encoder, least_transformer);
+  require(
+      least_bytes <= room, ErrorKind::out_of_memory,
+      "out of memory on {}: weights streamed from host memory still need {:.2f} GiB and this drawing {:.2f} GiB, and "
+      "{:.2f} GiB may be used; draw a smaller picture",
+      to_string(needs.device), gib(least_bytes), gib(others), gib(available_bytes));
+  const size_t transformer_room = needs.one_at_a_time ? room : room - least_encoder.device_bytes;
+  const PartMemory transformer = fit_part(needs.transformer, transformer_room).value();
+  const size_t encoder_room = needs.one_at_a_time ? room : room - transformer.device_bytes;
+  return {fit_part(needs.encoder, encoder_room).value(), transformer};
+}
+
+std::string describe(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes) {
+  return fmt::format("memory of {}: {:.2f} GiB may be used; {}, {}{}, drawing {:.2f} GiB, reserve {:.2f} GiB",
+                     to_string(needs.device), gib(available_bytes), part_text("text encoder", plan.encoder),
+                     part_text("transformer", plan.transformer), needs.one_at_a_time ? " one after the other" : "",
+                     gib(needs.scratch_bytes), gib(needs.reserve_bytes));
+}
+
+}  // namespace nostos

@@ -1,0 +1,83 @@
+// Owns the choice of which weights stay on the device and which are kept in host memory and streamed to it.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "models/weight_builder.h"
+
+namespace nostos {
+
+/// Where weights are while nobody uses them.
+enum class MemoryMode {
+  automatic,  ///< on the device, as far as it has room
+  resident,   ///< on the device
+  offload,    ///< on a GPU as far as the limit allows; on the CPU on disk, each part but for its stage
+};
+
+/// \throws Error invalid_input unless `name` is auto, resident or offload
+MemoryMode parse_memory_mode(std::string_view name);
+
+struct MemoryOptions {
+  MemoryMode mode = MemoryMode::automatic;
+  /// Nothing is drawn after the first drawing: unless the mode is resident, each part is loaded when its stage comes
+  /// and released after.
+  bool one_drawing = false;
+  /// Bytes of GPU memory that the process may take; without one all that is free, for offload kOffloadLimitBytes.
+  std::optional<size_t> limit_bytes{};
+
+  static constexpr size_t kOffloadLimitBytes = size_t{12} << 30;
+};
+
+/// \return the options for `ranks` of a process that share the weights on `device`. On a GPU several have them
+/// resident: a block cannot visit it for each at its own time.
+/// \throws Error invalid_input for several ranks that are to stream, and for a limit on the CPU
+MemoryOptions resolve_memory(const MemoryOptions& asked, Device device, int64_t ranks);
+
+/// A part's weights as they are kept.
+struct PartMemory {
+  WeightPlacement placement{};
+  size_t device_bytes = 0;  ///< with the slots of streamed blocks
+  size_t host_bytes = 0;    ///< of pinned memory
+
+  size_t blocks_streamed() const;
+};
+
+/// \return the part with `streamed` of its blocks in host memory, and the table if `table_on_host`: first those that
+/// are used once a prompt, then of the others every so many, so that each has the time of those before it to travel.
+PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t streamed);
+
+/// \return the part with as few in host memory as `room_bytes` of the device allow: everything on the device, else
+/// without the table, else with as few streamed blocks as fit. Nothing if streaming all does not fit.
+std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes);
+
+/// What must fit onto a GPU.
+struct MemoryNeeds {
+  Device device;
+  const WeightSizes& encoder;
+  const WeightSizes& transformer;
+  bool one_at_a_time = false;  ///< whether the encoder is released before the transformer is loaded
+  size_t scratch_bytes = 0;    ///< of drawings
+  size_t reserve_bytes = 0;    ///< to stay free
+};
+
+struct MemoryPlan {
+  PartMemory encoder, transformer;
+
+  bool streams() const { return encoder.host_bytes + transformer.host_bytes > 0; }
+  friend bool operator==(const MemoryPlan& a, const MemoryPlan& b) {
+    return a.encoder.placement == b.encoder.placement && a.transformer.placement == b.transformer.placement;
+  }
+};
+
+/// Divides `available_bytes` of a GPU: the transformer, which runs in every step, goes before the encoder.
+/// \param mode resident: nothing is streamed.
+/// \throws Error out_of_memory saying what is needed at least and what there is
+MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes);
+
+/// \return a line that says where all bytes go.
+std::string describe(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes);
+
+}  // namespace nostos

@@ -1,0 +1,155 @@
+// Tests drawings whose weights are streamed from host memory: the same pictures, no more than the limit allows, and
+// clear errors.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cuda/drawing.h"
+#include "device/cuda/runtime.h"
+
+namespace nostos::test {
+namespace {
+
+constexpr Device kGpu{DeviceKind::cuda, 0};
+
+/// A model in a memory mode on one rank, whose parts can be looked at.
+class Drawer {
+ public:
+  explicit Drawer(const MemoryOptions& memory, const std::string& model = "mini", bool synthetic = false)
+      : parts_(ctx_, model_dir(model), synthetic, DType::bf16, memory) {
+    parts_.load_ahead(ctx_, true);
+  }
+
+  Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
+    SelfCommunicator world;
+    const WorkerProcess process{ctx_, parts_, parts_.one_at_a_time()};
+    return Worker(ctx_, world, {}, process, true).draw(resolve(request, parts_.limits()), progress);
+  }
+  /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
+  bool has_room(size_t scratch_bytes, bool may_stream = true) {
+    try {
+      parts_.make_room(ctx_, scratch_bytes);
+      return may_stream || !parts_.memory_plan().streams();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
+      return false;
+    }
+  }
+  Context& context() { return ctx_; }
+
+ private:
+  Context ctx_{kGpu, 8};
+  ModelParts parts_;
+};
+
+/// Steps without guidance, then steps with.
+GenerationRequest half_guided(int64_t height, int64_t width) {
+  GenerationRequest made = beach(height, width, 4, 4);
+  made.cfg_truncation = 0.6;
+  return made;
+}
+
+/// \return the lowest limit under which the embedded model can draw with `scratch_bytes`: everything is streamed, or if
+/// it may not stream, nothing is.
+size_t lowest_limit(size_t scratch_bytes, bool may_stream = true) {
+  size_t refused = 0, enough = size_t{16} << 30;
+  while (enough - refused > 1) {
+    const size_t middle = refused + (enough - refused) / 2;
+    (Drawer({.limit_bytes = middle}).has_room(scratch_bytes, may_stream) ? enough : refused) = middle;
+  }
+  return enough;
+}
+
+/// Without the lines that say what was planned.
+class CudaOffload : public testing::Test {
+ protected:
+  CudaOffload() { set_log_level(LogLevel::warning); }
+  ~CudaOffload() override { set_log_level(LogLevel::info); }
+};
+
+TEST_F(CudaOffload, DrawsTheSameUnderEveryLimit) {
+  Drawer resident({.mode = MemoryMode::resident});
+  GenerationRequest request = half_guided(256, 192);
+  request.num_outputs = 2;
+  const Generation wanted = resident.draw(request);
+  EXPECT_EQ(wanted.report.streamed_bytes, 0u);
+  const size_t lowest = lowest_limit(wanted.report.arena_bytes), whole = lowest_limit(wanted.report.arena_bytes, false);
+  size_t last_streamed = wanted.report.weight_bytes;
+  for (const size_t quarters : {0, 1, 2, 3, 4}) {
+    Drawer limited({.limit_bytes = lowest + (whole - lowest) * quarters / 4});
+    for (const char* what : {"first", "again"}) {
+      const Generation drawn = limited.draw(request);
+      expect_same(wanted, drawn, fmt::format("{} of 4 quarters, {}", quarters, what));
+      EXPECT_EQ(drawn.report.streamed_bytes > 0, quarters < 4) << quarters;
+      EXPECT_LE(drawn.report.streamed_bytes, last_streamed) << quarters;
+      last_streamed = drawn.report.streamed_bytes;
+    }
+  }
+  EXPECT_FALSE(Drawer({.limit_bytes = lowest - 1}).has_room(wanted.report.arena_bytes));
+  EXPECT_FALSE(Drawer({.mode = MemoryMode::resident, .limit_bytes = lowest}).has_room(wanted.report.arena_bytes));
+}
+
+TEST_F(CudaOffload, AWarmDrawingWaitsOnceAndAllocatesNothing) {
+  const size_t scratch = Drawer({.mode = MemoryMode::resident}).draw(half_guided(256, 192)).report.arena_bytes;
+  Drawer drawer({.limit_bytes = lowest_limit(scratch)});
+  drawer.draw(half_guided(256, 192));
+  const int64_t waits = drawer.context().host_waits(), allocations = cuda::allocations();
+  drawer.draw(half_guided(256, 192));
+  EXPECT_EQ(drawer.context().host_waits(), waits + 1);
+  EXPECT_EQ(cuda::allocations(), allocations);
+}
+
+// The larger drawing leaves less room for weights, which are loaded anew in another way.
+TEST_F(CudaOffload, LargerDrawingsMakeRoomForThemselves) {
+  Drawer resident({.mode = MemoryMode::resident});
+  const Generation small = resident.draw(half_guided(128, 128)), large = resident.draw(half_guided(512, 384));
+  Drawer limited({.limit_bytes = lowest_limit(large.report.arena_bytes)});
+  const Generation before = limited.draw(half_guided(128, 128));
+  expect_same(small, before, "before");
+  const Generation drawn = limited.draw(half_guided(512, 384));
+  expect_same(large, drawn, "larger");
+  EXPECT_GT(drawn.report.streamed_bytes, before.report.streamed_bytes);
+  expect_same(small, limited.draw(half_guided(128, 128)), "after");
+}
+
+TEST_F(CudaOffload, PartsThatTakeTurnsDrawTheSame) {
+  const Generation wanted = Drawer({.mode = MemoryMode::resident}).draw(half_guided(256, 192));
+  for (const MemoryMode mode : {MemoryMode::automatic, MemoryMode::offload}) {
+    Drawer once({.mode = mode, .one_drawing = true});
+    expect_same(wanted, once.draw(half_guided(256, 192)), "one at a time");
+  }
+}
+
+TEST_F(CudaOffload, ADrawingThatWasGivenUpLeavesNoTrace) {
+  Drawer resident({.mode = MemoryMode::resident});
+  const Generation wanted = resident.draw(half_guided(256, 192));
+  Drawer drawer({.limit_bytes = lowest_limit(wanted.report.arena_bytes)});
+  for (const int64_t last : {1, 3}) {
+    std::atomic<bool> cancel{false};
+    Progress progress;
+    progress.cancel = &cancel;
+    progress.on_step = [&](int64_t step, int64_t, double) { cancel = step == last; };
+    try {
+      drawer.draw(half_guided(256, 192), progress);
+      FAIL() << "not cancelled after step " << last;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    expect_same(wanted, drawer.draw(half_guided(256, 192)), "after a drawing that was given up");
+  }
+}
+
+TEST(CudaFullSize, OffloadDrawsTheSame) {
+  const GenerationRequest request = beach(1024, 1024, 2, 0);
+  const Generation wanted = Drawer({.mode = MemoryMode::resident}, "z-image-turbo", true).draw(request);
+  const Generation drawn = Drawer({.mode = MemoryMode::offload}, "z-image-turbo", true).draw(request);
+  expect_same(wanted, drawn, "offload");
+  EXPECT_LE(drawn.report.weight_bytes + drawn.report.arena_bytes, MemoryOptions::kOffloadLimitBytes);
+  EXPECT_GT(drawn.report.streamed_bytes, 0u);
+}
+
+}  // namespace
+}  // namespace nostos::test

@@ -1,0 +1,165 @@
+// Tests which weights stay on a GPU, over every amount of memory.
+#include "pipeline/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "base/error.h"
+
+namespace nostos {
+namespace {
+
+constexpr size_t kScratch = 50;
+
+/// Two blocks used once a prompt between six of each step, of 10 bytes each.
+WeightSizes transformer() {
+  WeightSizes made;
+  made.fixed = 20;
+  for (int i = 0; i < 8; ++i) {
+    made.blocks.push_back(10);
+    made.uses.push_back(i == 2 || i == 3 ? BlockUse::once_a_prompt : BlockUse::each_step);
+  }
+  return made;
+}
+
+/// Four layers of 5 bytes, and a table.
+WeightSizes encoder() { return {3, 7, std::vector<size_t>(4, 5), std::vector<BlockUse>(4, BlockUse::once_a_prompt)}; }
+
+std::string streamed(const PartMemory& part) {
+  std::string text;
+  for (const bool streams : part.placement.streamed) text += streams ? 's' : '.';
+  return text;
+}
+
+MemoryPlan plan(size_t available, bool one_at_a_time = false, MemoryMode mode = MemoryMode::automatic) {
+  return plan_memory(mode, {{DeviceKind::cuda, 3}, encoder(), transformer(), one_at_a_time, kScratch - 20, 20},
+                     available);
+}
+
+TEST(MemoryPlan, StreamsFirstWhatIsUsedOnceThenEvenly) {
+  const WeightSizes sizes = transformer();
+  EXPECT_EQ(streamed(place_part(sizes, false, 0)), "........");
+  EXPECT_EQ(streamed(place_part(sizes, false, 1)), "..s.....");
+  EXPECT_EQ(streamed(place_part(sizes, false, 2)), "..ss....");
+  EXPECT_EQ(streamed(place_part(sizes, false, 3)), "..ss...s");
+  EXPECT_EQ(streamed(place_part(sizes, false, 4)), "..sss..s");
+  EXPECT_EQ(streamed(place_part(sizes, false, 5)), ".sss.s.s");
+  EXPECT_EQ(streamed(place_part(sizes, false, 8)), "ssssssss");
+}
+
+TEST(MemoryPlan, CountsEveryByteOnce) {
+  const WeightSizes sizes = encoder();
+  for (const bool table_on_host : {false, true}) {
+    for (size_t count = 0; count <= 4; ++count) {
+      const PartMemory part = place_part(sizes, table_on_host, count);
+      EXPECT_EQ(part.blocks_streamed(), count);
+      EXPECT_EQ(part.device_bytes + part.host_bytes, 3u + 7 + 20 + (count > 0 ? BlockStream::kSlots * 5 : 0));
+      EXPECT_EQ(part.host_bytes, (table_on_host ? 7 : 0) + 5 * count);
+      EXPECT_EQ(part.placement.slot_bytes, count > 0 ? 5u : 0u);
+    }
+  }
+}
+
+// 130 bytes are all that there is: 100 of the transformer, 30 of the encoder.
+TEST(MemoryPlan, KeepsAsMuchAsFitsTheTransformerFirst) {
+  const auto expect = [](size_t room, const char* encoder_blocks, const char* transformer_blocks) {
+    const MemoryPlan made = plan(kScratch + room);
+    EXPECT_EQ(streamed(made.encoder), encoder_blocks) << room;
+    EXPECT_EQ(streamed(made.transformer), transformer_blocks) << room;
+    EXPECT_LE(made.encoder.device_bytes + made.transformer.device_bytes, room);
+  };
+  expect(130, "....", "........");
+  expect(129, "....", "........");  // the table alone goes
+  expect(123, "....", "........");
+  expect(122, "sss.", "........");
+  expect(113, "ssss", "........");
+  expect(112, "sss.", "..ss...s");
+  expect(53, "ssss", "ssssssss");
+  EXPECT_TRUE(plan(kScratch + 129).encoder.placement.table_on_host);
+  EXPECT_FALSE(plan(kScratch + 130).streams());
+}
+
+TEST(MemoryPlan, UsesNeverLessOfMoreMemory) {
+  for (const bool one_at_a_time : {false, true}) {
+    size_t last = plan(kScratch + 53, one_at_a_time).transformer.host_bytes;
+    for (size_t room = 53; room <= 131; ++room) {
+      const MemoryPlan made = plan(kScratch + room, one_at_a_time);
+      const size_t host = made.transformer.host_bytes + made.encoder.host_bytes;
+      EXPECT_LE(made.transformer.host_bytes, last) << room;
+      last = made.transformer.host_bytes;
+      const size_t encoder_bytes = made.encoder.device_bytes, transformer_bytes = made.transformer.device_bytes;
+      EXPECT_LE(one_at_a_time ? std::max(encoder_bytes, transformer_bytes) : encoder_bytes + transformer_bytes, room);
+      EXPECT_EQ(made.streams(), host > 0);
+    }
+  }
+}
+
+TEST(MemoryPlan, PartsThatTakeTurnsShareTheRoom) {
+  const MemoryPlan made = plan(kScratch + 100, true);
+  EXPECT_FALSE(made.streams());
+  const MemoryPlan less = plan(kScratch + 99, true);
+  EXPECT_EQ(less.encoder.host_bytes, 0u);
+  EXPECT_EQ(streamed(less.transformer), "..ss...s");
+}
+
+TEST(MemoryPlan, SaysWhatIsMissing) {
+  const auto failure = [](size_t available, MemoryMode mode) -> std::string {
+    try {
+      plan(available, false, mode);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+      return error.what();
+    }
+    ADD_FAILURE() << "no error";
+    return "";
+  };
+  EXPECT_NE(failure(kScratch + 129, MemoryMode::resident).find("--memory auto"), std::string::npos);
+  EXPECT_NE(failure(kScratch + 52, MemoryMode::offload).find("smaller picture"), std::string::npos);
+  EXPECT_NE(failure(10, MemoryMode::automatic).find("out of memory on cuda:3"), std::string::npos);
+}
+
+std::string refusal(const MemoryOptions& asked, Device device, int64_t ranks) {
+  try {
+    resolve_memory(asked, device, ranks);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(MemoryOptions, StreamForOneRankOnAGpuAlone) {
+  constexpr Device kGpu{DeviceKind::cuda, 1};
+  EXPECT_EQ(resolve_memory({MemoryMode::offload}, kGpu, 1).mode, MemoryMode::offload);
+  EXPECT_NE(refusal({MemoryMode::offload}, kGpu, 3).find("3 ranks would share cuda:1"), std::string::npos);
+  const MemoryOptions shared = resolve_memory({MemoryMode::automatic, true, 5}, kGpu, 3);
+  EXPECT_EQ(shared.mode, MemoryMode::resident);
+  EXPECT_EQ(shared.limit_bytes, 5u);
+  EXPECT_EQ(resolve_memory({MemoryMode::offload}, {}, 3).mode, MemoryMode::offload);
+  EXPECT_NE(refusal({.limit_bytes = 5}, {}, 1).find("--memory-limit"), std::string::npos);
+}
+
+TEST(MemoryPlan, CanBePrinted) {
+  constexpr size_t kGib = size_t{1} << 30;
+  const WeightSizes text{kGib, kGib, std::vector<size_t>(2, kGib), std::vector<BlockUse>(2, BlockUse::once_a_prompt)};
+  const MemoryPlan made{place_part(text, true, 1), place_part(text, false, 0)};
+  EXPECT_EQ(describe(made, {{DeviceKind::cuda, 2}, text, text, false, kGib / 2, kGib / 4}, 12 * kGib),
+            "memory of cuda:2: 12.00 GiB may be used; text encoder 4.00 GiB and 2.00 GiB in host memory (1 of 2 blocks "
+            "streamed), transformer 4.00 GiB, drawing 0.50 GiB, reserve 0.25 GiB");
+}
+
+TEST(MemoryMode, IsNamed) {
+  EXPECT_EQ(parse_memory_mode("auto"), MemoryMode::automatic);
+  EXPECT_EQ(parse_memory_mode("resident"), MemoryMode::resident);
+  EXPECT_EQ(parse_memory_mode("offload"), MemoryMode::offload);
+  try {
+    parse_memory_mode("some");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
+  }
+}
+
+}  // namespace
+}  // namespace nostos
