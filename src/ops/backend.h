@@ -57,6 +57,8 @@ struct Backend {
   void (*cap_norm)(Context& ctx, ConstView token_squares, float max_norm_ratio, View x);
   void (*euler_step)(Context& ctx, ConstView model_output, ConstView delta, View x);
 
+  void (*philox_normal)(Context& ctx, uint64_t seed, View out);
+
   void (*patchify)(Context& ctx, ConstView latents, int64_t patch, View tokens);
   void (*unpatchify)(Context& ctx, ConstView tokens, int64_t patch, View latents);
   void (*latents_to_image)(Context& ctx, ConstView latents, float scale, float shift, View image);

@@ -158,6 +158,7 @@ const Backend& ops::begin(const Context&) {
       .guide = Mirrored<&Backend::guide>::run,
       .cap_norm = Mirrored<&Backend::cap_norm>::run,
       .euler_step = Mirrored<&Backend::euler_step>::run,
+      .philox_normal = Mirrored<&Backend::philox_normal>::run,
       .patchify = Mirrored<&Backend::patchify>::run,
       .unpatchify = Mirrored<&Backend::unpatchify>::run,
       .latents_to_image = Mirrored<&Backend::latents_to_image>::run,

@@ -58,7 +58,7 @@ TEST_P(VaeShards, GiveTheBytesOfOneRank) {
   const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
   const int64_t scale = vae.config().scale();
   Tensor latents({}, DType::f32, {vae.config().latent_channels, c.latent_height, c.latent_width});
-  fill_normal(RngKind::torch_cpu, 1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
+  fill_torch_cpu_normal(1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
   const Shape image_shape{c.latent_height * scale, c.latent_width * scale, 3};
   Tensor wanted({}, DType::f32, image_shape);
   const std::vector<double> wanted_sums = decode(ctx, vae, nn::RowShards(c.latent_height), latents, wanted);

@@ -114,7 +114,7 @@ TEST(Engine, GivenLatentsReplaceTheNoise) {
   Engine engine(options());
   GenerationRequest drawn = request(16, 16);
   Tensor latents({}, DType::f32, {1, 16, 8, 8});
-  fill_normal(RngKind::torch_cpu, drawn.seed, {latents.data<float>(), 16 * 8 * 8});
+  fill_torch_cpu_normal(drawn.seed, {latents.data<float>(), 16 * 8 * 8});
   const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "engine_latents.safetensors";
   const NamedTensor named{"latents", latents.view()};
   write_safetensors(file, {&named, 1});

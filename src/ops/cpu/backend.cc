@@ -33,6 +33,7 @@ const Backend& cpu_backend() {
       .guide = cpu::guide,
       .cap_norm = cpu::cap_norm,
       .euler_step = cpu::euler_step,
+      .philox_normal = cpu::philox_normal,
       .patchify = cpu::patchify,
       .unpatchify = cpu::unpatchify,
       .latents_to_image = cpu::latents_to_image,

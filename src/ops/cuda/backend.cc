@@ -38,6 +38,7 @@ const Backend& cuda_backend() {
       .guide = cuda::guide,
       .cap_norm = cuda::cap_norm,
       .euler_step = cuda::euler_step,
+      .philox_normal = cuda::philox_normal,
       .patchify = cuda::patchify,
       .unpatchify = cuda::unpatchify,
       .latents_to_image = cuda::latents_to_image,
