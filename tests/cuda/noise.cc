@@ -23,7 +23,8 @@ int main(int argc, char** argv) {
     nostos::download(ctx, made, values);
     ctx.synchronize("noise");
     std::ofstream file(argv[3], std::ios::binary);
-    file.write(reinterpret_cast<const char*>(values.data<float>()), static_cast<std::streamsize>(values.size_in_bytes()));
+    file.write(reinterpret_cast<const char*>(values.data<float>()),
+               static_cast<std::streamsize>(values.size_in_bytes()));
     return file.flush().good() ? 0 : 1;
   } catch (const nostos::Error& error) {
     fmt::print(stderr, "error: {}\n", error.what());

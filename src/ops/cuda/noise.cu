@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(ops::kPhiloxBlock) philox_normal_kernel(uint64
 void philox_normal(Context& ctx, uint64_t seed, View out) {
   const auto blocks = static_cast<unsigned>(ops::philox_threads(out.elements()) / ops::kPhiloxBlock);
   philox_normal_kernel<<<blocks, ops::kPhiloxBlock, 0, ctx.stream().handle()>>>(seed, out.elements(),
-                                                                                 out.data<float>());
+                                                                                out.data<float>());
   check_launch("philox_normal");
 }
 
