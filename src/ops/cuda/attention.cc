@@ -1,5 +1,5 @@
-// Implements attention: cuDNN's fused kernels for bf16 heads of usual widths, otherwise two products a block of
-// queries, or a kernel of its own where they are causal.
+// Implements attention: cuDNN's fused kernels for bf16 heads of usual widths, the project's own for the VAE's wide head,
+// otherwise two products a block of queries, or a kernel of its own where they are causal.
 #include <map>
 
 #include "base/error.h"
@@ -9,6 +9,7 @@
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/ops.h"
+#include "ops/cuda/wide_attention.h"
 #include "ops/cuda/workspace.h"
 
 namespace nostos::cuda {
@@ -82,6 +83,15 @@ void attention_in_blocks(Context& ctx, ConstView q, ConstView k, ConstView v, fl
 /// \return whether cuDNN serves these operands.
 bool is_fused(ConstView q) { return q.dtype() == DType::bf16 && has_fused_attention(q.shape()[2]); }
 
+/// \return whether the kernel of one wide head serves these operands.
+bool is_wide(const Context& ctx, ConstView q, float scale) {
+  const int compute_capability = device_properties(ctx.device().index).compute_capability;
+  return scale > 0 && has_wide_attention(compute_capability, q.dtype(), q.shape()[0], q.shape()[2]);
+}
+
+/// \return the shape of the one head's rows.
+Shape row_shape(ConstView head) { return {head.shape()[1], head.shape()[2]}; }
+
 FusedAttention fused_shape(ConstView q, ConstView k, float scale, bool causal, bool log_sum_exp) {
   return {q.shape()[0], k.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], scale, causal, log_sum_exp};
 }
@@ -95,6 +105,9 @@ void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale,
                            nullptr);
   else if (causal)
     causal_attention(q, k, v, scale, out, ctx.stream().handle());
+  else if (is_wide(ctx, q, scale))
+    wide_attention(q.reshape(row_shape(q)), k.reshape(row_shape(k)), v.reshape(row_shape(v)), scale, out,
+                   ctx.stream().handle());
   else
     attention_in_blocks(ctx, q, k, v, scale, out, {});
 }
