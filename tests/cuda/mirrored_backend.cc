@@ -153,6 +153,7 @@ const Backend& ops::begin(const Context&) {
       .add_scalar = Mirrored<&Backend::add_scalar>::run,
       .convert = Mirrored<&Backend::convert>::run,
       .fill_rows = Mirrored<&Backend::fill_rows>::run,
+      .clear = Mirrored<&Backend::clear>::run,
       .embed = Mirrored<&Backend::embed>::run,
       .copy_rows = Mirrored<&Backend::copy_rows>::run,
       .guide = Mirrored<&Backend::guide>::run,

@@ -28,6 +28,7 @@ const Backend& cpu_backend() {
       .add_scalar = cpu::add_scalar,
       .convert = cpu::convert,
       .fill_rows = cpu::fill_rows,
+      .clear = cpu::clear,
       .embed = cpu::embed,
       .copy_rows = cpu::copy_rows,
       .guide = cpu::guide,

@@ -33,6 +33,7 @@ const Backend& cuda_backend() {
       .add_scalar = cuda::add_scalar,
       .convert = cuda::convert,
       .fill_rows = cuda::fill_rows,
+      .clear = cuda::clear,
       .embed = cuda::embed,
       .copy_rows = cuda::copy_rows,
       .guide = cuda::guide,
