@@ -13,7 +13,7 @@ namespace nostos {
 namespace {
 
 constexpr size_t kPixelBytes = 3;
-constexpr size_t kStripBytes = size_t{128} << 10;  ///< that a strip has at most, if that is a row
+constexpr size_t kStripBytes = size_t{128} << 10;  ///< that a strip has at most, but for a longer row
 
 /// The filters, by their numbers in the format.
 enum Filter : uint8_t { kNone, kSub, kUp, kAverage, kPaeth, kFilters };
@@ -76,12 +76,12 @@ void filter(const Image& image, Strip& s) {
     std::copy_n(from, row_bytes, s.row.data() + kPixelBytes);
     if (y > 0) std::copy_n(from - row_bytes, row_bytes, s.above.data() + kPixelBytes);
     uint64_t least = UINT64_MAX;
-    for (uint8_t filter = 0; filter < kFilters; ++filter) {
+    for (uint8_t number = 0; number < kFilters; ++number) {
       const uint64_t sum =
-          kFilterRow[filter](s.row.data() + kPixelBytes, s.above.data() + kPixelBytes, row_bytes, s.tried.data());
+          kFilterRow[number](s.row.data() + kPixelBytes, s.above.data() + kPixelBytes, row_bytes, s.tried.data());
       if (sum >= least) continue;
       least = sum;
-      out[0] = filter;
+      out[0] = number;
       std::copy(s.tried.begin(), s.tried.end(), out + 1);
     }
   }
