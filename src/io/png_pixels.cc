@@ -15,6 +15,8 @@ namespace {
 constexpr size_t kPixelBytes = 3;
 constexpr size_t kStripBytes = size_t{128} << 10;  ///< that a strip has at most, but for a longer row
 
+constexpr size_t kSerialStrips = 3;  ///< as few are not worth other threads
+
 /// The filters, by their numbers in the format.
 enum Filter : uint8_t { kNone, kSub, kUp, kAverage, kPaeth, kFilters };
 
@@ -129,7 +131,7 @@ std::vector<std::vector<uint8_t>> compress_png_pixels(const Image& image) {
   strips.front().compressed_bytes = kHeader.size();
   std::ranges::copy(kHeader, strips.front().compressed.begin());
 
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (strips.size() > kSerialStrips)
   for (size_t i = 0; i < strips.size(); ++i) {
     filter(image, strips[i]);
     compress(strips[i], i + 1 == strips.size());
