@@ -37,6 +37,10 @@ void fill_rows(Context& ctx, ConstView row, View out) {
   begin(ctx).fill_rows(ctx, row, out);
 }
 
+void clear(Context& ctx, View out) {
+  if (out.elements() > 0) begin(ctx).clear(ctx, out);
+}
+
 void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   check(out.shape() == Shape({ids.elements(), table.shape()[1]}), "embed gives one row an id");
   begin(ctx).embed(ctx, table, ids, out);

@@ -27,6 +27,9 @@ void convert(Context& ctx, ConstView x, View out);
 /// Copies one row into every row of out. \param row f32 [channels]. \param out f32 [rows, channels].
 void fill_rows(Context& ctx, ConstView row, View out);
 
+/// out = 0. \param out of any dtype and shape.
+void clear(Context& ctx, View out);
+
 /// out[i] = table[ids[i]]. \param table f32 or bf16 [vocabulary, channels]. \param ids i32 [rows], each in range.
 /// \param out f32 [rows, channels].
 void embed(Context& ctx, ConstView table, ConstView ids, View out);

@@ -39,14 +39,14 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   begin(ctx).group_norm_row_sums(ctx, x, sums);
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
-                      View out) {
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
+                      float eps, bool silu, View out) {
   check(x.shape().rank() == 3 && x.shape() == out.shape() && sums.shape().rank() == 3 && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,
         "group_norm_apply's shapes do not match");
   check(weight.elements() == x.shape()[2] && bias.elements() == x.shape()[2],
         "group_norm_apply's weights match the channels");
-  begin(ctx).group_norm_apply(ctx, x, sums, weight, bias, eps, silu, out);
+  begin(ctx).group_norm_apply(ctx, x, sums, row_pixels, weight, bias, eps, silu, out);
 }
 
 }  // namespace nostos::ops

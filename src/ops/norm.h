@@ -34,9 +34,9 @@ void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, Con
 void group_norm_row_sums(Context& ctx, ConstView x, View sums);
 
 /// out = (x - mean_g) / sqrt(var_g + eps) * weight + bias, then SiLU if `silu`.
-/// \param sums f64 [total height, groups, 2] of the whole image; x f32 or product_dtype() [height, width, channels] may
-/// be a part of it; out f32 or bf16.
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
-                      View out);
+/// \param sums f64 [rows, groups, 2] of the whole image. \param row_pixels pixels that each of their rows is of. \param x
+/// f32 or product_dtype() [height, width, channels], any part of the image. \param out f32 or bf16.
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
+                      float eps, bool silu, View out);
 
 }  // namespace nostos::ops

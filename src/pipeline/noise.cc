@@ -1,4 +1,4 @@
-// Computes PyTorch's normal noise on the host, operation by operation as its generators do.
+// Computes PyTorch's normal noise of CPUs, operation by operation as its generator does.
 //
 // This file is compiled without contraction of products and sums (see CMakeLists.txt): where PyTorch's compiled code
 // fuses them, std::fma says so, and nowhere else.
@@ -12,7 +12,6 @@
 #include <random>
 
 #include "base/error.h"
-#include "pipeline/cuda_sine.h"
 
 namespace nostos {
 namespace {
@@ -49,6 +48,10 @@ float cephes_log(float x) {
   y = std::fma(-z, 0.5f, y);
   return std::fma(exponent, 0.693359375f, m + y);
 }
+
+struct SinCos {
+  float sin, cos;
+};
 
 /// Sine and cosine of 0 <= x < 8192: sincos256_ps of ATen/native/cpu/avx_mathfun.h, one lane.
 SinCos cephes_sincos(float x) {
@@ -111,54 +114,6 @@ void fill_pairs(std::mt19937& generator, std::span<float> out) {
   }
 }
 
-using Words = std::array<uint32_t, 4>;
-
-/// Philox 4x32 with 10 rounds (Salmon et al., SC 2011).
-Words philox(Words counter, uint64_t key) {
-  uint32_t key0 = static_cast<uint32_t>(key);
-  uint32_t key1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53} * counter[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57} * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
-    key0 += 0x9E3779B9;
-    key1 += 0xBB67AE85;
-  }
-  return counter;
-}
-
-/// _curand_box_muller of curand_normal.h: the sine is the first of the two.
-std::array<float, 2> curand_box_muller(uint32_t x, uint32_t y) {
-  constexpr float kTwoPi32 = 0x1p-32f * 6.2831855f;
-  const float u = std::fma(static_cast<float>(x), 0x1p-32f, 0x1p-33f);
-  const float v = std::fma(static_cast<float>(y), kTwoPi32, kTwoPi32 / 2);
-  const float radius = std::sqrt(-2.0f * std::log(u));
-  const SinCos angle = cuda_sincos(v);
-  return {angle.sin * radius, angle.cos * radius};
-}
-
-/// distribution_elementwise_grid_stride_kernel of ATen/native/cuda/DistributionTemplates.h with curand_normal4: each
-/// thread of the grid has a Philox sequence of its own and writes its four values of a round a grid apart.
-void fill_philox(uint64_t seed, std::span<float> out) {
-  constexpr size_t kBlock = 256;
-  constexpr size_t kMaxBlocks = 132 * (2048 / kBlock);
-  const size_t threads = std::min((out.size() + kBlock - 1) / kBlock, kMaxBlocks) * kBlock;
-  for (size_t round = 0; round * threads * 4 < out.size(); ++round) {
-#pragma omp parallel for if (threads > kParallelValues)
-    for (size_t thread = 0; thread < threads; ++thread) {
-      const size_t first = round * threads * 4 + thread;
-      if (first >= out.size()) continue;
-      const Words words = philox({static_cast<uint32_t>(round), 0, static_cast<uint32_t>(thread), 0}, seed);
-      const auto [n0, n1] = curand_box_muller(words[0], words[1]);
-      const auto [n2, n3] = curand_box_muller(words[2], words[3]);
-      const std::array values = {n0, n1, n2, n3};
-      for (size_t i = 0; i < values.size() && first + i * threads < out.size(); ++i)
-        out[first + i * threads] = values[i];
-    }
-  }
-}
-
 }  // namespace
 
 RngKind parse_rng(std::string_view name) {
@@ -169,8 +124,7 @@ RngKind parse_rng(std::string_view name) {
 
 std::string_view name(RngKind kind) { return kind == RngKind::torch_cpu ? "torch-cpu" : "torch-cuda"; }
 
-void fill_normal(RngKind kind, uint64_t seed, std::span<float> out) {
-  if (kind == RngKind::torch_cuda) return fill_philox(seed, out);
+void fill_torch_cpu_normal(uint64_t seed, std::span<float> out) {
   // PyTorch seeds its mt19937 with the lower half alone.
   std::mt19937 generator(static_cast<uint32_t>(seed));
   if (out.size() < 16) return fill_pairs(generator, out);

@@ -1,4 +1,4 @@
-// Owns the initial noise: the same floats as PyTorch's generators give for a seed.
+// Owns the choice of the initial noise, and that of PyTorch's CPU generator; ops/noise.h has the GPU's.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace nostos {
 
 enum class RngKind {
   torch_cpu,   ///< torch.Generator("cpu"): mt19937, bit for bit
-  torch_cuda,  ///< torch.Generator("cuda"): Philox 4x32-10 as laid out on an H200 (132 multiprocessors), within 1e-6
+  torch_cuda,  ///< torch.Generator("cuda"): ops::philox_normal()
 };
 
 /// \return the kind named "torch-cpu" or "torch-cuda". \throws Error invalid_input for any other name.
@@ -17,7 +17,8 @@ RngKind parse_rng(std::string_view name);
 /// \return the name that parse_rng takes.
 std::string_view name(RngKind kind);
 
-/// Fills `out` with what torch.randn(out.size(), generator=Generator(kind).manual_seed(seed), dtype=float32) returns.
-void fill_normal(RngKind kind, uint64_t seed, std::span<float> out);
+/// Fills `out` with what torch.randn(out.size(), generator=torch.Generator("cpu").manual_seed(seed), dtype=float32)
+/// returns.
+void fill_torch_cpu_normal(uint64_t seed, std::span<float> out);
 
 }  // namespace nostos

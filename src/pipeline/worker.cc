@@ -1,5 +1,5 @@
-// Implements a rank's part in a generation. The ranks meet for the captions and the noise, which rank 0 makes, in every
-// attention layer, for the final state, in the decoder, and for the pixels, which come home to rank 0.
+// Implements a rank's part in a generation. The ranks meet for the captions and the noise that the host makes, both rank 0's,
+// in every attention layer, for the final state, in the decoder, and for the pixels, which come home to rank 0.
 #include "pipeline/worker.h"
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "io/safetensors.h"
 #include "nn/row_shards.h"
+#include "ops/noise.h"
 #include "ops/patches.h"
 #include "pipeline/noise.h"
 #include "tensor/transfer.h"
@@ -288,15 +289,17 @@ void Worker::make_captions() {
     if (caption) groups_.world().broadcast({caption.bytes(), caption.size_in_bytes(), ctx_.device()}, kRoot).wait();
 }
 
-void Worker::fill_noise(uint64_t seed, View latents) {
+void Worker::fill_noise(uint64_t seed, View latents, View state) {
   const GenerationRequest& request = result_.resolved.request;
+  if (request.latents.empty() && request.rng == RngKind::torch_cuda) return ops::philox_normal(ctx_, seed, state);
   if (is_root()) {
     if (request.latents.empty())
-      fill_normal(request.rng, seed, {latents.data<float>(), static_cast<size_t>(latents.elements())});
+      fill_torch_cpu_normal(seed, {latents.data<float>(), static_cast<size_t>(latents.elements())});
     else
       read_latents(request.latents, latents);
   }
   groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), Device{}}, kRoot).wait();
+  upload(ctx_, latents, state);
 }
 
 void Worker::denoise() {
@@ -313,8 +316,7 @@ void Worker::denoise() {
     made.seed = request.seed + static_cast<uint64_t>(i);
     made.latents = Tensor(Device{}, DType::f32, {1, shape[0], shape[1], shape[2]});
     const View latents = made.latents.view().reshape(shape), state = views_.states[static_cast<size_t>(i)];
-    fill_noise(made.seed, latents);
-    upload(ctx_, latents, state);
+    fill_noise(made.seed, latents, state);
     sampler.run(state, [&](int64_t step, double step_ms) {
       if (is_root() && progress_->on_step)
         progress_->on_step(i * plan_->steps() + step, request.num_outputs * plan_->steps(), step_ms);

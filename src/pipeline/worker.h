@@ -69,7 +69,8 @@ class Worker {
   /// The VAE, which says what it needs, must be loaded: with release_parts it is when its stage comes, not before.
   DecoderViews take_decoder_views(Arena& arena) const;
   void make_captions();
-  void fill_noise(uint64_t seed, View latents);
+  /// state = a picture's noise, or the latents of its request. \param latents of the host, as state
+  void fill_noise(uint64_t seed, View latents, View state);
   void denoise();
   void decode();
   /// Brings a picture's rows home to rank 0.

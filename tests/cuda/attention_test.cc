@@ -80,6 +80,38 @@ TEST(CudaAttention, QueriesDoNotDependOnTheirNumber) {
   }
 }
 
+// Lengths below, at and above a tile of 64 queries and 128 keys, and a cluster's two tiles; scores from flat to peaked, and
+// growing from key to key, for which older sums are scaled. A weight and the result are rounded to bf16. Measured errors
+// are in the test's record.
+TEST(CudaAttention, WideHeadEqualsReference) {
+  constexpr int64_t kWidth = 512;
+  WorstError worst;
+  for (const auto& [queries, keys] :
+       {std::pair<int64_t, int64_t>{1, 1}, {63, 127}, {64, 128}, {65, 129}, {129, 300}, {200, 1024}}) {
+    for (const float range : {0.1f, 1.f, 6.f}) {
+      const Tensor q = random_tensor(DType::bf16, {1, queries, kWidth}, 1, -range, range);
+      Tensor k = random_tensor(DType::bf16, {1, keys, kWidth}, 2, -range, range);
+      const Tensor v = random_tensor(DType::bf16, {1, keys, kWidth}, 3);
+      for (int64_t i = 0; i < k.shape().elements(); ++i) {
+        bfloat16& element = k.data<bfloat16>()[i];
+        element = to_bfloat16(to_float(element) * static_cast<float>(1 + i / kWidth) / static_cast<float>(keys));
+      }
+      const float scale = 1 / std::sqrt(static_cast<float>(kWidth));
+      Tensor out = gpu_tensor(DType::bf16, {queries, kWidth});
+      ops::attention(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), scale, false, out);
+      const auto attend = [&](const Values& value) {
+        return reference::attention(values(q), values(k), value, scale, false, 1, 1, queries, keys, kWidth);
+      };
+      const Values expected = attend(values(v)), of_absolute = attend(reference::absolute(values(v)));
+      Values bound;
+      for (size_t i = 0; i < expected.size(); ++i)
+        bound.push_back(std::abs(expected[i]) * kUnitBf16 + of_absolute[i] * (kUnitBf16 + 1e-4));
+      worst(DType::bf16, expect_within(on_host(out), expected, bound,
+                                       fmt::format("{} queries, {} keys, range {}", queries, keys, range)));
+    }
+  }
+}
+
 // Qwen3: 32 heads share 8 of the keys, causal, a prompt of odd length; bf16 rounds probabilities and result, which
 // are averages of values below 1. Measured errors are in the test's record.
 TEST(CudaAttention, GroupedCausalHeadsEqualReference) {

@@ -158,7 +158,7 @@ void measure_decoder(Context& ctx, Bench& bench, DType product) {
     bench.measure("group_norm_row_sums " + at + of, bytes_of({image[0]}),
                   [&](size_t i) { ops::group_norm_row_sums(ctx, image[i], sums); });
     bench.measure("group_norm_apply with SiLU " + at + of, bytes_of({image[0], normed[0]}), [&](size_t i) {
-      ops::group_norm_apply(ctx, image[i], sums, vectors[0], vectors[1], kEps, true, normed[i]);
+      ops::group_norm_apply(ctx, image[i], sums, image[i].shape()[1], vectors[0], vectors[1], kEps, true, normed[i]);
     });
   }
   auto image = bench.tensors(product, {512, 512, 256}), larger = bench.tensors(DType::bf16, {1024, 1024, 256});

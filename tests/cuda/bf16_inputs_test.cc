@@ -95,8 +95,8 @@ TEST(Bf16Inputs, GroupNorm) {
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 3 * kUnitF32 * a[i]);
     for (const DType dtype : kOutputs) {
       Tensor from_bf16 = gpu_tensor(dtype, x.f32.shape()), from_f32 = gpu_tensor(dtype, x.f32.shape());
-      ops::group_norm_apply(gpu(), x.bf16, sums, weight, bias, kEps, true, from_bf16);
-      ops::group_norm_apply(gpu(), x.f32, sums, weight, bias, kEps, true, from_f32);
+      ops::group_norm_apply(gpu(), x.bf16, sums, x.bf16.shape()[1], weight, bias, kEps, true, from_bf16);
+      ops::group_norm_apply(gpu(), x.f32, sums, x.f32.shape()[1], weight, bias, kEps, true, from_f32);
       EXPECT_TRUE(same_bits(on_host(from_bf16), on_host(from_f32))) << c.channels;
     }
   }

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "cuda/gpu.h"
 #include "ops/patches.h"
 
@@ -49,6 +51,24 @@ TEST(CudaConv, RowsDoNotDependOnTheSlab) {
         }
       }
     }
+  }
+}
+
+// As the decoder's stripes have them.
+TEST(CudaConv, RowsOfZerosStandForPadding) {
+  for (const Case& c : {Case{20, 160, 256, 128, 3}, {20, 160, 128, 128, 3}, {20, 160, 128, 3, 3}}) {
+    const Tensor inner = random_tensor(DType::bf16, {c.height, c.width, c.in}, 1);
+    Tensor framed(Device{}, DType::bf16, {c.height + 2, c.width, c.in});
+    std::memset(framed.view().bytes(), 0, framed.size_in_bytes());
+    std::memcpy(framed.view().rows(1, c.height).bytes(), inner.view().bytes(), inner.size_in_bytes());
+    const Tensor filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
+                 bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
+    const Conv2d packed = ops::pack_conv2d(gpu(), filter, bias);
+    const DType dtype = c.out == 3 ? DType::f32 : DType::bf16;
+    Tensor padded = gpu_tensor(dtype, {c.height, c.width, c.out}), with_zeros = gpu_tensor(dtype, padded.shape());
+    ops::conv2d(gpu(), on_gpu(inner), packed, 1, {1, 1, 1, 1}, padded);
+    ops::conv2d(gpu(), on_gpu(framed), packed, 1, {0, 1, 0, 1}, with_zeros);
+    EXPECT_TRUE(same_bits(on_host(padded), on_host(with_zeros))) << c.in << " to " << c.out;
   }
 }
 

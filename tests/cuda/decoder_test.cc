@@ -14,14 +14,16 @@ namespace nostos::test {
 namespace {
 
 /// \return the picture of `latents`, f32 [height, width, 3].
-Tensor decode(const autoencoder_kl::Autoencoder& vae, ConstView latents) {
+Tensor decode(const autoencoder_kl::Autoencoder& vae, ConstView latents,
+              int64_t stripe_bytes = autoencoder_kl::kStripeBytes) {
   const int64_t height = latents.shape()[1], width = latents.shape()[2], scale = vae.config().scale();
   const nn::RowShards shards(height);
   Arena measure(gpu().device());
-  vae.take_decode_scratch(measure, shards, height, width);
+  vae.take_decode_scratch(measure, shards, height, width, stripe_bytes);
   Arena arena(gpu().device(), measure.peak_bytes());
   Tensor image(gpu().device(), DType::f32, {height * scale, width * scale, 3});
-  vae.decode(gpu(), shards, on_gpu(latents), vae.take_decode_scratch(arena, shards, height, width), image);
+  vae.decode(gpu(), shards, on_gpu(latents), vae.take_decode_scratch(arena, shards, height, width, stripe_bytes),
+             image);
   return on_host(image);
 }
 
@@ -40,6 +42,17 @@ TEST(CudaDecoder, Bf16IsNoWorseThanDiffusersOwn) {
     fmt::print("bf16 decoder, {}: {:.2f} dB, diffusers' own {:.2f} dB\n", golden.name, psnr, reference);
     EXPECT_GE(psnr, reference - 1);
   }
+}
+
+TEST(CudaDecoder, StripesGiveTheBytesOfTheWhole) {
+  ModelParts parts(gpu(), model_dir("mini"), false, DType::bf16);
+  const GoldenCase golden = read_cases(embedded_model_here()).front();
+  const SafetensorsFile file(golden.tensors);
+  const Shape batch = file.tensor("final_latents").shape();
+  const ConstView latents = file.tensor("final_latents").reshape({batch[1], batch[2], batch[3]});
+  const Tensor whole = decode(parts.autoencoder(gpu()), latents);
+  for (const int64_t stripe_bytes : {int64_t{1} << 20, int64_t{1} << 18})
+    EXPECT_TRUE(same_bits(decode(parts.autoencoder(gpu()), latents, stripe_bytes), whole)) << stripe_bytes;
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ TEST(CudaFullSize, VelocityInBf16PointsWhereFloat32Does) {
     const Picture drawn = std::move(model.draw(request).pictures.at(0));
     Tensor made({}, DType::f32, drawn.latents.shape());
     const auto elements = static_cast<size_t>(made.shape().elements());
-    fill_normal(request.rng, request.seed, {made.data<float>(), elements});
+    fill_torch_cpu_normal(request.seed, {made.data<float>(), elements});
     for (size_t i = 0; i < elements; ++i) made.data<float>()[i] -= drawn.latents.data<float>()[i];
     return made;
   };

@@ -7,11 +7,13 @@
 
 #include <gtest/gtest.h>
 #include <jpeglib.h>
+#include <omp.h>
 #include <png.h>
 #include <webp/decode.h>
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 
 #include "io/exif.h"
 #include "io/test_files.h"
@@ -92,6 +94,40 @@ TEST(Png, RoundTripsEverySizeExactly) {
     const Image image = gradient(height, width);
     EXPECT_EQ(decode_png(encode_image(image, ImageFormat::png)), image) << height << "x" << width;
   }
+}
+
+/// Pixels that nothing predicts.
+Image noise(int64_t height, int64_t width) {
+  Image image{height, width, {}};
+  std::mt19937 generator(1);
+  for (int64_t i = 0; i < height * width * 3; ++i) image.rgb.push_back(static_cast<uint8_t>(generator() >> 24));
+  return image;
+}
+
+// Pictures of many strips, one that a single row fills, and incompressible ones: these need the most room.
+TEST(Png, RoundTripsManyStrips) {
+  for (const auto& [height, width] : {std::pair<int64_t, int64_t>{517, 640}, {3, 16384}, {1024, 1024}}) {
+    const Image flat{height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3), 200)};
+    for (const Image& image : {flat, gradient(height, width), noise(height, width)})
+      EXPECT_EQ(decode_png(encode_image(image, ImageFormat::png)), image) << height << "x" << width;
+  }
+}
+
+TEST(Png, BytesDoNotDependOnTheThreads) {
+  const int threads = omp_get_num_procs();
+  const Image image = gradient(700, 500);
+  std::vector<std::vector<uint8_t>> files;
+  for (const int count : {1, 2, 5}) {
+    omp_set_num_threads(count);
+    files.push_back(encode_image(image, ImageFormat::png));
+  }
+  omp_set_num_threads(threads);
+  EXPECT_EQ(files[0], files[1]);
+  EXPECT_EQ(files[0], files[2]);
+}
+
+TEST(Png, IncompressiblePixelsGrowByLessThanAPercent) {
+  EXPECT_LE(encode_image(noise(512, 512), ImageFormat::png).size(), size_t{512 * 512 * 3} * 101 / 100);
 }
 
 TEST(Png, EqualInputGivesEqualBytes) {

@@ -130,7 +130,7 @@ class Drawing {
   /// \return the final latents, f32 [channels, height, width].
   Tensor sample() {
     Tensor latents({}, DType::f32, latent_shape());
-    fill_normal(RngKind::torch_cpu, golden_.seed,
+    fill_torch_cpu_normal(golden_.seed,
                 {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
     const zimage::Transformer& model = parts_.transformer(ctx_);
     const Tensor positive = refine(encode(golden_.prompt));

@@ -1,4 +1,4 @@
-// Tests that a VAE decoding dealt to ranks gives the bytes of one rank.
+// Tests that a VAE decoding dealt to ranks, or divided into stripes, gives the bytes of the whole, and what it needs.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -36,14 +36,15 @@ class VaeShards : public testing::TestWithParam<Case> {
   /// Decodes this rank's rows into their place in `whole`; all ranks use the weights that one of them packed.
   /// \return the sums of the last group norm, of all rows: the picture alone, being float32, would not show their order.
   static std::vector<double> decode(Context& ctx, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards,
-                                    ConstView latents, View whole) {
+                                    ConstView latents, View whole,
+                                    int64_t stripe_bytes = autoencoder_kl::kStripeBytes) {
     const int64_t height = latents.shape()[1], width = latents.shape()[2];
     Arena measure{Device{}};
-    vae.take_decode_scratch(measure, shards, height, width);
+    vae.take_decode_scratch(measure, shards, height, width, stripe_bytes);
     Arena arena({}, measure.peak_bytes());
     std::fill_n(arena.take(measure.peak_bytes()), measure.peak_bytes(), std::byte{0xA5});  // what nobody fills shows
     arena.rewind(0);
-    const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, height, width);
+    const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, height, width, stripe_bytes);
     vae.decode(ctx, shards, latents, scratch, shards.own_of_whole(whole));
     const double* sums = scratch.group_sums.data<double>();
     return {sums, sums + scratch.group_sums.elements()};
@@ -58,7 +59,7 @@ TEST_P(VaeShards, GiveTheBytesOfOneRank) {
   const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
   const int64_t scale = vae.config().scale();
   Tensor latents({}, DType::f32, {vae.config().latent_channels, c.latent_height, c.latent_width});
-  fill_normal(RngKind::torch_cpu, 1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
+  fill_torch_cpu_normal(1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
   const Shape image_shape{c.latent_height * scale, c.latent_width * scale, 3};
   Tensor wanted({}, DType::f32, image_shape);
   const std::vector<double> wanted_sums = decode(ctx, vae, nn::RowShards(c.latent_height), latents, wanted);
@@ -80,6 +81,39 @@ TEST_P(VaeShards, GiveTheBytesOfOneRank) {
           << "picture row " << y << " of " << image_shape[0] << " differs on " << world << " ranks";
     }
   }
+}
+
+TEST_P(VaeShards, StripesGiveTheBytesOfTheWhole) {
+  const Case& c = GetParam();
+  Context ctx({}, 2);
+  if (c.dtype == DType::bf16 && !ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+  ModelParts parts(ctx, c.model.model, false, c.dtype);
+  const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
+  const int64_t scale = vae.config().scale();
+  Tensor latents({}, DType::f32, {vae.config().latent_channels, c.latent_height, c.latent_width});
+  fill_torch_cpu_normal(1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
+  const nn::RowShards shards(c.latent_height);
+  Tensor wanted({}, DType::f32, {c.latent_height * scale, c.latent_width * scale, 3});
+  const std::vector<double> wanted_sums = decode(ctx, vae, shards, latents, wanted);
+  // From a stripe or two on the largest level to two rows a stripe on all.
+  for (const int64_t stripe_bytes : {int64_t{1} << 22, int64_t{1} << 18, int64_t{1}}) {
+    Tensor image({}, DType::f32, wanted.shape());
+    EXPECT_EQ(decode(ctx, vae, shards, latents, image, stripe_bytes), wanted_sums) << stripe_bytes;
+    EXPECT_TRUE(std::equal(image.view().bytes(), image.view().bytes() + image.size_in_bytes(), wanted.view().bytes()))
+        << "in stripes of " << stripe_bytes << " bytes";
+  }
+}
+
+// The full model's decoder with bf16 images, as a GPU has them.
+TEST(VaeScratch, FitsFourGibibytesAt2048x2048) {
+  Context ctx({}, 2);
+  if (!ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+  ModelParts parts(ctx, NOSTOS_SOURCE_DIR "/models/z-image-turbo", true, DType::bf16);
+  Arena arena({DeviceKind::cuda, 0});
+  constexpr int64_t kSide = 2048 / 8;
+  parts.autoencoder(ctx).take_decode_scratch(arena, nn::RowShards(kSide), kSide, kSide);
+  EXPECT_LE(arena.peak_bytes(), size_t{4} << 30);
+  EXPECT_GE(arena.peak_bytes(), size_t{3} << 30);  // the largest image takes 2 GiB, its inner activations 1
 }
 
 std::vector<Case> cases() {

@@ -165,6 +165,18 @@ TEST(Elementwise, FillRowsCopiesOneRow) {
   }
 }
 
+TEST(Elementwise, ClearFillsWithZeros) {
+  Context ctx({}, 2);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f64}) {
+    for (const int64_t rows : {0, 1, 33}) {
+      Guarded out(dtype, {rows, 7});
+      ops::clear(ctx, out);
+      EXPECT_EQ(values(out), Values(at(rows * 7), 0));
+      out.expect_guards_untouched();
+    }
+  }
+}
+
 TEST(Elementwise, EmbedPicksRows) {
   Context ctx({}, 2);
   for (const DType dtype : kOutputs) {

@@ -158,7 +158,7 @@ TEST(Norm, GroupNormEqualsReference) {
                        bias = random_tensor(DType::f32, {c.channels}, 3);
           Guarded sums(DType::f64, {c.height, c.groups, 2}), out(dtype, shape);
           ops::group_norm_row_sums(ctx, x, sums);
-          ops::group_norm_apply(ctx, x, sums, weight, bias, kEps, silu, out);
+          ops::group_norm_apply(ctx, x, sums, x.shape()[1], weight, bias, kEps, silu, out);
           const Values in = values(x), w = values(weight), b = values(bias);
           const Values expected = reference::group_norm(in, w, b, kEps, silu, c.channels, c.groups);
           const auto statistics = reference::group_statistics(in, kEps, c.channels, c.groups);

@@ -140,7 +140,7 @@ TEST(RowIndependence, GroupNorm) {
       expect_independent_rows(
           kHeight, dtype, {kWidth, kChannels},
           [&](Context& ctx, int64_t first, int64_t count, View out) {
-            ops::group_norm_apply(ctx, x.view().rows(first, count), sums, weight, bias, 1e-6f, silu, out);
+            ops::group_norm_apply(ctx, x.view().rows(first, count), sums, x.shape()[1], weight, bias, 1e-6f, silu, out);
           },
           "group_norm_apply");
     }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "io/safetensors.h"
+#include "ops/noise.h"
 
 namespace nostos {
 namespace {
@@ -112,16 +113,24 @@ TEST(Engine, ThreadsAndReleasedPartsDoNotChangeThePicture) {
 
 TEST(Engine, GivenLatentsReplaceTheNoise) {
   Engine engine(options());
-  GenerationRequest drawn = request(16, 16);
-  Tensor latents({}, DType::f32, {1, 16, 8, 8});
-  fill_normal(RngKind::torch_cpu, drawn.seed, {latents.data<float>(), 16 * 8 * 8});
+  Context ctx({}, 1);
   const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "engine_latents.safetensors";
-  const NamedTensor named{"latents", latents.view()};
-  write_safetensors(file, {&named, 1});
-  const Generation from_seed = engine.generate(drawn);
-  drawn.latents = file;
-  drawn.seed = 99;
-  EXPECT_TRUE(same_latents(from_seed.pictures[0], engine.generate(drawn).pictures[0]));
+  GenerationRequest drawn;
+  for (const RngKind rng : {RngKind::torch_cpu, RngKind::torch_cuda}) {
+    drawn = request(16, 16);
+    drawn.rng = rng;
+    Tensor latents({}, DType::f32, {1, 16, 8, 8});
+    if (rng == RngKind::torch_cpu)
+      fill_torch_cpu_normal(drawn.seed, {latents.data<float>(), 16 * 8 * 8});
+    else
+      ops::philox_normal(ctx, drawn.seed, latents);
+    const NamedTensor named{"latents", latents.view()};
+    write_safetensors(file, {&named, 1});
+    const Generation from_seed = engine.generate(drawn);
+    drawn.latents = file;
+    drawn.seed = 99;
+    EXPECT_TRUE(same_latents(from_seed.pictures[0], engine.generate(drawn).pictures[0])) << name(rng);
+  }
   drawn.height = 20;
   EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"),
             std::string::npos);

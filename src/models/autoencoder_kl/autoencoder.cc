@@ -18,9 +18,21 @@ namespace nostos::autoencoder_kl {
 namespace {
 
 constexpr float kNormEps = 1e-6f;
+constexpr int64_t kUpsampledPixels = 4;  ///< for each pixel
+constexpr int64_t kNoStripes = INT64_MAX;
 
 /// Whether a pass computes, or only plans the convolutions that it would compute.
 enum class Mode { plan, run };
+
+/// \return into how many equal stripes of at least two rows an input of convolutions, this rank's rows of `row_bytes` each,
+/// is divided. The attention, at scale 1, and ranks with neighbours have it whole.
+int64_t stripe_count(const nn::RowShards& shards, int64_t scale, int64_t row_bytes, int64_t stripe_bytes) {
+  const int64_t rows = shards.local(scale).count;
+  if (rows == 0 || scale == 1 || shards.slab_rows(scale) != rows) return 1;
+  int64_t count = std::min(std::max<int64_t>((rows * row_bytes - 1) / stripe_bytes + 1, 1), rows / 2);
+  while (rows % count != 0) ++count;
+  return count;
+}
 
 /// One pass through a side over this rank's rows: the current image and the memory it moves through.
 class Pass {
@@ -69,9 +81,8 @@ class Pass {
     report("conv_in", x());
     mid(w.mid);
     for (size_t i = 0; i < w.levels.size(); ++i) level(w.levels[i], "up_blocks." + std::to_string(i), true);
-    norm(x(), w.norm_out, true);
-    report("conv_act", normed(channels));
-    convolve(w.conv_out, image);
+    convolve_normed(x(), w.norm_out, w.conv_out, image);
+    if (stripes(channels) == 1) report("conv_act", normed(channels));
     report("conv_out", image);
   }
 
@@ -87,20 +98,37 @@ class Pass {
 
   /// normed = group_norm(image), then SiLU.
   void norm(ConstView image, const GroupNormWeights& w, bool silu) const {
-    if (!runs_) return;
-    // The image rows of a latent row lie side by side: to the sums they are one long row, whatever the resolution.
-    const Shape shape{shards_.local().count, scale * width, image.shape()[2]};
-    const ConstView rows = image.reshape(shape);
-    ops::group_norm_row_sums(ctx_, rows, shards_.own_of_whole(s_.group_sums));
-    shards_.gather(ctx_, {s_.group_sums});
-    ops::group_norm_apply(ctx_, rows, s_.group_sums, w.weight, w.bias, kNormEps, silu,
-                          normed(image.shape()[2]).reshape(shape));
+    sum_rows(image);
+    apply_norm(image, w, silu, normed(image.shape()[2]));
   }
 
   /// y (+)= 3x3 convolution of normed.
   void convolve(const Conv2d& conv, View y, bool accumulate = false) const {
     if (runs_) shards_.exchange_halo(ctx_, slab(conv.in));
     conv2d(slab(conv.in), conv, 1, shards_.padding(), y, accumulate);
+  }
+
+  /// y (+)= 3x3 convolution of silu(group_norm(image)). y may lie where the image does if it has half of the channels at
+  /// most: then the first stripes of y end before the rows of the image that the next one reads.
+  void convolve_normed(ConstView image, const GroupNormWeights& w, const Conv2d& conv, View y,
+                       bool accumulate = false) const {
+    const int64_t count = stripes(conv.in);
+    if (count == 1) {
+      norm(image, w, true);
+      return convolve(conv, y, accumulate);
+    }
+    sum_rows(image);
+    const int64_t own = rows() / count;
+    const View stripe = shaped(s_.normed, own + 2, conv.in);
+    for (int64_t i = 0; i < count; ++i) {
+      // Rows of zeros stand for the picture's padding, so that all stripes are the same convolution.
+      const int64_t above = i > 0 ? 1 : 0, below = i + 1 < count ? 1 : 0;
+      apply_norm(image.rows(i * own - above, above + own + below), w, true,
+                 stripe.rows(1 - above, above + own + below));
+      if (runs_ && above == 0) ops::clear(ctx_, stripe.rows(0, 1));
+      if (runs_ && below == 0) ops::clear(ctx_, stripe.rows(own + 1, 1));
+      conv2d(stripe, conv, 1, {0, 1, 0, 1}, y.rows(i * own, own), accumulate);
+    }
   }
 
   /// x = x + conv(silu(norm(conv(silu(norm(x)))))), through a 1x1 convolution where the channels change.
@@ -111,21 +139,14 @@ class Pass {
     if (w.shortcut) {
       // The shortcut takes the place of h, and the inner activations that of x, which nobody reads after its norm.
       std::swap(skip, inner);
-      View input = x();
-      if (input.dtype() != w.shortcut->dtype) {
-        input = normed(channels);
-        convert(x(), input);
-      }
-      conv2d(input, *w.shortcut, 1, {}, shaped(skip, rows(), out));
+      shortcut(*w.shortcut, shaped(skip, rows(), out));
     }
     const View h = shaped(inner, rows(), out);
-    norm(x(), w.norm1, true);
-    convolve(w.conv1, h);
-    norm(h, w.norm2, true);
+    convolve_normed(x(), w.norm1, w.conv1, h);
     x_ = skip;
     h_ = inner;
     channels = out;
-    convolve(w.conv2, x(), true);
+    convolve_normed(h, w.norm2, w.conv2, x(), true);
   }
 
   /// x = x + attention(norm(x)): this rank's queries over the keys of all ranks.
@@ -168,12 +189,20 @@ class Pass {
 
   /// Doubles the sides: x = conv(nearest upsampling of x).
   void upsample(const Conv2d& conv) {
+    const int64_t own = rows(), count = stripes(kUpsampledPixels * channels);
     const View source = slab_of_x();
     scale *= 2;
     width *= 2;
     take_largest_buffer();
     const auto op = runs_ ? ops::upsampling_conv2d : ops::plan_upsampling_conv2d;
-    op(ctx_, source, conv, shards_.padding(), s_.normed, x());
+    if (count == 1) return op(ctx_, source, conv, shards_.padding(), s_.normed, x());
+    // The last stripe first: the result may lie where the source does, of which it takes four times the room.
+    const int64_t rows = own / count;
+    for (int64_t i = count - 1; i >= 0; --i) {
+      const int64_t above = i > 0 ? 1 : 0, below = i + 1 < count ? 1 : 0;
+      op(ctx_, source.rows(i * rows - above, above + rows + below), conv, {1 - above, 1, 1 - below, 1}, s_.normed,
+         x().rows(2 * i * rows, 2 * rows));
+    }
   }
 
   /// Halves the sides: x = conv with stride 2, padded at the bottom and the right alone. On one rank.
@@ -198,6 +227,38 @@ class Pass {
 
  private:
   int64_t rows() const { return shards_.local(scale).count; }
+
+  /// \return into how many stripes an input of convolutions with that many channels is divided.
+  int64_t stripes(int64_t width_channels) const {
+    const int64_t row_bytes = width * width_channels * static_cast<int64_t>(size_bytes(s_.normed.dtype()));
+    return stripe_count(shards_, scale, row_bytes, s_.stripe_bytes);
+  }
+
+  /// Gathers the sums that apply_norm() normalises by.
+  void sum_rows(ConstView image) const {
+    if (!runs_) return;
+    // The image rows of a latent row lie side by side: to the sums they are one long row, whatever the resolution.
+    const Shape shape{shards_.local().count, scale * width, image.shape()[2]};
+    ops::group_norm_row_sums(ctx_, image.reshape(shape), shards_.own_of_whole(s_.group_sums));
+    shards_.gather(ctx_, {s_.group_sums});
+  }
+
+  /// out = group_norm(image), then SiLU, for any rows of the image whose sums were taken.
+  void apply_norm(ConstView image, const GroupNormWeights& w, bool silu, View out) const {
+    if (runs_) ops::group_norm_apply(ctx_, image, s_.group_sums, scale * width, w.weight, w.bias, kNormEps, silu, out);
+  }
+
+  /// y = 1x1 convolution of x.
+  void shortcut(const Conv2d& conv, View y) const {
+    const View input = x();
+    if (input.dtype() == conv.dtype) return conv2d(input, conv, 1, {}, y);
+    const int64_t own = rows() / stripes(channels);
+    const View converted = shaped(s_.normed, own, channels);
+    for (int64_t first = 0; first < rows(); first += own) {
+      convert(input.rows(first, own), converted);
+      conv2d(converted, conv, 1, {}, y.rows(first, own));
+    }
+  }
 
   /// \return x with the rows around this rank's own.
   View slab_of_x() const {
@@ -239,25 +300,38 @@ class Pass {
 
 /// Largest number of elements that a buffer must hold on this rank.
 struct Sizes {
+  const nn::RowShards& shards;
+  int64_t element_bytes;  ///< of normed
+  int64_t stripe_bytes;
   int64_t x = 0, h = 0, normed = 0;
 
-  void at(const nn::RowShards& shards, int64_t scale, int64_t width, int64_t x_channels, int64_t h_channels) {
-    const int64_t pixels = shards.local(scale).count * width, most_channels = std::max(x_channels, h_channels);
-    x = std::max(x, pixels * most_channels);
+  void at(int64_t scale, int64_t width, int64_t x_channels, int64_t h_channels) {
+    const int64_t pixels = shards.local(scale).count * width;
+    x = std::max(x, pixels * std::max(x_channels, h_channels));
     h = std::max(h, pixels * h_channels);
-    normed = std::max(normed, shards.slab_rows(scale) * width * most_channels);
+    for (const int64_t channels : {x_channels, h_channels}) {
+      const int64_t count = stripe_count(shards, scale, width * channels * element_bytes, stripe_bytes);
+      const int64_t rows = count == 1 ? shards.slab_rows(scale) : shards.local(scale).count / count + 2;
+      normed = std::max(normed, rows * width * channels);
+    }
   }
 
   /// Before an upsampling.
-  void upsampling(const nn::RowShards& shards, int64_t scale, int64_t width, const Conv2d& conv) {
-    const Shape slab{shards.slab_rows(scale), width, conv.in};
-    normed = std::max(normed, ops::upsampling_scratch(slab, conv, shards.padding()).elements());
+  void upsampling(int64_t scale, int64_t width, const Conv2d& conv, int64_t channels) {
+    const int64_t row_bytes = kUpsampledPixels * width * channels * element_bytes;
+    const int64_t count = stripe_count(shards, scale, row_bytes, stripe_bytes);
+    const Shape slab{shards.slab_rows(scale), width, channels},
+        middle{shards.local(scale).count / count + 2, width, channels};
+    const Shape scratch = count == 1 ? ops::upsampling_scratch(slab, conv, shards.padding())
+                                     : ops::upsampling_scratch(middle, conv, {0, 1, 0, 1});
+    normed = std::max(normed, scratch.elements());
   }
 };
 
 Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const nn::RowShards& shards, int64_t latent_width,
                      const Sizes& sizes) {
   Scratch s;
+  s.stripe_bytes = sizes.stripe_bytes;
   const DType inner = ops::product_dtype(arena.device(), dtype);
   s.x = take(arena, inner, {sizes.x});
   s.normed = take(arena, dtype, {sizes.normed});
@@ -282,23 +356,26 @@ Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const nn::
 }  // namespace
 
 Scratch Autoencoder::take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height,
-                                         int64_t latent_width) const {
+                                         int64_t latent_width, int64_t stripe_bytes) const {
   check(shards.rows() == latent_height, "a VAE's shards are of its latent rows");
   const std::vector<int64_t> channels(config_.block_channels.rbegin(), config_.block_channels.rend());
-  Sizes sizes;
-  sizes.at(shards, 1, latent_width, config_.latent_channels, channels.front());
+  // A result that takes more than half of its image's place would overwrite rows that are still to be read.
+  for (size_t level = 1; level < channels.size(); ++level)
+    if (channels[level] != channels[level - 1] && 2 * channels[level] > channels[level - 1]) stripe_bytes = kNoStripes;
+  Sizes sizes{shards, static_cast<int64_t>(size_bytes(dtype_)), stripe_bytes};
+  sizes.at(1, latent_width, config_.latent_channels, channels.front());
   // The latents, whole, in float32.
   const int64_t latents = latent_height * latent_width * config_.latent_channels;
   const DType x = ops::product_dtype(arena.device(), dtype_);
   sizes.x = std::max(sizes.x, latents * static_cast<int64_t>(size_bytes(DType::f32) / size_bytes(x)));
   int64_t in = channels.front(), scale = 1;
   for (size_t level = 0; level < channels.size(); ++level) {
-    sizes.at(shards, scale, scale * latent_width, in, channels[level]);
+    sizes.at(scale, scale * latent_width, in, channels[level]);
     in = channels[level];
     if (level + 1 < channels.size()) {
-      sizes.upsampling(shards, scale, scale * latent_width, *weights_.decoder.levels[level].resample);
+      sizes.upsampling(scale, scale * latent_width, *weights_.decoder.levels[level].resample, in);
       scale *= 2;
-      sizes.at(shards, scale, scale * latent_width, in, 0);
+      sizes.at(scale, scale * latent_width, in, 0);
     }
   }
   return take_scratch(arena, config_, dtype_, shards, latent_width, sizes);
@@ -308,15 +385,15 @@ Scratch Autoencoder::take_encode_scratch(Arena& arena, int64_t height, int64_t w
   const nn::RowShards shards(height / config_.scale());
   const std::vector<int64_t>& channels = config_.block_channels;
   const int64_t latent_width = width / config_.scale();
-  Sizes sizes;
+  Sizes sizes{shards, static_cast<int64_t>(size_bytes(dtype_)), kNoStripes};  // downsampling takes images whole
   int64_t in = channels.front(), scale = config_.scale();
-  sizes.at(shards, scale, width, config_.image_channels, in);
+  sizes.at(scale, width, config_.image_channels, in);
   for (size_t level = 0; level < channels.size(); ++level) {
-    sizes.at(shards, scale, scale * latent_width, in, channels[level]);
+    sizes.at(scale, scale * latent_width, in, channels[level]);
     in = channels[level];
     if (level + 1 < channels.size()) scale /= 2;
   }
-  sizes.at(shards, scale, latent_width, 2 * config_.latent_channels, in);
+  sizes.at(scale, latent_width, 2 * config_.latent_channels, in);
   return take_scratch(arena, config_, dtype_, shards, latent_width, sizes);
 }
 

@@ -21,11 +21,16 @@ struct MidAttentionScratch {
   View mixed;  ///< [own tokens, channels]
 };
 
+/// Inputs of convolutions above this size are made in stripes of rows, one after the other in the same memory, where a rank
+/// has the whole picture: ranks that share one need less as it is.
+inline constexpr int64_t kStripeBytes = int64_t{512} << 20;
+
 /// Memory of one decoding or encoding on one rank; each buffer is as large as the largest level needs.
 struct Scratch {
-  View x;           ///< ops::product_dtype(): the residual stream
-  View h;           ///< ops::product_dtype(): the inner activations of a residual block
-  View normed;      ///< of the weights' dtype: inputs of convolutions, with the neighbours' rows around this rank's
+  int64_t stripe_bytes = 0;  ///< see kStripeBytes
+  View x;                    ///< ops::product_dtype(): the residual stream
+  View h;                    ///< ops::product_dtype(): the inner activations of a residual block
+  View normed;      ///< of the weights' dtype: inputs of convolutions, whole with the neighbours' rows, or a stripe
   View group_sums;  ///< f64 [latent height, groups, 2]
   MidAttentionScratch attention;  ///< in the place of h, which is not in use then
 };
@@ -39,9 +44,10 @@ class Autoencoder {
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
 
-  /// Takes the memory of decode() for this rank's rows of a latent of this size. Run it on a measuring arena first.
-  Scratch take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height,
-                              int64_t latent_width) const;
+  /// Takes the memory of decode() for this rank's rows of a latent of this size. Run it on a measuring arena first. The
+  /// picture does not depend on `stripe_bytes`.
+  Scratch take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height, int64_t latent_width,
+                              int64_t stripe_bytes = kStripeBytes) const;
   Scratch take_encode_scratch(Arena& arena, int64_t height, int64_t width) const;
 
   /// image = this rank's rows of decoder(latents / scaling_factor + shift_factor), not clamped: the same bits on any

@@ -95,6 +95,8 @@ void fill_rows(Context& ctx, ConstView row, View out) {
   });
 }
 
+void clear(Context&, View out) { std::memset(out.bytes(), 0, out.size_in_bytes()); }
+
 void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   const int64_t n = out.shape()[1];
   const int32_t* id = ids.data<int32_t>();

@@ -75,11 +75,11 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   });
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
-                      View out) {
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
+                      float eps, bool silu, View out) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
   const int64_t total_height = sums.shape()[0], groups = sums.shape()[1], group_channels = channels / groups;
-  const double count = static_cast<double>(total_height) * static_cast<double>(width * group_channels);
+  const double count = static_cast<double>(total_height) * static_cast<double>(row_pixels * group_channels);
   const double* in_sums = sums.data<double>();
   const float* w = weight.data<float>();
   const float* b = bias.data<float>();

@@ -1,5 +1,5 @@
-// Implements attention of bf16 heads of usual widths by Hopper's own kernel or cuDNN's fused ones, otherwise by two
-// products a block of queries, or a kernel of its own where they are causal.
+// Implements attention of bf16 heads: by Hopper's own kernels for the transformers' and the VAE's widths, by cuDNN's fused
+// ones; otherwise by two products a block of queries, or a kernel of its own where it is causal.
 #include <map>
 
 #include "base/error.h"
@@ -83,6 +83,9 @@ void attention_in_blocks(Context& ctx, ConstView q, ConstView k, ConstView v, fl
 /// \return whether cuDNN serves these operands.
 bool is_fused(ConstView q) { return q.dtype() == DType::bf16 && has_fused_attention(q.shape()[2]); }
 
+/// \return the shape of the one head's rows.
+Shape row_shape(ConstView head) { return {head.shape()[1], head.shape()[2]}; }
+
 FusedAttention fused_shape(ConstView q, ConstView k, float scale, bool causal, bool log_sum_exp) {
   return {q.shape()[0], k.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], scale, causal, log_sum_exp};
 }
@@ -91,10 +94,12 @@ FusedAttention fused_shape(ConstView q, ConstView k, float scale, bool causal, b
 
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
   if (out.elements() == 0) return;
-  const bool is_hoppers =
-      q.dtype() == DType::bf16 && q.shape()[2] == kHopperHeadDim && has_hopper_kernels(ctx.device());
-  if (is_hoppers && !causal)
+  const int64_t heads = q.shape()[0], head_dim = q.shape()[2];
+  const bool is_hoppers = q.dtype() == DType::bf16 && !causal && has_hopper_kernels(ctx.device());
+  if (is_hoppers && head_dim == kHopperHeadDim)
     hopper_attention(ctx, q, k, v, scale, out);
+  else if (is_hoppers && head_dim == kHopperWideHead && heads == 1 && scale > 0)
+    hopper_wide_attention(ctx, q.reshape(row_shape(q)), k.reshape(row_shape(k)), v.reshape(row_shape(v)), scale, out);
   else if (is_fused(q))
     ctx.state<Cudnn>().run(fused_shape(q, k, scale, causal, false), q.bytes(), k.bytes(), v.bytes(), out.bytes(),
                            nullptr);

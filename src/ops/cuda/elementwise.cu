@@ -172,6 +172,10 @@ void fill_rows(Context& ctx, ConstView row, View out) {
   });
 }
 
+void clear(Context& ctx, View out) {
+  check_cuda(cudaMemsetAsync(out.bytes(), 0, out.size_in_bytes(), ctx.stream().handle()), "cannot clear memory");
+}
+
 void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   const int64_t channels = out.shape()[1];
   if (out.elements() == 0) return;

@@ -93,14 +93,14 @@ __global__ void __launch_bounds__(kBlockThreads, 5)
 
 /// Block g turns the sums of all rows of group g into its channels' factors and offsets.
 __global__ void __launch_bounds__(kBlockThreads)
-    factors_kernel(const Sums* sums, int64_t height, int width, int channels, int groups, const float* weight,
+    factors_kernel(const Sums* sums, int64_t height, int64_t row_pixels, int channels, int groups, const float* weight,
                    const float* bias, double eps, float* factors, float* offsets) {
   __shared__ double partial[2][kBlockThreads / 32];
   const int g = static_cast<int>(blockIdx.x), group_width = channels / groups;
   Sums mine;
   for (int64_t y = threadIdx.x; y < height; y += blockDim.x) mine.add(sums[y * groups + g]);
   const double sum = block_sum(mine.sum, partial[0]), square = block_sum(mine.square, partial[1]);
-  const double pixels = static_cast<double>(height) * width * group_width;
+  const double pixels = static_cast<double>(height) * static_cast<double>(row_pixels) * group_width;
   const double mean = sum / pixels, inverse = 1.0 / sqrt(fmax(square / pixels - mean * mean, 0.0) + eps);
   for (int c = g * group_width + static_cast<int>(threadIdx.x); c < (g + 1) * group_width;
        c += static_cast<int>(blockDim.x)) {
@@ -168,16 +168,16 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   });
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, ConstView weight, ConstView bias, float eps, bool silu,
-                      View out) {
-  const int64_t width = x.shape()[1], channels = x.shape()[2], total_height = sums.shape()[0], groups = sums.shape()[1];
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
+                      float eps, bool silu, View out) {
+  const int64_t channels = x.shape()[2], total_height = sums.shape()[0], groups = sums.shape()[1];
   check(channels <= kMaxChannels, "the CUDA kernels normalise images of up to 4096 channels");
   if (x.elements() == 0) return;
   const ChannelFactors& scratch = ctx.state<ChannelFactors>();
   factors_kernel<<<static_cast<unsigned>(groups), kBlockThreads, 0, ctx.stream().handle()>>>(
-      reinterpret_cast<const Sums*>(sums.data<double>()), total_height, static_cast<int>(width),
-      static_cast<int>(channels), static_cast<int>(groups), weight.data<float>(), bias.data<float>(),
-      static_cast<double>(eps), scratch.factors(), scratch.offsets());
+      reinterpret_cast<const Sums*>(sums.data<double>()), total_height, row_pixels, static_cast<int>(channels),
+      static_cast<int>(groups), weight.data<float>(), bias.data<float>(), static_cast<double>(eps), scratch.factors(),
+      scratch.offsets());
   check_launch("group_norm_factors");
   const GroupApplyLaunch launch = group_apply_launch(channels);
   const int64_t pixels = x.elements() / channels, block_vectors = int64_t{launch.lanes} * launch.vector;

@@ -17,6 +17,10 @@ bool has_hopper_kernels(Device device);
 void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
 inline constexpr int64_t kHopperHeadDim = 128;
 
+/// The same of one head of width kHopperWideHead, the VAE's. \param q, k, v [rows, width]. \param scale above 0.
+void hopper_wide_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
+inline constexpr int64_t kHopperWideHead = 512;
+
 /// out [rows, ffn] = silu(x Wg^T) * (x Wu^T), bf16, as ops::gated_linear() has it; rows do not depend on each other.
 /// \param weight [2 * ffn, in], bf16: kGateRows rows of Wg, as many of Wu, the next of Wg and so on. in and ffn are
 /// multiples of kGateRows.

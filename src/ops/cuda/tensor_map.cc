@@ -29,9 +29,13 @@ CUtensorMap tensor_map(const TiledTensor& tensor) {
   constexpr uint64_t kElementBytes = 2;
   const auto columns = static_cast<cuuint64_t>(tensor.columns), rows = static_cast<cuuint64_t>(tensor.rows);
   const cuuint64_t sizes[] = {columns, rows, static_cast<cuuint64_t>(tensor.planes)};
-  const cuuint64_t strides_bytes[] = {columns * kElementBytes, rows * columns * kElementBytes};
+  const auto stride_bytes = [](int64_t given, cuuint64_t dense) {
+    return (given > 0 ? static_cast<cuuint64_t>(given) : dense) * kElementBytes;
+  };
+  const cuuint64_t strides_bytes[] = {stride_bytes(tensor.row_stride, columns),
+                                      stride_bytes(tensor.plane_stride, rows * columns)};
   const cuuint32_t tile[] = {static_cast<cuuint32_t>(tensor.tile_columns), static_cast<cuuint32_t>(tensor.tile_rows),
-                             1};
+                             static_cast<cuuint32_t>(tensor.tile_planes)};
   const cuuint32_t every_element[] = {1, 1, 1};
   check(tensor.tile_columns == 64 || tensor.tile_columns == 32, "a tile has rows of 128 or 64 bytes");
   CUtensorMap map;

@@ -1,5 +1,5 @@
 // Computes NVIDIA's fast sine and cosine from the segments of its table.
-#include "pipeline/cuda_sine.h"
+#include "ops/cpu/cuda_sine.h"
 
 #include <array>
 #include <bit>

@@ -1,0 +1,16 @@
+// Owns how a PNG's pixels are filtered and compressed: fast, by all threads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "io/image.h"
+
+namespace nostos {
+
+/// \return the image's pixels as the data of a PNG's IDAT chunks, one for each strip of rows, which together are one zlib
+/// stream. The bytes do not depend on the number of threads.
+/// \throws Error out_of_memory
+std::vector<std::vector<uint8_t>> compress_png_pixels(const Image& image);
+
+}  // namespace nostos
