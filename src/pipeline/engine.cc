@@ -71,17 +71,38 @@ double Engine::measure_matmul_gflops(int64_t rows) {
 }
 
 Generation Engine::generate(const GenerationRequest& request, const Progress& progress) {
+  return std::move(generate(std::span(&request, 1), std::span(&progress, 1)).front());
+}
+
+std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requests,
+                                         std::span<const Progress> progress) {
   Impl& impl = *impl_;
-  const ResolvedRequest resolved = resolve(request, impl.parts.limits());
+  require(!requests.empty() && (progress.empty() || progress.size() == requests.size()), ErrorKind::invalid_input,
+          "{} requests come with {} progresses: each has its own, or none has one", requests.size(), progress.size());
+  std::vector<ResolvedRequest> resolved;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    for_request(i, requests.size(), [&] {
+      const ResolvedRequest& made = resolved.emplace_back(resolve(requests[i], impl.parts.limits()));
+      const ResolvedRequest& first = resolved.front();
+      require(
+          draws_together(made, first), ErrorKind::invalid_input,
+          "drawn at {}x{} with {} steps, it cannot be drawn together with one at {}x{} with {} steps, or with other "
+          "sigmas",
+          made.drawn_width, made.drawn_height, *made.request.num_inference_steps, first.drawn_width, first.drawn_height,
+          *first.request.num_inference_steps);
+    });
+  }
+  const std::vector<Progress> silent(progress.empty() ? requests.size() : 0);
+  const std::span<const Progress> followed = progress.empty() ? std::span(silent) : progress;
   const WorkerProcess process{impl.ctx, impl.parts, impl.options.release_parts};
   if (impl.processes != nullptr)
-    return Worker(impl.ctx, *impl.processes, impl.options.parallelism, process, true).draw(resolved, progress);
-  Generation result;
+    return Worker(impl.ctx, *impl.processes, impl.options.parallelism, process, true).draw(resolved, followed);
+  std::vector<Generation> result;
   run_thread_ranks(static_cast<int>(impl.options.parallelism.ranks()),
                    [&](Communicator& world) {
                      const bool leads = world.rank() == 0;
                      Worker worker(impl.context_of(world.rank()), world, impl.options.parallelism, process, leads);
-                     Generation made = worker.draw(resolved, progress);
+                     std::vector<Generation> made = worker.draw(resolved, followed);
                      if (leads) result = std::move(made);
                    },
                    {impl.options.comm_timeout_s});

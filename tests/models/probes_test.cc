@@ -1,6 +1,7 @@
 // Tests every sub-step of the embedded model against diffusers, so that a mismatch names the first wrong one.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <map>
 
@@ -95,7 +96,9 @@ TEST(Probes, Transformer) {
   Arena arena({}, size_t{64} << 20);
   const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
   const auto modulation = zimage::Modulation::take(arena, config, 1, DType::f32);
-  const auto scratch = zimage::Scratch::take(arena, config, picture, conditioning, DType::f32);
+  const auto image_scratch = zimage::take_image_scratch(arena, config, picture, 1, DType::f32);
+  const auto scratch = zimage::Scratch::take(arena, config, picture, std::array{&conditioning}, DType::f32);
+  Tensor image({}, DType::f32, {picture.image().rows(), config.hidden});
   Tensor tokens({}, DType::f32, {picture.image_tokens(), config.patch_width()}),
       velocity({}, DType::f32, tokens.shape());
   ops::patchify(ctx, latents.reshape({latents.shape()[1], latents.shape()[2], latents.shape()[3]}), config.patch,
@@ -108,7 +111,9 @@ TEST(Probes, Transformer) {
   comparison.compare_rows("transformer.rope_sin", conditioning.rope.sin, all_rows);
   model.modulate(ctx, {file.tensor("t").data<float>(), 1}, modulation, probe);
   zimage::Transformer::select_step(ctx, modulation, 0);
-  model.forward(ctx, picture, tokens, conditioning, modulation, scratch, velocity, probe);
+  const zimage::ImageInput input{tokens, conditioning.rope.rows(0, picture.image().rows())};
+  model.refine_images(ctx, picture, std::array{input}, modulation, image_scratch, image, probe);
+  model.forward(ctx, picture, std::array{zimage::Pass{image, &conditioning, velocity}}, modulation, scratch, probe);
   Tensor output({}, DType::f32, {latents.shape()[1], latents.shape()[2], latents.shape()[3]});
   ops::unpatchify(ctx, velocity, config.patch, output);
   comparison.compare("transformer.output", output);
