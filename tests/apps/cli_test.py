@@ -566,15 +566,16 @@ class Tools(ModelTest):
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
-                                       "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
+                                       "num_outputs", "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
                                        "transformer_rows", "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes",
                                        "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)
         self.assertGreater(result["matmul_gflops"], 0)
-        text = self.run_nostos("bench", *SMALL, "--warmup", "0")
+        text = self.run_nostos("bench", *SMALL, "--warmup", "0", "--num-outputs", "2")
         self.assertEqual(text.returncode, 0)
+        self.assertTrue(text.stdout.startswith("2 pictures of "), text.stdout)
         self.assertRegex(text.stdout, r"transformer \d+\.\d+ TFLOP/s, \d+\.\d+ %")
 
 
