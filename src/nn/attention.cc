@@ -19,14 +19,6 @@ HeadScratch take_heads(Arena& arena, const AttentionShape& shape, int64_t tokens
           {}};
 }
 
-/// Takes all but the heads.
-AttentionScratch take_rows(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype) {
-  using nostos::take;
-  return {take(arena, ops::product_dtype(arena.device(), dtype), {tokens, shape.qkv_width()}),
-          take(arena, dtype, {tokens, shape.heads * shape.head_dim}),
-          {}};
-}
-
 float score_scale(const AttentionShape& shape) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
 }
@@ -41,17 +33,13 @@ void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w
 
 }  // namespace
 
-AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype) {
-  AttentionScratch s = take_rows(arena, shape, tokens, dtype);
-  s.heads.push_back(take_heads(arena, shape, tokens, dtype));
-  return s;
-}
-
 AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape,
                                         std::span<const ShardedSequence* const> sequences, DType dtype) {
   int64_t tokens = 0;
   for (const ShardedSequence* sequence : sequences) tokens += sequence->rows();
-  AttentionScratch s = take_rows(arena, shape, tokens, dtype);
+  AttentionScratch s{nostos::take(arena, ops::product_dtype(arena.device(), dtype), {tokens, shape.qkv_width()}),
+                     nostos::take(arena, dtype, {tokens, shape.heads * shape.head_dim}),
+                     {}};
   const size_t begin = arena.used_bytes();
   size_t end = begin;
   for (const ShardedSequence* sequence : sequences) {
@@ -64,30 +52,25 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
   return s;
 }
 
-void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
-               const AttentionScratch& s, View projected, bool accumulate) {
-  ops::linear(ctx, x, w.qkv, s.qkv);
-  attend(ctx, shape, w, s.qkv, rope, s.heads.front(), s.mixed);
-  ops::linear(ctx, s.mixed, w.out, projected, accumulate);
-}
-
 void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected) {
-  check(!shape.causal && shape.kv_heads == shape.heads, "sequences have neither a causal mask nor grouped heads");
+               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected, bool accumulate) {
   check(s.heads.size() == sequences.size(), "each sequence has its memory");
   ops::linear(ctx, x, w.qkv, s.qkv);
   int64_t begin = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& [sequence, rope] = sequences[i];
     const View qkv = s.qkv.rows(begin, sequence->rows()), mixed = s.mixed.rows(begin, sequence->rows());
-    if (sequence->is_sharded())
+    if (sequence->is_sharded()) {
+      check(!shape.causal && shape.kv_heads == shape.heads,
+            "a sharded sequence has neither a causal mask nor grouped heads");
       sequence->attend(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
                        score_scale(shape), s.heads[i].exchange, mixed);
-    else
+    } else {
       attend(ctx, shape, w, qkv, rope, s.heads[i], mixed);
+    }
     begin += sequence->rows();
   }
-  ops::linear(ctx, s.mixed, w.out, projected);
+  ops::linear(ctx, s.mixed, w.out, projected, accumulate);
 }
 
 }  // namespace nostos::nn

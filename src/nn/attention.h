@@ -53,23 +53,19 @@ struct AttentionScratch {
   View mixed;                      ///< [tokens, heads * head_dim]
   std::vector<HeadScratch> heads;  ///< of each sequence, all in the same memory: they take turns
 
-  /// \param dtype of everything but qkv: the dtype of the weights.
-  static AttentionScratch take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype);
-  /// The same for this rank's rows of several sequences.
+  /// For this rank's rows of `sequences`. \param dtype of everything but qkv: the dtype of the weights.
   static AttentionScratch take(Arena& arena, const AttentionShape& shape,
                                std::span<const ShardedSequence* const> sequences, DType dtype);
 };
 
-/// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the
-/// weights' dtype. \param rope tables of the same tokens, or null views for no rotation. \param projected f32, or
-/// ops::product_dtype() if not accumulating [tokens, hidden].
-void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
-               const AttentionScratch& s, View projected, bool accumulate = false);
-
-/// projected = the same for this rank's rows of several sequences, each attending to all of itself; no causal mask, no
-/// grouped heads. A row depends on its own sequence alone, bit for bit. Waits for the peers where there are any.
-/// \param s for these sequences. \throws Error peer_failed
+/// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all of
+/// itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there are
+/// any.
+/// \param shape without a causal mask and grouped heads where a sequence is sharded.
+/// \param x [rows of all sequences, hidden] of the weights' dtype. \param s for these sequences.
+/// \param projected f32, or ops::product_dtype() if not accumulating [rows, hidden]. \throws Error peer_failed
 void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected);
+               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected,
+               bool accumulate = false);
 
 }  // namespace nostos::nn

@@ -17,7 +17,7 @@ namespace nostos {
 /// that their steps have the same times. Prompts, seeds, noise, guidance and numbers of pictures are each request's own.
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b);
 
-/// Consecutive pictures that are denoised together.
+/// Consecutive pictures that are denoised together, or captions that are encoded together.
 struct Batch {
   size_t first = 0;
   size_t count = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -51,6 +52,13 @@ void read_latents(const std::filesystem::path& path, View latents) {
           "{}: tensor 'latents' is {} {}, this size wants F32 {}", path.string(), name(given.dtype()),
           to_string(given.shape()), to_string(wanted));
   std::memcpy(latents.bytes(), given.bytes(), given.size_in_bytes());
+}
+
+int64_t sum(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+
+/// \return the rows of `items` in `all`, where they stand one after the other, `counts` of each.
+View rows_of(View all, std::span<const int64_t> counts, const Batch& items) {
+  return all.rows(sum(counts.first(items.first)), sum(counts.subspan(items.first, items.count)));
 }
 
 /// \return the middle of `drawn` [drawn height, drawn width, 3], of the asked size.
@@ -158,15 +166,16 @@ const GenerationRequest& Worker::request_of(const PicturePlace& place) const {
 Picture& Worker::picture_at(const PicturePlace& place) { return made_[place.request].pictures[place.index]; }
 
 size_t Worker::caption_of(const std::string& text) {
-  const auto known = std::ranges::find(captions_, text, &Caption::text);
-  if (known == captions_.end()) captions_.push_back({.text = text});
-  return static_cast<size_t>(std::ranges::find(captions_, text, &Caption::text) - captions_.begin());
+  const auto known = std::ranges::find(texts_, text);
+  const auto caption = static_cast<size_t>(known - texts_.begin());
+  if (known == texts_.end()) texts_.push_back(text);
+  return caption;
 }
 
 std::vector<PicturePlan> Worker::plan_pictures() {
   std::vector<PicturePlan> plans;
   pictures_.clear();
-  captions_.clear();
+  texts_.clear();
   for (size_t request = 0; request < made_.size(); ++request) {
     const GenerationRequest& r = made_[request].resolved.request;
     PicturePlan plan{.guidance = {static_cast<float>(*r.guidance_scale), static_cast<float>(r.cfg_normalization),
@@ -183,18 +192,20 @@ std::vector<PicturePlan> Worker::plan_pictures() {
 }
 
 void Worker::tokenize() {
-  std::vector<int64_t> lengths(captions_.size());
+  text_tokens_.clear();
+  caption_lengths_.assign(texts_.size(), 0);
   if (is_root()) {
-    for (size_t i = 0; i < captions_.size(); ++i) {
-      PromptTokens& tokens = captions_[i].tokens = process_.parts.tokenize(captions_[i].text);
+    for (size_t i = 0; i < texts_.size(); ++i) {
+      const PromptTokens& tokens = text_tokens_.emplace_back(process_.parts.tokenize(texts_[i]));
       if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
-      lengths[i] = static_cast<int64_t>(tokens.ids.size());
+      caption_lengths_[i] = static_cast<int64_t>(tokens.ids.size());
     }
     for (Generation& made : made_)
-      made.prompt_truncated = captions_[caption_of(made.resolved.request.prompt)].tokens.truncated;
+      made.prompt_truncated = text_tokens_[caption_of(made.resolved.request.prompt)].truncated;
   }
-  groups_.world().broadcast(host_bytes(std::span<int64_t>(lengths)), kRoot).wait();
-  for (size_t i = 0; i < captions_.size(); ++i) captions_[i].length = lengths[i];
+  groups_.world().broadcast(host_bytes(std::span(caption_lengths_)), kRoot).wait();
+  padded_captions_.clear();
+  for (const int64_t length : caption_lengths_) padded_captions_.push_back(zimage::padded_tokens(length));
 }
 
 void Worker::plan() {
@@ -216,8 +227,8 @@ void Worker::plan() {
       .halves = groups_.halves(),
       .schedule = request.sigmas.empty() ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
                                          : make_schedule(parts.scheduler_config(), request.sigmas),
+      .caption_tokens = padded_captions_,
       .pictures = std::move(pictures)};
-  for (const Caption& caption : captions_) all.caption_tokens.push_back(zimage::padded_tokens(caption.length));
   std::vector<int64_t> rows;
   for (size_t i = 0; i < all.pictures.size(); ++i) rows.push_back(all.rows_of(i));
   batches_ = batch_plan(rows, max_batch_rows(ctx_.device()));
@@ -239,10 +250,7 @@ Worker::Views Worker::take_views(Arena& arena) const {
   const zimage::Config& config = parts.transformer_config();
   const DType dtype = parts.dtype();
   Views views;
-  for (const Caption& caption : captions_) {
-    views.captions.emplace_back().refined =
-        take(arena, DType::f32, {zimage::padded_tokens(caption.length), config.hidden});
-  }
+  views.captions = take(arena, DType::f32, {sum(padded_captions_), config.hidden});
   for (size_t i = 0; i < pictures_.size(); ++i) views.states.push_back(take(arena, DType::f32, latent_shape()));
   const size_t batches = arena.used_bytes();
   size_t stages = batches;
@@ -275,15 +283,15 @@ Worker::DecoderViews Worker::take_decoder_views(Arena& arena) const {
 
 void Worker::take_text_views(Arena& arena, Views& views) const {
   const ModelParts& parts = process_.parts;
-  for (size_t i = 0; i < captions_.size(); ++i)
-    views.captions[i].features = take(arena, DType::f32, {captions_[i].length, parts.encoder_config().hidden});
+  views.features = take(arena, DType::f32, {sum(caption_lengths_), parts.encoder_config().hidden});
   const size_t mark = arena.used_bytes();
-  for (size_t i = 0; i < captions_.size(); ++i) {
-    const int64_t tokens = captions_[i].length;
+  for (const Batch& batch : batch_plan(padded_captions_, max_batch_rows(ctx_.device()))) {
+    const std::span<const int64_t> lengths = std::span(caption_lengths_).subspan(batch.first, batch.count);
     arena.rewind(mark);
-    views.captions[i].encoder = qwen3::Scratch::take(arena, parts.encoder_config(), tokens, parts.dtype());
+    qwen3::Scratch encoder = qwen3::Scratch::take(arena, parts.encoder_config(), lengths, parts.dtype());
     arena.rewind(mark);
-    views.captions[i].refiner = zimage::RefineScratch::take(arena, parts.transformer_config(), tokens, parts.dtype());
+    views.text.push_back({batch, std::move(encoder),
+                          zimage::RefineScratch::take(arena, parts.transformer_config(), lengths, parts.dtype())});
   }
 }
 
@@ -296,10 +304,11 @@ Shape Worker::latent_shape() const {
 void Worker::make_captions() {
   ModelParts& parts = process_.parts;
   Context& ctx = process_.ctx;
-  const auto each_caption = [&](const auto& work) {
+  const auto each_batch = [&](const auto& work) {
     if (!is_root()) return;
     timed("text_encoder", ctx, [&] {
-      for (size_t i = 0; i < captions_.size(); ++i) work(captions_[i], views_.captions[i]);
+      for (const TextBatch& batch : views_.text)
+        work(batch, rows_of(views_.features, caption_lengths_, batch.captions));
     });
   };
   if (process_.release_parts) {
@@ -308,8 +317,11 @@ void Worker::make_captions() {
     });
   }
   enter_stage("text");
-  each_caption([&](const Caption& caption, const CaptionViews& views) {
-    parts.encoder(ctx).encode(ctx, caption.tokens.ids, views.encoder, views.features);
+  each_batch([&](const TextBatch& batch, View features) {
+    std::vector<std::span<const int32_t>> ids;
+    for (const PromptTokens& tokens : std::span(text_tokens_).subspan(batch.captions.first, batch.captions.count))
+      ids.emplace_back(tokens.ids);
+    parts.encoder(ctx).encode(ctx, ids, batch.encoder, features);
   });
   if (process_.release_parts) {
     load([&] {
@@ -317,13 +329,15 @@ void Worker::make_captions() {
       parts.transformer(ctx);
     });
   }
-  each_caption([&](const Caption&, const CaptionViews& views) {
-    parts.transformer(ctx).refine(ctx, views.features, views.refiner, views.refined);
+  each_batch([&](const TextBatch& batch, View features) {
+    const auto lengths = std::span(caption_lengths_).subspan(batch.captions.first, batch.captions.count);
+    parts.transformer(ctx).refine(ctx, lengths, features, batch.refiner,
+                                  rows_of(views_.captions, padded_captions_, batch.captions));
   });
   // What follows is ordered with the rank's own work.
   if (is_root() && &ctx != &ctx_) ctx.synchronize("captions");
-  for (const auto& [refined, features, encoder, refiner] : views_.captions)
-    groups_.world().broadcast({refined.bytes(), refined.size_in_bytes(), ctx_.device()}, kRoot).wait();
+  const View captions = views_.captions;
+  groups_.world().broadcast({captions.bytes(), captions.size_in_bytes(), ctx_.device()}, kRoot).wait();
 }
 
 void Worker::fill_noise(const PicturePlace& place, View latents) {
@@ -353,7 +367,8 @@ void Worker::denoise_batch(const Batch& batch, const SamplerPlan& plan, const Sa
   const std::span<const PicturePlace> places = std::span(pictures_).subspan(batch.first, batch.count);
   const std::span<const View> states = std::span(views_.states).subspan(batch.first, batch.count);
   std::vector<ConstView> captions;
-  for (const CaptionViews& views : views_.captions) captions.push_back(views.refined);
+  for (size_t i = 0; i < padded_captions_.size(); ++i)
+    captions.push_back(rows_of(views_.captions, padded_captions_, {i, 1}));
   Sampler sampler(ctx_, process_.parts.transformer(ctx_), plan, memory, captions, memory_.left());
   if (batch.first == 0) {
     report_.transformer_flop = sampler.step_flop();

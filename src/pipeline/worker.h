@@ -47,25 +47,21 @@ class Worker {
     View quantized;  ///< u8, likewise
     autoencoder_kl::Scratch scratch;
   };
-  /// A text that captions are made of: a prompt or a negative prompt.
-  struct Caption {
-    std::string text;
-    PromptTokens tokens{};  ///< on rank 0
-    int64_t length = 0;     ///< of them, on every rank
-  };
   /// A picture's place in the results.
   struct PicturePlace {
     size_t request = 0, index = 0;
   };
-  struct CaptionViews {
-    View refined;   ///< f32 [padded tokens, hidden]
-    View features;  ///< f32 [tokens, encoder's hidden]; these and what makes captions on rank 0 alone
+  /// Captions that are encoded together.
+  struct TextBatch {
+    Batch captions;
     qwen3::Scratch encoder;
     zimage::RefineScratch refiner;
   };
   /// A drawing's memory on this rank's device.
   struct Views {
-    std::vector<CaptionViews> captions;
+    View captions;  ///< f32 [padded tokens of all captions, hidden]: refined, one after the other
+    View features;  ///< f32 [tokens of all, encoder's hidden]; this and what makes captions on rank 0 alone
+    std::vector<TextBatch> text;          ///< all in the same memory
     std::vector<View> states;             ///< of each picture, f32 [channels, height, width]
     std::vector<SamplerMemory> samplers;  ///< of each batch, all in the same memory
     DecoderViews decoder;
@@ -78,7 +74,7 @@ class Worker {
   Picture& picture_at(const PicturePlace& place);
   /// Finds out what this drawing takes, and lays its memory out.
   void plan();
-  /// \return the plans of the pictures, whose texts become captions_.
+  /// \return the plans of the pictures, whose captions become texts_.
   std::vector<PicturePlan> plan_pictures();
   /// \return which caption `text` is.
   size_t caption_of(const std::string& text);
@@ -121,7 +117,10 @@ class Worker {
   std::vector<int64_t> steps_told_;  // of each request
   RunReport report_;
   std::vector<PicturePlace> pictures_;
-  std::vector<Caption> captions_;
+  std::vector<std::string> texts_;         // that captions are made of: prompts and negative prompts
+  std::vector<PromptTokens> text_tokens_;  // of each, on rank 0
+  std::vector<int64_t> caption_lengths_;   // tokens of each, on every rank
+  std::vector<int64_t> padded_captions_;   // the same, padded
   std::vector<Batch> batches_;
   std::vector<SamplerPlan> plans_;  // of each batch
   Views views_;

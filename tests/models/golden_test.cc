@@ -68,11 +68,12 @@ class Drawing {
 
   Tensor encode(std::string_view prompt) {
     const std::vector<int32_t> ids = parts_.tokenize(prompt).ids;
-    const int64_t tokens = static_cast<int64_t>(ids.size());
+    const int64_t tokens = std::ssize(ids);
     Tensor features({}, DType::f32, {tokens, parts_.encoder_config().hidden});
-    const Planned scratch(
-        [&](Arena& arena) { return qwen3::Scratch::take(arena, parts_.encoder_config(), tokens, parts_.dtype()); });
-    parts_.encoder(ctx_).encode(ctx_, ids, scratch.views(), features);
+    const Planned scratch([&](Arena& arena) {
+      return qwen3::Scratch::take(arena, parts_.encoder_config(), {&tokens, 1}, parts_.dtype());
+    });
+    parts_.encoder(ctx_).encode(ctx_, std::array{std::span<const int32_t>(ids)}, scratch.views(), features);
     return features;
   }
 
@@ -94,11 +95,12 @@ class Drawing {
   /// \return the caption as every layer sees it, f32 [padded tokens, hidden].
   Tensor refine(ConstView features) {
     const zimage::Transformer& model = parts_.transformer(ctx_);
-    Tensor caption({}, DType::f32, {zimage::padded_tokens(features.shape()[0]), model.config().hidden});
+    const int64_t tokens = features.shape()[0];
+    Tensor caption({}, DType::f32, {zimage::padded_tokens(tokens), model.config().hidden});
     const Planned scratch([&](Arena& arena) {
-      return zimage::RefineScratch::take(arena, model.config(), features.shape()[0], model.dtype());
+      return zimage::RefineScratch::take(arena, model.config(), {&tokens, 1}, model.dtype());
     });
-    model.refine(ctx_, features, scratch.views(), caption);
+    model.refine(ctx_, {&tokens, 1}, features, scratch.views(), caption);
     return caption;
   }
 

@@ -61,10 +61,10 @@ TEST(Probes, TextEncoder) {
   Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
   Comparison comparison(file);
   Arena arena({}, size_t{64} << 20);
-  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), features.shape()[0], DType::f32);
-  parts.encoder(ctx).encode(ctx, ids, scratch, features, [&](std::string_view name, ConstView rows) {
-    comparison.compare("text_encoder." + std::string(name), rows);
-  });
+  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), std::array{std::ssize(ids)}, DType::f32);
+  parts.encoder(ctx).encode(
+      ctx, std::array{std::span<const int32_t>(ids)}, scratch, features,
+      [&](std::string_view name, ConstView rows) { comparison.compare("text_encoder." + std::string(name), rows); });
   EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
 }
 
@@ -103,8 +103,9 @@ TEST(Probes, Transformer) {
       velocity({}, DType::f32, tokens.shape());
   ops::patchify(ctx, latents.reshape({latents.shape()[1], latents.shape()[2], latents.shape()[3]}), config.patch,
                 tokens);
-  const auto refiner = zimage::RefineScratch::take(arena, config, features.shape()[0], DType::f32);
-  model.refine(ctx, features, refiner, caption, probe);
+  const std::array lengths{features.shape()[0]};
+  const auto refiner = zimage::RefineScratch::take(arena, config, lengths, DType::f32);
+  model.refine(ctx, lengths, features, refiner, caption, probe);
   model.fill_positions(ctx, picture, conditioning);
   model.take_caption(ctx, picture, caption, conditioning);
   comparison.compare_rows("transformer.rope_cos", conditioning.rope.cos, all_rows);

@@ -1,7 +1,7 @@
 // Implements the Z-Image transformer. Source: Z-Image (arXiv 2511.22699); diffusers transformer_z_image.py @58eb52c0.
 #include "models/zimage/transformer.h"
 
-#include <array>
+#include <algorithm>
 #include <functional>
 #include <span>
 #include <string>
@@ -67,6 +67,12 @@ void run_blocks(Context& ctx, const Config& config, std::span<const nn::Attended
 /// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
 nn::AxialPosition caption_position(int64_t row) { return {1 + row, 0, 0}; }
 
+std::vector<nn::ShardedSequence> padded_captions(std::span<const int64_t> lengths) {
+  std::vector<nn::ShardedSequence> captions;
+  for (const int64_t length : lengths) captions.emplace_back(padded_tokens(length));
+  return captions;
+}
+
 BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block) {
   const ConstView parts = ConstView(modulation.step_blocks).rows(block, 1).reshape({4, config.hidden});
   return {parts.rows(0, 1), parts.rows(1, 1), parts.rows(2, 1), parts.rows(3, 1)};
@@ -104,12 +110,17 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config,
           nn::FeedForwardScratch::take(arena, config.ffn(), rows, dtype)};
 }
 
-RefineScratch RefineScratch::take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype) {
-  const int64_t padded = padded_tokens(caption_tokens);
-  const nn::ShardedSequence caption(padded);
-  return {nostos::take(arena, DType::f32, {caption_tokens, config.caption_width}),
-          nn::RopeTable::take(arena, padded, config.head_dim()),
-          BlockScratch::take(arena, config, std::array{&caption}, dtype)};
+RefineScratch RefineScratch::take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype) {
+  const std::vector<nn::ShardedSequence> captions = padded_captions(lengths);
+  std::vector<const nn::ShardedSequence*> sequences;
+  int64_t tokens = 0, longest = 0;
+  for (size_t i = 0; i < captions.size(); ++i) {
+    sequences.push_back(&captions[i]);
+    tokens += lengths[i];
+    longest = std::max(longest, captions[i].rows());
+  }
+  return {nostos::take(arena, DType::f32, {tokens, config.caption_width}),
+          nn::RopeTable::take(arena, longest, config.head_dim()), BlockScratch::take(arena, config, sequences, dtype)};
 }
 
 Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
@@ -134,22 +145,29 @@ BlockScratch take_image_scratch(Arena& arena, const Config& config, const nn::Se
   return BlockScratch::take(arena, config, std::vector<const nn::ShardedSequence*>(count, &picture.image()), dtype);
 }
 
-void Transformer::refine(Context& ctx, ConstView features, const RefineScratch& s, View caption,
-                         const nn::Probe& probe) const {
-  const int64_t length = features.shape()[0], padded = caption.shape()[0];
-  check(padded == padded_tokens(length), "a refined caption is padded");
+void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& s,
+                         View captions, const nn::Probe& probe) const {
   ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, s.normed);
-  ops::linear(ctx, s.normed, weights_.caption_embedder, caption.rows(0, length));
-  ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, padded - length));
-  report(probe, "cap_embedder", caption);
+  const std::vector<nn::ShardedSequence> padded = padded_captions(lengths);
+  std::vector<nn::AttendedSequence> sequences;
+  int64_t token = 0, row = 0;
+  for (size_t i = 0; i < padded.size(); ++i) {
+    const int64_t length = lengths[i], rows = padded[i].rows();
+    const View caption = captions.rows(row, rows);
+    ops::linear(ctx, s.normed.rows(token, length), weights_.caption_embedder, caption.rows(0, length));
+    ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, rows - length));
+    sequences.push_back({&padded[i], s.rope.rows(0, rows)});
+    token += length;
+    row += rows;
+  }
+  report(probe, "cap_embedder", captions);
 
   std::vector<nn::AxialPosition> positions;
-  for (int64_t i = 0; i < padded; ++i) positions.push_back(caption_position(i));
+  for (int64_t i = 0; i < s.rope.cos.shape()[0]; ++i) positions.push_back(caption_position(i));
   nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, s.rope);
   const auto unmodulated = [](size_t) { return BlockModulation{}; };
-  const nn::ShardedSequence sequence(padded);
-  run_blocks(ctx, config_, std::array{nn::AttendedSequence{&sequence, s.rope}}, weights_.context_refiner, unmodulated,
-             caption, s.blocks, probe, "context_refiner");
+  run_blocks(ctx, config_, sequences, weights_.context_refiner, unmodulated, captions, s.blocks, probe,
+             "context_refiner");
 }
 
 void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const {

@@ -52,13 +52,14 @@ struct BlockScratch {
                            DType dtype);
 };
 
-/// Memory of the refining of one caption.
+/// Memory of the refining of several captions.
 struct RefineScratch {
-  View normed;  ///< f32 [caption tokens, caption width]
-  nn::RopeTable rope;
+  View normed;         ///< f32 [caption tokens of all, caption width]
+  nn::RopeTable rope;  ///< as long as the longest, padded
   BlockScratch blocks;
 
-  static RefineScratch take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype);
+  /// \param lengths the tokens of each caption
+  static RefineScratch take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype);
 };
 
 /// An image before it meets a caption.
@@ -104,10 +105,12 @@ class Transformer {
   const Weights& weights() const { return weights_; }
   DType dtype() const { return dtype_; }
 
-  /// Embeds and refines a whole caption; one rank does it for all.
-  /// \param features f32 [caption tokens, caption width]. \param caption f32 [padded_tokens(caption tokens), hidden]
-  void refine(Context& ctx, ConstView features, const RefineScratch& scratch, View caption,
-              const nn::Probe& probe = {}) const;
+  /// Embeds and refines whole captions, all at once; one rank does it for all. A caption's rows depend on it alone, bit
+  /// for bit.
+  /// \param lengths the tokens of each caption. \param features f32 [caption tokens of all, caption width]: one caption
+  /// after the other. \param captions f32 [padded_tokens(caption tokens) of each, hidden], likewise
+  void refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& scratch,
+              View captions, const nn::Probe& probe = {}) const;
 
   /// Fills the rotary tables of this rank's rows.
   void fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const;
