@@ -35,8 +35,7 @@ void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w
 
 AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape,
                                         std::span<const ShardedSequence* const> sequences, DType dtype) {
-  int64_t tokens = 0;
-  for (const ShardedSequence* sequence : sequences) tokens += sequence->rows();
+  const int64_t tokens = rows_of(sequences);
   AttentionScratch s{nostos::take(arena, ops::product_dtype(arena.device(), dtype), {tokens, shape.qkv_width()}),
                      nostos::take(arena, dtype, {tokens, shape.heads * shape.head_dim}),
                      {}};

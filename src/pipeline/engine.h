@@ -56,8 +56,8 @@ class Engine {
   /// \return pictures on rank 0 alone. \throws Error invalid_input, out_of_memory, cancelled, peer_failed
   Generation generate(const GenerationRequest& request, const Progress& progress = {});
 
-  /// Draws requests that draws_together() together, which is faster than one after the other where pictures are small.
-  /// Each gets the bits that it would get alone.
+  /// Draws requests together, which is faster than one after the other where pictures are small. Each gets the bits that
+  /// it would get alone. draws_together() says which requests can be.
   /// \param progress of each request, or nothing. A request whose `cancel` is set is given up within a step while the
   /// others go on: its result says `cancelled`.
   /// \return of each request, in order.

@@ -82,7 +82,7 @@ struct SamplerMemory {
   void take_scratch(Arena& arena, const zimage::Config& config, DType dtype, const SamplerPlan& plan);
 };
 
-/// What a step makes of a picture: nothing where nobody wants it any more.
+/// What a step makes of a picture, by the number of passes: none where nobody wants it any more.
 enum class Prediction : uint8_t { none, plain, guided };
 /// The same of each picture of a batch.
 using StepKind = std::vector<Prediction>;

@@ -33,7 +33,8 @@ class Worker {
   /// process that loads the model.
   Worker(Context& ctx, Communicator& world, const Parallelism& parallelism, WorkerProcess process, bool leads);
 
-  /// Draws requests together. Every rank of the world calls it with the same requests, which draws_together().
+  /// Draws requests together. Every rank of the world calls it with the same requests, all of which can be
+  /// (draws_together()).
   /// \param progress of each request, called by rank 0 alone; the one `cancel` of a single request all ranks watch,
   /// those of several rank 0 alone.
   /// \return of each request; rank 0's have the pictures and what all ranks report.

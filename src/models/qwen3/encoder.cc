@@ -28,12 +28,8 @@ void layer_forward(Context& ctx, const Config& c, std::span<const nn::AttendedSe
 
 Scratch Scratch::take(Arena& arena, const Config& c, std::span<const int64_t> lengths, DType dtype) {
   const std::vector<nn::ShardedSequence> sequences(lengths.begin(), lengths.end());
-  std::vector<const nn::ShardedSequence*> pointers;
-  int64_t tokens = 0;
-  for (const nn::ShardedSequence& sequence : sequences) {
-    pointers.push_back(&sequence);
-    tokens += sequence.rows();
-  }
+  const std::vector<const nn::ShardedSequence*> pointers = nn::pointers_to(sequences);
+  const int64_t tokens = nn::rows_of(pointers);
   const int64_t longest = *std::ranges::max_element(lengths);
   return {nostos::take(arena, dtype, {tokens, c.hidden}),
           nn::AttentionScratch::take(arena, c.attention_shape(), pointers, dtype),

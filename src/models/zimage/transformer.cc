@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -102,8 +103,7 @@ Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps, D
 
 BlockScratch BlockScratch::take(Arena& arena, const Config& config,
                                 std::span<const nn::ShardedSequence* const> sequences, DType dtype) {
-  int64_t rows = 0;
-  for (const nn::ShardedSequence* sequence : sequences) rows += sequence->rows();
+  const int64_t rows = nn::rows_of(sequences);
   return {nostos::take(arena, dtype, {rows, config.hidden}),
           nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
           nn::AttentionScratch::take(arena, config.attention_shape(), sequences, dtype),
@@ -112,27 +112,19 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config,
 
 RefineScratch RefineScratch::take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype) {
   const std::vector<nn::ShardedSequence> captions = padded_captions(lengths);
-  std::vector<const nn::ShardedSequence*> sequences;
-  int64_t tokens = 0, longest = 0;
-  for (size_t i = 0; i < captions.size(); ++i) {
-    sequences.push_back(&captions[i]);
-    tokens += lengths[i];
-    longest = std::max(longest, captions[i].rows());
-  }
+  const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  const int64_t longest = padded_tokens(*std::ranges::max_element(lengths));
   return {nostos::take(arena, DType::f32, {tokens, config.caption_width}),
-          nn::RopeTable::take(arena, longest, config.head_dim()), BlockScratch::take(arena, config, sequences, dtype)};
+          nn::RopeTable::take(arena, longest, config.head_dim()),
+          BlockScratch::take(arena, config, nn::pointers_to(captions), dtype)};
 }
 
 Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
                       std::span<const Conditioning* const> conditionings, DType dtype) {
   std::vector<const nn::ShardedSequence*> sequences;
-  int64_t rows = 0;
-  for (const Conditioning* conditioning : conditionings) {
-    sequences.push_back(&conditioning->sequence);
-    rows += conditioning->sequence.rows();
-  }
+  for (const Conditioning* conditioning : conditionings) sequences.push_back(&conditioning->sequence);
   Scratch s;
-  s.x = nostos::take(arena, DType::f32, {rows, config.hidden});
+  s.x = nostos::take(arena, DType::f32, {nn::rows_of(sequences), config.hidden});
   const size_t mark = arena.used_bytes();
   s.final_normed = nostos::take(arena, DType::f32, {picture.image_tokens(), config.hidden});
   arena.rewind(mark);
