@@ -143,24 +143,33 @@ TEST(Batches, GuidanceHalvesDrawThemAsAlone) {
   for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(true), precision, ways);
 }
 
-// A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows.
+// A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows. The pictures of the first request are more than fit;
+// the last batch holds the second's too, whose captions are longer.
 TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
-  GenerationRequest many = request("two red apples", 3, 3);
-  many.num_outputs = max_batch_rows({}) / 192 + 2;
-  many.num_inference_steps = 2;
+  std::vector<GenerationRequest> requests{request("two red apples", 3, 3),
+                                          request("a prompt that is longer than the other one, by a few words", 8, 0)};
+  requests[0].num_outputs = max_batch_rows({}) / 192 + 2;
+  requests[1].num_outputs = 2;
+  for (GenerationRequest& each : requests) each.num_inference_steps = 2;
   Engine engine(options());
-  const Generation together = engine.generate(many);
-  EXPECT_LE(together.report.transformer_rows, max_batch_rows({}));
-  EXPECT_GT(together.report.transformer_rows, max_batch_rows({}) - 192);
-  EXPECT_EQ(together.report.step_ms.size(), 4u);
-  for (const int64_t i : {int64_t{0}, many.num_outputs - 3, many.num_outputs - 1}) {
-    GenerationRequest one = many;
-    one.num_outputs = 1;
-    one.seed += static_cast<uint64_t>(i);
-    const Generation alone = engine.generate(one);
-    const Picture &a = alone.pictures[0], &b = together.pictures[static_cast<size_t>(i)];
-    EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0) << i;
-    EXPECT_EQ(a.image, b.image) << i;
+  for (int again = 0; again < 2; ++again) {
+    const std::vector<Generation> together = engine.generate(requests);
+    const RunReport& report = together[0].report;
+    EXPECT_LE(report.transformer_rows, max_batch_rows({}));
+    EXPECT_GT(report.transformer_rows, max_batch_rows({}) - 192);
+    EXPECT_EQ(report.step_ms.size(), 4u) << "two batches of two steps";
+    for (size_t which = 0; which < requests.size(); ++which) {
+      for (const int64_t i : {int64_t{0}, requests[which].num_outputs - 1}) {
+        GenerationRequest one = requests[which];
+        one.num_outputs = 1;
+        one.seed += static_cast<uint64_t>(i);
+        const Generation alone = Engine(options()).generate(one);
+        const Picture &a = alone.pictures[0], &b = together[which].pictures[static_cast<size_t>(i)];
+        EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
+            << "picture " << i << " of request " << which;
+        EXPECT_EQ(a.image, b.image);
+      }
+    }
   }
 }
 
