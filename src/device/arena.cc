@@ -12,9 +12,9 @@ std::byte* Arena::take(size_t bytes) {
   const size_t begin = used_;
   used_ += rounded;
   peak_ = std::max(peak_, used_);
-  if (measuring_) return nullptr;
-  check(used_ <= block_.size_bytes(), "the arena is smaller than its plan");
-  return block_.data() + begin;
+  if (!capacity_) return nullptr;
+  check(used_ <= *capacity_, "the arena is smaller than its plan");
+  return memory_ + begin;
 }
 
 }  // namespace nostos

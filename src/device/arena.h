@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
 #include "device/buffer.h"
 #include "device/device.h"
@@ -15,7 +16,11 @@ class Arena {
   /// A measuring arena: every piece is a null pointer.
   explicit Arena(Device device) : device_(device) {}
   /// An arena of `bytes` on `device`. \throws Error out_of_memory
-  Arena(Device device, size_t bytes) : device_(device), block_(device, bytes), measuring_(false) {}
+  Arena(Device device, size_t bytes)
+      : device_(device), block_(device, bytes), memory_(block_.data()), capacity_(bytes) {}
+  /// An arena inside memory that somebody else owns, for what is laid out anew again and again. \param memory aligned
+  /// to Buffer::kAlignment
+  Arena(Device device, std::byte* memory, size_t bytes) : device_(device), memory_(memory), capacity_(bytes) {}
 
   /// \return the next `bytes`, aligned to Buffer::kAlignment; null while measuring. \throws Error internal beyond the
   /// plan.
@@ -24,8 +29,8 @@ class Arena {
   /// Gives back everything taken since `mark` (a value of used_bytes()), for phases that follow each other.
   void rewind(size_t mark) { used_ = mark; }
 
-  /// \return the bytes of its block; 0 while measuring.
-  size_t capacity_bytes() const { return block_.size_bytes(); }
+  /// \return the bytes of its memory; 0 while measuring.
+  size_t capacity_bytes() const { return capacity_.value_or(0); }
   size_t used_bytes() const { return used_; }
   size_t peak_bytes() const { return peak_; }
   Device device() const { return device_; }
@@ -33,7 +38,8 @@ class Arena {
  private:
   Device device_;
   Buffer block_;
-  bool measuring_ = true;
+  std::byte* memory_ = nullptr;
+  std::optional<size_t> capacity_;  // none while measuring
   size_t used_ = 0;
   size_t peak_ = 0;
 };

@@ -1,6 +1,7 @@
 // Implements the shared attention layer.
 #include "nn/attention.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -8,53 +9,67 @@
 
 namespace nostos::nn {
 
-AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype) {
+namespace {
+
+HeadScratch take_heads(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype) {
   using nostos::take;
-  return {take(arena, ops::product_dtype(arena.device(), dtype), {tokens, shape.qkv_width()}),
-          take(arena, dtype, {shape.heads, tokens, shape.head_dim}),
+  return {take(arena, dtype, {shape.heads, tokens, shape.head_dim}),
           take(arena, dtype, {shape.kv_heads, tokens, shape.head_dim}),
           take(arena, dtype, {shape.kv_heads, tokens, shape.head_dim}),
-          take(arena, dtype, {tokens, shape.heads * shape.head_dim}),
           {}};
 }
-
-AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape, const ShardedSequence& sequence,
-                                        DType dtype) {
-  if (!sequence.is_sharded()) return take(arena, shape, sequence.rows(), dtype);
-  using nostos::take;
-  AttentionScratch s;
-  s.qkv = take(arena, ops::product_dtype(arena.device(), dtype), {sequence.rows(), shape.qkv_width()});
-  s.mixed = take(arena, dtype, {sequence.rows(), shape.heads * shape.head_dim});
-  s.exchange = sequence.take(arena, dtype);
-  return s;
-}
-
-namespace {
 
 float score_scale(const AttentionShape& shape) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
 }
 
-}  // namespace
-
-void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
-               const AttentionScratch& s, View projected, bool accumulate) {
-  ops::linear(ctx, x, w.qkv, s.qkv);
-  ops::split_heads_rope(ctx, s.qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
+/// mixed = attention(rope(norm(qkv))) of one sequence that this rank has to itself.
+void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView qkv, const RopeTable& rope,
+            const HeadScratch& s, View mixed) {
+  ops::split_heads_rope(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
                         std::array{ops::HeadGroup{s.q, s.k, s.v}});
-  ops::attention(ctx, s.q, s.k, s.v, score_scale(shape), shape.causal, s.mixed);
-  ops::linear(ctx, s.mixed, w.out, projected, accumulate);
+  ops::attention(ctx, s.q, s.k, s.v, score_scale(shape), shape.causal, mixed);
 }
 
-void attention(Context& ctx, const ShardedSequence& sequence, const AttentionShape& shape, const AttentionWeights& w,
-               ConstView x, const RopeTable& rope, const AttentionScratch& s, View projected) {
-  if (!sequence.is_sharded()) return attention(ctx, shape, w, x, rope, s, projected);
-  check(!shape.causal && shape.kv_heads == shape.heads,
-        "a sharded sequence has neither a causal mask nor grouped heads");
+}  // namespace
+
+AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shape,
+                                        std::span<const ShardedSequence* const> sequences, DType dtype) {
+  const int64_t tokens = rows_of(sequences);
+  AttentionScratch s{nostos::take(arena, ops::product_dtype(arena.device(), dtype), {tokens, shape.qkv_width()}),
+                     nostos::take(arena, dtype, {tokens, shape.heads * shape.head_dim}),
+                     {}};
+  const size_t begin = arena.used_bytes();
+  size_t end = begin;
+  for (const ShardedSequence* sequence : sequences) {
+    arena.rewind(begin);
+    s.heads.push_back(sequence->is_sharded() ? HeadScratch{{}, {}, {}, sequence->take(arena, dtype)}
+                                             : take_heads(arena, shape, sequence->rows(), dtype));
+    end = std::max(end, arena.used_bytes());
+  }
+  arena.rewind(end);
+  return s;
+}
+
+void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
+               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected, bool accumulate) {
+  check(s.heads.size() == sequences.size(), "each sequence has its memory");
   ops::linear(ctx, x, w.qkv, s.qkv);
-  sequence.attend(ctx, s.qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs, score_scale(shape),
-                  s.exchange, s.mixed);
-  ops::linear(ctx, s.mixed, w.out, projected);
+  int64_t begin = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const auto& [sequence, rope] = sequences[i];
+    const View qkv = s.qkv.rows(begin, sequence->rows()), mixed = s.mixed.rows(begin, sequence->rows());
+    if (sequence->is_sharded()) {
+      check(!shape.causal && shape.kv_heads == shape.heads,
+            "a sharded sequence has neither a causal mask nor grouped heads");
+      sequence->attend(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
+                       score_scale(shape), s.heads[i].exchange, mixed);
+    } else {
+      attend(ctx, shape, w, qkv, rope, s.heads[i], mixed);
+    }
+    begin += sequence->rows();
+  }
+  ops::linear(ctx, s.mixed, w.out, projected, accumulate);
 }
 
 }  // namespace nostos::nn

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "device/context.h"
 #include "nn/rope.h"
@@ -31,30 +33,39 @@ struct AttentionWeights {
   Linear out;  ///< [hidden, heads * head_dim]
 };
 
-/// Memory of one attention layer for a number of tokens.
-struct AttentionScratch {
-  View qkv;    ///< ops::product_dtype() [tokens, qkv_width]
-  View q;      ///< [heads, tokens, head_dim]; q, k and v are null where the sequence is sharded
-  View k;      ///< [kv_heads, tokens, head_dim]
-  View v;      ///< [kv_heads, tokens, head_dim]
-  View mixed;  ///< [tokens, heads * head_dim]
-  ShardedSequence::Scratch exchange;
-
-  /// \param dtype of everything but qkv: the dtype of the weights.
-  static AttentionScratch take(Arena& arena, const AttentionShape& shape, int64_t tokens, DType dtype);
-  /// The same for this rank's rows of `sequence`.
-  static AttentionScratch take(Arena& arena, const AttentionShape& shape, const ShardedSequence& sequence, DType dtype);
+/// One of the sequences whose rows stand one after the other in what a layer works on.
+struct AttendedSequence {
+  const ShardedSequence* sequence = nullptr;
+  RopeTable rope;  ///< of this rank's rows
 };
 
-/// projected (+)= out(attention(rope(norm(qkv(x))))). Enqueues only; never allocates. \param x [tokens, hidden] of the
-/// weights' dtype. \param rope tables of the same tokens, or null views for no rotation. \param projected f32, or
-/// ops::product_dtype() if not accumulating [tokens, hidden].
-void attention(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView x, const RopeTable& rope,
-               const AttentionScratch& s, View projected, bool accumulate = false);
+/// Memory in which a sequence is attended to.
+struct HeadScratch {
+  View q;  ///< [heads, tokens, head_dim]; q, k and v are null where the sequence is sharded
+  View k;  ///< [kv_heads, tokens, head_dim]
+  View v;  ///< [kv_heads, tokens, head_dim]
+  ShardedSequence::Scratch exchange;
+};
 
-/// projected = the same for this rank's rows of `sequence`, attending to all of it; no causal mask, no grouped heads.
-/// Waits for the peers where there are any. \throws Error peer_failed
-void attention(Context& ctx, const ShardedSequence& sequence, const AttentionShape& shape, const AttentionWeights& w,
-               ConstView x, const RopeTable& rope, const AttentionScratch& s, View projected);
+/// Memory of one attention layer for a number of tokens.
+struct AttentionScratch {
+  View qkv;                        ///< ops::product_dtype() [tokens, qkv_width]
+  View mixed;                      ///< [tokens, heads * head_dim]
+  std::vector<HeadScratch> heads;  ///< of each sequence, all in the same memory: they take turns
+
+  /// For this rank's rows of `sequences`. \param dtype of everything but qkv: the dtype of the weights.
+  static AttentionScratch take(Arena& arena, const AttentionShape& shape,
+                               std::span<const ShardedSequence* const> sequences, DType dtype);
+};
+
+/// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all of
+/// itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there are
+/// any.
+/// \param shape without a causal mask and grouped heads where a sequence is sharded.
+/// \param x [rows of all sequences, hidden] of the weights' dtype. \param s for these sequences.
+/// \param projected f32, or ops::product_dtype() if not accumulating [rows, hidden]. \throws Error peer_failed
+void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
+               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected,
+               bool accumulate = false);
 
 }  // namespace nostos::nn

@@ -235,6 +235,18 @@ void ShardedSequence::attend_around_ring(Context& ctx, float scale, const Scratc
   ops::convert(ctx, s.total, s.mixed);
 }
 
+std::vector<const ShardedSequence*> pointers_to(std::span<const ShardedSequence> sequences) {
+  std::vector<const ShardedSequence*> pointers;
+  for (const ShardedSequence& sequence : sequences) pointers.push_back(&sequence);
+  return pointers;
+}
+
+int64_t rows_of(std::span<const ShardedSequence* const> sequences) {
+  int64_t rows = 0;
+  for (const ShardedSequence* sequence : sequences) rows += sequence->rows();
+  return rows;
+}
+
 SequenceParallel::SequenceParallel(const parallel::Grid& grid, int64_t heads, int64_t head_dim)
     : plan_(parallel::make_plan({.grid = grid, .heads = heads})), head_dim_(head_dim) {
   deal_tokens();

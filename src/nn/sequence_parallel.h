@@ -96,6 +96,12 @@ class ShardedSequence {
   std::vector<int64_t> group_rows_;  // of every group
 };
 
+/// \return pointers to `sequences`, which outlive them.
+std::vector<const ShardedSequence*> pointers_to(std::span<const ShardedSequence> sequences);
+
+/// \return the rows that this rank holds of all `sequences`.
+int64_t rows_of(std::span<const ShardedSequence* const> sequences);
+
 /// A picture's image tokens dealt to ranks by a shard plan; captions are dealt evenly beside them.
 class SequenceParallel {
  public:

@@ -44,7 +44,8 @@ struct Engine::Impl {
   Impl(const EngineOptions& given, Communicator* given_processes);
   ~Impl();
 
-  Generation draw(Communicator& host, const ResolvedRequest& request, const Progress& progress);
+  std::vector<Generation> draw(Communicator& host, std::span<const ResolvedRequest> requests,
+                               std::span<const Progress> progress);
   void disconnect() noexcept;
 
   size_t place_of(const Communicator& host) const {
@@ -115,13 +116,14 @@ Communicator& Engine::Impl::world_of(Communicator& host) {
 }
 
 /// One rank's part. \return as Worker::draw()
-Generation Engine::Impl::draw(Communicator& host, const ResolvedRequest& request, const Progress& progress) {
+std::vector<Generation> Engine::Impl::draw(Communicator& host, std::span<const ResolvedRequest> requests,
+                                           std::span<const Progress> progress) {
   const size_t place = place_of(host);
   LoadedModel& model = *models[models.size() == 1 ? 0 : place];
   Context& ctx = thread_contexts.empty() ? model.ctx : *thread_contexts[place];
   const bool leads = place == 0 || models.size() > 1;
   Worker worker(ctx, world_of(host), options.parallelism, {model.ctx, model.parts, model.parts.one_at_a_time()}, leads);
-  return worker.draw(request, progress);
+  return worker.draw(requests, progress);
 }
 
 /// After a drawing that failed, maybe on some ranks alone, and that no rank works at any more: the next one connects all
@@ -157,14 +159,35 @@ double Engine::measure_matmul_gflops(int64_t rows) {
 }
 
 Generation Engine::generate(const GenerationRequest& request, const Progress& progress) {
+  return std::move(generate(std::span(&request, 1), std::span(&progress, 1)).front());
+}
+
+std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requests,
+                                         std::span<const Progress> progress) {
   Impl& impl = *impl_;
-  const ResolvedRequest resolved = resolve(request, limits());
-  Generation result;
+  require(!requests.empty() && (progress.empty() || progress.size() == requests.size()), ErrorKind::invalid_input,
+          "{} requests come with {} progresses: each has its own, or none has one", requests.size(), progress.size());
+  std::vector<ResolvedRequest> resolved;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    for_request(i, requests.size(), [&] {
+      const ResolvedRequest& made = resolved.emplace_back(resolve(requests[i], limits()));
+      const ResolvedRequest& first = resolved.front();
+      require(
+          draws_together(made, first), ErrorKind::invalid_input,
+          "drawn at {}x{} with {} steps, it cannot be drawn together with one at {}x{} with {} steps, or with other "
+          "sigmas",
+          made.drawn_width, made.drawn_height, *made.request.num_inference_steps, first.drawn_width, first.drawn_height,
+          *first.request.num_inference_steps);
+    });
+  }
+  const std::vector<Progress> silent(progress.empty() ? requests.size() : 0);
+  const std::span<const Progress> followed = progress.empty() ? std::span(silent) : progress;
+  std::vector<Generation> result;
   try {
-    if (impl.processes != nullptr) return impl.draw(*impl.processes, resolved, progress);
+    if (impl.processes != nullptr) return impl.draw(*impl.processes, resolved, followed);
     run_thread_ranks(static_cast<int>(impl.options.parallelism.ranks()),
                      [&](Communicator& host) {
-                       Generation made = impl.draw(host, resolved, progress);
+                       std::vector<Generation> made = impl.draw(host, resolved, followed);
                        if (host.rank() == 0) result = std::move(made);
                      },
                      {impl.options.comm_timeout_s});

@@ -15,9 +15,11 @@ namespace nostos {
 
 /// Called from the generating thread. Times are milliseconds of wall clock.
 struct Progress {
-  std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;  ///< after each denoising step, 1-based
-  std::function<void(const char* stage)> on_stage;                           ///< "load", "text", "denoise", "decode"
-  const std::atomic<bool>* cancel = nullptr;                                 ///< watched between blocks
+  /// After each denoising step of each of the request's pictures, 1-based. Pictures that are drawn together end their
+  /// steps together, each of which counts with its part of the time.
+  std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;
+  std::function<void(const char* stage)> on_stage;  ///< "load", "text", "denoise", "decode"
+  const std::atomic<bool>* cancel = nullptr;        ///< watched between blocks
 };
 
 struct StageTime {
@@ -33,17 +35,17 @@ struct RankReport {
   uint64_t bytes_sent = 0;  ///< to other ranks, in the whole generation
 };
 
-/// What a run cost; times and bytes of memory are rank 0's.
+/// What a drawing cost, all its requests together; times and bytes of memory are rank 0's.
 struct RunReport {
   std::vector<StageTime> stages;
-  std::vector<double> step_ms;    ///< each denoising step of each picture in order
+  std::vector<double> step_ms;    ///< each denoising step, of all pictures of a batch at once, in order
   size_t weight_bytes = 0;        ///< resident weights
   size_t streamed_bytes = 0;      ///< weights in page-locked host memory, streamed to the GPU
   size_t arena_bytes = 0;         ///< planned scratch, the largest part's
   size_t peak_host_bytes = 0;     ///< peak resident set of the process
-  int64_t transformer_rows = 0;   ///< this rank's rows of one forward pass of the transformer
+  int64_t transformer_rows = 0;   ///< this rank's rows of a forward pass of the transformer, of the first batch
   double transformer_flop = 0;    ///< floating-point operations of one denoising step's matrix products (all passes
-                                  ///< and ranks)
+                                  ///< and ranks), of the first batch
   std::vector<RankReport> ranks;  ///< in rank order
 };
 
@@ -57,6 +59,7 @@ struct Generation {
   ResolvedRequest resolved;
   std::vector<Picture> pictures;
   bool prompt_truncated = false;  ///< the prompt was longer than the encoder takes
+  bool cancelled = false;         ///< while other requests of the drawing went on; then there are no pictures
   RunReport report;
 };
 

@@ -1,8 +1,8 @@
 // Owns what a rank keeps from one drawing to the next: the memory of its runs, and what a sampler left in it.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <vector>
 
 #include "device/arena.h"
 #include "device/context.h"
@@ -17,9 +17,9 @@ struct DrawingShape {
   const ModelParts* model = nullptr;
   Parallelism parallelism{};
   int rank = 0;
-  int64_t height = 0, width = 0, pictures = 0, steps = 0;
-  std::array<int64_t, 2> caption_tokens{};  ///< of the two prompts, padded
-  float guidance_scale = 0, cfg_normalization = 0;
+  int64_t height = 0, width = 0, steps = 0;
+  std::vector<int64_t> caption_tokens{};  ///< of each caption, padded
+  std::vector<PicturePlan> pictures{};
 
   friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
 };

@@ -4,6 +4,9 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "device/context.h"
@@ -22,95 +25,120 @@ struct Guidance {
   float normalization = 0;  ///< see GenerationRequest::cfg_normalization
   float truncation = 1;     ///< see GenerationRequest::cfg_truncation
 
+  bool is_on() const { return scale > 0; }
   /// \return whether the step at model time `time` is guided.
-  bool applies_at(float time) const { return scale > 0 && time <= truncation; }
+  bool applies_at(float time) const { return is_on() && time <= truncation; }
+  friend bool operator==(const Guidance&, const Guidance&) = default;
 };
 
-/// The two captions of a run; there is no negative one without guidance.
+/// The two captions of a picture; there is no negative one without guidance.
 enum Side : size_t { kPositive, kNegative };
 
-/// A denoising run of one rank as far as it is known before anything is computed.
+/// One picture of a batch.
+struct PicturePlan {
+  Guidance guidance{};
+  std::array<size_t, 2> captions{};  ///< which of the captions there are; the negative of no meaning without guidance
+
+  friend bool operator==(const PicturePlan&, const PicturePlan&) = default;
+};
+
+/// The denoising of a batch on one rank as far as it is known before anything is computed.
 struct SamplerPlan {
-  nn::SequenceParallel picture;  ///< this rank's share
+  nn::SequenceParallel share;  ///< this rank's share of a picture
   /// The ranks with the same share of the two guidance halves, of which each computes one; null where this rank
   /// computes both.
   Communicator* halves = nullptr;
   Communicator* world = nullptr;  ///< of all ranks of the run; null where this one is alone
   Schedule schedule;
-  Guidance guidance;
-  std::array<int64_t, 2> caption_tokens{};  ///< padded; 0 for the negative without guidance
+  std::vector<int64_t> caption_tokens{};  ///< padded, of each caption
+  std::vector<PicturePlan> pictures{};
+  bool passes_apart = false;  ///< see Batch
 
   int64_t steps() const { return static_cast<int64_t>(schedule.times.size()); }
+  /// \return whether this rank makes the predictions of `side`.
+  bool computes(Side side) const { return halves == nullptr || halves->rank() == static_cast<int>(side); }
+  /// \return the rows of the passes of picture `picture` on one rank, rounded up: the same on every rank.
+  int64_t rows_of(size_t picture) const;
 };
 
-/// Memory of a denoising run. Tokens are this rank's unless said.
+/// Memory of a batch. Tokens are this rank's unless said.
 struct SamplerMemory {
-  /// One prediction that this rank makes in a step.
-  struct Pass {
-    Side side = kPositive;
-    zimage::Conditioning conditioning{};
-    zimage::Scratch scratch{};  ///< every pass in the same memory: a forward pass leaves nothing behind
+  struct Picture {
+    View tokens{};                   ///< f32 [tokens, patch width]: the state, in token layout through the whole loop
+    std::array<View, 2> velocity{};  ///< f32, likewise, of each side; negative null without guidance
   };
-  std::vector<Pass> passes{};
+  std::vector<Picture> pictures{};
+  std::vector<zimage::Conditioning> conditionings{};  ///< of each caption; empty for those of no pass of this rank
   zimage::Modulation modulation{};
-  View deltas{};                     ///< f32 [1, steps, 1]: the change of sigma in each step
-  View step_delta{};                 ///< f32 [1, 1, 1]: of the step under way
-  View tokens{};                     ///< f32 [tokens, patch width]: the state, in token layout through the whole loop
-  std::array<View, 2> velocity{};    ///< f32, likewise, of each side; negative null without guidance
-  View token_squares{};              ///< f64 [tokens, 2] of ops::guide(); null without a cap of the norm
-  View all_tokens{}, all_squares{};  ///< of all ranks
+  View deltas{};                               ///< f32 [1, steps, 1]: the change of sigma in each step
+  View step_delta{};                           ///< f32 [1, 1, 1]: of the step under way
+  View token_squares{};                        ///< f64 [tokens, 2] of ops::guide(); null without a cap of the norm
+  View all_tokens{}, all_squares{};            ///< of all ranks, of one picture after the other
   View gathered_tokens{}, gathered_squares{};  ///< room to gather them
+  View scratch{};                              ///< u8: what a step needs, laid out by each
 
-  /// Takes all but the passes' scratch memory.
+  /// Takes all but `scratch`.
   static SamplerMemory take(Arena& arena, const zimage::Config& config, DType dtype, const SamplerPlan& plan);
   /// Takes that: memory of which nothing is expected when a run begins.
   void take_scratch(Arena& arena, const zimage::Config& config, DType dtype, const SamplerPlan& plan);
 };
 
+/// What a step makes of a picture, by the number of passes: none where nobody wants it any more.
+enum class Prediction : uint8_t { none, plain, guided };
+/// The same of each picture of a batch.
+using StepKind = std::vector<Prediction>;
+
 /// What a sampler leaves to the next one that has the same plan, in the same memory.
 struct SamplerLeft {
-  bool has_positions = false;   ///< the rotary tables are filled
-  std::array<Graph, 2> step{};  ///< a recorded step: not guided, guided
+  std::vector<int64_t> caption_tokens{};  ///< whose plan it was
+  std::vector<PicturePlan> pictures{};
+  bool has_positions = false;         ///< the rotary tables are filled
+  std::map<StepKind, Graph> steps{};  ///< recorded
 };
 
-/// Denoises latents of one size for one prompt, on one rank or as one of many: any number of pictures. Neither allocates
-/// GPU memory nor waits for the GPU.
+/// Denoises a batch of pictures of one size, step by step, on one rank or as one of many. Each picture has the bits that
+/// it would have alone. Neither allocates GPU memory nor waits for the GPU.
 ///
-/// On a GPU each kind of step (guided or not) runs once as it is and is recorded then, while the GPU works, if exchanges
+/// On a GPU each kind of step runs once as it is and is recorded then, while the GPU works, if exchanges
 /// with the peers can be recorded; later steps launch the recording. What changes from step to step stands in fixed
 /// places, which are filled before.
 class Sampler {
  public:
-  /// \param captions whole refined captions f32 [plan.caption_tokens, hidden]; the negative null without guidance.
-  /// \param left by the sampler before, empty unless its plan and memory were these; what the sampler refers to must
-  /// outlive it.
+  /// \param captions whole refined captions f32 [plan.caption_tokens, hidden]
+  /// \param left by the sampler before, empty unless its memory was this one; what the sampler refers to must outlive
+  /// it.
   Sampler(Context& ctx, const zimage::Transformer& transformer, const SamplerPlan& plan, const SamplerMemory& memory,
-          const std::array<ConstView, 2>& captions, SamplerLeft& left);
+          std::span<const ConstView> captions, SamplerLeft& left);
 
+  /// Called before each step. \return of each picture whether it is still wanted: the same on every rank.
+  using Wanted = std::function<std::vector<bool>()>;
   /// Called for each step with its number, from 1, and the milliseconds of the last one that is done: on the CPU this
   /// one, on a GPU, where the host is one step ahead, the one before.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
 
-  /// latents <- the schedule's end, from noise; the ranks meet once, at the end, but for the exchanges of each layer.
-  /// \param latents f32 [channels, height, width], whole on every rank, in place. \throws Error cancelled, peer_failed
-  void run(View latents, const OnStep& on_step);
+  /// latents <- the schedule's end, from noise; the ranks meet at the end, but for the exchanges of each layer.
+  /// \param latents of each picture, f32 [channels, height, width], whole on every rank, in place; unspecified for one
+  /// that is not wanted to the end. \throws Error cancelled, peer_failed
+  void run(std::span<const View> latents, const Wanted& wanted, const OnStep& on_step);
 
-  /// \return this rank's rows of a forward pass: image and caption.
-  int64_t rows() const { return memory_.passes.front().scratch.x.shape()[0]; }
-  /// \return each step of all pictures so far.
-  const std::vector<Stopwatch>& steps() const { return steps_; }
+  /// \return this rank's rows of a forward pass, the largest.
+  int64_t rows() const;
+  /// \return the time of each step.
+  std::vector<Stopwatch> take_steps() { return std::move(steps_); }
   /// \return floating-point operations of the matrix products of one guided step, all ranks together.
-  double step_flop() const { return step_flop_; }
+  double step_flop() const;
 
  private:
   /// Enqueues a step by launching its recording, if there is one.
-  void enqueue_step(int64_t step, bool guided);
+  void enqueue_step(int64_t step, const StepKind& kind);
   /// Makes the factors and the change of sigma of `step` those of the step under way.
   void select_step(int64_t step);
   /// Predicts, guides and moves the tokens, for the step under way.
-  void make_step(bool guided);
-  void predict(bool guided);
-  void guide();
+  void make_step(const StepKind& kind);
+  void predict(const StepKind& kind);
+  /// Gives the predictions of this rank's half to the other, so that both take the same step.
+  void exchange_halves(const StepKind& kind);
+  void guide(size_t picture);
   /// Waits, without blocking on the GPU, until at most one step is under way, and tells on_step.
   void keep_one_ahead(int64_t step, const OnStep& on_step);
 
@@ -119,7 +147,6 @@ class Sampler {
   const SamplerPlan& plan_;
   const SamplerMemory& memory_;
   SamplerLeft& left_;
-  double step_flop_ = 0;
   std::vector<Stopwatch> steps_;
 };
 

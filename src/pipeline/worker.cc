@@ -1,10 +1,11 @@
-// Implements a rank's part in a generation. The ranks meet for the captions and the noise that the host makes, both rank 0's,
+// Implements a rank's part in a drawing. The ranks meet for the captions and the noise that the host makes, both rank 0's,
 // in every attention layer, for the final state, in the decoder, and for the pixels, which come home to rank 0.
 #include "pipeline/worker.h"
 
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -54,6 +55,13 @@ void read_latents(const std::filesystem::path& path, View latents) {
   std::memcpy(latents.bytes(), given.bytes(), given.size_in_bytes());
 }
 
+int64_t sum(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+
+/// \return the rows of `items` in `all`, where they stand one after the other, `counts` of each.
+View rows_of(View all, std::span<const int64_t> counts, const Batch& items) {
+  return all.rows(sum(counts.first(items.first)), sum(counts.subspan(items.first, items.count)));
+}
+
 /// \return the middle of `drawn` [drawn height, drawn width, 3], of the asked size.
 Image crop_evenly(ConstView drawn, int64_t height, int64_t width) {
   const int64_t drawn_width = drawn.shape()[1];
@@ -100,23 +108,35 @@ void Worker::load(const Load& load) {
 }
 
 void Worker::enter_stage(const char* name) {
-  if (is_root() && progress_->on_stage) progress_->on_stage(name);
+  if (!is_root()) return;
+  for (const Progress& progress : progress_)
+    if (progress.on_stage) progress.on_stage(name);
 }
 
-Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progress) {
-  const bool guided = *resolved.request.guidance_scale > 0;
-  require(guided || parallelism_.cfg == 1, ErrorKind::invalid_input,
-          "--cfg-parallel-degree {} splits the two halves of guidance, and --guidance-scale 0 has one: use "
-          "--cfg-parallel-degree 1, or guidance",
-          parallelism_.cfg);
-  result_ = {};
+std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, std::span<const Progress> progress) {
+  check(!requests.empty() && requests.size() == progress.size(), "each request has its progress");
+  made_.clear();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    check(draws_together(requests[i], requests.front()), "requests of one drawing share size and noise levels");
+    for_request(i, requests.size(), [&] {
+      require(*requests[i].request.guidance_scale > 0 || parallelism_.cfg == 1, ErrorKind::invalid_input,
+              "--cfg-parallel-degree {} splits the two halves of guidance, and --guidance-scale 0 has one: use "
+              "--cfg-parallel-degree 1, or guidance",
+              parallelism_.cfg);
+    });
+    made_.emplace_back().resolved = requests[i];
+  }
+  progress_ = progress;
+  steps_told_.assign(requests.size(), 0);
   stages_.clear();
-  result_.resolved = resolved;
-  progress_ = &progress;
+  steps_.clear();
+  report_ = {};
   const uint64_t bytes_sent_before = groups_.world().traffic().bytes;
-  const CancelWatch watch(ctx_, progress.cancel);
+  // What blocks watch ends all ranks wherever they are; of several requests, ranks must agree on which go on.
+  const std::atomic<bool>* const flag = requests.size() == 1 ? progress.front().cancel : nullptr;
+  const CancelWatch watch(ctx_, flag);
   std::optional<CancelWatch> process_watch;
-  if (leads_) process_watch.emplace(process_.ctx, progress.cancel);
+  if (leads_) process_watch.emplace(process_.ctx, flag);
   try {
     plan();
     make_captions();
@@ -135,56 +155,102 @@ Generation Worker::draw(const ResolvedRequest& resolved, const Progress& progres
   report_times();
   report_ranks(groups_.world().traffic().bytes - bytes_sent_before);
   if (process_.release_parts) memory_.release();
-  if (!is_root()) result_.pictures.clear();
-  return std::move(result_);
+  for (Generation& made : made_) {
+    if (!is_root() || made.cancelled) made.pictures.clear();
+    made.report = report_;
+  }
+  return std::move(made_);
+}
+
+const GenerationRequest& Worker::request_of(const PicturePlace& place) const {
+  return made_[place.request].resolved.request;
+}
+
+Picture& Worker::picture_at(const PicturePlace& place) { return made_[place.request].pictures[place.index]; }
+
+size_t Worker::caption_of(const std::string& text) {
+  const auto known = std::ranges::find(texts_, text);
+  const auto caption = static_cast<size_t>(known - texts_.begin());
+  if (known == texts_.end()) texts_.push_back(text);
+  return caption;
+}
+
+std::vector<PicturePlan> Worker::plan_pictures() {
+  std::vector<PicturePlan> plans;
+  pictures_.clear();
+  texts_.clear();
+  for (size_t request = 0; request < made_.size(); ++request) {
+    const GenerationRequest& r = made_[request].resolved.request;
+    PicturePlan plan{.guidance = {static_cast<float>(*r.guidance_scale), static_cast<float>(r.cfg_normalization),
+                                  static_cast<float>(r.cfg_truncation)}};
+    plan.captions[kPositive] = caption_of(r.prompt);
+    if (plan.guidance.is_on()) plan.captions[kNegative] = caption_of(r.negative_prompt);
+    for (int64_t i = 0; i < r.num_outputs; ++i) {
+      made_[request].pictures.emplace_back().seed = r.seed + static_cast<uint64_t>(i);
+      pictures_.push_back({request, static_cast<size_t>(i)});
+      plans.push_back(plan);
+    }
+  }
+  return plans;
+}
+
+void Worker::tokenize() {
+  text_tokens_.clear();
+  caption_lengths_.assign(texts_.size(), 0);
+  if (is_root()) {
+    for (size_t i = 0; i < texts_.size(); ++i) {
+      const PromptTokens& tokens = text_tokens_.emplace_back(process_.parts.tokenize(texts_[i]));
+      if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
+      caption_lengths_[i] = static_cast<int64_t>(tokens.ids.size());
+    }
+    for (Generation& made : made_)
+      made.prompt_truncated = text_tokens_[caption_of(made.resolved.request.prompt)].truncated;
+  }
+  groups_.world().broadcast(host_bytes(std::span(caption_lengths_)), kRoot).wait();
+  padded_captions_.clear();
+  for (const int64_t length : caption_lengths_) padded_captions_.push_back(zimage::padded_tokens(length));
 }
 
 void Worker::plan() {
-  const GenerationRequest& request = result_.resolved.request;
+  std::vector<PicturePlan> pictures = plan_pictures();
+  tokenize();
+  const GenerationRequest& request = made_.front().resolved.request;
   const ModelParts& parts = process_.parts;
   const zimage::Config& config = parts.transformer_config();
-  std::array<int64_t, 2> tokens{};
-  if (is_root()) {
-    prompts_ = {tokenize(request.prompt), {}};
-    result_.prompt_truncated = prompts_[kPositive].truncated;
-    if (*request.guidance_scale > 0) prompts_[kNegative] = tokenize(request.negative_prompt);
-    for (const Side side : {kPositive, kNegative}) tokens[side] = static_cast<int64_t>(prompts_[side].ids.size());
-  }
-  groups_.world().broadcast(host_bytes(std::span<int64_t>(tokens)), kRoot).wait();
-
   const Shape latent = latent_shape();
   const nn::SequenceRanks& ranks = groups_.sequence();
-  plan_ = SamplerPlan{
-      .picture = nn::SequenceParallel(ranks,
-                                      parallel::make_plan({.grid = {latent[1] / config.patch, latent[2] / config.patch},
-                                                           .ranks = ranks.all().world(),
-                                                           .kind = parallelism_.plan,
-                                                           .heads = config.heads,
-                                                           .patch = config.patch}),
-                                      config.head_dim()),
+  SamplerPlan all{
+      .share = nn::SequenceParallel(ranks,
+                                    parallel::make_plan({.grid = {latent[1] / config.patch, latent[2] / config.patch},
+                                                         .ranks = ranks.all().world(),
+                                                         .kind = parallelism_.plan,
+                                                         .heads = config.heads,
+                                                         .patch = config.patch}),
+                                    config.head_dim()),
       .halves = groups_.halves(),
       .world = &groups_.world(),
       .schedule = request.sigmas.empty() ? make_schedule(parts.scheduler_config(), *request.num_inference_steps)
                                          : make_schedule(parts.scheduler_config(), request.sigmas),
-      .guidance = {static_cast<float>(*request.guidance_scale), static_cast<float>(request.cfg_normalization),
-                   static_cast<float>(request.cfg_truncation)},
-      .caption_tokens = {zimage::padded_tokens(tokens[kPositive]), zimage::padded_tokens(tokens[kNegative])}};
-  const DrawingShape shape{&parts,
-                           parallelism_,
-                           groups_.world().rank(),
-                           latent[1],
-                           latent[2],
-                           request.num_outputs,
-                           plan_->steps(),
-                           plan_->caption_tokens,
-                           plan_->guidance.scale,
-                           plan_->guidance.normalization};
+      .caption_tokens = padded_captions_,
+      .pictures = std::move(pictures)};
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < all.pictures.size(); ++i) rows.push_back(all.rows_of(i));
+  batches_ = batch_plan(rows, max_batch_rows(ctx_.device()));
+  plans_.clear();
+  for (const Batch& batch : batches_) {
+    const auto first = all.pictures.begin() + static_cast<std::ptrdiff_t>(batch.first);
+    SamplerPlan& plan = plans_.emplace_back(all);
+    plan.pictures.assign(first, first + static_cast<std::ptrdiff_t>(batch.count));
+    plan.passes_apart = batch.passes_apart;
+  }
+  const DrawingShape shape{&parts,    parallelism_, groups_.world().rank(), latent[1],
+                           latent[2], all.steps(),  all.caption_tokens,     all.pictures};
   const auto make_room = [&](size_t bytes) {
     if (leads_) this->make_room(bytes);
   };
   views_ = memory_.lay_out(
       shape, [&](Arena& arena) { return take_views(arena); }, make_room);
-  result_.report.arena_bytes = memory_.bytes();
+  report_.arena_bytes = memory_.bytes();
 }
 
 void Worker::make_room(size_t scratch_bytes) {
@@ -200,19 +266,23 @@ Worker::Views Worker::take_views(Arena& arena) const {
   const zimage::Config& config = parts.transformer_config();
   const DType dtype = parts.dtype();
   Views views;
-  for (const Side side : {kPositive, kNegative}) {
-    if (plan_->caption_tokens[side] == 0) continue;
-    views.captions[side] = take(arena, DType::f32, {plan_->caption_tokens[side], config.hidden});
+  views.captions = take(arena, DType::f32, {sum(padded_captions_), config.hidden});
+  for (size_t i = 0; i < pictures_.size(); ++i) views.states.push_back(take(arena, DType::f32, latent_shape()));
+  const size_t batches = arena.used_bytes();
+  size_t stages = batches;
+  for (const SamplerPlan& plan : plans_) {
+    arena.rewind(batches);
+    views.samplers.push_back(SamplerMemory::take(arena, config, dtype, plan));
+    stages = std::max(stages, arena.used_bytes());
   }
-  for (int64_t i = 0; i < result_.resolved.request.num_outputs; ++i)
-    views.states.push_back(take(arena, DType::f32, latent_shape()));
-  views.sampler = SamplerMemory::take(arena, config, dtype, *plan_);
 
   // From here on the stages share the memory: each begins when the one before is done with it.
-  const size_t stages = arena.used_bytes();
-  if (is_root()) take_text_views(arena, views);
   arena.rewind(stages);
-  views.sampler.take_scratch(arena, config, dtype, *plan_);
+  if (is_root()) take_text_views(arena, views);
+  for (size_t i = 0; i < plans_.size(); ++i) {
+    arena.rewind(stages);
+    views.samplers[i].take_scratch(arena, config, dtype, plans_[i]);
+  }
   arena.rewind(stages);
   if (!process_.release_parts) views.decoder = take_decoder_views(arena);
   return views;
@@ -222,47 +292,39 @@ Worker::DecoderViews Worker::take_decoder_views(Arena& arena) const {
   const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
   const Shape latent = latent_shape();
   const nn::RowShards shards(groups_.world(), latent[1]);
-  const Shape pixels{shards.local(vae.config().scale()).count, result_.resolved.drawn_width, 3};
+  const Shape pixels{shards.local(vae.config().scale()).count, made_.front().resolved.drawn_width, 3};
   return {take(arena, DType::f32, pixels), take(arena, DType::u8, pixels),
           vae.take_decode_scratch(arena, shards, latent[1], latent[2])};
 }
 
 void Worker::take_text_views(Arena& arena, Views& views) const {
   const ModelParts& parts = process_.parts;
-  const std::array<int64_t, 2> tokens{static_cast<int64_t>(prompts_[kPositive].ids.size()),
-                                      static_cast<int64_t>(prompts_[kNegative].ids.size())};
-  for (const Side side : {kPositive, kNegative})
-    views.features[side] = take(arena, DType::f32, {tokens[side], parts.encoder_config().hidden});
+  views.features = take(arena, DType::f32, {sum(caption_lengths_), parts.encoder_config().hidden});
   const size_t mark = arena.used_bytes();
-  for (const Side side : {kPositive, kNegative}) {
-    if (tokens[side] == 0) continue;
+  for (const Batch& batch : batch_plan(padded_captions_, max_batch_rows(ctx_.device()))) {
+    const std::span<const int64_t> lengths = std::span(caption_lengths_).subspan(batch.first, batch.count);
     arena.rewind(mark);
-    views.encoder[side] = qwen3::Scratch::take(arena, parts.encoder_config(), tokens[side], parts.dtype());
+    qwen3::Scratch encoder = qwen3::Scratch::take(arena, parts.encoder_config(), lengths, parts.dtype());
     arena.rewind(mark);
-    views.refiner[side] = zimage::RefineScratch::take(arena, parts.transformer_config(), tokens[side], parts.dtype());
+    views.text.push_back({batch, std::move(encoder),
+                          zimage::RefineScratch::take(arena, parts.transformer_config(), lengths, parts.dtype())});
   }
 }
 
 Shape Worker::latent_shape() const {
   const int64_t scale = process_.parts.vae_config().scale();
-  return {process_.parts.transformer_config().in_channels, result_.resolved.drawn_height / scale,
-          result_.resolved.drawn_width / scale};
-}
-
-PromptTokens Worker::tokenize(const std::string& prompt) const {
-  PromptTokens tokens = process_.parts.tokenize(prompt);
-  if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
-  return tokens;
+  const ResolvedRequest& resolved = made_.front().resolved;
+  return {process_.parts.transformer_config().in_channels, resolved.drawn_height / scale, resolved.drawn_width / scale};
 }
 
 void Worker::make_captions() {
   ModelParts& parts = process_.parts;
   Context& ctx = process_.ctx;
-  const auto each_side = [&](const auto& work) {
+  const auto each_batch = [&](const auto& work) {
     if (!is_root()) return;
     timed("text_encoder", ctx, [&] {
-      for (const Side side : {kPositive, kNegative})
-        if (plan_->caption_tokens[side] > 0) work(side);
+      for (const TextBatch& batch : views_.text)
+        work(batch, rows_of(views_.features, caption_lengths_, batch.captions));
     });
   };
   if (process_.release_parts) {
@@ -271,8 +333,11 @@ void Worker::make_captions() {
     });
   }
   enter_stage("text");
-  each_side([&](Side side) {
-    parts.encoder(ctx).encode(ctx, prompts_[side].ids, views_.encoder[side], views_.features[side]);
+  each_batch([&](const TextBatch& batch, View features) {
+    std::vector<std::span<const int32_t>> ids;
+    for (const PromptTokens& tokens : std::span(text_tokens_).subspan(batch.captions.first, batch.captions.count))
+      ids.emplace_back(tokens.ids);
+    parts.encoder(ctx).encode(ctx, ids, batch.encoder, features);
   });
   if (process_.release_parts) {
     load([&] {
@@ -280,53 +345,91 @@ void Worker::make_captions() {
       parts.transformer(ctx);
     });
   }
-  each_side([&](Side side) {
-    parts.transformer(ctx).refine(ctx, views_.features[side], views_.refiner[side], views_.captions[side]);
+  each_batch([&](const TextBatch& batch, View features) {
+    const auto lengths = std::span(caption_lengths_).subspan(batch.captions.first, batch.captions.count);
+    parts.transformer(ctx).refine(ctx, lengths, features, batch.refiner,
+                                  rows_of(views_.captions, padded_captions_, batch.captions));
   });
   // What follows is ordered with the rank's own work.
   if (is_root() && &ctx != &ctx_) ctx.synchronize("captions");
-  for (const View& caption : views_.captions)
-    if (caption) groups_.world().broadcast({caption.bytes(), caption.size_in_bytes(), ctx_.device()}, kRoot).wait();
+  const View captions = views_.captions;
+  groups_.world().broadcast({captions.bytes(), captions.size_in_bytes(), ctx_.device()}, kRoot).wait();
 }
 
-void Worker::fill_noise(uint64_t seed, View latents, View state) {
-  const GenerationRequest& request = result_.resolved.request;
+void Worker::fill_noise(const PicturePlace& place, View latents, View state) {
+  const GenerationRequest& request = request_of(place);
+  const uint64_t seed = picture_at(place).seed;
   if (request.latents.empty() && request.rng == RngKind::torch_cuda) return ops::philox_normal(ctx_, seed, state);
   if (is_root()) {
-    if (request.latents.empty())
-      fill_torch_cpu_normal(seed, {latents.data<float>(), static_cast<size_t>(latents.elements())});
-    else
-      read_latents(request.latents, latents);
+    for_request(place.request, made_.size(), [&] {
+      if (request.latents.empty())
+        fill_torch_cpu_normal(seed, {latents.data<float>(), static_cast<size_t>(latents.elements())});
+      else
+        read_latents(request.latents, latents);
+    });
   }
   groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), Device{}}, kRoot).wait();
   upload(ctx_, latents, state);
 }
 
 void Worker::denoise() {
-  const GenerationRequest& request = result_.resolved.request;
-  RunReport& report = result_.report;
-  const zimage::Transformer& transformer = process_.parts.transformer(ctx_);
-  const std::array<ConstView, 2> captions{views_.captions[kPositive], views_.captions[kNegative]};
-  Sampler& sampler = sampler_.emplace(ctx_, transformer, *plan_, views_.sampler, captions, memory_.left());
-  report.transformer_flop = sampler.step_flop();
-  report.transformer_rows = sampler.rows();
-  const Shape shape = latent_shape();
-  for (int64_t i = 0; i < request.num_outputs; ++i) {
-    Picture& made = result_.pictures.emplace_back();
-    made.seed = request.seed + static_cast<uint64_t>(i);
-    made.latents = Tensor(Device{}, DType::f32, {1, shape[0], shape[1], shape[2]});
-    const View latents = made.latents.view().reshape(shape), state = views_.states[static_cast<size_t>(i)];
-    fill_noise(made.seed, latents, state);
-    sampler.run(state, [&](int64_t step, double step_ms) {
-      if (is_root() && progress_->on_step)
-        progress_->on_step(i * plan_->steps() + step, request.num_outputs * plan_->steps(), step_ms);
-    });
-    download(ctx_, state, latents);
-  }
+  for (size_t i = 0; i < batches_.size(); ++i) denoise_batch(batches_[i], plans_[i], views_.samplers[i]);
   const nn::SequenceRanks& ranks = groups_.sequence();
-  const std::vector<parallel::Range> heads = parallel::split(transformer.config().heads, ranks.ulysses().world());
-  report.ranks = {{groups_.world().rank(), plan_->picture.image_tokens(),
-                   heads[static_cast<size_t>(ranks.place_of(ranks.all().rank()))].count, 0}};
+  const std::vector<parallel::Range> heads =
+      parallel::split(process_.parts.transformer_config().heads, ranks.ulysses().world());
+  report_.ranks = {{groups_.world().rank(), plans_.front().share.image_tokens(),
+                    heads[static_cast<size_t>(ranks.place_of(ranks.all().rank()))].count, 0}};
+}
+
+void Worker::denoise_batch(const Batch& batch, const SamplerPlan& plan, const SamplerMemory& memory) {
+  const std::span<const PicturePlace> places = std::span(pictures_).subspan(batch.first, batch.count);
+  const std::span<const View> states = std::span(views_.states).subspan(batch.first, batch.count);
+  std::vector<ConstView> captions;
+  for (size_t i = 0; i < padded_captions_.size(); ++i)
+    captions.push_back(rows_of(views_.captions, padded_captions_, {i, 1}));
+  Sampler sampler(ctx_, process_.parts.transformer(ctx_), plan, memory, captions, memory_.left());
+  if (batch.first == 0) {
+    report_.transformer_flop = sampler.step_flop();
+    report_.transformer_rows = sampler.rows();
+  }
+  const Shape shape = latent_shape();
+  for (size_t i = 0; i < places.size(); ++i) {
+    Tensor& latents = picture_at(places[i]).latents;
+    latents = Tensor(Device{}, DType::f32, {1, shape[0], shape[1], shape[2]});
+    fill_noise(places[i], latents.view().reshape(shape), states[i]);
+  }
+  const auto wanted = [&] {
+    drop_cancelled();
+    std::vector<bool> are_wanted;
+    for (const PicturePlace& place : places) are_wanted.push_back(is_wanted(place));
+    return are_wanted;
+  };
+  sampler.run(states, wanted, [&](int64_t, double step_ms) { tell_step(places, step_ms); });
+  for (size_t i = 0; i < places.size(); ++i)
+    download(ctx_, states[i], picture_at(places[i]).latents.view().reshape(shape));
+  for (Stopwatch& step : sampler.take_steps()) steps_.push_back(std::move(step));
+}
+
+void Worker::tell_step(std::span<const PicturePlace> batch, double step_ms) {
+  if (!is_root()) return;
+  for (const PicturePlace& place : batch) {
+    const Progress& progress = progress_[place.request];
+    if (!progress.on_step || !is_wanted(place)) continue;
+    const auto of_request = std::ranges::count(batch, place.request, &PicturePlace::request);
+    const GenerationRequest& request = request_of(place);
+    progress.on_step(++steps_told_[place.request], request.num_outputs * *request.num_inference_steps,
+                     step_ms / static_cast<double>(of_request));
+  }
+}
+
+void Worker::drop_cancelled() {
+  if (made_.size() == 1) return;
+  std::vector<uint8_t> cancelled(made_.size());
+  for (size_t i = 0; is_root() && i < made_.size(); ++i)
+    cancelled[i] = made_[i].cancelled || (progress_[i].cancel != nullptr && *progress_[i].cancel);
+  groups_.world().broadcast(host_bytes(std::span<uint8_t>(cancelled)), kRoot).wait();
+  for (size_t i = 0; i < made_.size(); ++i) made_[i].cancelled = cancelled[i] != 0;
+  require(std::ranges::count(cancelled, 0) > 0, ErrorKind::cancelled, "cancelled");
 }
 
 void Worker::decode() {
@@ -339,33 +442,38 @@ void Worker::decode() {
     take_decoder_views(late);
     late = Arena(ctx_.device(), late.peak_bytes());
     views_.decoder = take_decoder_views(late);
-    result_.report.arena_bytes = std::max(result_.report.arena_bytes, late.peak_bytes());
+    report_.arena_bytes = std::max(report_.arena_bytes, late.peak_bytes());
   }
   enter_stage("decode");
   const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
   const nn::RowShards shards(groups_.world(), latent_shape()[1]);
-  std::vector<Tensor> own_pixels;  // this rank's rows of each picture
+  std::vector<Tensor> own_pixels(pictures_.size());  // this rank's rows of each picture
   timed("vae_decode", ctx_, [&] {
-    for (const View& state : views_.states) {
-      const auto& [decoded, quantized, scratch] = views_.decoder;
-      vae.decode(ctx_, shards, state, scratch, decoded);
+    const auto& [decoded, quantized, scratch] = views_.decoder;
+    for (size_t i = 0; i < pictures_.size(); ++i) {
+      drop_cancelled();
+      if (!is_wanted(pictures_[i])) continue;
+      vae.decode(ctx_, shards, views_.states[i], scratch, decoded);
       ops::to_pixels(ctx_, decoded, quantized);
-      download(ctx_, quantized, own_pixels.emplace_back(Device{}, DType::u8, quantized.shape()));
+      own_pixels[i] = Tensor(Device{}, DType::u8, quantized.shape());
+      download(ctx_, quantized, own_pixels[i]);
     }
   });
   groups_.world().synchronize(ctx_, "pictures");
-  for (size_t i = 0; i < own_pixels.size(); ++i) gather_picture(own_pixels[i], result_.pictures[i]);
-  result_.report.peak_host_bytes = peak_resident_bytes();
+  for (size_t i = 0; i < own_pixels.size(); ++i)
+    if (is_wanted(pictures_[i])) gather_picture(own_pixels[i], pictures_[i]);
+  report_.peak_host_bytes = peak_resident_bytes();
   if (process_.release_parts) {
     groups_.world().barrier();
     if (leads_) process_.parts.release_autoencoder();
   }
 }
 
-void Worker::gather_picture(ConstView own_pixels, Picture& picture) {
+void Worker::gather_picture(ConstView own_pixels, const PicturePlace& place) {
   Communicator& world = groups_.world();
   const int64_t scale = process_.parts.vae_config().scale();
-  Tensor pixels(Device{}, DType::u8, {is_root() ? result_.resolved.drawn_height : 0, result_.resolved.drawn_width, 3});
+  const ResolvedRequest& drawn = made_[place.request].resolved;
+  Tensor pixels(Device{}, DType::u8, {is_root() ? drawn.drawn_height : 0, drawn.drawn_width, 3});
   const std::vector<parallel::Range> rows = parallel::split(latent_shape()[1], world.world());
   std::vector<ReceiveFrom> receives;
   for (int peer = 0; is_root() && peer < world.world(); ++peer) {
@@ -376,35 +484,31 @@ void Worker::gather_picture(ConstView own_pixels, Picture& picture) {
   const std::vector<SendTo> sends{{kRoot, {own_pixels.bytes(), own_pixels.size_in_bytes(), Device{}}}};
   world.exchange("pixels", sends, receives).wait();
   if (!is_root()) return;
-  const GenerationRequest& request = result_.resolved.request;
-  picture.image = crop_evenly(pixels.view(), *request.height, *request.width);
+  picture_at(place).image = crop_evenly(pixels.view(), *drawn.request.height, *drawn.request.width);
 }
 
 void Worker::report_weights() {
   if (!leads_) return;
-  RunReport& report = result_.report;
-  report.weight_bytes = std::max(report.weight_bytes, process_.parts.weight_bytes());
-  report.streamed_bytes = std::max(report.streamed_bytes, process_.parts.streamed_bytes());
+  report_.weight_bytes = std::max(report_.weight_bytes, process_.parts.weight_bytes());
+  report_.streamed_bytes = std::max(report_.streamed_bytes, process_.parts.streamed_bytes());
 }
 
 void Worker::report_times() {
-  RunReport& report = result_.report;
   for (const auto& [name, watch] : stages_) {
-    const auto known = std::ranges::find(report.stages, name, &StageTime::name);
-    if (known == report.stages.end())
-      report.stages.push_back({name, watch.ms()});
+    const auto known = std::ranges::find(report_.stages, name, &StageTime::name);
+    if (known == report_.stages.end())
+      report_.stages.push_back({name, watch.ms()});
     else
       known->ms += watch.ms();
   }
-  for (const Stopwatch& step : sampler_->steps()) report.step_ms.push_back(step.ms());
-  sampler_.reset();
+  for (const Stopwatch& step : steps_) report_.step_ms.push_back(step.ms());
 }
 
 void Worker::report_ranks(uint64_t bytes_sent) {
   Communicator& world = groups_.world();
-  RankReport own = result_.report.ranks.front();
+  RankReport own = report_.ranks.front();
   own.bytes_sent = bytes_sent;
-  std::vector<RankReport>& all = result_.report.ranks;
+  std::vector<RankReport>& all = report_.ranks;
   all.resize(static_cast<size_t>(world.world()));
   std::vector<Part> parts;
   for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof(RankReport), sizeof(RankReport)});

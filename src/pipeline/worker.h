@@ -1,8 +1,7 @@
-// Owns one rank's part in a generation: text, noise, denoising, decoding.
+// Owns one rank's part in a drawing: text, noise, denoising, decoding.
 #pragma once
 
-#include <array>
-#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "device/context.h"
 #include "device/stopwatch.h"
 #include "parallel/communicator.h"
+#include "pipeline/batch.h"
 #include "pipeline/generation.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
@@ -33,11 +33,14 @@ class Worker {
   /// process that loads the model.
   Worker(Context& ctx, Communicator& world, const Parallelism& parallelism, WorkerProcess process, bool leads);
 
-  /// Every rank of the world calls it with the same request.
-  /// \param progress called by rank 0 alone, but for `cancel`, which all watch.
-  /// \return rank 0's has the pictures and what all ranks report.
-  /// \throws Error invalid_input, out_of_memory, cancelled, peer_failed
-  Generation draw(const ResolvedRequest& resolved, const Progress& progress);
+  /// Draws requests together. Every rank of the world calls it with the same requests, all of which can be
+  /// (draws_together()).
+  /// \param progress of each request, called by rank 0 alone; the one `cancel` of a single request all ranks watch,
+  /// those of several rank 0 alone.
+  /// \return of each request; rank 0's have the pictures and what all ranks report.
+  /// \throws Error invalid_input (naming the request where there are several), out_of_memory, peer_failed; cancelled
+  /// once no request is wanted any more
+  std::vector<Generation> draw(std::span<const ResolvedRequest> requests, std::span<const Progress> progress);
 
  private:
   struct DecoderViews {
@@ -45,36 +48,57 @@ class Worker {
     View quantized;  ///< u8, likewise
     autoencoder_kl::Scratch scratch;
   };
+  /// A picture's place in the results.
+  struct PicturePlace {
+    size_t request = 0, index = 0;
+  };
+  /// Captions that are encoded together.
+  struct TextBatch {
+    Batch captions;
+    qwen3::Scratch encoder;
+    zimage::RefineScratch refiner;
+  };
   /// A drawing's memory on this rank's device.
   struct Views {
-    std::array<View, 2> captions;  ///< refined, f32 [padded tokens, hidden]; negative null without guidance
-    std::vector<View> states;      ///< of each picture, f32 [channels, height, width]
-    SamplerMemory sampler;
-    std::array<View, 2> features;  ///< f32 [tokens, encoder's hidden]; these and what makes captions on rank 0 alone
-    std::array<qwen3::Scratch, 2> encoder;
-    std::array<zimage::RefineScratch, 2> refiner;
+    View captions;  ///< f32 [padded tokens of all captions, hidden]: refined, one after the other
+    View features;  ///< f32 [tokens of all, encoder's hidden]; this and what makes captions on rank 0 alone
+    std::vector<TextBatch> text;          ///< all in the same memory
+    std::vector<View> states;             ///< of each picture, f32 [channels, height, width]
+    std::vector<SamplerMemory> samplers;  ///< of each batch, all in the same memory
     DecoderViews decoder;
   };
 
   bool is_root() const { return groups_.world().rank() == 0; }
   /// \return f32 [channels, height, width] of the drawn size.
   Shape latent_shape() const;
-  PromptTokens tokenize(const std::string& prompt) const;
+  const GenerationRequest& request_of(const PicturePlace& picture) const;
+  Picture& picture_at(const PicturePlace& place);
   /// Finds out what this drawing takes, and lays its memory out.
   void plan();
   /// On the process's leader: has the weights leave room for this drawing, and loads them where they now belong.
   void make_room(size_t scratch_bytes);
+  /// \return the plans of the pictures, whose captions become texts_.
+  std::vector<PicturePlan> plan_pictures();
+  /// \return which caption `text` is.
+  size_t caption_of(const std::string& text);
+  void tokenize();
   Views take_views(Arena& arena) const;
   void take_text_views(Arena& arena, Views& views) const;
   /// The VAE, which says what it needs, must be loaded: with release_parts it is when its stage comes, not before.
   DecoderViews take_decoder_views(Arena& arena) const;
   void make_captions();
-  /// state = a picture's noise, or the latents of its request. \param latents of the host, as state
-  void fill_noise(uint64_t seed, View latents, View state);
+  /// state = a picture's noise, or the latents of its request; the same on every rank. \param latents of the host, as state
+  void fill_noise(const PicturePlace& place, View latents, View state);
   void denoise();
+  void denoise_batch(const Batch& batch, const SamplerPlan& plan, const SamplerMemory& memory);
+  void tell_step(std::span<const PicturePlace> batch, double step_ms);
+  /// Marks the requests that are cancelled by now among several, the same on every rank. \throws Error cancelled if all
+  /// are
+  void drop_cancelled();
+  bool is_wanted(const PicturePlace& picture) const { return !made_[picture.request].cancelled; }
   void decode();
   /// Brings a picture's rows home to rank 0.
-  void gather_picture(ConstView own_pixels, Picture& picture);
+  void gather_picture(ConstView own_pixels, const PicturePlace& place);
   /// On the process's leader: notes what is loaded now, if it is the most so far.
   void report_weights();
   void report_times();
@@ -93,12 +117,19 @@ class Worker {
   Parallelism parallelism_;
   RankGroups groups_;
   RankMemory& memory_;
-  const Progress* progress_ = nullptr;
-  Generation result_;
-  std::array<PromptTokens, 2> prompts_;  // on rank 0
-  std::optional<SamplerPlan> plan_;
+  std::span<const Progress> progress_;
+  std::vector<Generation> made_;     // of each request
+  std::vector<int64_t> steps_told_;  // of each request
+  RunReport report_;
+  std::vector<PicturePlace> pictures_;
+  std::vector<std::string> texts_;         // that captions are made of: prompts and negative prompts
+  std::vector<PromptTokens> text_tokens_;  // of each, on rank 0
+  std::vector<int64_t> caption_lengths_;   // tokens of each, on every rank
+  std::vector<int64_t> padded_captions_;   // the same, padded
+  std::vector<Batch> batches_;
+  std::vector<SamplerPlan> plans_;  // of each batch
   Views views_;
-  std::optional<Sampler> sampler_;
+  std::vector<Stopwatch> steps_;
   std::vector<std::pair<std::string, Stopwatch>> stages_;  // what has been measured, in order
 };
 

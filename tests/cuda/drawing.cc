@@ -44,7 +44,12 @@ SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DT
     : process_(kGpu, kThreads), parts_(process_, folder, synthetic, dtype) {}
 
 Generation SharedModel::draw(const GenerationRequest& request, const Parallelism& parallelism) {
-  const ResolvedRequest resolved = resolve(request, parts_.limits());
+  return std::move(draw(std::span(&request, 1), parallelism).front());
+}
+
+std::vector<Generation> SharedModel::draw(std::span<const GenerationRequest> requests, const Parallelism& parallelism) {
+  std::vector<ResolvedRequest> resolved;
+  for (const GenerationRequest& request : requests) resolved.push_back(resolve(request, parts_.limits()));
   parts_.encoder(process_);
   parts_.transformer(process_);
   parts_.autoencoder(process_);
@@ -52,11 +57,11 @@ Generation SharedModel::draw(const GenerationRequest& request, const Parallelism
   while (count > 1 && ranks_.size() < count) ranks_.push_back(std::make_unique<Context>(kGpu, 1));
   // What a rank keeps from one drawing to the next holds for one number of ranks and one plan.
   for (const std::unique_ptr<Context>& rank : ranks_) rank->state<RankMemory>().release();
-  Generation drawn;
+  std::vector<Generation> drawn;
   run_thread_ranks(static_cast<int>(count), [&](Communicator& world) {
     const auto rank = static_cast<size_t>(world.rank());
     Worker worker(count == 1 ? process_ : *ranks_[rank], world, parallelism, {process_, parts_}, rank == 0);
-    Generation made = worker.draw(resolved, {});
+    std::vector<Generation> made = worker.draw(resolved, std::vector<Progress>(resolved.size()));
     if (rank == 0) drawn = std::move(made);
   });
   return drawn;

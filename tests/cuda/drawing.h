@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ class SharedModel {
 
   /// Draws on threads that share the GPU, as Engine does.
   Generation draw(const GenerationRequest& request, const Parallelism& parallelism = {});
+  /// The same for requests that are drawn together.
+  std::vector<Generation> draw(std::span<const GenerationRequest> requests, const Parallelism& parallelism = {});
 
  private:
   Context process_;

@@ -18,7 +18,9 @@ class Drawer {
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
     SelfCommunicator world;
-    return Worker(ctx_, world, {}, {ctx_, parts_}, true).draw(resolve(request, parts_.limits()), progress);
+    const ResolvedRequest resolved = resolve(request, parts_.limits());
+    Worker worker(ctx_, world, {}, {ctx_, parts_}, true);
+    return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   int64_t host_waits() const { return ctx_.host_waits(); }
 
@@ -104,7 +106,7 @@ TEST(CudaEngine, ADrawingThatWasGivenUpLeavesNoTrace) {
     std::atomic<bool> cancel{false};
     Progress progress;
     progress.cancel = &cancel;
-    progress.on_step = [&](int64_t step, int64_t, double) { cancel = step == last; };
+    progress.on_step = [&](int64_t step, int64_t, double) { cancel = cancel || step == last; };
     try {
       drawer.draw(three, progress);
       FAIL() << "not cancelled after step " << last;

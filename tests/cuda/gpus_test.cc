@@ -17,14 +17,14 @@ namespace {
 
 constexpr int64_t kMostRanks = 8;
 
-EngineOptions on_gpus(const Parallelism& parallelism, bool release_parts = false) {
+EngineOptions on_gpus(const Parallelism& parallelism, bool one_drawing = false) {
   EngineOptions options;
   options.model = model_dir("mini");
   options.device = {DeviceKind::cuda, 0};
   options.device_per_rank = true;
   options.precision = Precision::bf16;
   options.parallelism = parallelism;
-  options.release_parts = release_parts;
+  options.memory.one_drawing = one_drawing;
   return options;
 }
 

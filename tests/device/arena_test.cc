@@ -63,5 +63,18 @@ TEST(Arena, MeasuresWhatItThenGives) {
   EXPECT_THROW(arena.take(bytes), Error);
 }
 
+TEST(Arena, LaysOutMemoryOfSomebodyElse) {
+  Buffer owner(Device{}, 256);
+  for (int again = 0; again < 2; ++again) {
+    Arena arena(Device{}, owner.data(), owner.size_bytes());
+    EXPECT_EQ(arena.capacity_bytes(), 256u);
+    EXPECT_EQ(arena.take(10), owner.data());
+    EXPECT_EQ(arena.take(100), owner.data() + 64);
+    EXPECT_THROW(arena.take(65), Error);
+  }
+  Arena empty(Device{}, nullptr, 0);
+  EXPECT_THROW(empty.take(1), Error) << "it does not measure";
+}
+
 }  // namespace
 }  // namespace nostos

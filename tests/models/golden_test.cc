@@ -68,11 +68,12 @@ class Drawing {
 
   Tensor encode(std::string_view prompt) {
     const std::vector<int32_t> ids = parts_.tokenize(prompt).ids;
-    const int64_t tokens = static_cast<int64_t>(ids.size());
+    const int64_t tokens = std::ssize(ids);
     Tensor features({}, DType::f32, {tokens, parts_.encoder_config().hidden});
-    const Planned scratch(
-        [&](Arena& arena) { return qwen3::Scratch::take(arena, parts_.encoder_config(), tokens, parts_.dtype()); });
-    parts_.encoder(ctx_).encode(ctx_, ids, scratch.views(), features);
+    const Planned scratch([&](Arena& arena) {
+      return qwen3::Scratch::take(arena, parts_.encoder_config(), {&tokens, 1}, parts_.dtype());
+    });
+    parts_.encoder(ctx_).encode(ctx_, std::array{std::span<const int32_t>(ids)}, scratch.views(), features);
     return features;
   }
 
@@ -94,11 +95,12 @@ class Drawing {
   /// \return the caption as every layer sees it, f32 [padded tokens, hidden].
   Tensor refine(ConstView features) {
     const zimage::Transformer& model = parts_.transformer(ctx_);
-    Tensor caption({}, DType::f32, {zimage::padded_tokens(features.shape()[0]), model.config().hidden});
+    const int64_t tokens = features.shape()[0];
+    Tensor caption({}, DType::f32, {zimage::padded_tokens(tokens), model.config().hidden});
     const Planned scratch([&](Arena& arena) {
-      return zimage::RefineScratch::take(arena, model.config(), features.shape()[0], model.dtype());
+      return zimage::RefineScratch::take(arena, model.config(), {&tokens, 1}, model.dtype());
     });
-    model.refine(ctx_, features, scratch.views(), caption);
+    model.refine(ctx_, {&tokens, 1}, features, scratch.views(), caption);
     return caption;
   }
 
@@ -111,9 +113,11 @@ class Drawing {
     const Planned planned([&](Arena& arena) {
       const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
       return std::tuple(conditioning, zimage::Modulation::take(arena, config, 1, model.dtype()),
-                        zimage::Scratch::take(arena, config, picture, conditioning, model.dtype()));
+                        zimage::take_image_scratch(arena, config, picture, 1, model.dtype()),
+                        take(arena, DType::f32, {picture.image().rows(), config.hidden}),
+                        zimage::Scratch::take(arena, config, picture, std::array{&conditioning}, model.dtype()));
     });
-    const auto& [conditioning, modulation, scratch] = planned.views();
+    const auto& [conditioning, modulation, image_scratch, image, scratch] = planned.views();
     Tensor rows({}, DType::f32, {picture.image_tokens(), config.patch_width()}), velocity({}, DType::f32, rows.shape());
     Tensor output({}, DType::f32, latent_shape());
     ops::patchify(ctx_, latents, config.patch, rows);
@@ -122,7 +126,9 @@ class Drawing {
     const Schedule times = schedule();
     model.modulate(ctx_, std::span(times.times).first(1), modulation);
     zimage::Transformer::select_step(ctx_, modulation, 0);
-    model.forward(ctx_, picture, rows, conditioning, modulation, scratch, velocity);
+    const zimage::ImageInput input{rows, conditioning.rope.rows(0, picture.image().rows())};
+    model.refine_images(ctx_, picture, std::array{input}, modulation, image_scratch, image);
+    model.forward(ctx_, picture, std::array{zimage::Pass{image, &conditioning, velocity}}, modulation, scratch);
     ops::unpatchify(ctx_, velocity, config.patch, output);
     return output;
   }
@@ -136,20 +142,22 @@ class Drawing {
     const Tensor positive = refine(encode(golden_.prompt));
     const Tensor negative = golden_.guidance_scale > 0 ? refine(encode(golden_.negative_prompt)) : Tensor{};
     const SamplerPlan plan{
-        .picture = whole_picture(),
+        .share = whole_picture(),
         .schedule = schedule(),
-        .guidance = {static_cast<float>(golden_.guidance_scale), static_cast<float>(golden_.cfg_normalization),
-                     static_cast<float>(golden_.cfg_truncation)},
-        .caption_tokens = {positive.shape()[0], negative ? negative.shape()[0] : 0}};
+        .caption_tokens = {positive.shape()[0], negative ? negative.shape()[0] : positive.shape()[0]},
+        .pictures = {{{static_cast<float>(golden_.guidance_scale), static_cast<float>(golden_.cfg_normalization),
+                       static_cast<float>(golden_.cfg_truncation)},
+                      {0, 1}}}};
     const Planned memory([&](Arena& arena) {
       SamplerMemory made = SamplerMemory::take(arena, model.config(), model.dtype(), plan);
       made.take_scratch(arena, model.config(), model.dtype(), plan);
       return made;
     });
     SamplerLeft left;
-    Sampler sampler(ctx_, model, plan, memory.views(), {positive.view(), negative.view()}, left);
+    Sampler sampler(ctx_, model, plan, memory.views(), std::array{positive.view(), negative.view()}, left);
     int64_t steps = 0;
-    sampler.run(latents, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });
+    const auto wanted = [] { return std::vector{true}; };
+    sampler.run(std::array{latents.view()}, wanted, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });
     EXPECT_EQ(steps, golden_.steps);
     return latents;
   }

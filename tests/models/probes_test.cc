@@ -1,6 +1,7 @@
 // Tests every sub-step of the embedded model against diffusers, so that a mismatch names the first wrong one.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <map>
 
@@ -60,10 +61,10 @@ TEST(Probes, TextEncoder) {
   Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
   Comparison comparison(file);
   Arena arena({}, size_t{64} << 20);
-  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), features.shape()[0], DType::f32);
-  parts.encoder(ctx).encode(ctx, ids, scratch, features, [&](std::string_view name, ConstView rows) {
-    comparison.compare("text_encoder." + std::string(name), rows);
-  });
+  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), std::array{std::ssize(ids)}, DType::f32);
+  parts.encoder(ctx).encode(
+      ctx, std::array{std::span<const int32_t>(ids)}, scratch, features,
+      [&](std::string_view name, ConstView rows) { comparison.compare("text_encoder." + std::string(name), rows); });
   EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
 }
 
@@ -95,20 +96,25 @@ TEST(Probes, Transformer) {
   Arena arena({}, size_t{64} << 20);
   const auto conditioning = zimage::Conditioning::take(arena, config, picture, caption.shape()[0]);
   const auto modulation = zimage::Modulation::take(arena, config, 1, DType::f32);
-  const auto scratch = zimage::Scratch::take(arena, config, picture, conditioning, DType::f32);
+  const auto image_scratch = zimage::take_image_scratch(arena, config, picture, 1, DType::f32);
+  const auto scratch = zimage::Scratch::take(arena, config, picture, std::array{&conditioning}, DType::f32);
+  Tensor image({}, DType::f32, {picture.image().rows(), config.hidden});
   Tensor tokens({}, DType::f32, {picture.image_tokens(), config.patch_width()}),
       velocity({}, DType::f32, tokens.shape());
   ops::patchify(ctx, latents.reshape({latents.shape()[1], latents.shape()[2], latents.shape()[3]}), config.patch,
                 tokens);
-  const auto refiner = zimage::RefineScratch::take(arena, config, features.shape()[0], DType::f32);
-  model.refine(ctx, features, refiner, caption, probe);
+  const std::array lengths{features.shape()[0]};
+  const auto refiner = zimage::RefineScratch::take(arena, config, lengths, DType::f32);
+  model.refine(ctx, lengths, features, refiner, caption, probe);
   model.fill_positions(ctx, picture, conditioning);
   model.take_caption(ctx, picture, caption, conditioning);
   comparison.compare_rows("transformer.rope_cos", conditioning.rope.cos, all_rows);
   comparison.compare_rows("transformer.rope_sin", conditioning.rope.sin, all_rows);
   model.modulate(ctx, {file.tensor("t").data<float>(), 1}, modulation, probe);
   zimage::Transformer::select_step(ctx, modulation, 0);
-  model.forward(ctx, picture, tokens, conditioning, modulation, scratch, velocity, probe);
+  const zimage::ImageInput input{tokens, conditioning.rope.rows(0, picture.image().rows())};
+  model.refine_images(ctx, picture, std::array{input}, modulation, image_scratch, image, probe);
+  model.forward(ctx, picture, std::array{zimage::Pass{image, &conditioning, velocity}}, modulation, scratch, probe);
   Tensor output({}, DType::f32, {latents.shape()[1], latents.shape()[2], latents.shape()[3]});
   ops::unpatchify(ctx, velocity, config.patch, output);
   comparison.compare("transformer.output", output);

@@ -53,7 +53,7 @@ TEST(RankMemory, HasRoomMadeBeforeItGrowsAlone) {
 TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   Context ctx({}, 1);
   RankMemory& memory = ctx.state<RankMemory>();
-  const DrawingShape shape{.height = 8, .width = 8, .caption_tokens = {32, 0}};
+  const DrawingShape shape{.height = 8, .width = 8, .caption_tokens = {32, 64}, .pictures = {{}}};
   const auto lay_out = [&](const DrawingShape& of, size_t bytes = 1000) {
     memory.lay_out(of, take_bytes(bytes), any_room);
   };
@@ -64,9 +64,11 @@ TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   EXPECT_TRUE(memory.left().has_positions);
   for (const auto& change : std::initializer_list<void (*)(DrawingShape&)>{
            [](DrawingShape& s) { s.parallelism.ulysses = 2; }, [](DrawingShape& s) { s.rank = 1; },
-           [](DrawingShape& s) { s.width = 4; }, [](DrawingShape& s) { s.pictures = 2; },
+           [](DrawingShape& s) { s.width = 4; }, [](DrawingShape& s) { s.pictures.push_back({}); },
            [](DrawingShape& s) { s.steps = 2; }, [](DrawingShape& s) { s.caption_tokens[1] = 32; },
-           [](DrawingShape& s) { s.guidance_scale = 2; }, [](DrawingShape& s) { s.cfg_normalization = 1; }}) {
+           [](DrawingShape& s) { s.pictures[0].captions[0] = 1; },
+           [](DrawingShape& s) { s.pictures[0].guidance.scale = 2; },
+           [](DrawingShape& s) { s.pictures[0].guidance.normalization = 1; }}) {
     lay_out(shape);
     memory.left().has_positions = true;
     DrawingShape other = shape;
@@ -102,8 +104,8 @@ class Drawer {
     run_thread_ranks(static_cast<int>(parallelism.ranks()), [&](Communicator& world) {
       const auto rank = static_cast<size_t>(world.rank());
       Worker worker(contexts_[rank], world, parallelism, {contexts_[0], parts_}, rank == 0);
-      Generation made = worker.draw(resolved, {});
-      if (rank == 0) drawn = std::move(made);
+      std::vector<Generation> made = worker.draw(std::span(&resolved, 1), std::array<Progress, 1>{});
+      if (rank == 0) drawn = std::move(made.front());
     });
     return drawn;
   }

@@ -30,6 +30,7 @@ struct BenchFlags {
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
   std::optional<double> guidance_scale;
+  int64_t num_outputs = 1;
   std::optional<int64_t> warmup;
   int64_t repeat = 1;
   bool json = false;
@@ -57,6 +58,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   number("--width", flags.width, "pixels");
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
+  number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
   number("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")->check(CLI::Range(0, 1000));
   number("--repeat", flags.repeat, "runs that count (1)")->check(CLI::Range(1, 1000));
   command.add_flag("--json", flags.json, "write one JSON object to standard output");
@@ -106,6 +108,7 @@ ordered_json result_json(const std::string& model, const std::string& precision,
           {"width", request.width.value()},
           {"num_inference_steps", request.num_inference_steps.value()},
           {"guidance_scale", request.guidance_scale.value()},
+          {"num_outputs", request.num_outputs},
           {"warmup", warmup},
           {"repeat", repeat},
           {"stages", stages},
@@ -129,7 +132,9 @@ ordered_json result_json(const std::string& model, const std::string& precision,
 
 void print_text(const ordered_json& result) {
   const auto ranks = result["world_size"].get<int64_t>();
-  fmt::print("{}x{}, {} steps, guidance {}, {} in {}{}\n", result["width"].get<int64_t>(),
+  const auto pictures = result["num_outputs"].get<int64_t>();
+  fmt::print("{}{}x{}, {} steps, guidance {}, {} in {}{}\n",
+             pictures == 1 ? "" : fmt::format("{} pictures of ", pictures), result["width"].get<int64_t>(),
              result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
              result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
              result["precision"].get<std::string>(), ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
@@ -171,6 +176,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   request.width = flags.width;
   request.num_inference_steps = flags.num_inference_steps;
   request.guidance_scale = flags.guidance_scale;
+  request.num_outputs = flags.num_outputs;
   request = resolve(request, engine.limits()).request;
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };

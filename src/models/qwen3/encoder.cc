@@ -1,7 +1,9 @@
 // Implements the Qwen3 text encoder. Source: transformers modeling_qwen3.py.
 #include "models/qwen3/encoder.h"
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "nn/rope.h"
@@ -13,11 +15,12 @@ namespace nostos::qwen3 {
 namespace {
 
 /// x += attention(norm(x)); x += ffn(norm(x)). \param x f32 [tokens, hidden], in place.
-void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x, const Scratch& s) {
+void layer_forward(Context& ctx, const Config& c, std::span<const nn::AttendedSequence> sequences,
+                   const LayerWeights& w, View x, const Scratch& s) {
   ctx.throw_if_cancelled();
   ops::rms_norm(ctx, x, w.input_norm, {}, c.norm_eps, s.normed);
   w.visit.begin(ctx);
-  nn::attention(ctx, c.attention_shape(), w.attention, s.normed, s.rope, s.attention, x, true);
+  nn::attention(ctx, sequences, c.attention_shape(), w.attention, s.normed, s.attention, x, true);
   ops::rms_norm(ctx, x, w.post_attention_norm, {}, c.norm_eps, s.normed);
   nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, x, true);
   w.visit.end(ctx);
@@ -25,27 +28,38 @@ void layer_forward(Context& ctx, const Config& c, const LayerWeights& w, View x,
 
 }  // namespace
 
-Scratch Scratch::take(Arena& arena, const Config& c, int64_t tokens, DType dtype) {
+Scratch Scratch::take(Arena& arena, const Config& c, std::span<const int64_t> lengths, DType dtype) {
+  const std::vector<nn::ShardedSequence> sequences(lengths.begin(), lengths.end());
+  const std::vector<const nn::ShardedSequence*> pointers = nn::pointers_to(sequences);
+  const int64_t tokens = nn::rows_of(pointers);
+  const int64_t longest = *std::ranges::max_element(lengths);
   return {nostos::take(arena, dtype, {tokens, c.hidden}),
-          nn::AttentionScratch::take(arena, c.attention_shape(), tokens, dtype),
-          nn::FeedForwardScratch::take(arena, c.feed_forward_shape(), tokens, dtype), nn::RopeTable::take(arena, tokens, c.head_dim),
-          nostos::take(arena, DType::i32, {tokens})};
+          nn::AttentionScratch::take(arena, c.attention_shape(), pointers, dtype),
+          nn::FeedForwardScratch::take(arena, c.feed_forward_shape(), tokens, dtype),
+          nn::RopeTable::take(arena, longest, c.head_dim), nostos::take(arena, DType::i32, {tokens})};
 }
 
-void Encoder::encode(Context& ctx, std::span<const int32_t> ids, const Scratch& scratch, View features,
+void Encoder::encode(Context& ctx, std::span<const std::span<const int32_t>> ids, const Scratch& scratch, View features,
                      const nn::Probe& probe) const {
-  const int64_t tokens = static_cast<int64_t>(ids.size());
-  for (const int32_t id : ids) {
+  std::vector<int32_t> all;
+  std::vector<nn::ShardedSequence> prompts;
+  for (const std::span<const int32_t>& prompt : ids) {
+    prompts.emplace_back(std::ssize(prompt));
+    all.insert(all.end(), prompt.begin(), prompt.end());
+  }
+  for (const int32_t id : all) {
     require(id >= 0 && id < config_.vocabulary, ErrorKind::model,
             "the tokenizer gave id {}, the text encoder's vocabulary ends at {}: they do not belong together", id,
             config_.vocabulary - 1);
   }
+  std::vector<nn::AttendedSequence> sequences;
+  for (const nn::ShardedSequence& prompt : prompts) sequences.push_back({&prompt, scratch.rope.rows(0, prompt.rows())});
   nn::fill_sequence_rope(ctx, config_.rope_theta, scratch.rope);
-  upload(ctx, {reinterpret_cast<const std::byte*>(ids.data()), DType::i32, {tokens}}, scratch.ids);
+  upload(ctx, {reinterpret_cast<const std::byte*>(all.data()), DType::i32, {std::ssize(all)}}, scratch.ids);
   ops::embed(ctx, weights_.embedding, scratch.ids, features);
   if (probe) probe("embed_tokens", features);
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
-    layer_forward(ctx, config_, weights_.layers[i], features, scratch);
+    layer_forward(ctx, config_, sequences, weights_.layers[i], features, scratch);
     if (probe) probe("layers." + std::to_string(i), features);
   }
 }

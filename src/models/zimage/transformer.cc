@@ -1,7 +1,9 @@
 // Implements the Z-Image transformer. Source: Z-Image (arXiv 2511.22699); diffusers transformer_z_image.py @58eb52c0.
 #include "models/zimage/transformer.h"
 
+#include <algorithm>
 #include <functional>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -30,13 +32,13 @@ void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
 /// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. The norm of each half is made
 /// where the half before ends, while x is at hand: s.normed holds the first one already, and `next` gets the next
 /// block's. \param x f32 [rows, hidden], in place.
-void block_forward(Context& ctx, const Config& config, const nn::ShardedSequence& sequence, const BlockWeights& w,
-                   const BlockModulation& mod, const nn::RopeTable& rope, View x, const BlockScratch& s,
+void block_forward(Context& ctx, const Config& config, std::span<const nn::AttendedSequence> sequences,
+                   const BlockWeights& w, const BlockModulation& mod, View x, const BlockScratch& s,
                    const ops::NextNorm& next, const nn::Probe& probe, const std::string& name) {
   ctx.throw_if_cancelled();
   report(probe, name + ".attention_norm1_scaled", s.normed);
   w.visit.begin(ctx);
-  nn::attention(ctx, sequence, config.attention_shape(), w.attention, s.normed, rope, s.attention, s.projected);
+  nn::attention(ctx, sequences, config.attention_shape(), w.attention, s.normed, s.attention, s.projected);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
   ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x,
@@ -51,10 +53,9 @@ void block_forward(Context& ctx, const Config& config, const nn::ShardedSequence
 }
 
 /// Runs blocks one after another. \param modulation of block i.
-void run_blocks(Context& ctx, const Config& config, const nn::ShardedSequence& sequence,
-                std::span<const BlockWeights> blocks, const std::function<BlockModulation(size_t)>& modulation,
-                const nn::RopeTable& rope, View x, const BlockScratch& s, const nn::Probe& probe,
-                const std::string& name) {
+void run_blocks(Context& ctx, const Config& config, std::span<const nn::AttendedSequence> sequences,
+                std::span<const BlockWeights> blocks, const std::function<BlockModulation(size_t)>& modulation, View x,
+                const BlockScratch& s, const nn::Probe& probe, const std::string& name) {
   if (blocks.empty()) return;
   ops::rms_norm(ctx, x, blocks[0].attention_norm1, modulation(0).attention_scale, config.norm_eps, s.normed);
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -62,13 +63,18 @@ void run_blocks(Context& ctx, const Config& config, const nn::ShardedSequence& s
     const ops::NextNorm next =
         last ? ops::NextNorm{}
              : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
-    block_forward(ctx, config, sequence, blocks[i], modulation(i), rope, x, s, next, probe,
-                  name + "." + std::to_string(i));
+    block_forward(ctx, config, sequences, blocks[i], modulation(i), x, s, next, probe, name + "." + std::to_string(i));
   }
 }
 
 /// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
 nn::AxialPosition caption_position(int64_t row) { return {1 + row, 0, 0}; }
+
+std::vector<nn::ShardedSequence> padded_captions(std::span<const int64_t> lengths) {
+  std::vector<nn::ShardedSequence> captions;
+  for (const int64_t length : lengths) captions.emplace_back(padded_tokens(length));
+  return captions;
+}
 
 BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block) {
   const ConstView parts = ConstView(modulation.step_blocks).rows(block, 1).reshape({4, config.hidden});
@@ -97,49 +103,65 @@ Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps, D
           nostos::take(arena, dtype, {steps, width})};
 }
 
-BlockScratch BlockScratch::take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype) {
-  const int64_t rows = sequence.rows();
+BlockScratch BlockScratch::take(Arena& arena, const Config& config,
+                                std::span<const nn::ShardedSequence* const> sequences, DType dtype) {
+  const int64_t rows = nn::rows_of(sequences);
   return {nostos::take(arena, dtype, {rows, config.hidden}),
           nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
-          nn::AttentionScratch::take(arena, config.attention_shape(), sequence, dtype),
+          nn::AttentionScratch::take(arena, config.attention_shape(), sequences, dtype),
           nn::FeedForwardScratch::take(arena, config.feed_forward_shape(), rows, dtype)};
 }
 
-RefineScratch RefineScratch::take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype) {
-  const int64_t padded = padded_tokens(caption_tokens);
-  return {nostos::take(arena, DType::f32, {caption_tokens, config.caption_width}),
-          nn::RopeTable::take(arena, padded, config.head_dim()),
-          BlockScratch::take(arena, config, nn::ShardedSequence(padded), dtype)};
+RefineScratch RefineScratch::take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype) {
+  const std::vector<nn::ShardedSequence> captions = padded_captions(lengths);
+  const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  const int64_t longest = padded_tokens(*std::ranges::max_element(lengths));
+  return {nostos::take(arena, DType::f32, {tokens, config.caption_width}),
+          nn::RopeTable::take(arena, longest, config.head_dim()),
+          BlockScratch::take(arena, config, nn::pointers_to(captions), dtype)};
 }
 
 Scratch Scratch::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
-                      const Conditioning& conditioning, DType dtype) {
+                      std::span<const Conditioning* const> conditionings, DType dtype) {
+  std::vector<const nn::ShardedSequence*> sequences;
+  for (const Conditioning* conditioning : conditionings) sequences.push_back(&conditioning->sequence);
   Scratch s;
-  s.x = nostos::take(arena, DType::f32, {conditioning.sequence.rows(), config.hidden});
+  s.x = nostos::take(arena, DType::f32, {nn::rows_of(sequences), config.hidden});
   const size_t mark = arena.used_bytes();
-  s.image = BlockScratch::take(arena, config, picture.image(), dtype);
-  arena.rewind(mark);
   s.final_normed = nostos::take(arena, DType::f32, {picture.image_tokens(), config.hidden});
   arena.rewind(mark);
-  s.all = BlockScratch::take(arena, config, conditioning.sequence, dtype);  // the largest last
+  s.blocks = BlockScratch::take(arena, config, sequences, dtype);  // the largest last
   return s;
 }
 
-void Transformer::refine(Context& ctx, ConstView features, const RefineScratch& s, View caption,
-                         const nn::Probe& probe) const {
-  const int64_t length = features.shape()[0], padded = caption.shape()[0];
-  check(padded == padded_tokens(length), "a refined caption is padded");
+BlockScratch take_image_scratch(Arena& arena, const Config& config, const nn::SequenceParallel& picture, size_t count,
+                                DType dtype) {
+  return BlockScratch::take(arena, config, std::vector<const nn::ShardedSequence*>(count, &picture.image()), dtype);
+}
+
+void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& s,
+                         View captions, const nn::Probe& probe) const {
   ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, s.normed);
-  ops::linear(ctx, s.normed, weights_.caption_embedder, caption.rows(0, length));
-  ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, padded - length));
-  report(probe, "cap_embedder", caption);
+  const std::vector<nn::ShardedSequence> padded = padded_captions(lengths);
+  std::vector<nn::AttendedSequence> sequences;
+  int64_t token = 0, row = 0;
+  for (size_t i = 0; i < padded.size(); ++i) {
+    const int64_t length = lengths[i], rows = padded[i].rows();
+    const View caption = captions.rows(row, rows);
+    ops::linear(ctx, s.normed.rows(token, length), weights_.caption_embedder, caption.rows(0, length));
+    ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, rows - length));
+    sequences.push_back({&padded[i], s.rope.rows(0, rows)});
+    token += length;
+    row += rows;
+  }
+  report(probe, "cap_embedder", captions);
 
   std::vector<nn::AxialPosition> positions;
-  for (int64_t i = 0; i < padded; ++i) positions.push_back(caption_position(i));
+  for (int64_t i = 0; i < s.rope.cos.shape()[0]; ++i) positions.push_back(caption_position(i));
   nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, s.rope);
   const auto unmodulated = [](size_t) { return BlockModulation{}; };
-  run_blocks(ctx, config_, nn::ShardedSequence(padded), weights_.context_refiner, unmodulated, s.rope, caption,
-             s.blocks, probe, "context_refiner");
+  run_blocks(ctx, config_, sequences, weights_.context_refiner, unmodulated, captions, s.blocks, probe,
+             "context_refiner");
 }
 
 void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const {
@@ -198,41 +220,69 @@ void Transformer::select_step(Context& ctx, const Modulation& modulation, int64_
   ops::copy_rows(ctx, modulation.final, modulation.step_final, {&row, 1});
 }
 
-void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, ConstView tokens,
-                          const Conditioning& conditioning, const Modulation& modulation, const Scratch& s,
-                          View velocity, const nn::Probe& probe) const {
-  const int64_t real = picture.image_tokens(), image = picture.image().rows(),
-                caption = conditioning.caption.shape()[0];
-  // One buffer [image | caption]: the refiners work on its parts, so nothing is ever concatenated.
-  const View x = s.x, image_rows = x.rows(0, image);
-  ops::linear(ctx, tokens, weights_.x_embedder, x.rows(0, real));
-  ops::fill_rows(ctx, weights_.x_pad_token, x.rows(real, image - real));
-  report(probe, "x_embedder", image_rows);
+void Transformer::refine_images(Context& ctx, const nn::SequenceParallel& picture, std::span<const ImageInput> images,
+                                const Modulation& modulation, const BlockScratch& s, View refined,
+                                const nn::Probe& probe) const {
+  const int64_t real = picture.image_tokens(), rows = picture.image().rows();
+  std::vector<nn::AttendedSequence> sequences;
+  for (const ImageInput& image : images) {
+    const View x = refined.rows(std::ssize(sequences) * rows, rows);
+    ops::linear(ctx, image.tokens, weights_.x_embedder, x.rows(0, real));
+    ops::fill_rows(ctx, weights_.x_pad_token, x.rows(real, rows - real));
+    sequences.push_back({&picture.image(), image.rope});
+  }
+  report(probe, "x_embedder", refined);
+  const auto of_block = [&](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(i)); };
+  run_blocks(ctx, config_, sequences, weights_.noise_refiner, of_block, refined, s, probe, "noise_refiner");
+}
 
-  const auto modulation_from = [&](size_t first) {
-    return [&, first](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(first + i)); };
+void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, std::span<const Pass> passes,
+                          const Modulation& modulation, const Scratch& s, const nn::Probe& probe) const {
+  const int64_t real = picture.image_tokens(), image = picture.image().rows();
+  std::vector<nn::AttendedSequence> sequences;
+  std::vector<View> rows_of;
+  int64_t begin = 0;
+  for (const Pass& pass : passes) {
+    const auto& [sequence, padded_caption, caption, rope] = *pass.conditioning;
+    const View x = rows_of.emplace_back(s.x.rows(begin, sequence.rows()));
+    ops::convert(ctx, pass.image, x.rows(0, image));
+    ops::convert(ctx, caption, x.rows(image, caption.shape()[0]));
+    sequences.push_back({&sequence, rope});
+    begin += sequence.rows();
+  }
+  const auto of_block = [&](size_t i) {
+    return step_modulation(config_, modulation, static_cast<int64_t>(weights_.noise_refiner.size() + i));
   };
-  run_blocks(ctx, config_, picture.image(), weights_.noise_refiner, modulation_from(0),
-             conditioning.rope.rows(0, image), image_rows, s.image, probe, "noise_refiner");
-  ops::convert(ctx, conditioning.caption, x.rows(image, caption));
-  run_blocks(ctx, config_, conditioning.sequence, weights_.layers, modulation_from(weights_.noise_refiner.size()),
-             conditioning.rope, x, s.all, probe, "layers");
-  ops::layer_norm_scaled(ctx, x.rows(0, real), modulation.step_final.reshape({config_.hidden}), kFinalNormEps,
-                         s.final_normed);
-  ops::linear(ctx, s.final_normed, weights_.final_linear, velocity);
-  report(probe, "final_layer", velocity);
+  run_blocks(ctx, config_, sequences, weights_.layers, of_block, s.x, s.blocks, probe, "layers");
+  for (size_t i = 0; i < passes.size(); ++i) {
+    ops::layer_norm_scaled(ctx, rows_of[i].rows(0, real), modulation.step_final.reshape({config_.hidden}),
+                           kFinalNormEps, s.final_normed);
+    ops::linear(ctx, s.final_normed, weights_.final_linear, passes[i].velocity);
+    report(probe, "final_layer", passes[i].velocity);
+  }
+}
+
+namespace {
+
+double blocks_flop(const Config& config, int64_t count, int64_t rows) {
+  const double h = static_cast<double>(config.hidden), f = static_cast<double>(config.ffn()),
+               n = static_cast<double>(rows);
+  return static_cast<double>(count) * (2 * n * h * (4 * h + 3 * f) + 4 * n * n * h);
+}
+
+/// Of the embedder, and of the final layer.
+double edge_flop(const Config& config, int64_t padded_image) {
+  return 2.0 * static_cast<double>(padded_image) * static_cast<double>(config.patch_width() * config.hidden);
+}
+
+}  // namespace
+
+double Transformer::refine_flop(int64_t padded_image) const {
+  return blocks_flop(config_, config_.refiner_layers, padded_image) + edge_flop(config_, padded_image);
 }
 
 double Transformer::forward_flop(int64_t padded_image, int64_t padded_caption) const {
-  const auto blocks_flop = [&](int64_t count, int64_t rows) {
-    const double h = static_cast<double>(config_.hidden), f = static_cast<double>(config_.ffn()),
-                 n = static_cast<double>(rows);
-    return static_cast<double>(count) * (2 * n * h * (4 * h + 3 * f) + 4 * n * n * h);
-  };
-  const double edges =
-      4.0 * static_cast<double>(padded_image) * static_cast<double>(config_.patch_width() * config_.hidden);
-  return blocks_flop(config_.refiner_layers, padded_image) +
-         blocks_flop(config_.layers, padded_image + padded_caption) + edges;
+  return blocks_flop(config_, config_.layers, padded_image + padded_caption) + edge_flop(config_, padded_image);
 }
 
 }  // namespace nostos::zimage

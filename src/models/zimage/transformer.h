@@ -41,34 +41,55 @@ struct Modulation {
   static Modulation take(Arena& arena, const Config& config, int64_t steps, DType dtype);
 };
 
-/// Memory of a block for a rank's rows of a sequence.
+/// Memory of a block for a rank's rows of several sequences.
 struct BlockScratch {
   View normed;     ///< [rows, hidden] of the weights' dtype
   View projected;  ///< ops::product_dtype() [rows, hidden]
   nn::AttentionScratch attention;
   nn::FeedForwardScratch feed_forward;
 
-  static BlockScratch take(Arena& arena, const Config& config, const nn::ShardedSequence& sequence, DType dtype);
+  static BlockScratch take(Arena& arena, const Config& config, std::span<const nn::ShardedSequence* const> sequences,
+                           DType dtype);
 };
 
-/// Memory of the refining of one caption.
+/// Memory of the refining of several captions.
 struct RefineScratch {
-  View normed;  ///< f32 [caption tokens, caption width]
-  nn::RopeTable rope;
+  View normed;         ///< f32 [caption tokens of all, caption width]
+  nn::RopeTable rope;  ///< as long as the longest, padded
   BlockScratch blocks;
 
-  static RefineScratch take(Arena& arena, const Config& config, int64_t caption_tokens, DType dtype);
+  /// \param lengths the tokens of each caption
+  static RefineScratch take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype);
 };
 
-/// Memory of a forward pass with one caption. What follows x shares its memory: each is used in its own phase.
+/// An image before it meets a caption.
+struct ImageInput {
+  ConstView tokens;    ///< f32 [this rank's image tokens, patch width]: the noisy latent as ops::patchify lays it out
+  nn::RopeTable rope;  ///< of the image rows
+};
+
+/// One sequence of a forward pass: an image with a caption.
+struct Pass {
+  ConstView image;  ///< f32 [image rows, hidden], of refine_images()
+  const Conditioning* conditioning =
+      nullptr;    ///< of the caption; its positions are those that the image was refined at
+  View velocity;  ///< f32 [image tokens, patch width]: the model's output, not negated
+};
+
+/// Memory of a forward pass for one or several sequences. What follows x shares its memory: each is used in its own
+/// phase.
 struct Scratch {
-  View x;  ///< f32 [image rows + caption rows, hidden]: the residual stream
-  BlockScratch image, all;
-  View final_normed;  ///< f32 [image tokens, hidden]
+  View x;  ///< f32 [image rows + caption rows of each sequence, hidden]: the residual stream
+  BlockScratch blocks;
+  View final_normed;  ///< f32 [image tokens, hidden], of one sequence after the other
 
   static Scratch take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
-                      const Conditioning& conditioning, DType dtype);
+                      std::span<const Conditioning* const> conditionings, DType dtype);
 };
+
+/// \return memory for refine_images() of `count` images.
+BlockScratch take_image_scratch(Arena& arena, const Config& config, const nn::SequenceParallel& picture, size_t count,
+                                DType dtype);
 
 /// Called with the name and rows of intermediate results, in order; for tests that look for the first wrong sub-step.
 using Probe = std::function<void(std::string_view name, ConstView rows)>;
@@ -84,10 +105,12 @@ class Transformer {
   const Weights& weights() const { return weights_; }
   DType dtype() const { return dtype_; }
 
-  /// Embeds and refines a whole caption; one rank does it for all.
-  /// \param features f32 [caption tokens, caption width]. \param caption f32 [padded_tokens(caption tokens), hidden]
-  void refine(Context& ctx, ConstView features, const RefineScratch& scratch, View caption,
-              const nn::Probe& probe = {}) const;
+  /// Embeds and refines whole captions, all at once; one rank does it for all. A caption's rows depend on it alone, bit
+  /// for bit.
+  /// \param lengths the tokens of each caption. \param features f32 [caption tokens of all, caption width]: one caption
+  /// after the other. \param captions f32 [padded_tokens(caption tokens) of each, hidden], likewise
+  void refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& scratch,
+              View captions, const nn::Probe& probe = {}) const;
 
   /// Fills the rotary tables of this rank's rows.
   void fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const;
@@ -102,14 +125,24 @@ class Transformer {
   /// Makes the factors of `step` those of the step under way.
   static void select_step(Context& ctx, const Modulation& modulation, int64_t step);
 
-  /// \param tokens f32 [this rank's image tokens, patch width]: the noisy latent as ops::patchify lays it out.
-  /// \param modulation of which the step under way is used.
-  /// \param velocity f32, the same shape: the model's output, not negated. Waits for peers where there are any.
+  /// What a forward pass does before it looks at a caption: embeds, pads and refines images, all at once. Passes with
+  /// the same image and as long captions share the result. A row depends on its own image alone, bit for bit.
+  /// \param modulation of which the step under way is used. \param scratch of take_image_scratch() for as many.
+  /// \param refined f32 [image rows of each, hidden]. Waits for peers where there are any.
   /// \throws Error cancelled between blocks, peer_failed
-  void forward(Context& ctx, const nn::SequenceParallel& picture, ConstView tokens, const Conditioning& conditioning,
-               const Modulation& modulation, const Scratch& scratch, View velocity, const nn::Probe& probe = {}) const;
+  void refine_images(Context& ctx, const nn::SequenceParallel& picture, std::span<const ImageInput> images,
+                     const Modulation& modulation, const BlockScratch& scratch, View refined,
+                     const nn::Probe& probe = {}) const;
 
-  /// \return floating-point operations of the matrix products of one forward(), all ranks together.
+  /// The rest of a forward pass, for several sequences at once: weights are read once for all of them. A row depends
+  /// on its own sequence alone, bit for bit. Waits and throws likewise.
+  /// \param scratch for the passes' conditionings.
+  void forward(Context& ctx, const nn::SequenceParallel& picture, std::span<const Pass> passes,
+               const Modulation& modulation, const Scratch& scratch, const nn::Probe& probe = {}) const;
+
+  /// \return floating-point operations of the matrix products of refine_images() for one image, all ranks together.
+  double refine_flop(int64_t padded_image) const;
+  /// The same of forward() for one pass.
   double forward_flop(int64_t padded_image, int64_t padded_caption) const;
 
  private:

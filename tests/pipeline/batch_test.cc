@@ -1,0 +1,347 @@
+// Tests that pictures drawn together are those drawn alone, bit for bit, and that requests of one drawing do not get in
+// each other's way.
+#include "pipeline/batch.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <numeric>
+
+#include "base/error.h"
+#include "ops/linear.h"
+#include "pipeline/engine.h"
+
+namespace nostos {
+namespace {
+
+using parallel::PlanKind;
+
+TEST(BatchPlan, FillsEachBatchInOrder) {
+  const std::vector<int64_t> rows{3, 3, 3, 4, 9, 1};
+  EXPECT_EQ(batch_plan(rows, 9), (std::vector<Batch>{{0, 3}, {3, 1}, {4, 1}, {5, 1}}));
+  EXPECT_EQ(batch_plan(rows, 100), (std::vector<Batch>{{0, 6}}));
+  EXPECT_EQ(batch_plan({}, 9), std::vector<Batch>{});
+}
+
+TEST(BatchPlan, HasThePassesOfAPictureBeyondTheLimitApart) {
+  const std::vector<int64_t> rows{10, 3, 9, 10};
+  EXPECT_EQ(batch_plan(rows, 9), (std::vector<Batch>{{0, 1, true}, {1, 1}, {2, 1}, {3, 1, true}}));
+}
+
+TEST(BatchPlan, DealsEveryPictureOnceWithinTheLimit) {
+  for (int64_t limit = 1; limit <= 40; ++limit) {
+    for (size_t pictures = 1; pictures <= 20; ++pictures) {
+      std::vector<int64_t> rows;
+      for (size_t i = 0; i < pictures; ++i) rows.push_back(static_cast<int64_t>(i * 7 % 11) + 1);
+      size_t next = 0;
+      for (const Batch& batch : batch_plan(rows, limit)) {
+        ASSERT_EQ(batch.first, next);
+        ASSERT_GE(batch.count, 1u);
+        const auto first = rows.begin() + static_cast<std::ptrdiff_t>(next);
+        const int64_t sum = std::accumulate(first, first + static_cast<std::ptrdiff_t>(batch.count), int64_t{0});
+        EXPECT_EQ(batch.passes_apart, sum > limit);
+        EXPECT_TRUE(sum <= limit || batch.count == 1);
+        next += batch.count;
+        EXPECT_TRUE(next == pictures || sum + rows[next] > limit) << "the next would have fitted";
+      }
+      EXPECT_EQ(next, pictures);
+    }
+  }
+}
+
+const std::filesystem::path kTiny = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test";
+
+EngineOptions options(Precision precision = Precision::f32, const Parallelism& parallelism = {}) {
+  EngineOptions made;
+  made.model = kTiny;
+  made.precision = precision;
+  made.parallelism = parallelism;
+  return made;
+}
+
+GenerationRequest request(const std::string& prompt, uint64_t seed, double guidance) {
+  GenerationRequest made;
+  made.prompt = prompt;
+  made.negative_prompt = "rain";
+  made.height = 24;
+  made.width = 40;
+  made.num_inference_steps = 4;
+  made.guidance_scale = guidance;
+  made.seed = seed;
+  return made;
+}
+
+/// Captions of three lengths, each kind of guidance, several pictures, a crop, shared and own negative prompts.
+std::vector<GenerationRequest> unlike_requests(bool all_guided) {
+  const std::string longer = "a long prompt of more than thirty-two tokens, so that it is padded to another length";
+  std::vector<GenerationRequest> made{request("two red apples", 42, 3), request(longer, 7, all_guided ? 2 : 0),
+                                      request("A crowded beach", 7, 5), request("two red apples", 1, 3)};
+  made[0].cfg_normalization = 0.7;
+  made[0].num_outputs = 2;
+  made[1].height = 21;
+  made[2].cfg_truncation = 0.5;
+  made[2].negative_prompt = longer + " and then some more, and more, and more";
+  made[3].rng = RngKind::torch_cuda;
+  made[3].cfg_normalization = 1;
+  made[3].cfg_truncation = 0.3;
+  return made;
+}
+
+void expect_same(const Generation& wanted, const Generation& got, const std::string& what) {
+  ASSERT_EQ(wanted.pictures.size(), got.pictures.size()) << what;
+  for (size_t i = 0; i < wanted.pictures.size(); ++i) {
+    const Picture &a = wanted.pictures[i], &b = got.pictures[i];
+    EXPECT_EQ(a.seed, b.seed) << what;
+    ASSERT_EQ(a.latents.shape(), b.latents.shape()) << what;
+    EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
+        << what << ": latents of picture " << i << " differ";
+    EXPECT_EQ(a.image, b.image) << what << ": pixels of picture " << i << " differ";
+  }
+}
+
+std::vector<Precision> precisions() {
+  Context ctx({}, 1);
+  if (ops::has_bf16_products(ctx)) return {Precision::f32, Precision::bf16};
+  return {Precision::f32};
+}
+
+/// Draws each of `requests` alone on one rank, then all of them together in several ways.
+void expect_together_as_alone(const std::vector<GenerationRequest>& requests, Precision precision,
+                              std::span<const Parallelism> ways) {
+  Engine one(options(precision));
+  std::vector<Generation> alone;
+  for (const GenerationRequest& each : requests) alone.push_back(one.generate(each));
+  for (const Parallelism& parallelism : ways) {
+    Engine engine(options(precision, parallelism));
+    const std::vector<Generation> together = engine.generate(requests);
+    ASSERT_EQ(together.size(), requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      expect_same(alone[i], together[i],
+                  fmt::format("request {} on {} ranks ({} halves) by {}", i, parallelism.ranks(), parallelism.cfg,
+                              parallel::name(parallelism.plan)));
+      EXPECT_FALSE(together[i].cancelled);
+      EXPECT_EQ(together[i].prompt_truncated, alone[i].prompt_truncated);
+    }
+  }
+}
+
+TEST(Batches, UnlikeRequestsAreDrawnAsAlone) {
+  const std::vector<Parallelism> ways{{},
+                                      {.ulysses = 2},
+                                      {.ulysses = 3},
+                                      {.ulysses = 2, .plan = PlanKind::axis},
+                                      {.ulysses = 3, .plan = PlanKind::axis}};
+  for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(false), precision, ways);
+}
+
+TEST(Batches, GuidanceHalvesDrawThemAsAlone) {
+  const std::vector<Parallelism> ways{
+      {.cfg = 2}, {.ulysses = 2, .cfg = 2}, {.ulysses = 3, .cfg = 2, .plan = PlanKind::axis}};
+  for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(true), precision, ways);
+}
+
+// A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows. The pictures of the first request are more than fit;
+// the last batch holds the second's too, whose captions are longer.
+TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
+  std::vector<GenerationRequest> requests{request("two red apples", 3, 3),
+                                          request("a prompt that is longer than the other one, by a few words", 8, 0)};
+  requests[0].num_outputs = max_batch_rows({}) / 192 + 2;
+  requests[1].num_outputs = 2;
+  for (GenerationRequest& each : requests) each.num_inference_steps = 2;
+  Engine engine(options());
+  for (int again = 0; again < 2; ++again) {
+    const std::vector<Generation> together = engine.generate(requests);
+    const RunReport& report = together[0].report;
+    EXPECT_LE(report.transformer_rows, max_batch_rows({}));
+    EXPECT_GT(report.transformer_rows, max_batch_rows({}) - 192);
+    EXPECT_EQ(report.step_ms.size(), 4u) << "two batches of two steps";
+    for (size_t which = 0; which < requests.size(); ++which) {
+      for (const int64_t i : {int64_t{0}, requests[which].num_outputs - 1}) {
+        GenerationRequest one = requests[which];
+        one.num_outputs = 1;
+        one.seed += static_cast<uint64_t>(i);
+        const Generation alone = Engine(options()).generate(one);
+        const Picture &a = alone.pictures[0], &b = together[which].pictures[static_cast<size_t>(i)];
+        EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
+            << "picture " << i << " of request " << which;
+        EXPECT_EQ(a.image, b.image);
+      }
+    }
+  }
+}
+
+// On one rank the passes of so large a picture run one after the other, on three at once; captions as long as each other
+// share the image before them, others do not.
+TEST(Batches, PassesApartDrawTheSameAsPassesAtOnce) {
+  for (const Precision precision : precisions()) {
+    for (const char* negative : {"rain", "a long prompt of more than thirty-two tokens, padded to another length"}) {
+      GenerationRequest large = request("two red apples", 3, 3);
+      large.negative_prompt = negative;
+      large.height = large.width = 128;
+      large.num_inference_steps = 2;
+      const Generation apart = Engine(options(precision)).generate(large);
+      EXPECT_LT(apart.report.transformer_rows, max_batch_rows({}));
+      EXPECT_GT(2 * apart.report.transformer_rows, max_batch_rows({}));
+      Engine three(options(precision, {.ulysses = 3}));
+      const Generation at_once = three.generate(large);
+      EXPECT_GT(at_once.report.transformer_rows, apart.report.transformer_rows / 2);
+      expect_same(apart, at_once, negative);
+    }
+  }
+}
+
+TEST(Batches, ReleasedPartsDrawThemAsAlone) {
+  const std::vector<GenerationRequest> requests = unlike_requests(false);
+  EngineOptions released = options(Precision::f32, {.ulysses = 2});
+  released.memory.one_drawing = true;
+  const std::vector<Generation> together = Engine(released).generate(requests);
+  Engine one(options());
+  for (size_t i = 0; i < requests.size(); ++i) expect_same(one.generate(requests[i]), together[i], "released");
+}
+
+TEST(Batches, EachRequestHasItsOwnProgress) {
+  const std::vector<GenerationRequest> requests = unlike_requests(false);
+  std::vector<int64_t> last(requests.size());
+  std::vector<std::vector<std::string>> stages(requests.size());
+  std::vector<Progress> progress(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    progress[i].on_step = [&, i](int64_t step, int64_t steps, double step_ms) {
+      EXPECT_EQ(step, ++last[i]);
+      EXPECT_EQ(steps, 4 * requests[i].num_outputs);
+      EXPECT_GT(step_ms, 0);
+    };
+    progress[i].on_stage = [&, i](const char* stage) { stages[i].emplace_back(stage); };
+  }
+  Engine(options(Precision::f32, {.ulysses = 2})).generate(requests, progress);
+  EXPECT_EQ(last, (std::vector<int64_t>{8, 4, 4, 4}));
+  for (const std::vector<std::string>& seen : stages)
+    EXPECT_EQ(seen, (std::vector<std::string>{"text", "denoise", "decode"}));
+}
+
+TEST(Batches, ACancelledRequestIsDroppedAndTheOthersGoOn) {
+  const std::vector<GenerationRequest> requests = unlike_requests(false);
+  Engine one(options());
+  std::vector<Generation> alone;
+  for (const GenerationRequest& each : requests) alone.push_back(one.generate(each));
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    for (const size_t dropped : {0, 2}) {
+      std::atomic<bool> cancel{false};
+      std::vector<Progress> progress(requests.size());
+      progress[dropped].cancel = &cancel;
+      int64_t steps_told = 0;
+      progress[dropped].on_step = [&](int64_t step, int64_t, double) {
+        steps_told = step;
+        cancel = true;
+      };
+      const std::vector<Generation> together = engine.generate(requests, progress);
+      EXPECT_EQ(steps_told, requests[dropped].num_outputs) << "it ends within a step";
+      for (size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(together[i].cancelled, i == dropped);
+        if (i == dropped)
+          EXPECT_TRUE(together[i].pictures.empty());
+        else
+          expect_same(alone[i], together[i], fmt::format("request {} without {} on {} ranks", i, dropped, ranks));
+      }
+    }
+    // What was dropped leaves no trace.
+    const std::vector<Generation> again = engine.generate(requests);
+    for (size_t i = 0; i < requests.size(); ++i) expect_same(alone[i], again[i], "again");
+  }
+}
+
+TEST(Batches, ADrawingEndsOnceAllItsRequestsAreCancelled) {
+  const std::vector<GenerationRequest> requests = unlike_requests(false);
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    std::vector<std::atomic<bool>> cancel(requests.size());
+    std::vector<Progress> progress(requests.size());
+    int64_t last = 0;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      progress[i].cancel = &cancel[i];
+      // One after the other, a step each.
+      progress[i].on_step = [&, i](int64_t step, int64_t, double) {
+        if (step >= static_cast<int64_t>(i) * requests[i].num_outputs) cancel[i] = true;
+        last = std::max(last, step);
+      };
+    }
+    try {
+      engine.generate(requests, progress);
+      FAIL() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    EXPECT_EQ(last, 3);
+    EXPECT_NO_THROW(engine.generate(requests));
+  }
+}
+
+std::string failure(Engine& engine, std::span<const GenerationRequest> requests, ErrorKind kind) {
+  try {
+    engine.generate(requests);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+TEST(Batches, AFailureNamesTheRequest) {
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    const auto expect_named = [&](const std::vector<GenerationRequest>& requests, ErrorKind kind, const char* what) {
+      const std::string message = failure(engine, requests, kind);
+      EXPECT_NE(message.find("request 2 of 3: "), std::string::npos) << message;
+      EXPECT_NE(message.find(what), std::string::npos) << message;
+    };
+    const std::vector<GenerationRequest> good(3, request("two red apples", 1, 3));
+    std::vector<GenerationRequest> requests = good;
+    requests[1].guidance_scale = -1;
+    expect_named(requests, ErrorKind::invalid_input, "guidance_scale is -1");
+    requests = good;
+    requests[1].width = 80;
+    expect_named(requests, ErrorKind::invalid_input, "80x24");
+    requests = good;
+    requests[1].sigmas = {1, 0.5, 0.2, 0.1};
+    expect_named(requests, ErrorKind::invalid_input, "sigmas");
+    requests = good;
+    requests[1].latents = "/nonexistent/latents.safetensors";
+    expect_named(requests, ErrorKind::model, "/nonexistent/latents.safetensors");
+    EXPECT_EQ(engine.generate(good).size(), 3u);
+  }
+  Engine halves(options(Precision::f32, {.cfg = 2}));
+  std::vector<GenerationRequest> requests(2, request("two red apples", 1, 3));
+  requests[1].guidance_scale = 0;
+  EXPECT_NE(failure(halves, requests, ErrorKind::invalid_input).find("request 2 of 2: --cfg-parallel-degree 2"),
+            std::string::npos);
+}
+
+TEST(Batches, WantARequestAndAProgressOfEach) {
+  Engine engine(options());
+  failure(engine, {}, ErrorKind::invalid_input);
+  const std::vector<GenerationRequest> two(2, request("two red apples", 1, 3));
+  EXPECT_THROW(engine.generate(two, std::vector<Progress>(3)), Error);
+}
+
+TEST(Batches, DrawsTogetherWhatSharesSizeAndLevels) {
+  const ModelLimits limits;
+  const auto together = [&](const auto& change) {
+    GenerationRequest first = request("two red apples", 1, 3), second = request("a dog", 2, 0);
+    second.num_outputs = 3;
+    change(second);
+    return draws_together(resolve(first, limits), resolve(second, limits));
+  };
+  EXPECT_TRUE(together([](GenerationRequest&) {}));
+  EXPECT_TRUE(together([](GenerationRequest& r) { r.height = 32; })) << "24 is drawn at 32";
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.height = 33; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.width = 64; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.num_inference_steps = 5; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.sigmas = {1, 0.75, 0.5, 0.25}; }));
+}
+
+}  // namespace
+}  // namespace nostos
