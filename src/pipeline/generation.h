@@ -18,6 +18,13 @@ struct Progress {
   std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;  ///< after each denoising step, 1-based
   std::function<void(const char* stage)> on_stage;                           ///< "load", "text", "denoise", "decode"
   const std::atomic<bool>* cancel = nullptr;                                 ///< watched between blocks
+  /// Watched by rank 0 at the end of each denoising step, where all ranks leave the drawing together: for ranks that are
+  /// processes, which do not see each other's flags and go on to draw with each other.
+  const std::atomic<bool>* cancel_together = nullptr;
+  /// Rank 0's: whether on_preview is to be called for this step; asked after every step of a picture but its last.
+  std::function<bool(int64_t step)> wants_preview;
+  /// The picture that a step predicts, roughly: one pixel a latent pixel. Comes before on_step of the step after it.
+  std::function<void(int64_t step, const Image& picture)> on_preview;
 };
 
 struct StageTime {

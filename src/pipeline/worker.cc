@@ -14,6 +14,7 @@
 #include "nn/row_shards.h"
 #include "ops/patches.h"
 #include "pipeline/noise.h"
+#include "pipeline/step_orders.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -191,6 +192,7 @@ Worker::Views Worker::take_views(Arena& arena) const {
   for (int64_t i = 0; i < result_.resolved.request.num_outputs; ++i)
     views.states.push_back(take(arena, DType::f32, latent_shape()));
   views.sampler = SamplerMemory::take(arena, config, dtype, *plan_);
+  views.preview = PreviewMemory::take(arena, config, *plan_);
 
   // From here on the stages share the memory: each begins when the one before is done with it.
   const size_t stages = arena.used_bytes();
@@ -292,6 +294,14 @@ void Worker::denoise() {
   Sampler& sampler = sampler_.emplace(ctx_, transformer, *plan_, views_.sampler, captions, memory_.left());
   report.transformer_flop = sampler.step_flop();
   report.transformer_rows = sampler.rows();
+  StepOrders orders(groups_.world(), *progress_);
+  std::optional<Previewer> previewer;
+  if (orders.has_previews()) {
+    check(!process_.release_parts, "previews want the VAE beside the transformer");
+    previewer.emplace(
+        ctx_, *plan_, views_.sampler, views_.preview, [this]() -> const auto& { return process_.parts.autoencoder(ctx_); },
+        is_root() ? progress_->on_preview : nullptr);
+  }
   const Shape shape = latent_shape();
   for (int64_t i = 0; i < request.num_outputs; ++i) {
     Picture& made = result_.pictures.emplace_back();
@@ -301,8 +311,10 @@ void Worker::denoise() {
     fill_noise(made.seed, latents);
     upload(ctx_, latents, state);
     sampler.run(state, [&](int64_t step, double step_ms) {
-      if (is_root() && progress_->on_step)
-        progress_->on_step(i * plan_->steps() + step, request.num_outputs * plan_->steps(), step_ms);
+      const int64_t of_all = i * plan_->steps() + step;
+      if (previewer) previewer->arrived();
+      if (is_root() && progress_->on_step) progress_->on_step(of_all, request.num_outputs * plan_->steps(), step_ms);
+      if (orders.wants_preview(of_all, step == plan_->steps())) previewer->after_step(step - 1, of_all);
     });
     download(ctx_, state, latents);
   }

@@ -13,6 +13,7 @@
 #include "pipeline/generation.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
+#include "pipeline/preview.h"
 #include "pipeline/rank_groups.h"
 #include "pipeline/rank_memory.h"
 #include "pipeline/request.h"
@@ -34,7 +35,7 @@ class Worker {
   Worker(Context& ctx, Communicator& world, const Parallelism& parallelism, WorkerProcess process, bool leads);
 
   /// Every rank of the world calls it with the same request.
-  /// \param progress called by rank 0 alone, but for `cancel`, which all watch.
+  /// \param progress called by rank 0 alone, and its `cancel_together` too; `cancel` all watch.
   /// \return rank 0's has the pictures and what all ranks report.
   /// \throws Error invalid_input, out_of_memory, cancelled, peer_failed
   Generation draw(const ResolvedRequest& resolved, const Progress& progress);
@@ -50,6 +51,7 @@ class Worker {
     std::array<View, 2> captions;  ///< refined, f32 [padded tokens, hidden]; negative null without guidance
     std::vector<View> states;      ///< of each picture, f32 [channels, height, width]
     SamplerMemory sampler;
+    PreviewMemory preview;
     std::array<View, 2> features;  ///< f32 [tokens, encoder's hidden]; these and what makes captions on rank 0 alone
     std::array<qwen3::Scratch, 2> encoder;
     std::array<zimage::RefineScratch, 2> refiner;
