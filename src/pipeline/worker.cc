@@ -299,7 +299,8 @@ void Worker::denoise() {
   if (orders.has_previews()) {
     check(!process_.release_parts, "previews want the VAE beside the transformer");
     previewer.emplace(
-        ctx_, *plan_, views_.sampler, views_.preview, [this]() -> const auto& { return process_.parts.autoencoder(ctx_); },
+        ctx_, *plan_, views_.sampler,
+        views_.preview, [this]() -> const auto& { return process_.parts.autoencoder(ctx_); },
         is_root() ? progress_->on_preview : nullptr);
   }
   const Shape shape = latent_shape();

@@ -39,8 +39,9 @@ GenerationRequest request(int64_t height, int64_t width, int64_t steps) {
 using Previews = std::map<int64_t, Image>;  // by step
 
 /// Takes the preview of every step for which `wanted` holds.
-Generation draw(Engine& engine, const GenerationRequest& request, Previews& previews,
-                const std::function<bool(int64_t step)>& wanted = [](int64_t) { return true; }) {
+Generation draw(
+    Engine& engine, const GenerationRequest& request, Previews& previews,
+    const std::function<bool(int64_t step)>& wanted = [](int64_t) { return true; }) {
   Progress progress;
   progress.wants_preview = wanted;
   progress.on_preview = [&](int64_t step, const Image& picture) {
@@ -66,8 +67,9 @@ double distance(const Image& preview, const Image& picture) {
     const int64_t y = i / 3 / preview.width, x = i / 3 % preview.width;
     double mean = 0;
     for (int64_t j = 0; j < scale * scale; ++j)
-      mean += picture.rgb[static_cast<size_t>(
-          ((y * scale + j / scale) * picture.width + x * scale + j % scale) * 3 + i % 3)];
+      mean +=
+          picture
+              .rgb[static_cast<size_t>(((y * scale + j / scale) * picture.width + x * scale + j % scale) * 3 + i % 3)];
     squares += std::pow(mean / static_cast<double>(scale * scale) - preview.rgb[static_cast<size_t>(i)], 2);
   }
   return std::sqrt(squares / static_cast<double>(preview.height * preview.width * 3));

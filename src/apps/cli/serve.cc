@@ -5,6 +5,7 @@
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/drawing_record.h"
@@ -61,12 +62,9 @@ class SharedDrawing {
   Generation draw(const GenerationRequest& request, const Progress& progress) const {
     if (processes_.communicator() == nullptr) return engine_.generate(request, progress);
     processes_.from_root([&request] { return to_json(DrawingRecord{.request = request, .model_path = {}}); });
-    // Ranks in other processes do not see the flag, and one alone must not leave a drawing.
     Progress shared = progress;
-    shared.cancel = nullptr;
-    Generation generation = engine_.generate(request, shared);
-    require(progress.cancel == nullptr || !*progress.cancel, ErrorKind::cancelled, "cancelled");
-    return generation;
+    shared.cancel_together = std::exchange(shared.cancel, nullptr);
+    return engine_.generate(request, shared);
   }
 
   /// What processes other than the root do until finish(). Signals, which launchers send to all, are the root's to
@@ -77,7 +75,11 @@ class SharedDrawing {
     for (;;) {
       const std::string record = processes_.from_root([] { return std::string(); });
       if (record.empty()) return;
-      engine_.generate(parse_drawing_record(record, "the request of rank 0").request);
+      try {
+        engine_.generate(parse_drawing_record(record, "the request of rank 0").request);
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::cancelled) throw;
+      }
     }
   }
 
@@ -123,7 +125,10 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   const SharedDrawing drawing(engine, processes);
   if (!processes.is_root()) return drawing.follow();
 
-  drawing.draw(warm_up_request(engine.limits()), {});
+  Progress with_previews;
+  with_previews.wants_preview = [](int64_t) { return true; };
+  with_previews.on_preview = [](int64_t, const Image&) {};
+  drawing.draw(warm_up_request(engine.limits()), with_previews);
   server::LoadedModel model;
   model.name = model_label({.request = {}, .model_path = flags.model_path});
   model.device = flags.engine.device == "auto" ? to_string(options.device) : flags.engine.device;
@@ -145,6 +150,7 @@ void add_serve_command(CLI::App& app) {
   auto flags = std::make_shared<ServeFlags>();
   add_flags(*command, *flags);
   command->callback([command, flags] {
+    server::hold_end_signals();
     run_processes(*command, flags->common, flags->engine,
                   [&](const Processes& processes) { serve(*flags, processes); });
   });

@@ -68,6 +68,8 @@ void a1111_txt2img(const Call& call) {
 
 void a1111_progress(const Call& call) {
   const auto job = call.state.jobs.describe_running();
+  const auto skip = call.request.query.find("skip_current_image");
+  const bool wants_picture = skip == call.request.query.end() || skip->second != "true";
   ordered_json state{{"skipped", false},     {"interrupted", false}, {"job", ""},          {"job_count", 0},
                      {"job_timestamp", "0"}, {"job_no", 0},          {"sampling_step", 0}, {"sampling_steps", 0}};
   double done = 0, eta_s = 0;
@@ -83,10 +85,15 @@ void a1111_progress(const Call& call) {
                   {"sampling_step", progress["step"]},
                   {"sampling_steps", progress["steps"]}});
   }
+  ordered_json picture;
+  if (const auto preview = wants_picture ? call.state.jobs.preview_of_running() : nullptr) {
+    const std::vector<uint8_t> file = encode_image(*preview, ImageFormat::png);
+    picture = to_base64({reinterpret_cast<const char*>(file.data()), file.size()});
+  }
   call.responder->reply(json_response(200, {{"progress", done},
                                             {"eta_relative", eta_s},
                                             {"state", state},
-                                            {"current_image", nullptr},
+                                            {"current_image", picture},
                                             {"textinfo", nullptr}}));
 }
 

@@ -135,10 +135,11 @@ void get_job_events(const Call& call) {
   call.responder->start_stream(
       {.content_type = "text/event-stream", .headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}}});
   const ResponderPtr out = call.responder;
-  const uint64_t watch = call.state.jobs.watch(call.id, [out](const JobEvent& event) {
+  const auto tell = [out](const JobEvent& event) {
     out->write(sse(event.name, event.data));
     if (event.name == "done") out->finish();
-  });
+  };
+  const uint64_t watch = call.state.jobs.watch(call.id, {.tell = tell, .previews = true});
   if (watch != 0) out->on_disconnect([&state = call.state, id = call.id, watch] { state.jobs.unwatch(id, watch); });
 }
 
@@ -202,15 +203,18 @@ HttpResponse json_response(int status, const ordered_json& json) {
   return {.status = status, .body = cli::json_line(json), .headers = {{"Cache-Control", "no-store"}}};
 }
 
-void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done) {
+void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done, int64_t partial_images,
+                     std::function<void(const std::string&)> partial) {
   const Job job = call.state.jobs.submit(new_job(call.request, std::move(order), true));
   ServerState& state = call.state;
-  state.jobs.watch(job.id, [&state, id = job.id, done = std::move(done)](const JobEvent& event) {
+  const auto tell = [&state, id = job.id, done = std::move(done), partial = std::move(partial)](const JobEvent& event) {
+    if (event.name == "partial") partial(event.data);
     if (event.name != "done") return;
     state.post([&state, id, done] {
       if (const auto ended = state.store.find(id)) done(*ended);
     });
-  });
+  };
+  state.jobs.watch(job.id, {.tell = tell, .partial_images = partial_images});
   call.responder->on_disconnect([&state, id = job.id] { state.jobs.cancel(id); });
 }
 

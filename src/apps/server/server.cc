@@ -103,9 +103,12 @@ struct Server::Impl {
   std::thread signal_thread;
 };
 
-Server::Server(const ServerOptions& options) {
+void hold_end_signals() {
   const sigset_t signals = end_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+Server::Server(const ServerOptions& options) {
   std::signal(SIGPIPE, SIG_IGN);
   impl_ = std::make_unique<Impl>(options);
   impl_->signal_thread = std::thread([this] { impl_->await_signal(); });

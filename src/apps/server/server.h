@@ -25,7 +25,11 @@ struct ServerOptions {
 /// \return the key that the file holds, without white space around it. \throws Error invalid_input if there is none
 std::string read_api_key(const std::filesystem::path& file);
 
-/// One server. Made before other threads are, since it keeps SIGINT and SIGTERM for itself from then on.
+/// Keeps SIGINT and SIGTERM from ending the process: blocks them for the calling thread and those that it makes. Called
+/// before any other thread is made, those of MPI included, so that they are left for the Server.
+void hold_end_signals();
+
+/// One server. Made where end signals are held, since it waits for them.
 class Server {
  public:
   /// Opens the store, takes up what it has, listens, and answers at once, with 503 where a model is wanted.

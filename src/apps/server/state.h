@@ -95,8 +95,9 @@ HttpResponse json_response(int status, const nlohmann::ordered_json& json);
 /// \return the bytes of a picture. \throws ApiError 404
 std::string read_image(ServerState& state, const JobImage& image);
 /// Submits the order of a client that waits for it: `done` runs on a handler thread once it has ended, and a client
-/// that
-/// leaves cancels it.
-void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done);
+/// that leaves cancels it.
+/// \param partial is given each of `partial_images` partial images of a picture, a file in base64, before that
+void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done,
+                     int64_t partial_images = 0, std::function<void(const std::string& file)> partial = {});
 
 }  // namespace nostos::server
