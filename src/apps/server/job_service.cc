@@ -331,7 +331,8 @@ std::vector<JobImage> JobService::write_pictures(const Job& job, const Generatio
                          .height = picture.image.height,
                          .format = job.order.format,
                          .bytes = bytes.size()};
-    write_file_atomically(store_.image_file(image), bytes);
+    // The client of an attached job has the picture itself, and does not wait for the disk.
+    write_file_atomically(store_.image_file(image), bytes, job.attached ? Survives::process : Survives::machine);
     images.push_back(image);
   }
   return images;
