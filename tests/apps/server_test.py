@@ -376,6 +376,19 @@ class A1111(ServerTest):
 
 
 class Operation(ServerTest):
+    def test_made_up_clients_have_no_turns(self):
+        blocker = self.server.submit(**ENDLESS)
+        self.server.wait_for(blocker, "running")
+        submit = lambda client: self.server.post("/v1/jobs", {"prompt": "x", **SMALL}, {"X-Client-Id": client}).json()["id"]
+        jobs = [submit(client) for client in ("a", "a", "b")]
+        self.assertEqual([self.server.job(job)["position"] for job in jobs], [1, 2, 3])
+        self.server.request("DELETE", f"/v1/jobs/{blocker}")
+
+    def test_the_page_runs_nothing_from_elsewhere_or_inline(self):
+        policy = self.server.get("/").headers["content-security-policy"]
+        self.assertIn("default-src 'self'", policy)
+        self.assertNotIn("unsafe", policy)
+
     def test_health_metrics_and_page(self):
         self.assertEqual(self.server.get("/health/live").json(), {"status": "ok"})
         self.server.wait_for(self.server.submit())
@@ -561,7 +574,7 @@ class Hostile(ServerTest):
 
 
 class Queue(ServerTest):
-    flags = ("--queue", "3")
+    flags = ("--queue", "3", "--trust-client-id")
 
     def cancel(self, *jobs: str):
         for job in jobs:

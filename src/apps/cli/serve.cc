@@ -29,6 +29,7 @@ struct ServeFlags {
   std::string data_dir = "nostos-data";
   std::string api_key_file;
   bool allow_remote_without_key = false;
+  bool trust_client_id = false;
   int64_t queue = 64;
   int64_t max_pixels = int64_t{2048} * 2048;
   double shutdown_grace_s = 20;
@@ -42,6 +43,8 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       ->check(not_empty());
   command.add_option("--api-key-file", flags.api_key_file, "file with the key that clients must send");
   command.add_flag("--allow-remote-without-key", flags.allow_remote_without_key, "let other machines in without a key");
+  command.add_flag("--trust-client-id", flags.trust_client_id,
+                   "take turns by X-Client-Id, which a proxy in front sets, in place of the address");
   command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
       ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{10'000}));
   command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
@@ -113,6 +116,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
     options.data_dir = flags.data_dir;
     if (!flags.api_key_file.empty()) options.api_key = server::read_api_key(flags.api_key_file);
     options.allow_remote_without_key = flags.allow_remote_without_key;
+    options.trusts_client_ids = flags.trust_client_id;
     options.queue_limit = static_cast<size_t>(flags.queue);
     options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
     server = std::make_unique<server::Server>(options);

@@ -66,7 +66,7 @@ void get_page(const Call& call) {
                   {"X-Content-Type-Options", "nosniff"},
                   {"Referrer-Policy", "no-referrer"},
                   {"Content-Security-Policy",
-                   "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+                   "default-src 'self'; img-src 'self' data: blob:; "
                    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"}}};
   if (call.request.header("if-none-match") == tag)
     response.status = 304;

@@ -72,6 +72,7 @@ struct Server::Impl {
               .finished = [this](const HttpRequest& request,
                                  const HttpOutcome& outcome) { log_outcome(metrics, request, outcome); }}) {
     state.api_key = options.api_key;
+    state.trusts_client_ids = options.trusts_client_ids;
     state.post = [this](std::function<void()> work) { http.post(std::move(work)); };
     state.connections = [this] { return http.connections(); };
   }

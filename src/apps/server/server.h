@@ -18,6 +18,7 @@ struct ServerOptions {
   std::filesystem::path data_dir;
   std::string api_key;                       ///< empty: none wanted
   bool allow_remote_without_key = false;     ///< listen beyond this machine without a key
+  bool trusts_client_ids = false;            ///< take X-Client-Id for the client: of a proxy that sets it itself
   size_t queue_limit = 64;                   ///< jobs that wait
   std::chrono::milliseconds shutdown_grace;  ///< for the job being drawn when SIGTERM comes
 };

@@ -29,6 +29,7 @@ struct ServerState {
   JobService& jobs;
   Metrics& metrics;
   std::string api_key{};                              ///< empty: none wanted
+  bool trusts_client_ids = false;                     ///< a proxy in front says who its clients are
   std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
   std::function<size_t()> connections{};
   std::atomic<bool> stopping{false};
@@ -85,10 +86,8 @@ void health_ready(const Call& call);
 void get_metrics(const Call& call);
 void get_page(const Call& call);
 
-/// \return whose turn a request takes.
-std::string client_of(const HttpRequest& request);
 /// \return a job with a new id for `order`. \param attached its client waits on this connection
-Job new_job(const HttpRequest& request, DrawingOrder order, bool attached);
+Job new_job(const Call& call, DrawingOrder order, bool attached);
 /// \return one server-sent event.
 std::string sse(std::string_view event, std::string_view data);
 HttpResponse json_response(int status, const nlohmann::ordered_json& json);
