@@ -1,7 +1,8 @@
 """Runs `nostos serve` and checks its APIs, its limits, and that nothing is lost when it is stopped or killed.
 
 Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_test.py [TestCase ...]; NOSTOS_KILLS=50 for the long form of Crash. Exits with 77 if everything
-was skipped. Draws with the embedded model. Needs Python 3.11 alone; the OpenAI package's own test is skipped, saying so, without it.
+was skipped. Draws with the embedded model. Needs Python 3.11 alone; the OpenAI package's own test is skipped, saying so, without it
+(scripts/test.sh installs it).
 """
 
 import base64
