@@ -6,9 +6,9 @@
 #include <chrono>
 #include <cmath>
 #include <thread>
+#include <utility>
 
 #include "nn/row_shards.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "pipeline/noise.h"
 #include "tensor/transfer.h"

@@ -46,7 +46,7 @@ class Previewer {
   using Deliver = std::function<void(int64_t step, const Image& picture)>;
 
   /// Every rank of a drawing makes one. \param sampler, memory of the sampler's run \param deliver null on ranks but 0
-  /// \param vae for the colours, which a context keeps: of rank 0 alone
+  /// \param vae for the colours, which rank 0's context keeps: its first previewer learns them, and waits for the device
   Previewer(Context& ctx, const SamplerPlan& plan, const SamplerMemory& sampler, const PreviewMemory& memory,
             const std::function<const autoencoder_kl::Autoencoder&()>& vae, Deliver deliver);
 

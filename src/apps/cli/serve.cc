@@ -65,6 +65,7 @@ class SharedDrawing {
   Generation draw(const GenerationRequest& request, const Progress& progress) const {
     if (processes_.communicator() == nullptr) return engine_.generate(request, progress);
     processes_.from_root([&request] { return to_json(DrawingRecord{.request = request, .model_path = {}}); });
+    // Ranks in other processes do not see the flag, and one alone must not leave a drawing.
     Progress shared = progress;
     shared.cancel_together = std::exchange(shared.cancel, nullptr);
     return engine_.generate(request, shared);
