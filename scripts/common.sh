@@ -33,6 +33,14 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
+# install_openai: puts OpenAI's Python package, which a test calls the server with, where that test's Python finds it.
+install_openai() {
+  local folder=$PWD/build/python
+  [ -d "$folder/openai" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" openai==3.57.0 ||
+    echo "Skipped: the test with OpenAI's package, which pip could not install"
+  export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}
+}
+
 # has_cuda_toolkit: whether the CUDA backend can be compiled here, with cuDNN.
 has_cuda_toolkit() {
   command -v nvcc >/dev/null && echo '#include <cudnn.h>' | nvcc -E -x cu - >/dev/null 2>&1

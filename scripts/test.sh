@@ -18,6 +18,7 @@ esac
 export OMP_WAIT_POLICY=passive
 
 install_packages "${PACKAGES[@]}"
+install_openai
 if has_cuda_toolkit; then
   build_preset cuda nostos cuda_host_test cuda_ops_test cuda_test cuda_pipeline_test cuda_noise cuda_bandwidth cuda_library_rates cuda_decoder_rates
   ctest --preset cuda --label-regex cuda
@@ -30,7 +31,7 @@ if [ $long = no ]; then
   exit
 fi
 
-install_packages clang libclang-rt-14-dev libomp-dev
+install_packages clang libclang-rt-14-dev libomp-dev chromium chromium-driver python3-selenium
 build_preset fuzz
 for target in build/fuzz/fuzz/fuzz_*; do
   name=${target##*/fuzz_}
@@ -43,7 +44,7 @@ done
 build_preset cpu-asan
 ctest --preset cpu-asan --parallel "$(nproc)"
 # Without OpenMP and oneDNN, which the thread sanitizer does not understand, the large cases would take too long.
-build_preset cpu-tsan parallel_communicator_test nn_test ranks_test models_test
+build_preset cpu-tsan parallel_communicator_test nn_test ranks_test models_test pipeline_test
 ctest --preset cpu-tsan --parallel "$(nproc)"
 build_preset cpu
 ctest --preset cpu --parallel "$(nproc)"

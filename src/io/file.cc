@@ -138,23 +138,25 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void AtomicFile::commit() {
+void AtomicFile::commit(Survives survives) {
+  const bool to_disk = survives == Survives::machine;
   // A device or pipe cannot be flushed to disk: EINVAL.
-  if (::fsync(descriptor_) != 0 && !temporary_.empty()) fail_to_write(target_, errno);
+  if (to_disk && ::fsync(descriptor_) != 0 && !temporary_.empty()) fail_to_write(target_, errno);
   if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) fail_to_write(target_, errno);
   if (temporary_.empty()) return;
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_to_write(target_, errno);
   temporary_.clear();
+  if (!to_disk) return;
   // The new name survives a power cut only once the folder is on disk too; where a file system cannot do it, the file
   // is whole anyway.
   const Descriptor folder(::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder >= 0) ::fsync(folder);
 }
 
-void write_file_atomically(const std::filesystem::path& path, std::span<const uint8_t> bytes) {
+void write_file_atomically(const std::filesystem::path& path, std::span<const uint8_t> bytes, Survives survives) {
   AtomicFile file(path);
   file.write(std::as_bytes(bytes));
-  file.commit();
+  file.commit(survives);
 }
 
 void require_writable(const std::filesystem::path& path) {

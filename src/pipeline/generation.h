@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -13,13 +14,29 @@
 
 namespace nostos {
 
+/// A step of one of a request's pictures.
+struct PictureStep {
+  int64_t picture = 0;  ///< from 0
+  int64_t step = 0;     ///< from 1
+
+  friend auto operator<=>(const PictureStep&, const PictureStep&) = default;
+};
+
 /// Called from the generating thread. Times are milliseconds of wall clock.
 struct Progress {
   /// After each denoising step of each of the request's pictures, 1-based. Pictures that are drawn together end their
   /// steps together, each of which counts with its part of the time.
   std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;
   std::function<void(const char* stage)> on_stage;  ///< "load", "text", "denoise", "decode"
-  const std::atomic<bool>* cancel = nullptr;        ///< watched between blocks
+  const std::atomic<bool>* cancel = nullptr;        ///< watched between blocks; of several requests between steps
+  /// Watched by rank 0 between denoising steps, where all ranks leave the drawing together: for ranks that are processes,
+  /// which do not see each other's flags and go on to draw with each other.
+  const std::atomic<bool>* cancel_together = nullptr;
+  /// Rank 0's: whether on_preview is to be called for this step; asked after every step of a picture but its last.
+  std::function<bool(const PictureStep& step)> wants_preview;
+  /// The picture that a step predicts, roughly: one pixel a latent pixel. Comes before the next step's on_step. None where
+  /// parts of the model take turns on the device.
+  std::function<void(const PictureStep& step, const Image& picture)> on_preview;
 };
 
 struct StageTime {

@@ -16,6 +16,7 @@
 #include "ops/noise.h"
 #include "ops/patches.h"
 #include "pipeline/noise.h"
+#include "pipeline/step_orders.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -138,6 +139,7 @@ std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, 
   std::optional<CancelWatch> process_watch;
   if (leads_) process_watch.emplace(process_.ctx, flag);
   try {
+    orders_.emplace(groups_.world(), progress, !process_.release_parts);
     plan();
     make_captions();
     enter_stage("denoise");
@@ -268,6 +270,7 @@ Worker::Views Worker::take_views(Arena& arena) const {
   Views views;
   views.captions = take(arena, DType::f32, {sum(padded_captions_), config.hidden});
   for (size_t i = 0; i < pictures_.size(); ++i) views.states.push_back(take(arena, DType::f32, latent_shape()));
+  views.preview = PreviewMemory::take(arena, config, plans_.front());
   const size_t batches = arena.used_bytes();
   size_t stages = batches;
   for (const SamplerPlan& plan : plans_) {
@@ -398,13 +401,22 @@ void Worker::denoise_batch(const Batch& batch, const SamplerPlan& plan, const Sa
     latents = Tensor(Device{}, DType::f32, {1, shape[0], shape[1], shape[2]});
     fill_noise(places[i], latents.view().reshape(shape), states[i]);
   }
+  std::optional<Previewer> previewer;
+  if (orders_->has_previews())
+    previewer.emplace(
+        ctx_, plan, memory, views_.preview, [this]() -> const auto& { return process_.parts.autoencoder(ctx_); },
+        is_root());
   const auto wanted = [&] {
-    drop_cancelled();
+    orders_->drop_cancelled(made_);
     std::vector<bool> are_wanted;
     for (const PicturePlace& place : places) are_wanted.push_back(is_wanted(place));
     return are_wanted;
   };
-  sampler.run(states, wanted, [&](int64_t, double step_ms) { tell_step(places, step_ms); });
+  sampler.run(states, wanted, [&](int64_t step, double step_ms) {
+    if (previewer) previewer->arrived();
+    tell_step(places, step_ms);
+    if (previewer) preview(*previewer, places, step);
+  });
   for (size_t i = 0; i < places.size(); ++i)
     download(ctx_, states[i], picture_at(places[i]).latents.view().reshape(shape));
   for (Stopwatch& step : sampler.take_steps()) steps_.push_back(std::move(step));
@@ -422,14 +434,19 @@ void Worker::tell_step(std::span<const PicturePlace> batch, double step_ms) {
   }
 }
 
-void Worker::drop_cancelled() {
-  if (made_.size() == 1) return;
-  std::vector<uint8_t> cancelled(made_.size());
-  for (size_t i = 0; is_root() && i < made_.size(); ++i)
-    cancelled[i] = made_[i].cancelled || (progress_[i].cancel != nullptr && *progress_[i].cancel);
-  groups_.world().broadcast(host_bytes(std::span<uint8_t>(cancelled)), kRoot).wait();
-  for (size_t i = 0; i < made_.size(); ++i) made_[i].cancelled = cancelled[i] != 0;
-  require(std::ranges::count(cancelled, 0) > 0, ErrorKind::cancelled, "cancelled");
+void Worker::preview(Previewer& previewer, std::span<const PicturePlace> batch, int64_t step) {
+  const auto steps = plans_.front().steps();
+  std::vector<StepOrders::Step> done;
+  for (const PicturePlace& place : batch) {
+    const bool is_over = step == steps || !is_wanted(place);
+    done.push_back({place.request, {static_cast<int64_t>(place.index), step}, is_over});
+  }
+  const std::vector<bool> wanted = orders_->previews(done);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!wanted[i]) continue;
+    previewer.after_step(
+        i, step - 1, [this, at = done[i]](const Image& picture) { progress_[at.request].on_preview(at.of, picture); });
+  }
 }
 
 void Worker::decode() {
@@ -451,7 +468,7 @@ void Worker::decode() {
   timed("vae_decode", ctx_, [&] {
     const auto& [decoded, quantized, scratch] = views_.decoder;
     for (size_t i = 0; i < pictures_.size(); ++i) {
-      drop_cancelled();
+      orders_->drop_cancelled(made_);
       if (!is_wanted(pictures_[i])) continue;
       vae.decode(ctx_, shards, views_.states[i], scratch, decoded);
       ops::to_pixels(ctx_, decoded, quantized);

@@ -1,6 +1,7 @@
 // Owns one rank's part in a drawing: text, noise, denoising, decoding.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,10 +14,12 @@
 #include "pipeline/generation.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
+#include "pipeline/preview.h"
 #include "pipeline/rank_groups.h"
 #include "pipeline/rank_memory.h"
 #include "pipeline/request.h"
 #include "pipeline/sampler.h"
+#include "pipeline/step_orders.h"
 
 namespace nostos {
 
@@ -35,8 +38,8 @@ class Worker {
 
   /// Draws requests together. Every rank of the world calls it with the same requests, all of which can be
   /// (draws_together()).
-  /// \param progress of each request, called by rank 0 alone; the one `cancel` of a single request all ranks watch,
-  /// those of several rank 0 alone.
+  /// \param progress of each request, called by rank 0 alone; the `cancel` of a single request all ranks watch, other
+  /// flags rank 0 alone.
   /// \return of each request; rank 0's have the pictures and what all ranks report.
   /// \throws Error invalid_input (naming the request where there are several), out_of_memory, peer_failed; cancelled
   /// once no request is wanted any more
@@ -65,6 +68,7 @@ class Worker {
     std::vector<TextBatch> text;          ///< all in the same memory
     std::vector<View> states;             ///< of each picture, f32 [channels, height, width]
     std::vector<SamplerMemory> samplers;  ///< of each batch, all in the same memory
+    PreviewMemory preview;
     DecoderViews decoder;
   };
 
@@ -92,9 +96,8 @@ class Worker {
   void denoise();
   void denoise_batch(const Batch& batch, const SamplerPlan& plan, const SamplerMemory& memory);
   void tell_step(std::span<const PicturePlace> batch, double step_ms);
-  /// Marks the requests that are cancelled by now among several, the same on every rank. \throws Error cancelled if all
-  /// are
-  void drop_cancelled();
+  /// Shows what step `step`, from 1, of a batch predicts, where that is wanted.
+  void preview(Previewer& previewer, std::span<const PicturePlace> batch, int64_t step);
   bool is_wanted(const PicturePlace& picture) const { return !made_[picture.request].cancelled; }
   void decode();
   /// Brings a picture's rows home to rank 0.
@@ -118,6 +121,7 @@ class Worker {
   RankGroups groups_;
   RankMemory& memory_;
   std::span<const Progress> progress_;
+  std::optional<StepOrders> orders_;
   std::vector<Generation> made_;     // of each request
   std::vector<int64_t> steps_told_;  // of each request
   RunReport report_;

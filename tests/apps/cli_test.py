@@ -573,7 +573,7 @@ class Tools(ModelTest):
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
                                        "num_outputs", "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
-                                       "transformer_rows", "world_size", "weight_bytes", "arena_bytes", "peak_host_bytes",
+                                       "transformer_rows", "world_size", "weight_bytes", "streamed_bytes", "arena_bytes", "peak_host_bytes",
                                        "picture_digest", "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)

@@ -678,6 +678,7 @@ class Server(PageTest):
             self.fill(width=256, height=256, steps=500)
             self.generate()
             self.wait(lambda: re.search(r"Step \d+ of 500", self.cards("live")[0].text), "its steps are told")
+            self.assertEqual(self.drawn("article .preview"), (32, 32))
             self.press(Keys.ESCAPE)
             self.wait(lambda: "Cancelled" in self.cards("ended")[0].text, "it is cancelled")
             self.cards("ended")[0].find_element("css selector", "[title=Delete]").click()

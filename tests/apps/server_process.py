@@ -30,13 +30,13 @@ class Answer:
 
 
 class Server:
-    """One server process. `with Server() as server:` ends it with SIGTERM."""
+    """One server process, or several under a launcher. `with Server() as server:` ends it with SIGTERM."""
 
-    def __init__(self, *flags: str, data_dir: str | Path | None = None, ready: bool = True):
+    def __init__(self, *flags: str, data_dir: str | Path | None = None, ready: bool = True, launcher: tuple[str, ...] = ()):
         self._own = None if data_dir else tempfile.TemporaryDirectory()
         self.data_dir = Path(data_dir or self._own.name)
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-        command = [BINARY, "serve", "--port", "0", "--data-dir", str(self.data_dir), *flags]
+        command = [*launcher, BINARY, "serve", "--port", "0", "--data-dir", str(self.data_dir), *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
         self.log: list[str] = []
         self.port = 0

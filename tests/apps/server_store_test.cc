@@ -75,6 +75,26 @@ TEST_F(ServerStore, ADeadServersJobsComeBackOrEnd) {
   EXPECT_TRUE(fs::is_empty(folder_ / "images"));
 }
 
+TEST_F(ServerStore, PicturesThatAPowerCutLeftHalfWrittenAreGivenUp) {
+  const std::vector<JobImage> images{{.id = "img_1", .bytes = 5}, {.id = "img_2", .bytes = 500}};  // "bytes" is 5
+  const JobImage whole{.id = "img_3", .bytes = 5};
+  {
+    JobStore store(folder_);
+    for (const char* id : {"cut", "whole"}) store.insert(job(id, true));
+    store.set_completed(job("cut", true), images, "{}");
+    store.set_completed(job("whole", true), {&whole, 1}, "{}");
+    for (const char* file : {"img_1.png", "img_2.png", "img_3.png"}) write_image(file);
+  }
+  JobStore store(folder_);
+  EXPECT_EQ(store.find("cut")->status, JobStatus::failed);
+  EXPECT_NE(store.find("cut")->error.find("not whole"), std::string::npos);
+  EXPECT_TRUE(store.find("cut")->images.empty());
+  EXPECT_EQ(store.find("whole")->status, JobStatus::completed);
+  EXPECT_FALSE(store.find_image("img_1"));
+  for (const char* file : {"img_1.png", "img_2.png"}) EXPECT_FALSE(fs::exists(folder_ / "images" / file)) << file;
+  EXPECT_TRUE(fs::exists(folder_ / "images" / "img_3.png"));
+}
+
 TEST_F(ServerStore, AJobThatTakesTheServerDownIsGivenUp) {
   { JobStore(folder_).insert(job("killer")); }
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {

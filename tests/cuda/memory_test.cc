@@ -25,8 +25,9 @@ class Drawer {
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
     SelfCommunicator world;
-    const WorkerProcess process{ctx_, parts_, parts_.one_at_a_time()};
-    return Worker(ctx_, world, {}, process, true).draw(resolve(request, parts_.limits()), progress);
+    const ResolvedRequest resolved = resolve(request, parts_.limits());
+    Worker worker(ctx_, world, {}, {ctx_, parts_, parts_.one_at_a_time()}, true);
+    return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
   bool has_room(size_t scratch_bytes, bool may_stream = true) {
@@ -131,7 +132,7 @@ TEST_F(CudaOffload, ADrawingThatWasGivenUpLeavesNoTrace) {
     std::atomic<bool> cancel{false};
     Progress progress;
     progress.cancel = &cancel;
-    progress.on_step = [&](int64_t step, int64_t, double) { cancel = step == last; };
+    progress.on_step = [&](int64_t step, int64_t, double) { cancel = cancel || step == last; };
     try {
       drawer.draw(half_guided(256, 192), progress);
       FAIL() << "not cancelled after step " << last;

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/drawing_record.h"
@@ -28,6 +29,7 @@ struct ServeFlags {
   std::string data_dir = "nostos-data";
   std::string api_key_file;
   bool allow_remote_without_key = false;
+  bool trust_client_id = false;
   int64_t queue = 64;
   int64_t max_pixels = int64_t{2048} * 2048;
   double shutdown_grace_s = 20;
@@ -41,6 +43,8 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       ->check(not_empty());
   command.add_option("--api-key-file", flags.api_key_file, "file with the key that clients must send");
   command.add_flag("--allow-remote-without-key", flags.allow_remote_without_key, "let other machines in without a key");
+  command.add_flag("--trust-client-id", flags.trust_client_id,
+                   "take turns by X-Client-Id, which a proxy in front sets, in place of the address");
   command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
       ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{10'000}));
   command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
@@ -63,10 +67,8 @@ class SharedDrawing {
     processes_.from_root([&request] { return to_json(DrawingRecord{.request = request, .model_path = {}}); });
     // Ranks in other processes do not see the flag, and one alone must not leave a drawing.
     Progress shared = progress;
-    shared.cancel = nullptr;
-    Generation generation = engine_.generate(request, shared);
-    require(progress.cancel == nullptr || !*progress.cancel, ErrorKind::cancelled, "cancelled");
-    return generation;
+    shared.cancel_together = std::exchange(shared.cancel, nullptr);
+    return engine_.generate(request, shared);
   }
 
   /// What processes other than the root do until finish(). Signals, which launchers send to all, are the root's to
@@ -77,7 +79,11 @@ class SharedDrawing {
     for (;;) {
       const std::string record = processes_.from_root([] { return std::string(); });
       if (record.empty()) return;
-      engine_.generate(parse_drawing_record(record, "the request of rank 0").request);
+      try {
+        engine_.generate(parse_drawing_record(record, "the request of rank 0").request);
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::cancelled) throw;
+      }
     }
   }
 
@@ -111,6 +117,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
     options.data_dir = flags.data_dir;
     if (!flags.api_key_file.empty()) options.api_key = server::read_api_key(flags.api_key_file);
     options.allow_remote_without_key = flags.allow_remote_without_key;
+    options.trusts_client_ids = flags.trust_client_id;
     options.queue_limit = static_cast<size_t>(flags.queue);
     options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
     server = std::make_unique<server::Server>(options);
@@ -123,7 +130,10 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   const SharedDrawing drawing(engine, processes);
   if (!processes.is_root()) return drawing.follow();
 
-  drawing.draw(warm_up_request(engine.limits()), {});
+  Progress with_previews;
+  with_previews.wants_preview = [](const PictureStep&) { return true; };
+  with_previews.on_preview = [](const PictureStep&, const Image&) {};
+  drawing.draw(warm_up_request(engine.limits()), with_previews);
   server::LoadedModel model;
   model.name = model_label({.request = {}, .model_path = flags.model_path});
   model.device = flags.engine.device == "auto" ? to_string(options.device) : flags.engine.device;
@@ -145,6 +155,7 @@ void add_serve_command(CLI::App& app) {
   auto flags = std::make_shared<ServeFlags>();
   add_flags(*command, *flags);
   command->callback([command, flags] {
+    server::hold_end_signals();
     run_processes(*command, flags->common, flags->engine,
                   [&](const Processes& processes) { serve(*flags, processes); });
   });

@@ -68,25 +68,30 @@ void a1111_txt2img(const Call& call) {
 
 void a1111_progress(const Call& call) {
   const auto job = call.state.jobs.describe_running();
+  const auto skip = call.request.query.find("skip_current_image");
+  const bool wants_picture = skip == call.request.query.end() || skip->second != "true";
   ordered_json state{{"skipped", false},     {"interrupted", false}, {"job", ""},          {"job_count", 0},
                      {"job_timestamp", "0"}, {"job_no", 0},          {"sampling_step", 0}, {"sampling_steps", 0}};
   double done = 0, eta_s = 0;
   if (job && !(*job)["progress"].is_null()) {
     const ordered_json& progress = (*job)["progress"];
-    const auto pictures = progress["pictures"].get<double>(), picture = progress["picture"].get<double>();
     const auto step = progress["step"].get<double>(), steps = progress["steps"].get<double>();
-    done = progress["stage"] == "decode" ? 0.99 : (picture - 1 + step / steps) / pictures * 0.98;
+    done = progress["stage"] == "decode" ? 0.99 : step / std::max(steps, 1.0) * 0.98;
     if (progress["eta_s"].is_number()) eta_s = progress["eta_s"].get<double>();
     state.update({{"job", (*job)["id"]},
                   {"job_count", progress["pictures"]},
-                  {"job_no", picture - 1},
                   {"sampling_step", progress["step"]},
                   {"sampling_steps", progress["steps"]}});
+  }
+  ordered_json picture;
+  if (const auto preview = wants_picture ? call.state.jobs.preview_of_running() : nullptr) {
+    const std::vector<uint8_t> file = encode_image(*preview, ImageFormat::png);
+    picture = to_base64({reinterpret_cast<const char*>(file.data()), file.size()});
   }
   call.responder->reply(json_response(200, {{"progress", done},
                                             {"eta_relative", eta_s},
                                             {"state", state},
-                                            {"current_image", nullptr},
+                                            {"current_image", picture},
                                             {"textinfo", nullptr}}));
 }
 

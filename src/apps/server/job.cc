@@ -54,12 +54,9 @@ std::optional<ImageFormat> parse_format(std::string_view text) {
 double unix_now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
-  const int64_t steps = std::max<int64_t>(progress.steps / std::max<int64_t>(pictures, 1), 1);
-  const int64_t done = std::max<int64_t>(progress.step - 1, 0);
-  return {{"picture", done / steps + 1},
-          {"pictures", pictures},
-          {"step", progress.step == 0 ? 0 : done % steps + 1},
-          {"steps", steps},
+  return {{"pictures", pictures},
+          {"step", progress.step},
+          {"steps", progress.steps},
           {"step_ms", progress.step_ms},
           {"eta_s", progress.eta_s ? ordered_json(*progress.eta_s) : ordered_json()}};
 }

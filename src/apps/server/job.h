@@ -68,7 +68,7 @@ struct JobProgress {
 /// \return Unix time in seconds.
 double unix_now();
 
-/// \return the fields of JobProgress as events and the job object show them. `steps` of one picture.
+/// \return the fields of JobProgress as events and the job object show them: steps of all the pictures.
 nlohmann::ordered_json progress_json(const JobProgress& progress, int64_t pictures);
 
 /// \return the job object of the API. \param position of a queued job \param progress of a running one

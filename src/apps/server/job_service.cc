@@ -6,6 +6,7 @@
 
 #include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
+#include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
 #include "base/error.h"
 #include "io/file.h"
@@ -18,9 +19,23 @@ using std::chrono::steady_clock;
 
 /// Small pictures take steps faster than anybody can watch them.
 constexpr std::chrono::milliseconds kStepEvents{50};
+constexpr std::chrono::milliseconds kPreviewEvents{250};
+constexpr std::chrono::seconds kPreviewsAfterAsking{3};
+constexpr int kPreviewQuality = 80;  // of JPEG
 
 double ms_since(steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(steady_clock::now() - start).count();
+}
+
+/// \return whether one of `count` partial images of a picture of `steps` steps comes after its step `step`.
+bool is_partial_step(int64_t step, int64_t steps, int64_t count) {
+  const auto part = [&](int64_t done) { return done * (count + 1) / steps; };
+  return step < steps && part(step) > part(step - 1);
+}
+
+std::string encoded(const Image& picture, ImageFormat format, int quality) {
+  const std::vector<uint8_t> bytes = encode_image(picture, format, {}, quality);
+  return to_base64({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 std::string label(const char* key, std::string_view value) { return fmt::format("{}=\"{}\"", key, value); }
@@ -29,15 +44,20 @@ std::string label(const char* key, std::string_view value) { return fmt::format(
 
 JobService::JobService(JobStore& store, Metrics& metrics, size_t queue_limit)
     : store_(store), metrics_(metrics), queue_limit_(queue_limit) {
-  for (const Job& job : store_.queued()) {
-    auto live = std::make_shared<Live>();
-    live->client = job.client;
-    live->pictures = job.order.record.request.num_outputs;
-    live_[job.id] = std::move(live);
-    queue_.push(job.client, job.id);
-  }
   const std::lock_guard lock(mutex_);
+  for (const Job& job : store_.queued()) enqueue(job);
   tell_positions();
+}
+
+void JobService::enqueue(const Job& job) {
+  auto live = std::make_shared<Live>();
+  live->client = job.client;
+  live->attached = job.attached;
+  live->pictures = job.order.record.request.num_outputs;
+  live->steps = job.order.record.request.num_inference_steps.value();
+  live->progress.steps = live->pictures * live->steps;
+  live_[job.id] = std::move(live);
+  queue_.push(job.client, job.id);
 }
 
 Job JobService::submit(Job job) {
@@ -69,12 +89,7 @@ Job JobService::submit(Job job) {
   const std::lock_guard lock(mutex_);
   --admitting_;
   if (stored.id != job.id) return same_body(std::move(stored));
-  auto live = std::make_shared<Live>();
-  live->client = job.client;
-  live->attached = job.attached;
-  live->pictures = job.order.record.request.num_outputs;
-  live_[job.id] = std::move(live);
-  queue_.push(job.client, job.id);
+  enqueue(job);
   metrics_.add("nostos_jobs_accepted_total");
   tell_positions();
   changed_.notify_all();
@@ -142,24 +157,32 @@ std::optional<ordered_json> JobService::describe_running() {
   return id.empty() ? std::nullopt : describe(id);
 }
 
+std::shared_ptr<const Image> JobService::preview_of_running() {
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(running_);
+  if (found == live_.end()) return nullptr;
+  found->second->preview_asked = steady_clock::now();
+  return found->second->preview;
+}
+
 uint64_t JobService::watch(const std::string& id, JobWatcher watcher) {
   const std::lock_guard lock(mutex_);
   const auto found = live_.find(id);
   if (found == live_.end()) {
-    if (const auto job = store_.find(id)) watcher({"done", cli::json_line(describe_locked(*job))});
+    if (const auto job = store_.find(id)) watcher.tell({"done", cli::json_line(describe_locked(*job))});
     return 0;
   }
   Live& live = *found->second;
   if (live.running) {
-    watcher({"started", cli::json_line({{"id", id}, {"started_at", live.started_at}})});
-    watcher({"stage", cli::json_line({{"id", id}, {"stage", live.progress.stage}})});
+    watcher.tell({"started", cli::json_line({{"id", id}, {"started_at", live.started_at}})});
+    watcher.tell({"stage", cli::json_line({{"id", id}, {"stage", live.progress.stage}})});
     if (live.progress.step > 0) {
       ordered_json step{{"id", id}};
       step.update(progress_json(live.progress, live.pictures));
-      watcher({"step", cli::json_line(step)});
+      watcher.tell({"step", cli::json_line(step)});
     }
   } else {
-    watcher({"queued", cli::json_line({{"id", id}, {"position", std::max<int64_t>(live.position, 0)}})});
+    watcher.tell({"queued", cli::json_line({{"id", id}, {"position", std::max<int64_t>(live.position, 0)}})});
   }
   live.watchers[++watches_] = std::move(watcher);
   return watches_;
@@ -173,7 +196,7 @@ void JobService::unwatch(const std::string& id, uint64_t watch) {
 void JobService::tell(const Live& live, const char* event, const ordered_json& data) {
   if (live.watchers.empty()) return;
   const JobEvent told{event, cli::json_line(data)};
-  for (const auto& [watch, watcher] : live.watchers) watcher(told);
+  for (const auto& [watch, watcher] : live.watchers) watcher.tell(told);
 }
 
 void JobService::tell_positions() {
@@ -221,7 +244,46 @@ void JobService::run(const Draw& draw) {
   }
 }
 
-Progress JobService::progress_of(const std::string& id, Live& live) {
+bool JobService::wants_preview(const Live& live, int64_t step) const {
+  const std::lock_guard lock(mutex_);
+  const auto now = steady_clock::now();
+  const bool is_due = now - live.preview_made >= kPreviewEvents;
+  if (is_due && now - live.preview_asked < kPreviewsAfterAsking) return true;
+  return std::ranges::any_of(live.watchers, [&](const auto& entry) {
+    const JobWatcher& watcher = entry.second;
+    return (is_due && watcher.previews) || is_partial_step(step, live.steps, watcher.partial_images);
+  });
+}
+
+void JobService::show_preview(const Job& job, Live& live, const PictureStep& at, const Image& picture) {
+  const auto is_for_partial = [&](const JobWatcher& watcher) {
+    return is_partial_step(at.step, live.steps, watcher.partial_images);
+  };
+  bool has_partial = false, has_live = false;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [watch, watcher] : live.watchers) {
+      has_partial |= is_for_partial(watcher);
+      has_live |= watcher.previews;
+    }
+  }
+  std::string preview, partial;
+  if (has_live) {
+    const std::string url = "data:image/jpeg;base64," + encoded(picture, ImageFormat::jpeg, kPreviewQuality);
+    preview = cli::json_line({{"id", job.id}, {"picture", at.picture + 1}, {"step", at.step}, {"image", url}});
+  }
+  if (has_partial) partial = encoded(picture, job.order.format, job.order.quality);
+  const std::lock_guard lock(mutex_);
+  live.preview = std::make_shared<const Image>(picture);
+  live.preview_made = steady_clock::now();
+  for (const auto& [watch, watcher] : live.watchers) {
+    if (watcher.previews && has_live) watcher.tell({"preview", preview});
+    if (is_for_partial(watcher) && has_partial) watcher.tell({"partial", partial});
+  }
+}
+
+Progress JobService::progress_of(const Job& job, Live& live) {
+  const std::string& id = job.id;
   Progress progress;
   progress.cancel = &live.stop_drawing;
   progress.on_stage = [this, id, &live](const char* stage) {
@@ -245,6 +307,10 @@ Progress JobService::progress_of(const std::string& id, Live& live) {
     data.update(progress_json(live.progress, live.pictures));
     tell(live, "step", data);
   };
+  progress.wants_preview = [this, &live](const PictureStep& at) { return wants_preview(live, at.step); };
+  progress.on_preview = [this, &job, &live](const PictureStep& at, const Image& picture) {
+    show_preview(job, live, at, picture);
+  };
   return progress;
 }
 
@@ -265,7 +331,8 @@ std::vector<JobImage> JobService::write_pictures(const Job& job, const Generatio
                          .height = picture.image.height,
                          .format = job.order.format,
                          .bytes = bytes.size()};
-    write_file_atomically(store_.image_file(image), bytes);
+    // The client of an attached job has the picture itself, and does not wait for the disk.
+    write_file_atomically(store_.image_file(image), bytes, job.attached ? Survives::process : Survives::machine);
     images.push_back(image);
   }
   return images;
@@ -283,7 +350,7 @@ void JobService::draw_one(const std::string& id, Live& live, const Draw& draw) {
     const double queue_ms = (job->started_at - job->created_at) * 1000;
     metrics_.observe("nostos_job_queue_seconds", {}, queue_ms / 1000);
     const auto asked = steady_clock::now();
-    const Generation generation = draw(job->order.record.request, progress_of(id, live));
+    const Generation generation = draw(job->order.record.request, progress_of(*job, live));
     const double engine_ms = ms_since(asked);
     double encode_ms = 0;
     const std::vector<JobImage> images = write_pictures(*job, generation, encode_ms);

@@ -21,12 +21,17 @@ namespace nostos::server {
 
 /// Something that happened to a job.
 struct JobEvent {
-  std::string name;  ///< queued, started, stage, step, done
-  std::string data;  ///< JSON on one line
+  std::string name;  ///< queued, started, stage, step, preview, partial, done
+  std::string data;  ///< JSON on one line; of `partial` a picture file in base64
 };
 
-/// Called with the service's lock held: hand the event on and return.
-using JobWatcher = std::function<void(const JobEvent& event)>;
+/// Somebody who follows a job.
+struct JobWatcher {
+  /// Called with the service's lock held: hand the event on and return.
+  std::function<void(const JobEvent& event)> tell;
+  bool previews = false;       ///< told `preview` events, a few a second
+  int64_t partial_images = 0;  ///< `partial` events wanted of each picture, spread evenly over its steps
+};
 
 /// What the service wants of a drawing engine.
 using Draw = std::function<Generation(const GenerationRequest& request, const Progress& progress)>;
@@ -51,6 +56,8 @@ class JobService {
   nlohmann::ordered_json describe(const Job& job);
   /// \return the job object of the one being drawn, or nothing.
   std::optional<nlohmann::ordered_json> describe_running();
+  /// \return the last preview of the job being drawn, or null; from now on, for a while, it has some.
+  std::shared_ptr<const Image> preview_of_running();
 
   /// Tells `watcher` what is true now, then what changes; `done` is the last. \return a name for unwatch(), or 0 if the
   /// job has ended, or is unknown.
@@ -72,20 +79,25 @@ class JobService {
   struct Live {
     std::string client;
     bool running = false, attached = false;
-    int64_t pictures = 1;
-    int64_t position = -1;  ///< that was told last
+    int64_t pictures = 1, steps = 1;  ///< steps of each picture
+    int64_t position = -1;            ///< that was told last
     double started_at = 0;
     JobProgress progress{};
-    std::chrono::steady_clock::time_point step_told{};
+    std::chrono::steady_clock::time_point step_told{}, preview_made{}, preview_asked{};
+    std::shared_ptr<const Image> preview{};
     std::atomic<bool> stop_drawing{false};
     bool cancelled = false;
     std::map<uint64_t, JobWatcher> watchers{};
   };
 
+  /// Puts a job that is in the store into the queue.
+  void enqueue(const Job& job);
   void draw_one(const std::string& id, Live& live, const Draw& draw);
   /// \param encode_ms grows by the time that making the files' bytes takes
   std::vector<JobImage> write_pictures(const Job& job, const Generation& generation, double& encode_ms);
-  Progress progress_of(const std::string& id, Live& live);
+  Progress progress_of(const Job& job, Live& live);
+  bool wants_preview(const Live& live, int64_t step) const;
+  void show_preview(const Job& job, Live& live, const PictureStep& at, const Image& picture);
   void tell(const Live& live, const char* event, const nlohmann::ordered_json& data);
   void tell_positions();
   void end(const std::string& id);

@@ -5,7 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <set>
+#include <map>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -125,14 +125,39 @@ void JobStore::recover() {
     database_.execute("UPDATE jobs SET status = 'queued', started_at = 0 WHERE status = 'running'");
     transaction.commit();
   }
-  std::set<std::string> known;
-  Statement rows(database_.handle(), "SELECT id, seed, width, height, format, bytes FROM images");
-  while (rows.step()) known.insert(image_file(read_image(rows)).filename().string());
+  struct Known {
+    std::string job;
+    uint64_t bytes = 0;
+  };
+  std::map<std::string, Known> known;  // by the name of the file
+  Statement rows(database_.handle(), "SELECT id, seed, width, height, format, bytes, job FROM images");
+  while (rows.step()) {
+    const JobImage image = read_image(rows);
+    known[image_file(image).filename().string()] = {rows.text(6), image.bytes};
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "images")) {
+    const auto found = known.find(entry.path().filename().string());
+    if (found == known.end() || entry.file_size() == found->second.bytes) continue;
+    const std::string job = found->second.job;
+    log_warning("{} was not whole on the disk when the machine went down", entry.path().string());
+    give_up_pictures(job);
+    std::erase_if(known, [&job](const auto& image) { return image.second.job == job; });
+  }
   for (const auto& entry : std::filesystem::directory_iterator(folder_ / "images")) {
     if (known.contains(entry.path().filename().string())) continue;
     log_info("{} belongs to no completed job: removed", entry.path().string());
     std::filesystem::remove(entry.path());
   }
+}
+
+void JobStore::give_up_pictures(std::string_view id) {
+  Transaction transaction(database_);
+  Statement(database_.handle(), "DELETE FROM images WHERE job = ?").bind(id).step();
+  Statement(database_.handle(), "UPDATE jobs SET status = 'failed', error = ? WHERE id = ?")
+      .bind("its pictures were not whole on the disk when the machine went down")
+      .bind(id)
+      .step();
+  transaction.commit();
 }
 
 void JobStore::wait_for_disk(bool wait) {

@@ -35,7 +35,8 @@ class FolderLock {
 class JobStore {
  public:
   /// Creates the folder if missing, locks it against other servers, brings jobs that were running back to the queue,
-  /// cancels those whose client went with the process, and removes pictures that belong to no completed job.
+  /// cancels those whose client went with the process, and removes pictures that belong to no completed job, or that
+  /// a power cut left half written: their job has failed.
   /// \throws Error invalid_input if it cannot be written or another server holds it, internal for a damaged database
   explicit JobStore(const std::filesystem::path& folder);
 
@@ -64,6 +65,7 @@ class JobStore {
 
  private:
   void recover();
+  void give_up_pictures(std::string_view id);
   /// Says whether the following commits wait for the disk.
   void wait_for_disk(bool wait);
   std::optional<Job> find_by_key_locked(std::string_view key);

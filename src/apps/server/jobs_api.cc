@@ -14,6 +14,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr size_t kMaxClientBytes = 64;
 constexpr size_t kMaxImageBytes = size_t{1} << 30;
 
 ApiError no_such(const char* what) { return {404, "not_found_error", std::string("no such ") + what}; }
@@ -64,6 +65,12 @@ std::optional<ByteRange> parse_range(std::string_view header, uint64_t size) {
   return ByteRange{*from, std::min(to.value_or(size - 1), size - 1)};
 }
 
+/// \return whose turn a request takes: its peer's, or that of whom a trusted proxy names.
+std::string client_of(const Call& call) {
+  const std::string_view given = call.state.trusts_client_ids ? call.request.header("x-client-id") : std::string_view();
+  return given.empty() ? call.request.peer : std::string(given.substr(0, kMaxClientBytes));
+}
+
 const char* content_type(ImageFormat format) {
   switch (format) {
     case ImageFormat::png:
@@ -81,7 +88,7 @@ const char* content_type(ImageFormat format) {
 void post_job(const Call& call) {
   const auto model = call.state.model();
   const nlohmann::json body = parse_body(call.request.body);
-  Job job = new_job(call.request, parse_order(body, model->limits, true), false);
+  Job job = new_job(call, parse_order(body, model->limits, true), false);
   job.idempotency_key = std::string(call.request.header("idempotency-key"));
   const auto is_visible = [](char c) { return c > ' ' && c < 127; };
   if (job.idempotency_key.size() > 200 || !std::ranges::all_of(job.idempotency_key, is_visible))
@@ -135,10 +142,11 @@ void get_job_events(const Call& call) {
   call.responder->start_stream(
       {.content_type = "text/event-stream", .headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}}});
   const ResponderPtr out = call.responder;
-  const uint64_t watch = call.state.jobs.watch(call.id, [out](const JobEvent& event) {
+  const auto tell = [out](const JobEvent& event) {
     out->write(sse(event.name, event.data));
     if (event.name == "done") out->finish();
-  });
+  };
+  const uint64_t watch = call.state.jobs.watch(call.id, {.tell = tell, .previews = true});
   if (watch != 0) out->on_disconnect([&state = call.state, id = call.id, watch] { state.jobs.unwatch(id, watch); });
 }
 
@@ -179,16 +187,11 @@ std::string read_image(ServerState& state, const JobImage& image) {
   }
 }
 
-std::string client_of(const HttpRequest& request) {
-  const std::string_view given = request.header("x-client-id");
-  return given.empty() ? request.peer : request.peer + " " + std::string(given.substr(0, 64));
-}
-
-Job new_job(const HttpRequest& request, DrawingOrder order, bool attached) {
+Job new_job(const Call& call, DrawingOrder order, bool attached) {
   Job job;
   job.id = random_id("job_");
   job.order = std::move(order);
-  job.client = client_of(request);
+  job.client = client_of(call);
   job.attached = attached;
   job.created_at = unix_now();
   return job;
@@ -202,15 +205,18 @@ HttpResponse json_response(int status, const ordered_json& json) {
   return {.status = status, .body = cli::json_line(json), .headers = {{"Cache-Control", "no-store"}}};
 }
 
-void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done) {
-  const Job job = call.state.jobs.submit(new_job(call.request, std::move(order), true));
+void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done, int64_t partial_images,
+                     std::function<void(const std::string&)> partial) {
+  const Job job = call.state.jobs.submit(new_job(call, std::move(order), true));
   ServerState& state = call.state;
-  state.jobs.watch(job.id, [&state, id = job.id, done = std::move(done)](const JobEvent& event) {
+  const auto tell = [&state, id = job.id, done = std::move(done), partial = std::move(partial)](const JobEvent& event) {
+    if (event.name == "partial") partial(event.data);
     if (event.name != "done") return;
     state.post([&state, id, done] {
       if (const auto ended = state.store.find(id)) done(*ended);
     });
-  });
+  };
+  state.jobs.watch(job.id, {.tell = tell, .partial_images = partial_images});
   call.responder->on_disconnect([&state, id = job.id] { state.jobs.cancel(id); });
 }
 

@@ -41,10 +41,10 @@ ApiError ended_badly(const ServerState& state, const Job& job) {
 }
 
 /// What OpenAI's answers say of all pictures alike.
-ordered_json common_json(const Job& job) {
-  const GenerationRequest& request = job.order.record.request;
+ordered_json common_json(const DrawingOrder& order) {
+  const GenerationRequest& request = order.record.request;
   return {{"background", "opaque"},
-          {"output_format", name(job.order.format)},
+          {"output_format", name(order.format)},
           {"quality", "auto"},
           {"size", fmt::format("{}x{}", *request.width, *request.height)}};
 }
@@ -62,7 +62,7 @@ void answer_whole(ServerState& state, const Job& job, const std::string& url_bas
     data.push_back(std::move(entry));
   }
   ordered_json answer{{"created", static_cast<int64_t>(job.created_at)}};
-  answer.update(common_json(job));
+  answer.update(common_json(job.order));
   answer["data"] = std::move(data);
   out->reply(json_response(200, answer));
 }
@@ -78,11 +78,32 @@ void answer_stream(ServerState& state, const Job& job, const ResponderPtr& out) 
                        {"created_at", static_cast<int64_t>(job.created_at)},
                        {"seed", image.seed},
                        {"id", image.id}};
-    event.update(common_json(job));
+    event.update(common_json(job.order));
     out->write(sse("image_generation.completed", cli::json_line(event)));
   }
   out->finish();
 }
+
+/// Sends partial images; each picture's are numbered from 0.
+class PartialImages {
+ public:
+  PartialImages(const DrawingOrder& order, int64_t count, ResponderPtr out)
+      : common_(common_json(order)), count_(count), out_(std::move(out)) {}
+
+  void send(const std::string& file) {
+    ordered_json event{{"type", "image_generation.partial_image"},
+                       {"b64_json", file},
+                       {"created_at", static_cast<int64_t>(unix_now())},
+                       {"partial_image_index", sent_++ % count_}};
+    event.update(common_);
+    out_->write(sse("image_generation.partial_image", cli::json_line(event)));
+  }
+
+ private:
+  ordered_json common_;
+  int64_t count_, sent_ = 0;
+  ResponderPtr out_;
+};
 
 }  // namespace
 
@@ -101,7 +122,7 @@ void openai_generate(const Call& call) {
   if (format != "b64_json" && format != "url")
     refuse_field("response_format", "out_of_range", "response_format is unknown; use b64_json or url");
   const bool stream = fields.boolean("stream").value_or(false);
-  fields.integer("partial_images", 0, 3);
+  const int64_t partial_images = fields.integer("partial_images", 0, 3).value_or(0);
   DrawingOrder order = parse_order(body, model->limits, false);
   ServerState& state = call.state;
   const ResponderPtr out = call.responder;
@@ -119,14 +140,19 @@ void openai_generate(const Call& call) {
       }
     });
   }
-  submit_attached(call, std::move(order), [&state, out](const Job& job) {
+  // Where steps are few, fewer partial images fit between them.
+  const int64_t partial_count = std::min(partial_images, *order.record.request.num_inference_steps - 1);
+  const auto partials = std::make_shared<PartialImages>(order, partial_count, out);
+  const auto done = [&state, out](const Job& job) {
     try {
       answer_stream(state, job, out);
     } catch (const ApiError& error) {
       out->write(sse("error", openai_error(error).body));
       out->finish();
     }
-  });
+  };
+  submit_attached(call, std::move(order), done, partial_count,
+                  [partials](const std::string& file) { partials->send(file); });
   out->start_stream(
       {.content_type = "text/event-stream", .headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}}});
 }

@@ -59,15 +59,14 @@ void get_page(const Call& call) {
   const auto contents = web_file(file);
   if (!contents) throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
   const std::string tag = "\"" + fingerprint(*contents) + "\"";
-  HttpResponse response{
-      .content_type = std::string(content_type(file)),
-      .headers = {{"ETag", tag},
-                  {"Cache-Control", "no-cache"},
-                  {"X-Content-Type-Options", "nosniff"},
-                  {"Referrer-Policy", "no-referrer"},
-                  {"Content-Security-Policy",
-                   "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-                   "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"}}};
+  HttpResponse response{.content_type = std::string(content_type(file)),
+                        .headers = {{"ETag", tag},
+                                    {"Cache-Control", "no-cache"},
+                                    {"X-Content-Type-Options", "nosniff"},
+                                    {"Referrer-Policy", "no-referrer"},
+                                    {"Content-Security-Policy",
+                                     "default-src 'self'; img-src 'self' data: blob:; "
+                                     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"}}};
   if (call.request.header("if-none-match") == tag)
     response.status = 304;
   else

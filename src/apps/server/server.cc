@@ -72,6 +72,7 @@ struct Server::Impl {
               .finished = [this](const HttpRequest& request,
                                  const HttpOutcome& outcome) { log_outcome(metrics, request, outcome); }}) {
     state.api_key = options.api_key;
+    state.trusts_client_ids = options.trusts_client_ids;
     state.post = [this](std::function<void()> work) { http.post(std::move(work)); };
     state.connections = [this] { return http.connections(); };
   }
@@ -103,9 +104,12 @@ struct Server::Impl {
   std::thread signal_thread;
 };
 
-Server::Server(const ServerOptions& options) {
+void hold_end_signals() {
   const sigset_t signals = end_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+Server::Server(const ServerOptions& options) {
   std::signal(SIGPIPE, SIG_IGN);
   impl_ = std::make_unique<Impl>(options);
   impl_->signal_thread = std::thread([this] { impl_->await_signal(); });

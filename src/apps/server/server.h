@@ -18,6 +18,7 @@ struct ServerOptions {
   std::filesystem::path data_dir;
   std::string api_key;                       ///< empty: none wanted
   bool allow_remote_without_key = false;     ///< listen beyond this machine without a key
+  bool trusts_client_ids = false;            ///< take X-Client-Id for the client: of a proxy that sets it itself
   size_t queue_limit = 64;                   ///< jobs that wait
   std::chrono::milliseconds shutdown_grace;  ///< for the job being drawn when SIGTERM comes
 };
@@ -25,7 +26,11 @@ struct ServerOptions {
 /// \return the key that the file holds, without white space around it. \throws Error invalid_input if there is none
 std::string read_api_key(const std::filesystem::path& file);
 
-/// One server. Made before other threads are, since it keeps SIGINT and SIGTERM for itself from then on.
+/// Keeps SIGINT and SIGTERM from ending the process: blocks them for the calling thread and those that it makes. Called
+/// before any other thread is made, those of MPI included, so that they are left for the Server.
+void hold_end_signals();
+
+/// One server. Made where end signals are held, since it waits for them.
 class Server {
  public:
   /// Opens the store, takes up what it has, listens, and answers at once, with 503 where a model is wanted.

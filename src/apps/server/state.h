@@ -29,6 +29,7 @@ struct ServerState {
   JobService& jobs;
   Metrics& metrics;
   std::string api_key{};                              ///< empty: none wanted
+  bool trusts_client_ids = false;                     ///< a proxy in front says who its clients are
   std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
   std::function<size_t()> connections{};
   std::atomic<bool> stopping{false};
@@ -85,18 +86,17 @@ void health_ready(const Call& call);
 void get_metrics(const Call& call);
 void get_page(const Call& call);
 
-/// \return whose turn a request takes.
-std::string client_of(const HttpRequest& request);
 /// \return a job with a new id for `order`. \param attached its client waits on this connection
-Job new_job(const HttpRequest& request, DrawingOrder order, bool attached);
+Job new_job(const Call& call, DrawingOrder order, bool attached);
 /// \return one server-sent event.
 std::string sse(std::string_view event, std::string_view data);
 HttpResponse json_response(int status, const nlohmann::ordered_json& json);
 /// \return the bytes of a picture. \throws ApiError 404
 std::string read_image(ServerState& state, const JobImage& image);
 /// Submits the order of a client that waits for it: `done` runs on a handler thread once it has ended, and a client
-/// that
-/// leaves cancels it.
-void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done);
+/// that leaves cancels it.
+/// \param partial is given each of `partial_images` partial images of a picture, a file in base64, before that
+void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done,
+                     int64_t partial_images = 0, std::function<void(const std::string& file)> partial = {});
 
 }  // namespace nostos::server

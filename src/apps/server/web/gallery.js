@@ -137,10 +137,9 @@ function progressText(job) {
   }
   const progress = job.progress;
   if (!progress || progress.stage === "text") return "Reading the prompt";
-  const which = progress.pictures > 1 ? `Picture ${progress.picture} of ${progress.pictures}, ` : "";
-  if (progress.stage === "decode") return `${which}decoding`.replace(/^d/, "D");
+  if (progress.stage === "decode") return "Decoding";
   const left = progress.eta_s == null ? "" : ` · ${duration(progress.eta_s * 1000)} left`;
-  return `${which}step ${progress.step} of ${progress.steps}${left}`.replace(/^s/, "S");
+  return `Step ${progress.step} of ${progress.steps}${left}`;
 }
 
 /** Shows how far a live job is. */
@@ -148,9 +147,8 @@ export function showProgress(job) {
   const card = cards.get(`${job.id}/0`);
   const bar = card?.querySelector(".bar");
   if (!bar) return;
-  const { step = 0, steps = job.request.num_inference_steps, picture = 1, pictures = 1 } = job.progress ?? {};
-  const done = ((picture - 1) * steps + step) / (pictures * steps);
-  card.style.setProperty("--done", done);
+  const { step = 0, steps = job.request.num_inference_steps } = job.progress ?? {};
+  card.style.setProperty("--done", step / steps);
   bar.setAttribute("aria-valuemax", steps);
   bar.setAttribute("aria-valuenow", step);
   bar.setAttribute("aria-valuetext", progressText(job));

@@ -1,0 +1,43 @@
+// Owns what rank 0 decides between denoising steps for all ranks alike.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "pipeline/generation.h"
+
+namespace nostos {
+
+/// The ranks agree on rank 0's wishes with a message of a few bytes a step, and with none where it can have no wishes.
+class StepOrders {
+ public:
+  /// Every rank makes one for each drawing. \param progress of each request; rank 0's counts. \param can_show whether
+  /// previews can be made. \throws Error peer_failed
+  StepOrders(Communicator& world, std::span<const Progress> progress, bool can_show);
+
+  /// \return whether previews() may ask for some.
+  bool has_previews() const { return has_previews_; }
+
+  /// Every rank calls it before every step. \param cancelled of each request, grows by those that are cancelled by now:
+  /// of a single one, whose `cancel` every rank watches by itself, by `cancel_together` alone.
+  /// \throws Error cancelled, on all ranks alike, once all are
+  void drop_cancelled(std::span<Generation> requests);
+
+  /// A step of a picture of request `request`.
+  struct Step {
+    size_t request = 0;
+    PictureStep of{};
+    bool is_last = false;  ///< of its picture, of which there is no preview then
+  };
+  /// Every rank calls it after every step. \return of each whether its preview is wanted
+  std::vector<bool> previews(std::span<const Step> steps);
+
+ private:
+  Communicator& world_;
+  std::span<const Progress> progress_;
+  bool has_previews_ = false, can_cancel_ = false;
+};
+
+}  // namespace nostos
