@@ -158,6 +158,18 @@ double Engine::measure_matmul_gflops(int64_t rows) {
   return of_one * static_cast<double>(impl_->models.size());
 }
 
+int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
+  constexpr int64_t kUsualCaption = 64;  // padded tokens
+  const EngineOptions& options = impl_->options;
+  const ModelParts& parts = impl_->models.front()->parts;
+  const ResolvedRequest resolved = resolve(request, limits());
+  const int64_t side = parts.vae_config().scale() * parts.transformer_config().patch;
+  const int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side) + kUsualCaption;
+  const int64_t ranks = options.parallelism.ulysses * options.parallelism.ring;
+  const int64_t passes = *resolved.request.guidance_scale > 0 && options.parallelism.cfg == 1 ? 2 : 1;
+  return std::max<int64_t>(max_batch_rows(options.device) / (passes * ((tokens + ranks - 1) / ranks)), 1);
+}
+
 Generation Engine::generate(const GenerationRequest& request, const Progress& progress) {
   return std::move(generate(std::span(&request, 1), std::span(&progress, 1)).front());
 }

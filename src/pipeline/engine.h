@@ -66,6 +66,10 @@ class Engine {
   std::vector<Generation> generate(std::span<const GenerationRequest> requests,
                                    std::span<const Progress> progress = {});
 
+  /// \return how many pictures like the request's one forward pass takes (see batch_plan()), at least 1: more would
+  /// only wait for each other. \throws Error invalid_input
+  int64_t pictures_at_once(const GenerationRequest& request) const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -117,6 +117,39 @@ class Jobs(ServerTest):
         self.assertEqual(names[-1], "done")
         self.assertEqual(told[-1][1], self.server.job(job))
 
+    def drawn_with(self, job):
+        """How many jobs were drawn together with one that has ended, itself included."""
+        told = [json.loads(line) for line in list(self.server.log) if '"message":"job ended"' in line and job in line]
+        return told[-1]["together"]
+
+    def test_jobs_of_one_kind_are_drawn_together_and_get_the_pictures_they_get_alone(self):
+        kinds = [{"prompt": "a boat", "seed": 1}, {"prompt": "two tall trees beside a lake at night", "guidance_scale": 0},
+                 {"prompt": "x", "seed": 3, "n": 2, "guidance_scale": 4}, {"prompt": "a boat", "width": 96}]
+        kinds = [{**kind, "num_inference_steps": 11} for kind in kinds]  # unlike what other tests left in the queue
+        blocker = self.server.submit(**ENDLESS)
+        jobs = [self.server.submit(**kind) for kind in kinds]
+        self.server.request("DELETE", f"/v1/jobs/{blocker}")
+        together = [self.server.wait_for(job) for job in jobs]
+        alone = [self.server.wait_for(self.server.submit(**kind)) for kind in kinds]
+        self.server.wait_until(lambda: any(alone[-1]["id"] in line and "job ended" in line for line in self.server.log))
+        self.assertEqual([self.drawn_with(job) for job in jobs], [3, 3, 3, 1])
+        self.assertEqual([self.drawn_with(job["id"]) for job in alone], [1] * 4)
+        for one, other in zip(together, alone):
+            self.assertEqual(one["status"], "completed", one)
+            pictures = [[self.server.get(image["url"]).body for image in job["images"]] for job in (one, other)]
+            self.assertEqual(pictures[0], pictures[1])
+
+    def test_a_job_leaves_those_it_is_drawn_with(self):
+        blocker = self.server.submit(**ENDLESS)
+        leaver, stayer = (self.server.submit(num_inference_steps=300, seed=seed) for seed in (1, 2))
+        self.server.request("DELETE", f"/v1/jobs/{blocker}")
+        self.server.wait_until(lambda: (self.server.job(leaver)["progress"] or {}).get("step", 0) >= 2)
+        self.server.request("DELETE", f"/v1/jobs/{leaver}")
+        self.assertEqual(self.server.wait_for(stayer)["status"], "completed")
+        self.assertEqual(self.server.job(leaver)["status"], "cancelled")
+        self.server.wait_until(lambda: any(stayer in line and "job ended" in line for line in self.server.log))
+        self.assertEqual(self.drawn_with(stayer), 2)
+
     def test_previews_are_shown_and_change_nothing(self):
         asked = {"num_inference_steps": 60, "width": 128, "height": 64, "guidance_scale": 2}
         unwatched = self.server.wait_for(self.server.submit(**asked))

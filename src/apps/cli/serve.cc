@@ -62,13 +62,18 @@ class SharedDrawing {
  public:
   SharedDrawing(Engine& engine, const Processes& processes) : engine_(engine), processes_(processes) {}
 
-  Generation draw(const GenerationRequest& request, const Progress& progress) const {
-    if (processes_.communicator() == nullptr) return engine_.generate(request, progress);
-    processes_.from_root([&request] { return to_json(DrawingRecord{.request = request, .model_path = {}}); });
-    // Ranks in other processes do not see the flag, and one alone must not leave a drawing.
-    Progress shared = progress;
-    shared.cancel_together = std::exchange(shared.cancel, nullptr);
-    return engine_.generate(request, shared);
+  std::vector<Generation> draw(std::span<const GenerationRequest> requests, std::span<const Progress> progress) const {
+    if (processes_.communicator() == nullptr) return engine_.generate(requests, progress);
+    processes_.from_root([&requests] {
+      std::vector<std::string> records;
+      for (const GenerationRequest& request : requests)
+        records.push_back(to_json(DrawingRecord{.request = request, .model_path = {}}));
+      return nlohmann::json(records).dump();
+    });
+    // Ranks in other processes do not see the flags, and one alone must not leave a drawing.
+    std::vector<Progress> shared(progress.begin(), progress.end());
+    for (Progress& one : shared) one.cancel_together = std::exchange(one.cancel, nullptr);
+    return engine_.generate(requests, shared);
   }
 
   /// What processes other than the root do until finish(). Signals, which launchers send to all, are the root's to
@@ -77,10 +82,13 @@ class SharedDrawing {
     std::signal(SIGTERM, SIG_IGN);
     std::signal(SIGINT, SIG_IGN);
     for (;;) {
-      const std::string record = processes_.from_root([] { return std::string(); });
-      if (record.empty()) return;
+      const std::string records = processes_.from_root([] { return std::string(); });
+      if (records.empty()) return;
+      std::vector<GenerationRequest> requests;
+      for (const std::string record : nlohmann::json::parse(records))
+        requests.push_back(parse_drawing_record(record, "the request of rank 0").request);
       try {
-        engine_.generate(parse_drawing_record(record, "the request of rank 0").request);
+        engine_.generate(requests);
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::cancelled) throw;
       }
@@ -133,7 +141,8 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   Progress with_previews;
   with_previews.wants_preview = [](const PictureStep&) { return true; };
   with_previews.on_preview = [](const PictureStep&, const Image&) {};
-  drawing.draw(warm_up_request(engine.limits()), with_previews);
+  const GenerationRequest first = warm_up_request(engine.limits());
+  drawing.draw({&first, 1}, {&with_previews, 1});
   server::LoadedModel model;
   model.name = model_label({.request = {}, .model_path = flags.model_path});
   model.device = flags.engine.device == "auto" ? to_string(options.device) : flags.engine.device;
@@ -142,9 +151,11 @@ void serve(const ServeFlags& flags, const Processes& processes) {
                   .max_pixels = flags.max_pixels,
                   .model_path = flags.model_path,
                   .precision = engine.precision_name()};
-  server->run(std::move(model), [&drawing](const GenerationRequest& request, const Progress& progress) {
-    return drawing.draw(request, progress);
-  });
+  server->run(
+      std::move(model),
+      {.draw = [&drawing](std::span<const GenerationRequest> requests,
+                          std::span<const Progress> progress) { return drawing.draw(requests, progress); },
+       .pictures_at_once = [&engine](const GenerationRequest& request) { return engine.pictures_at_once(request); }});
   drawing.finish();
 }
 

@@ -38,6 +38,12 @@ std::string encoded(const Image& picture, ImageFormat format, int quality) {
   return to_base64({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
+/// \return whether both are drawn at one size in steps of the same times.
+bool are_alike(const GenerationRequest& a, const GenerationRequest& b) {
+  return a.height == b.height && a.width == b.width && a.num_inference_steps == b.num_inference_steps &&
+         a.sigmas == b.sigmas;
+}
+
 std::string label(const char* key, std::string_view value) { return fmt::format("{}=\"{}\"", key, value); }
 
 }  // namespace
@@ -53,8 +59,9 @@ void JobService::enqueue(const Job& job) {
   auto live = std::make_shared<Live>();
   live->client = job.client;
   live->attached = job.attached;
-  live->pictures = job.order.record.request.num_outputs;
-  live->steps = job.order.record.request.num_inference_steps.value();
+  live->request = job.order.record.request;
+  live->pictures = live->request.num_outputs;
+  live->steps = live->request.num_inference_steps.value();
   live->progress.steps = live->pictures * live->steps;
   live_[job.id] = std::move(live);
   queue_.push(job.client, job.id);
@@ -120,7 +127,7 @@ void JobService::interrupt() {
   std::string id;
   {
     const std::lock_guard lock(mutex_);
-    id = running_;
+    if (!running_.empty()) id = running_.front();
   }
   if (!id.empty()) cancel(id);
 }
@@ -152,17 +159,17 @@ std::optional<ordered_json> JobService::describe_running() {
   std::string id;
   {
     const std::lock_guard lock(mutex_);
-    id = running_;
+    if (!running_.empty()) id = running_.front();
   }
   return id.empty() ? std::nullopt : describe(id);
 }
 
 std::shared_ptr<const Image> JobService::preview_of_running() {
   const std::lock_guard lock(mutex_);
-  const auto found = live_.find(running_);
-  if (found == live_.end()) return nullptr;
-  found->second->preview_asked = steady_clock::now();
-  return found->second->preview;
+  if (running_.empty()) return nullptr;
+  Live& live = *live_.at(running_.front());
+  live.preview_asked = steady_clock::now();
+  return live.preview;
 }
 
 uint64_t JobService::watch(const std::string& id, JobWatcher watcher) {
@@ -217,31 +224,46 @@ void JobService::end(const std::string& id) {
   if (found == live_.end()) return;
   const std::shared_ptr<Live> live = found->second;
   live_.erase(found);
-  if (running_ == id) running_.clear();
+  std::erase(running_, id);
   const auto job = store_.find(id);
   if (job) tell(*live, "done", job_json(*job, std::nullopt, std::nullopt));
   tell_positions();
   changed_.notify_all();
 }
 
-void JobService::run(const Draw& draw) {
+void JobService::run(const Drawing& drawing) {
   for (;;) {
-    std::string id;
-    std::shared_ptr<Live> live;
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return stopping_ || queue_.size() > 0; });
-      if (stopping_) return;
-      id = *queue_.pop();
-      live = live_.at(id);
-      live->running = true;
-      live->started_at = unix_now();
-      running_ = id;
-      tell(*live, "started", {{"id", id}, {"started_at", live->started_at}});
-      tell_positions();
-    }
-    draw_one(id, *live, draw);
+    std::vector<Turn> turns = take_turns(drawing);
+    if (turns.empty()) return;
+    draw_together(turns, drawing);
   }
+}
+
+std::vector<JobService::Turn> JobService::take_turns(const Drawing& drawing) {
+  std::vector<Turn> turns;
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || queue_.size() > 0; });
+  if (stopping_) return turns;
+  const auto take = [&](const std::string& id) {
+    Turn turn{id, live_.at(id)};
+    turn.live->running = true;
+    turn.live->started_at = unix_now();
+    running_.push_back(id);
+    tell(*turn.live, "started", {{"id", id}, {"started_at", turn.live->started_at}});
+    turns.push_back(std::move(turn));
+  };
+  take(*queue_.pop());
+  const GenerationRequest& first = turns.front().live->request;
+  int64_t room = drawing.pictures_at_once(first) - first.num_outputs;
+  for (const std::string& id : queue_.order()) {
+    const GenerationRequest& request = live_.at(id)->request;
+    if (request.num_outputs > room || !are_alike(first, request)) continue;
+    room -= request.num_outputs;
+    queue_.remove(id);
+    take(id);
+  }
+  tell_positions();
+  return turns;
 }
 
 bool JobService::wants_preview(const Live& live, int64_t step) const {
@@ -338,62 +360,118 @@ std::vector<JobImage> JobService::write_pictures(const Job& job, const Generatio
   return images;
 }
 
-void JobService::draw_one(const std::string& id, Live& live, const Draw& draw) {
-  const auto start = steady_clock::now();
-  JobStatus status = JobStatus::completed;
-  std::string error_text;
-  std::exception_ptr fatal;
+template <class Work>
+void JobService::guarded(Turn& turn, const Work& work) {
   try {
-    store_.set_running(id);
-    const auto job = store_.find(id);
-    check(job.has_value(), "a job that runs is in the store");
-    const double queue_ms = (job->started_at - job->created_at) * 1000;
-    metrics_.observe("nostos_job_queue_seconds", {}, queue_ms / 1000);
-    const auto asked = steady_clock::now();
-    const Generation generation = draw(job->order.record.request, progress_of(*job, live));
-    const double engine_ms = ms_since(asked);
-    double encode_ms = 0;
-    const std::vector<JobImage> images = write_pictures(*job, generation, encode_ms);
-    ordered_json stages = ordered_json::array();
-    for (const StageTime& stage : generation.report.stages) {
-      stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
-      metrics_.observe("nostos_stage_seconds", label("stage", stage.name), stage.ms / 1000);
-    }
-    metrics_.observe("nostos_stage_seconds", label("stage", "encode"), encode_ms / 1000);
-    const ordered_json timings{{"queue_ms", queue_ms},
-                               {"engine_ms", engine_ms},
-                               {"encode_ms", encode_ms},
-                               {"total_ms", ms_since(start)},
-                               {"stages", stages}};
-    store_.set_completed(*job, images, cli::json_line(timings));
+    return work();
   } catch (const Error& error) {
-    status = error.kind() == ErrorKind::cancelled ? JobStatus::cancelled : JobStatus::failed;
-    error_text = error.what();
-    if (error.kind() == ErrorKind::peer_failed) fatal = std::current_exception();
+    turn.status = error.kind() == ErrorKind::cancelled ? JobStatus::cancelled : JobStatus::failed;
+    turn.error = error.what();
   } catch (const std::bad_alloc&) {
-    status = JobStatus::failed;
-    error_text = "out of memory";
+    turn.status = JobStatus::failed;
+    turn.error = "out of memory";
   } catch (const std::exception& error) {
-    status = JobStatus::failed;
-    error_text = error.what();
+    turn.status = JobStatus::failed;
+    turn.error = error.what();
   }
-  if (status == JobStatus::cancelled && !live.attached) {
+}
+
+void JobService::draw_together(std::span<Turn> turns, const Drawing& drawing) {
+  std::vector<GenerationRequest> requests;
+  std::vector<Progress> progress;
+  std::vector<Turn*> drawn;
+  for (Turn& turn : turns) {
+    turn.start = steady_clock::now();
+    guarded(turn, [&] {
+      store_.set_running(turn.id);
+      const auto job = store_.find(turn.id);
+      check(job.has_value(), "a job that runs is in the store");
+      turn.job = *job;
+      turn.queue_ms = (job->started_at - job->created_at) * 1000;
+      metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
+      requests.push_back(turn.live->request);
+      progress.push_back(progress_of(turn.job, *turn.live));
+      drawn.push_back(&turn);
+    });
+  }
+  std::vector<Generation> made;
+  std::exception_ptr failure;
+  const auto asked = steady_clock::now();
+  try {
+    if (!drawn.empty()) made = drawing.draw(requests, progress);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  const double engine_ms = ms_since(asked);
+  bool is_fatal = false;
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    Turn& turn = *drawn[i];
+    guarded(turn, [&] {
+      try {
+        if (failure) std::rethrow_exception(failure);
+        require(!made[i].cancelled, ErrorKind::cancelled, "cancelled");
+        finish(turn, made[i], engine_ms);
+      } catch (const Error& error) {
+        is_fatal = is_fatal || error.kind() == ErrorKind::peer_failed;
+        throw;
+      }
+    });
+  }
+  // What fails several may be the fault, or the size, of one.
+  const bool again = failure && !is_fatal && drawn.size() > 1 && drawn.front()->status == JobStatus::failed;
+  if (again) {
+    for (Turn* turn : drawn) {
+      turn->status = JobStatus::running;
+      turn->error.clear();
+      draw_together({turn, 1}, drawing);
+    }
+  }
+  for (Turn& turn : turns) {
+    if (!again || std::ranges::find(drawn, &turn) == drawn.end()) leave(turn, turns.size());
+  }
+  if (is_fatal) std::rethrow_exception(failure);
+}
+
+void JobService::finish(Turn& turn, const Generation& generation, double engine_ms) {
+  double encode_ms = 0;
+  const std::vector<JobImage> images = write_pictures(turn.job, generation, encode_ms);
+  ordered_json stages = ordered_json::array();
+  for (const StageTime& stage : generation.report.stages) {
+    stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
+    metrics_.observe("nostos_stage_seconds", label("stage", stage.name), stage.ms / 1000);
+  }
+  metrics_.observe("nostos_stage_seconds", label("stage", "encode"), encode_ms / 1000);
+  const ordered_json timings{{"queue_ms", turn.queue_ms},
+                             {"engine_ms", engine_ms},
+                             {"encode_ms", encode_ms},
+                             {"total_ms", ms_since(turn.start)},
+                             {"stages", stages}};
+  store_.set_completed(turn.job, images, cli::json_line(timings));
+  turn.status = JobStatus::completed;
+}
+
+void JobService::leave(const Turn& turn, size_t together) {
+  const Live& live = *turn.live;
+  if (turn.status == JobStatus::cancelled && !live.attached) {
     std::unique_lock lock(mutex_);
     if (stopping_ && !live.cancelled) {
-      store_.set_queued(id);
-      live.running = false;
-      running_.clear();
+      store_.set_queued(turn.id);
+      turn.live->running = false;
+      std::erase(running_, turn.id);
       changed_.notify_all();
       return;
     }
   }
-  if (status != JobStatus::completed) store_.set_ended(id, status, error_text);
-  metrics_.add("nostos_jobs_total", label("status", name(status)));
-  metrics_.observe("nostos_job_seconds", label("status", name(status)), ms_since(start) / 1000);
-  log_json(status == JobStatus::failed ? LogLevel::error : LogLevel::info, "job ended",
-           {{"job", id}, {"status", name(status)}, {"ms", ms_since(start)}, {"error", error_text}});
-  end(id);
-  if (fatal) std::rethrow_exception(fatal);
+  if (turn.status != JobStatus::completed) store_.set_ended(turn.id, turn.status, turn.error);
+  metrics_.add("nostos_jobs_total", label("status", name(turn.status)));
+  metrics_.observe("nostos_job_seconds", label("status", name(turn.status)), ms_since(turn.start) / 1000);
+  log_json(turn.status == JobStatus::failed ? LogLevel::error : LogLevel::info, "job ended",
+           {{"job", turn.id},
+            {"status", name(turn.status)},
+            {"ms", ms_since(turn.start)},
+            {"together", together},
+            {"error", turn.error}});
+  end(turn.id);
 }
 
 void JobService::stop(std::chrono::milliseconds grace) {
@@ -409,7 +487,7 @@ void JobService::stop(std::chrono::milliseconds grace) {
   for (const std::string& id : useless) cancel(id);
   std::unique_lock lock(mutex_);
   if (!changed_.wait_for(lock, grace, [this] { return running_.empty(); }))
-    if (const auto found = live_.find(running_); found != live_.end()) found->second->stop_drawing = true;
+    for (const std::string& id : running_) live_.at(id)->stop_drawing = true;
   changed_.wait(lock, [this] { return running_.empty(); });
 }
 

@@ -10,7 +10,9 @@
 #include <mutex>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "apps/server/fair_queue.h"
 #include "apps/server/job_store.h"
@@ -33,8 +35,15 @@ struct JobWatcher {
   int64_t partial_images = 0;  ///< `partial` events wanted of each picture, spread evenly over its steps
 };
 
-/// What the service wants of a drawing engine.
-using Draw = std::function<Generation(const GenerationRequest& request, const Progress& progress)>;
+/// What the service wants of an engine.
+struct Drawing {
+  /// Draws requests of one size and number of steps together. \return as Engine::generate()
+  std::function<std::vector<Generation>(std::span<const GenerationRequest> requests,
+                                        std::span<const Progress> progress)>
+      draw;
+  /// \return how many pictures like the request's are worth drawing together, at least 1.
+  std::function<int64_t(const GenerationRequest& request)> pictures_at_once;
+};
 
 /// Any thread, but for run(), which one thread calls.
 class JobService {
@@ -48,13 +57,13 @@ class JobService {
 
   /// Ends a waiting job at once, a running one within a step. \return the job as it is then, or nothing if unknown
   std::optional<Job> cancel(const std::string& id);
-  /// Cancels the job being drawn, if any.
+  /// Cancels the job being drawn, if any; of several the one whose turn it was.
   void interrupt();
 
   /// \return the job with its place and progress as the API shows it, or nothing.
   std::optional<nlohmann::ordered_json> describe(const std::string& id);
   nlohmann::ordered_json describe(const Job& job);
-  /// \return the job object of the one being drawn, or nothing.
+  /// \return the job object of the one being drawn, or nothing; of several the one whose turn it was.
   std::optional<nlohmann::ordered_json> describe_running();
   /// \return the last preview of the job being drawn, or null; from now on, for a while, it has some.
   std::shared_ptr<const Image> preview_of_running();
@@ -66,7 +75,7 @@ class JobService {
 
   /// Draws jobs until stop(). \throws nothing: a failing job fails alone; but for peer_failed, after which no rank can
   /// draw, and for a store that cannot be written.
-  void run(const Draw& draw);
+  void run(const Drawing& drawing);
 
   /// Admits no more and begins no more; those whose client waits in line are cancelled, the others stay on disk.
   /// The job being drawn has `grace` to end, then returns to the queue.
@@ -79,6 +88,7 @@ class JobService {
   struct Live {
     std::string client;
     bool running = false, attached = false;
+    GenerationRequest request{};
     int64_t pictures = 1, steps = 1;  ///< steps of each picture
     int64_t position = -1;            ///< that was told last
     double started_at = 0;
@@ -92,7 +102,26 @@ class JobService {
 
   /// Puts a job that is in the store into the queue.
   void enqueue(const Job& job);
-  void draw_one(const std::string& id, Live& live, const Draw& draw);
+  /// A job while it is drawn.
+  struct Turn {
+    std::string id;
+    std::shared_ptr<Live> live;
+    Job job{};
+    std::chrono::steady_clock::time_point start{};
+    double queue_ms = 0;
+    JobStatus status = JobStatus::running;
+    std::string error{};
+  };
+
+  /// \return the job whose turn it is, and waiting ones that are worth drawing with it.
+  std::vector<Turn> take_turns(const Drawing& drawing);
+  void draw_together(std::span<Turn> turns, const Drawing& drawing);
+  void finish(Turn& turn, const Generation& generation, double engine_ms);
+  /// Does `work` for a turn, which ends with what that throws.
+  template <class Work>
+  void guarded(Turn& turn, const Work& work);
+  /// Ends a turn: its job is done, or is back in the queue where the server stops.
+  void leave(const Turn& turn, size_t together);
   /// \param encode_ms grows by the time that making the files' bytes takes
   std::vector<JobImage> write_pictures(const Job& job, const Generation& generation, double& encode_ms);
   Progress progress_of(const Job& job, Live& live);
@@ -110,8 +139,8 @@ class JobService {
   std::condition_variable changed_;
   FairQueue queue_;
   std::map<std::string, std::shared_ptr<Live>> live_;  ///< jobs that have not ended
-  std::string running_;
-  size_t admitting_ = 0;  ///< on their way into the store
+  std::vector<std::string> running_;                   ///< jobs being drawn together; the first's turn it was
+  size_t admitting_ = 0;                               ///< on their way into the store
   uint64_t watches_ = 0;
   bool stopping_ = false;
 };

@@ -127,11 +127,11 @@ Server::~Server() {
   impl_->http.stop(std::chrono::milliseconds(0));
 }
 
-void Server::run(LoadedModel model, const Draw& draw) {
+void Server::run(LoadedModel model, const Drawing& drawing) {
   const std::string name = model.name;
   impl_->state.set_model(std::move(model));
   log_json(LogLevel::info, "ready", {{"model", name}, {"waiting", impl_->jobs.waiting()}});
-  impl_->jobs.run(draw);
+  impl_->jobs.run(drawing);
   // Event streams of jobs that stay on disk have nothing more to say: their clients come again.
   impl_->signal_thread.join();
   impl_->http.stop(kAnswerPatience);
