@@ -98,6 +98,8 @@ def main():
     for size in options.sizes:
         measured = bench(options, size, options.steps, 0, SIZES.get(size, 3), full)
         add(f"full {size}", measured, ceiling(options, measured["transformer_rows"]))
+    add("full 1024x1024, guidance 4", bench(options, "1024x1024", options.steps, 4, 2, full))
+    add("full 1024x1024, offload", bench(options, "1024x1024", options.steps, 0, 2, [*full, "--memory", "offload"]))
     add("embedded 512x512, guidance 4", bench(options, "512x512", 9, 4, 5, []))
     print_table(rows)
     if options.json:
