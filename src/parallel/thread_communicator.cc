@@ -36,7 +36,7 @@ struct End {
   Device device;
   State state = State::open;
   End* other = nullptr;
-  const Event* ready = nullptr;   // of a device buffer: marks its rank's work before the exchange
+  const Event* ready = nullptr;     // of a device buffer: marks its rank's work before the exchange
   std::shared_ptr<Event> copied{};  // of a device buffer that the other end's rank has copied: marks the copy
 };
 
