@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
@@ -198,6 +199,13 @@ uint64_t JobService::watch(const std::string& id, JobWatcher watcher) {
 void JobService::unwatch(const std::string& id, uint64_t watch) {
   const std::lock_guard lock(mutex_);
   if (const auto found = live_.find(id); found != live_.end()) found->second->watchers.erase(watch);
+}
+
+void JobService::unwatch_all() {
+  std::vector<JobWatcher> gone;  // ends without the lock
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, live] : live_)
+    for (auto& [watch, watcher] : std::exchange(live->watchers, {})) gone.push_back(std::move(watcher));
 }
 
 void JobService::tell(const Live& live, const char* event, const ordered_json& data) {

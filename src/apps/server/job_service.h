@@ -72,6 +72,8 @@ class JobService {
   /// job has ended, or is unknown.
   uint64_t watch(const std::string& id, JobWatcher watcher);
   void unwatch(const std::string& id, uint64_t watch);
+  /// Forgets all watchers, which may not outlive what they write to.
+  void unwatch_all();
 
   /// Draws jobs until stop(). \throws nothing: a failing job fails alone; but for peer_failed, after which no rank can
   /// draw, and for a store that cannot be written.

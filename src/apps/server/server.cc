@@ -125,6 +125,7 @@ Server::~Server() {
     impl_->signal_thread.join();
   }
   impl_->http.stop(std::chrono::milliseconds(0));
+  impl_->jobs.unwatch_all();
 }
 
 void Server::run(LoadedModel model, const Drawing& drawing) {
