@@ -8,10 +8,14 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import mpirun  # noqa: E402
 
 BINARY = os.environ["NOSTOS_BINARY"]
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1, "guidance_scale": 0, "seed": 7}
@@ -35,7 +39,7 @@ class Server:
     def __init__(self, *flags: str, data_dir: str | Path | None = None, ready: bool = True, launcher: tuple[str, ...] = ()):
         self._own = None if data_dir else tempfile.TemporaryDirectory()
         self.data_dir = Path(data_dir or self._own.name)
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        environment = {**(mpirun.ENVIRONMENT if launcher else os.environ), "OMP_WAIT_POLICY": "passive"}
         command = [*launcher, BINARY, "serve", "--port", "0", "--data-dir", str(self.data_dir), *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
         self.log: list[str] = []

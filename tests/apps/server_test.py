@@ -23,7 +23,8 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+from mpirun import MPIRUN, why_not  # noqa: E402
 from server_process import ENDLESS, SMALL, Server, basic, events, status_of  # noqa: E402
 
 SKIPPED_EXIT = 77
@@ -732,7 +733,12 @@ class Processes(unittest.TestCase):
     """Two ranks that are processes of mpirun."""
 
     # Open MPI kills ranks a second after SIGTERM unless told to wait.
-    launcher = ("mpirun", "--oversubscribe", "-n", "2", "--mca", "odls_base_sigkill_timeout", "3")
+    launcher = (*MPIRUN, "-n", "2", "--mca", "odls_base_sigkill_timeout", "3")
+
+    @classmethod
+    def setUpClass(cls):
+        if reason := why_not():
+            raise unittest.SkipTest(reason)
 
     def test_they_draw_the_same_are_cancelled_and_end_in_good_order(self):
         asked = {"num_inference_steps": 2, "guidance_scale": 2}
