@@ -20,8 +20,8 @@ class StepOrders {
   /// \return whether previews() may ask for some.
   bool has_previews() const { return has_previews_; }
 
-  /// Every rank calls it before every step. \param cancelled of each request, grows by those that are cancelled by now:
-  /// of a single one, whose `cancel` every rank watches by itself, by `cancel_together` alone.
+  /// Every rank calls it before every step. \param requests of the drawing: those whose `cancel` or `cancel_together` is
+  /// set by now become cancelled; of a single one, whose `cancel` every rank watches by itself, the second counts alone.
   /// \throws Error cancelled, on all ranks alike, once all are
   void drop_cancelled(std::span<Generation> requests);
 

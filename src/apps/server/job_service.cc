@@ -45,6 +45,15 @@ bool are_alike(const GenerationRequest& a, const GenerationRequest& b) {
          a.sigmas == b.sigmas;
 }
 
+/// \return how many pictures may join one that is drawn: none one that the engine refuses, which drawing it will say.
+int64_t room_beside(const GenerationRequest& request, const Drawing& drawing) {
+  try {
+    return drawing.pictures_at_once(request) - request.num_outputs;
+  } catch (const Error&) {
+    return 0;
+  }
+}
+
 std::string label(const char* key, std::string_view value) { return fmt::format("{}=\"{}\"", key, value); }
 
 }  // namespace
@@ -262,7 +271,7 @@ std::vector<JobService::Turn> JobService::take_turns(const Drawing& drawing) {
   };
   take(*queue_.pop());
   const GenerationRequest& first = turns.front().live->request;
-  int64_t room = drawing.pictures_at_once(first) - first.num_outputs;
+  int64_t room = room_beside(first, drawing);
   for (const std::string& id : queue_.order()) {
     const GenerationRequest& request = live_.at(id)->request;
     if (request.num_outputs > room || !are_alike(first, request)) continue;

@@ -41,7 +41,7 @@ struct Drawing {
   std::function<std::vector<Generation>(std::span<const GenerationRequest> requests,
                                         std::span<const Progress> progress)>
       draw;
-  /// \return how many pictures like the request's are worth drawing together, at least 1.
+  /// \return how many pictures like the request's are worth drawing together, at least 1. \throws Error invalid_input
   std::function<int64_t(const GenerationRequest& request)> pictures_at_once;
 };
 

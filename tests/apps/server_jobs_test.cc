@@ -1,0 +1,139 @@
+// Tests which jobs the service has drawn together, and what becomes of them, with an engine that draws nothing.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "apps/server/identifiers.h"
+#include "apps/server/job_service.h"
+#include "base/error.h"
+
+namespace nostos::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+class ServerJobs : public testing::Test {
+ protected:
+  ServerJobs() : folder_(fs::path(testing::TempDir()) / random_id("jobs_")), store_(folder_) {}
+  ~ServerJobs() override { fs::remove_all(folder_); }
+
+  /// A job that waits; the service takes it up when it is made.
+  void wait(const std::string& id, int64_t width = 64, int64_t steps = 2, int64_t outputs = 1) {
+    Job made;
+    made.id = id;
+    GenerationRequest request{.prompt = id, .seed = 5};
+    request.width = width;
+    request.height = 64;
+    request.num_inference_steps = steps;
+    request.num_outputs = outputs;
+    made.order.record.request = resolve(request, {}).request;
+    made.client = "client";
+    made.created_at = 1;
+    store_.insert(made);
+  }
+
+  /// Draws all that waits. \return the prompts that each turn drew together
+  std::vector<std::vector<std::string>> draw_all(const Drawing& drawing) {
+    JobService service(store_, metrics_, 64);
+    std::vector<std::vector<std::string>> turns;
+    const Drawing noted{[&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+                          std::vector<std::string>& prompts = turns.emplace_back();
+                          for (const GenerationRequest& request : requests) prompts.push_back(request.prompt);
+                          return drawing.draw(requests, progress);
+                        },
+                        drawing.pictures_at_once};
+    std::thread worker([&] { service.run(noted); });
+    while (service.waiting() > 0 || service.is_drawing()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    service.stop(std::chrono::milliseconds(0));
+    worker.join();
+    return turns;
+  }
+
+  /// A black picture for each that is asked for.
+  static std::vector<Generation> black(std::span<const GenerationRequest> requests, std::span<const Progress>) {
+    std::vector<Generation> made(requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      for (int64_t n = 0; n < requests[i].num_outputs; ++n) {
+        const int64_t width = *requests[i].width, height = *requests[i].height;
+        made[i].pictures.push_back(
+            {.image = {height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))},
+             .latents = {},
+             .seed = 5});
+      }
+    }
+    return made;
+  }
+
+  JobStatus status(const std::string& id) { return store_.find(id)->status; }
+
+  fs::path folder_;
+  JobStore store_;
+  Metrics metrics_;
+};
+
+using Turns = std::vector<std::vector<std::string>>;
+
+TEST_F(ServerJobs, OneSizeAndStepsAreDrawnTogetherAsFarAsThereIsRoom) {
+  wait("a");
+  wait("wider", 96);
+  wait("b");
+  wait("longer", 64, 3);
+  wait("three", 64, 2, 3);
+  wait("c");
+  wait("d");
+  const Turns turns = draw_all({black, [](const GenerationRequest&) { return int64_t{3}; }});
+  EXPECT_EQ(turns, (Turns{{"a", "b", "c"}, {"wider"}, {"longer"}, {"three"}, {"d"}}));
+  for (const char* id : {"a", "b", "c", "d", "wider", "longer", "three"})
+    EXPECT_EQ(status(id), JobStatus::completed) << id;
+}
+
+TEST_F(ServerJobs, WhatFailsTogetherIsTriedAlone) {
+  for (const char* id : {"a", "bad", "b"}) wait(id);
+  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    for (const GenerationRequest& request : requests)
+      if (request.prompt == "bad") fail(ErrorKind::out_of_memory, "no memory for it");
+    return black(requests, progress);
+  };
+  const Turns turns = draw_all({draw, [](const GenerationRequest&) { return int64_t{8}; }});
+  EXPECT_EQ(turns, (Turns{{"a", "bad", "b"}, {"a"}, {"bad"}, {"b"}}));
+  EXPECT_EQ(status("a"), JobStatus::completed);
+  EXPECT_EQ(status("b"), JobStatus::completed);
+  EXPECT_EQ(status("bad"), JobStatus::failed);
+  EXPECT_EQ(store_.find("bad")->error, "no memory for it");
+}
+
+TEST_F(ServerJobs, OneThatLeavesIsCancelledAlone) {
+  for (const char* id : {"a", "leaver"}) wait(id);
+  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    std::vector<Generation> made = black(requests, progress);
+    for (size_t i = 0; i < requests.size(); ++i) made[i].cancelled = requests[i].prompt == "leaver";
+    return made;
+  };
+  draw_all({draw, [](const GenerationRequest&) { return int64_t{8}; }});
+  EXPECT_EQ(status("a"), JobStatus::completed);
+  EXPECT_EQ(status("leaver"), JobStatus::cancelled);
+}
+
+// What an earlier model took may be too large for this one: such a job fails, and the server goes on.
+TEST_F(ServerJobs, ARequestThatTheModelRefusesFailsAlone) {
+  wait("refused", 96);
+  wait("a");
+  const auto refuse = [](const GenerationRequest& request) {
+    require(*request.width == 64, ErrorKind::invalid_input, "width {} is refused", *request.width);
+  };
+  const auto draw = [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    for (const GenerationRequest& request : requests) refuse(request);
+    return black(requests, progress);
+  };
+  draw_all({draw, [&](const GenerationRequest& request) {
+              refuse(request);
+              return int64_t{8};
+            }});
+  EXPECT_EQ(status("refused"), JobStatus::failed);
+  EXPECT_EQ(store_.find("refused")->error, "width 96 is refused");
+  EXPECT_EQ(status("a"), JobStatus::completed);
+}
+
+}  // namespace
+}  // namespace nostos::server
