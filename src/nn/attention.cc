@@ -23,9 +23,17 @@ float score_scale(const AttentionShape& shape) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
 }
 
+bool is_packed(Device device, DType dtype, const AttentionShape& shape, const ShardedSequence& sequence) {
+  return !sequence.is_sharded() && ops::packs_attention(device, dtype, shape.head_dim, shape.causal);
+}
+
 /// mixed = attention(rope(norm(qkv))) of one sequence that this rank has to itself.
-void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, ConstView qkv, const RopeTable& rope,
+void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, View qkv, const RopeTable& rope,
             const HeadScratch& s, View mixed) {
+  if (!s.q) {
+    return ops::packed_attention(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
+                                 shape.heads, shape.kv_heads, score_scale(shape), mixed);
+  }
   ops::split_heads_rope(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
                         std::array{ops::HeadGroup{s.q, s.k, s.v}});
   ops::attention(ctx, s.q, s.k, s.v, score_scale(shape), shape.causal, mixed);
@@ -43,8 +51,12 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
   size_t end = begin;
   for (const ShardedSequence* sequence : sequences) {
     arena.rewind(begin);
-    s.heads.push_back(sequence->is_sharded() ? HeadScratch{{}, {}, {}, sequence->take(arena, dtype)}
-                                             : take_heads(arena, shape, sequence->rows(), dtype));
+    if (sequence->is_sharded())
+      s.heads.push_back({{}, {}, {}, sequence->take(arena, dtype)});
+    else
+      s.heads.push_back(is_packed(arena.device(), dtype, shape, *sequence)
+                            ? HeadScratch{}
+                            : take_heads(arena, shape, sequence->rows(), dtype));
     end = std::max(end, arena.used_bytes());
   }
   arena.rewind(end);

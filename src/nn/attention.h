@@ -41,7 +41,7 @@ struct AttendedSequence {
 
 /// Memory in which a sequence is attended to.
 struct HeadScratch {
-  View q;  ///< [heads, tokens, head_dim]; q, k and v are null where the sequence is sharded
+  View q;  ///< [heads, tokens, head_dim]; q, k and v are null where the sequence is sharded or heads stay in place
   View k;  ///< [kv_heads, tokens, head_dim]
   View v;  ///< [kv_heads, tokens, head_dim]
   ShardedSequence::Scratch exchange;

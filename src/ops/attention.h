@@ -34,6 +34,16 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
 /// heads * head_dim].
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
 
+/// \return whether packed_attention() serves such heads on `device`.
+bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
+
+/// attention() of a projection's heads where they lie, which saves moving them: what split_heads_rope() does is done in
+/// place. Gives the bits of these two. Without a causal mask.
+/// \param qkv [tokens, (heads + 2 * kv_heads) * head_dim], overwritten. \param q_norm ... pairs as split_heads_rope().
+/// \param out [tokens, heads * head_dim] of qkv's dtype.
+void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);
+
 /// Attention over a part of the keys, to be merged with the other parts.
 /// \param q, k, v as attention(), at least one key. \param out f32 [queries, heads * head_dim].
 /// \param log_sum_exp f32 [heads, queries]: log of the sum of exp(scale * q . k) over these keys.

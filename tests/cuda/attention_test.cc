@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 
 #include "cuda/gpu.h"
@@ -167,6 +168,38 @@ TEST(CudaAttention, HeadsOf128EqualReference) {
       bound.push_back(std::abs(expected[i]) * kUnitBf16 + of_absolute[i] * (kUnitBf16 + 1e-4));
     worst(DType::bf16, expect_within(on_host(out), expected, bound,
                                      fmt::format("{} heads, {} queries, {} keys", c.heads, c.queries, c.keys)));
+  }
+}
+
+// Heads where the projection left them: as split into heads and attended to, bit for bit. Grouped keys; around tiles of 64
+// tokens, and where the last round of tiles is of shorter ones.
+TEST(CudaAttention, PackedGivesTheBitsOfSplitHeads) {
+  constexpr int64_t kWidth = 128;
+  if (!ops::packs_attention(gpu().device(), DType::bf16, kWidth, false)) GTEST_SKIP() << "heads are split on this GPU";
+  struct Case {
+    int64_t tokens, heads, kv_heads;
+    bool is_normed;
+  };
+  for (const Case& c : {Case{1, 1, 1, true}, {65, 4, 2, true}, {200, 3, 3, false}, {2112, 30, 30, true}}) {
+    const Tensor qkv = random_tensor(DType::bf16, {c.tokens, (c.heads + 2 * c.kv_heads) * kWidth}, 1, -2, 2);
+    const Tensor q_norm = on_gpu(random_tensor(DType::f32, {kWidth}, 2)),
+                 k_norm = on_gpu(random_tensor(DType::f32, {kWidth}, 3));
+    const Tensor cos = on_gpu(random_tensor(DType::f32, {c.tokens, kWidth / 2}, 4)),
+                 sin = on_gpu(random_tensor(DType::f32, {c.tokens, kWidth / 2}, 5));
+    const ConstView q_weight = c.is_normed ? ConstView(q_norm) : ConstView(),
+                    k_weight = c.is_normed ? ConstView(k_norm) : ConstView();
+    constexpr float kEps = 1e-5f, kScale = 0.088388f;
+    Tensor q = gpu_tensor(DType::bf16, {c.heads, c.tokens, kWidth}),
+           k = gpu_tensor(DType::bf16, {c.kv_heads, c.tokens, kWidth}), v = gpu_tensor(DType::bf16, k.shape());
+    Tensor split = gpu_tensor(DType::bf16, {c.tokens, c.heads * kWidth}),
+           packed = gpu_tensor(DType::bf16, split.shape());
+    Tensor projection = on_gpu(qkv);
+    ops::split_heads_rope(gpu(), projection, q_weight, k_weight, kEps, cos, sin, ops::RotaryPairs::interleaved,
+                          std::array{ops::HeadGroup{q, k, v}});
+    ops::attention(gpu(), q, k, v, kScale, false, split);
+    ops::packed_attention(gpu(), projection, q_weight, k_weight, kEps, cos, sin, ops::RotaryPairs::interleaved, c.heads,
+                          c.kv_heads, kScale, packed);
+    EXPECT_TRUE(same_bits(on_host(split), on_host(packed))) << c.tokens << " tokens, " << c.heads << " heads";
   }
 }
 

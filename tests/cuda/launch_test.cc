@@ -86,18 +86,23 @@ TEST(GroupApplyLaunch, CoversThePixel) {
   }
 }
 
-TEST(HopperAttentionLaunch, CoversTheQueriesInFewRounds) {
-  for (const int64_t heads : {1, 3, 4, 8, 30}) {
-    for (const int64_t queries : {1, 64, 65, 192, 288, 1057, 2112, 4160, 16448}) {
-      const HopperAttentionLaunch launch = hopper_attention_launch(heads, queries, kMultiprocessors);
-      EXPECT_GE(launch.tiles_a_head * 64 * launch.workers, queries);
-      EXPECT_LT((launch.tiles_a_head - 1) * 64 * launch.workers, queries);
+TEST(HopperTiles, CoverTheRowsInFewRounds) {
+  for (const int64_t columns : {1, 3, 4, 8, 30, 107}) {
+    for (const int64_t rows : {1, 64, 65, 192, 288, 1057, 2112, 4160, 16448}) {
+      const HopperTiles launch = hopper_tiles(columns, rows, kMultiprocessors);
+      EXPECT_GE(launch.long_tiles * 192 + launch.short_tiles * 128, rows);
+      EXPECT_LT((launch.long_tiles - 1) * 192 + launch.short_tiles * 128, rows) << "a long tile too many";
       EXPECT_LE(launch.blocks, kMultiprocessors);
-      EXPECT_LE(launch.blocks, heads * launch.tiles_a_head);
+      EXPECT_LE(launch.blocks, columns * (launch.long_tiles + launch.short_tiles));
     }
   }
-  EXPECT_EQ(hopper_attention_launch(30, 4160, kMultiprocessors).workers, 3);  // five full rounds
-  EXPECT_EQ(hopper_attention_launch(4, 4160, kMultiprocessors).workers, 2);   // one round of either
+  const auto tiles = [](int64_t columns, int64_t rows) {
+    const HopperTiles launch = hopper_tiles(columns, rows, kMultiprocessors);
+    return std::pair(launch.long_tiles, launch.short_tiles);
+  };
+  EXPECT_EQ(tiles(30, 4160), std::pair(22, 0));  // five full rounds
+  EXPECT_EQ(tiles(4, 4160), std::pair(0, 33));   // one round of either: a short one
+  EXPECT_EQ(tiles(30, 2112), std::pair(8, 5));   // two rounds of long tiles and one of short ones instead of three
 }
 
 TEST(VectorHeads, ArePowersOfTwo) {

@@ -153,6 +153,8 @@ const Backend& ops::backend_of(Device) {
       .group_norm_apply = Mirrored<&Backend::group_norm_apply>::run,
       .split_heads_rope = Mirrored<&Backend::split_heads_rope>::run,
       .attention = Mirrored<&Backend::attention>::run,
+      .packs_attention = nullptr,
+      .packed_attention = nullptr,
       .attention_part = Mirrored<&Backend::attention_part>::run,
       .merge_attention = Mirrored<&Backend::merge_attention>::run,
       .silu_mul = Mirrored<&Backend::silu_mul>::run,

@@ -24,6 +24,8 @@ const Backend& cpu_backend() {
       .group_norm_apply = cpu::group_norm_apply,
       .split_heads_rope = cpu::split_heads_rope,
       .attention = cpu::attention,
+      .packs_attention = nullptr,
+      .packed_attention = nullptr,
       .attention_part = cpu::attention_part,
       .merge_attention = cpu::merge_attention,
       .silu_mul = cpu::silu_mul,

@@ -109,6 +109,17 @@ void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale,
     attention_in_blocks(ctx, q, k, v, scale, out, {});
 }
 
+bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal) {
+  return dtype == DType::bf16 && head_dim == kHopperHeadDim && !causal && has_hopper_kernels(device);
+}
+
+void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out) {
+  if (out.elements() == 0) return;
+  rotate_heads(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads);
+  hopper_packed_attention(ctx, qkv, heads, kv_heads, scale, out);
+}
+
 void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
   if (out.elements() == 0) return;
   if (!is_fused(q)) return attention_in_blocks(ctx, q, k, v, scale, out, log_sum_exp);

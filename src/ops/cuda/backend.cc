@@ -29,6 +29,8 @@ const Backend& cuda_backend() {
       .group_norm_apply = cuda::group_norm_apply,
       .split_heads_rope = cuda::split_heads_rope,
       .attention = cuda::attention,
+      .packs_attention = cuda::packs_attention,
+      .packed_attention = cuda::packed_attention,
       .attention_part = cuda::attention_part,
       .merge_attention = cuda::merge_attention,
       .silu_mul = cuda::silu_mul,

@@ -7,14 +7,15 @@ namespace nostos::cuda {
 namespace {
 
 constexpr int kMaxHeads = 256;
-constexpr int kHeadsAhead = 3;  // whose elements a thread has on their way at once
 
 /// Where each head of the projection goes: [tokens, head_dim] each; passed by value.
 struct HeadTargets {
   void* to[kMaxHeads];
-  int q_heads = 0;    ///< the first of `to`
-  int rotated = 0;    ///< q and k heads
-  int all_heads = 0;  ///< with v
+  int64_t token_stride = 0;  ///< elements
+  int q_heads = 0;           ///< the first of `to`
+  int rotated = 0;           ///< q and k heads
+  int moved = 0;             ///< all, or where they stay in place those that are rotated
+  int all_heads = 0;         ///< with v
 };
 
 struct Rotary {
@@ -33,8 +34,9 @@ __device__ inline void load_cached(const float* norm, int lane, float (&values)[
   values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
 }
 
-/// Block t has token t; `lanes` neighbouring threads have a head, kVector elements each.
-template <class In, class Out, bool kInterleaved>
+/// Block t has token t; `lanes` neighbouring threads have a head, kVector elements each, and those of kHeadsAhead on their
+/// way at once.
+template <class In, class Out, bool kInterleaved, int kHeadsAhead>
 __global__ void __launch_bounds__(kBlockThreads)
     split_heads_rope_kernel(const In* qkv, const __grid_constant__ Rotary rotary, int lanes,
                             const __grid_constant__ HeadTargets heads) {
@@ -53,17 +55,17 @@ __global__ void __launch_bounds__(kBlockThreads)
     load<kAngles>(rotary.sin + token * (head_dim / 2) + first_angle, sine);
   }
   const In* row = qkv + token * heads.all_heads * head_dim + lane * kVector;
-  for (int base = 0; base < heads.all_heads; base += slots * kHeadsAhead) {
+  for (int base = 0; base < heads.moved; base += slots * kHeadsAhead) {
     Raw<In, kVector> raw[kHeadsAhead];
 #pragma unroll
     for (int ahead = 0; ahead < kHeadsAhead; ++ahead) {
       const int head = base + ahead * slots + slot;
       raw[ahead].clear();
-      if (head < heads.all_heads) raw[ahead].load(row + head * head_dim);
+      if (head < heads.moved) raw[ahead].load(row + head * head_dim);
     }
 #pragma unroll
     for (int ahead = 0; ahead < kHeadsAhead; ++ahead) {
-      if (base + ahead * slots >= heads.all_heads) break;  // for the whole block: warps stay together for the shuffles
+      if (base + ahead * slots >= heads.moved) break;  // for the whole block: warps stay together for the shuffles
       const int head = base + ahead * slots + slot;
       const bool rotated = head < heads.rotated;
       float x[kVector];
@@ -94,8 +96,8 @@ __global__ void __launch_bounds__(kBlockThreads)
           x[i] = second_half ? other * sine[i] + x[i] * cosine[i] : x[i] * cosine[i] - other * sine[i];
         }
       }
-      if (head < heads.all_heads)
-        store<kVector>(x, static_cast<Out*>(heads.to[head]) + token * head_dim + lane * kVector);
+      if (head < heads.moved)
+        store<kVector>(x, static_cast<Out*>(heads.to[head]) + token * heads.token_stride + lane * kVector);
     }
   }
 }
@@ -162,6 +164,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 HeadTargets head_targets(std::span<const ops::HeadGroup> groups) {
   HeadTargets heads;
   const auto place = [&](View part) {
+    heads.token_stride = part.shape()[2];
     check(heads.all_heads + part.shape()[0] <= kMaxHeads, "the CUDA kernel splits projections of up to 256 heads");
     for (int64_t h = 0; h < part.shape()[0]; ++h) heads.to[heads.all_heads++] = part.rows(h, 1).bytes();
   };
@@ -170,7 +173,24 @@ HeadTargets head_targets(std::span<const ops::HeadGroup> groups) {
   for (const ops::HeadGroup& group : groups) place(group.k);
   heads.rotated = heads.all_heads;
   for (const ops::HeadGroup& group : groups) place(group.v);
+  heads.moved = heads.all_heads;
   return heads;
+}
+
+Rotary rotary_of(ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin) {
+  return {optional_data<float>(q_norm), optional_data<float>(k_norm), optional_data<float>(cos),
+          optional_data<float>(sin), eps};
+}
+
+template <class In, class Out, int kHeadsAhead>
+void launch_vector_heads(Context& ctx, const In* in, unsigned tokens, int64_t head_dim, const Rotary& rotary,
+                         ops::RotaryPairs pairs, const HeadTargets& heads) {
+  check(is_aligned(in, rotary.q_norm, rotary.k_norm, rotary.cos, rotary.sin), "heads begin at 16 bytes");
+  for (int h = 0; h < heads.moved; ++h) check(is_aligned(static_cast<Out*>(heads.to[h])), "heads begin at 16 bytes");
+  const int lanes = static_cast<int>(head_dim) / kVector;
+  const auto kernel = pairs == ops::RotaryPairs::interleaved ? split_heads_rope_kernel<In, Out, true, kHeadsAhead>
+                                                             : split_heads_rope_kernel<In, Out, false, kHeadsAhead>;
+  kernel<<<tokens, kBlockThreads, 0, ctx.stream().handle()>>>(in, rotary, lanes, heads);
 }
 
 }  // namespace
@@ -180,28 +200,38 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
   const int64_t head_dim = groups[0].q.shape()[2];
   if (qkv.elements() == 0) return;
   const HeadTargets heads = head_targets(groups);
-  const Rotary rotary{optional_data<float>(q_norm), optional_data<float>(k_norm), optional_data<float>(cos),
-                      optional_data<float>(sin), eps};
-  const bool interleaved = pairs == ops::RotaryPairs::interleaved;
+  const Rotary rotary = rotary_of(q_norm, k_norm, eps, cos, sin);
   const unsigned tokens = static_cast<unsigned>(qkv.shape()[0]);
-  cudaStream_t stream = ctx.stream().handle();
   with_elements(qkv, [&]<class In>(const In* in) {
     with_elements(groups[0].q, [&]<class Out>(Out*) {
-      if (has_vector_heads(head_dim)) {
-        check(is_aligned(in, rotary.q_norm, rotary.k_norm, rotary.cos, rotary.sin), "heads begin at 16 bytes");
-        for (int h = 0; h < heads.all_heads; ++h)
-          check(is_aligned(static_cast<Out*>(heads.to[h])), "heads begin at 16 bytes");
-        const int lanes = static_cast<int>(head_dim) / kVector;
-        if (interleaved)
-          split_heads_rope_kernel<In, Out, true><<<tokens, kBlockThreads, 0, stream>>>(in, rotary, lanes, heads);
-        else
-          split_heads_rope_kernel<In, Out, false><<<tokens, kBlockThreads, 0, stream>>>(in, rotary, lanes, heads);
-      } else {
-        split_odd_heads_rope_kernel<In, Out>
-            <<<tokens, kBlockThreads, 0, stream>>>(in, rotary, interleaved, static_cast<int>(head_dim), heads);
-      }
+      if (has_vector_heads(head_dim))
+        launch_vector_heads<In, Out, 3>(ctx, in, tokens, head_dim, rotary, pairs, heads);
+      else
+        split_odd_heads_rope_kernel<In, Out><<<tokens, kBlockThreads, 0, ctx.stream().handle()>>>(
+            in, rotary, pairs == ops::RotaryPairs::interleaved, static_cast<int>(head_dim), heads);
       check_launch("split_heads_rope");
     });
+  });
+}
+
+void rotate_heads(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
+                  ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads) {
+  const int64_t all_heads = heads + 2 * kv_heads, head_dim = qkv.shape()[1] / all_heads;
+  if (qkv.elements() == 0 || !cos) return;
+  check(all_heads <= kMaxHeads && has_vector_heads(head_dim),
+        "the CUDA kernel rotates up to 256 heads of whole vectors");
+  HeadTargets targets;
+  targets.token_stride = qkv.shape()[1];
+  targets.q_heads = static_cast<int>(heads);
+  targets.rotated = targets.moved = static_cast<int>(heads + kv_heads);
+  targets.all_heads = static_cast<int>(all_heads);
+  const size_t head_bytes = static_cast<size_t>(head_dim) * size_bytes(qkv.dtype());
+  for (int64_t h = 0; h < all_heads; ++h) targets.to[h] = qkv.bytes() + static_cast<size_t>(h) * head_bytes;
+  const Rotary rotary = rotary_of(q_norm, k_norm, eps, cos, sin);
+  with_elements(qkv, [&]<class T>(T* in) {
+    // A block has 16 heads of 128 at once: the 60 of the full model are four times as many.
+    launch_vector_heads<T, T, 4>(ctx, in, static_cast<unsigned>(qkv.shape()[0]), head_dim, rotary, pairs, targets);
+    check_launch("rotate_heads");
   });
 }
 

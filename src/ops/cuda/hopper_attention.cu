@@ -1,6 +1,6 @@
 // Implements attention on Hopper with the scores kept in registers (as FlashAttention, arXiv 2205.14135 and 2407.08608).
 //
-// A block has tiles of up to 192 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys and
+// A block has tiles of 192 or 128 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys and
 // values through a ring of shared memory. The values' product of one block of keys and the scores of the next are one
 // burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what three
 // of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same order
@@ -20,15 +20,29 @@ constexpr int kHeadDim = static_cast<int>(kHopperHeadDim), kKeys = 80, kStages =
 constexpr int kTileBytes = 64 * kHeadDim * 2, kHalfBytes = kTileBytes / 2;  // a warpgroup's queries or results; 64 wide
 constexpr int kKeysBytes = kKeys * kHeadDim * 2, kHalfKeysBytes = kKeysBytes / 2;  // a block of keys, or of values
 
-constexpr int threads_of(int workers) { return 128 * (workers + 1); }
-constexpr int shared_bytes_of(int workers) {
-  return 1024 + 2 * workers * kTileBytes + 2 * kStages * kKeysBytes + 8 * (2 + 4 * kStages);
-}
+constexpr int kWorkers = 3, kThreads = 128 * (kWorkers + 1);
+constexpr int kSharedBytes = 1024 + 2 * kWorkers * kTileBytes + 2 * kStages * kKeysBytes + 8 * (2 + 4 * kStages);
+
+/// Queries of a head that a block attends with at once.
+struct Tile {
+  int head, first_row;
+};
 
 struct Problem {
-  int queries = 0, keys = 0, tiles = 0, tiles_a_head = 0;
+  int keys = 0, heads = 0;
+  int long_tiles = 0, short_tiles = 0;  ///< of a head
   int heads_a_kv_head = 1;
   float scale_log2 = 0;  ///< of the scores, times log2(e)
+
+  __device__ int tiles() const { return heads * (long_tiles + short_tiles); }
+  /// \return how many warpgroups have 64 queries of tile `index` each: all long tiles come first.
+  __device__ int workers(int index) const { return index < heads * long_tiles ? 3 : 2; }
+  __device__ Tile tile(int index) const {
+    const int all_long = heads * long_tiles;
+    if (index < all_long) return {index / long_tiles, index % long_tiles * kHopperLongTile};
+    index -= all_long;
+    return {index / short_tiles, long_tiles * kHopperLongTile + index % short_tiles * kHopperShortTile};
+  }
 };
 
 __device__ inline float exp2_of(float x) {
@@ -91,8 +105,7 @@ struct Queries {
   }
 };
 
-template <int kWorkers>
-__global__ void __launch_bounds__(threads_of(kWorkers), 1)
+__global__ void __launch_bounds__(kThreads, 1)
     attention_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                      const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap out,
                      const __grid_constant__ Problem problem) {
@@ -116,45 +129,53 @@ __global__ void __launch_bounds__(threads_of(kWorkers), 1)
   }
   __syncthreads();
 
+  // Blocks of keys are counted through all tiles; the count is the same in all of a warp, which the compiler must see.
   const int blocks = (problem.keys + kKeys - 1) / kKeys, stride = static_cast<int>(gridDim.x);
-  uint32_t step = 0, tile_phase = 0;  // blocks of keys so far
+  uint32_t first = 0, tile_phase = 0;  // block of keys of a tile
   const auto stage_of = [](uint32_t at) { return at % kStages; };
   const auto phase_of = [](uint32_t at) { return at / kStages % 2; };
   if (warpgroup == kWorkers) {
     hopper::lower_registers<24>();
     if (thread != 0) return;
-    const auto load = [&](const CUtensorMap& map, uint32_t ring, uint32_t full, uint32_t empty, int row, int head) {
-      const uint32_t stage = stage_of(step);
-      hopper::wait(empty + 8 * stage, phase_of(step) ^ 1);
+    const auto load = [&](const CUtensorMap& map, uint32_t ring, uint32_t full, uint32_t empty, int block, int head) {
+      const uint32_t at = first + block, stage = stage_of(at);
+      hopper::wait(empty + 8 * stage, phase_of(at) ^ 1);
       hopper::arrive_expecting(full + 8 * stage, kKeysBytes);
       for (int half = 0; half < 2; ++half)
-        hopper::load_tile(ring + stage * kKeysBytes + half * kHalfKeysBytes, map, full + 8 * stage, 64 * half, row,
-                          head);
+        hopper::load_tile(ring + stage * kKeysBytes + half * kHalfKeysBytes, map, full + 8 * stage, 64 * half,
+                          block * kKeys, head);
     };
-    for (int tile = static_cast<int>(blockIdx.x); tile < problem.tiles; tile += stride) {
-      const int head = tile / problem.tiles_a_head, first_row = tile % problem.tiles_a_head * 64 * kWorkers;
+    for (int index = static_cast<int>(blockIdx.x); index < problem.tiles(); index += stride, first += blocks) {
+      const auto [head, first_row] = problem.tile(index);
+      const int workers = problem.workers(index);
       hopper::wait(queries_empty, tile_phase ^ 1);
-      hopper::arrive_expecting(queries_full, kWorkers * kTileBytes);
-      for (int i = 0; i < 2 * kWorkers; ++i)
+      hopper::arrive_expecting(queries_full, workers * kTileBytes);
+      for (int i = 0; i < 2 * workers; ++i)
         hopper::load_tile(query_tiles + i * kHalfBytes, q, queries_full, i % 2 * 64, first_row + i / 2 * 64, head);
       tile_phase ^= 1;
-      for (int block = 0; block < blocks; ++block, ++step) {
-        load(k, key_ring, keys_full, keys_empty, block * kKeys, head / problem.heads_a_kv_head);
-        load(v, value_ring, values_full, values_empty, block * kKeys, head / problem.heads_a_kv_head);
+      for (int block = 0; block < blocks; ++block) {
+        load(k, key_ring, keys_full, keys_empty, block, head / problem.heads_a_kv_head);
+        load(v, value_ring, values_full, values_empty, block, head / problem.heads_a_kv_head);
       }
     }
     return;
   }
 
-  hopper::raise_registers<kWorkers == 3 ? 160 : 240>();
+  hopper::raise_registers<160>();
   const int lane = thread % 32;
   const uint32_t own_queries = query_tiles + warpgroup * kTileBytes, own_result = result_tiles + warpgroup * kTileBytes;
   Queries queries;
-  const auto begin_scores = [&] {  // of block `step`
-    hopper::wait(keys_full + 8 * stage_of(step), phase_of(step));
+  const auto wait_for = [&](uint32_t full, int block) {
+    hopper::wait(full + 8 * stage_of(first + block), phase_of(first + block));
+  };
+  const auto release = [&](uint32_t empty, int block) {
+    if (thread == 0) hopper::arrive(empty + 8 * stage_of(first + block));
+  };
+  const auto begin_scores = [&](int block) {
+    wait_for(keys_full, block);
     hopper::begin_products();
     const uint64_t a = hopper::tile_along_k(own_queries);
-    const uint64_t b = hopper::tile_along_k(key_ring + stage_of(step) * kKeysBytes);
+    const uint64_t b = hopper::tile_along_k(key_ring + stage_of(first + block) * kKeysBytes);
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) {
       const uint64_t within = i % 4 * hopper::kStepK, half = i / 4;
@@ -163,54 +184,42 @@ __global__ void __launch_bounds__(threads_of(kWorkers), 1)
     }
     hopper::end_products();
   };
-  const auto end_scores = [&] {
-    if (thread == 0) hopper::arrive(keys_empty + 8 * stage_of(step));
-    ++step;
-  };
-  const auto begin_mixing = [&] {  // of the block before `step`
-    hopper::wait(values_full + 8 * stage_of(step - 1), phase_of(step - 1));
+  const auto begin_mixing = [&](int block) {
+    wait_for(values_full, block);
     hopper::begin_products();
-    const uint64_t b = hopper::tile_across_k(value_ring + stage_of(step - 1) * kKeysBytes, kHalfKeysBytes);
+    const uint64_t b = hopper::tile_across_k(value_ring + stage_of(first + block) * kKeysBytes, kHalfKeysBytes);
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i)
       hopper::product_transposed(queries.mixed, queries.weights + 4 * i, b + i * hopper::kStepAcrossK);
     hopper::end_products();
   };
-  const auto end_mixing = [&] {
-    if (thread == 0) hopper::arrive(values_empty + 8 * stage_of(step - 1));
-  };
   const int last_valid = problem.keys - (blocks - 1) * kKeys;
-
-  for (int tile = static_cast<int>(blockIdx.x); tile < problem.tiles; tile += stride) {
-    const int head = tile / problem.tiles_a_head;
-    const int first_row = (tile % problem.tiles_a_head * kWorkers + warpgroup) * 64;
+  const auto attend = [&](int head, int first_row) {
     queries.reset();
-    hopper::wait(queries_full, tile_phase);
-    tile_phase ^= 1;
-    begin_scores();
+    begin_scores(0);
     hopper::wait_products<0>();
-    end_scores();
+    release(keys_empty, 0);
     if (blocks > 1)
       queries.soften<false, true>(kKeys, problem.scale_log2);
     else
       queries.soften<true, true>(last_valid, problem.scale_log2);
-    const auto next_block = [&] {
-      begin_mixing();
-      begin_scores();
+    const auto go_on_to = [&](int block) {
+      begin_mixing(block - 1);
+      begin_scores(block);
       hopper::wait_products<0>();
-      end_mixing();
-      end_scores();
+      release(values_empty, block - 1);
+      release(keys_empty, block);
     };
-    for (int block = 2; block < blocks; ++block) {
-      next_block();
+    for (int block = 1; block < blocks - 1; ++block) {
+      go_on_to(block);
       queries.soften<false, false>(kKeys, problem.scale_log2);
     }
     if (blocks > 1) {
-      next_block();
+      go_on_to(blocks - 1);
       queries.soften<true, false>(last_valid, problem.scale_log2);
     }
     if (thread == 0) hopper::arrive(queries_empty);
-    begin_mixing();
+    begin_mixing(blocks - 1);
     float inverse[2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
@@ -220,7 +229,7 @@ __global__ void __launch_bounds__(threads_of(kWorkers), 1)
       inverse[row] = 1 / sum;
     }
     hopper::wait_products<0>();
-    end_mixing();
+    release(values_empty, blocks - 1);
 
     if (thread == 0) hopper::wait_stores_read<0>();
     hopper::wait_together(1 + warpgroup, 128);
@@ -244,47 +253,79 @@ __global__ void __launch_bounds__(threads_of(kWorkers), 1)
         hopper::store_tile(out, own_result + half * kHalfBytes, head * kHeadDim + half * 64, first_row);
       hopper::store_begun();
     }
+  };
+
+  for (int index = static_cast<int>(blockIdx.x); index < problem.tiles(); index += stride, first += blocks) {
+    hopper::wait(queries_full, tile_phase);
+    tile_phase ^= 1;
+    if (warpgroup < problem.workers(index)) {
+      const auto [head, first_row] = problem.tile(index);
+      attend(head, first_row + warpgroup * 64);
+      continue;
+    }
+    // Lets the others go on.
+    if (thread == 0) hopper::arrive(queries_empty);
+    for (int block = 0; block < blocks; ++block) {
+      wait_for(keys_full, block);
+      release(keys_empty, block);
+      wait_for(values_full, block);
+      release(values_empty, block);
+    }
   }
   if (thread == 0) hopper::wait_stores_done();
 #endif
 }
 
-template <int kWorkers>
-void launch(Context& ctx, ConstView q, ConstView k, ConstView v, int blocks, const Problem& problem, View out) {
-  const int64_t heads = q.shape()[0], queries = q.shape()[1], kv_heads = k.shape()[0], keys = k.shape()[1];
-  const auto heads_map = [](ConstView x, int64_t planes, int64_t rows, int tile_rows) {
-    return tensor_map({.data = x.bytes(),
-                       .planes = planes,
+/// Heads as they lie in memory: [heads, rows, kHeadDim], elements from one head and row to the next.
+struct HeadRows {
+  const std::byte* data;
+  int64_t heads, rows, head_stride, row_stride;
+
+  CUtensorMap tiles(int tile_rows) const {
+    return tensor_map({.data = data,
+                       .planes = heads,
                        .rows = rows,
                        .columns = kHeadDim,
+                       .row_stride = row_stride,
+                       .plane_stride = head_stride,
                        .tile_rows = tile_rows,
                        .tile_columns = 64});
-  };
-  check_cuda(cudaFuncSetAttribute(attention_kernel<kWorkers>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  shared_bytes_of(kWorkers)),
+  }
+};
+
+HeadRows rows_of(ConstView x) { return {x.bytes(), x.shape()[0], x.shape()[1], x.shape()[1] * kHeadDim, kHeadDim}; }
+
+void attend(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& v, float scale, View out) {
+  if (q.heads == 0 || q.rows == 0) return;
+  const HopperTiles chosen = hopper_tiles(q.heads, q.rows, multiprocessors(ctx));
+  const Problem problem{.keys = static_cast<int>(k.rows),
+                        .heads = static_cast<int>(q.heads),
+                        .long_tiles = chosen.long_tiles,
+                        .short_tiles = chosen.short_tiles,
+                        .heads_a_kv_head = static_cast<int>(q.heads / k.heads),
+                        .scale_log2 = scale * 1.4426950408889634f};
+  check_cuda(cudaFuncSetAttribute(attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
-  attention_kernel<kWorkers>
-      <<<static_cast<unsigned>(blocks), threads_of(kWorkers), shared_bytes_of(kWorkers), ctx.stream().handle()>>>(
-          heads_map(q, heads, queries, 64), heads_map(k, kv_heads, keys, kKeys), heads_map(v, kv_heads, keys, kKeys),
-          tensor_map(
-              {.data = out.bytes(), .rows = queries, .columns = heads * kHeadDim, .tile_rows = 64, .tile_columns = 64}),
-          problem);
+  attention_kernel<<<static_cast<unsigned>(chosen.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
+      q.tiles(64), k.tiles(kKeys), v.tiles(kKeys),
+      tensor_map(
+          {.data = out.bytes(), .rows = q.rows, .columns = q.heads * kHeadDim, .tile_rows = 64, .tile_columns = 64}),
+      problem);
   check_launch("attention");
 }
 
 }  // namespace
 
 void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out) {
-  const int64_t heads = q.shape()[0], queries = q.shape()[1];
-  if (heads == 0 || queries == 0) return;
-  const HopperAttentionLaunch chosen = hopper_attention_launch(heads, queries, multiprocessors(ctx));
-  const Problem problem{
-      static_cast<int>(queries), static_cast<int>(k.shape()[1]),         static_cast<int>(heads) * chosen.tiles_a_head,
-      chosen.tiles_a_head,       static_cast<int>(heads / k.shape()[0]), scale * 1.4426950408889634f};
-  if (chosen.workers == 3)
-    launch<3>(ctx, q, k, v, chosen.blocks, problem, out);
-  else
-    launch<2>(ctx, q, k, v, chosen.blocks, problem, out);
+  attend(ctx, rows_of(q), rows_of(k), rows_of(v), scale, out);
+}
+
+void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale, View out) {
+  const auto part = [&](int64_t first, int64_t count) {
+    return HeadRows{qkv.bytes() + first * kHeadDim * static_cast<int64_t>(sizeof(bfloat16)), count, qkv.shape()[0],
+                    kHeadDim, qkv.shape()[1]};
+  };
+  attend(ctx, part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads), scale, out);
 }
 
 }  // namespace nostos::cuda

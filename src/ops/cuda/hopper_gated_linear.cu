@@ -1,8 +1,8 @@
 // Implements the first half of a SwiGLU layer on Hopper: both products and SiLU in one kernel, so that the products
 // themselves never leave the chip.
 //
-// A block has tiles of 192 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose single thread
-// brings operands through a ring of shared memory. Every sum runs over k in the same steps of 16 whatever the number of
+// A block has tiles of 192 x 192 or 128 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose single
+// thread brings operands through a ring of shared memory. Every sum runs over k in the same steps of 16 whatever the number of
 // rows, so rows do not depend on each other.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
@@ -14,7 +14,7 @@ namespace nostos::cuda {
 namespace {
 
 constexpr int kWorkers = 3, kThreads = 128 * (kWorkers + 1);  // warpgroups that multiply; with the one that loads
-constexpr int kTileRows = 64 * kWorkers, kTileColumns = 192, kTileK = 64;
+constexpr int kTileRows = kHopperLongTile, kTileColumns = 192, kTileK = 64;
 constexpr int kStages = 4, kXBytes = kTileRows * kTileK * 2, kWeightBytes = kTileColumns * kTileK * 2;
 constexpr int kStageBytes = kXBytes + kWeightBytes;
 constexpr int kPartColumns = 32, kPartBytes = 64 * kPartColumns * 2;  // in which a warpgroup's result leaves
@@ -22,16 +22,27 @@ constexpr int kSharedBytes = 1024 + kStages * kStageBytes + 2 * kWorkers * kPart
 // Blocks that run at once share tiles of 6 columns of the weight, which the second-level cache holds beside x.
 constexpr int kColumnsTogether = 6;
 
-struct Tiles {
-  int rows = 0;  ///< of x
-  int down = 0, across = 0, steps_k = 0;
+/// Where a tile begins, and how many warpgroups have 64 of its rows each.
+struct Tile {
+  int first_row, column, workers;
+};
 
-  /// Tiles run down first inside a group of columns.
-  __device__ void locate(int tile, int& row, int& column) const {
-    const int group = tile / (down * kColumnsTogether), first = group * kColumnsTogether;
-    const int width = min(kColumnsTogether, across - first), within = tile - first * down;
-    row = within / width;
-    column = first + within % width;
+struct Tiles {
+  int rows = 0;                         ///< of x
+  int long_tiles = 0, short_tiles = 0;  ///< of a tile of columns
+  int across = 0, steps_k = 0;
+
+  __device__ int count() const { return across * (long_tiles + short_tiles); }
+  /// \return tile `index`: all long ones come first, and of each kind they run down first inside a group of columns.
+  __device__ Tile tile(int index) const {
+    const int all_long = across * long_tiles;
+    const bool is_long = index < all_long;
+    const int down = is_long ? long_tiles : short_tiles, of_kind = is_long ? index : index - all_long;
+    const int group = of_kind / (down * kColumnsTogether), first = group * kColumnsTogether;
+    const int width = min(kColumnsTogether, across - first), within = of_kind - first * down;
+    const int row = within / width;
+    return {is_long ? row * kHopperLongTile : long_tiles * kHopperLongTile + row * kHopperShortTile,
+            first + within % width, is_long ? kHopperLongTile / 64 : kHopperShortTile / 64};
   }
 };
 
@@ -55,24 +66,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
 
-  const int count = tiles.down * tiles.across, stride = static_cast<int>(gridDim.x);
+  const int count = tiles.count(), stride = static_cast<int>(gridDim.x);
   int stage = 0;
   uint32_t phase = 0;
   const auto advance = [&] {
     if (++stage == kStages) stage = 0, phase ^= 1;
   };
-  int row_tile, column_tile;
   if (warpgroup == kWorkers) {
     hopper::lower_registers<24>();
     if (thread != 0) return;
-    for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += stride) {
-      tiles.locate(tile, row_tile, column_tile);
+    for (int index = static_cast<int>(blockIdx.x); index < count; index += stride) {
+      const Tile tile = tiles.tile(index);
       for (int k = 0; k < tiles.steps_k; ++k) {
         hopper::wait(empty + 8 * stage, phase ^ 1);
         hopper::arrive_expecting(full + 8 * stage, kStageBytes);
         const uint32_t to = ring + stage * kStageBytes;
-        hopper::load_tile(to, x, full + 8 * stage, k * kTileK, row_tile * kTileRows);
-        hopper::load_tile(to + kXBytes, weight, full + 8 * stage, k * kTileK, column_tile * kTileColumns);
+        hopper::load_tile(to, x, full + 8 * stage, k * kTileK, tile.first_row);
+        hopper::load_tile(to + kXBytes, weight, full + 8 * stage, k * kTileK, tile.column * kTileColumns);
         advance();
       }
     }
@@ -82,10 +92,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   hopper::raise_registers<160>();
   const int lane = thread % 32, warp_row = thread / 32 * 16;
   const uint32_t own_parts = parts + warpgroup * 2 * kPartBytes;
-  for (int tile = static_cast<int>(blockIdx.x); tile < count; tile += stride) {
-    tiles.locate(tile, row_tile, column_tile);
-    const int first_row = row_tile * kTileRows + warpgroup * 64;
-    const bool has_rows = first_row < tiles.rows;
+  for (int index = static_cast<int>(blockIdx.x); index < count; index += stride) {
+    const Tile tile = tiles.tile(index);
+    const int first_row = tile.first_row + warpgroup * 64;
+    const bool has_rows = warpgroup < tile.workers && first_row < tiles.rows;
     float d[kTileColumns / 2];
     int read_stage = -1;  // that products under way read
     for (int k = 0; k < tiles.steps_k; ++k) {
@@ -133,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       hopper::publish_writes();
       hopper::wait_together(1 + warpgroup, 128);
       if (thread == 0) {
-        hopper::store_tile(out, place, column_tile * (kTileColumns / 2) + part * kPartColumns, first_row);
+        hopper::store_tile(out, place, tile.column * (kTileColumns / 2) + part * kPartColumns, first_row);
         hopper::store_begun();
       }
     }
@@ -152,12 +162,12 @@ void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, Vie
   const int64_t rows = x.shape()[0], in = x.shape()[1], ffn = out.shape()[1];
   if (rows == 0) return;
   const auto tiles_of = [](int64_t all, int64_t tile) { return static_cast<int>((all + tile - 1) / tile); };
-  const Tiles tiles{static_cast<int>(rows), tiles_of(rows, kTileRows), tiles_of(2 * ffn, kTileColumns),
-                    tiles_of(in, kTileK)};
+  const int across = tiles_of(2 * ffn, kTileColumns);
+  const HopperTiles cut = hopper_tiles(across, rows, multiprocessors(ctx));
+  const Tiles tiles{static_cast<int>(rows), cut.long_tiles, cut.short_tiles, across, tiles_of(in, kTileK)};
   check_cuda(cudaFuncSetAttribute(gated_linear_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
-  gated_linear_kernel<<<static_cast<unsigned>(std::min(tiles.down * tiles.across, multiprocessors(ctx))), kThreads,
-                        kSharedBytes, ctx.stream().handle()>>>(
+  gated_linear_kernel<<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
       tensor_map({.data = x.bytes(), .rows = rows, .columns = in, .tile_rows = kTileRows, .tile_columns = kTileK}),
       tensor_map({.data = weight, .rows = 2 * ffn, .columns = in, .tile_rows = kTileColumns, .tile_columns = kTileK}),
       tensor_map({.data = out.bytes(), .rows = rows, .columns = ffn, .tile_rows = 64, .tile_columns = kPartColumns}),

@@ -58,12 +58,14 @@ bool has_vector_heads(int64_t head_dim);
 /// Bytes that a copy of rows moves at once: the largest of 16, 4, 2 and 1 that divides all of them.
 int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_bytes);
 
-/// Launch of Hopper's attention: blocks take tiles of 64 * workers queries of a head in turn.
-struct HopperAttentionLaunch {
-  int workers = 3;  ///< warpgroups with queries: 3, or 2 where the last round of blocks would stand half empty
-  int tiles_a_head = 0;
+/// How rows that a Hopper kernel works on for each of some columns (heads, or tiles of a weight) are cut into tiles: of 192
+/// for three warpgroups, then of 128 for two. Blocks take tiles in turn, all long ones first, so that the last round, which
+/// is seldom full, can be one of short tiles.
+struct HopperTiles {
+  int long_tiles = 0, short_tiles = 0;  ///< of a column
   int blocks = 0;
 };
-HopperAttentionLaunch hopper_attention_launch(int64_t heads, int64_t queries, int multiprocessors);
+HopperTiles hopper_tiles(int64_t columns, int64_t rows, int multiprocessors);
+inline constexpr int kHopperLongTile = 192, kHopperShortTile = 128;
 
 }  // namespace nostos::cuda

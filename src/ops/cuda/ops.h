@@ -34,6 +34,13 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pix
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                       ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups);
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
+bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
+void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);
+/// What split_heads_rope() does to q and k heads, in place. \param qkv [tokens, (heads + 2 * kv_heads) * head_dim] of
+/// heads that has_vector_heads() serves.
+void rotate_heads(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
+                  ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads);
 void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp);
 void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp);
 
