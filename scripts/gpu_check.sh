@@ -13,7 +13,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TESTS=(cuda_host_test cuda_test cuda_ops_test nccl_gpu_test cuda_fault_test)
-TABLES=(cuda_bandwidth cuda_library_rates cuda_decoder_rates cuda_batch_rates)
+TABLES=(cuda_bandwidth cuda_library_rates cuda_block_rates cuda_decoder_rates cuda_batch_rates)
 PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
 PACK=build/gpu

@@ -1,0 +1,130 @@
+// Owns what the programs that print rates share: random operands, times of ops run back to back and in a model's order.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "device/stream.h"
+#include "ops/elementwise.h"
+#include "tensor/tensor.h"
+#include "tensor/transfer.h"
+
+namespace nostos {
+
+inline double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+class Bench {
+ public:
+  explicit Bench(Context& ctx) : ctx_(ctx) {}
+
+  Tensor random(DType dtype, const Shape& shape) {
+    constexpr int64_t kPattern = (1 << 20) + 7;  // no multiple of a row, so that rows differ
+    Tensor host(Device{}, DType::f32, {kPattern}), made(ctx_.device(), dtype, shape),
+        source(ctx_.device(), DType::f32, {kPattern});
+    uint32_t state = ++seed_;
+    for (int64_t i = 0; i < kPattern; ++i) {
+      state = state * 1664525u + 1013904223u;
+      host.data<float>()[i] = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
+    }
+    upload(ctx_, host, source);
+    const View flat = made.view().reshape({shape.elements()});
+    for (int64_t i = 0; i < shape.elements(); i += kPattern) {
+      const int64_t count = std::min(kPattern, shape.elements() - i);
+      ops::convert(ctx_, source.view().rows(0, count), flat.rows(i, count));
+    }
+    ctx_.synchronize("measurement");
+    return made;
+  }
+
+  /// Prints the median time of `op`, run back to back, and what its first run took on the host: compilation and tuning.
+  void measure(const std::string& name, double flops, const std::function<void()>& op) {
+    const double begin = seconds_now();
+    op();
+    ctx_.synchronize("measurement");
+    const double first_s = seconds_now() - begin;
+    const float rough_ms = time({op, op}).front();
+    const int runs =
+        std::clamp(static_cast<int>(60 / rough_ms), 5, 100);  // 60 ms: long enough for the card's clocks to settle
+    std::vector<float> times = time(std::vector<std::function<void()>>(static_cast<size_t>(runs), op));
+    std::ranges::sort(times);
+    const double ms = static_cast<double>(times[times.size() / 2]);
+    fmt::print("{:<52} {:>9.4f} ms {:>7.0f} TFLOP/s   first run {:.2f} s\n", name, ms, flops / ms * 1e-9, first_s);
+  }
+
+  /// \return milliseconds of each op, run one after the other without a wait between them.
+  std::vector<float> time(const std::vector<std::function<void()>>& ops) {
+    std::vector<Event> marks;
+    for (size_t i = 0; i <= ops.size(); ++i) marks.emplace_back(ctx_.device(), true);
+    marks[0].record(ctx_.stream());
+    for (size_t i = 0; i < ops.size(); ++i) {
+      ops[i]();
+      marks[i + 1].record(ctx_.stream());
+    }
+    ctx_.synchronize("measurement");
+    std::vector<float> times;
+    for (size_t i = 0; i < ops.size(); ++i) times.push_back(Event::elapsed_ms(marks[i], marks[i + 1]));
+    return times;
+  }
+
+ private:
+  Context& ctx_;
+  uint32_t seed_ = 0;
+};
+
+struct Width {
+  const char* name;
+  int64_t in, out;
+};
+/// The products of a block of the full transformer.
+inline const Width kTransformer[] = {
+    {"qkv", 3840, 11520}, {"out", 3840, 3840}, {"w1+w3", 3840, 20480}, {"w2", 10240, 3840}};
+
+inline double product_flops(int64_t rows, const Width& width) {
+  return 2.0 * static_cast<double>(rows) * static_cast<double>(width.in) * static_cast<double>(width.out);
+}
+
+inline double attention_flops(int64_t heads, int64_t queries, int64_t keys, int64_t width) {
+  return 4.0 * static_cast<double>(heads) * static_cast<double>(queries) * static_cast<double>(keys) *
+         static_cast<double>(width);
+}
+
+/// One op of a transformer's block.
+struct BlockStep {
+  std::string name;
+  double flops = 0;                    ///< of its products; 0: it has none
+  std::function<void(size_t set)> op;  ///< with one of kWeightSets sets of weights, so that no cache holds them
+};
+inline constexpr size_t kWeightSets = 4;
+
+/// Runs the steps of 32 blocks in their order, several times over, and prints the median time of each.
+inline void measure_in_order(Bench& bench, const std::string& title, const std::vector<BlockStep>& block) {
+  constexpr size_t kBlocks = 32, kForwards = 6;
+  std::vector<std::function<void()>> steps;
+  for (size_t i = 0; i < kBlocks * kForwards; ++i)
+    for (const BlockStep& step : block) steps.push_back([&step, i] { step.op(i % kWeightSets); });
+  bench.time({steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(block.size())});
+  const std::vector<float> times = bench.time(steps);
+  fmt::print("{}:", title);
+  double forward_ms = 0, total_ms = 0;
+  for (size_t kind = 0; kind < block.size(); ++kind) {
+    std::vector<float> of_kind;
+    for (size_t i = kind; i < times.size(); i += block.size()) of_kind.push_back(times[i]);
+    std::ranges::sort(of_kind);
+    const double ms = static_cast<double>(of_kind[of_kind.size() / 2]);
+    fmt::print(" {} {:.4f} ms", block[kind].name, ms);
+    if (block[kind].flops > 0) fmt::print(" ({:.0f})", block[kind].flops / ms * 1e-9);
+    forward_ms += ms * kBlocks;
+  }
+  for (const float ms : times) total_ms += static_cast<double>(ms);
+  fmt::print("\n  a forward of {} blocks: {:.2f} ms by medians, {:.2f} ms in all\n", kBlocks, forward_ms,
+             total_ms / kForwards);
+}
+
+}  // namespace nostos
