@@ -4,7 +4,8 @@
 
 The full-size model with random weights, bf16. A ceiling is the sum of the matrix products and attention of one
 forward's 32 blocks, sustained in the model's order, at the same number of rows; `share` is the ceiling's part of a
-step. It is measured right after the engine, on a card as warm. Milliseconds are medians.
+step. It is measured right after the engine, on a card as warm. Milliseconds are medians, but `first`: the whole first
+picture, with what is tuned and compiled for it. `peak_MiB` is what nvidia-smi says is used on the card, at most.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 # A synthetic model takes a byte for a token: with the 50 of the chat template these are 64.
@@ -28,13 +30,34 @@ def run(*command):
     return done.stdout
 
 
+class PeakMemory:
+    """Asks nvidia-smi over and over how much memory is used on GPU 0; `mib` is the most it said."""
+
+    def __enter__(self):
+        self.mib, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._ended.wait(0.02):
+            said = run("nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+            self.mib = max(self.mib, int(said))
+
+
 def bench(options, size, steps, guidance, repeats, model):
-    """The JSON object of one nostos bench."""
+    """The JSON object of one nostos bench, and the peak of the card's memory."""
     height, width = size.split("x")
-    return json.loads(run(options.nostos, "bench", "--json", "--log-level", "warning", "--device", "cuda",
-                          "--precision", "bf16", "--prompt", PROMPT, "--height", height, "--width", width,
-                          "--num-inference-steps", steps, "--guidance-scale", guidance, "--warmup", 2,
-                          "--repeat", repeats, *model))
+    with PeakMemory() as peak:
+        said = run(options.nostos, "bench", "--json", "--log-level", "warning", "--device", "cuda",
+                   "--precision", "bf16", "--prompt", PROMPT, "--height", height, "--width", width,
+                   "--num-inference-steps", steps, "--guidance-scale", guidance, "--warmup", 2,
+                   "--repeat", repeats, *model)
+    return {**json.loads(said), "peak_mib": peak.mib}
 
 
 def ceiling(options, rows):
@@ -55,9 +78,10 @@ def row_of(name, measured, ceiling_ms):
         "us_per_row": 1000 * measured["step_median_ms"] / measured["transformer_rows"],
         **{label: stages.get(stage) for stage, label in STAGES.items()},
         "total": measured["total_median_ms"],
+        "first": measured["first_run_ms"],
         "weights_GiB": measured["weight_bytes"] / 2**30,
         "scratch_GiB": measured["arena_bytes"] / 2**30,
-        "host_waits": measured.get("host_waits"),
+        "peak_MiB": measured["peak_mib"],
     }
 
 

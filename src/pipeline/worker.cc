@@ -141,6 +141,7 @@ std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, 
   try {
     orders_.emplace(groups_.world(), progress, !process_.release_parts);
     plan();
+    plan_decode();
     make_captions();
     enter_stage("denoise");
     timed("denoise", ctx_, [&] { denoise(); });
@@ -447,6 +448,13 @@ void Worker::preview(Previewer& previewer, std::span<const PicturePlace> batch, 
     previewer.after_step(
         i, step - 1, [this, at = done[i]](const Image& picture) { progress_[at.request].on_preview(at.of, picture); });
   }
+}
+
+void Worker::plan_decode() {
+  if (process_.release_parts) return;  // the decoder is not loaded yet
+  const nn::RowShards shards(groups_.world(), latent_shape()[1]);
+  process_.parts.autoencoder(ctx_).plan_decode(ctx_, shards, views_.states.front(), views_.decoder.scratch,
+                                               views_.decoder.decoded);
 }
 
 void Worker::decode() {

@@ -99,6 +99,8 @@ class Worker {
   /// Shows what step `step`, from 1, of a batch predicts, where that is wanted.
   void preview(Previewer& previewer, std::span<const PicturePlace> batch, int64_t step);
   bool is_wanted(const PicturePlace& picture) const { return !made_[picture.request].cancelled; }
+  /// Begins to compile what decode() will run, while the picture is being drawn.
+  void plan_decode();
   void decode();
   /// Brings a picture's rows home to rank 0.
   void gather_picture(ConstView own_pixels, const PicturePlace& place);

@@ -400,8 +400,13 @@ Scratch Autoencoder::take_encode_scratch(Arena& arena, int64_t height, int64_t w
 void Autoencoder::decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                          View image, const nn::Probe& probe) const {
   check(shards.rows() == latents.shape()[1], "a VAE's shards are of its latent rows");
-  for (const Mode mode : {Mode::plan, Mode::run})
-    Pass(ctx, config_, shards, scratch, probe, "decoder", mode).decode(weights_.decoder, latents, image);
+  plan_decode(ctx, shards, latents, scratch, image);
+  Pass(ctx, config_, shards, scratch, probe, "decoder").decode(weights_.decoder, latents, image);
+}
+
+void Autoencoder::plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
+                              View image) const {
+  Pass(ctx, config_, shards, scratch, {}, "decoder", Mode::plan).decode(weights_.decoder, latents, image);
 }
 
 void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, View moments,

@@ -58,6 +58,11 @@ class Autoencoder {
   void decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch, View image,
               const nn::Probe& probe = {}) const;
 
+  /// Begins to compile, on threads of its own, what decode() of the same arguments runs, so that it is there by then; decode()
+  /// does so itself otherwise. On a CPU nothing is compiled.
+  void plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
+                   View image) const;
+
   /// On one rank: moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their encoder.
   /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale,
   /// width / scale, 2 * latent_channels].
