@@ -14,15 +14,19 @@ enum class ErrorKind {
   invalid_input,  ///< a request, flag or input file that the user can mend
   model,          ///< a model that is missing, damaged or of an unknown kind
   device,         ///< an unsupported or missing device
+  device_lost,    ///< a device that failed and is lost to this process, which must be started again
   out_of_memory,  ///< host or device memory is exhausted
   peer_failed,    ///< another rank failed
-  internal,       ///< a bug, a full disk, a lost device
+  internal,       ///< a bug, a full disk
   cancelled,      ///< the user interrupted the work
 };
 
 /// \return the process exit code of `kind`: 2 for what the user can mend, 3 out of memory, 4 peer failed, 130
 /// cancelled, else 1.
 int exit_code(ErrorKind kind);
+
+/// \return whether nothing that this process tries afterwards can succeed: its device is lost, or its ranks are.
+bool ends_process(ErrorKind kind);
 
 /// The one exception type thrown by nostos.
 class Error : public std::runtime_error {

@@ -35,7 +35,7 @@ class Context {
   /// Waits until everything enqueued on stream() is done, then finishes what defer() was given. The only host wait of a
   /// run.
   /// \param reason for the record of waits, e.g. "picture".
-  /// \throws Error internal if the GPU was lost or a kernel failed
+  /// \throws Error device_lost if the GPU was lost or a kernel failed
   void synchronize(const char* reason);
   /// After a run that failed: waits likewise, and forgets what defer() was given, whose memory may be gone.
   void abandon_work() noexcept;

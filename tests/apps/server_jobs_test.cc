@@ -135,5 +135,24 @@ TEST_F(ServerJobs, ARequestThatTheModelRefusesFailsAlone) {
   EXPECT_EQ(status("a"), JobStatus::completed);
 }
 
+// A device that is lost fails every job after it: the server ends, and those that wait are drawn when it is started again.
+TEST_F(ServerJobs, ALostDeviceEndsTheServiceAndLeavesTheOthersWaiting) {
+  for (const char* id : {"a", "b"}) wait(id);
+  wait("wider", 96);
+  const auto draw = [](std::span<const GenerationRequest>, std::span<const Progress>) -> std::vector<Generation> {
+    fail(ErrorKind::device_lost, "the device is lost");
+  };
+  JobService service(store_, metrics_, 64);
+  try {
+    service.run({draw, [](const GenerationRequest&) { return int64_t{8}; }});
+    FAIL() << "the service goes on";
+  } catch (const Error& error) {
+    EXPECT_EQ(exit_code(error.kind()), 1);
+  }
+  EXPECT_EQ(status("a"), JobStatus::failed);
+  EXPECT_EQ(status("b"), JobStatus::failed);
+  EXPECT_EQ(status("wider"), JobStatus::queued);
+}
+
 }  // namespace
 }  // namespace nostos::server

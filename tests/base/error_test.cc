@@ -13,6 +13,7 @@ TEST(Error, ExitCodesFollowTheDesign) {
   EXPECT_EQ(exit_code(ErrorKind::model), 2);
   EXPECT_EQ(exit_code(ErrorKind::device), 2);
   EXPECT_EQ(exit_code(ErrorKind::out_of_memory), 3);
+  EXPECT_EQ(exit_code(ErrorKind::device_lost), 1);
   EXPECT_EQ(exit_code(ErrorKind::peer_failed), 4);
   EXPECT_EQ(exit_code(ErrorKind::internal), 1);
   EXPECT_EQ(exit_code(ErrorKind::cancelled), 130);

@@ -16,7 +16,8 @@ TEST(Status, SaysWhoCanMendIt) {
   for (const cudaError_t status : {cudaErrorNoDevice, cudaErrorInsufficientDriver, cudaErrorNoKernelImageForDevice})
     EXPECT_EQ(error_kind(status), ErrorKind::device);
   for (const cudaError_t status : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorECCUncorrectable})
-    EXPECT_EQ(error_kind(status), ErrorKind::internal);
+    EXPECT_EQ(error_kind(status), ErrorKind::device_lost);
+  EXPECT_EQ(error_kind(cudaErrorInvalidValue), ErrorKind::internal);
 }
 
 TEST(Status, SaysThatTheDeviceIsLost) {

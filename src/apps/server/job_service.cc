@@ -429,7 +429,7 @@ void JobService::draw_together(std::span<Turn> turns, const Drawing& drawing) {
         require(!made[i].cancelled, ErrorKind::cancelled, "cancelled");
         finish(turn, made[i], engine_ms);
       } catch (const Error& error) {
-        is_fatal = is_fatal || error.kind() == ErrorKind::peer_failed;
+        is_fatal = is_fatal || ends_process(error.kind());
         throw;
       }
     });

@@ -75,8 +75,8 @@ class JobService {
   /// Forgets all watchers, which may not outlive what they write to.
   void unwatch_all();
 
-  /// Draws jobs until stop(). \throws nothing: a failing job fails alone; but for peer_failed, after which no rank can
-  /// draw, and for a store that cannot be written.
+  /// Draws jobs until stop(). \throws nothing: a failing job fails alone; but for what ends_process(), after which
+  /// nothing can be drawn, and for a store that cannot be written.
   void run(const Drawing& drawing);
 
   /// Admits no more and begins no more; those whose client waits in line are cancelled, the others stay on disk.

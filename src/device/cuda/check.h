@@ -7,7 +7,7 @@
 
 namespace nostos::cuda {
 
-/// \return what a status means to a caller: memory, a device or driver that the user can mend, or a lost device or bug.
+/// \return what a status means to a caller: memory, a device or driver that the user can mend, a lost device, or a bug.
 ErrorKind error_kind(cudaError_t status);
 
 /// \return whether a status means that the GPU is lost to this process: every later call will fail too.

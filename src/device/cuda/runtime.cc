@@ -60,7 +60,7 @@ ErrorKind error_kind(cudaError_t status) {
     case cudaErrorStubLibrary:
       return ErrorKind::device;
     default:
-      return ErrorKind::internal;
+      return is_device_lost(status) ? ErrorKind::device_lost : ErrorKind::internal;
   }
 }
 

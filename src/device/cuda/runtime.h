@@ -52,7 +52,7 @@ int64_t allocations();
 /// \return a stream of GPU `index` that does not wait for the default stream.
 CUstream_st* create_stream(int index);
 void destroy_stream(int index, CUstream_st* stream) noexcept;
-/// Waits for all work of `stream`. \throws Error internal if the GPU was lost or a kernel failed.
+/// Waits for all work of `stream`. \throws Error device_lost if the GPU was lost or a kernel failed.
 void synchronize(CUstream_st* stream);
 
 /// \param timed whether elapsed_ms() will be asked for.
