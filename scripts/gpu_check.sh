@@ -92,11 +92,15 @@ check() {
   [ $status -eq 0 ] || [ $status -eq 77 ] || failed+=("$name")
 }
 
-# Whole drawings, in processes side by side: most of their time is the compilation of cuDNN's plans on the host.
+# Whole drawings, in processes side by side: most of their time is the compilation of cuDNN's plans on the host. One alone
+# has the full size, so that its weights are there once.
 check_drawings() {
   local shard pid pids=() status=0
+  "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaFullSize*' &
+  pids+=($!)
   for shard in 0 1 2 3; do
-    GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='-CudaMemory*' &
+    GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$programs"/cuda_pipeline_test --gtest_brief=1 \
+      --gtest_filter='-CudaMemory*:CudaFullSize*' &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || status=1; done
