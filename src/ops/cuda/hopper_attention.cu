@@ -263,14 +263,18 @@ __global__ void __launch_bounds__(kThreads, 1)
       attend(head, first_row + warpgroup * 64);
       continue;
     }
-    // Lets the others go on.
-    if (thread == 0) hopper::arrive(queries_empty);
-    for (int block = 0; block < blocks; ++block) {
-      wait_for(keys_full, block);
-      release(keys_empty, block);
-      wait_for(values_full, block);
-      release(values_empty, block);
+    // Lets the others go on. One thread follows the ring and the rest wait for it: without products to keep them together,
+    // any of them could fall two rounds behind a barrier, or come a round too early, and take its parity for the other.
+    if (thread == 0) {
+      hopper::arrive(queries_empty);
+      for (int block = 0; block < blocks; ++block) {
+        wait_for(keys_full, block);
+        release(keys_empty, block);
+        wait_for(values_full, block);
+        release(values_empty, block);
+      }
     }
+    hopper::wait_together(1 + warpgroup, 128);
   }
   if (thread == 0) hopper::wait_stores_done();
 #endif

@@ -66,24 +66,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
 
+  // Steps are counted through all tiles; the count is the same in all of a warp, which the compiler must see.
   const int count = tiles.count(), stride = static_cast<int>(gridDim.x);
-  int stage = 0;
-  uint32_t phase = 0;
-  const auto advance = [&] {
-    if (++stage == kStages) stage = 0, phase ^= 1;
-  };
+  uint32_t first = 0;  // step of a tile
+  const auto stage_of = [](uint32_t at) { return at % kStages; };
+  const auto phase_of = [](uint32_t at) { return at / kStages % 2; };
   if (warpgroup == kWorkers) {
     hopper::lower_registers<24>();
     if (thread != 0) return;
-    for (int index = static_cast<int>(blockIdx.x); index < count; index += stride) {
+    for (int index = static_cast<int>(blockIdx.x); index < count; index += stride, first += tiles.steps_k) {
       const Tile tile = tiles.tile(index);
       for (int k = 0; k < tiles.steps_k; ++k) {
-        hopper::wait(empty + 8 * stage, phase ^ 1);
+        const uint32_t stage = stage_of(first + k);
+        hopper::wait(empty + 8 * stage, phase_of(first + k) ^ 1);
         hopper::arrive_expecting(full + 8 * stage, kStageBytes);
         const uint32_t to = ring + stage * kStageBytes;
         hopper::load_tile(to, x, full + 8 * stage, k * kTileK, tile.first_row);
         hopper::load_tile(to + kXBytes, weight, full + 8 * stage, k * kTileK, tile.column * kTileColumns);
-        advance();
       }
     }
     return;
@@ -92,32 +91,41 @@ __global__ void __launch_bounds__(kThreads, 1)
   hopper::raise_registers<160>();
   const int lane = thread % 32, warp_row = thread / 32 * 16;
   const uint32_t own_parts = parts + warpgroup * 2 * kPartBytes;
-  for (int index = static_cast<int>(blockIdx.x); index < count; index += stride) {
+  const auto wait_for = [&](int k) { hopper::wait(full + 8 * stage_of(first + k), phase_of(first + k)); };
+  const auto release = [&](int k) {
+    if (thread == 0) hopper::arrive(empty + 8 * stage_of(first + k));
+  };
+  for (int index = static_cast<int>(blockIdx.x); index < count; index += stride, first += tiles.steps_k) {
     const Tile tile = tiles.tile(index);
     const int first_row = tile.first_row + warpgroup * 64;
-    const bool has_rows = warpgroup < tile.workers && first_row < tiles.rows;
-    float d[kTileColumns / 2];
-    int read_stage = -1;  // that products under way read
-    for (int k = 0; k < tiles.steps_k; ++k) {
-      hopper::wait(full + 8 * stage, phase);
-      if (has_rows) {
-        const uint32_t from = ring + stage * kStageBytes;
-        const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
-        const uint64_t b = hopper::tile_along_k(from + kXBytes);
-        hopper::begin_products();
-#pragma unroll
-        for (int i = 0; i < kTileK / 16; ++i)
-          hopper::product<kTileColumns>(d, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
-        hopper::end_products();
-        hopper::wait_products<1>();
+    if (warpgroup >= tile.workers || first_row >= tiles.rows) {
+      // Lets the others go on. One thread follows the ring and the rest wait for it: without products to keep them
+      // together, any of them could fall two rounds behind a barrier and take its parity for the other.
+      if (thread == 0) {
+        for (int k = 0; k < tiles.steps_k; ++k) {
+          wait_for(k);
+          release(k);
+        }
       }
-      if (read_stage >= 0 && thread == 0) hopper::arrive(empty + 8 * read_stage);
-      read_stage = stage;
-      advance();
+      hopper::wait_together(1 + warpgroup, 128);
+      continue;
+    }
+    float d[kTileColumns / 2];
+    for (int k = 0; k < tiles.steps_k; ++k) {
+      wait_for(k);
+      const uint32_t from = ring + stage_of(first + k) * kStageBytes;
+      const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
+      const uint64_t b = hopper::tile_along_k(from + kXBytes);
+      hopper::begin_products();
+#pragma unroll
+      for (int i = 0; i < kTileK / 16; ++i)
+        hopper::product<kTileColumns>(d, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
+      hopper::end_products();
+      hopper::wait_products<1>();
+      if (k > 0) release(k - 1);  // which the products before have read
     }
     hopper::wait_products<0>();
-    if (thread == 0) hopper::arrive(empty + 8 * read_stage);
-    if (!has_rows) continue;
+    release(tiles.steps_k - 1);
 
     // 16 columns of the product are 8 of gates and 8 of what they gate: both of a result are this thread's. The parts of
     // the result take turns in two places of shared memory.
