@@ -5,7 +5,8 @@
 The full-size model with random weights, bf16. A ceiling is the sum of the matrix products and attention of one
 forward's 32 blocks, sustained in the model's order, at the same number of rows; `share` is the ceiling's part of a
 step. It is measured right after the engine, on a card as warm. Milliseconds are medians, but `first`: the whole first
-picture, with what is tuned and compiled for it. `peak_MiB` is what nvidia-smi says is used on the card, at most.
+picture, with what is tuned and compiled for it. Pictures are drawn one after the other without a pause, but for `rested`.
+`peak_MiB` is what nvidia-smi says is used on the card, at most.
 """
 
 import argparse
@@ -122,6 +123,8 @@ def main():
     for size in options.sizes:
         measured = bench(options, size, options.steps, 0, SIZES.get(size, 3), full)
         add(f"full {size}", measured, ceiling(options, measured["transformer_rows"]))
+    # One picture for one user: at its power limit the card is faster after a rest than under load.
+    add("full 1024x1024, rested", bench(options, "1024x1024", options.steps, 0, 5, [*full, "--pause", 2]))
     add("full 1024x1024, guidance 4", bench(options, "1024x1024", options.steps, 4, 2, full))
     add("full 1024x1024, offload", bench(options, "1024x1024", options.steps, 0, 2, [*full, "--memory", "offload"]))
     add("embedded 512x512, guidance 4", bench(options, "512x512", 9, 4, 5, []))

@@ -571,7 +571,8 @@ class Tools(ModelTest):
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
         self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
-                                       "num_outputs", "warmup", "repeat", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
+                                       "num_outputs", "warmup", "repeat", "pause_s", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
+                                       "first_run_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
                                        "transformer_rows", "world_size", "weight_bytes", "streamed_bytes", "arena_bytes", "peak_host_bytes",
                                        "picture_digest", "version"})
@@ -582,6 +583,11 @@ class Tools(ModelTest):
         self.assertEqual(json.loads(two.stdout)["picture_digest"], result["picture_digest"])
         other = self.run_nostos("bench", *SMALL, "--device", "cpu", "--prompt", "A cat", "--json")
         self.assertNotEqual(json.loads(other.stdout)["picture_digest"], result["picture_digest"])
+        start = time.monotonic()
+        rested = self.run_nostos("bench", *SMALL, "--device", "cpu", "--warmup", "0", "--repeat", "2", "--pause", "1", "--json")
+        self.assertGreater(time.monotonic() - start, 2)
+        self.assertEqual(json.loads(rested.stdout)["first_run_ms"], json.loads(rested.stdout)["total_ms"][0])
+        self.assertLess(json.loads(rested.stdout)["total_median_ms"], 1000)
         text = self.run_nostos("bench", *SMALL, "--warmup", "0", "--num-outputs", "2")
         self.assertEqual(text.returncode, 0)
         self.assertTrue(text.stdout.startswith("2 pictures of "), text.stdout)

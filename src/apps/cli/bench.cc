@@ -5,6 +5,7 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
@@ -33,6 +34,7 @@ struct BenchFlags {
   int64_t num_outputs = 1;
   std::optional<int64_t> warmup;
   int64_t repeat = 1;
+  double pause_s = 0;
   bool json = false;
 };
 
@@ -62,6 +64,9 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
   number("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")->check(CLI::Range(0, 1000));
   number("--repeat", flags.repeat, "runs that count (1)")->check(CLI::Range(1, 1000));
+  number("--pause", flags.pause_s,
+         "seconds of rest before each run (0: as under load; a GPU at its power limit is faster after a rest)")
+      ->check(CLI::Range(0., 600.));
   command.add_flag("--json", flags.json, "write one JSON object to standard output");
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
@@ -93,7 +98,7 @@ std::string digest(const Image& image) {
 }
 
 ordered_json result_json(const std::string& model, const std::string& precision, const GenerationRequest& request,
-                         int64_t warmup, int64_t repeat, const Timings& timings, const Generation& drawn,
+                         const BenchFlags& flags, int64_t warmup, const Timings& timings, const Generation& drawn,
                          double matmul_gflops) {
   const RunReport& last = drawn.report;
   const double step_ms = median(timings.step_ms);
@@ -111,7 +116,8 @@ ordered_json result_json(const std::string& model, const std::string& precision,
           {"guidance_scale", request.guidance_scale.value()},
           {"num_outputs", request.num_outputs},
           {"warmup", warmup},
-          {"repeat", repeat},
+          {"repeat", flags.repeat},
+          {"pause_s", flags.pause_s},
           {"stages", stages},
           {"step_median_ms", step_ms},
           {"step_ms", timings.step_ms},
@@ -143,8 +149,9 @@ void print_text(const ordered_json& result) {
   for (const ordered_json& stage : result["stages"]) {
     fmt::print("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
   }
-  fmt::print("  {:<14}{:>12.1f} ms\n  {:<14}{:>12.1f} ms\n", "one step", result["step_median_ms"].get<double>(),
-             "total", result["total_median_ms"].get<double>());
+  for (const auto& [name, field] :
+       {std::pair{"one step", "step_median_ms"}, {"total", "total_median_ms"}, {"first run", "first_run_ms"}})
+    fmt::print("  {:<14}{:>12.1f} ms\n", name, result[field].get<double>());
   fmt::print("transformer {:.3f} TFLOP/s, {:.1f} % of matrix products alone here ({:.3f} TFLOP/s)\n",
              result["transformer_gflops"].get<double>() / 1000, result["matmul_share"].get<double>() * 100,
              result["matmul_gflops"].get<double>() / 1000);
@@ -155,6 +162,13 @@ void print_text(const ordered_json& result) {
   if (const double streamed = result["streamed_bytes"].get<double>(); streamed > 0)
     fmt::print(", weights streamed from the host {:.2f} GiB", streamed / kGiB);
   fmt::print("\n");
+}
+
+/// Waits, but not longer than until an interrupt.
+void rest(double seconds, const std::atomic<bool>& interrupted) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (!interrupted && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
@@ -188,6 +202,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   Timings timings;
   Generation drawn;
   for (int64_t run = 0; run < warmup + flags.repeat; ++run) {
+    rest(flags.pause_s, interrupted);
     const auto start = std::chrono::steady_clock::now();
     drawn = engine.generate(request, progress);
     const std::chrono::duration<double, std::milli> total = std::chrono::steady_clock::now() - start;
@@ -198,8 +213,8 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));
   if (processes.communicator() != nullptr) processes.communicator()->all_reduce_sum(std::span(&matmul_gflops, 1));
   if (!processes.is_root()) return;
-  const ordered_json result = result_json(options.model.string(), engine.precision_name(), request, warmup,
-                                          flags.repeat, timings, drawn, matmul_gflops);
+  const ordered_json result = result_json(options.model.string(), engine.precision_name(), request, flags, warmup,
+                                          timings, drawn, matmul_gflops);
   if (flags.json)
     fmt::print("{}\n", json_pretty(result));
   else
