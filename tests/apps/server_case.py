@@ -1,0 +1,54 @@
+"""What the files server_*_test.py share: a server for a class of tests, a check of pictures, and the exit code of a run."""
+
+import struct
+import sys
+import unittest
+import zlib
+
+from server_process import Server
+
+SKIPPED_EXIT = 77
+
+
+def check_png(data: bytes, size: tuple[int, int] | None = None):
+    """Fails unless `data` is a whole PNG with right check sums, of that size."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    offset, kinds = 8, []
+    while offset < len(data):
+        (length,) = struct.unpack_from(">I", data, offset)
+        kind, body = data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]
+        assert zlib.crc32(kind + body) == struct.unpack_from(">I", data, offset + 8 + length)[0]
+        if kind == b"IHDR" and size:
+            assert struct.unpack(">II", body[:8]) == size
+        kinds.append(kind)
+        offset += 12 + length
+    assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and offset == len(data)
+
+
+class ServerTest(unittest.TestCase):
+    """One server for all tests of a class."""
+
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(*cls.flags)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+        # The sanitizers' presets report leaks by the exit code.
+        if cls.server.process.returncode != 0:
+            raise AssertionError(f"exit code {cls.server.process.returncode}\n" + "".join(cls.server.log[-60:]))
+
+    def tearDown(self):
+        self.assertIsNone(self.server.process.poll(), "the server ended: " + "".join(self.server.log[-5:]))
+
+
+def run_tests():
+    """Runs the test cases of the program that calls it, or those it was started with, and exits."""
+    program = unittest.main(exit=False, verbosity=2)
+    result = program.result
+    if not result.wasSuccessful():
+        sys.exit(1)
+    sys.exit(SKIPPED_EXIT if result.testsRun and len(result.skipped) == result.testsRun else 0)

@@ -1,0 +1,184 @@
+"""Starts, stops and kills `nostos serve`, also with several ranks, and checks that nothing is lost.
+
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Crash]; NOSTOS_KILLS=50 for the long form
+of Crash. Exits with 77 if everything was skipped. Draws with the embedded model. Needs Python 3.11, and for Processes Open MPI's mpirun.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from http.client import HTTPException
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from mpirun import MPIRUN, why_not  # noqa: E402
+from server_case import check_png, run_tests  # noqa: E402
+from server_process import ENDLESS, SMALL, Server  # noqa: E402
+
+
+class Shutdown(unittest.TestCase):
+    def test_what_waits_is_drawn_after_the_next_start(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with Server("--shutdown-grace", "0", data_dir=folder) as server:
+                running = server.submit(num_inference_steps=400, width=128, height=128)
+                waiting = [server.submit(seed=seed) for seed in range(3)]
+                server.wait_for(running, "running")
+                stream = server.connect()
+                stream.request("GET", f"/v1/jobs/{waiting[0]}/events")
+                response = stream.getresponse()
+                server.process.send_signal(signal.SIGTERM)
+                self.assertEqual(server.process.wait(20), 0)
+                self.assertNotIn(b"event: done", response.read())
+                stream.close()
+            with Server(data_dir=folder) as server:
+                for job in (running, *waiting):
+                    self.assertEqual(server.wait_for(job)["status"], "completed")
+
+    def test_the_picture_being_drawn_may_end_and_waiting_clients_are_told(self):
+        with Server("--shutdown-grace", "60") as server:
+            answers = {}
+            ask = lambda name, steps: answers.update({name: server.post("/v1/images/generations", {"prompt": name, "size": "128x128", "num_inference_steps": steps})})
+            threads = [threading.Thread(target=ask, args=("drawn", 150))]
+            threads[0].start()
+            server.wait_until(lambda: any(job["status"] == "running" for job in server.get("/v1/jobs").json()["data"]))
+            threads.append(threading.Thread(target=ask, args=("waits", 1)))
+            threads[1].start()
+            server.wait_until(lambda: len(server.get("/v1/jobs").json()["data"]) == 2)
+            server.process.send_signal(signal.SIGTERM)
+            for thread in threads:
+                thread.join()
+            self.assertEqual(server.process.wait(20), 0)
+            self.assertEqual(answers["drawn"].status, 200)
+            self.assertEqual(answers["waits"].status, 503)
+
+
+class Ranks(unittest.TestCase):
+    def test_two_ranks_draw_the_same_and_are_cancelled(self):
+        pictures = []
+        for flags in ((), ("--num-gpus", "2")):
+            with Server(*flags) as server:
+                job = server.submit(**{**ENDLESS, "guidance_scale": 2})
+                server.wait_for(job, "running")
+                server.request("DELETE", f"/v1/jobs/{job}")
+                self.assertEqual(server.wait_for(job)["status"], "cancelled")
+                done = server.wait_for(server.submit(num_inference_steps=2, guidance_scale=2))
+                pictures.append(server.get(done["images"][0]["url"]).body)
+        self.assertEqual(pictures[0], pictures[1])
+
+
+class Processes(unittest.TestCase):
+    """Two ranks that are processes of mpirun."""
+
+    # Open MPI kills ranks a second after SIGTERM unless told to wait.
+    launcher = (*MPIRUN, "-n", "2", "--mca", "odls_base_sigkill_timeout", "3")
+
+    @classmethod
+    def setUpClass(cls):
+        if reason := why_not():
+            raise unittest.SkipTest(reason)
+
+    def test_they_draw_the_same_are_cancelled_and_end_in_good_order(self):
+        asked = {"num_inference_steps": 2, "guidance_scale": 2}
+        with Server() as server:
+            alone = server.get(server.wait_for(server.submit(**asked))["images"][0]["url"]).body
+        with tempfile.TemporaryDirectory() as folder:
+            with Server("--shutdown-grace", "0", data_dir=folder, launcher=self.launcher) as server:
+                job = server.submit(**ENDLESS)
+                server.wait_until(lambda: (server.job(job)["progress"] or {}).get("step", 0) >= 2)
+                step_ms = server.job(job)["progress"]["step_ms"]
+                start = time.monotonic()
+                server.request("DELETE", f"/v1/jobs/{job}")
+                self.assertEqual(server.wait_for(job)["status"], "cancelled")
+                self.assertLess(time.monotonic() - start, 2 * step_ms / 1000 + 0.5)
+                told = server.submit(**asked)
+                server.wait_for(told)
+                self.assertEqual(server.get(server.job(told)["images"][0]["url"]).body, alone)
+                running, waiting = server.submit(**ENDLESS), server.submit(**asked)
+                server.wait_for(running, "running")
+                watched = server.connect()
+                watched.request("GET", f"/v1/jobs/{running}/events")
+                response, heard = watched.getresponse(), b""
+                while b"event: preview" not in heard:
+                    heard += response.read1()
+                watched.close()
+                server.process.send_signal(signal.SIGTERM)
+                server.process.wait(30)
+                self.assertTrue(any('"message":"stopped"' in line for line in server.log), "".join(server.log[-5:]))
+            database = sqlite3.connect(Path(folder) / "jobs.sqlite")
+            kept = dict(database.execute("SELECT id, status FROM jobs"))
+            database.close()
+            self.assertEqual((kept[running], kept[waiting]), ("queued", "queued"))
+
+
+class Crash(unittest.TestCase):
+    """kill -9 under load: every accepted job is finished or reported failed, none twice, nothing corrupt."""
+
+    def test_kill_at_random_moments(self):
+        kills = int(os.environ.get("NOSTOS_KILLS", "5"))
+        seed = int(os.environ.get("NOSTOS_SEED", random.randrange(10**6)))
+        chance = random.Random(seed)
+        accepted: dict[str, str] = {}  # idempotency key, job
+        completed: dict[str, list] = {}
+        with tempfile.TemporaryDirectory() as folder, self.subTest(kills=kills, NOSTOS_SEED=seed):
+            for round in range(kills):
+                server = Server("--queue", "1000", data_dir=folder, ready=chance.random() < 0.9)
+                stop = threading.Event()
+
+                def load(client: int):
+                    number = 0
+                    while not stop.is_set():
+                        key = f"{round}-{client}-{number}"
+                        body = {"prompt": key, **SMALL, "num_inference_steps": chance.choice((1, 2, 20)), "n": chance.choice((1, 1, 3))}
+                        try:
+                            answer = server.post("/v1/jobs", body, {"Idempotency-Key": key})
+                            if answer.status == 202:
+                                accepted[key] = answer.json()["id"]
+                            number += 1
+                            for job in server.get("/v1/jobs?status=completed&limit=20").json()["data"]:
+                                completed.setdefault(job["id"], job)
+                        except (OSError, ValueError, HTTPException):
+                            pass
+                        stop.wait(0.02)
+
+                threads = [threading.Thread(target=load, args=(client,)) for client in range(3)]
+                for thread in threads:
+                    thread.start()
+                time.sleep(chance.uniform(0.05, 1.0))
+                server.kill()
+                stop.set()
+                for thread in threads:
+                    thread.join()
+                server.__exit__()
+            self.assertGreater(len(accepted), kills // 2)
+            with Server("--queue", "1000", data_dir=folder) as server:
+                for key, job in accepted.items():
+                    ended = server.wait_for(job)
+                    self.assertIn(ended["status"], ("completed", "failed"), ended)
+                    self.assertEqual(ended["request"]["prompt"], key)
+                    if ended["status"] == "completed":
+                        self.assertEqual(len(ended["images"]), ended["request"]["n"])
+                        for image in ended["images"]:
+                            data = server.get(image["url"]).body
+                            self.assertEqual(len(data), image["bytes"])
+                            check_png(data, (64, 64))
+                # What was completed before a kill was never drawn again.
+                for job, before in completed.items():
+                    self.assertEqual(server.job(job), before)
+                server.wait_until(lambda: not server.get("/v1/jobs?status=queued").json()["data"])
+            database = sqlite3.connect(Path(folder) / "jobs.sqlite")
+            self.assertEqual(database.execute("PRAGMA integrity_check").fetchone()[0], "ok")
+            self.assertEqual(database.execute("SELECT count(*) FROM jobs WHERE status IN ('queued', 'running')").fetchone()[0], 0)
+            files = {row[0] + "." + row[1] for row in database.execute("SELECT id, format FROM images")}
+            database.close()
+            self.assertEqual({path.name for path in (Path(folder) / "images").iterdir()}, files)
+            print(f"{kills} kills, seed {seed}: {len(accepted)} accepted, {len(files)} pictures", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_tests()
