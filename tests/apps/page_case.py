@@ -1,4 +1,4 @@
-"""What the files page_*_test.py share: a headless Chromium for a class of tests, and the exit code of a run.
+"""What the files page_*_test.py share: a headless Chromium for a class of tests, and run_tests.
 
 The browser needs Debian's chromium, chromium-driver and python3-selenium; without them the tests are skipped.
 """
@@ -7,8 +7,12 @@ import re
 import shutil
 import sys
 import unittest
+from pathlib import Path
 
 from page_stand_in import StandIn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from run_tests import run_tests  # noqa: E402, F401
 
 # Debian's packages are out of sight of an interpreter that came from elsewhere.
 sys.path.append("/usr/lib/python3/dist-packages")
@@ -20,7 +24,6 @@ try:
 except ImportError:
     webdriver = Keys = None
 
-SKIPPED_EXIT = 77
 WAIT_S = 20
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 DESKTOP, PHONE = (1280, 800), (390, 844)
@@ -133,11 +136,3 @@ class PageTest(unittest.TestCase):
 
     def toast(self, pattern: str):
         self.wait(lambda: not self.one("#toast").get_attribute("hidden") and re.search(pattern, self.one("#toast").text), f"the page says {pattern}")
-
-
-def run_tests():
-    """Runs the test cases of the program that calls it, or those it was started with, and exits."""
-    program = unittest.main(exit=False, verbosity=2)
-    if not program.result.wasSuccessful():
-        sys.exit(1)
-    sys.exit(0 if program.result.testsRun else SKIPPED_EXIT)  # classes are skipped before a test of theirs is counted

@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mpirun import ENVIRONMENT, LIMIT_S, MPIRUN, why_not  # noqa: E402
+from run_tests import SKIPPED_EXIT, run_tests  # noqa: E402
 
 BINARY = os.path.abspath(os.environ["NOSTOS_BINARY"])
-SKIPPED_EXIT = 77
 # Each rank says its process before it becomes nostos; what stands before `exec` may depend on the rank.
 RANK_SHELL = 'echo "process $OMPI_COMM_WORLD_RANK $$" >&2; {before} exec "$@"'
 
@@ -213,18 +213,11 @@ class TwoHosts(RanksCase):
         self.assertEqual(list(self.dir.iterdir()), [])
 
 
-def main() -> int:
-    if reason := why_not():
-        print(f"skipped: {reason}")
-        return SKIPPED_EXIT
-    if subprocess.run([BINARY, "inspect"], capture_output=True).returncode != 0:
-        print("skipped: the embedded model is missing")
-        return SKIPPED_EXIT
-    result = unittest.main(verbosity=2, exit=False).result
-    if result.testsRun > 0 and len(result.skipped) == result.testsRun:
-        return SKIPPED_EXIT
-    return 0 if result.wasSuccessful() else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    reason = why_not()
+    if not reason and subprocess.run([BINARY, "inspect"], capture_output=True).returncode != 0:
+        reason = "the embedded model is missing"
+    if reason:
+        print(f"skipped: {reason}")
+        sys.exit(SKIPPED_EXIT)
+    run_tests()

@@ -1,13 +1,15 @@
-"""What the files server_*_test.py share: a server for a class of tests, a check of pictures, and the exit code of a run."""
+"""What the files server_*_test.py share: a server for a class of tests, a check of pictures, and run_tests."""
 
 import struct
 import sys
 import unittest
 import zlib
+from pathlib import Path
 
 from server_process import Server
 
-SKIPPED_EXIT = 77
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from run_tests import run_tests  # noqa: E402, F401
 
 
 def check_png(data: bytes, size: tuple[int, int] | None = None):
@@ -43,12 +45,3 @@ class ServerTest(unittest.TestCase):
 
     def tearDown(self):
         self.assertIsNone(self.server.process.poll(), "the server ended: " + "".join(self.server.log[-5:]))
-
-
-def run_tests():
-    """Runs the test cases of the program that calls it, or those it was started with, and exits."""
-    program = unittest.main(exit=False, verbosity=2)
-    result = program.result
-    if not result.wasSuccessful():
-        sys.exit(1)
-    sys.exit(SKIPPED_EXIT if result.testsRun and len(result.skipped) == result.testsRun else 0)

@@ -16,10 +16,11 @@ import unittest
 from http.client import HTTPException
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from server_case import check_png, run_tests
+from server_process import ENDLESS, SMALL, Server
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mpirun import MPIRUN, why_not  # noqa: E402
-from server_case import check_png, run_tests  # noqa: E402
-from server_process import ENDLESS, SMALL, Server  # noqa: E402
 
 
 class Shutdown(unittest.TestCase):
