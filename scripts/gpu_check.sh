@@ -6,8 +6,8 @@
 #                                  carry that folder there
 #   scripts/gpu_check.sh --quick   checks alone, without the tables
 #   scripts/gpu_check.sh --engine  the engine's table alone, with diffusers beside it where Python has it
-#   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU; then
-#                                  tests of our kernels for races between their threads
+#   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU, and
+#                                  Hopper's attention; then tests of our kernels for races between their threads
 #   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
 #                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json.
 #                                  A build with -DNOSTOS_MPI=ON is needed for ranks that are processes
@@ -125,6 +125,8 @@ racecheck() {
 if [ "${1-}" = --memcheck ]; then
   check memcheck sanitize memcheck "${small_drawing[@]}"
   check memcheck_of_2_ranks sanitize memcheck "${small_drawing[@]}" --num-gpus 2 --allow-shared-gpu
+  check memcheck_of_attention sanitize memcheck "$programs"/cuda_test --gtest_brief=1 \
+    --gtest_filter='CudaAttention.PackedGives*:CudaAttention.HeadsOf128*'
   check racecheck_of_attention racecheck cuda_test 'CudaAttention.PackedGives*'
   check racecheck_of_ops racecheck cuda_ops_test '*Norm*:SplitHeads*:Silu*'
 elif [ "${1-}" = --multi ]; then

@@ -30,6 +30,7 @@ struct Backend {
   /// Null where nothing is compiled for a shape.
   void (*plan_conv2d)(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                       bool accumulate);
+  void (*finish_plans)(Context& ctx);  ///< null beside plan_conv2d
   /// Four filters for an upsampling, see pack_upsampling_conv2d(); without `packed` for a filter that has none. Null
   /// where no filter has.
   Conv2d (*pack_phases)(Context& ctx, ConstView filter, ConstView bias);

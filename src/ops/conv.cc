@@ -67,6 +67,11 @@ void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride
   if (plan != nullptr) plan(ctx, x, filter, stride, padding, y, accumulate);
 }
 
+void finish_plans(Context& ctx) {
+  const auto finish = begin(ctx).finish_plans;
+  if (finish != nullptr) finish(ctx);
+}
+
 Conv2d pack_upsampling_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   check(filter.shape().rank() == 4 && filter.shape()[2] == 3 && filter.shape()[3] == 3 &&
             bias.shape() == Shape({filter.shape()[0]}),

@@ -44,6 +44,10 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
 void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                  bool accumulate = false);
 
+/// Waits until nothing that plan_conv2d() began is under way. While it is, threads of the library's call the device, which
+/// must not be when ranks of one process wait for each other there.
+void finish_plans(Context& ctx);
+
 /// Packs `filter` [out, in, 3, 3] for upsampling_conv2d(). Where the device is better served by them, these are the four
 /// 2x2 filters of [4 * out, in, 2, 2] that give the four pixels of a doubled one: the taps that would read the same
 /// pixel are added, in float32, before they are rounded to the filter's dtype.

@@ -37,6 +37,7 @@ ErrorKind error_kind(ncclResult_t result) {
 /// \throws Error unless `result` is success or under way; peer_failed where NCCL blames another rank.
 void check_nccl(ncclResult_t result, ncclComm_t comm, const char* what) {
   if (result == ncclSuccess || result == ncclInProgress) return;
+  cuda::check_not_lost("NCCL failed");
   fail(error_kind(result), "{}: NCCL says: {}: {} (NCCL_DEBUG=WARN in the environment shows more)", what,
        ncclGetErrorString(result), ncclGetLastError(comm));
 }

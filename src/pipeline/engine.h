@@ -54,7 +54,8 @@ class Engine {
   double measure_matmul_gflops(int64_t rows);
 
   /// The same bits on any number of ranks, but for a ring, which rounds differently.
-  /// \return pictures on rank 0 alone. \throws Error invalid_input, out_of_memory, cancelled, peer_failed
+  /// \return pictures on rank 0 alone. \throws Error invalid_input, out_of_memory, cancelled, peer_failed,
+  /// device_lost
   Generation generate(const GenerationRequest& request, const Progress& progress = {});
 
   /// Draws requests together, which is faster than one after the other where pictures are small. Each gets the bits that

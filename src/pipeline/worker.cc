@@ -141,7 +141,6 @@ std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, 
   try {
     orders_.emplace(groups_.world(), progress, !process_.release_parts);
     plan();
-    plan_decode();
     make_captions();
     enter_stage("denoise");
     timed("denoise", ctx_, [&] { denoise(); });
@@ -414,6 +413,8 @@ void Worker::denoise_batch(const Batch& batch, const SamplerPlan& plan, const Sa
     return are_wanted;
   };
   sampler.run(states, wanted, [&](int64_t step, double step_ms) {
+    // Once the first step has found out which products are fastest, which busy cores would disturb.
+    if (step == 1 && batch.first == 0) plan_decode();
     if (previewer) previewer->arrived();
     tell_step(places, step_ms);
     if (previewer) preview(*previewer, places, step);
@@ -451,7 +452,8 @@ void Worker::preview(Previewer& previewer, std::span<const PicturePlace> batch, 
 }
 
 void Worker::plan_decode() {
-  if (process_.release_parts) return;  // the decoder is not loaded yet
+  if (process_.release_parts) return;       // the decoder is not loaded yet
+  if (groups_.world().world() > 1) return;  // the ranks exchange meanwhile
   const nn::RowShards shards(groups_.world(), latent_shape()[1]);
   process_.parts.autoencoder(ctx_).plan_decode(ctx_, shards, views_.states.front(), views_.decoder.scratch,
                                                views_.decoder.decoded);

@@ -41,8 +41,8 @@ class Worker {
   /// \param progress of each request, called by rank 0 alone; the `cancel` of a single request all ranks watch, other
   /// flags rank 0 alone.
   /// \return of each request; rank 0's have the pictures and what all ranks report.
-  /// \throws Error invalid_input (naming the request where there are several), out_of_memory, peer_failed; cancelled
-  /// once no request is wanted any more
+  /// \throws Error invalid_input (naming the request where there are several), out_of_memory, peer_failed, device_lost;
+  /// cancelled once no request is wanted any more
   std::vector<Generation> draw(std::span<const ResolvedRequest> requests, std::span<const Progress> progress);
 
  private:
@@ -99,7 +99,7 @@ class Worker {
   /// Shows what step `step`, from 1, of a batch predicts, where that is wanted.
   void preview(Previewer& previewer, std::span<const PicturePlace> batch, int64_t step);
   bool is_wanted(const PicturePlace& picture) const { return !made_[picture.request].cancelled; }
-  /// Begins to compile what decode() will run, while the picture is being drawn.
+  /// Begins to compile what decode() will run, while the picture is being drawn; on one rank.
   void plan_decode();
   void decode();
   /// Brings a picture's rows home to rank 0.

@@ -151,7 +151,9 @@ TEST(CudaAttention, HeadsOf128EqualReference) {
                         {3, 3, 193, 161, 2},
                         {2, 1, 400, 79, 3},
                         {30, 30, 33, 500, 3},
-                        {1, 1, 385, 320, 2}}) {
+                        {1, 1, 385, 320, 2},
+                        {67, 67, 130, 33, 2},      // on 132 multiprocessors one long tile a head
+                        {67, 67, 385, 161, 2}}) {  // one long and two short, more than there are blocks
     const Tensor q = random_tensor(DType::bf16, {c.heads, c.queries, kWidth}, 1, -c.largest, c.largest),
                  k = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 2, -c.largest, c.largest),
                  v = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 3);

@@ -144,6 +144,7 @@ const Backend& ops::backend_of(Device) {
       .pack_conv2d = nostos::pack_conv2d,
       .conv2d = Mirrored<&Backend::conv2d>::run,
       .plan_conv2d = nullptr,
+      .finish_plans = nullptr,
       .pack_phases = nullptr,
       .interleave_phases = nullptr,
       .rms_norm = Mirrored<&Backend::rms_norm>::run,

@@ -118,7 +118,10 @@ TEST(GatedLinear, EqualsReference) {
                           {64, 64, 96},
                           {65, 200, 192},
                           {193, 328, 200},
-                          {400, 96, 24}}) {
+                          {400, 96, 24},
+                          // On a Hopper GPU of 132 multiprocessors: tiles of 192 rows, and those beside shorter ones.
+                          {130, 136, 6432},
+                          {385, 16, 6432}}) {
       const Tensor x = random_tensor(dtype, {c.rows, c.in}, 1), weight = random_tensor(dtype, {2 * c.ffn, c.in}, 2);
       const GatedLinear packed = pack_gated(ctx, weight);
       EXPECT_GE(packed.gate_up.size_in_bytes(), weight.size_in_bytes());

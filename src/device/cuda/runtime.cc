@@ -120,6 +120,11 @@ void check_cuda(cudaError_t status, const char* what, const char* file, int line
        file, line);
 }
 
+void check_not_lost(const char* what, const char* file, int line) {
+  const cudaError_t status = cudaStreamQuery(nullptr);
+  if (is_device_lost(status)) check_cuda(status, what, file, line);
+}
+
 int device_count() {
   int count = 0;
   check_cuda(cudaGetDeviceCount(&count), "cannot use a GPU");

@@ -401,6 +401,7 @@ void Autoencoder::decode(Context& ctx, const nn::RowShards& shards, ConstView la
                          View image, const nn::Probe& probe) const {
   check(shards.rows() == latents.shape()[1], "a VAE's shards are of its latent rows");
   plan_decode(ctx, shards, latents, scratch, image);
+  ops::finish_plans(ctx);
   Pass(ctx, config_, shards, scratch, probe, "decoder").decode(weights_.decoder, latents, image);
 }
 

@@ -58,8 +58,9 @@ class Autoencoder {
   void decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch, View image,
               const nn::Probe& probe = {}) const;
 
-  /// Begins to compile, on threads of its own, what decode() of the same arguments runs, so that it is there by then; decode()
-  /// does so itself otherwise. On a CPU nothing is compiled.
+  /// Begins to compile, on threads of its own, what decode() of the same arguments runs, so that it is there by then;
+  /// decode() does so itself otherwise. On a CPU nothing is compiled. Not while ranks may exchange anything, see
+  /// ops::finish_plans().
   void plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                    View image) const;
 

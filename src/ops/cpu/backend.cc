@@ -15,6 +15,7 @@ const Backend& cpu_backend() {
       .pack_conv2d = cpu::pack_conv2d,
       .conv2d = cpu::conv2d,
       .plan_conv2d = nullptr,
+      .finish_plans = nullptr,
       .pack_phases = nullptr,
       .interleave_phases = nullptr,
       .rms_norm = cpu::rms_norm,

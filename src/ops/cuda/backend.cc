@@ -20,6 +20,7 @@ const Backend& cuda_backend() {
       .pack_conv2d = cuda::pack_conv2d,
       .conv2d = cuda::conv2d,
       .plan_conv2d = cuda::plan_conv2d,
+      .finish_plans = cuda::finish_plans,
       .pack_phases = cuda::pack_phases,
       .interleave_phases = cuda::interleave_phases,
       .rms_norm = cuda::rms_norm,

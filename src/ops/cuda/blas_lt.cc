@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "device/cuda/check.h"
 
 namespace nostos::cuda {
 namespace {
@@ -14,6 +15,7 @@ constexpr size_t kWorkspaceBytes = 256;
 
 void check_blas(cublasStatus_t status, const Product& product, int64_t rows, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
+  check_not_lost("cuBLASLt failed");
   fail(status == CUBLAS_STATUS_ALLOC_FAILED ? ErrorKind::out_of_memory : ErrorKind::internal,
        "cuBLASLt cannot {} a product of [{}, {}] by [{}, {}] in {}: {}", what, rows, product.in, product.in,
        product.out, name(product.x), cublasLtGetStatusString(status));

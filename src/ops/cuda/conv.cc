@@ -125,6 +125,8 @@ void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride
   ctx.state<Cudnn>().plan(fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate));
 }
 
+void finish_plans(Context& ctx) { ctx.state<Cudnn>().finish_plans(); }
+
 void interleave_phases(Context& ctx, ConstView x, View y) { interleave(x, y, ctx.stream().handle()); }
 
 }  // namespace nostos::cuda

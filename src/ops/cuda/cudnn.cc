@@ -7,6 +7,7 @@
 #include <future>
 #include <map>
 #include <string>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 
@@ -37,7 +38,9 @@ std::string describe(const FusedConvolution& s) {
 
 template <class Shape>
 void check_cudnn(fe::error_t status, const Shape& shape) {
-  if (status.is_bad()) fail(ErrorKind::internal, "cuDNN cannot run {}: {}", describe(shape), status.get_message());
+  if (!status.is_bad()) return;
+  check_not_lost("cuDNN failed");
+  fail(ErrorKind::internal, "cuDNN cannot run {}: {}", describe(shape), status.get_message());
 }
 
 fe::DataType_t data_type(DType dtype) {
@@ -219,7 +222,14 @@ struct Cudnn::State {
   template <class Shape>
   const Plan& plan_of(Plans<Shape>& plans, const Shape& shape) {
     const auto found = plans.find(shape);
-    if (found != plans.end()) return found->second.get();
+    if (found != plans.end()) {
+      try {
+        return found->second.get();
+      } catch (...) {
+        plans.erase(found);  // memory that was short for a moment, say
+        throw;
+      }
+    }
     nostos::check(!is_capturing(ctx), "cuDNN compiles for a shape in a run before its capture");
     std::promise<Plan> made;
     made.set_value(compile<Shape>(handle, shape));
@@ -288,11 +298,18 @@ void Cudnn::run(const FusedConvolution& shape, const void* x, const void* filter
 }
 
 void Cudnn::plan(const FusedConvolution& shape) {
-  std::shared_future<Plan>& plan = state_->convolutions[shape];
-  if (plan.valid()) return;
-  plan = std::async(std::launch::async, [&ctx = state_->ctx, shape] {
-           return compile<FusedConvolution>(std::make_shared<Handle>(ctx), shape);
-         }).share();
+  if (state_->convolutions.contains(shape)) return;
+  try {
+    state_->convolutions.emplace(shape, std::async(std::launch::async, [&ctx = state_->ctx, shape] {
+                                          return compile<FusedConvolution>(std::make_shared<Handle>(ctx), shape);
+                                        }).share());
+  } catch (const std::system_error&) {
+    // No thread is to be had: the first run compiles.
+  }
+}
+
+void Cudnn::finish_plans() {
+  for (const auto& [shape, plan] : state_->convolutions) plan.wait();
 }
 
 }  // namespace nostos::cuda

@@ -53,8 +53,11 @@ class Cudnn {
   /// on the image's height: all heights of a width run the kernel that the library prefers for a square image.
   void run(const FusedConvolution& shape, const void* x, const void* filter, const void* bias, void* y);
 
-  /// Begins to compile for `shape` on a thread of its own; its first run waits for that.
+  /// Begins to compile for `shape` on a thread of its own, which uses the context's device beside the thread that it
+  /// serves; its first run waits for that. What fails is tried again by the next plan or run.
   void plan(const FusedConvolution& shape);
+  /// Waits until no such thread is at work.
+  void finish_plans();
 
  private:
   struct State;

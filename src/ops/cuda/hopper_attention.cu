@@ -1,7 +1,7 @@
 // Implements attention on Hopper with the scores kept in registers (as FlashAttention, arXiv 2205.14135 and 2407.08608).
 //
-// A block has tiles of 192 or 128 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys and
-// values through a ring of shared memory. The values' product of one block of keys and the scores of the next are one
+// A block has tiles of 192 or 128 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys
+// and values through a ring of shared memory. The values' product of one block of keys and the scores of the next are one
 // burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what three
 // of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same order
 // whatever the tile, so a query's bits depend on nothing else.
@@ -21,6 +21,7 @@ constexpr int kTileBytes = 64 * kHeadDim * 2, kHalfBytes = kTileBytes / 2;  // a
 constexpr int kKeysBytes = kKeys * kHeadDim * 2, kHalfKeysBytes = kKeysBytes / 2;  // a block of keys, or of values
 
 constexpr int kWorkers = 3, kThreads = 128 * (kWorkers + 1);
+static_assert(kHopperLongTile == 64 * kWorkers && kHopperShortTile == 64 * (kWorkers - 1));
 constexpr int kSharedBytes = 1024 + 2 * kWorkers * kTileBytes + 2 * kStages * kKeysBytes + 8 * (2 + 4 * kStages);
 
 /// Queries of a head that a block attends with at once.
@@ -36,7 +37,7 @@ struct Problem {
 
   __device__ int tiles() const { return heads * (long_tiles + short_tiles); }
   /// \return how many warpgroups have 64 queries of tile `index` each: all long tiles come first.
-  __device__ int workers(int index) const { return index < heads * long_tiles ? 3 : 2; }
+  __device__ int workers(int index) const { return index < heads * long_tiles ? kWorkers : kWorkers - 1; }
   __device__ Tile tile(int index) const {
     const int all_long = heads * long_tiles;
     if (index < all_long) return {index / long_tiles, index % long_tiles * kHopperLongTile};
@@ -256,16 +257,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
 
   for (int index = static_cast<int>(blockIdx.x); index < problem.tiles(); index += stride, first += blocks) {
-    hopper::wait(queries_full, tile_phase);
+    const uint32_t phase = tile_phase;
     tile_phase ^= 1;
     if (warpgroup < problem.workers(index)) {
       const auto [head, first_row] = problem.tile(index);
+      hopper::wait(queries_full, phase);
       attend(head, first_row + warpgroup * 64);
       continue;
     }
-    // Lets the others go on. One thread follows the ring and the rest wait for it: without products to keep them together,
-    // any of them could fall two rounds behind a barrier, or come a round too early, and take its parity for the other.
+    // Lets the others go on. One thread follows the ring and the rest wait for it: without products to keep them
+    // together, any of them could fall two rounds behind a barrier, or come one too early, and take its parity for the
+    // other.
     if (thread == 0) {
+      hopper::wait(queries_full, phase);
       hopper::arrive(queries_empty);
       for (int block = 0; block < blocks; ++block) {
         wait_for(keys_full, block);

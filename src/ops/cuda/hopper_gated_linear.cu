@@ -1,9 +1,9 @@
 // Implements the first half of a SwiGLU layer on Hopper: both products and SiLU in one kernel, so that the products
 // themselves never leave the chip.
 //
-// A block has tiles of 192 x 192 or 128 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose single
-// thread brings operands through a ring of shared memory. Every sum runs over k in the same steps of 16 whatever the number of
-// rows, so rows do not depend on each other.
+// A block has tiles of 192 x 192 or 128 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose
+// single thread brings operands through a ring of shared memory, for a short tile 192 rows, too. Every sum runs over k
+// in the same steps of 16 whatever the number of rows, so rows do not depend on each other.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
@@ -14,6 +14,7 @@ namespace nostos::cuda {
 namespace {
 
 constexpr int kWorkers = 3, kThreads = 128 * (kWorkers + 1);  // warpgroups that multiply; with the one that loads
+static_assert(kHopperLongTile == 64 * kWorkers);
 constexpr int kTileRows = kHopperLongTile, kTileColumns = 192, kTileK = 64;
 constexpr int kStages = 4, kXBytes = kTileRows * kTileK * 2, kWeightBytes = kTileColumns * kTileK * 2;
 constexpr int kStageBytes = kXBytes + kWeightBytes;

@@ -58,9 +58,9 @@ bool has_vector_heads(int64_t head_dim);
 /// Bytes that a copy of rows moves at once: the largest of 16, 4, 2 and 1 that divides all of them.
 int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_bytes);
 
-/// How rows that a Hopper kernel works on for each of some columns (heads, or tiles of a weight) are cut into tiles: of 192
-/// for three warpgroups, then of 128 for two. Blocks take tiles in turn, all long ones first, so that the last round, which
-/// is seldom full, can be one of short tiles.
+/// How rows that a Hopper kernel works on for each of some columns (heads, or tiles of a weight) are cut into tiles: of
+/// 192 for three warpgroups, then of 128 for two. Blocks take tiles in turn, all long ones first, so that the last round,
+/// which is seldom full, can be one of short tiles.
 struct HopperTiles {
   int long_tiles = 0, short_tiles = 0;  ///< of a column
   int blocks = 0;

@@ -20,6 +20,7 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
             bool accumulate);
 void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                  bool accumulate);
+void finish_plans(Context& ctx);
 Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias);
 void interleave_phases(Context& ctx, ConstView x, View y);
 
