@@ -44,13 +44,13 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
 void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                  bool accumulate = false);
 
-/// Waits until nothing that plan_conv2d() began is under way. While it is, threads of the library's call the device, which
-/// must not be when ranks of one process wait for each other there.
+/// Waits until nothing that plan_conv2d() began is under way. While it is, threads of the library's call the device,
+/// which must not be when ranks of one process wait for each other there.
 void finish_plans(Context& ctx);
 
-/// Packs `filter` [out, in, 3, 3] for upsampling_conv2d(). Where the device is better served by them, these are the four
-/// 2x2 filters of [4 * out, in, 2, 2] that give the four pixels of a doubled one: the taps that would read the same
-/// pixel are added, in float32, before they are rounded to the filter's dtype.
+/// Packs `filter` [out, in, 3, 3] for upsampling_conv2d(). Where the device is better served by them, these are the
+/// four 2x2 filters of [4 * out, in, 2, 2] that give the four pixels of a doubled one: the taps that would read the
+/// same pixel are added, in float32, before they are rounded to the filter's dtype.
 Conv2d pack_upsampling_conv2d(Context& ctx, ConstView filter, ConstView bias);
 
 /// \return what upsampling_conv2d() needs as scratch, of filter.dtype.
@@ -59,8 +59,8 @@ Shape upsampling_scratch(const Shape& x, const Conv2d& filter, const Padding& pa
 /// y = conv(x, doubled to both sides by repetition) + bias, in all a 3x3 convolution that pads by one.
 /// \param x f32 or product_dtype() [rows, width, in]: the rows that y has, between those above and below. \param filter
 /// of pack_upsampling_conv2d(). \param padding 1, but 0 at the top and the bottom where x has a row there.
-/// \param scratch at least upsampling_scratch(), rank 1. \param y f32 or product_dtype() [2 * rows of its own, 2 * width,
-/// out], not overlapping scratch; it may overlap x.
+/// \param scratch at least upsampling_scratch(), rank 1. \param y f32 or product_dtype() [2 * rows of its own, 2 *
+/// width, out], not overlapping scratch; it may overlap x.
 void upsampling_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View scratch, View y);
 
 /// plan_conv2d() for what upsampling_conv2d() runs.

@@ -135,7 +135,8 @@ TEST_F(ServerJobs, ARequestThatTheModelRefusesFailsAlone) {
   EXPECT_EQ(status("a"), JobStatus::completed);
 }
 
-// A device that is lost fails every job after it: the server ends, and those that wait are drawn when it is started again.
+// A device that is lost fails every job after it: the server ends, and those that wait are drawn when it is started
+// again.
 TEST_F(ServerJobs, ALostDeviceEndsTheServiceAndLeavesTheOthersWaiting) {
   for (const char* id : {"a", "b"}) wait(id);
   wait("wider", 96);

@@ -81,9 +81,9 @@ TEST(CudaAttention, QueriesDoNotDependOnTheirNumber) {
   }
 }
 
-// Lengths below, at and above a tile of 64 queries and 128 keys, and a cluster's two tiles; scores from flat to peaked, and
-// growing from key to key, for which older sums are scaled. A weight and the result are rounded to bf16. Measured errors
-// are in the test's record.
+// Lengths below, at and above a tile of 64 queries and 128 keys, and a cluster's two tiles; scores from flat to peaked,
+// and growing from key to key, for which older sums are scaled. A weight and the result are rounded to bf16. Measured
+// errors are in the test's record.
 TEST(CudaAttention, WideHeadEqualsReference) {
   constexpr int64_t kWidth = 512;
   WorstError worst;
@@ -136,8 +136,8 @@ TEST(CudaAttention, GroupedCausalHeadsEqualReference) {
   }
 }
 
-// Heads of 128 without a mask, around blocks of 80 keys and tiles of 64, 128 and 192 queries; large scores, whose maximum
-// moves from block to block. Measured errors are in the test's record.
+// Heads of 128 without a mask, around blocks of 80 keys and tiles of 64, 128 and 192 queries; large scores, whose
+// maximum moves from block to block. Measured errors are in the test's record.
 TEST(CudaAttention, HeadsOf128EqualReference) {
   struct Case {
     int64_t heads, kv_heads, queries, keys;
@@ -173,8 +173,8 @@ TEST(CudaAttention, HeadsOf128EqualReference) {
   }
 }
 
-// Heads where the projection left them: as split into heads and attended to, bit for bit. Grouped keys; around tiles of 64
-// tokens, and where the last round of tiles is of shorter ones.
+// Heads where the projection left them: as split into heads and attended to, bit for bit. Grouped keys; around tiles of
+// 64 tokens, and where the last round of tiles is of shorter ones.
 TEST(CudaAttention, PackedGivesTheBitsOfSplitHeads) {
   constexpr int64_t kWidth = 128;
   if (!ops::packs_attention(gpu().device(), DType::bf16, kWidth, false)) GTEST_SKIP() << "heads are split on this GPU";

@@ -1,5 +1,5 @@
-// Prints the times of the full transformer's blocks op by op, as the engine runs them on one rank: kernels of our own where
-// there are any. Beside cuda_library_rates of the same rows it shows what each part costs above the ceilings.
+// Prints the times of the full transformer's blocks op by op, as the engine runs them on one rank: kernels of our own
+// where there are any. Beside cuda_library_rates of the same rows it shows what each part costs above the ceilings.
 //   cuda_block_rates [ROWS ...]
 #include <fmt/format.h>
 

@@ -13,8 +13,8 @@ ErrorKind error_kind(cudaError_t status);
 /// \return whether a status means that the GPU is lost to this process: every later call will fail too.
 bool is_device_lost(cudaError_t status);
 
-/// Throws what check_cuda() throws if the GPU is lost to this process: to be asked when a library has failed on it, whose
-/// own status does not tell. \param what the attempted step
+/// Throws what check_cuda() throws if the GPU is lost to this process: to be asked when a library has failed on it,
+/// whose own status does not tell. \param what the attempted step
 void check_not_lost(const char* what, const char* file = __builtin_FILE(), int line = __builtin_LINE());
 
 /// \throws Error of error_kind(status) saying what failed, why and what to do, unless the status is cudaSuccess.

@@ -34,8 +34,8 @@ __device__ inline void load_cached(const float* norm, int lane, float (&values)[
   values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
 }
 
-/// Block t has token t; `lanes` neighbouring threads have a head, kVector elements each, and those of kHeadsAhead on their
-/// way at once.
+/// Block t has token t; `lanes` neighbouring threads have a head, kVector elements each, and those of kHeadsAhead on
+/// their way at once.
 template <class In, class Out, bool kInterleaved, int kHeadsAhead>
 __global__ void __launch_bounds__(kBlockThreads)
     split_heads_rope_kernel(const In* qkv, const __grid_constant__ Rotary rotary, int lanes,

@@ -1,10 +1,11 @@
-// Implements attention on Hopper with the scores kept in registers (as FlashAttention, arXiv 2205.14135 and 2407.08608).
+// Implements attention on Hopper with the scores kept in registers (as FlashAttention, arXiv 2205.14135 and
+// 2407.08608).
 //
 // A block has tiles of 192 or 128 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys
-// and values through a ring of shared memory. The values' product of one block of keys and the scores of the next are one
-// burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what three
-// of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same order
-// whatever the tile, so a query's bits depend on nothing else.
+// and values through a ring of shared memory. The values' product of one block of keys and the scores of the next are
+// one burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what
+// three of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same
+// order whatever the tile, so a query's bits depend on nothing else.
 #include <cmath>
 
 #include "ops/cuda/device_math.cuh"

@@ -69,8 +69,8 @@ int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_byt
 }
 
 HopperTiles hopper_tiles(int64_t columns, int64_t rows, int multiprocessors) {
-  // Measured on an H200 with attention: a round of short tiles takes 0.71 of the time of one of long ones. It stands for
-  // SwiGLU's, too.
+  // Measured on an H200 with attention: a round of short tiles takes 0.71 of the time of one of long ones. It stands
+  // for SwiGLU's, too.
   constexpr double kShortTime = 0.71;
   HopperTiles best;
   double best_time = 0;

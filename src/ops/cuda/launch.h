@@ -59,8 +59,8 @@ bool has_vector_heads(int64_t head_dim);
 int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_bytes);
 
 /// How rows that a Hopper kernel works on for each of some columns (heads, or tiles of a weight) are cut into tiles: of
-/// 192 for three warpgroups, then of 128 for two. Blocks take tiles in turn, all long ones first, so that the last round,
-/// which is seldom full, can be one of short tiles.
+/// 192 for three warpgroups, then of 128 for two. Blocks take tiles in turn, all long ones first, so that the last
+/// round, which is seldom full, can be one of short tiles.
 struct HopperTiles {
   int long_tiles = 0, short_tiles = 0;  ///< of a column
   int blocks = 0;
