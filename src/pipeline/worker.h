@@ -30,6 +30,16 @@ struct WorkerProcess {
   bool release_parts = false;
 };
 
+/// A rank's stages, in order:
+///
+///   stage          who works       parts in use            exchanges
+///   plan, load     all; leaders    (loaded by the leader)  the captions' lengths
+///   text           rank 0          encoder, transformer    refined captions, to all
+///   denoise        all             transformer             noise, to all; heads and rows of attention; tokens
+///   decode         all             VAE                     halos, sums, keys and values; pixels to rank 0
+///
+/// The leader of a process loads and releases the parts that its ranks share, all at once or each before its stage
+/// (WorkerProcess::release_parts). One worker draws one batch of requests at a time.
 class Worker {
  public:
   /// \param ctx this rank's, the process's own or one beside it. \param leads whether this rank is the one of its

@@ -32,7 +32,9 @@ __device__ inline void arrive(uint32_t barrier) {
 __device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-/// Waits for the end of the phase of that parity, 0 first.
+/// Waits for the end of the phase of that parity, 0 first. The parity tells phases apart only while every thread that
+/// waits is at most one phase away from the barrier: a kernel must not let a thread fall two behind, or come too early.
+/// Products keep a warpgroup's four warps together; where there are none, one thread waits and the others wait for it.
 __device__ inline void wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra end;\nbra "
