@@ -110,6 +110,7 @@ void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRu
                to_bytes = static_cast<size_t>(to.shape()[1]) * row_bytes;
   int64_t rows = 0;
   for (const ops::RowRun& run : runs) rows += run.count;
+  if (rows == 0 || row_bytes == 0) return;  // and maybe no memory to copy between
   parallel_ranges(ctx, outer, row_grain(rows * static_cast<int64_t>(row_bytes) / 4), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
       for (const ops::RowRun& run : runs) {
