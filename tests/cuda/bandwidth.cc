@@ -9,13 +9,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cuda/rates.h"
 #include "device/cuda/runtime.h"
 #include "ops/attention.h"
 #include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 #include "ops/patches.h"
-#include "tensor/transfer.h"
 
 namespace nostos {
 namespace {
@@ -26,9 +26,9 @@ constexpr int kBatch = 16;  // launches between two events
 constexpr int kRuns = 9;
 constexpr float kEps = 1e-5f;
 
-class Bench {
+class BandwidthBench {
  public:
-  explicit Bench(Context& ctx) : ctx_(ctx) {}
+  explicit BandwidthBench(Context& ctx) : ctx_(ctx) {}
 
   /// kTurns tensors of small random values.
   std::vector<Tensor> tensors(DType dtype, const Shape& shape) {
@@ -57,24 +57,7 @@ class Bench {
   }
 
  private:
-  Tensor random(DType dtype, const Shape& shape) {
-    constexpr int64_t kPattern = 1 << 20;
-    Tensor host(Device{}, DType::f32, {kPattern}), made(ctx_.device(), dtype, shape),
-        source(ctx_.device(), DType::f32, {kPattern});
-    uint32_t state = ++seed_;
-    for (int64_t i = 0; i < kPattern; ++i) {
-      state = state * 1664525u + 1013904223u;
-      host.data<float>()[i] = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
-    }
-    upload(ctx_, host, source);
-    const View flat = made.view().reshape({shape.elements()});
-    for (int64_t i = 0; i < shape.elements(); i += kPattern) {
-      const int64_t count = std::min(kPattern, shape.elements() - i);
-      ops::convert(ctx_, source.view().rows(0, count), flat.rows(i, count));
-    }
-    ctx_.synchronize("measurement");
-    return made;
-  }
+  Tensor random(DType dtype, const Shape& shape) { return random_operand(ctx_, dtype, shape, ++seed_); }
 
   Context& ctx_;
   uint32_t seed_ = 0;
@@ -88,7 +71,7 @@ size_t bytes_of(std::initializer_list<ConstView> views) {
 }
 
 /// A transformer block of Z-Image at 1024x1024: 4128 rows.
-void measure_block(Context& ctx, Bench& bench, DType product) {
+void measure_block(Context& ctx, BandwidthBench& bench, DType product) {
   constexpr int64_t kRows = 4128, kHidden = 3840, kFfn = 10240, kHeads = 30, kHeadDim = 128;
   const std::string of = product == DType::bf16 ? " (bf16 products)" : " (f32 products)";
   auto x = bench.tensors(DType::f32, {kRows, kHidden}), normed = bench.tensors(DType::bf16, {kRows, kHidden});
@@ -117,7 +100,7 @@ void measure_block(Context& ctx, Bench& bench, DType product) {
 }
 
 /// What runs once a step or less, and what sharding adds.
-void measure_edges(Context& ctx, Bench& bench) {
+void measure_edges(Context& ctx, BandwidthBench& bench) {
   constexpr int64_t kRows = 4128, kHidden = 3840, kHeads = 30, kHeadDim = 128;
   auto x = bench.tensors(DType::f32, {kRows, kHidden}), out = bench.tensors(DType::f32, {kRows, kHidden}),
        scale = bench.tensors(DType::f32, {kHidden});
@@ -144,7 +127,7 @@ void measure_edges(Context& ctx, Bench& bench) {
 }
 
 /// The decoder at 1024x1024: each of its resolutions.
-void measure_decoder(Context& ctx, Bench& bench, DType product) {
+void measure_decoder(Context& ctx, BandwidthBench& bench, DType product) {
   const std::string of = product == DType::bf16 ? " (bf16 image)" : " (f32 image)";
   struct Level {
     int64_t size, channels;
@@ -175,7 +158,7 @@ void run() {
   const cuda::DeviceProperties& device = cuda::device_properties(0);
   fmt::print("{}, {} multiprocessors, compute capability {}; medians of {} runs of {} launches; % of the device copy\n",
              device.name, device.multiprocessors, device.compute_capability, kRuns, kBatch);
-  Bench bench(ctx);
+  BandwidthBench bench(ctx);
   {
     auto from = bench.tensors(DType::bf16, {int64_t{1} << 29}), to = bench.tensors(DType::bf16, {int64_t{1} << 29});
     bench.measure("device copy of 1 GiB", bytes_of({from[0], to[0]}),

@@ -20,28 +20,31 @@ inline double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// \return a tensor on the context's device of uniform values in [-1, 1) that depend on the seed.
+inline Tensor random_operand(Context& ctx, DType dtype, const Shape& shape, uint32_t seed) {
+  constexpr int64_t kPattern = (1 << 20) + 7;  // no multiple of a row, so that rows differ
+  Tensor host(Device{}, DType::f32, {kPattern}), made(ctx.device(), dtype, shape),
+      source(ctx.device(), DType::f32, {kPattern});
+  uint32_t state = seed;
+  for (int64_t i = 0; i < kPattern; ++i) {
+    state = state * 1664525u + 1013904223u;
+    host.data<float>()[i] = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
+  }
+  upload(ctx, host, source);
+  const View flat = made.view().reshape({shape.elements()});
+  for (int64_t i = 0; i < shape.elements(); i += kPattern) {
+    const int64_t count = std::min(kPattern, shape.elements() - i);
+    ops::convert(ctx, source.view().rows(0, count), flat.rows(i, count));
+  }
+  ctx.synchronize("measurement");
+  return made;
+}
+
 class Bench {
  public:
   explicit Bench(Context& ctx) : ctx_(ctx) {}
 
-  Tensor random(DType dtype, const Shape& shape) {
-    constexpr int64_t kPattern = (1 << 20) + 7;  // no multiple of a row, so that rows differ
-    Tensor host(Device{}, DType::f32, {kPattern}), made(ctx_.device(), dtype, shape),
-        source(ctx_.device(), DType::f32, {kPattern});
-    uint32_t state = ++seed_;
-    for (int64_t i = 0; i < kPattern; ++i) {
-      state = state * 1664525u + 1013904223u;
-      host.data<float>()[i] = static_cast<float>(state >> 8) * 0x1p-23f - 1.f;
-    }
-    upload(ctx_, host, source);
-    const View flat = made.view().reshape({shape.elements()});
-    for (int64_t i = 0; i < shape.elements(); i += kPattern) {
-      const int64_t count = std::min(kPattern, shape.elements() - i);
-      ops::convert(ctx_, source.view().rows(0, count), flat.rows(i, count));
-    }
-    ctx_.synchronize("measurement");
-    return made;
-  }
+  Tensor random(DType dtype, const Shape& shape) { return random_operand(ctx_, dtype, shape, ++seed_); }
 
   /// Prints the median time of `op`, run back to back, and what its first run took on the host: compilation and tuning.
   void measure(const std::string& name, double flops, const std::function<void()>& op) {
