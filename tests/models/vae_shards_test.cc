@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -33,6 +34,19 @@ void PrintTo(const Case& c, std::ostream* out) {
 
 class VaeShards : public testing::TestWithParam<Case> {
  protected:
+  /// Decodes some latents whole, on one rank.
+  void SetUp() override {
+    const Case& c = GetParam();
+    if (c.dtype == DType::bf16 && !ops::has_bf16_products(ctx_)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+    parts_.emplace(ctx_, c.model.model, false, c.dtype);
+    const int64_t scale = vae().config().scale();
+    latents_ = Tensor({}, DType::f32, {vae().config().latent_channels, c.latent_height, c.latent_width});
+    fill_torch_cpu_normal(1, {latents_.data<float>(), static_cast<size_t>(latents_.shape().elements())});
+    wanted_ = Tensor({}, DType::f32, {c.latent_height * scale, c.latent_width * scale, 3});
+    wanted_sums_ = decode(ctx_, vae(), nn::RowShards(c.latent_height), latents_, wanted_);
+  }
+  const autoencoder_kl::Autoencoder& vae() { return parts_->autoencoder(ctx_); }
+
   /// Decodes this rank's rows into their place in `whole`; all ranks use the weights that one of them packed.
   /// \return the sums of the last group norm, of all rows: the picture alone, being float32, would not show their order.
   static std::vector<double> decode(Context& ctx, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards,
@@ -49,33 +63,29 @@ class VaeShards : public testing::TestWithParam<Case> {
     const double* sums = scratch.group_sums.data<double>();
     return {sums, sums + scratch.group_sums.elements()};
   }
+
+  Context ctx_{{}, 2};
+  std::optional<ModelParts> parts_;
+  Tensor latents_, wanted_;
+  std::vector<double> wanted_sums_;
 };
 
 TEST_P(VaeShards, GiveTheBytesOfOneRank) {
-  const Case& c = GetParam();
-  Context ctx({}, 2);
-  if (c.dtype == DType::bf16 && !ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
-  ModelParts parts(ctx, c.model.model, false, c.dtype);
-  const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
-  const int64_t scale = vae.config().scale();
-  Tensor latents({}, DType::f32, {vae.config().latent_channels, c.latent_height, c.latent_width});
-  fill_torch_cpu_normal(1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
-  const Shape image_shape{c.latent_height * scale, c.latent_width * scale, 3};
-  Tensor wanted({}, DType::f32, image_shape);
-  const std::vector<double> wanted_sums = decode(ctx, vae, nn::RowShards(c.latent_height), latents, wanted);
-
+  const autoencoder_kl::Autoencoder& decoder = vae();
+  const Shape& image_shape = wanted_.shape();
   std::vector<std::unique_ptr<Context>> contexts;  // kept from world to world: their handles are slow to make
   for (int rank = 0; rank < kMostRanks; ++rank) contexts.push_back(std::make_unique<Context>(Device{}, 1));
   for (int world = 1; world <= kMostRanks; ++world) {
     Tensor image({}, DType::f32, image_shape);
     run_thread_ranks(world, [&](Communicator& comm) {
       Context& own = *contexts[static_cast<size_t>(comm.rank())];
-      const nn::RowShards shards(comm, c.latent_height);
-      EXPECT_EQ(decode(own, vae, shards, latents, image), wanted_sums) << "rank " << comm.rank() << " of " << world;
+      const nn::RowShards shards(comm, GetParam().latent_height);
+      EXPECT_EQ(decode(own, decoder, shards, latents_, image), wanted_sums_)
+          << "rank " << comm.rank() << " of " << world;
     });
     const int64_t row_bytes = static_cast<int64_t>(image.size_in_bytes()) / image_shape[0];
     for (int64_t y = 0; y < image_shape[0]; ++y) {
-      ASSERT_EQ(std::memcmp(image.view().bytes() + y * row_bytes, wanted.view().bytes() + y * row_bytes,
+      ASSERT_EQ(std::memcmp(image.view().bytes() + y * row_bytes, wanted_.view().bytes() + y * row_bytes,
                             static_cast<size_t>(row_bytes)),
                 0)
           << "picture row " << y << " of " << image_shape[0] << " differs on " << world << " ranks";
@@ -84,22 +94,12 @@ TEST_P(VaeShards, GiveTheBytesOfOneRank) {
 }
 
 TEST_P(VaeShards, StripesGiveTheBytesOfTheWhole) {
-  const Case& c = GetParam();
-  Context ctx({}, 2);
-  if (c.dtype == DType::bf16 && !ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
-  ModelParts parts(ctx, c.model.model, false, c.dtype);
-  const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
-  const int64_t scale = vae.config().scale();
-  Tensor latents({}, DType::f32, {vae.config().latent_channels, c.latent_height, c.latent_width});
-  fill_torch_cpu_normal(1, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
-  const nn::RowShards shards(c.latent_height);
-  Tensor wanted({}, DType::f32, {c.latent_height * scale, c.latent_width * scale, 3});
-  const std::vector<double> wanted_sums = decode(ctx, vae, shards, latents, wanted);
+  const nn::RowShards shards(GetParam().latent_height);
   // From a stripe or two on the largest level to two rows a stripe on all.
   for (const int64_t stripe_bytes : {int64_t{1} << 22, int64_t{1} << 18, int64_t{1}}) {
-    Tensor image({}, DType::f32, wanted.shape());
-    EXPECT_EQ(decode(ctx, vae, shards, latents, image, stripe_bytes), wanted_sums) << stripe_bytes;
-    EXPECT_TRUE(std::equal(image.view().bytes(), image.view().bytes() + image.size_in_bytes(), wanted.view().bytes()))
+    Tensor image({}, DType::f32, wanted_.shape());
+    EXPECT_EQ(decode(ctx_, vae(), shards, latents_, image, stripe_bytes), wanted_sums_) << stripe_bytes;
+    EXPECT_TRUE(std::equal(image.view().bytes(), image.view().bytes() + image.size_in_bytes(), wanted_.view().bytes()))
         << "in stripes of " << stripe_bytes << " bytes";
   }
 }
