@@ -54,8 +54,9 @@ SequenceRanks::SequenceRanks(Communicator& ranks, int64_t ring_degree) : ranks_(
   check(ring_degree >= 1 && ranks.world() % ring_degree == 0, "the ring degree divides the ranks");
   const int ring = static_cast<int>(ring_degree), ulysses = ranks.world() / ring;
   const int group = ranks.rank() / ulysses, place = ranks.rank() % ulysses;
-  ulysses_ = std::make_unique<GroupCommunicator>(ranks, consecutive(group * ulysses, 1, ulysses));
-  ring_ = std::make_unique<GroupCommunicator>(ranks, consecutive(place, ulysses, ring));
+  constexpr auto kPace = GroupCommunicator::Pace::shared;
+  ulysses_ = std::make_unique<GroupCommunicator>(ranks, consecutive(group * ulysses, 1, ulysses), kPace);
+  ring_ = std::make_unique<GroupCommunicator>(ranks, consecutive(place, ulysses, ring), kPace);
 }
 
 ShardedSequence::ShardedSequence(const SequenceRanks& ranks, std::vector<std::vector<Range>> runs, int64_t heads,

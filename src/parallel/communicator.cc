@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -40,6 +41,11 @@ BasicByteView<Byte> BasicByteView<Byte>::part(Part part) const {
 template struct BasicByteView<std::byte>;
 template struct BasicByteView<const std::byte>;
 
+Communicator::Communicator(int rank, int world)
+    : rank_(rank), world_(world), everyone_(static_cast<size_t>(std::max(world, 0))) {
+  std::iota(everyone_.begin(), everyone_.end(), 0);
+}
+
 Pending::Pending(Communicator& communicator, std::unique_ptr<Operation> operation)
     : communicator_(&communicator), operation_(std::move(operation)), exceptions_(std::uncaught_exceptions()) {}
 
@@ -55,6 +61,11 @@ void Pending::wait() {
 }
 
 Pending Communicator::exchange(const char* name, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives) {
+  return exchange_among(everyone_, name, sends, receives);
+}
+
+Pending Communicator::exchange_among(std::span<const int> callers, const char* name, std::span<const SendTo> sends,
+                                     std::span<const ReceiveFrom> receives) {
   const auto check_end = [&](int peer, Device device) {
     require(peer >= 0 && peer < world_, ErrorKind::internal, "{} names rank {} of a world of {}", name, peer, world_);
     require(reaches(device), ErrorKind::device, "this communicator cannot exchange buffers on {} ({})",
@@ -87,7 +98,7 @@ Pending Communicator::exchange(const char* name, std::span<const SendTo> sends, 
   }
   require(own_received == own.size(), ErrorKind::internal, "rank {} sends itself more than it receives in {}", rank_,
           name);
-  return {*this, start(name, sends_to_others, receives_from_others)};
+  return {*this, start(name, sends_to_others, receives_from_others, callers)};
 }
 
 Pending Communicator::all_to_all(ConstByteView send, std::span<const Part> send_parts, ByteView receive,
@@ -145,11 +156,12 @@ bool Communicator::reaches(Device device) const { return device.kind == DeviceKi
 
 void Communicator::copy(ByteView to, ConstByteView from) { std::memcpy(to.data, from.data, from.bytes); }
 
-GroupCommunicator::GroupCommunicator(Communicator& parent, std::vector<int> ranks)
+GroupCommunicator::GroupCommunicator(Communicator& parent, std::vector<int> ranks, Pace pace)
     : Communicator(static_cast<int>(std::find(ranks.begin(), ranks.end(), parent.rank()) - ranks.begin()),
                    static_cast<int>(ranks.size())),
       parent_(parent),
-      ranks_(std::move(ranks)) {
+      ranks_(std::move(ranks)),
+      pace_(pace) {
   check(rank() < world(), "a rank makes the groups that it belongs to");
   std::vector<int> sorted = ranks_;
   std::sort(sorted.begin(), sorted.end());
@@ -159,7 +171,8 @@ GroupCommunicator::GroupCommunicator(Communicator& parent, std::vector<int> rank
 }
 
 std::unique_ptr<Operation> GroupCommunicator::start(const char* name, std::span<const SendTo> sends,
-                                                    std::span<const ReceiveFrom> receives) {
+                                                    std::span<const ReceiveFrom> receives,
+                                                    std::span<const int> callers) {
   class ParentOperation final : public Operation {
    public:
     explicit ParentOperation(Pending pending) : pending_(std::move(pending)) {}
@@ -172,14 +185,18 @@ std::unique_ptr<Operation> GroupCommunicator::start(const char* name, std::span<
   for (SendTo& send : parent_sends) send.peer = ranks_[send.peer];
   std::vector<ReceiveFrom> parent_receives(receives.begin(), receives.end());
   for (ReceiveFrom& receive : parent_receives) receive.peer = ranks_[receive.peer];
-  return std::make_unique<ParentOperation>(parent_.exchange(name, parent_sends, parent_receives));
+  std::vector<int> parent_callers = parent_.everyone_;
+  if (pace_ == Pace::own) {
+    parent_callers.clear();
+    for (const int caller : callers) parent_callers.push_back(ranks_[caller]);
+  }
+  return std::make_unique<ParentOperation>(
+      parent_.exchange_among(parent_callers, name, parent_sends, parent_receives));
 }
 
 void GroupCommunicator::copy(ByteView to, ConstByteView from) {
   // Only the parent knows how to copy on its devices.
-  const SendTo send{parent_.rank(), from};
-  const ReceiveFrom receive{parent_.rank(), to};
-  parent_.exchange("copy", {&send, 1}, {&receive, 1}).wait();
+  parent_.copy(to, from);
 }
 
 void SelfCommunicator::abort(std::string_view reason) noexcept {
@@ -191,7 +208,8 @@ void SelfCommunicator::abort(std::string_view reason) noexcept {
   }
 }
 
-std::unique_ptr<Operation> SelfCommunicator::start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>) {
+std::unique_ptr<Operation> SelfCommunicator::start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>,
+                                                   std::span<const int>) {
   if (aborted_) throw_peer_failed({0, reason_}, 0);
   return nullptr;
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -106,7 +107,7 @@ class Pending {
 /// Every function but abort() throws Error peer_failed once any rank has aborted, naming that rank and its reason.
 class Communicator {
  public:
-  Communicator(int rank, int world) : rank_(rank), world_(world) {}
+  Communicator(int rank, int world);
   virtual ~Communicator() = default;
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -158,9 +159,13 @@ class Communicator {
   /// gone before. Afterwards the communicator serves no exchange of device buffers.
   virtual void abandon_work(Context& ctx) noexcept { ctx.abandon_work(); }
 
-  /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks.
-  /// \throws Error peer_failed
-  void check_peers() { exchange("a look at the other ranks", {}, {}).wait(); }
+  /// Runs `enqueue`, which enqueues exchanges that were recorded. Every rank calls it, and returns when all have enqueued.
+  /// \throws Error peer_failed, what `enqueue` throws
+  virtual void enqueue_together(const std::function<void()>& enqueue) { enqueue(); }
+
+  /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks; unlike an
+  /// exchange by any rank alone. \throws Error peer_failed
+  virtual void check_peers() { exchange("a look at the other ranks", {}, {}).wait(); }
 
   /// Makes every rank's pending and later calls throw Error peer_failed with this rank and `reason`. The first of
   /// several aborts counts.
@@ -168,44 +173,56 @@ class Communicator {
 
  protected:
   /// Starts messages to and from other ranks; peers and sizes are checked, devices are reachable. May return null if
-  /// there is nothing to wait for.
+  /// there is nothing to wait for. \param callers all ranks that make this call, those without a message too
   virtual std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                           std::span<const ReceiveFrom> receives) = 0;
+                                           std::span<const ReceiveFrom> receives, std::span<const int> callers) = 0;
   /// \return whether buffers on `device` can be exchanged; by default those of the host.
   virtual bool reaches(Device device) const;
   /// Copies a message of this rank to itself, in order with start().
   virtual void copy(ByteView to, ConstByteView from);
 
  private:
+  friend class GroupCommunicator;
+
+  Pending exchange_among(std::span<const int> callers, const char* name, std::span<const SendTo> sends,
+                         std::span<const ReceiveFrom> receives);
   template <class T>
   void reduce(std::span<T> values);
 
   int rank_;
   int world_;
+  std::vector<int> everyone_;
   Traffic traffic_;
 };
 
 /// Some ranks of a communicator as a world of their own, numbered in the order of `ranks`: rings, head groups, guidance
-/// halves. Shares the parent's abort, its waits for devices, which are for all of its ranks, and its order of messages:
-/// two ranks that meet in several groups exchange in the same order in all of them.
+/// halves. Shares the parent's abort, its waits for devices and recorded exchanges, which are for all of its ranks, and its
+/// order of messages: two ranks that meet in several groups exchange in the same order in all of them.
 class GroupCommunicator final : public Communicator {
  public:
+  enum class Pace {
+    own,    ///< the group goes its own way
+    shared  ///< every rank of the parent belongs to such a group, and all make the same calls in the same order
+  };
   /// \param ranks parent ranks, each once, the caller's among them. \throws Error internal otherwise
-  GroupCommunicator(Communicator& parent, std::vector<int> ranks);
+  GroupCommunicator(Communicator& parent, std::vector<int> ranks, Pace pace = Pace::own);
   void abort(std::string_view reason) noexcept override { parent_.abort(reason); }
   bool can_record() const override { return parent_.can_record(); }
   void synchronize(Context& ctx, const char* reason) override { parent_.synchronize(ctx, reason); }
   void abandon_work(Context& ctx) noexcept override { parent_.abandon_work(ctx); }
+  void enqueue_together(const std::function<void()>& enqueue) override { parent_.enqueue_together(enqueue); }
+  void check_peers() override { parent_.check_peers(); }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives) override;
+                                   std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
   bool reaches(Device) const override { return true; }  // the parent decides
   void copy(ByteView to, ConstByteView from) override;
 
  private:
   Communicator& parent_;
   std::vector<int> ranks_;
+  Pace pace_;
 };
 
 /// The one rank of a world of one: every exchange is with itself.
@@ -216,7 +233,7 @@ class SelfCommunicator final : public Communicator {
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives) override;
+                                   std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
 
  private:
   std::string reason_;

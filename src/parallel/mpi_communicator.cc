@@ -425,7 +425,7 @@ class MpiCommunicator final : public Communicator {
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives) override {
+                                   std::span<const ReceiveFrom> receives, std::span<const int>) override {
     control_.poll();
     if (control_.failure()) throw_peer_failed(*control_.failure(), rank());
     auto operation = std::make_unique<MpiOperation>(control_, comm_, rank(), options_, name);

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <optional>
-#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -96,6 +96,7 @@ void NcclCommunicator::connect() {
   if (world() == 1) return;
   const Device gpu = link_->device();
   const Buffer bytes(gpu, 2 * static_cast<size_t>(world()));
+  guarded([this] { host_->barrier(); });  // nobody allocates any more
   std::vector<SendTo> sends;
   std::vector<ReceiveFrom> receives;
   for (int peer = 0; peer < world(); ++peer) {
@@ -147,7 +148,8 @@ void NcclCommunicator::synchronize(Context& ctx, const char* reason) {
 }
 
 std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<const SendTo> sends,
-                                                   std::span<const ReceiveFrom> receives) {
+                                                   std::span<const ReceiveFrom> receives,
+                                                   std::span<const int> callers) {
   std::vector<SendTo> host_sends, gpu_sends;
   std::vector<ReceiveFrom> host_receives, gpu_receives;
   for (const SendTo& send : sends) (between_gpus(send) ? gpu_sends : host_sends).push_back(on_host(send));
@@ -155,30 +157,44 @@ std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<c
     (between_gpus(receive) ? gpu_receives : host_receives).push_back(on_host(receive));
   std::unique_ptr<Exchange> exchange;
   guarded([&] {
-    // Without messages too: it tells of a rank that has failed.
     exchange = std::make_unique<Exchange>(*this, host_->exchange(name, host_sends, host_receives));
-    if (gpu_sends.empty() && gpu_receives.empty()) return;
-    Event ready(link_->device());
-    ready.record(*compute_);
-    communication_.wait(ready);
-    link_->send_receive(gpu_sends, gpu_receives, communication_);
-    await_link();
-    exchange->mark_received();
-    meet(name, gpu_sends, gpu_receives);
+    // A rank without messages meets the others too: they cannot know that it has none.
+    meet(name, callers);
+    if (!gpu_sends.empty() || !gpu_receives.empty()) {
+      Event ready(link_->device());
+      ready.record(*compute_);
+      communication_.wait(ready);
+      link_->send_receive(gpu_sends, gpu_receives, communication_);
+      await_link();
+      exchange->mark_received();
+    }
+    meet(name, callers);
   });
   return exchange;
 }
 
-/// Returns once the hosts of all peers of these messages have called it.
-void NcclCommunicator::meet(const char* name, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives) {
-  std::set<int> peers;
-  for (const SendTo& send : sends) peers.insert(send.peer);
-  for (const ReceiveFrom& receive : receives) peers.insert(receive.peer);
+void NcclCommunicator::enqueue_together(const std::function<void()>& enqueue) {
+  std::vector<int> everyone(static_cast<size_t>(world()));
+  std::iota(everyone.begin(), everyone.end(), 0);
+  guarded([&] {
+    meet("recorded exchanges", everyone);
+    enqueue();
+    meet("recorded exchanges", everyone);
+  });
+}
+
+void NcclCommunicator::check_peers() {
+  guarded([this] { host_->check_peers(); });
+}
+
+/// Returns once the hosts of all `callers` have called it.
+void NcclCommunicator::meet(const char* name, std::span<const int> callers) {
   std::vector<SendTo> tell;
   std::vector<ReceiveFrom> hear;
-  for (const int peer : peers) {
-    tell.push_back({peer, {}});
-    hear.push_back({peer, {}});
+  for (const int caller : callers) {
+    if (caller == rank()) continue;
+    tell.push_back({caller, {}});
+    hear.push_back({caller, {}});
   }
   host_->exchange(name, tell, hear).wait();
 }

@@ -20,9 +20,10 @@ namespace nostos {
 /// hosts. Exchanges of GPU buffers run one after the other in the order of the calls: those that overlap must have been
 /// started in an order that all their ranks agree on.
 ///
-/// The hosts of an exchange meet when all have enqueued it. So a rank that goes on, maybe into a call of CUDA that waits
-/// for its GPU and keeps other threads of the process from calling CUDA (an allocation, say), waits for no rank that
-/// has yet to enqueue.
+/// A call of CUDA may wait for a GPU, of a peer too, while it keeps other threads of the process from calling CUDA (to
+/// free memory, say). If that GPU waits for a rank that has yet to enqueue its part of an exchange, all stand still. So
+/// the hosts that make an exchange meet before any of them enqueues it, and again when all have: between the two
+/// they call CUDA for nothing else.
 ///
 /// A failure of any rank ends the messages under way on this GPU, so that freeing their buffers does not wait for ever.
 /// It is noticed wherever this rank starts an exchange, waits in synchronize() or calls check_peers(); a rank that fails
@@ -48,10 +49,12 @@ class NcclCommunicator final : public Communicator {
   void synchronize(Context& ctx, const char* reason) override;
   void abandon_work(Context& ctx) noexcept override;
   void abort(std::string_view reason) noexcept override;
+  void enqueue_together(const std::function<void()>& enqueue) override;
+  void check_peers() override;
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives) override;
+                                   std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
   bool reaches(Device device) const override;
   void copy(ByteView to, ConstByteView from) override;
 
@@ -63,7 +66,7 @@ class NcclCommunicator final : public Communicator {
     return message.bytes.bytes > 0 && message.bytes.device == link_->device();
   }
   void connect();
-  void meet(const char* name, std::span<const SendTo> sends, std::span<const ReceiveFrom> receives);
+  void meet(const char* name, std::span<const int> callers);
   void await_link();
   void wait_together(const char* name, const std::function<bool()>& is_done);
   /// Runs `body`; what it throws ends the link, and is thrown again or gives way to what the ranks say is the cause.

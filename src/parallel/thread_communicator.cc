@@ -283,7 +283,7 @@ class ThreadCommunicator final : public Communicator {
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives) override {
+                                   std::span<const ReceiveFrom> receives, std::span<const int>) override {
     auto operation =
         std::make_unique<ThreadOperation>(world_, rank(), stream_, options_.timeout_s, name, sends, receives);
     operation->start();

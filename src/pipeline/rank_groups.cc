@@ -17,7 +17,8 @@ RankGroups::RankGroups(Communicator& world, const Parallelism& parallelism) : wo
     std::iota(members.begin(), members.end(), world.rank() / sharers * sharers);
     half_ = std::make_unique<GroupCommunicator>(world, members);
     const int place = world.rank() % sharers;
-    halves_ = std::make_unique<GroupCommunicator>(world, std::vector{place, place + sharers});
+    halves_ = std::make_unique<GroupCommunicator>(world, std::vector{place, place + sharers},
+                                                  GroupCommunicator::Pace::shared);
     half = half_.get();
   }
   sequence_ = std::make_unique<nn::SequenceRanks>(*half, parallelism.ring);

@@ -136,12 +136,14 @@ Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const Sam
     : ctx_(ctx), transformer_(transformer), plan_(plan), memory_(memory), left_(left) {
   if (left_.caption_tokens != plan_.caption_tokens || left_.pictures != plan_.pictures)
     left_ = {.caption_tokens = plan_.caption_tokens, .pictures = plan_.pictures};
-  for (size_t i = 0; i < memory_.conditionings.size(); ++i) {
-    const zimage::Conditioning& conditioning = memory_.conditionings[i];
-    if (conditioning.padded_caption == 0) continue;
-    if (!left_.has_positions) transformer_.fill_positions(ctx_, plan_.share, conditioning);
-    transformer_.take_caption(ctx_, plan_.share, captions[i], conditioning);
-  }
+  run_half(!left_.has_positions, [&] {
+    for (size_t i = 0; i < memory_.conditionings.size(); ++i) {
+      const zimage::Conditioning& conditioning = memory_.conditionings[i];
+      if (conditioning.padded_caption == 0) continue;
+      if (!left_.has_positions) transformer_.fill_positions(ctx_, plan_.share, conditioning);
+      transformer_.take_caption(ctx_, plan_.share, captions[i], conditioning);
+    }
+  });
   left_.has_positions = true;
   transformer_.modulate(ctx_, plan_.schedule.times, memory_.modulation);
   Tensor deltas(Device{}, DType::f32, memory_.deltas.shape());
@@ -202,13 +204,30 @@ void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnS
 
 void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
   select_step(step);
-  Graph& recorded = left_.steps[kind];
-  if (recorded) return recorded.launch(ctx_);
-  make_step(kind);
+  const auto [known, is_first] = left_.steps.try_emplace(kind);
+  Graph& recorded = known->second;
+  const auto launch = [&] { recorded.launch(ctx_); };
+  if (recorded) return plan_.world == nullptr ? launch() : plan_.world->enqueue_together(launch);
+  run_half(is_first, [&] { predict(kind); });
+  finish_step(kind);
   // Streamed weights arrive by the events of a stream of their own, which are other ones in each step.
   const bool streams = transformer_.weights().storage.stream != nullptr;
   const bool can_record = !streams && (plan_.world == nullptr || plan_.world->can_record());
-  if (ctx_.device().kind == DeviceKind::cuda && can_record) recorded = Graph::record(ctx_, [&] { make_step(kind); });
+  if (ctx_.device().kind == DeviceKind::cuda && can_record) {
+    recorded = Graph::record(ctx_, [&] {
+      predict(kind);
+      finish_step(kind);
+    });
+  }
+}
+
+void Sampler::run_half(bool is_first, const std::function<void()>& work) {
+  const bool takes_turns = is_first && plan_.halves != nullptr && ctx_.device().kind == DeviceKind::cuda;
+  if (!takes_turns) return work();
+  for (int half = 0; half < plan_.halves->world(); ++half) {
+    if (half == plan_.halves->rank()) work();
+    plan_.world->barrier();
+  }
 }
 
 void Sampler::select_step(int64_t step) {
@@ -217,8 +236,7 @@ void Sampler::select_step(int64_t step) {
   ops::copy_rows(ctx_, memory_.deltas, memory_.step_delta, {&row, 1});
 }
 
-void Sampler::make_step(const StepKind& kind) {
-  predict(kind);
+void Sampler::finish_step(const StepKind& kind) {
   if (plan_.halves != nullptr) exchange_halves(kind);
   for (size_t i = 0; i < kind.size(); ++i) {
     const auto& [tokens, velocity] = memory_.pictures[i];

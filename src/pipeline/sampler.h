@@ -133,9 +133,12 @@ class Sampler {
   void enqueue_step(int64_t step, const StepKind& kind);
   /// Makes the factors and the change of sigma of `step` those of the step under way.
   void select_step(int64_t step);
-  /// Predicts, guides and moves the tokens, for the step under way.
-  void make_step(const StepKind& kind);
   void predict(const StepKind& kind);
+  /// Guides and moves the tokens, for the step under way.
+  void finish_step(const StepKind& kind);
+  /// Runs this half's part of what the halves of guidance compute beside each other; on its first run the halves of GPUs
+  /// take turns, for what is loaded then must not be beside another half's exchanges (see NcclCommunicator).
+  void run_half(bool is_first, const std::function<void()>& work);
   /// Gives the predictions of this rank's half to the other, so that both take the same step.
   void exchange_halves(const StepKind& kind);
   void guide(size_t picture);

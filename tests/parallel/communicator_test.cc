@@ -267,7 +267,8 @@ TEST(GroupCommunicator, CopiesToItselfAsItsParentDoes) {
     int copies = 0;
 
    protected:
-    std::unique_ptr<Operation> start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>) override {
+    std::unique_ptr<Operation> start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>,
+                                     std::span<const int>) override {
       return nullptr;
     }
     void copy(ByteView to, ConstByteView from) override {

@@ -206,7 +206,59 @@ TEST(GpuRanks, NoRankLeavesAnExchangeBeforeItsPeersHaveEnqueuedIt) {
       sleep_ms(50);
       came = true;
       gpus.exchange("test", {}, std::array{ReceiveFrom{0, view}}).wait();
+    } else {
+      gpus.exchange("test", {}, {}).wait();
     }
+  });
+}
+
+// Or a rank could wait, somewhere, for the GPU of a peer whose messages wait for this rank: also one that this rank has no
+// messages for, and one of another group.
+TEST(GpuRanks, NoRankEnqueuesAnExchangeBeforeAllHaveCome) {
+  constexpr int kWorld = 4;
+  Wires wires(kWorld);
+  std::atomic<int> came{0};
+  run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+    const int rank = gpus.rank(), pair = rank / 2 * 2;
+    GroupCommunicator in_step(gpus, {pair, pair + 1}, GroupCommunicator::Pace::shared);
+    std::vector<std::byte> bytes(10);
+    const ByteView view = on_gpu(host_bytes(std::span(bytes)));
+    gpus.barrier();
+    const int before = wires.messages;
+    const auto make = [&](int round, const std::function<Pending()>& exchange) {
+      sleep_ms(rank == 3 ? 30 : 0);
+      EXPECT_TRUE(wires.messages == before + 2 * round) << "round " << round;
+      ++came;
+      Pending pending = exchange();
+      EXPECT_EQ(came, (round + 1) * kWorld);
+      pending.wait();
+      gpus.barrier();
+    };
+    make(0, [&] {
+      if (rank == 0) return gpus.exchange("one way", std::array{SendTo{1, view}}, {});
+      if (rank == 1) return gpus.exchange("one way", std::array{SendTo{2, view}}, std::array{ReceiveFrom{0, view}});
+      if (rank == 2) return gpus.exchange("one way", {}, std::array{ReceiveFrom{1, view}});
+      return gpus.exchange("one way", {}, {});
+    });
+    make(1, [&] {
+      if (in_step.rank() == 0) return in_step.exchange("pairs", std::array{SendTo{1, view}}, {});
+      return in_step.exchange("pairs", {}, std::array{ReceiveFrom{0, view}});
+    });
+  });
+}
+
+TEST(GpuRanks, EnqueueRecordedExchangesTogether) {
+  Wires wires(3);
+  std::atomic<int> came{0}, enqueued{0};
+  run_gpu_ranks(wires, [&](NcclCommunicator& gpus, Communicator&) {
+    sleep_ms(15 * gpus.rank());
+    ++came;
+    gpus.enqueue_together([&] {
+      EXPECT_EQ(came, 3);
+      sleep_ms(15 * gpus.rank());
+      ++enqueued;
+    });
+    EXPECT_EQ(enqueued, 3);
   });
 }
 

@@ -250,6 +250,7 @@ CUgraphExec_st* end_recording(CUstream_st* stream) {
   const cudaError_t status = cudaGraphInstantiate(&made, graph, 0);
   cudaGraphDestroy(graph);
   check_cuda(status, "cannot make a recorded graph ready");
+  check_cuda(cudaGraphUpload(made, stream), "cannot bring a recorded graph to the GPU");  // or the first launch would
   return made;
 }
 
