@@ -46,13 +46,15 @@ has_cuda_toolkit() {
   command -v nvcc >/dev/null && echo '#include <cudnn.h>' | nvcc -E -x cu - >/dev/null 2>&1
 }
 
-# build_preset PRESET [TARGET...]: configures build/PRESET and builds the targets, or everything.
+# build_preset PRESET [TARGET...]: configures build/PRESET, with the flags in CONFIGURE_FLAGS, and builds the targets, or
+# everything.
+CONFIGURE_FLAGS=()
 build_preset() {
   local preset=$1
   shift
   if command -v ccache >/dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
   fi
-  cmake --preset "$preset"
+  cmake --preset "$preset" "${CONFIGURE_FLAGS[@]}"
   cmake --build --preset "$preset" --parallel "$(nproc)" ${1:+--target "$@"}
 }

@@ -9,8 +9,8 @@
 #   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU, and
 #                                  Hopper's attention; then tests of our kernels for races between their threads
 #   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
-#                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json.
-#                                  A build with -DNOSTOS_MPI=ON is needed for ranks that are processes
+#                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json
+# Where mpicc is, ranks can be processes, too.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TESTS=(cuda_host_test cuda_test cuda_ops_test nccl_gpu_test cuda_fault_test)
@@ -19,20 +19,23 @@ PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
 PACK=build/gpu
 OUTPUT_JSON=${OUTPUT_JSON:-build/gpu_check.json}
+if command -v mpicc >/dev/null; then CONFIGURE_FLAGS=(-DNOSTOS_MPI=ON); fi
 
 # Packs the programs, stripped, and the libraries that a bare machine with CUDA lacks.
 pack() {
   local folder program library
   folder=$(mktemp -d)
-  mkdir "$folder"/bin "$folder"/lib
+  mkdir -p "$folder"/bin "$folder"/lib/mpi
   for program in "${PROGRAMS[@]}"; do strip -o "$folder/bin/$program" "$BUILD/tests/$program"; done
   strip -o "$folder"/bin/nostos "$BUILD"/bin/nostos
   for library in $(ldd "$folder"/bin/* | awk '/=> \// {print $3}' | sort -u); do
     case $(basename "$library") in
       libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libstdc++.so.* | libgcc_s.so.*) ;;
       libcuda.so.* | libcublas* | libcudnn* | libnccl* | libnvrtc*) ;;
-      # Launcher and library of MPI belong together: both are the GPU machine's.
-      libmpi.so.* | libopen-pal.so.* | libopen-rte.so.* | libhwloc.so.* | libevent_* | libpmix.so.*) ;;
+      # Launcher and library of MPI belong together: these serve where the GPU machine has neither.
+      libmpi.so.* | libopen-pal.so.* | libopen-rte.so.* | libhwloc.so.* | libevent_* | libpmix.so.* | libudev.so.*)
+        cp "$library" "$folder"/lib/mpi/
+        ;;
       *) cp "$library" "$folder"/lib/ ;;
     esac
   done
@@ -74,6 +77,7 @@ if [ -f "$PACK"/programs.tar.xz ]; then
   programs=$PACK/bin
   nostos=$PACK/bin/nostos
   LD_LIBRARY_PATH=$PWD/$PACK/lib:$(cuda_library_folders):${LD_LIBRARY_PATH-}
+  ldconfig -p | grep -q libmpi.so.40 || LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$PWD/$PACK/lib/mpi
   export LD_LIBRARY_PATH
 else
   build_preset cuda "${PROGRAMS[@]}" nostos

@@ -4,6 +4,7 @@
 #include <nccl.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <future>
 #include <memory>
 #include <string>
@@ -128,6 +129,7 @@ bool built_with_nccl() { return true; }
 
 std::unique_ptr<GpuLink> connect_gpus(Communicator& host, Device gpu) {
   check(gpu.kind == DeviceKind::cuda, "NCCL connects GPUs");
+  setenv("NCCL_DEBUG_FILE", "/dev/stderr", 0);  // standard output is for what the program was asked for
   ncclUniqueId id{};
   if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), nullptr, "cannot begin to connect the GPUs");
   host.broadcast(host_bytes(std::span<char>(id.internal)), 0).wait();

@@ -78,8 +78,12 @@ Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
     if (on_gpus) device.index += static_cast<int>(place);
     models[place] = std::make_unique<LoadedModel>(options, device, share_of_threads(place, models.size()),
                                                   models.size() == 1 ? places : 1);
+    ModelParts& parts = models[place]->parts;
+    int64_t ranks_in_need = parts.wants_one_at_a_time(models[place]->ctx);
+    host.all_reduce_sum(std::span(&ranks_in_need, 1));
+    parts.set_one_at_a_time(ranks_in_need > 0);
     world_of(host);
-    models[place]->parts.load_ahead(models[place]->ctx, host.rank() == 0);
+    parts.load_ahead(models[place]->ctx, host.rank() == 0);
   };
   if (processes != nullptr)
     set_up(*processes);

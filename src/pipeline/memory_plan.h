@@ -22,8 +22,8 @@ MemoryMode parse_memory_mode(std::string_view name);
 
 struct MemoryOptions {
   MemoryMode mode = MemoryMode::automatic;
-  /// Nothing is drawn after the first drawing: unless the mode is resident, each part is loaded when its stage comes
-  /// and released after.
+  /// Nothing is drawn after the first drawing: unless the mode is resident, or automatic on a GPU that has room for all,
+  /// each part is loaded when its stage comes and released after.
   bool one_drawing = false;
   /// Bytes of GPU memory that the process may take; without one all that is free, for offload kOffloadLimitBytes.
   std::optional<size_t> limit_bytes{};

@@ -29,11 +29,6 @@ size_t reserve_bytes(size_t largest_block, size_t scratch_bytes) {
   return kWorkspaceBytes + largest_block + scratch_bytes / 4;
 }
 
-bool takes_turns(Device device, const MemoryOptions& memory) {
-  if (memory.mode == MemoryMode::resident) return false;
-  return memory.one_drawing || (memory.mode == MemoryMode::offload && device.kind == DeviceKind::cpu);
-}
-
 void check_class(const std::filesystem::path& index) {
   constexpr std::array<std::string_view, 1> kClasses{"ZImagePipeline"};
   JsonConfig::load(index).class_name(kClasses);
@@ -46,8 +41,7 @@ ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool s
     : folder_(folder),
       synthetic_(synthetic),
       dtype_(dtype),
-      memory_(memory),
-      one_at_a_time_(takes_turns(ctx.device(), memory)) {
+      memory_(memory) {
   check_class(folder / "model_index.json");
   transformer_config_ = zimage::load_config(folder / "transformer" / "config.json");
   encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
@@ -66,6 +60,18 @@ ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool s
   transformer_sizes_ = transformer_weights(ctx, StoreSource::Mode::check_only).storage.sizes;
   autoencoder_weights(ctx, StoreSource::Mode::check_only);
   plan_ = {place_part(encoder_sizes_, false, 0), place_part(transformer_sizes_, false, 0)};
+  one_at_a_time_ = wants_one_at_a_time(ctx);
+}
+
+bool ModelParts::wants_one_at_a_time(Context& ctx) const {
+  if (memory_.mode == MemoryMode::resident) return false;
+  if (ctx.device().kind == DeviceKind::cpu) return memory_.one_drawing || memory_.mode == MemoryMode::offload;
+  return memory_.one_drawing && !fits_any_drawing(ctx);
+}
+
+bool ModelParts::fits_any_drawing(Context& ctx) const {
+  const size_t weights = plan_.encoder.device_bytes + plan_.transformer.device_bytes;
+  return memory_.mode == MemoryMode::automatic && weights + kLargestScratchBytes <= available_bytes(ctx);
 }
 
 PromptTokens ModelParts::tokenize(std::string_view prompt) const {
@@ -90,11 +96,7 @@ PromptTokens ModelParts::tokenize(std::string_view prompt) const {
 void ModelParts::load_ahead(Context& ctx, bool with_encoder) {
   if (one_at_a_time_) return;
   autoencoder(ctx);
-  const auto fits_any_drawing = [&] {
-    const size_t weights = plan_.encoder.device_bytes + plan_.transformer.device_bytes;
-    return memory_.mode == MemoryMode::automatic && weights + kLargestScratchBytes <= available_bytes(ctx);
-  };
-  if (ctx.device().kind == DeviceKind::cpu || memory_.mode == MemoryMode::resident || fits_any_drawing())
+  if (ctx.device().kind == DeviceKind::cpu || memory_.mode == MemoryMode::resident || fits_any_drawing(ctx))
     load(ctx, with_encoder);
 }
 

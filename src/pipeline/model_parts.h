@@ -41,8 +41,12 @@ class ModelParts {
   /// gets one token a byte.
   PromptTokens tokenize(std::string_view prompt) const;
 
-  /// \return whether a part is loaded when its stage comes and released after.
+  /// \return whether a part is loaded when its stage comes and released after: what saves memory but nothing else.
   bool one_at_a_time() const { return one_at_a_time_; }
+  /// \return whether that is asked for and needed: not on a GPU that has room for all parts.
+  bool wants_one_at_a_time(Context& ctx) const;
+  /// Says whether it is done; all ranks do the same. To be called before anything is loaded.
+  void set_one_at_a_time(bool is) { one_at_a_time_ = is; }
   /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts, or the VAE alone, which
   /// says what drawings need.
   /// \param with_encoder whether captions are made with these parts. \throws Error model, out_of_memory
@@ -75,6 +79,8 @@ class ModelParts {
  private:
   /// \return bytes that weights and drawings may take of the GPU, beside what is there for good.
   size_t available_bytes(Context& ctx) const;
+  /// \return whether a GPU has room for the encoder, the transformer and any usual drawing, and the mode lets them have it.
+  bool fits_any_drawing(Context& ctx) const;
   /// The three walks over a part's weights, to check or to load them.
   qwen3::Weights encoder_weights(Context& ctx, StoreSource::Mode mode) const;
   zimage::Weights transformer_weights(Context& ctx, StoreSource::Mode mode) const;
@@ -87,7 +93,7 @@ class ModelParts {
   bool synthetic_;
   DType dtype_;
   MemoryOptions memory_;
-  bool one_at_a_time_;
+  bool one_at_a_time_ = false;
   WeightSizes encoder_sizes_, transformer_sizes_;
   MemoryPlan plan_;
   zimage::Config transformer_config_;

@@ -24,7 +24,7 @@ EngineOptions on_gpus(const Parallelism& parallelism, bool one_drawing = false) 
   options.device_per_rank = true;
   options.precision = Precision::bf16;
   options.parallelism = parallelism;
-  options.memory.one_drawing = one_drawing;
+  if (one_drawing) options.memory = {.mode = MemoryMode::offload, .one_drawing = true};  // or all would stay: it fits
   return options;
 }
 

@@ -39,6 +39,7 @@ class Drawer {
       return false;
     }
   }
+  const ModelParts& parts() const { return parts_; }
   Context& context() { return ctx_; }
 
  private:
@@ -118,10 +119,13 @@ TEST_F(CudaOffload, LargerDrawingsMakeRoomForThemselves) {
 
 TEST_F(CudaOffload, PartsThatTakeTurnsDrawTheSame) {
   const Generation wanted = Drawer({.mode = MemoryMode::resident}).draw(half_guided(256, 192));
-  for (const MemoryMode mode : {MemoryMode::automatic, MemoryMode::offload}) {
-    Drawer once({.mode = mode, .one_drawing = true});
+  const MemoryOptions little_room{.one_drawing = true, .limit_bytes = size_t{4} << 30};
+  for (const MemoryOptions& memory : {little_room, MemoryOptions{.mode = MemoryMode::offload, .one_drawing = true}}) {
+    Drawer once(memory);
+    EXPECT_TRUE(once.parts().one_at_a_time());
     expect_same(wanted, once.draw(half_guided(256, 192)), "one at a time");
   }
+  EXPECT_FALSE(Drawer({.one_drawing = true}).parts().one_at_a_time()) << "there is room for all";
 }
 
 TEST_F(CudaOffload, ADrawingThatWasGivenUpLeavesNoTrace) {
