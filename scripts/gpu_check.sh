@@ -84,7 +84,10 @@ else
   programs=$BUILD/tests
   nostos=$BUILD/bin/nostos
 fi
-export NOSTOS_SOURCE_DIR=$PWD NOSTOS_MODELS_DIR=$PWD/models NOSTOS_BINARY=$PWD/$nostos
+# What the first process finds out about products serves the others, but none of a run before.
+NOSTOS_CACHE_DIR=$(mktemp -d)
+trap 'rm -rf "$NOSTOS_CACHE_DIR"' EXIT
+export NOSTOS_CACHE_DIR NOSTOS_SOURCE_DIR=$PWD NOSTOS_MODELS_DIR=$PWD/models NOSTOS_BINARY=$PWD/$nostos
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 
 # check NAME COMMAND...: runs a check; status 77 says that it could not be made here.

@@ -2,26 +2,15 @@
 #include "io/model_folder.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <string_view>
 #include <system_error>
 
 #include "base/error.h"
+#include "io/environment.h"
 #include "io/file.h"
 
 namespace nostos {
 namespace {
-
-/// \return the value of an environment variable with a leading "~" expanded, "" if unset.
-std::filesystem::path path_from_environment(const char* variable) {
-  const char* value = std::getenv(variable);
-  if (value == nullptr) return {};
-  const std::string_view text(value);
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && (text == "~" || text.starts_with("~/")))
-    return std::string(home) + std::string(text.substr(1));
-  return text;
-}
 
 /// \return whether `text` can only be the name of one folder: no separators, no "." or "..".
 bool is_plain_name(std::string_view text) {

@@ -5,6 +5,11 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "base/error.h"
 #include "cuda/gpu.h"
 #include "device/cuda/check.h"
@@ -65,6 +70,35 @@ TEST(CudaLinear, BiasWithBf16ResultsIsRefused) {
   weight.bias = bias;
   Tensor y = gpu_tensor(DType::bf16, {8, 64});
   EXPECT_THROW(ops::linear(gpu(), x, weight, y), Error);
+}
+
+// What one process, here a context, has found out about products serves the next.
+TEST(CudaLinear, PlansAreKeptOnDisk) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "nostos_plans";
+  std::filesystem::remove_all(folder);
+  const char* before = std::getenv("NOSTOS_CACHE_DIR");
+  const std::string saved = before == nullptr ? "" : before;
+  ::setenv("NOSTOS_CACHE_DIR", folder.c_str(), 1);
+  const Tensor x = random_tensor(DType::bf16, {300, 192}, 1), w = random_tensor(DType::bf16, {192, 192}, 2);
+  std::vector<Tensor> results;
+  for (const bool is_first : {true, false}) {
+    Context ctx(gpu().device(), 1);
+    Tensor on_gpu(ctx.device(), DType::bf16, x.shape()), weight(ctx.device(), DType::bf16, w.shape()),
+        y(ctx.device(), DType::bf16, {300, 192});
+    upload(ctx, x, on_gpu);
+    upload(ctx, w, weight);
+    ctx.synchronize("test");
+    const Linear packed = ops::pack_linear(ctx, weight);
+    const int64_t waits = ctx.host_waits();
+    ops::linear(ctx, on_gpu, packed, y);
+    EXPECT_EQ(ctx.host_waits() > waits, is_first);
+    results.emplace_back(Device{}, DType::bf16, y.shape());
+    download(ctx, y, results.back());
+    ctx.synchronize("test");
+  }
+  EXPECT_TRUE(same_bits(results[0], results[1]));
+  before == nullptr ? ::unsetenv("NOSTOS_CACHE_DIR") : ::setenv("NOSTOS_CACHE_DIR", saved.c_str(), 1);
+  std::filesystem::remove_all(folder);
 }
 
 // A graph replays a product that has run before, also with a number of rows that has not; a new product is an error,

@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 
+#include "io/environment.h"
 #include "io/test_files.h"
 
 namespace nostos {
@@ -16,7 +17,8 @@ namespace {
 class ModelFolder : public FolderTest {
  protected:
   ModelFolder() {
-    for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"}) {
+    for (const char* name :
+         {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME", "NOSTOS_CACHE_DIR"}) {
       const char* value = std::getenv(name);
       saved_[name] = value == nullptr ? std::nullopt : std::optional<std::string>(value);
       ::unsetenv(name);
@@ -34,6 +36,18 @@ class ModelFolder : public FolderTest {
 
   std::map<std::string, std::optional<std::string>> saved_;
 };
+
+TEST_F(ModelFolder, OwnCachePlaceFollowsTheVariables) {
+  EXPECT_EQ(cache_folder(), folder_ / "home/.cache/nostos");
+  ::setenv("XDG_CACHE_HOME", "/xdg", 1);
+  EXPECT_EQ(cache_folder(), "/xdg/nostos");
+  ::setenv("NOSTOS_CACHE_DIR", "~/plans", 1);
+  EXPECT_EQ(cache_folder(), folder_ / "home/plans");
+  ::setenv("NOSTOS_CACHE_DIR", "", 1);
+  EXPECT_EQ(cache_folder(), "");
+  for (const char* name : {"NOSTOS_CACHE_DIR", "XDG_CACHE_HOME", "HOME"}) ::unsetenv(name);
+  EXPECT_EQ(cache_folder(), "");
+}
 
 TEST_F(ModelFolder, CachePlaceFollowsTheVariables) {
   EXPECT_EQ(hugging_face_cache(), folder_ / "home/.cache/huggingface/hub");

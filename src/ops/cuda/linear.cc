@@ -1,18 +1,25 @@
 // Implements the product with a weight on cuBLASLt.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "device/stream.h"
+#include "io/environment.h"
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/linear_trials.h"
 #include "ops/cuda/linear_tuning.h"
 #include "ops/cuda/ops.h"
+#include "ops/cuda/plan_store.h"
 #include "ops/cuda/workspace.h"
 
 namespace nostos::cuda {
@@ -86,13 +93,17 @@ class Trials {
 /// ranks that share them share it too.
 class ProductPlans {
  public:
+  explicit ProductPlans(PlanStore store) : store_(std::move(store)) {}
+
   Algorithm algorithm(Context& ctx, const Product& product, int64_t rows) {
     const std::lock_guard lock(mutex_);
     const BlasLt& blas = ctx.state<BlasLt>();
     auto found = plans_.find(product);
     if (found == plans_.end()) {
       nostos::check(!is_capturing(ctx), "a product is planned by a run before its capture");
-      found = plans_.emplace(product, Plan{survey(ctx, blas, product), {}, {}}).first;
+      std::optional<ProductPlan> known = store_.load(product);
+      if (!known || !serves_all(blas, product, *known)) known = ProductPlan{survey(ctx, blas, product)};
+      found = plans_.emplace(product, Plan{std::move(*known), {}}).first;
     }
     Plan& plan = found->second;
     const auto chosen = plan.chosen.find(rows);
@@ -100,19 +111,25 @@ class ProductPlans {
     // All of a plan's algorithms give the same bits: in a capture, where nothing can be measured, any will do.
     if (is_capturing(ctx)) return plan.algorithms[first_serving(blas, product, rows, plan.algorithms, in_order(plan))];
     auto ranked = plan.ranked.find(row_bucket(rows));
-    if (ranked == plan.ranked.end())
+    if (ranked == plan.ranked.end()) {
       ranked = plan.ranked.emplace(row_bucket(rows), rank(ctx, blas, product, row_bucket(rows), plan)).first;
+      store_.save(product, plan);
+    }
     const size_t fastest = first_serving(blas, product, rows, plan.algorithms, ranked->second);
     plan.chosen.emplace(rows, fastest);
     return plan.algorithms[fastest];
   }
 
  private:
-  struct Plan {
-    std::vector<Algorithm> algorithms;
-    std::map<int64_t, std::vector<size_t>> ranked;  // by row_bucket(): the fastest first
-    std::map<int64_t, size_t> chosen;               // by the number of rows
+  struct Plan : ProductPlan {
+    std::map<int64_t, size_t> chosen;  // by the number of rows
   };
+
+  static bool serves_all(const BlasLt& blas, const Product& product, const ProductPlan& plan) {
+    return std::ranges::all_of(kSurveyRows, [&](int64_t rows) {
+      return std::ranges::any_of(plan.algorithms, [&](const Algorithm& a) { return blas.supports(product, rows, a); });
+    });
+  }
 
   static std::vector<size_t> in_order(const Plan& plan) {
     std::vector<size_t> indices(plan.algorithms.size());
@@ -178,14 +195,23 @@ class ProductPlans {
     return indices;
   }
 
+  const PlanStore store_;
   std::mutex mutex_;
   std::map<Product, Plan> plans_;
 };
 
+/// \return what an algorithm and the choice of it depend on.
+std::string store_key(Device device) {
+  const DeviceProperties& gpu = device_properties(device.index);
+  return fmt::format("{}, {} multiprocessors, cuBLASLt {}, survey {}", gpu.name, gpu.multiprocessors,
+                     cublasLtGetVersion(), kSurveyVersion);
+}
+
 /// The plans of the products whose weights a context has packed.
 struct PackedPlans {
-  explicit PackedPlans(Context&) {}
-  std::shared_ptr<ProductPlans> plans = std::make_shared<ProductPlans>();
+  explicit PackedPlans(Context& ctx)
+      : plans(std::make_shared<ProductPlans>(PlanStore(cache_folder(), store_key(ctx.device())))) {}
+  std::shared_ptr<ProductPlans> plans;
 };
 
 /// A weight [out, in] as it came.

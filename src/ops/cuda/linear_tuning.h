@@ -18,6 +18,9 @@ namespace nostos::cuda {
 /// picture's tokens.
 inline constexpr int64_t kSurveyRows[] = {1, 33, 130, 2080, 4128};
 
+/// Raised when a survey may choose otherwise than before, so that no choice of an older one is taken from a file.
+inline constexpr int kSurveyVersion = 1;
+
 /// What one candidate gave on the same random data: one digest a row of the result, for each of kSurveyRows; nothing
 /// for a number of rows that it does not serve.
 using AlgorithmTrial = std::vector<std::vector<uint64_t>>;

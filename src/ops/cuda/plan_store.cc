@@ -1,0 +1,118 @@
+// Implements plans as text: the key, the product, a line an algorithm, a line a number of rows.
+#include "ops/cuda/plan_store.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <exception>
+#include <functional>
+#include <iterator>
+#include <numeric>
+#include <sstream>
+#include <system_error>
+#include <utility>
+
+#include "base/log.h"
+#include "io/file.h"
+
+namespace nostos::cuda {
+namespace {
+
+using Algorithm = cublasLtMatmulAlgo_t;
+
+constexpr size_t kMaxFileBytes = 1 << 20;
+constexpr const char* kFormat = "nostos product plan 1";
+constexpr size_t kWords = std::size(Algorithm{}.data);
+
+std::string name_of(const Product& product) {
+  return fmt::format("{}x{}-{}-{}{}{}{}", product.out, product.in, name(product.x), name(product.y),
+                     product.bias ? "-bias" : "", product.accumulate ? "-adding" : "",
+                     product.weight_is_in_out ? "-transposed" : "");
+}
+
+std::string to_text(const std::string& key, const Product& product, const ProductPlan& plan) {
+  std::string text = fmt::format("{}\n{}\n{}\n", kFormat, key, name_of(product));
+  for (const Algorithm& algorithm : plan.algorithms)
+    text += fmt::format("algorithm {:x}\n", fmt::join(algorithm.data, " "));
+  for (const auto& [rows, order] : plan.ranked) text += fmt::format("rows {} {}\n", rows, fmt::join(order, " "));
+  return text + "end\n";
+}
+
+/// \return whether `order` has each of the numbers below `count` once.
+bool is_order_of(std::vector<size_t> order, size_t count) {
+  std::ranges::sort(order);
+  std::vector<size_t> all(count);
+  std::iota(all.begin(), all.end(), size_t{0});
+  return order == all;
+}
+
+std::optional<ProductPlan> from_text(const std::string& text, const std::string& key, const Product& product) {
+  std::istringstream lines(text);
+  std::string line;
+  for (const std::string& wanted : {std::string(kFormat), key, name_of(product)})
+    if (!std::getline(lines, line) || line != wanted) return {};
+  ProductPlan plan;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    std::string kind;
+    words >> kind;
+    if (kind == "algorithm") {
+      Algorithm algorithm{};
+      words >> std::hex;
+      for (auto& word : algorithm.data) words >> word;
+      if (!words || !plan.ranked.empty()) return {};
+      plan.algorithms.push_back(algorithm);
+    } else if (kind == "rows") {
+      int64_t rows = 0;
+      words >> rows;
+      std::vector<size_t> order;
+      for (size_t i = 0; words >> i;) order.push_back(i);
+      if (rows <= 0 || !words.eof() || !is_order_of(order, plan.algorithms.size())) return {};
+      plan.ranked.emplace(rows, std::move(order));
+    } else {
+      if (line != "end" || plan.algorithms.empty()) return {};
+      return plan;
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+PlanStore::PlanStore(std::filesystem::path folder, std::string key) : key_(std::move(key)) {
+  if (folder.empty()) return;
+  std::string plain = key_;
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-'; };
+  std::ranges::replace_if(plain, std::not_fn(is_plain), '_');
+  folder_ = std::move(folder) / plain;
+}
+
+std::optional<ProductPlan> PlanStore::load(const Product& product) const {
+  const std::filesystem::path file = folder_ / name_of(product);
+  std::error_code none;
+  if (folder_.empty() || !std::filesystem::exists(file, none)) return {};
+  try {
+    std::optional<ProductPlan> plan = from_text(read_file(file, kMaxFileBytes), key_, product);
+    if (!plan) log_debug("{} is no plan of this GPU and library: products are tried again", file.string());
+    return plan;
+  } catch (const std::exception& error) {
+    log_debug("cannot read a product's plan: {}", error.what());
+    return {};
+  }
+}
+
+void PlanStore::save(const Product& product, const ProductPlan& plan) const noexcept {
+  if (folder_.empty()) return;
+  try {
+    std::filesystem::create_directories(folder_);
+    AtomicFile file(folder_ / name_of(product));
+    file.write(to_text(key_, product, plan));
+    file.commit(Survives::process);
+  } catch (const std::exception& error) {
+    log_debug("a product's plan is not kept: {}", error.what());
+  }
+}
+
+}  // namespace nostos::cuda

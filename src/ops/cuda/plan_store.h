@@ -1,0 +1,40 @@
+// Owns the plans of matrix products on disk: to try all algorithms of all products takes seconds, which only the first
+// process on a machine should spend.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ops/cuda/blas_lt.h"
+
+namespace nostos::cuda {
+
+/// What trials have found out about a product.
+struct ProductPlan {
+  std::vector<cublasLtMatmulAlgo_t> algorithms{};   ///< all give the same bits
+  std::map<int64_t, std::vector<size_t>> ranked{};  ///< by row_bucket(): each of `algorithms` once, the fastest first
+};
+
+/// One small text file a product, in a folder for each kind of GPU and version of the library: an algorithm is theirs.
+class PlanStore {
+ public:
+  /// \param folder empty: nothing is kept. \param key names what plans depend on; other plans are not read.
+  PlanStore(std::filesystem::path folder, std::string key);
+
+  /// \return the product's plan; nothing if there is none, or what is there is of another key or damaged.
+  std::optional<ProductPlan> load(const Product& product) const;
+  /// Keeps the plan. Where that cannot be, a message at level debug says why: the next process tries again.
+  void save(const Product& product, const ProductPlan& plan) const noexcept;
+
+ private:
+  std::filesystem::path folder_;
+  std::string key_;
+};
+
+}  // namespace nostos::cuda
