@@ -1,11 +1,13 @@
-// Owns what a rank keeps from one drawing to the next: the memory of its runs, and what a sampler left in it.
+// Owns what a rank keeps from one drawing to the next: the memory of its runs, and what was left in it.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "device/arena.h"
 #include "device/context.h"
+#include "device/graph.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/sampler.h"
@@ -38,7 +40,7 @@ class RankMemory {
     Arena measure(arena_.device());
     take(measure);
     bytes_ = measure.peak_bytes();
-    if (!(shape == shape_)) left_ = {};
+    if (!(shape == shape_)) forget();
     shape_ = shape;
     if (arena_.capacity_bytes() < bytes_) {
       release();
@@ -53,8 +55,13 @@ class RankMemory {
   size_t bytes() const { return bytes_; }
   /// \return what the last sampler left.
   SamplerLeft& left() { return left_; }
-  /// Forgets what the last sampler left.
-  void forget() { left_ = {}; }
+  /// \return the recorded decode of picture `index` of the drawing; empty until the caller has recorded it.
+  Graph& decode(size_t index) { return decodes_[index]; }
+  /// Forgets what the last sampler left, and recorded decodes.
+  void forget() {
+    left_ = {};
+    decodes_.clear();
+  }
   /// Gives the memory back, and forgets what was left in it.
   void release() {
     forget();
@@ -66,6 +73,7 @@ class RankMemory {
   size_t bytes_ = 0;
   DrawingShape shape_;
   SamplerLeft left_;
+  std::map<size_t, Graph> decodes_;
 };
 
 }  // namespace nostos

@@ -451,6 +451,14 @@ void Worker::preview(Previewer& previewer, std::span<const PicturePlace> batch, 
   }
 }
 
+void Worker::run_recorded(Graph& recorded, const std::function<void()>& work) {
+  Communicator& world = groups_.world();
+  if (recorded) return world.enqueue_together([&] { recorded.launch(ctx_); });
+  work();
+  const bool lasts = !process_.release_parts;  // the memory that it works on
+  if (lasts && ctx_.device().kind == DeviceKind::cuda && world.can_record()) recorded = Graph::record(ctx_, work);
+}
+
 void Worker::plan_decode() {
   if (process_.release_parts) return;       // the decoder is not loaded yet
   if (groups_.world().world() > 1) return;  // the ranks exchange meanwhile
@@ -480,8 +488,10 @@ void Worker::decode() {
     for (size_t i = 0; i < pictures_.size(); ++i) {
       orders_->drop_cancelled(made_);
       if (!is_wanted(pictures_[i])) continue;
-      vae.decode(ctx_, shards, views_.states[i], scratch, decoded);
-      ops::to_pixels(ctx_, decoded, quantized);
+      run_recorded(memory_.decode(i), [&] {
+        vae.decode(ctx_, shards, views_.states[i], scratch, decoded);
+        ops::to_pixels(ctx_, decoded, quantized);
+      });
       own_pixels[i] = Tensor(Device{}, DType::u8, quantized.shape());
       download(ctx_, quantized, own_pixels[i]);
     }

@@ -1,6 +1,7 @@
 // Owns one rank's part in a drawing: text, noise, denoising, decoding.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -112,6 +113,9 @@ class Worker {
   /// Begins to compile what decode() will run, while the picture is being drawn; on one rank.
   void plan_decode();
   void decode();
+  /// Runs `work`, which exchanges with the ranks, on a GPU the second time and later by launching what was recorded after
+  /// the first, if that can be. `recorded` is forgotten before the memory that `work` is on.
+  void run_recorded(Graph& recorded, const std::function<void()>& work);
   /// Brings a picture's rows home to rank 0.
   void gather_picture(ConstView own_pixels, const PicturePlace& place);
   /// On the process's leader: notes what is loaded now, if it is the most so far.
