@@ -37,6 +37,10 @@ struct Backend {
   /// y [2 * height, 2 * width, channels] of its pixels' phases: y[2i + a, 2j + b, c] = x[i + a, j + b, (2a + b) * channels
   /// + c], in x's dtype or converted to f32. Null beside pack_phases.
   void (*interleave_phases)(Context& ctx, ConstView x, View y);
+  /// Whether phases_conv2d serves filters of pack_phases() and y's dtype; null beside it.
+  bool (*fuses_phases)(Device device, const Conv2d& filter, DType y);
+  /// interleave_phases(conv2d(x)) in one, for y that does not overlap x; null where it is two.
+  void (*phases_conv2d)(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View y);
 
   void (*rms_norm)(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
   void (*layer_norm_scaled)(Context& ctx, ConstView x, ConstView scale, float eps, View out);

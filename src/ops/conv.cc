@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "ops/backend.h"
+#include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "ops/patches.h"
 
@@ -36,8 +37,16 @@ void upsample_and_convolve(Context& ctx, ConstView x, const Conv2d& filter, cons
         "upsampling_conv2d needs the scratch that it asks for");
   const View between(scratch.bytes(), filter.dtype, shape);
   if (has_phases(filter)) {
+    const Backend& backend = begin(ctx);
+    if (backend.fuses_phases != nullptr && backend.fuses_phases(ctx.device(), filter, y.dtype())) {
+      if (!runs) return;
+      const View copy(scratch.bytes(), filter.dtype, x.shape());  // y may overlap x
+      check(copy.size_in_bytes() <= scratch.size_in_bytes(), "upsampling_conv2d needs the scratch that it asks for");
+      convert(ctx, x, copy);
+      return backend.phases_conv2d(ctx, copy, filter, padding, y);
+    }
     convolve(ctx, x, filter, 1, padding, between, false);
-    if (runs) begin(ctx).interleave_phases(ctx, between, y);
+    if (runs) backend.interleave_phases(ctx, between, y);
     return;
   }
   if (runs) upsample_nearest_2x(ctx, x, between);

@@ -73,7 +73,12 @@ TEST(CudaConv, RowsOfZerosStandForPadding) {
 }
 
 TEST(CudaConv, Bf16ResultsAreRoundedSums) {
-  for (const Case& c : {Case{9, 33, 32, 64, 3}, {9, 33, 31, 5, 3}, {7, 8, 64, 32, 1}}) {
+  for (const Case& c : {Case{9, 33, 32, 64, 3},
+                        {9, 33, 31, 5, 3},
+                        {7, 8, 64, 32, 1},
+                        {6, 131, 72, 136, 3},
+                        {9, 64, 128, 264, 1},
+                        {1, 1, 8, 8, 3}}) {
     const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
                  filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
                  bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
@@ -105,7 +110,12 @@ Tensor upsampled(const Conv2d& filter, ConstView x, int64_t first, int64_t count
 
 // Against the 3x3 convolution of the doubled image. The phases' taps are rounded once more: half an ulp of bf16 each.
 TEST(CudaConv, UpsamplingByPhases) {
-  for (const Case& c : {Case{9, 33, 32, 64, 3}, {1, 1, 8, 2, 3}, {7, 8, 64, 40, 3}, {1, 5, 16, 3, 3}}) {
+  for (const Case& c : {Case{9, 33, 32, 64, 3},
+                        {1, 1, 8, 2, 3},
+                        {7, 8, 64, 40, 3},
+                        {1, 5, 16, 3, 3},
+                        {6, 70, 72, 128, 3},
+                        {1, 1, 8, 256, 3}}) {
     const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
                  weights = on_gpu(random_tensor(DType::bf16, {c.out, c.in, 3, 3}, 2)),
                  bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));

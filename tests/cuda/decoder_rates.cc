@@ -109,6 +109,7 @@ const Backend& ops::backend_of(Device device) {
     table.attention = Timed<&Backend::attention, "attention">::run;
     table.convert = Timed<&Backend::convert, "convert">::run;
     table.latents_to_image = Timed<&Backend::latents_to_image, "latents_to_image">::run;
+    table.phases_conv2d = Timed<&Backend::phases_conv2d, "phases_conv2d">::run;
     table.interleave_phases = Timed<&Backend::interleave_phases, "interleave_phases">::run;
     return table;
   }();

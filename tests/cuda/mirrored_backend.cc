@@ -147,6 +147,8 @@ const Backend& ops::backend_of(Device) {
       .finish_plans = nullptr,
       .pack_phases = nullptr,
       .interleave_phases = nullptr,
+      .fuses_phases = nullptr,
+      .phases_conv2d = nullptr,
       .rms_norm = Mirrored<&Backend::rms_norm>::run,
       .layer_norm_scaled = Mirrored<&Backend::layer_norm_scaled>::run,
       .add_gated_rms_norm = Mirrored<&Backend::add_gated_rms_norm>::run,

@@ -18,6 +18,8 @@ const Backend& cpu_backend() {
       .finish_plans = nullptr,
       .pack_phases = nullptr,
       .interleave_phases = nullptr,
+      .fuses_phases = nullptr,
+      .phases_conv2d = nullptr,
       .rms_norm = cpu::rms_norm,
       .layer_norm_scaled = cpu::layer_norm_scaled,
       .add_gated_rms_norm = cpu::add_gated_rms_norm,

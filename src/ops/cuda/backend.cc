@@ -23,6 +23,8 @@ const Backend& cuda_backend() {
       .finish_plans = cuda::finish_plans,
       .pack_phases = cuda::pack_phases,
       .interleave_phases = cuda::interleave_phases,
+      .fuses_phases = cuda::fuses_phases,
+      .phases_conv2d = cuda::phases_conv2d,
       .rms_norm = cuda::rms_norm,
       .layer_norm_scaled = cuda::layer_norm_scaled,
       .add_gated_rms_norm = cuda::add_gated_rms_norm,

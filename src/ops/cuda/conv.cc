@@ -1,10 +1,12 @@
-// Implements convolutions: cuDNN's fused kernels for bf16 images of 8, 16, ... channels, otherwise a direct kernel.
+// Implements convolutions: on Hopper a kernel of our own for bf16 images of 8, 16, ... channels, else cuDNN's fused ones for
+// such, otherwise a direct kernel.
 #include "ops/conv.h"
 
 #include "base/error.h"
 #include "ops/cuda/conv_kernels.h"
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
+#include "ops/cuda/hopper.h"
 #include "ops/cuda/ops.h"
 #include "ops/cuda/workspace.h"
 
@@ -50,6 +52,12 @@ FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilt
           .right = padding.right,
           .y = sums,
           .accumulate = accumulate || sums == DType::f32};
+}
+
+/// \return whether the kernel of our own serves: results in bf16 with all of their channels wanted.
+bool is_hoppers(Device device, const Conv2d& filter, const DeviceFilter& packed, int64_t stride, DType y) {
+  return packed.fused && packed.outs == filter.out && stride == 1 && filter.kernel <= kMostHopperTaps &&
+         y == DType::bf16 && has_hopper_kernels(device);
 }
 
 }  // namespace
@@ -105,6 +113,11 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
                        filter.kernel, stride, padding, accumulate, y, stream);
     return;
   }
+  if (is_hoppers(ctx.device(), filter, packed, stride, y.dtype())) {
+    hopper_convolution(ctx, x, packed.storage.data(), filter.bias.data<float>(), filter.kernel, padding, false,
+                       accumulate, y);
+    return;
+  }
   const FusedConvolution shape = fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate);
   if (packed.outs != filter.out) {
     const size_t bytes = static_cast<size_t>(y.shape()[0] * y.shape()[1] * packed.outs) * sizeof(float);
@@ -121,11 +134,21 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
 void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
                  bool accumulate) {
   const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
-  if (y.elements() == 0 || !packed.fused) return;
+  if (y.elements() == 0 || !packed.fused || is_hoppers(ctx.device(), filter, packed, stride, y.dtype())) return;
   ctx.state<Cudnn>().plan(fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate));
 }
 
 void finish_plans(Context& ctx) { ctx.state<Cudnn>().finish_plans(); }
+
+bool fuses_phases(Device device, const Conv2d& filter, DType y) {
+  const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
+  return is_hoppers(device, filter, packed, 1, y) && filter.out % (4 * kPhaseOuts) == 0;
+}
+
+void phases_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View y) {
+  const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
+  hopper_convolution(ctx, x, packed.storage.data(), filter.bias.data<float>(), filter.kernel, padding, true, false, y);
+}
 
 void interleave_phases(Context& ctx, ConstView x, View y) { interleave(x, y, ctx.stream().handle()); }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "device/context.h"
+#include "ops/conv.h"
 #include "tensor/tensor.h"
 
 namespace nostos::cuda {
@@ -28,5 +29,13 @@ inline constexpr int64_t kHopperWideHead = 512;
 /// multiples of kGateRows.
 void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out);
 inline constexpr int64_t kGateRows = 8;
+
+/// y = conv(x) + bias (+ y if `accumulate`) with stride 1, bf16 images of channels in eights; pixels do not depend on each
+/// other. \param filter bf16 [phases * out, kernel, kernel, in]. \param bias f32 [out].
+/// \param has_phases the filter is one of filter_to_phases(), out a multiple of kPhaseOuts, and y [2 * height, 2 * width,
+/// out] is what interleave() makes of the result. y does not overlap x.
+void hopper_convolution(Context& ctx, ConstView x, const std::byte* filter, const float* bias, int64_t kernel,
+                        const Padding& padding, bool has_phases, bool accumulate, View y);
+inline constexpr int64_t kPhaseOuts = 128, kMostHopperTaps = 3;
 
 }  // namespace nostos::cuda

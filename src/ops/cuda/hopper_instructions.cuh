@@ -53,9 +53,9 @@ __device__ inline void load_tile(uint32_t to, const CUtensorMap& map, uint32_t b
       : "memory");
 }
 /// Copies a tile from shared memory; store_begun() ends a group of such copies.
-__device__ inline void store_tile(const CUtensorMap& map, uint32_t from, int column, int row) {
+__device__ inline void store_tile(const CUtensorMap& map, uint32_t from, int column, int row, int plane = 0) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map), "r"(from),
-               "r"(column), "r"(row), "r"(0)
+               "r"(column), "r"(row), "r"(plane)
                : "memory");
 }
 __device__ inline void store_begun() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
@@ -91,7 +91,8 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t (&pairs)[
                : "memory");
 }
 
-/// A tile as products read it: rows of 64 bf16 along k, swizzled over 128 bytes. 16 more of k are kStepK further.
+/// A tile as products read it: rows of 64 bf16 along k, swizzled over 128 bytes by their address. 16 more of k are kStepK
+/// further.
 __device__ inline uint64_t tile_along_k(uint32_t address) {
   return uint64_t{(address & 0x3FFFFu) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
@@ -147,6 +148,16 @@ __device__ inline void product<80>(float (&d)[40], uint64_t a, uint64_t b, bool 
       "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {" NOSTOS_OPERANDS_0_TO_39
       "}, %40, %41, accumulates, 1, 1, 0, 0;\n}\n"
       : NOSTOS_40_FLOATS(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+template <>
+__device__ inline void product<128>(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NOSTOS_OPERANDS_0_TO_63
+      "}, %64, %65, accumulates, 1, 1, 0, 0;\n}\n"
+      : NOSTOS_64_FLOATS(d)
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 

@@ -21,4 +21,9 @@ void hopper_wide_attention(Context&, ConstView, ConstView, ConstView, float, Vie
 
 void hopper_gated_linear(Context&, ConstView, const std::byte*, View) { fail_missing(); }
 
+void hopper_convolution(Context&, ConstView, const std::byte*, const float*, int64_t, const Padding&, bool, bool,
+                        View) {
+  fail_missing();
+}
+
 }  // namespace nostos::cuda

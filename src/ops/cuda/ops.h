@@ -23,6 +23,8 @@ void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride
 void finish_plans(Context& ctx);
 Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias);
 void interleave_phases(Context& ctx, ConstView x, View y);
+bool fuses_phases(Device device, const Conv2d& filter, DType y);
+void phases_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View y);
 
 void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out);
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
