@@ -30,10 +30,10 @@ function(nostos_room name)
   endforeach()
 endfunction()
 
-# nostos_test(NAME SOURCES a_test.cc ... ROOMS ... [LIBS ...] [LABEL long] [TIMEOUT s] [AVX2]): one GoogleTest binary, one ctest
-# entry a test case; with AVX2 each runs once more, as avx2.*, as on a CPU without AVX-512. Tests find data through NOSTOS_SOURCE_DIR and scratch space through testing::TempDir().
+# nostos_test(NAME SOURCES a_test.cc ... ROOMS ... [LIBS ...] [LABEL long] [TIMEOUT s] [PREFIX p] [AVX2]): one GoogleTest binary, one ctest
+# entry a test case, its name after the prefix; with AVX2 each runs once more, as avx2.*, as on a CPU without AVX-512. Tests find data through NOSTOS_SOURCE_DIR and scratch space through testing::TempDir().
 function(nostos_test name)
-  cmake_parse_arguments(ARG "AVX2" "LABEL;TIMEOUT" "SOURCES;ROOMS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "AVX2" "LABEL;TIMEOUT;PREFIX" "SOURCES;ROOMS;LIBS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_compile_definitions(${name} PRIVATE NOSTOS_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NOSTOS_BINARY_DIR="${CMAKE_BINARY_DIR}")
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
@@ -49,7 +49,7 @@ function(nostos_test name)
   if(ARG_LABEL)
     list(APPEND properties LABELS ${ARG_LABEL})
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 PROPERTIES ${properties})
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_PREFIX "${ARG_PREFIX}" PROPERTIES ${properties})
   if(ARG_AVX2)
     gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_PREFIX avx2. TEST_LIST ${name}_avx2
       PROPERTIES ${properties} ENVIRONMENT ONEDNN_MAX_CPU_ISA=AVX2)

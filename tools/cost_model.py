@@ -45,8 +45,8 @@ def exchange_ms(rows: int, ranks: int, links: list[tuple[Link, float]]) -> float
     for of_rows, heads in zip(row_counts, head_counts):
         qkv = 3 * of_rows * (HEADS - heads) * head_bytes
         output = (rows - of_rows) * heads * head_bytes
-        # Packing and unpacking: q, k, v are written once more by the receiver, the output once by each end.
-        copied = 2 * (3 * rows * heads + rows * heads + of_rows * HEADS) * head_bytes
+        # Heads are read where they arrive; the output is written once more, into the columns of its heads.
+        copied = 2 * of_rows * HEADS * head_bytes
         wire = max((qkv + output) * share / link.gb_s for link, share in links) / 1e6
         start = 2 * max(link.start_us for link, _ in links) / 1e3
         worst = max(worst, wire + start + copied / COPY_GB_S / 1e6)

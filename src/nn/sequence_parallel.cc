@@ -31,6 +31,23 @@ ConstByteView device_bytes(const Context& ctx, ConstView view) {
   return {view.bytes(), view.size_in_bytes(), ctx.device()};
 }
 
+/// Rows travel without being packed where they lie in so few runs: the token plan has two, a cut along the height four,
+/// and one along the width as many as the picture has rows of tokens.
+constexpr size_t kMaxRuns = 4;
+
+/// The messages of an exchange; both ends leave out those without bytes.
+struct Messages {
+  void send(const Context& ctx, int peer, ConstView view) {
+    if (view.size_in_bytes() > 0) sends.push_back({peer, device_bytes(ctx, view)});
+  }
+  void receive(const Context& ctx, int peer, View view) {
+    if (view.size_in_bytes() > 0) receives.push_back({peer, device_bytes(ctx, view)});
+  }
+
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+};
+
 /// Hands out consecutive tensors of one dtype from a buffer.
 class Pieces {
  public:
@@ -94,22 +111,39 @@ ShardedSequence::ShardedSequence(const SequenceRanks& ranks, std::vector<std::ve
     members_[piece.member].into_group.push_back({piece.at, to, piece.rows.count});
     to += piece.rows.count;
   }
+  for (const Member& member : members_) is_scattered_ = is_scattered_ || member.into_group.size() > kMaxRuns;
+}
+
+const ShardedSequence::Member& ShardedSequence::self() const {
+  return members_[static_cast<size_t>(ranks_->ulysses().rank())];
+}
+
+/// \return whether the heads are exchanged token-major, each row to where attention reads it: the same on all ranks.
+bool ShardedSequence::packs(Device device, DType dtype) const {
+  return ranks_->ring().world() == 1 && !is_scattered_ && ops::packs_attention(device, dtype, head_dim_, false);
 }
 
 ShardedSequence::Scratch ShardedSequence::take(Arena& arena, DType dtype) const {
   using nostos::take;
   Scratch s;
   if (!is_sharded()) return s;
-  const int64_t own_heads = members_[static_cast<size_t>(ranks_->ulysses().rank())].heads.count;
+  const int64_t own_heads = self().heads.count;
   const int64_t group = group_rows_[static_cast<size_t>(ranks_->ring().rank())], width = own_heads * head_dim_;
-  // Each buffer serves both exchanges of a layer: the second begins when the first is over.
-  s.sent = take(arena, dtype, {std::max(3 * heads_ * rows_ * head_dim_, group * width)});
-  s.received = take(arena, dtype, {std::max(3 * group * width, heads_ * rows_ * head_dim_)});
-  const View heads = take(arena, dtype, {3, own_heads, group, head_dim_});
-  const auto part = [&](int64_t i) { return heads.rows(i, 1).reshape({own_heads, group, head_dim_}); };
-  s.q = part(0);
-  s.k = part(1);
-  s.v = part(2);
+  // These serve both exchanges of a layer, for the second begins when the first is over, and takes a third of the bytes
+  // the other way. Packed heads of this rank are written in place; others are placed by a copy, as those of the peers.
+  if (packs(arena.device(), dtype)) {
+    s.own_rows = take(arena, dtype, {3 * (heads_ - own_heads) * rows_ * head_dim_});
+    s.packed = take(arena, dtype, {group, 3, own_heads, head_dim_});
+  } else {
+    s.own_rows = take(arena, dtype, {3 * heads_ * rows_ * head_dim_});
+    // Scattered results are packed here, this rank's own among them.
+    s.received = take(arena, dtype, {std::max(3 * (group - rows_), is_scattered_ ? group : 0) * width});
+    const View heads = take(arena, dtype, {3, own_heads, group, head_dim_});
+    const auto part = [&](int64_t i) { return heads.rows(i, 1).reshape({own_heads, group, head_dim_}); };
+    s.q = part(0);
+    s.k = part(1);
+    s.v = part(2);
+  }
   s.mixed = take(arena, dtype, {group, width});
   if (ranks_->ring().world() == 1) return s;
   const int64_t most = *std::max_element(group_rows_.begin(), group_rows_.end());
@@ -123,47 +157,53 @@ ShardedSequence::Scratch ShardedSequence::take(Arena& arena, DType dtype) const 
 
 void ShardedSequence::attend(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                              ConstView sin, ops::RotaryPairs pairs, float scale, const Scratch& s, View mixed) const {
-  Pieces pieces(s.sent);
-  std::vector<ops::HeadGroup> groups;
-  for (const Member& member : members_) {
-    const Shape shape{member.heads.count, rows_, head_dim_};
-    const View q = pieces.next(shape), k = pieces.next(shape), v = pieces.next(shape);
-    groups.push_back({q, k, v});
+  const auto split = [&](const Range& rows, std::span<const ops::HeadGroup> groups) {
+    const auto of = [&](ConstView each) { return each ? each.rows(rows.begin, rows.count) : each; };
+    ops::split_heads_rope(ctx, qkv.rows(rows.begin, rows.count), q_norm, k_norm, eps, of(cos), of(sin), pairs, groups);
+  };
+  if (s.is_packed()) {
+    exchange_packed_heads(ctx, split, s);
+    const int64_t heads = self().heads.count, rows = s.packed.shape()[0];
+    if (heads > 0)  // those were normalised and rotated before they travelled
+      ops::packed_attention(ctx, s.packed.reshape({rows, 3 * heads * head_dim_}), {}, {}, 0, {}, {}, pairs, heads,
+                            heads, scale, s.mixed);
+  } else {
+    exchange_heads(ctx, split, s);
+    if (ranks_->ring().world() > 1)
+      attend_around_ring(ctx, scale, s);
+    else
+      ops::attention(ctx, s.q, s.k, s.v, scale, false, s.mixed);
   }
-  ops::split_heads_rope(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, groups);
-  exchange_heads(ctx, groups, s);
-  if (ranks_->ring().world() > 1)
-    attend_around_ring(ctx, scale, s);
-  else
-    ops::attention(ctx, s.q, s.k, s.v, scale, false, s.mixed);
   exchange_rows(ctx, s, mixed);
 }
 
-void ShardedSequence::exchange_heads(Context& ctx, std::span<const ops::HeadGroup> groups, const Scratch& s) const {
+void ShardedSequence::exchange_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const {
   Communicator& peers = ranks_->ulysses();
-  const Member& self = members_[static_cast<size_t>(peers.rank())];
-  std::vector<SendTo> sends;
-  std::vector<ReceiveFrom> receives;
-  std::vector<View> parts;
-  Pieces received(s.received);
+  const int64_t own_heads = self().heads.count;
+  Messages messages;
+  std::vector<ops::HeadGroup> groups;
+  std::vector<View> parts;  // of each member's rows: this rank's heads
+  Pieces own_rows(s.own_rows), received(s.received);
   for (int peer = 0; peer < peers.world(); ++peer) {
     const Member& member = members_[static_cast<size_t>(peer)];
     // q, k and v of one peer's heads lie side by side.
-    const View q = groups[static_cast<size_t>(peer)].q;
-    const View sent(q.bytes(), q.dtype(), {3, member.heads.count, rows_, head_dim_});
+    const View sent = own_rows.next({3, member.heads.count, rows_, head_dim_});
+    const auto part = [&](int64_t i) { return sent.rows(i, 1).reshape({member.heads.count, rows_, head_dim_}); };
+    groups.push_back({part(0), part(1), part(2)});
     if (peer == peers.rank()) {
       parts.push_back(sent);
       continue;
     }
-    parts.push_back(received.next({3, self.heads.count, member.rows, head_dim_}));
-    if (sent.size_in_bytes() > 0) sends.push_back({peer, device_bytes(ctx, ConstView(sent))});
-    if (parts.back().size_in_bytes() > 0) receives.push_back({peer, device_bytes(ctx, parts.back())});
+    parts.push_back(received.next({3, own_heads, member.rows, head_dim_}));
+    messages.send(ctx, peer, sent);
+    messages.receive(ctx, peer, parts.back());
   }
-  Pending pending = peers.exchange("attention heads", sends, receives);
-  const View heads(s.q.bytes(), s.q.dtype(), {3 * self.heads.count, s.q.shape()[1], head_dim_});
+  split({0, rows_}, groups);
+  Pending pending = peers.exchange("attention heads", messages.sends, messages.receives);
+  const View heads(s.q.bytes(), s.q.dtype(), {3 * own_heads, s.q.shape()[1], head_dim_});
   const auto place = [&](int peer) {
     const Member& member = members_[static_cast<size_t>(peer)];
-    ops::copy_rows(ctx, parts[static_cast<size_t>(peer)].reshape({3 * self.heads.count, member.rows, head_dim_}), heads,
+    ops::copy_rows(ctx, parts[static_cast<size_t>(peer)].reshape({3 * own_heads, member.rows, head_dim_}), heads,
                    member.into_group);
   };
   place(peers.rank());
@@ -172,34 +212,88 @@ void ShardedSequence::exchange_heads(Context& ctx, std::span<const ops::HeadGrou
     if (peer != peers.rank()) place(peer);
 }
 
+void ShardedSequence::exchange_packed_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const {
+  Communicator& peers = ranks_->ulysses();
+  const DType dtype = s.packed.dtype();
+  // `count` rows of every member's heads, of which nobody wants any yet.
+  const auto nowhere = [&](int64_t count) {
+    std::vector<ops::HeadGroup> groups;
+    for (const Member& member : members_)
+      groups.push_back({{}, {}, {}, View(nullptr, dtype, {count, 3, member.heads.count, head_dim_})});
+    return groups;
+  };
+  Messages messages;
+  std::vector<ops::HeadGroup> others = nowhere(rows_);
+  Pieces own_rows(s.own_rows);
+  for (int peer = 0; peer < peers.world(); ++peer) {
+    if (peer == peers.rank()) continue;
+    View& sent = others[static_cast<size_t>(peer)].packed;
+    sent = own_rows.next(sent.shape());
+    // Both ends go through the runs of the sender's rows.
+    for (const ops::RowRun& run : self().into_group) messages.send(ctx, peer, sent.rows(run.from, run.count));
+    for (const ops::RowRun& run : members_[static_cast<size_t>(peer)].into_group)
+      messages.receive(ctx, peer, s.packed.rows(run.to, run.count));
+  }
+  split({0, rows_}, others);
+  Pending pending = peers.exchange("attention heads", messages.sends, messages.receives);
+  for (const ops::RowRun& run : self().into_group) {
+    std::vector<ops::HeadGroup> own = nowhere(run.count);
+    own[static_cast<size_t>(peers.rank())].packed = s.packed.rows(run.to, run.count);
+    split({run.from, run.count}, own);
+  }
+  pending.wait();
+}
+
 void ShardedSequence::exchange_rows(Context& ctx, const Scratch& s, View mixed) const {
   Communicator& peers = ranks_->ulysses();
-  const Member& self = members_[static_cast<size_t>(peers.rank())];
-  const int64_t width = self.heads.count * head_dim_;
-  std::vector<SendTo> sends;
-  std::vector<ReceiveFrom> receives;
-  std::vector<View> parts;
-  Pieces sent(s.sent), received(s.received);
-  for (int peer = 0; peer < peers.world(); ++peer) {
-    const Member& member = members_[static_cast<size_t>(peer)];
-    const View rows = sent.next({1, member.rows, width});
-    std::vector<ops::RowRun> out_of_group = member.into_group;
-    for (ops::RowRun& run : out_of_group) std::swap(run.from, run.to);
-    ops::copy_rows(ctx, s.mixed.reshape({1, s.mixed.shape()[0], width}), rows, out_of_group);
-    if (peer == peers.rank()) {
-      parts.push_back(rows);
-      continue;
+  const int64_t width = self().heads.count * head_dim_;
+  Pieces packed(s.received);
+  // This rank's results for a member's rows, and where those stand in the member's own order.
+  struct Results {
+    ConstView rows;
+    int64_t at;
+  };
+  const auto results_for = [&](const Member& member) {
+    std::vector<Results> results;
+    std::vector<ops::RowRun> out_of_group;
+    for (const ops::RowRun& run : member.into_group) {
+      results.push_back({s.mixed.rows(run.to, run.count), run.from});
+      out_of_group.push_back({run.to, run.from, run.count});
     }
-    parts.push_back(received.next({rows_, member.heads.count, head_dim_}));
-    if (rows.size_in_bytes() > 0) sends.push_back({peer, device_bytes(ctx, ConstView(rows))});
-    if (parts.back().size_in_bytes() > 0) receives.push_back({peer, device_bytes(ctx, parts.back())});
-  }
-  peers.exchange("attention rows", sends, receives).wait();
+    if (!is_scattered_) return results;
+    const View together = packed.next({member.rows, width});
+    ops::copy_rows(ctx, s.mixed.reshape({1, s.mixed.shape()[0], width}), together.reshape({1, member.rows, width}),
+                   out_of_group);
+    return std::vector<Results>{{together, 0}};
+  };
+  // Places results of one member's heads for this rank's rows from `at` on.
+  const auto place = [&](ConstView rows, const Range& heads, int64_t at) {
+    const int64_t count = rows.shape()[0];
+    ops::copy_rows(ctx, rows.reshape({count, heads.count, head_dim_}),
+                   mixed.rows(at, count).reshape({count, heads_, head_dim_}),
+                   std::array{ops::RowRun{0, heads.begin, heads.count}});
+  };
+  Messages messages;
+  std::vector<View> parts(members_.size());
+  Pieces own_rows(s.own_rows);
   for (int peer = 0; peer < peers.world(); ++peer) {
-    const Range& heads = members_[static_cast<size_t>(peer)].heads;
-    ops::copy_rows(ctx, parts[static_cast<size_t>(peer)].reshape({rows_, heads.count, head_dim_}),
-                   mixed.reshape({rows_, heads_, head_dim_}), std::array{ops::RowRun{0, heads.begin, heads.count}});
+    if (peer == peers.rank()) continue;
+    const Member& member = members_[static_cast<size_t>(peer)];
+    View& part = parts[static_cast<size_t>(peer)];
+    part = own_rows.next({rows_, member.heads.count * head_dim_});
+    // Both ends go through the runs of the receiver's rows.
+    for (const Results& results : results_for(member)) messages.send(ctx, peer, results.rows);
+    if (is_scattered_) {
+      messages.receive(ctx, peer, part);
+    } else {
+      for (const ops::RowRun& run : self().into_group) messages.receive(ctx, peer, part.rows(run.from, run.count));
+    }
   }
+  Pending pending = peers.exchange("attention rows", messages.sends, messages.receives);
+  for (const Results& results : results_for(self())) place(results.rows, self().heads, results.at);
+  pending.wait();
+  for (int peer = 0; peer < peers.world(); ++peer)
+    if (peer != peers.rank()) place(parts[static_cast<size_t>(peer)], members_[static_cast<size_t>(peer)].heads, 0);
 }
 
 void ShardedSequence::attend_around_ring(Context& ctx, float scale, const Scratch& s) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -45,12 +46,16 @@ class ShardedSequence {
 
   /// Memory of the exchanges of one attention layer; empty on one rank.
   struct Scratch {
-    View sent, received;       ///< bytes, one part a peer
+    View own_rows;             ///< of this rank's rows: heads on their way to the peers, then the peers' results
+    View received;             ///< of the peers' rows: heads that are yet to be placed; null where they are packed
     View q, k, v;              ///< [this rank's heads, the group's rows, head_dim]
+    View packed;               ///< instead of these, where attention reads it: [the group's rows, 3, heads, head_dim]
     View mixed;                ///< [the group's rows, this rank's heads * head_dim]
     View keys_values[2];       ///< [2, this rank's heads, another group's rows, head_dim]: on the way around the ring
     View part, total;          ///< f32 as mixed: attention over one group's keys, and over all so far
     View part_lse, total_lse;  ///< f32 [this rank's heads, the group's rows]
+
+    bool is_packed() const { return packed.shape().rank() > 0; }
   };
 
   /// A sequence that this rank has to itself.
@@ -82,8 +87,14 @@ class ShardedSequence {
     int64_t rows = 0;
     std::vector<ops::RowRun> into_group;  ///< from the member's order to the group's
   };
+  /// ops::split_heads_rope() of some of this rank's rows.
+  using SplitHeads = std::function<void(Range rows, std::span<const ops::HeadGroup> groups)>;
 
-  void exchange_heads(Context& ctx, std::span<const ops::HeadGroup> sent, const Scratch& s) const;
+  const Member& self() const;
+  bool packs(Device device, DType dtype) const;
+  /// Brings the heads of the group's rows into s.q, s.k and s.v, or s.packed.
+  void exchange_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const;
+  void exchange_packed_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const;
   void exchange_rows(Context& ctx, const Scratch& s, View mixed) const;
   void attend_around_ring(Context& ctx, float scale, const Scratch& s) const;
 
@@ -93,6 +104,7 @@ class ShardedSequence {
   int64_t rows_ = 0;
   std::vector<Range> runs_;
   std::vector<Member> members_;      // of this rank's group, in its order
+  bool is_scattered_ = false;        // whether a member's rows lie in too many runs for a message each
   std::vector<int64_t> group_rows_;  // of every group
 };
 

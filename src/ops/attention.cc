@@ -19,18 +19,37 @@ void check_rotary(ConstView q_norm, ConstView k_norm, ConstView cos, ConstView s
 
 }  // namespace
 
+HeadRows HeadGroup::part(int kind) const {
+  if (is_packed()) {
+    check(packed.shape().rank() == 4 && packed.shape()[1] == 3, "packed heads are [tokens, 3, heads, head_dim]");
+    const int64_t heads = packed.shape()[2], head_dim = packed.shape()[3];
+    const size_t begin = static_cast<size_t>(kind * heads * head_dim) * size_bytes(packed.dtype());
+    std::byte* data = packed ? packed.bytes() + begin : nullptr;
+    return {data, heads, packed.shape()[0], head_dim, head_dim, 3 * heads * head_dim};
+  }
+  const View& of = kind == 0 ? q : kind == 1 ? k : v;
+  check(of.shape().rank() == 3, "heads are [heads, tokens, head_dim]");
+  const int64_t tokens = of.shape()[1], head_dim = of.shape()[2];
+  return {of.bytes(), of.shape()[0], tokens, head_dim, tokens * head_dim, head_dim};
+}
+
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                       ConstView sin, RotaryPairs pairs, std::span<const HeadGroup> groups) {
-  check(!groups.empty() && groups[0].q.shape().rank() == 3, "heads are [heads, tokens, head_dim]");
-  const int64_t tokens = groups[0].q.shape()[1], head_dim = groups[0].q.shape()[2];
+  check(!groups.empty(), "heads go somewhere");
+  const HeadRows first = groups[0].part(0);
+  const int64_t tokens = first.tokens, head_dim = first.head_dim;
   int64_t all_heads = 0;
-  for (const auto& [q, k, v] : groups) {
-    check(q.shape() == Shape({q.shape()[0], tokens, head_dim}) &&
-              k.shape() == Shape({k.shape()[0], tokens, head_dim}) && k.shape() == v.shape(),
-          "queries, keys and values of all groups have the same tokens and head width");
-    check(q.dtype() == groups[0].q.dtype() && q.dtype() == k.dtype() && q.dtype() == v.dtype(),
+  for (const HeadGroup& group : groups) {
+    for (int kind = 0; kind < 3; ++kind) {
+      const HeadRows heads = group.part(kind);
+      check(heads.tokens == tokens && heads.head_dim == head_dim,
+            "queries, keys and values of all groups have the same tokens and head width");
+      all_heads += heads.heads;
+    }
+    check(group.is_packed() || group.k.shape() == group.v.shape(), "there are as many keys as values");
+    check(group.first().dtype() == groups[0].first().dtype() &&
+              (group.is_packed() || (group.q.dtype() == group.k.dtype() && group.q.dtype() == group.v.dtype())),
           "q, k and v have one dtype");
-    all_heads += q.shape()[0] + 2 * k.shape()[0];
   }
   check(qkv.shape() == Shape({tokens, all_heads * head_dim}), "the projection holds q, k and v heads");
   check_rotary(q_norm, k_norm, cos, sin, tokens, head_dim);

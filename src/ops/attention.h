@@ -14,12 +14,28 @@ enum class RotaryPairs {
   half_split,   ///< (i, i + head_dim / 2): Qwen3
 };
 
-/// Some of a layer's heads: q [heads, tokens, head_dim], k and v [kv_heads, tokens, head_dim]. May have none.
-struct HeadGroup {
-  View q, k, v;
+/// Heads of one kind as they lie in memory.
+struct HeadRows {
+  std::byte* data = nullptr;  ///< the first head's first token; null where nobody wants them
+  int64_t heads = 0, tokens = 0, head_dim = 0;
+  int64_t head_stride = 0, token_stride = 0;  ///< elements from one to the next
 };
 
-/// Splits packed projections into heads, head-major; normalises q and k per head and rotates them.
+/// Some of a layer's heads and where they go, head-major or token-major. May have none, and may have shapes without
+/// memory: such heads are passed over.
+struct HeadGroup {
+  View q;            ///< [heads, tokens, head_dim]
+  View k, v;         ///< [kv_heads, tokens, head_dim]
+  View packed = {};  ///< instead of these [tokens, 3, heads, head_dim]: a token's q, k and v heads side by side
+
+  bool is_packed() const { return packed.shape().rank() > 0; }
+  /// \return all of the group's memory, or its first part.
+  View first() const { return is_packed() ? packed : q; }
+  /// \return the q (0), k (1) or v (2) heads.
+  HeadRows part(int kind) const;
+};
+
+/// Splits packed projections into heads; normalises q and k per head and rotates them.
 /// \param qkv f32 or product_dtype() [tokens, (heads + 2 * kv_heads) * head_dim]: q heads, then k heads, then v heads.
 /// \param q_norm, k_norm f32 [head_dim] RMSNorm weights, or null for none.
 /// \param cos, sin f32 [tokens, head_dim / 2], or null for no rotation (then without norms either).
@@ -39,7 +55,8 @@ bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
 
 /// attention() of a projection's heads where they lie, which saves moving them: what split_heads_rope() does is done in
 /// place. Gives the bits of these two. Without a causal mask.
-/// \param qkv [tokens, (heads + 2 * kv_heads) * head_dim], overwritten. \param q_norm ... pairs as split_heads_rope().
+/// \param qkv [tokens, (heads + 2 * kv_heads) * head_dim], overwritten unless cos and sin are null: then heads are
+/// attended to as they are. \param q_norm ... pairs as split_heads_rope().
 /// \param out [tokens, heads * head_dim] of qkv's dtype.
 void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                       ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);

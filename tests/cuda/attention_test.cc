@@ -205,6 +205,59 @@ TEST(CudaAttention, PackedGivesTheBitsOfSplitHeads) {
   }
 }
 
+// Some heads of some tokens at a time, token-major, as ranks exchange them: the heads of one split, which attend where
+// they lie as they do apart.
+TEST(CudaAttention, PackedHeadsOfARankGiveTheBitsOfSplitHeads) {
+  constexpr int64_t kWidth = 128, kHeads = 30;
+  constexpr float kEps = 1e-5f, kScale = 0.088388f;
+  const bool attends = ops::packs_attention(gpu().device(), DType::bf16, kWidth, false);
+  for (const int64_t tokens : {1, 65, 1057}) {
+    const Tensor qkv = on_gpu(random_tensor(DType::bf16, {tokens, 3 * kHeads * kWidth}, 1, -2, 2)),
+                 norm = on_gpu(random_tensor(DType::f32, {kWidth}, 2));
+    const Tensor cos = on_gpu(random_tensor(DType::f32, {tokens, kWidth / 2}, 3)),
+                 sin = on_gpu(random_tensor(DType::f32, {tokens, kWidth / 2}, 4));
+    const auto split = [&](int64_t token, int64_t count, std::span<const ops::HeadGroup> groups) {
+      ops::split_heads_rope(gpu(), qkv.view().rows(token, count), norm, norm, kEps, cos.view().rows(token, count),
+                            sin.view().rows(token, count), ops::RotaryPairs::interleaved, groups);
+    };
+    Tensor q = gpu_tensor(DType::bf16, {kHeads, tokens, kWidth}), k = gpu_tensor(DType::bf16, q.shape()),
+           v = gpu_tensor(DType::bf16, q.shape());
+    split(0, tokens, std::array{ops::HeadGroup{q, k, v}});
+    const std::array apart{on_host(q), on_host(k), on_host(v)};
+    int64_t first = 0;
+    for (const int64_t count : {8, 15, 7}) {
+      Tensor packed = gpu_tensor(DType::bf16, {tokens, 3, count, kWidth});
+      const int64_t half = tokens / 2;
+      for (const auto& [token, rows] : {std::pair<int64_t, int64_t>{half, tokens - half}, {0, half}}) {
+        const auto group = [](View heads) { return ops::HeadGroup{{}, {}, {}, heads}; };
+        const auto nowhere = [&](int64_t heads) { return group(View(nullptr, DType::bf16, {rows, 3, heads, kWidth})); };
+        split(token, rows,
+              std::array{nowhere(first), group(packed.view().rows(token, rows)), nowhere(kHeads - first - count)});
+      }
+      const Tensor together = on_host(packed);
+      int64_t wrong_rows = 0;
+      for (int64_t row = 0; row < tokens * 3 * count; ++row) {
+        const Tensor& kind = apart[static_cast<size_t>(row / count % 3)];
+        const int64_t from = (first + row % count) * tokens + row / (3 * count);
+        wrong_rows += std::memcmp(together.view().bytes() + row * kWidth * 2, kind.view().bytes() + from * kWidth * 2,
+                                  kWidth * 2) != 0;
+      }
+      EXPECT_EQ(wrong_rows, 0) << tokens << " tokens, heads " << first << " to " << first + count;
+      if (attends) {
+        Tensor wanted = gpu_tensor(DType::bf16, {tokens, count * kWidth}),
+               out = gpu_tensor(DType::bf16, wanted.shape());
+        const auto some = [&](Tensor& heads) { return heads.view().rows(first, count); };
+        ops::attention(gpu(), some(q), some(k), some(v), kScale, false, wanted);
+        ops::packed_attention(gpu(), packed.view().reshape({tokens, 3 * count * kWidth}), {}, {}, 0, {}, {},
+                              ops::RotaryPairs::interleaved, count, count, kScale, out);
+        EXPECT_TRUE(same_bits(on_host(wanted), on_host(out))) << tokens << " tokens, heads from " << first;
+        EXPECT_TRUE(same_bits(together, on_host(packed))) << "heads were rotated twice";
+      }
+      first += count;
+    }
+  }
+}
+
 // The score errs by its float32 sum, the logarithm by a few units. Measured errors are in the test's record.
 TEST(CudaAttention, LogSumExpEqualsReference) {
   constexpr int64_t kHeads = 2, kQueries = 70;

@@ -27,7 +27,7 @@ class Mirror {
     return {piece.device(), host.dtype(), host.shape()};
   }
   std::span<const ops::HeadGroup> place(std::span<const ops::HeadGroup> host) {
-    for (const auto& [q, k, v] : host) groups_.push_back({place(q), place(k), place(v)});
+    for (const auto& [q, k, v, packed] : host) groups_.push_back({place(q), place(k), place(v), place(packed)});
     return groups_;
   }
   const Linear& place(const Linear& w) {

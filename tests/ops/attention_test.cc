@@ -219,6 +219,67 @@ TEST(SplitHeadsRope, GroupsShareTheHeads) {
   }
 }
 
+// Token-major heads, and some heads of some tokens by themselves, are those of one head-major group; heads that nobody
+// wants are passed over. Widths with and without vectors.
+TEST(SplitHeadsRope, PackedGroupsAndPartsHoldTheSameHeads) {
+  Context ctx({}, 2);
+  constexpr int64_t kTokens = 33, kHeads = 5;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int64_t width : {16, 10}) {
+      const Tensor qkv = random_tensor(DType::f32, {kTokens, 3 * kHeads * width}, 1),
+                   norm = random_tensor(DType::f32, {width}, 2);
+      const Tensor cos = random_tensor(DType::f32, {kTokens, width / 2}, 3),
+                   sin = random_tensor(DType::f32, {kTokens, width / 2}, 4);
+      const auto split = [&](int64_t token, int64_t count, std::span<const ops::HeadGroup> groups) {
+        ops::split_heads_rope(ctx, qkv.view().rows(token, count), norm, norm, 1e-5f, cos.view().rows(token, count),
+                              sin.view().rows(token, count), RotaryPairs::interleaved, groups);
+      };
+      Tensor whole(Device{}, dtype, {3, kHeads, kTokens, width});
+      const auto part = [&](int64_t i) { return whole.view().rows(i, 1).reshape({kHeads, kTokens, width}); };
+      split(0, kTokens, std::array{ops::HeadGroup{part(0), part(1), part(2)}});
+      const auto expect_heads = [&](Guarded& packed, int64_t first_head) {
+        const Shape shape = packed.view().shape();
+        const auto head_bytes = static_cast<size_t>(width) * size_bytes(dtype);
+        for (int64_t row = 0; row < kTokens * 3 * shape[2]; ++row) {
+          const int64_t token = row / (3 * shape[2]), kind = row / shape[2] % 3, head = first_head + row % shape[2];
+          const int64_t from = (kind * kHeads + head) * kTokens + token;
+          ASSERT_EQ(std::memcmp(packed.view().bytes() + static_cast<size_t>(row) * head_bytes,
+                                whole.view().bytes() + static_cast<size_t>(from) * head_bytes, head_bytes),
+                    0)
+              << name(dtype) << " width " << width << " token " << token << " kind " << kind << " head " << head;
+        }
+        packed.expect_guards_untouched();
+      };
+      const auto packed = [](View rows) { return ops::HeadGroup{{}, {}, {}, rows}; };
+      Guarded few(dtype, {kTokens, 3, 2, width}), none(dtype, {kTokens, 3, 0, width}),
+          more(dtype, {kTokens, 3, 3, width});
+      split(0, kTokens, std::array{packed(few), packed(none), packed(more)});
+      expect_heads(few, 0);
+      expect_heads(more, 2);
+
+      // The middle heads alone, in two runs of tokens whose second comes first.
+      Guarded middle(dtype, {kTokens, 3, 2, width});
+      const auto nowhere = [&](int64_t heads, int64_t count) {
+        return packed(View(nullptr, dtype, {count, 3, heads, width}));
+      };
+      for (const auto& [token, count] : {std::pair<int64_t, int64_t>{20, 13}, {0, 20}}) {
+        split(token, count, std::array{nowhere(1, count), packed(middle.view().rows(token, count)), nowhere(2, count)});
+      }
+      expect_heads(middle, 1);
+      EXPECT_NO_THROW(split(0, kTokens, std::array{nowhere(kHeads, kTokens)}));
+
+      // Head-major and token-major side by side, among heads that nobody wants.
+      Guarded q(dtype, {2, kTokens, width}), k(dtype, {2, kTokens, width}), v(dtype, {2, kTokens, width});
+      Guarded last(dtype, {kTokens, 3, 1, width});
+      const View left(nullptr, dtype, {2, kTokens, width});
+      split(0, kTokens, std::array{ops::HeadGroup{left, left, left}, ops::HeadGroup{q, k, v}, packed(last)});
+      EXPECT_TRUE(same_bits(q, part(0).rows(2, 2)) && same_bits(k, part(1).rows(2, 2)) &&
+                  same_bits(v, part(2).rows(2, 2)));
+      expect_heads(last, 4);
+    }
+  }
+}
+
 // Parts of the keys, merged in any order, give what all keys give: float32 rounds once more a merge. Measured:
 // 0.006 of the bound for f32, 0.54 for bf16.
 TEST(AttentionPart, MergedPartsEqualTheWhole) {
@@ -285,6 +346,15 @@ TEST(SplitHeadsRope, WrongShapesAreRefused) {
   EXPECT_THROW(split(norm, {}, table, q), Error);
   EXPECT_THROW(split(norm, norm, short_table, q), Error);
   EXPECT_THROW(split(norm, norm, table, wide), Error);
+  Guarded packed(DType::f32, {4, 3, 1, 8}), too_many(DType::f32, {4, 3, 3, 8}), flat(DType::f32, {4, 6, 8});
+  const auto pack = [&](View first, View second) {
+    ops::split_heads_rope(ctx, qkv, norm, norm, 1e-5f, table, table, RotaryPairs::interleaved,
+                          std::array{ops::HeadGroup{{}, {}, {}, first}, ops::HeadGroup{{}, {}, {}, second}});
+  };
+  EXPECT_NO_THROW(pack(packed, packed));
+  EXPECT_THROW(pack(packed, too_many), Error);
+  EXPECT_THROW(pack(packed, flat), Error);
+  EXPECT_THROW(pack(packed, View(packed.view().bytes(), DType::bf16, {4, 3, 1, 8})), Error);
 }
 
 }  // namespace

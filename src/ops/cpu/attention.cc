@@ -16,30 +16,32 @@ namespace nostos::cpu {
 
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                       ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups) {
-  const int64_t tokens = groups[0].q.shape()[1], head_dim = groups[0].q.shape()[2], half = head_dim / 2;
+  const ops::HeadRows first = groups[0].part(0);
+  const int64_t tokens = first.tokens, head_dim = first.head_dim, half = head_dim / 2;
   const int64_t all_heads = qkv.shape()[1] / head_dim;
   const float* in = qkv.data<float>();
   const float* c = optional_data<float>(cos);
   const float* s = optional_data<float>(sin);
   const float* q_weight = optional_data<float>(q_norm);
   const float* k_weight = optional_data<float>(k_norm);
-  with_output(groups[0].q, [&]<class Out>(Out*) {
+  with_output(groups[0].first(), [&]<class Out>(Out*) {
     const OutputKernels<Out>& kernels = row_kernels().of<Out>();
     parallel_ranges(ctx, tokens, row_grain(all_heads * head_dim), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const float* row = in + t * all_heads * head_dim;
-        const auto place = [&](View heads, bool rotated, const float* weight) {
-          for (int64_t h = 0; h < heads.shape()[0]; ++h, row += head_dim) {
-            Out* to = heads.data<Out>() + (h * tokens + t) * head_dim;
+        const auto place = [&](const ops::HeadRows& heads, bool rotated, const float* weight) {
+          for (int64_t h = 0; h < heads.heads; ++h, row += head_dim) {
+            if (heads.data == nullptr) continue;
+            Out* to = reinterpret_cast<Out*>(heads.data) + h * heads.head_stride + t * heads.token_stride;
             if (rotated && c != nullptr)
               kernels.rotate(row, weight, eps, c + t * half, s + t * half, half, pairs, to);
             else
               kernels.scale(row, 1.f, head_dim, to);
           }
         };
-        for (const ops::HeadGroup& group : groups) place(group.q, true, q_weight);
-        for (const ops::HeadGroup& group : groups) place(group.k, true, k_weight);
-        for (const ops::HeadGroup& group : groups) place(group.v, false, nullptr);
+        for (const ops::HeadGroup& group : groups) place(group.part(0), true, q_weight);
+        for (const ops::HeadGroup& group : groups) place(group.part(1), true, k_weight);
+        for (const ops::HeadGroup& group : groups) place(group.part(2), false, nullptr);
       }
     });
   });

@@ -8,14 +8,23 @@ namespace {
 
 constexpr int kMaxHeads = 256;
 
-/// Where each head of the projection goes: [tokens, head_dim] each; passed by value.
+/// Where each head of the projection goes, for those that go anywhere: q heads, then k heads, then v heads; passed by
+/// value.
 struct HeadTargets {
   void* to[kMaxHeads];
-  int64_t token_stride = 0;  ///< elements
-  int q_heads = 0;           ///< the first of `to`
-  int rotated = 0;           ///< q and k heads
-  int moved = 0;             ///< all, or where they stay in place those that are rotated
-  int all_heads = 0;         ///< with v
+  int32_t token_stride[kMaxHeads];  ///< elements from one token of `to` to the next
+  uint16_t from[kMaxHeads];         ///< the head's place in the projection
+  int q_heads = 0;                  ///< the first of `to`
+  int rotated = 0;                  ///< q and k heads
+  int moved = 0;                    ///< all of `to`
+  int all_heads = 0;                ///< of the projection
+
+  void add(int place, void* target, int64_t stride) {
+    to[moved] = target;
+    token_stride[moved] = static_cast<int32_t>(stride);
+    from[moved] = static_cast<uint16_t>(place);
+    ++moved;
+  }
 };
 
 struct Rotary {
@@ -61,7 +70,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     for (int ahead = 0; ahead < kHeadsAhead; ++ahead) {
       const int head = base + ahead * slots + slot;
       raw[ahead].clear();
-      if (head < heads.moved) raw[ahead].load(row + head * head_dim);
+      if (head < heads.moved) raw[ahead].load(row + heads.from[head] * head_dim);
     }
 #pragma unroll
     for (int ahead = 0; ahead < kHeadsAhead; ++ahead) {
@@ -97,7 +106,7 @@ __global__ void __launch_bounds__(kBlockThreads)
         }
       }
       if (head < heads.moved)
-        store<kVector>(x, static_cast<Out*>(heads.to[head]) + token * heads.token_stride + lane * kVector);
+        store<kVector>(x, static_cast<Out*>(heads.to[head]) + token * heads.token_stride[head] + lane * kVector);
     }
   }
 }
@@ -109,9 +118,9 @@ __global__ void __launch_bounds__(kBlockThreads)
                                 const __grid_constant__ HeadTargets heads) {
   const int64_t token = blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % 32, half = head_dim / 2;
-  for (int head = static_cast<int>(threadIdx.x) / 32; head < heads.all_heads; head += kBlockThreads / 32) {
-    const In* from = qkv + (token * heads.all_heads + head) * head_dim;
-    Out* to = static_cast<Out*>(heads.to[head]) + token * head_dim;
+  for (int head = static_cast<int>(threadIdx.x) / 32; head < heads.moved; head += kBlockThreads / 32) {
+    const In* from = qkv + (token * heads.all_heads + heads.from[head]) * head_dim;
+    Out* to = static_cast<Out*>(heads.to[head]) + token * heads.token_stride[head];
     if (rotary.cos == nullptr || head >= heads.rotated) {
       for (int i = lane; i < head_dim; i += 32) put(as_float(from[i]), to + i);
       continue;
@@ -163,17 +172,20 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 HeadTargets head_targets(std::span<const ops::HeadGroup> groups) {
   HeadTargets heads;
-  const auto place = [&](View part) {
-    heads.token_stride = part.shape()[2];
-    check(heads.all_heads + part.shape()[0] <= kMaxHeads, "the CUDA kernel splits projections of up to 256 heads");
-    for (int64_t h = 0; h < part.shape()[0]; ++h) heads.to[heads.all_heads++] = part.rows(h, 1).bytes();
+  const int64_t element_bytes = static_cast<int64_t>(size_bytes(groups[0].first().dtype()));
+  const auto place = [&](int kind) {
+    for (const ops::HeadGroup& group : groups) {
+      const ops::HeadRows part = group.part(kind);
+      check(heads.all_heads + part.heads <= kMaxHeads, "the CUDA kernel splits projections of up to 256 heads");
+      for (int64_t h = 0; h < part.heads; ++h, ++heads.all_heads)
+        if (part.data != nullptr)
+          heads.add(heads.all_heads, part.data + h * part.head_stride * element_bytes, part.token_stride);
+    }
+    return heads.moved;
   };
-  for (const ops::HeadGroup& group : groups) place(group.q);
-  heads.q_heads = heads.all_heads;
-  for (const ops::HeadGroup& group : groups) place(group.k);
-  heads.rotated = heads.all_heads;
-  for (const ops::HeadGroup& group : groups) place(group.v);
-  heads.moved = heads.all_heads;
+  heads.q_heads = place(0);
+  heads.rotated = place(1);
+  place(2);
   return heads;
 }
 
@@ -197,13 +209,14 @@ void launch_vector_heads(Context& ctx, const In* in, unsigned tokens, int64_t he
 
 void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                       ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups) {
-  const int64_t head_dim = groups[0].q.shape()[2];
+  const int64_t head_dim = groups[0].part(0).head_dim;
   if (qkv.elements() == 0) return;
   const HeadTargets heads = head_targets(groups);
+  if (heads.moved == 0) return;
   const Rotary rotary = rotary_of(q_norm, k_norm, eps, cos, sin);
   const unsigned tokens = static_cast<unsigned>(qkv.shape()[0]);
   with_elements(qkv, [&]<class In>(const In* in) {
-    with_elements(groups[0].q, [&]<class Out>(Out*) {
+    with_elements(groups[0].first(), [&]<class Out>(Out*) {
       if (has_vector_heads(head_dim))
         launch_vector_heads<In, Out, 3>(ctx, in, tokens, head_dim, rotary, pairs, heads);
       else
@@ -221,12 +234,12 @@ void rotate_heads(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, fl
   check(all_heads <= kMaxHeads && has_vector_heads(head_dim),
         "the CUDA kernel rotates up to 256 heads of whole vectors");
   HeadTargets targets;
-  targets.token_stride = qkv.shape()[1];
   targets.q_heads = static_cast<int>(heads);
-  targets.rotated = targets.moved = static_cast<int>(heads + kv_heads);
+  targets.rotated = static_cast<int>(heads + kv_heads);
   targets.all_heads = static_cast<int>(all_heads);
   const size_t head_bytes = static_cast<size_t>(head_dim) * size_bytes(qkv.dtype());
-  for (int64_t h = 0; h < all_heads; ++h) targets.to[h] = qkv.bytes() + static_cast<size_t>(h) * head_bytes;
+  for (int h = 0; h < targets.rotated; ++h)  // v heads stay as they are
+    targets.add(h, qkv.bytes() + static_cast<size_t>(h) * head_bytes, qkv.shape()[1]);
   const Rotary rotary = rotary_of(q_norm, k_norm, eps, cos, sin);
   with_elements(qkv, [&]<class T>(T* in) {
     // A block has 16 heads of 128 at once: the 60 of the full model are four times as many.
