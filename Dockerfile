@@ -34,7 +34,7 @@ COPY --from=build /opt/nostos /usr/local
 USER nostos
 VOLUME /data
 EXPOSE 30000
-ENV OMP_WAIT_POLICY=passive
+ENV OMP_WAIT_POLICY=passive NOSTOS_CACHE_DIR=/data/cache
 HEALTHCHECK --start-period=120s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/30000 && printf 'GET /health/ready HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q '^HTTP/1.. 200' <&3"]
 ENTRYPOINT ["nostos"]
 CMD ["serve", "--host", "0.0.0.0", "--data-dir", "/data", "--api-key-file", "/run/secrets/nostos-key"]

@@ -168,7 +168,7 @@ def bench(machine, size, ranks, repeats):
         return None, f"no end within {COMMAND_LIMIT_S} s"
     if done.returncode != 0:
         return None, f"exit status {done.returncode}: {last_line(done.stderr)}"
-    return json.loads(done.stdout), ""
+    return json.loads(done.stdout[done.stdout.index("{"):]), ""  # NCCL's own messages stand before
 
 
 def predicted(size, ranks):

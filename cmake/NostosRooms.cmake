@@ -49,6 +49,9 @@ function(nostos_test name)
   if(ARG_LABEL)
     list(APPEND properties LABELS ${ARG_LABEL})
   endif()
+  if(ARG_LABEL STREQUAL cuda)
+    list(APPEND properties ENVIRONMENT NOSTOS_CACHE_DIR=)  # what is tried is part of the test
+  endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_PREFIX "${ARG_PREFIX}" PROPERTIES ${properties})
   if(ARG_AVX2)
     gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_PREFIX avx2. TEST_LIST ${name}_avx2

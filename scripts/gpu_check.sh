@@ -10,7 +10,7 @@
 #                                  Hopper's attention; then tests of our kernels for races between their threads
 #   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
 #                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json
-# Where mpicc is, ranks can be processes, too.
+# Where Open MPI is, ranks can be processes, too.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TESTS=(cuda_host_test cuda_test cuda_ops_test nccl_gpu_test cuda_fault_test)
@@ -19,7 +19,7 @@ PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
 PACK=build/gpu
 OUTPUT_JSON=${OUTPUT_JSON:-build/gpu_check.json}
-if command -v mpicc >/dev/null; then CONFIGURE_FLAGS=(-DNOSTOS_MPI=ON); fi
+CONFIGURE_FLAGS=(-DNOSTOS_MPI=$(command -v ompi_info >/dev/null && command -v mpicc >/dev/null && echo ON || echo OFF))
 
 # Packs the programs, stripped, and the libraries that a bare machine with CUDA lacks.
 pack() {
@@ -77,7 +77,7 @@ if [ -f "$PACK"/programs.tar.xz ]; then
   programs=$PACK/bin
   nostos=$PACK/bin/nostos
   LD_LIBRARY_PATH=$PWD/$PACK/lib:$(cuda_library_folders):${LD_LIBRARY_PATH-}
-  ldconfig -p | grep -q libmpi.so.40 || LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$PWD/$PACK/lib/mpi
+  command -v mpirun >/dev/null || LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$PWD/$PACK/lib/mpi
   export LD_LIBRARY_PATH
 else
   build_preset cuda "${PROGRAMS[@]}" nostos

@@ -67,13 +67,13 @@ class Pieces {
 
 }  // namespace
 
-SequenceRanks::SequenceRanks(Communicator& ranks, int64_t ring_degree) : ranks_(ranks) {
+SequenceRanks::SequenceRanks(Communicator& ranks, Communicator& layers, int64_t ring_degree) : ranks_(ranks) {
   check(ring_degree >= 1 && ranks.world() % ring_degree == 0, "the ring degree divides the ranks");
   const int ring = static_cast<int>(ring_degree), ulysses = ranks.world() / ring;
   const int group = ranks.rank() / ulysses, place = ranks.rank() % ulysses;
   constexpr auto kPace = GroupCommunicator::Pace::shared;
-  ulysses_ = std::make_unique<GroupCommunicator>(ranks, consecutive(group * ulysses, 1, ulysses), kPace);
-  ring_ = std::make_unique<GroupCommunicator>(ranks, consecutive(place, ulysses, ring), kPace);
+  ulysses_ = std::make_unique<GroupCommunicator>(layers, consecutive(group * ulysses, 1, ulysses), kPace);
+  ring_ = std::make_unique<GroupCommunicator>(layers, consecutive(place, ulysses, ring), kPace);
 }
 
 ShardedSequence::ShardedSequence(const SequenceRanks& ranks, std::vector<std::vector<Range>> runs, int64_t heads,

@@ -22,7 +22,9 @@ namespace nostos::nn {
 class SequenceRanks {
  public:
   /// \param ranks outlives this; \param ring_degree divides its world.
-  SequenceRanks(Communicator& ranks, int64_t ring_degree);
+  SequenceRanks(Communicator& ranks, int64_t ring_degree) : SequenceRanks(ranks, ranks, ring_degree) {}
+  /// \param layers the same ranks, as those that go through layers at a pace of their own.
+  SequenceRanks(Communicator& ranks, Communicator& layers, int64_t ring_degree);
 
   Communicator& all() const { return ranks_; }
   Communicator& ulysses() const { return *ulysses_; }

@@ -163,8 +163,8 @@ class Communicator {
   /// \throws Error peer_failed, what `enqueue` throws
   virtual void enqueue_together(const std::function<void()>& enqueue) { enqueue(); }
 
-  /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks; unlike an
-  /// exchange by any rank alone. \throws Error peer_failed
+  /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks. Any rank may
+  /// call it alone. \throws Error peer_failed
   virtual void check_peers() { exchange("a look at the other ranks", {}, {}).wait(); }
 
   /// Makes every rank's pending and later calls throw Error peer_failed with this rank and `reason`. The first of
@@ -172,6 +172,8 @@ class Communicator {
   virtual void abort(std::string_view reason) noexcept = 0;
 
  protected:
+  /// \return the numbers of all ranks.
+  std::span<const int> everyone() const { return everyone_; }
   /// Starts messages to and from other ranks; peers and sizes are checked, devices are reachable. May return null if
   /// there is nothing to wait for. \param callers all ranks that make this call, those without a message too
   virtual std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
@@ -196,8 +198,8 @@ class Communicator {
 };
 
 /// Some ranks of a communicator as a world of their own, numbered in the order of `ranks`: rings, head groups, guidance
-/// halves. Shares the parent's abort, its waits for devices and recorded exchanges, which are for all of its ranks, and its
-/// order of messages: two ranks that meet in several groups exchange in the same order in all of them.
+/// halves. Shares the parent's abort, its waits for devices and recorded exchanges, which are for all of the parent's ranks,
+/// and its order of messages: two ranks that meet in several groups exchange in the same order in all of them.
 class GroupCommunicator final : public Communicator {
  public:
   enum class Pace {

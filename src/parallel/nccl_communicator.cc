@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -174,12 +173,10 @@ std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<c
 }
 
 void NcclCommunicator::enqueue_together(const std::function<void()>& enqueue) {
-  std::vector<int> everyone(static_cast<size_t>(world()));
-  std::iota(everyone.begin(), everyone.end(), 0);
   guarded([&] {
-    meet("recorded exchanges", everyone);
+    meet("recorded exchanges", everyone());
     enqueue();
-    meet("recorded exchanges", everyone);
+    meet("recorded exchanges", everyone());
   });
 }
 

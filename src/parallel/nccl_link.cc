@@ -4,7 +4,6 @@
 #include <nccl.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <future>
 #include <memory>
 #include <string>
@@ -129,7 +128,6 @@ bool built_with_nccl() { return true; }
 
 std::unique_ptr<GpuLink> connect_gpus(Communicator& host, Device gpu) {
   check(gpu.kind == DeviceKind::cuda, "NCCL connects GPUs");
-  setenv("NCCL_DEBUG_FILE", "/dev/stderr", 0);  // standard output is for what the program was asked for
   ncclUniqueId id{};
   if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), nullptr, "cannot begin to connect the GPUs");
   host.broadcast(host_bytes(std::span<char>(id.internal)), 0).wait();

@@ -41,10 +41,12 @@ class ModelParts {
   /// gets one token a byte.
   PromptTokens tokenize(std::string_view prompt) const;
 
-  /// \return whether a part is loaded when its stage comes and released after: what saves memory but nothing else.
+  /// \return whether a part is loaded when its stage comes and released after: it saves memory and costs time.
   bool one_at_a_time() const { return one_at_a_time_; }
   /// \return whether that is asked for and needed: not on a GPU that has room for all parts.
   bool wants_one_at_a_time(Context& ctx) const;
+  /// \return whether nothing is drawn after the first drawing.
+  bool draws_once() const { return memory_.one_drawing; }
   /// Says whether it is done; all ranks do the same. To be called before anything is loaded.
   void set_one_at_a_time(bool is) { one_at_a_time_ = is; }
   /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts, or the VAE alone, which

@@ -23,7 +23,7 @@ class RankGroups {
 
  private:
   Communicator& world_;
-  std::unique_ptr<Communicator> half_, halves_;
+  std::unique_ptr<Communicator> half_, half_layers_, halves_;
   std::unique_ptr<nn::SequenceRanks> sequence_;
 };
 

@@ -57,6 +57,8 @@ class RankMemory {
   SamplerLeft& left() { return left_; }
   /// \return the recorded decode of picture `index` of the drawing; empty until the caller has recorded it.
   Graph& decode(size_t index) { return decodes_[index]; }
+  /// \return whether a drawing has left anything.
+  bool has_left() const { return left_.has_positions; }
   /// Forgets what the last sampler left, and recorded decodes.
   void forget() {
     left_ = {};

@@ -210,10 +210,7 @@ void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
   if (recorded) return plan_.world == nullptr ? launch() : plan_.world->enqueue_together(launch);
   run_half(is_first, [&] { predict(kind); });
   finish_step(kind);
-  // Streamed weights arrive by the events of a stream of their own, which are other ones in each step.
-  const bool streams = transformer_.weights().storage.stream != nullptr;
-  const bool can_record = !streams && (plan_.world == nullptr || plan_.world->can_record());
-  if (ctx_.device().kind == DeviceKind::cuda && can_record) {
+  if (plan_.can_record) {
     recorded = Graph::record(ctx_, [&] {
       predict(kind);
       finish_step(kind);
@@ -224,6 +221,7 @@ void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
 void Sampler::run_half(bool is_first, const std::function<void()>& work) {
   const bool takes_turns = is_first && plan_.halves != nullptr && ctx_.device().kind == DeviceKind::cuda;
   if (!takes_turns) return work();
+  plan_.world->barrier();
   for (int half = 0; half < plan_.halves->world(); ++half) {
     if (half == plan_.halves->rank()) work();
     plan_.world->barrier();

@@ -53,6 +53,7 @@ struct SamplerPlan {
   std::vector<int64_t> caption_tokens{};  ///< padded, of each caption
   std::vector<PicturePlan> pictures{};
   bool passes_apart = false;  ///< see Batch
+  bool can_record = false;    ///< whether steps are recorded: as all ranks do, and not where weights are streamed
 
   int64_t steps() const { return static_cast<int64_t>(schedule.times.size()); }
   /// \return whether this rank makes the predictions of `side`.
@@ -99,8 +100,7 @@ struct SamplerLeft {
 /// Denoises a batch of pictures of one size, step by step, on one rank or as one of many. Each picture has the bits that
 /// it would have alone. Neither allocates GPU memory nor waits for the GPU.
 ///
-/// On a GPU each kind of step runs once as it is and is recorded then, while the GPU works, if exchanges
-/// with the peers can be recorded; later steps launch the recording. What changes from step to step stands in fixed
+/// On a GPU each kind of step runs once as it is and is recorded then, while the GPU works, if the plan says so; later steps launch the recording. What changes from step to step stands in fixed
 /// places, which are filled before.
 class Sampler {
  public:

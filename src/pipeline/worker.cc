@@ -3,6 +3,7 @@
 #include "pipeline/worker.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <fstream>
 #include <numeric>
@@ -252,6 +253,14 @@ void Worker::plan() {
   };
   views_ = memory_.lay_out(
       shape, [&](Arena& arena) { return take_views(arena); }, make_room);
+  // Rank 0 alone holds the encoder's memory, and each rank has its own GPU's: one may have forgotten what others have
+  // left, or stream what others keep. What is recorded is launched together, or nowhere.
+  std::array<int64_t, 2> counts{!memory_.has_left(), parts.memory_plan().transformer.host_bytes > 0};
+  groups_.world().all_reduce_sum(std::span<int64_t>(counts));
+  const auto& [fresh, streaming] = counts;
+  if (fresh > 0) memory_.forget();
+  can_record_ = ctx_.device().kind == DeviceKind::cuda && groups_.world().can_record() && streaming == 0;
+  for (SamplerPlan& each : plans_) each.can_record = can_record_;
   report_.arena_bytes = memory_.bytes();
 }
 
@@ -455,8 +464,7 @@ void Worker::run_recorded(Graph& recorded, const std::function<void()>& work) {
   Communicator& world = groups_.world();
   if (recorded) return world.enqueue_together([&] { recorded.launch(ctx_); });
   work();
-  const bool lasts = !process_.release_parts;  // the memory that it works on
-  if (lasts && ctx_.device().kind == DeviceKind::cuda && world.can_record()) recorded = Graph::record(ctx_, work);
+  if (can_record_ && !process_.parts.draws_once()) recorded = Graph::record(ctx_, work);
 }
 
 void Worker::plan_decode() {

@@ -149,6 +149,7 @@ class Worker {
   std::vector<Batch> batches_;
   std::vector<SamplerPlan> plans_;  // of each batch
   Views views_;
+  bool can_record_ = false;  // the same on every rank
   std::vector<Stopwatch> steps_;
   std::vector<std::pair<std::string, Stopwatch>> stages_;  // what has been measured, in order
 };

@@ -250,7 +250,11 @@ CUgraphExec_st* end_recording(CUstream_st* stream) {
   const cudaError_t status = cudaGraphInstantiate(&made, graph, 0);
   cudaGraphDestroy(graph);
   check_cuda(status, "cannot make a recorded graph ready");
-  check_cuda(cudaGraphUpload(made, stream), "cannot bring a recorded graph to the GPU");  // or the first launch would
+  // The first launch would do it, maybe waiting for the GPU.
+  if (const cudaError_t uploaded = cudaGraphUpload(made, stream); uploaded != cudaSuccess) {
+    cudaGraphExecDestroy(made);
+    check_cuda(uploaded, "cannot bring a recorded graph to the GPU");
+  }
   return made;
 }
 

@@ -10,9 +10,6 @@
 namespace nostos::cuda {
 namespace {
 
-/// Room for the counter by which some kernels deal tiles to blocks; too little for partial sums.
-constexpr size_t kWorkspaceBytes = 256;
-
 void check_blas(cublasStatus_t status, const Product& product, int64_t rows, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   check_not_lost("cuBLASLt failed");

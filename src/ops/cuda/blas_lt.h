@@ -47,6 +47,8 @@ class BlasLt {
   /// blocks.
   std::vector<cublasLtMatmulAlgo_t> candidates(const Product& product, int64_t rows) const;
   static constexpr int kCandidates = 8;
+  /// Room for the counter by which some kernels deal tiles to blocks; too little for partial sums.
+  static constexpr size_t kWorkspaceBytes = 256;
 
   /// \return whether `algorithm`, a candidate for another number of rows, serves `rows`.
   bool supports(const Product& product, int64_t rows, const cublasLtMatmulAlgo_t& algorithm) const;

@@ -203,8 +203,9 @@ class ProductPlans {
 /// \return what an algorithm and the choice of it depend on.
 std::string store_key(Device device) {
   const DeviceProperties& gpu = device_properties(device.index);
-  return fmt::format("{}, {} multiprocessors, cuBLASLt {}, survey {}", gpu.name, gpu.multiprocessors,
-                     cublasLtGetVersion(), kSurveyVersion);
+  return fmt::format("{}, {} multiprocessors, cuBLASLt {}, survey {} of {} with {} bytes", gpu.name,
+                     gpu.multiprocessors, cublasLtGetVersion(), kSurveyVersion, BlasLt::kCandidates,
+                     BlasLt::kWorkspaceBytes);
 }
 
 /// The plans of the products whose weights a context has packed.

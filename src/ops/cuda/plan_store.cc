@@ -40,6 +40,11 @@ std::string to_text(const std::string& key, const Product& product, const Produc
   return text + "end\n";
 }
 
+bool has_same_algorithms(const ProductPlan& a, const ProductPlan& b) {
+  return std::ranges::equal(a.algorithms, b.algorithms,
+                            [](const Algorithm& x, const Algorithm& y) { return std::ranges::equal(x.data, y.data); });
+}
+
 /// \return whether `order` has each of the numbers below `count` once.
 bool is_order_of(std::vector<size_t> order, size_t count) {
   std::ranges::sort(order);
@@ -62,7 +67,8 @@ std::optional<ProductPlan> from_text(const std::string& text, const std::string&
       Algorithm algorithm{};
       words >> std::hex;
       for (auto& word : algorithm.data) words >> word;
-      if (!words || !plan.ranked.empty()) return {};
+      std::string rest;
+      if (!words || words >> rest || !plan.ranked.empty()) return {};
       plan.algorithms.push_back(algorithm);
     } else if (kind == "rows") {
       int64_t rows = 0;
@@ -70,7 +76,7 @@ std::optional<ProductPlan> from_text(const std::string& text, const std::string&
       std::vector<size_t> order;
       for (size_t i = 0; words >> i;) order.push_back(i);
       if (rows <= 0 || !words.eof() || !is_order_of(order, plan.algorithms.size())) return {};
-      plan.ranked.emplace(rows, std::move(order));
+      if (!plan.ranked.emplace(rows, std::move(order)).second) return {};
     } else {
       if (line != "end" || plan.algorithms.empty()) return {};
       return plan;
@@ -106,9 +112,13 @@ std::optional<ProductPlan> PlanStore::load(const Product& product) const {
 void PlanStore::save(const Product& product, const ProductPlan& plan) const noexcept {
   if (folder_.empty()) return;
   try {
+    // Processes that began together have ranked other numbers of rows.
+    ProductPlan all = plan;
+    if (std::optional<ProductPlan> known = load(product); known && has_same_algorithms(*known, plan))
+      all.ranked.merge(known->ranked);
     std::filesystem::create_directories(folder_);
     AtomicFile file(folder_ / name_of(product));
-    file.write(to_text(key_, product, plan));
+    file.write(to_text(key_, product, all));
     file.commit(Survives::process);
   } catch (const std::exception& error) {
     log_debug("a product's plan is not kept: {}", error.what());

@@ -29,7 +29,7 @@ class PlanStore {
 
   /// \return the product's plan; nothing if there is none, or what is there is of another key or damaged.
   std::optional<ProductPlan> load(const Product& product) const;
-  /// Keeps the plan. Where that cannot be, a message at level debug says why: the next process tries again.
+  /// Keeps the plan, and of one that is there already with the same algorithms what this one lacks. Where that cannot be, a message at level debug says why: the next process tries again.
   void save(const Product& product, const ProductPlan& plan) const noexcept;
 
  private:
