@@ -64,13 +64,23 @@ View rows_of(View all, std::span<const int64_t> counts, const Batch& items) {
   return all.rows(sum(counts.first(items.first)), sum(counts.subspan(items.first, items.count)));
 }
 
-/// \return the middle of `drawn` [drawn height, drawn width, 3], of the asked size.
-Image crop_evenly(ConstView drawn, int64_t height, int64_t width) {
-  const int64_t drawn_width = drawn.shape()[1];
-  const int64_t top = (drawn.shape()[0] - height) / 2, left = (drawn_width - width) / 2;
-  Image image{height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
+Image black(int64_t height, int64_t width) {
+  return {height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
+}
+
+/// \return rows of an image as u8 [count, width, 3].
+View rows_of(Image& image, const parallel::Range& rows) {
+  const View whole(reinterpret_cast<std::byte*>(image.rgb.data()), DType::u8, {image.height, image.width, 3});
+  return whole.rows(rows.begin, rows.count);
+}
+
+/// \return the middle of `drawn`, of the asked size.
+Image crop_evenly(Image drawn, int64_t height, int64_t width) {
+  if (drawn.height == height && drawn.width == width) return drawn;
+  const int64_t top = (drawn.height - height) / 2, left = (drawn.width - width) / 2;
+  Image image = black(height, width);
   for (int64_t y = 0; y < height; ++y) {
-    std::memcpy(image.rgb.data() + y * width * 3, drawn.data<uint8_t>() + ((top + y) * drawn_width + left) * 3,
+    std::memcpy(image.rgb.data() + y * width * 3, drawn.rgb.data() + ((top + y) * drawn.width + left) * 3,
                 static_cast<size_t>(width * 3));
   }
   return image;
@@ -490,23 +500,29 @@ void Worker::decode() {
   enter_stage("decode");
   const autoencoder_kl::Autoencoder& vae = process_.parts.autoencoder(ctx_);
   const nn::RowShards shards(groups_.world(), latent_shape()[1]);
-  std::vector<Tensor> own_pixels(pictures_.size());  // this rank's rows of each picture
+  // Of each picture: on rank 0 all of it, elsewhere this rank's rows. The host has its memory before the GPU has the pixels.
+  std::vector<Image> drawn(pictures_.size());
+  const auto own_rows = [&](size_t i) {
+    return rows_of(drawn[i], is_root() ? pixel_rows(kRoot) : parallel::Range{0, drawn[i].height});
+  };
   timed("vae_decode", ctx_, [&] {
     const auto& [decoded, quantized, scratch] = views_.decoder;
     for (size_t i = 0; i < pictures_.size(); ++i) {
       orders_->drop_cancelled(made_);
       if (!is_wanted(pictures_[i])) continue;
+      ctx_.throw_if_cancelled();
+      const ResolvedRequest& asked = made_[pictures_[i].request].resolved;
+      drawn[i] = black(is_root() ? asked.drawn_height : quantized.shape()[0], asked.drawn_width);
       run_recorded(memory_.decode(i), [&] {
         vae.decode(ctx_, shards, views_.states[i], scratch, decoded);
         ops::to_pixels(ctx_, decoded, quantized);
       });
-      own_pixels[i] = Tensor(Device{}, DType::u8, quantized.shape());
-      download(ctx_, quantized, own_pixels[i]);
+      download(ctx_, quantized, own_rows(i));
     }
   });
   groups_.world().synchronize(ctx_, "pictures");
-  for (size_t i = 0; i < own_pixels.size(); ++i)
-    if (is_wanted(pictures_[i])) gather_picture(own_pixels[i], pictures_[i]);
+  for (size_t i = 0; i < drawn.size(); ++i)
+    if (is_wanted(pictures_[i])) gather_picture(std::move(drawn[i]), pictures_[i]);
   report_.peak_host_bytes = peak_resident_bytes();
   if (process_.release_parts) {
     groups_.world().barrier();
@@ -514,22 +530,25 @@ void Worker::decode() {
   }
 }
 
-void Worker::gather_picture(ConstView own_pixels, const PicturePlace& place) {
-  Communicator& world = groups_.world();
+parallel::Range Worker::pixel_rows(int rank) const {
   const int64_t scale = process_.parts.vae_config().scale();
-  const ResolvedRequest& drawn = made_[place.request].resolved;
-  Tensor pixels(Device{}, DType::u8, {is_root() ? drawn.drawn_height : 0, drawn.drawn_width, 3});
-  const std::vector<parallel::Range> rows = parallel::split(latent_shape()[1], world.world());
+  const parallel::Range rows = parallel::split(latent_shape()[1], groups_.world().world())[static_cast<size_t>(rank)];
+  return {rows.begin * scale, rows.count * scale};
+}
+
+void Worker::gather_picture(Image drawn, const PicturePlace& place) {
+  Communicator& world = groups_.world();
+  std::vector<SendTo> sends;
   std::vector<ReceiveFrom> receives;
+  if (!is_root()) sends.push_back({kRoot, host_bytes(std::span<const uint8_t>(drawn.rgb))});
   for (int peer = 0; is_root() && peer < world.world(); ++peer) {
-    const parallel::Range& range = rows[static_cast<size_t>(peer)];
-    const View part = pixels.view().rows(range.begin * scale, range.count * scale);
-    receives.push_back({peer, {part.bytes(), part.size_in_bytes(), Device{}}});
+    const View part = rows_of(drawn, pixel_rows(peer));
+    if (peer != kRoot) receives.push_back({peer, {part.bytes(), part.size_in_bytes(), Device{}}});
   }
-  const std::vector<SendTo> sends{{kRoot, {own_pixels.bytes(), own_pixels.size_in_bytes(), Device{}}}};
   world.exchange("pixels", sends, receives).wait();
   if (!is_root()) return;
-  picture_at(place).image = crop_evenly(pixels.view(), *drawn.request.height, *drawn.request.width);
+  const GenerationRequest& asked = request_of(place);
+  picture_at(place).image = crop_evenly(std::move(drawn), *asked.height, *asked.width);
 }
 
 void Worker::report_weights() {

