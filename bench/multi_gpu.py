@@ -168,7 +168,8 @@ def bench(machine, size, ranks, repeats):
         return None, f"no end within {COMMAND_LIMIT_S} s"
     if done.returncode != 0:
         return None, f"exit status {done.returncode}: {last_line(done.stderr)}"
-    return json.loads(done.stdout[done.stdout.index("{"):]), ""  # NCCL's own messages stand before
+    begin = max(done.stdout.find("{"), 0)  # NCCL's own messages may stand before and after
+    return json.JSONDecoder().raw_decode(done.stdout, begin)[0], ""
 
 
 def predicted(size, ranks):
