@@ -7,7 +7,7 @@
 #   scripts/gpu_check.sh --quick   checks alone, without the tables
 #   scripts/gpu_check.sh --engine  the engine's table alone, with diffusers beside it where Python has it
 #   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU, and
-#                                  Hopper's attention; then tests of our kernels for races between their threads
+#                                  Hopper's attention and convolutions; then tests of our kernels for races between their threads
 #   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
 #                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json
 # Where Open MPI is, ranks can be processes, too.
@@ -134,6 +134,8 @@ if [ "${1-}" = --memcheck ]; then
   check memcheck_of_2_ranks sanitize memcheck "${small_drawing[@]}" --num-gpus 2 --allow-shared-gpu
   check memcheck_of_attention sanitize memcheck "$programs"/cuda_test --gtest_brief=1 \
     --gtest_filter='CudaAttention.PackedGives*:CudaAttention.HeadsOf128*'
+  check memcheck_of_convolutions sanitize memcheck "$programs"/cuda_test --gtest_brief=1 --gtest_filter='CudaConv*'
+  check racecheck_of_convolutions racecheck cuda_test 'CudaConv.AddingToZeros*'
   check racecheck_of_attention racecheck cuda_test 'CudaAttention.PackedGives*'
   check racecheck_of_ops racecheck cuda_ops_test '*Norm*:SplitHeads*:Silu*'
 elif [ "${1-}" = --multi ]; then

@@ -72,6 +72,23 @@ TEST(CudaConv, RowsOfZerosStandForPadding) {
   }
 }
 
+// On Hopper this runs the kernel of our own alone.
+TEST(CudaConv, AddingToZerosChangesNothing) {
+  for (const Case& c : {Case{9, 70, 72, 136, 3}, {5, 64, 128, 128, 1}, {3, 16, 8, 8, 3}}) {
+    const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
+                 filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
+                 bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));
+    const Conv2d packed = ops::pack_conv2d(gpu(), filter, bias);
+    const int64_t pad = c.kernel / 2;
+    Tensor zeros(Device{}, DType::bf16, {c.height, c.width, c.out});
+    std::memset(zeros.view().bytes(), 0, zeros.size_in_bytes());
+    Tensor alone = gpu_tensor(DType::bf16, zeros.shape()), added = on_gpu(zeros);
+    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, alone);
+    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, added, true);
+    EXPECT_TRUE(same_bits(on_host(alone), on_host(added))) << c.in << " to " << c.out;
+  }
+}
+
 TEST(CudaConv, Bf16ResultsAreRoundedSums) {
   for (const Case& c :
        {Case{9, 33, 32, 64, 3}, {9, 33, 31, 5, 3}, {7, 8, 64, 32, 1}, {6, 131, 72, 136, 3}, {9, 64, 128, 264, 1}}) {
