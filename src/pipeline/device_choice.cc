@@ -105,4 +105,8 @@ DeviceChoice choose_device(std::string_view name, const DeviceUsers& users) {
   return choice;
 }
 
+std::string device_name(Device device) {
+  return device.kind == DeviceKind::cuda ? cuda::device_properties(device.index).name : "CPU";
+}
+
 }  // namespace nostos

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "device/device.h"
@@ -33,7 +34,10 @@ struct DeviceChoice {
 /// different GPUs
 DeviceChoice choose_device(std::string_view name, const DeviceUsers& users);
 
-/// The same for a machine with `gpus` usable GPUs, any of which may be too old. \param is_shown_one whether the launcher
+/// \return the name of a GPU that was chosen, or "CPU".
+std::string device_name(Device device);
+
+/// The same as choose_device() for a machine with `gpus` usable GPUs, any of which may be too old. \param is_shown_one whether the launcher
 /// has chosen what this process sees.
 DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus, bool is_shown_one);
 

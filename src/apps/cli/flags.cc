@@ -96,6 +96,7 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   DeviceChoice choice = choose_device(flags.device, {options.parallelism.ranks(), processes.communicator() != nullptr,
                                                      flags.allow_shared_gpu, place.rank, place.world});
   if (!processes.all_have(choice.device.kind == DeviceKind::cuda)) choice = {};
+  processes.require_same_device(device_name(choice.device));
   options.device = choice.device;
   options.device_per_rank = choice.per_rank;
   options.precision = parse_precision(flags.precision);

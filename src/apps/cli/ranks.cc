@@ -77,6 +77,15 @@ int Processes::default_threads() const {
   return cpus == 0 ? 0 : std::max(1, cpus / static_cast<int>(sharing));
 }
 
+void Processes::require_same_device(const std::string& own) const {
+  const std::string of_root = from_root([&own] { return own; });
+  require(
+      own == of_root, ErrorKind::device,
+      "this process draws on a GPU ({}) that is another one than rank 0's ({}): the picture would depend on which of "
+      "them computes what; choose hosts or GPUs that are equal",
+      own, of_root);
+}
+
 void Processes::require_same_precision(const std::string& own) const {
   const std::string of_root = from_root([&own] { return own; });
   require(own == of_root, ErrorKind::device,

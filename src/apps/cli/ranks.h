@@ -40,6 +40,10 @@ class Processes {
   /// otherwise an equal part of the CPUs that it may use together with other processes. All processes call it.
   int default_threads() const;
 
+  /// All processes call it with the name of the device that theirs draws on. \throws Error device where it is not the
+  /// root's: the picture would depend on which process computes what.
+  void require_same_device(const std::string& own) const;
+
   /// All processes call it with the precision that theirs computes in, "f32" or "bf16". \throws Error device where it is
   /// not the root's: the picture would depend on which process computes what.
   void require_same_precision(const std::string& own) const;
