@@ -43,16 +43,6 @@ __device__ __forceinline__ void hold(float (&registers)[64]) {
   for (int i = 0; i < 64; ++i) asm volatile("" : "+f"(registers[i])::"memory");
 }
 
-/// product<128>().
-__device__ __forceinline__ void product_128(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NOSTOS_OPERANDS_0_TO_63
-      "}, %64, %65, accumulates, 1, 1, 0, 0;\n}\n"
-      : NOSTOS_64_FLOATS(d)
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
 /// d [64, 128] (+)= a [64, 16] b [16, 128]: a a tile along k, b across.
 __device__ __forceinline__ void product_across_k(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(

@@ -152,7 +152,7 @@ __device__ __forceinline__ void begin_scores(const Block& block, int piece, floa
   hopper::begin_products();
 #pragma unroll
   for (uint32_t step = 0; step < 4; ++step)
-    hopper::product_128(scores, queries + step * hopper::kStepK, keys + step * hopper::kStepK, piece > 0 || step > 0);
+    hopper::product<128>(scores, queries + step * hopper::kStepK, keys + step * hopper::kStepK, piece > 0 || step > 0);
   hopper::end_products();
 }
 
