@@ -19,7 +19,13 @@ PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
 PACK=build/gpu
 OUTPUT_JSON=${OUTPUT_JSON:-build/gpu_check.json}
-CONFIGURE_FLAGS=(-DNOSTOS_MPI=$(command -v ompi_info >/dev/null && command -v mpicc >/dev/null && echo ON || echo OFF))
+
+# Builds all programs. Elsewhere than on Debian 12 the packages go by other names: CMake says which of them are missing.
+build() {
+  install_packages "${PACKAGES[@]}" || echo "Building with the packages that are there"
+  CONFIGURE_FLAGS=(-DNOSTOS_MPI=$(command -v ompi_info >/dev/null && command -v mpicc >/dev/null && echo ON || echo OFF))
+  build_preset cuda "${PROGRAMS[@]}" nostos
+}
 
 # Packs the programs, stripped, and the libraries that a bare machine with CUDA lacks.
 pack() {
@@ -57,7 +63,7 @@ PYTHON
 
 case "${1-}" in
   --pack)
-    build_preset cuda "${PROGRAMS[@]}" nostos
+    build
     pack
     exit
     ;;
@@ -80,7 +86,7 @@ if [ -f "$PACK"/programs.tar.xz ]; then
   command -v mpirun >/dev/null || LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$PWD/$PACK/lib/mpi
   export LD_LIBRARY_PATH
 else
-  build_preset cuda "${PROGRAMS[@]}" nostos
+  build
   programs=$BUILD/tests
   nostos=$BUILD/bin/nostos
 fi
