@@ -203,13 +203,20 @@ class TwoHosts(RanksCase):
 
     def test_a_rank_that_dies_on_the_other_host_is_named(self):
         # No rank sees the other's process: only the connection between them ends.
-        shell = 'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then (sleep 3; kill -9 $$) & fi; exec "$@"'
-        command = self.generate("never.png", "--height", "208", "--width", "336", "--num-inference-steps", "1000")
-        run = subprocess.run([*self.launcher, "sh", "-c", shell, "sh", *command], env=ENVIRONMENT, capture_output=True,
-                             text=True, timeout=60)
+        with tempfile.TemporaryDirectory() as folder:
+            drawing = Path(folder) / "drawing"
+            shell = ('if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then '
+                     f'(for i in $(seq 600); do [ ! -e {drawing} ] || exec kill -9 $$; sleep 0.1; done) & fi; exec "$@"')
+            command = self.generate("never.png", "--height", "208", "--width", "336", "--num-inference-steps", "1000")
+            run = subprocess.Popen([*self.launcher, "sh", "-c", shell, "sh", *command], env=ENVIRONMENT,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for line in run.stderr:
+                if line.startswith("step "):
+                    drawing.touch()
+                    break
+            _, errors = run.communicate(timeout=60)
         self.assertNotEqual(run.returncode, 0)
-        self.assertIn("step ", run.stderr)
-        self.assertIn("error: rank 1 failed: its process has ended", run.stderr)
+        self.assertIn("error: rank 1 failed: its process has ended", errors)
         self.assertEqual(list(self.dir.iterdir()), [])
 
 
