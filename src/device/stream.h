@@ -48,6 +48,7 @@ class Stream {
   /// Copies between any two of the device's memory and PinnedBuffers, in the order of the stream.
   void copy(std::byte* to, const std::byte* from, size_t bytes);
 
+  Device device() const { return device_; }
   /// \return the cudaStream_t; null on the CPU.
   CUstream_st* handle() const { return handle_; }
 

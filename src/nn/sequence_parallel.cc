@@ -123,12 +123,24 @@ bool ShardedSequence::packs(Device device, DType dtype) const {
   return ranks_->ring().world() == 1 && !is_scattered_ && ops::packs_attention(device, dtype, head_dim_, false);
 }
 
+/// \return whether packed heads and results are written to the peers by the kernels that make them.
+bool ShardedSequence::shares(Device device) const {
+  size_t runs = 0;
+  for (const Member& member : members_) runs += member.into_group.size();
+  return ranks_->ulysses().shares_memory(device) && runs <= ops::kMostRowTargets;
+}
+
 ShardedSequence::Scratch ShardedSequence::take(Arena& arena, DType dtype) const {
   using nostos::take;
   Scratch s;
   if (!is_sharded()) return s;
   const int64_t own_heads = self().heads.count;
   const int64_t group = group_rows_[static_cast<size_t>(ranks_->ring().rank())], width = own_heads * head_dim_;
+  if (packs(arena.device(), dtype) && shares(arena.device())) {
+    s.packed = take(arena, dtype, {group, 3, own_heads, head_dim_});
+    s.is_shared = true;
+    return s;
+  }
   // These serve both exchanges of a layer, for the second begins when the first is over, and takes a third of the bytes
   // the other way. Packed heads of this rank are written in place; others are placed by a copy, as those of the peers.
   if (packs(arena.device(), dtype)) {
@@ -161,6 +173,7 @@ void ShardedSequence::attend(Context& ctx, ConstView qkv, ConstView q_norm, Cons
     const auto of = [&](ConstView each) { return each ? each.rows(rows.begin, rows.count) : each; };
     ops::split_heads_rope(ctx, qkv.rows(rows.begin, rows.count), q_norm, k_norm, eps, of(cos), of(sin), pairs, groups);
   };
+  if (s.is_shared) return attend_in_shared_memory(ctx, split, pairs, scale, s, mixed);
   if (s.is_packed()) {
     exchange_packed_heads(ctx, split, s);
     const int64_t heads = self().heads.count, rows = s.packed.shape()[0];
@@ -242,6 +255,47 @@ void ShardedSequence::exchange_packed_heads(Context& ctx, const SplitHeads& spli
     split({run.from, run.count}, own);
   }
   pending.wait();
+}
+
+void ShardedSequence::attend_in_shared_memory(Context& ctx, const SplitHeads& split, ops::RotaryPairs pairs,
+                                              float scale, const Scratch& s, View mixed) const {
+  Communicator& peers = ranks_->ulysses();
+  const DType dtype = s.packed.dtype();
+  const int64_t own_heads = self().heads.count, group = s.packed.shape()[0], row_bytes = head_dim_ * size_bytes(dtype);
+  struct Places {
+    std::byte *packed, *mixed;
+  };
+  // The peers are done with what is written to.
+  const std::vector<Places> places = peers.fence_and_tell("attention memory", Places{s.packed.bytes(), mixed.bytes()});
+  Traffic written;
+  const auto count = [&](size_t peer, int64_t bytes) {
+    if (static_cast<int>(peer) == peers.rank() || bytes == 0) return;
+    written.bytes += static_cast<uint64_t>(bytes);
+    ++written.messages;
+  };
+  for (const ops::RowRun& run : self().into_group) {
+    std::vector<ops::HeadGroup> groups;
+    for (size_t peer = 0; peer < members_.size(); ++peer) {
+      const int64_t heads = members_[peer].heads.count;
+      std::byte* const to = places[peer].packed + run.to * 3 * heads * row_bytes;
+      groups.push_back({{}, {}, {}, View(to, dtype, {run.count, 3, heads, head_dim_})});
+      count(peer, run.count * 3 * heads * row_bytes);
+    }
+    split({run.from, run.count}, groups);
+  }
+  peers.fence("attention heads", std::exchange(written, {}));
+  std::vector<ops::RowTarget> results;
+  for (size_t peer = 0; peer < members_.size(); ++peer) {
+    for (const ops::RowRun& run : members_[peer].into_group) {
+      std::byte* const to = places[peer].mixed + (run.from * heads_ + self().heads.begin) * row_bytes;
+      results.push_back({run.to, run.count, to, heads_ * head_dim_});
+      count(peer, run.count * own_heads * row_bytes);
+    }
+  }
+  if (own_heads > 0)
+    ops::packed_attention(ctx, s.packed.reshape({group, 3 * own_heads * head_dim_}), {}, {}, 0, {}, {}, pairs,
+                          own_heads, own_heads, scale, results);
+  peers.fence("attention rows", written);
 }
 
 void ShardedSequence::exchange_rows(Context& ctx, const Scratch& s, View mixed) const {

@@ -46,7 +46,7 @@ class ShardedSequence {
  public:
   using Range = parallel::Range;
 
-  /// Memory of the exchanges of one attention layer; empty on one rank.
+  /// Memory of the exchanges of one attention layer; empty on one rank. Where ranks share memory it is `packed` alone.
   struct Scratch {
     View own_rows;             ///< of this rank's rows: heads on their way to the peers, then the peers' results
     View received;             ///< of the peers' rows: heads that are yet to be placed; null where they are packed
@@ -56,6 +56,7 @@ class ShardedSequence {
     View keys_values[2];       ///< [2, this rank's heads, another group's rows, head_dim]: on the way around the ring
     View part, total;          ///< f32 as mixed: attention over one group's keys, and over all so far
     View part_lse, total_lse;  ///< f32 [this rank's heads, the group's rows]
+    bool is_shared = false;    ///< whether the peers write into `packed` themselves
 
     bool is_packed() const { return packed.shape().rank() > 0; }
   };
@@ -94,10 +95,14 @@ class ShardedSequence {
 
   const Member& self() const;
   bool packs(Device device, DType dtype) const;
+  bool shares(Device device) const;
   /// Brings the heads of the group's rows into s.q, s.k and s.v, or s.packed.
   void exchange_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const;
   void exchange_packed_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const;
   void exchange_rows(Context& ctx, const Scratch& s, View mixed) const;
+  /// attend() by kernels that write heads and results where they are read, on any rank.
+  void attend_in_shared_memory(Context& ctx, const SplitHeads& split, ops::RotaryPairs pairs, float scale,
+                               const Scratch& s, View mixed) const;
   void attend_around_ring(Context& ctx, float scale, const Scratch& s) const;
 
   const SequenceRanks* ranks_ = nullptr;

@@ -84,16 +84,30 @@ bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal) 
 }
 
 void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out) {
+                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
+                      std::span<const RowTarget> out) {
   const int64_t tokens = qkv.shape()[0], all_heads = heads + 2 * kv_heads;
   check(kv_heads > 0 && heads % kv_heads == 0, "query heads share key heads evenly");
   check(qkv.shape()[1] % all_heads == 0, "the projection holds q, k and v heads");
   const int64_t head_dim = qkv.shape()[1] / all_heads;
   check_rotary(q_norm, k_norm, cos, sin, tokens, head_dim);
-  check(out.shape() == Shape({tokens, heads * head_dim}) && out.dtype() == qkv.dtype(),
-        "attention's output is [queries, heads * head_dim]");
+  int64_t targets = 0;
+  for (const RowTarget& target : out) {
+    check(target.first >= 0 && target.count >= 0 && target.first + target.count <= tokens, "targets are of the result");
+    targets += target.count;
+  }
+  check(targets == tokens && out.size() <= kMostRowTargets, "every row goes somewhere");
   check(packs_attention(ctx.device(), qkv.dtype(), head_dim, false), "packed attention serves these heads");
   begin(ctx).packed_attention(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads, scale, out);
+}
+
+void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out) {
+  check(out.shape().rank() == 2 && out.shape()[0] == qkv.shape()[0] && out.dtype() == qkv.dtype() &&
+            out.shape()[1] * (heads + 2 * kv_heads) == qkv.shape()[1] * heads,
+        "attention's output is [queries, heads * head_dim]");
+  const RowTarget all{0, out.shape()[0], out.bytes(), out.shape()[1]};
+  packed_attention(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads, scale, std::span(&all, 1));
 }
 
 void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {

@@ -53,10 +53,22 @@ void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale,
 /// \return whether packed_attention() serves such heads on `device`.
 bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
 
+/// Where a run of a result's rows goes, on another GPU maybe.
+struct RowTarget {
+  int64_t first = 0, count = 0;
+  std::byte* to = nullptr;  ///< row `first`
+  int64_t stride = 0;       ///< elements from a row to the next
+};
+inline constexpr size_t kMostRowTargets = 24;  ///< what a kernel takes as parameters
+
 /// attention() of a projection's heads where they lie, which saves moving them: what split_heads_rope() does is done in
 /// place. Gives the bits of these two. Without a causal mask.
 /// \param qkv [tokens, (heads + 2 * kv_heads) * head_dim], overwritten unless cos and sin are null: then heads are
 /// attended to as they are. \param q_norm ... pairs as split_heads_rope().
+/// \param out rows of heads * head_dim elements of qkv's dtype; at most kMostRowTargets runs, which hold every token once.
+void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
+                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
+                      std::span<const RowTarget> out);
 /// \param out [tokens, heads * head_dim] of qkv's dtype.
 void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
                       ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);

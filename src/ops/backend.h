@@ -56,7 +56,8 @@ struct Backend {
   /// Whether packed_attention serves such heads; both null where it serves none.
   bool (*packs_attention)(Device device, DType dtype, int64_t head_dim, bool causal);
   void (*packed_attention)(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                           ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);
+                           ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
+                           std::span<const RowTarget> out);
   void (*attention_part)(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp);
   void (*merge_attention)(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp);
 

@@ -152,6 +152,39 @@ void Communicator::barrier() {
   exchange("barrier", sends, receives).wait();
 }
 
+void Communicator::fence(const char* name, Traffic written) {
+  count(written);
+  if (world_ > 1) start_fence(name, everyone_, everyone_, {}, {});
+}
+
+void Communicator::count(Traffic written) {
+  traffic_.bytes += written.bytes;
+  traffic_.messages += written.messages;
+}
+
+Communicator::Messages Communicator::to_members(std::span<const int> members, ConstByteView own, ByteView all) const {
+  Messages messages;
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (members[i] == rank_) continue;
+    messages.sends.push_back({members[i], own});
+    messages.receives.push_back({members[i], all.part({i * own.bytes, own.bytes})});
+  }
+  return messages;
+}
+
+void Communicator::abort_with_cause() noexcept {
+  try {
+    const std::exception_ptr cause = std::current_exception();
+    abort(cause == nullptr ? "it gave up its work" : describe(cause));
+  } catch (const std::exception&) {
+    abort("it failed");  // no memory for the text
+  }
+}
+
+void Communicator::start_fence(const char* name, std::span<const int>, std::span<const int>, ConstByteView, ByteView) {
+  fail(ErrorKind::internal, "the ranks share no memory to be ordered ({})", name);
+}
+
 bool Communicator::reaches(Device device) const { return device.kind == DeviceKind::cpu; }
 
 void Communicator::copy(ByteView to, ConstByteView from) { std::memcpy(to.data, from.data, from.bytes); }
@@ -186,12 +219,28 @@ std::unique_ptr<Operation> GroupCommunicator::start(const char* name, std::span<
   for (SendTo& send : parent_sends) send.peer = ranks_[send.peer];
   std::vector<ReceiveFrom> parent_receives(receives.begin(), receives.end());
   for (ReceiveFrom& receive : parent_receives) receive.peer = ranks_[receive.peer];
-  std::vector<int> parent_callers = parent_.everyone_;
-  if (pace_ == Pace::own) {
-    parent_callers.clear();
-    for (const int caller : callers) parent_callers.push_back(ranks_[caller]);
-  }
-  return std::make_unique<ParentOperation>(parent_.exchange_among(parent_callers, name, parent_sends, parent_receives));
+  return std::make_unique<ParentOperation>(
+      parent_.exchange_among(parent_callers(callers), name, parent_sends, parent_receives));
+}
+
+void GroupCommunicator::start_fence(const char* name, std::span<const int> members, std::span<const int> callers,
+                                    ConstByteView own, ByteView all) {
+  parent_.start_fence(name, in_parent(members), parent_callers(callers), own, all);
+}
+
+void GroupCommunicator::count(Traffic written) {
+  Communicator::count(written);
+  parent_.count(written);
+}
+
+std::vector<int> GroupCommunicator::in_parent(std::span<const int> ranks) const {
+  std::vector<int> of_parent;
+  for (const int rank : ranks) of_parent.push_back(ranks_[rank]);
+  return of_parent;
+}
+
+std::vector<int> GroupCommunicator::parent_callers(std::span<const int> callers) const {
+  return pace_ == Pace::own ? in_parent(callers) : parent_.everyone_;
 }
 
 void GroupCommunicator::copy(ByteView to, ConstByteView from) {

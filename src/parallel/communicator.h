@@ -163,6 +163,29 @@ class Communicator {
   /// \throws Error peer_failed, what `enqueue` throws
   virtual void enqueue_together(const std::function<void()>& enqueue) { enqueue(); }
 
+  /// \return whether what runs on this rank's device can write to memory of the others' devices at the address that it has
+  /// there; the same on all ranks.
+  virtual bool shares_memory(Device device) const { return static_cast<void>(device), false; }
+
+  /// Orders what the ranks' streams (of order_with()) write into one another's memory, where they share it: what is
+  /// enqueued after the call comes after all that any rank had enqueued before, and sees what that wrote. Every rank
+  /// calls it; none waits for its device.
+  /// \param written what this rank has written to others since the last, which counts as sent. \throws Error peer_failed
+  void fence(const char* name, Traffic written = {});
+  /// The same; besides, the hosts tell one another where memory lies. \return `own` of every rank.
+  template <class T>
+  std::vector<T> fence_and_tell(const char* name, const T& own) {
+    std::vector<T> all(static_cast<size_t>(world_), own);
+    if (world_ > 1) start_fence(name, everyone_, everyone_, host_bytes(std::span(&own, 1)), host_bytes(std::span(all)));
+    return all;
+  }
+
+  /// Says whether this rank's device has work that may write to the others' memory, which they free only when it is done:
+  /// after a failure they call wait_for_writers().
+  virtual void set_writing(bool writing) { static_cast<void>(writing); }
+  /// Returns once no rank is writing, or after ten seconds.
+  virtual void wait_for_writers() noexcept {}
+
   /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks. Any rank may
   /// call it alone. \throws Error peer_failed
   virtual void check_peers() { exchange("a look at the other ranks", {}, {}).wait(); }
@@ -174,10 +197,24 @@ class Communicator {
  protected:
   /// \return the numbers of all ranks.
   std::span<const int> everyone() const { return everyone_; }
+  /// What each of `members` sends to all others, so that `all` has the bytes of each in turn.
+  struct Messages {
+    std::vector<SendTo> sends;
+    std::vector<ReceiveFrom> receives;
+  };
+  Messages to_members(std::span<const int> members, ConstByteView own, ByteView all) const;
+  /// Aborts with the exception that is being handled. After that, the other ranks do not begin to write any more.
+  void abort_with_cause() noexcept;
   /// Starts messages to and from other ranks; peers and sizes are checked, devices are reachable. May return null if
   /// there is nothing to wait for. \param callers all ranks that make this call, those without a message too
   virtual std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                            std::span<const ReceiveFrom> receives, std::span<const int> callers) = 0;
+  /// fence() among `members`, this rank among them. \param callers as start()
+  /// \param own, all this rank's bytes, and room for those of each member in turn; both may be empty
+  virtual void start_fence(const char* name, std::span<const int> members, std::span<const int> callers,
+                           ConstByteView own, ByteView all);
+  /// Adds to traffic() what fence() is told.
+  virtual void count(Traffic written);
   /// \return whether buffers on `device` can be exchanged; by default those of the host.
   virtual bool reaches(Device device) const;
   /// Copies a message of this rank to itself, in order with start().
@@ -214,14 +251,22 @@ class GroupCommunicator final : public Communicator {
   void abandon_work(Context& ctx) noexcept override { parent_.abandon_work(ctx); }
   void enqueue_together(const std::function<void()>& enqueue) override { parent_.enqueue_together(enqueue); }
   void check_peers() override { parent_.check_peers(); }
+  bool shares_memory(Device device) const override { return parent_.shares_memory(device); }
 
  protected:
+  void start_fence(const char* name, std::span<const int> members, std::span<const int> callers, ConstByteView own,
+                   ByteView all) override;
+  void count(Traffic written) override;
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                    std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
   bool reaches(Device) const override { return true; }  // the parent decides
   void copy(ByteView to, ConstByteView from) override;
 
  private:
+  std::vector<int> in_parent(std::span<const int> ranks) const;
+  /// \return all ranks of the parent that make a call that `callers` of this group make.
+  std::vector<int> parent_callers(std::span<const int> callers) const;
+
   Communicator& parent_;
   std::vector<int> ranks_;
   Pace pace_;

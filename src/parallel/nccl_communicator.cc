@@ -49,7 +49,7 @@ class NcclCommunicator::Exchange final : public Operation {
   Exchange(NcclCommunicator& communicator, Pending between_hosts)
       : communicator_(communicator), between_hosts_(std::move(between_hosts)) {}
   ~Exchange() override {
-    if (!waited_ && received_) communicator_.link_->abort();  // NCCL cannot take messages back
+    if (!waited_ && received_) communicator_.end_links();  // NCCL cannot take messages back
   }
 
   void mark_received() {
@@ -71,21 +71,28 @@ class NcclCommunicator::Exchange final : public Operation {
 };
 
 NcclCommunicator::NcclCommunicator(Communicator& host, Device gpu, const CommunicatorOptions& options)
-    : NcclCommunicator(host, connect_gpus(host, gpu), options) {}
+    // Braces: in this order, for what NCCL begins goes on beside what follows.
+    : NcclCommunicator{host, open_peer_memory(host, gpu), connect_gpus(host, gpu), options} {}
 
-NcclCommunicator::NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link,
-                                   const CommunicatorOptions& options)
+NcclCommunicator::NcclCommunicator(Communicator& host, std::unique_ptr<PeerMemory> memory,
+                                   std::unique_ptr<GpuLink> link, const CommunicatorOptions& options)
     : Communicator(host.rank(), host.world()),
       host_(&host),
       options_(options),
       communication_(link->device()),
+      memory_(std::move(memory)),
       link_(std::move(link)),
       exceptions_(std::uncaught_exceptions()) {
   connect();
 }
 
 NcclCommunicator::~NcclCommunicator() {
-  if (std::uncaught_exceptions() > exceptions_) link_->abort();  // the peers do not end their part either
+  if (std::uncaught_exceptions() > exceptions_) end_links();  // the peers do not end their part either
+}
+
+void NcclCommunicator::end_links() noexcept {
+  link_->abort();
+  if (memory_) memory_->abort();
 }
 
 /// NCCL opens the way to a peer with the first message: all ways are opened here, so that no later exchange makes the
@@ -119,7 +126,7 @@ void NcclCommunicator::meet_on(Communicator& host) {
 
 void NcclCommunicator::abort(std::string_view reason) noexcept {
   host_->abort(reason);
-  link_->abort();
+  end_links();
 }
 
 void NcclCommunicator::abandon_work(Context& ctx) noexcept {
@@ -133,8 +140,17 @@ void NcclCommunicator::abandon_work(Context& ctx) noexcept {
   } catch (const std::exception& error) {
     log_debug("rank {} leaves its exchanges: {}", rank(), error.what());
   }
-  link_->abort();
+  end_links();
   ctx.abandon_work();
+  if (!memory_) return;
+  // What this rank frees next, others may write to until they have heard of the failure.
+  abort_with_cause();
+  try {
+    host_->set_writing(false);
+  } catch (const std::exception& error) {
+    log_debug("rank {} still counts as writing: {}", rank(), error.what());
+  }
+  host_->wait_for_writers();
 }
 
 void NcclCommunicator::synchronize(Context& ctx, const char* reason) {
@@ -143,6 +159,7 @@ void NcclCommunicator::synchronize(Context& ctx, const char* reason) {
     done.record(ctx.stream());
     wait_together("the end of the GPUs' work", [&done] { return done.is_done(); });
   });
+  if (memory_) host_->set_writing(false);
   ctx.synchronize(reason);
 }
 
@@ -174,9 +191,23 @@ std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<c
 
 void NcclCommunicator::enqueue_together(const std::function<void()>& enqueue) {
   guarded([&] {
+    if (memory_) host_->set_writing(true);
     meet("recorded exchanges", everyone());
     enqueue();
     meet("recorded exchanges", everyone());
+  });
+}
+
+void NcclCommunicator::start_fence(const char* name, std::span<const int> members, std::span<const int> callers,
+                                   ConstByteView own, ByteView all) {
+  check(shares_memory(link_->device()) && compute_ != nullptr, "GPUs that share memory have a stream to order it with");
+  guarded([&] {
+    host_->set_writing(true);
+    const Messages messages = to_members(members, own, all);
+    host_->exchange(name, messages.sends, messages.receives).wait();
+    meet(name, callers);
+    memory_->fence(members, *compute_);
+    meet(name, callers);
   });
 }
 
@@ -252,7 +283,7 @@ void NcclCommunicator::guarded(const Body& body) {
 }
 
 void NcclCommunicator::end_with(const std::exception_ptr& error) {
-  link_->abort();
+  end_links();
   const auto deadline = Clock::now() + kCauseTime;
   while (Clock::now() < deadline) {
     host_->check_peers();

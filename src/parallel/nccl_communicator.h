@@ -11,6 +11,7 @@
 #include "device/stream.h"
 #include "parallel/communicator.h"
 #include "parallel/nccl_link.h"
+#include "parallel/peer_memory.h"
 
 namespace nostos {
 
@@ -25,6 +26,9 @@ namespace nostos {
 /// the hosts that make an exchange meet before any of them enqueues it, and again when all have: between the two
 /// they call CUDA for nothing else.
 ///
+/// Where all ranks are threads of one process, and each GPU reaches all others' memory, kernels may write there, too, in the
+/// order that fence() gives.
+///
 /// A failure of any rank ends the messages under way on this GPU, so that freeing their buffers does not wait for ever.
 /// It is noticed wherever this rank starts an exchange, waits in synchronize() or calls check_peers(); a rank that fails
 /// by itself calls abandon_work() or abort() before the buffers of its exchanges under way are freed.
@@ -33,15 +37,16 @@ class NcclCommunicator final : public Communicator {
   /// Connects the GPUs; every rank of `host` calls it. \param host outlives this; its time-out is that of `options`.
   /// \throws Error device without NCCL or such a GPU; peer_failed if a rank fails or stays away
   NcclCommunicator(Communicator& host, Device gpu, const CommunicatorOptions& options = {});
-  /// The same over any link.
-  NcclCommunicator(Communicator& host, std::unique_ptr<GpuLink> link, const CommunicatorOptions& options = {});
+  /// The same over any link. \param memory may be null
+  NcclCommunicator(Communicator& host, std::unique_ptr<PeerMemory> memory, std::unique_ptr<GpuLink> link,
+                   const CommunicatorOptions& options = {});
   ~NcclCommunicator() override;
 
   /// From now on the ranks, which stay the same, meet on `host`. The one before may be gone.
   void meet_on(Communicator& host);
   /// Ends the link whether or not the peers do, while nothing is under way; the host may be gone. All that is left to do
   /// is to destroy this.
-  void leave() noexcept { link_->abort(); }
+  void leave() noexcept { end_links(); }
 
   void order_with(Stream& stream) override { compute_ = &stream; }
   bool can_record() const override { return true; }
@@ -51,8 +56,11 @@ class NcclCommunicator final : public Communicator {
   void abort(std::string_view reason) noexcept override;
   void enqueue_together(const std::function<void()>& enqueue) override;
   void check_peers() override;
+  bool shares_memory(Device device) const override { return memory_ != nullptr && device == link_->device(); }
 
  protected:
+  void start_fence(const char* name, std::span<const int> members, std::span<const int> callers, ConstByteView own,
+                   ByteView all) override;
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                    std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
   bool reaches(Device device) const override;
@@ -66,6 +74,8 @@ class NcclCommunicator final : public Communicator {
     return message.bytes.bytes > 0 && message.bytes.device == link_->device();
   }
   void connect();
+  /// Ends what is under way on this GPU and waits for others.
+  void end_links() noexcept;
   void meet(const char* name, std::span<const int> callers);
   void await_link();
   void wait_together(const char* name, const std::function<bool()>& is_done);
@@ -77,6 +87,7 @@ class NcclCommunicator final : public Communicator {
   Communicator* host_;
   CommunicatorOptions options_;
   Stream communication_;
+  std::unique_ptr<PeerMemory> memory_;  // or null
   std::unique_ptr<GpuLink> link_;
   Stream* compute_ = nullptr;
   int exceptions_;

@@ -52,6 +52,8 @@ struct ThreadWorld {
     std::condition_variable changed;
     bool waiting = false;
     bool finished = false;
+    bool is_writing = false;
+    std::optional<Event> fence;  // its stream's part of the fence under way; not guarded, the ranks' messages order it
     std::exception_ptr error;
   };
 
@@ -71,6 +73,7 @@ struct ThreadWorld {
   /// Marks `rank` as gone; a rank that still waits for it would wait for ever.
   void finish(int rank) {
     ranks[rank].finished = true;
+    ranks[rank].is_writing = false;
     for (int peer = 0; peer < world(); ++peer) {
       const std::deque<End*>& to = mailbox(peer, rank).sends;
       const std::deque<End*>& from = mailbox(rank, peer).receives;
@@ -280,6 +283,30 @@ class ThreadCommunicator final : public Communicator {
     world_.fail_all(rank(), {rank(), std::move(text)});
   }
   void order_with(Stream& stream) override { stream_ = &stream; }
+  bool shares_memory(Device device) const override { return reaches(device); }
+
+  void set_writing(bool writing) override {
+    const std::lock_guard lock(world_.mutex);
+    self().is_writing = writing;
+  }
+
+  void wait_for_writers() noexcept override {
+    constexpr std::chrono::seconds kMost{10};
+    const auto deadline = Clock::now() + kMost;
+    const auto are_some = [this] {
+      const std::lock_guard lock(world_.mutex);
+      return std::ranges::any_of(world_.ranks, &ThreadWorld::Rank::is_writing);
+    };
+    while (are_some() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+
+  void abandon_work(Context& ctx) noexcept override {
+    if (!is_writing()) return ctx.abandon_work();
+    abort_with_cause();
+    ctx.abandon_work();
+    set_writing(false);
+    wait_for_writers();
+  }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
@@ -288,6 +315,25 @@ class ThreadCommunicator final : public Communicator {
         std::make_unique<ThreadOperation>(world_, rank(), stream_, options_.timeout_s, name, sends, receives);
     operation->start();
     return operation;
+  }
+  /// Ranks that share a GPU wait for one another's events.
+  void start_fence(const char* name, std::span<const int> members, std::span<const int>, ConstByteView own,
+                   ByteView all) override {
+    set_writing(true);
+    const bool on_gpu = stream_ != nullptr && stream_->handle() != nullptr;
+    if (on_gpu) {
+      if (!self().fence) self().fence.emplace(stream_->device());
+      self().fence->record(*stream_);
+    }
+    const auto tell = [&](ConstByteView from, ByteView to) {
+      const Messages messages = to_members(members, from, to);
+      start(name, messages.sends, messages.receives, {})->wait();
+    };
+    tell(own, all);
+    if (!on_gpu) return;
+    for (const int member : members)
+      if (member != rank()) stream_->wait(*world_.ranks[member].fence);
+    tell({}, {});  // nobody records its event again before all wait for it
   }
   bool reaches(Device device) const override { return device.kind == DeviceKind::cpu || stream_ != nullptr; }
   void copy(ByteView to, ConstByteView from) override {
@@ -298,6 +344,12 @@ class ThreadCommunicator final : public Communicator {
   }
 
  private:
+  ThreadWorld::Rank& self() { return world_.ranks[rank()]; }
+  bool is_writing() {
+    const std::lock_guard lock(world_.mutex);
+    return self().is_writing;
+  }
+
   ThreadWorld& world_;
   CommunicatorOptions options_;
   Stream* stream_ = nullptr;

@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "cuda/gpu.h"
+#include "ops/elementwise.h"
 
 namespace nostos {
 namespace {
@@ -205,6 +207,34 @@ TEST(CudaAttention, PackedGivesTheBitsOfSplitHeads) {
   }
 }
 
+/// Expects rows of `wanted` where targets of all sizes say, and nothing beside them.
+void expect_same_in_runs(View packed, int64_t heads, float scale, ConstView wanted) {
+  const int64_t tokens = packed.shape()[0], width = wanted.shape()[1], stride = width + 24;
+  Tensor out = gpu_tensor(DType::bf16, {tokens, stride});
+  ops::clear(gpu(), out);
+  // Rows go in reverse order of their runs, which begin and end within tiles of 64.
+  std::vector<ops::RowTarget> targets;
+  int64_t first = 0, count = 1;
+  for (; first < tokens; first += count) {
+    count = std::min(2 * count + 1, tokens - first);
+    std::byte* const to = out.view().rows(tokens - first - count, 1).bytes() + 8 * size_bytes(DType::bf16);
+    targets.push_back({first, count, to, stride});
+  }
+  targets.push_back({0, 0, nullptr, stride});
+  ops::packed_attention(gpu(), packed, {}, {}, 0, {}, {}, ops::RotaryPairs::interleaved, heads, heads, scale, targets);
+  const Tensor got = on_host(out), rows = on_host(wanted);
+  int64_t wrong = 0;
+  for (const ops::RowTarget& target : targets) {
+    for (int64_t i = 0; i < target.count; ++i) {
+      const int64_t at = tokens - target.first - target.count + i;
+      const uint16_t* const row = reinterpret_cast<const uint16_t*>(got.view().rows(at, 1).bytes());
+      wrong += std::memcmp(row + 8, rows.view().rows(target.first + i, 1).bytes(), static_cast<size_t>(width) * 2) != 0;
+      wrong += std::count(row, row + 8, 0) != 8 || std::count(row + 8 + width, row + stride, 0) != 16;
+    }
+  }
+  EXPECT_EQ(wrong, 0) << tokens << " tokens in " << targets.size() << " runs";
+}
+
 // Some heads of some tokens at a time, token-major, as ranks exchange them: the heads of one split, which attend where
 // they lie as they do apart.
 TEST(CudaAttention, PackedHeadsOfARankGiveTheBitsOfSplitHeads) {
@@ -252,6 +282,7 @@ TEST(CudaAttention, PackedHeadsOfARankGiveTheBitsOfSplitHeads) {
                               ops::RotaryPairs::interleaved, count, count, kScale, out);
         EXPECT_TRUE(same_bits(on_host(wanted), on_host(out))) << tokens << " tokens, heads from " << first;
         EXPECT_TRUE(same_bits(together, on_host(packed))) << "heads were rotated twice";
+        expect_same_in_runs(packed.view().reshape({tokens, 3 * count * kWidth}), count, kScale, wanted);
       }
       first += count;
     }

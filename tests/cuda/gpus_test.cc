@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "cuda/drawing.h"
@@ -79,6 +80,35 @@ TEST_F(CudaGpus, RecordedStepsReleasedPartsAndHalvesDrawTheSame) {
     expect_same(wanted, Engine(on_gpus({.ulysses = ranks, .cfg = 2})).generate(half_guided()),
                 fmt::format("halves of guidance on {} GPUs each", ranks));
   }
+}
+
+// Of the full size, whose heads kernels can write to the peers where they are attended to.
+TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
+  if (gpus() < 2) GTEST_SKIP() << "one GPU has no peers";
+  setenv("NOSTOS_PEER_MEMORY", "1", 1);
+  const auto full_size = [](EngineOptions options) {
+    options.model = model_dir("z-image-turbo");
+    options.synthetic = true;
+    return options;
+  };
+  const std::vector<GenerationRequest> requests{beach(256, 256, 3, 4), beach(720, 1280, 3, 0)};
+  std::vector<Generation> wanted;
+  {
+    EngineOptions one = full_size(on_gpus({}));
+    one.device_per_rank = false;
+    Engine engine(one);
+    for (const GenerationRequest& request : requests) wanted.push_back(engine.generate(request));
+  }
+  for (int64_t ranks = 2; ranks <= gpus(); ++ranks) {
+    for (const parallel::PlanKind plan : {parallel::PlanKind::token, parallel::PlanKind::axis}) {
+      Engine engine(full_size(on_gpus({.ulysses = ranks, .plan = plan})));
+      for (size_t i = 0; i < requests.size(); ++i)
+        for (const char* run : {"recorded on the way", "recorded before"})
+          expect_same(wanted[i], engine.generate(requests[i]),
+                      fmt::format("request {} on {} GPUs by {}, {}", i, ranks, parallel::name(plan), run));
+    }
+  }
+  unsetenv("NOSTOS_PEER_MEMORY");
 }
 
 TEST_F(CudaGpus, AWarmDrawingAllocatesNothing) {

@@ -12,7 +12,8 @@ bool packs_attention(Device, DType, int64_t, bool causal) { return !causal; }
 
 /// Attention of heads that are rotated already, moved apart.
 void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView, float, ConstView cos, ConstView,
-                      ops::RotaryPairs, int64_t heads, int64_t kv_heads, float scale, View out) {
+                      ops::RotaryPairs, int64_t heads, int64_t kv_heads, float scale,
+                      std::span<const ops::RowTarget> out) {
   check(!q_norm && !cos, "ranks rotate heads before they exchange them");
   const int64_t tokens = qkv.shape()[0], all_heads = heads + 2 * kv_heads, head_dim = qkv.shape()[1] / all_heads;
   Tensor apart(Device{}, qkv.dtype(), {all_heads, tokens, head_dim});
@@ -22,8 +23,15 @@ void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView, float
     std::memcpy(apart.view().bytes() + static_cast<size_t>(to) * head_bytes,
                 qkv.bytes() + static_cast<size_t>(row) * head_bytes, head_bytes);
   }
+  Tensor mixed(Device{}, qkv.dtype(), {tokens, heads * head_dim});
   ops::attention(ctx, apart.view().rows(0, heads), apart.view().rows(heads, kv_heads),
-                 apart.view().rows(heads + kv_heads, kv_heads), scale, false, out);
+                 apart.view().rows(heads + kv_heads, kv_heads), scale, false, mixed);
+  for (const ops::RowTarget& target : out) {
+    const View rows = mixed.view().rows(target.first, target.count);
+    for (int64_t row = 0; row < target.count; ++row)
+      std::memcpy(target.to + static_cast<size_t>(row * target.stride) * size_bytes(qkv.dtype()),
+                  rows.rows(row, 1).bytes(), static_cast<size_t>(heads) * head_bytes);
+  }
 }
 
 }  // namespace

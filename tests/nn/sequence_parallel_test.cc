@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -146,6 +148,39 @@ void for_each_layer(const Check& check) {
   }
 }
 
+/// The same ranks as if they could not write to one another's memory.
+class RanksApart final : public Communicator {
+ public:
+  explicit RanksApart(Communicator& ranks) : Communicator(ranks.rank(), ranks.world()), ranks_(ranks) {}
+  void abort(std::string_view reason) noexcept override { ranks_.abort(reason); }
+
+ protected:
+  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
+                                   std::span<const ReceiveFrom> receives, std::span<const int>) override {
+    class Exchange final : public Operation {
+     public:
+      explicit Exchange(Pending pending) : pending_(std::move(pending)) {}
+      void wait() override { pending_.wait(); }
+
+     private:
+      Pending pending_;
+    };
+    return std::make_unique<Exchange>(ranks_.exchange(name, sends, receives));
+  }
+
+ private:
+  Communicator& ranks_;
+};
+
+/// Runs `body` on thread ranks that write to one another's memory, and on ranks that cannot.
+void run_ranks(int world, const std::function<void(Communicator&)>& body) {
+  run_thread_ranks(world, body);
+  run_thread_ranks(world, [&](Communicator& ranks) {
+    RanksApart apart(ranks);
+    body(apart);
+  });
+}
+
 class SequenceParallelOfWorld : public testing::TestWithParam<std::tuple<int, PlanKind>> {
  protected:
   int world() const { return std::get<0>(GetParam()); }
@@ -160,14 +195,15 @@ INSTANTIATE_TEST_SUITE_P(World, SequenceParallelOfWorld,
 TEST_P(SequenceParallelOfWorld, AttendsBitForBit) {
   for_each_layer([&](const Layer& layer) {
     const parallel::ShardPlan plan = plan_of(layer, world(), kind());
-    run_thread_ranks(world(), [&](Communicator& comm) {
+    run_ranks(world(), [&](Communicator& comm) {
       const SequenceRanks ranks(comm, 1);
       const SequenceParallel picture(ranks, plan, kHeadDim);
       const ShardedSequence sequence = picture.with_caption(layer.caption);
       Arena measure{Device{}};
-      const bool is_packed = sequence.take(measure, layer.dtype).is_packed();
+      const ShardedSequence::Scratch scratch = sequence.take(measure, layer.dtype);
       const bool may_be_packed = ops::packs_attention(Device{}, layer.dtype, kHeadDim, false);
-      EXPECT_TRUE(is_packed == may_be_packed || kind() == PlanKind::axis);  // whose rows may be scattered
+      EXPECT_TRUE(scratch.is_packed() == may_be_packed || kind() == PlanKind::axis);  // whose rows may be scattered
+      EXPECT_EQ(scratch.is_shared, scratch.is_packed() && comm.shares_memory(Device{}));
       const Tensor mixed = attend(layer, sequence);
       const Tensor wanted = rows_of(layer.mixed, sequence.runs(), sequence.rows());
       EXPECT_TRUE(std::equal(mixed.view().bytes(), mixed.view().bytes() + mixed.size_in_bytes(), wanted.view().bytes()))
@@ -176,12 +212,28 @@ TEST_P(SequenceParallelOfWorld, AttendsBitForBit) {
   });
 }
 
+// More runs than a kernel takes as targets travel as messages, though the ranks share memory.
+TEST(SequenceParallel, ManyRanksAttendBitForBit) {
+  constexpr int kWorld = 16;
+  const Layer layer(parallel::Grid{9, 7}, 20, 6, DType::f32);
+  run_thread_ranks(kWorld, [&](Communicator& comm) {
+    const SequenceRanks ranks(comm, 1);
+    const SequenceParallel picture(ranks, plan_of(layer, kWorld, PlanKind::token), kHeadDim);
+    const ShardedSequence sequence = picture.with_caption(layer.caption);
+    Arena measure{Device{}};
+    EXPECT_FALSE(sequence.take(measure, layer.dtype).is_shared);
+    const Tensor mixed = attend(layer, sequence), wanted = rows_of(layer.mixed, sequence.runs(), sequence.rows());
+    EXPECT_TRUE(std::equal(mixed.view().bytes(), mixed.view().bytes() + mixed.size_in_bytes(), wanted.view().bytes()))
+        << "rank " << comm.rank();
+  });
+}
+
 // Rows travel run by run where those are few: by the token plan the picture's and the caption's, by the axis plan four.
 TEST_P(SequenceParallelOfWorld, SendsWhatThePlanSaysInFewMessages) {
   const int most_runs = kind() == PlanKind::token ? 2 : 4;
   for_each_layer([&](const Layer& layer) {
     const parallel::ShardPlan plan = plan_of(layer, world(), kind());
-    run_thread_ranks(world(), [&](Communicator& comm) {
+    run_ranks(world(), [&](Communicator& comm) {
       const SequenceRanks ranks(comm, 1);
       const ShardedSequence sequence = SequenceParallel(ranks, plan, kHeadDim).with_caption(layer.caption);
       attend(layer, sequence);

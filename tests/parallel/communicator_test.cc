@@ -69,6 +69,51 @@ TEST_P(ThreadRanks, ComeAndWaitAtAnyTime) {
   });
 }
 
+// Each rank writes to the others' memory, in groups and all together, and reads what was written to its own.
+TEST_P(ThreadRanks, FencesOrderWhatRanksWriteToOneAnother) {
+  run_thread_ranks(GetParam(), [](Communicator& comm) {
+    EXPECT_TRUE(comm.shares_memory(Device{}));
+    std::vector<int> pair;
+    for (int rank = comm.rank() / 2 * 2; rank < std::min(comm.rank() / 2 * 2 + 2, comm.world()); ++rank)
+      pair.insert(pair.begin(), rank);
+    GroupCommunicator group(comm, pair);
+    for (int round = 0; round < 30; ++round) {
+      Communicator& ranks = round % 2 == 0 ? comm : static_cast<Communicator&>(group);
+      std::vector<int> own(static_cast<size_t>(ranks.world()));
+      const std::vector<int*> all = ranks.fence_and_tell("places", own.data());
+      for (int* const others : all) others[ranks.rank()] = 100 * round + ranks.rank();
+      const uint64_t sent = comm.traffic().bytes;
+      ranks.fence("values", {sizeof(int) * all.size(), all.size()});
+      EXPECT_EQ(comm.traffic().bytes - sent, sizeof(int) * all.size());
+      for (int rank = 0; rank < ranks.world(); ++rank) EXPECT_EQ(own[rank], 100 * round + rank);
+      ranks.fence("read");
+    }
+  });
+}
+
+// What a rank frees after a failure, no other may write to any more.
+TEST(ThreadRanks, AbandonWorkWhenNoneWritesToOthers) {
+  std::atomic<bool> writing{true};
+  expect_error(ErrorKind::out_of_memory, {"no room"}, [&] {
+    run_thread_ranks(2, [&](Communicator& comm) {
+      Context ctx({}, 1);
+      try {
+        comm.fence("test");
+        if (comm.rank() == 1) fail(ErrorKind::out_of_memory, "no room");
+        comm.fence("test");
+      } catch (const Error&) {
+        if (comm.rank() == 0) {
+          sleep_ms(50);
+          writing = false;
+        }
+        comm.abandon_work(ctx);
+        EXPECT_FALSE(writing);
+        throw;
+      }
+    });
+  });
+}
+
 TEST(ThreadRanks, AnExchangeEndsWithoutTheSlowerRanksWait) {
   // Rank 1 starts and then works for long; rank 0 must not wait for rank 1's wait().
   std::atomic<bool> done{false};

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -96,6 +97,28 @@ class FakeLink final : public GpuLink {
   std::deque<ReceiveFrom> receives_;
 };
 
+/// What fake GPUs that reach each other's memory did.
+struct SharedMemory {
+  std::atomic<int> fences{0}, aborted{0};
+};
+
+class FakeMemory final : public PeerMemory {
+ public:
+  FakeMemory(SharedMemory& shared, int rank) : shared_(shared), rank_(rank) {}
+  void fence(std::span<const int> members, Stream&) override {
+    EXPECT_EQ(std::ranges::count(members, rank_), 1);
+    ++shared_.fences;
+  }
+  void abort() noexcept override {
+    if (!std::exchange(aborted_, true)) ++shared_.aborted;
+  }
+
+ private:
+  SharedMemory& shared_;
+  int rank_;
+  bool aborted_ = false;
+};
+
 /// Runs `body` on `world` ranks with a fake GPU each.
 void run_gpu_ranks(Wires& wires, const std::function<void(NcclCommunicator&, Communicator& host)>& body,
                    const CommunicatorOptions& options = {}) {
@@ -103,7 +126,7 @@ void run_gpu_ranks(Wires& wires, const std::function<void(NcclCommunicator&, Com
       wires.world,
       [&](Communicator& host) {
         Stream compute{Device{}};
-        NcclCommunicator gpus(host, std::make_unique<FakeLink>(wires, host.rank()), options);
+        NcclCommunicator gpus(host, nullptr, std::make_unique<FakeLink>(wires, host.rank()), options);
         gpus.order_with(compute);
         body(gpus, host);
       },
@@ -247,6 +270,95 @@ TEST(GpuRanks, NoRankEnqueuesAnExchangeBeforeAllHaveCome) {
   });
 }
 
+/// Runs `body` on two ranks whose fake GPUs reach each other's memory.
+void run_sharing_ranks(SharedMemory& shared, const std::function<void(NcclCommunicator&, Context&)>& body) {
+  Wires wires(2);
+  run_thread_ranks(2, [&](Communicator& host) {
+    Context ctx({}, 1);
+    NcclCommunicator gpus(host, std::make_unique<FakeMemory>(shared, host.rank()),
+                          std::make_unique<FakeLink>(wires, host.rank()));
+    gpus.order_with(ctx.stream());
+    body(gpus, ctx);
+  });
+}
+
+TEST(GpuRanks, EnqueueFencesTogether) {
+  SharedMemory shared;
+  std::atomic<int> came{0};
+  run_sharing_ranks(shared, [&](NcclCommunicator& gpus, Context&) {
+    EXPECT_TRUE(gpus.shares_memory(kGpu));
+    EXPECT_FALSE(gpus.shares_memory(Device{}));
+    for (int round = 1; round < 10; ++round) {
+      sleep_ms(gpus.rank() * (round % 3));
+      ++came;
+      const std::vector<int> told = gpus.fence_and_tell("test", 10 * gpus.rank() + round);
+      EXPECT_EQ(told, (std::vector{round, 10 + round}));
+      EXPECT_GE(came, 2 * round);
+      EXPECT_GE(shared.fences, 2 * round);
+      gpus.barrier();
+    }
+  });
+  EXPECT_EQ(shared.aborted, 0);
+}
+
+TEST(GpuRanks, WithoutSharedMemoryThereIsNoFence) {
+  Wires wires(2);
+  expect_error(ErrorKind::internal, "share memory", [&] {
+    run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator&) { gpus.fence("test"); });
+  });
+}
+
+// What a rank frees after a drawing that failed, no other GPU may write to any more.
+TEST(GpuRanks, AFailureEndsFencesAndWaitsForAllGpus) {
+  for (const bool recorded : {false, true}) {
+    SharedMemory shared;
+    std::atomic<bool> writing{true};
+    expect_error(ErrorKind::out_of_memory, "no room", [&] {
+      run_sharing_ranks(shared, [&](NcclCommunicator& gpus, Context& ctx) {
+        const auto work = [&] { recorded ? gpus.enqueue_together([] {}) : gpus.fence("test"); };
+        try {
+          work();
+          if (gpus.rank() == 1) fail(ErrorKind::out_of_memory, "no room");
+          work();
+        } catch (const Error&) {
+          if (gpus.rank() == 0) {
+            sleep_ms(50);  // its GPU is still at work
+            writing = false;
+          }
+          gpus.abandon_work(ctx);
+          EXPECT_FALSE(writing);
+          throw;
+        }
+      });
+    });
+    EXPECT_EQ(shared.aborted, 2);
+  }
+}
+
+TEST(GpuRanks, ARankThatIsDoneIsNotWaitedFor) {
+  SharedMemory shared;
+  std::atomic<bool> done{false};
+  const auto start = Clock::now();
+  expect_error(ErrorKind::out_of_memory, "no room", [&] {
+    run_sharing_ranks(shared, [&](NcclCommunicator& gpus, Context& ctx) {
+      gpus.fence("test");
+      gpus.synchronize(ctx, "test");
+      if (gpus.rank() == 0) {
+        while (!done) sleep_ms(1);
+        return;
+      }
+      try {
+        fail(ErrorKind::out_of_memory, "no room");
+      } catch (const Error&) {
+        gpus.abandon_work(ctx);
+        done = true;
+        throw;
+      }
+    });
+  });
+  EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), 5);
+}
+
 TEST(GpuRanks, EnqueueRecordedExchangesTogether) {
   Wires wires(3);
   std::atomic<int> came{0}, enqueued{0};
@@ -274,7 +386,7 @@ TEST(GpuRanks, StayConnectedFromOneRunToTheNext) {
       if (gpus)
         gpus->meet_on(host);
       else
-        gpus = std::make_unique<NcclCommunicator>(host, std::make_unique<FakeLink>(wires, host.rank()));
+        gpus = std::make_unique<NcclCommunicator>(host, nullptr, std::make_unique<FakeLink>(wires, host.rank()));
       gpus->order_with(compute);
       std::vector<std::byte> own(5, static_cast<std::byte>(10 * run + host.rank())), all(15);
       gpus->all_gather(on_gpu(host_bytes(std::span(own))), on_gpu(host_bytes(std::span(all))), parts).wait();
@@ -324,7 +436,7 @@ TEST(GpuRanks, ExchangesBetweenGpusAloneCanBeRecorded) {
 TEST(GpuRanks, ReachNoGpuWithoutAStreamAndNoOtherGpu) {
   Wires wires(1);
   SelfCommunicator host;
-  NcclCommunicator gpus(host, std::make_unique<FakeLink>(wires, 0));
+  NcclCommunicator gpus(host, nullptr, std::make_unique<FakeLink>(wires, 0));
   std::vector<std::byte> bytes(4);
   const auto broadcast = [&](Device device) { gpus.broadcast({bytes.data(), bytes.size(), device}, 0).wait(); };
   const auto send_to_self = [&](Device device) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,6 +16,7 @@
 #include "device/graph.h"
 #include "parallel/exchange_cases.h"
 #include "parallel/nccl_communicator.h"
+#include "parallel/peer_memory.h"
 #include "parallel/thread_communicator.h"
 #include "tensor/tensor.h"
 #include "tensor/transfer.h"
@@ -110,6 +113,96 @@ TEST_F(NcclOnOneGpu, AnAbortReturnsWhileARecordingLives) {
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 4);  // not the time-out
 }
 
+View host_view(std::vector<std::byte>& bytes) {
+  return {bytes.data(), DType::u8, {static_cast<int64_t>(bytes.size())}};
+}
+
+/// Ranks that are threads, on a GPU each where there are so many, otherwise all on one.
+class GpusThatShareMemory : public testing::TestWithParam<int> {
+ protected:
+  static constexpr int64_t kBytes = 1 << 20;
+
+  void SetUp() override {
+    if (gpus() < 1) GTEST_SKIP() << "kernels run on a GPU";
+    setenv("NOSTOS_PEER_MEMORY", "1", 1);
+  }
+  void TearDown() override { unsetenv("NOSTOS_PEER_MEMORY"); }
+
+  /// Runs `body` on ranks that may write to one another's memory.
+  static void run(const std::function<void(Context&, Communicator& host, PeerMemory&)>& body) {
+    run_thread_ranks(GetParam(), [&](Communicator& host) {
+      Context ctx({DeviceKind::cuda, gpus() >= GetParam() ? host.rank() : 0}, 1);
+      ctx.bind_thread();
+      const std::unique_ptr<PeerMemory> memory = open_peer_memory(host, ctx.device());
+      ASSERT_NE(memory, nullptr) << "GPUs of one host that do not reach each other";
+      body(ctx, host, *memory);
+    });
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Ranks, GpusThatShareMemory, testing::Values(2, 3, 4));
+
+// Each rank writes a part of every rank's memory, and copies its own once all have; recorded and not, round by round.
+TEST_P(GpusThatShareMemory, SeeWhatWasWrittenBeforeTheyMet) {
+  run([](Context& ctx, Communicator& host, PeerMemory& memory) {
+    const size_t world = static_cast<size_t>(host.world());
+    std::vector<int> everyone;
+    for (int rank = 0; rank < host.world(); ++rank) everyone.push_back(rank);
+    Tensor source(ctx.device(), DType::u8, {kBytes}), all(ctx.device(), DType::u8, {kBytes * host.world()});
+    Tensor copied(ctx.device(), DType::u8, all.shape());
+    std::vector<std::byte*> places(world);
+    std::vector<Part> parts;
+    for (size_t rank = 0; rank < world; ++rank) parts.push_back({rank * sizeof(std::byte*), sizeof(std::byte*)});
+    std::byte* const own_place = all.view().bytes();
+    host.all_gather(host_bytes(std::span(&own_place, 1)), host_bytes(std::span(places)), parts).wait();
+    const auto fence = [&] {  // no call of CUDA waits while one has enqueued it and another has not
+      host.barrier();
+      memory.fence(everyone, ctx.stream());
+      host.barrier();
+    };
+    const auto step = [&] {
+      fence();  // all have copied what was written before
+      for (std::byte* const place : places)
+        cuda::copy_async(place + host.rank() * kBytes, source.view().bytes(), kBytes, ctx.stream().handle());
+      fence();
+      cuda::copy_async(copied.view().bytes(), all.view().bytes(), all.size_in_bytes(), ctx.stream().handle());
+    };
+    step();
+    ctx.synchronize("test");
+    const Graph recorded = Graph::record(ctx, step);
+    std::vector<std::byte> own(kBytes), got(kBytes * world);
+    for (uint64_t round = 0; round < 20; ++round) {
+      for (size_t i = 0; i < own.size(); ++i) own[i] = exchange_cases::byte_of(round, host.rank(), 0, i);
+      upload(ctx, host_view(own), source);
+      host.barrier();
+      if (round % 3 == 0)
+        step();
+      else
+        recorded.launch(ctx);
+      host.barrier();
+      download(ctx, copied, host_view(got));
+      ctx.synchronize("test");
+      for (size_t i = 0; i < got.size(); i += 97) {
+        const int peer = static_cast<int>(i / kBytes);
+        ASSERT_EQ(got[i], exchange_cases::byte_of(round, peer, 0, i % kBytes)) << "round " << round << " at " << i;
+      }
+    }
+    host.barrier();  // nobody frees what others write to
+  });
+}
+
+TEST_P(GpusThatShareMemory, AnAbortEndsTheWaitForOneThatNeverComes) {
+  const auto start = std::chrono::steady_clock::now();
+  run([](Context& ctx, Communicator& host, PeerMemory& memory) {
+    if (host.rank() > 0) {
+      for (int i = 0; i < 3; ++i) memory.fence(std::array{0, host.rank()}, ctx.stream());
+      memory.abort();
+    }
+    ctx.synchronize("test");
+    host.barrier();
+  });
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 5);
+}
+
 class Nccl : public testing::Test {
  protected:
   void SetUp() override {
@@ -134,10 +227,6 @@ class Nccl : public testing::Test {
 
 ByteView bytes_of(const Context& ctx, Tensor& tensor, size_t bytes) {
   return {tensor.view().bytes(), bytes, ctx.device()};
-}
-
-View host_view(std::vector<std::byte>& bytes) {
-  return {bytes.data(), DType::u8, {static_cast<int64_t>(bytes.size())}};
 }
 
 TEST_F(Nccl, ExchangesBitForBit) {

@@ -114,8 +114,9 @@ bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal) 
 }
 
 void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out) {
-  if (out.elements() == 0) return;
+                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
+                      std::span<const ops::RowTarget> out) {
+  if (qkv.elements() == 0) return;
   rotate_heads(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads);
   hopper_packed_attention(ctx, qkv, heads, kv_heads, scale, out);
 }

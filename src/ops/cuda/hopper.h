@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "device/context.h"
+#include "ops/attention.h"
 #include "ops/conv.h"
 #include "tensor/tensor.h"
 
@@ -18,7 +19,9 @@ bool has_hopper_kernels(Device device);
 void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
 inline constexpr int64_t kHopperHeadDim = 128;
 /// The same of heads that lie side by side. \param qkv [tokens, (heads + 2 * kv_heads) * kHopperHeadDim].
-void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale, View out);
+/// \param out as ops::packed_attention().
+void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale,
+                             std::span<const ops::RowTarget> out);
 
 /// The same of one head of width kHopperWideHead, the VAE's. \param q, k, v [rows, width]. \param scale above 0.
 void hopper_wide_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);

@@ -6,6 +6,7 @@
 // one burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what
 // three of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same
 // order whatever the tile, so a query's bits depend on nothing else.
+#include <array>
 #include <cmath>
 
 #include "ops/cuda/device_math.cuh"
@@ -46,6 +47,30 @@ struct Problem {
     return {index / short_tiles, long_tiles * kHopperLongTile + index % short_tiles * kHopperShortTile};
   }
 };
+
+/// Where runs of rows go, each [count, heads * kHeadDim], anywhere that the GPU reaches.
+template <int kMost>
+struct Results {
+  CUtensorMap maps[kMost];
+  std::byte* to[kMost];
+  int first[kMost], count[kMost], row_bytes[kMost];  ///< bytes from a row to the next
+  int size = 0;
+
+  void add(const ops::RowTarget& target, int64_t columns) {
+    maps[size] = tensor_map({.data = target.to,
+                             .rows = target.count,
+                             .columns = columns,
+                             .row_stride = target.stride,
+                             .tile_rows = 64,
+                             .tile_columns = 64});
+    to[size] = target.to;
+    first[size] = static_cast<int>(target.first);
+    count[size] = static_cast<int>(target.count);
+    row_bytes[size++] = static_cast<int>(target.stride * static_cast<int64_t>(sizeof(bfloat16)));
+  }
+};
+static_assert(sizeof(Results<static_cast<int>(ops::kMostRowTargets)>) + 3 * sizeof(CUtensorMap) + sizeof(Problem) < 4096,
+              "older drivers take no more parameters");
 
 __device__ inline float exp2_of(float x) {
   float y;
@@ -107,9 +132,10 @@ struct Queries {
   }
 };
 
+template <int kMostRuns>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                     const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap out,
+                     const __grid_constant__ CUtensorMap v, const __grid_constant__ Results<kMostRuns> out,
                      const __grid_constant__ Problem problem) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t shared[];
@@ -251,9 +277,26 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::publish_writes();
     hopper::wait_together(1 + warpgroup, 128);
     if (thread == 0) {
-      for (int half = 0; half < 2; ++half)
-        hopper::store_tile(out, own_result + half * kHalfBytes, head * kHeadDim + half * 64, first_row);
+      for (int i = 0; i < (kMostRuns == 1 ? 1 : out.size); ++i) {
+        const int at = first_row - out.first[i];
+        if (kMostRuns > 1 && (at < 0 || at >= out.count[i])) continue;
+        for (int half = 0; half < 2; ++half)
+          hopper::store_tile(out.maps[i], own_result + half * kHalfBytes, head * kHeadDim + half * 64, at);
+      }
       hopper::store_begun();
+    }
+    // What has gone ends with its run. Runs that begin within the tile get their rows word by word: no store begins before
+    // its tensor (an illegal instruction).
+    for (int i = 0; kMostRuns > 1 && i < out.size; ++i) {
+      constexpr int kRowWords = kHeadDim * 2 / 16;
+      const int begin = out.first[i] - first_row, count = min(64 - begin, out.count[i]);
+      if (begin <= 0) continue;
+      for (int word = thread; word < count * kRowWords; word += 128) {
+        const int from = begin + word / kRowWords, column = word % kRowWords;
+        const uint32_t at = own_result + column / 8 * kHalfBytes + from * 128 + ((column % 8) ^ (from % 8)) * 16;
+        *reinterpret_cast<uint4*>(out.to[i] + static_cast<int64_t>(word / kRowWords) * out.row_bytes[i] +
+                                  head * kHeadDim * 2 + column * 16) = hopper::load_word(at);
+      }
     }
   };
 
@@ -304,8 +347,12 @@ struct HeadRows {
 
 HeadRows rows_of(ConstView x) { return {x.bytes(), x.shape()[0], x.shape()[1], x.shape()[1] * kHeadDim, kHeadDim}; }
 
-void attend(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& v, float scale, View out) {
-  if (q.heads == 0 || q.rows == 0) return;
+template <int kMostRuns>
+void attend_to(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& v, float scale,
+               std::span<const ops::RowTarget> out) {
+  Results<kMostRuns> results;
+  for (const ops::RowTarget& target : out)
+    if (target.count > 0) results.add(target, q.heads * kHeadDim);
   const HopperTiles chosen = hopper_tiles(q.heads, q.rows, multiprocessors(ctx));
   const Problem problem{.keys = static_cast<int>(k.rows),
                         .heads = static_cast<int>(q.heads),
@@ -313,23 +360,32 @@ void attend(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& 
                         .short_tiles = chosen.short_tiles,
                         .heads_a_kv_head = static_cast<int>(q.heads / k.heads),
                         .scale_log2 = scale * 1.4426950408889634f};
-  check_cuda(cudaFuncSetAttribute(attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+  const auto kernel = attention_kernel<kMostRuns>;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
-  attention_kernel<<<static_cast<unsigned>(chosen.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
-      q.tiles(64), k.tiles(kKeys), v.tiles(kKeys),
-      tensor_map(
-          {.data = out.bytes(), .rows = q.rows, .columns = q.heads * kHeadDim, .tile_rows = 64, .tile_columns = 64}),
-      problem);
+  kernel<<<static_cast<unsigned>(chosen.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
+      q.tiles(64), k.tiles(kKeys), v.tiles(kKeys), results, problem);
   check_launch("attention");
+}
+
+void attend(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& v, float scale,
+            std::span<const ops::RowTarget> out) {
+  if (q.heads == 0 || q.rows == 0) return;
+  if (out.size() == 1)
+    attend_to<1>(ctx, q, k, v, scale, out);
+  else
+    attend_to<static_cast<int>(ops::kMostRowTargets)>(ctx, q, k, v, scale, out);
 }
 
 }  // namespace
 
 void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out) {
-  attend(ctx, rows_of(q), rows_of(k), rows_of(v), scale, out);
+  attend(ctx, rows_of(q), rows_of(k), rows_of(v), scale,
+         std::array{ops::RowTarget{0, out.shape()[0], out.bytes(), out.shape()[1]}});
 }
 
-void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale, View out) {
+void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale,
+                             std::span<const ops::RowTarget> out) {
   const auto part = [&](int64_t first, int64_t count) {
     return HeadRows{qkv.bytes() + first * kHeadDim * static_cast<int64_t>(sizeof(bfloat16)), count, qkv.shape()[0],
                     kHeadDim, qkv.shape()[1]};

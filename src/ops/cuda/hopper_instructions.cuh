@@ -58,6 +58,15 @@ __device__ inline void store_tile(const CUtensorMap& map, uint32_t from, int col
                "r"(column), "r"(row), "r"(plane)
                : "memory");
 }
+/// \return 16 bytes of shared memory.
+__device__ inline uint4 load_word(uint32_t from) {
+  uint4 word;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+               : "r"(from)
+               : "memory");
+  return word;
+}
 __device__ inline void store_begun() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 /// Waits until at most kGroups of this thread's groups still read shared memory.
 template <int kGroups>

@@ -15,7 +15,9 @@ bool has_hopper_kernels(Device) { return false; }
 
 void hopper_attention(Context&, ConstView, ConstView, ConstView, float, View) { fail_missing(); }
 
-void hopper_packed_attention(Context&, ConstView, int64_t, int64_t, float, View) { fail_missing(); }
+void hopper_packed_attention(Context&, ConstView, int64_t, int64_t, float, std::span<const ops::RowTarget>) {
+  fail_missing();
+}
 
 void hopper_wide_attention(Context&, ConstView, ConstView, ConstView, float, View) { fail_missing(); }
 

@@ -39,7 +39,8 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
 void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
 bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
 void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);
+                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
+                      std::span<const ops::RowTarget> out);
 /// What split_heads_rope() does to q and k heads, in place. \param qkv [tokens, (heads + 2 * kv_heads) * head_dim] of
 /// heads that has_vector_heads() serves.
 void rotate_heads(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
