@@ -6,9 +6,10 @@ equality  the same PNG bytes on 1, 2, 3 ... GPUs, five sizes, both plans, ranks 
 mpirun    the same with ranks that are processes
 sockets   the same, one small size, with 2 and 3 processes on one GPU that NCCL takes for hosts of their own and connects by
           sockets: slow, but it needs one GPU alone; and one of two such processes killed
-scaling   the full-size model with random weights on 1, 2, 4 and 8 GPUs: times of denoising and of the whole, efficiency
-          against one GPU of the same run, the share of a step in exchanges that nothing hides, and what the cost model
-          predicts; and the same picture on all
+scaling   the full-size model with random weights on 1, 2, 4 and 8 GPUs, heads exchanged by NCCL and by kernels that write
+          to the peers' memory (NOSTOS_PEER_MEMORY=1): times of denoising and of the whole, efficiency against one GPU of the
+          same run, the share of a step in exchanges that nothing hides, and what the cost model predicts; and the same
+          picture on all
 failures  a rank that is killed, and a drawing that is interrupted, end all within 10 seconds and leave the GPUs free
 
 The exposed share is what a step takes beyond the computation of the busiest rank: the step of one GPU, times the part of it
@@ -16,6 +17,7 @@ that the cost model gives that rank. Ends with 1 if a check failed; what could n
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -36,6 +38,7 @@ from mpirun import ENVIRONMENT, LIMIT_S, MPIRUN  # noqa: E402
 SIZES = ["720x720", "720x1280", "1280x720", "1024x1024", "2048x2048"]  # height x width
 SCALING_SIZES = {"1024x1024": 3, "720x1280": 3, "2048x2048": 2}  # repeats
 PLANS = ["token", "axis"]
+EXCHANGES = ["NCCL", "peer memory"]
 MOST_GPUS = 8
 COMMAND_LIMIT_S = 300
 CAPTION_ROWS = 64  # of the prompt, which a synthetic model takes byte for byte
@@ -155,15 +158,16 @@ def sockets(machine, report):
                   shell=OWN_HOST + RANK_SHELL, message="rank 1 failed: its process has ended")
 
 
-def bench(machine, size, ranks, repeats):
+def bench(machine, size, ranks, repeats, peer_memory=False):
     """The JSON object of one nostos bench, or nothing and why."""
     height, width = size.split("x")
     command = [machine.nostos, "bench", "--json", "--log-level", "warning", "--device", "cuda", "--synthetic",
                "z-image-turbo", "--precision", "bf16", "--prompt", PROMPT, "--height", height, "--width", width,
                "--num-inference-steps", "8", "--guidance-scale", "0", "--warmup", "2", "--repeat", str(repeats),
                "--num-gpus", str(ranks)]
+    environment = {**os.environ, "NOSTOS_PEER_MEMORY": "1" if peer_memory else "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
     except subprocess.TimeoutExpired:
         return None, f"no end within {COMMAND_LIMIT_S} s"
     if done.returncode != 0:
@@ -181,7 +185,7 @@ def predicted(size, ranks):
     return step, step - exposed
 
 
-def scaling_row(size, ranks, measured, one):
+def scaling_row(size, ranks, exchanges, measured, one):
     """A row of the scaling table; `one` is what one GPU took in the same run."""
     denoise = {stage["name"]: stage["median_ms"] for stage in measured["stages"]}["denoise"]
     denoise_one = {stage["name"]: stage["median_ms"] for stage in one["stages"]}["denoise"]
@@ -191,6 +195,7 @@ def scaling_row(size, ranks, measured, one):
     return {
         "size": size,
         "GPUs": ranks,
+        "exchanges": exchanges,
         "step_ms": measured["step_median_ms"],
         "denoise_ms": denoise,
         "total_ms": measured["total_median_ms"],
@@ -208,16 +213,17 @@ def scaling(machine, report):
     rows = []
     for size, repeats in SCALING_SIZES.items():
         one = None
-        for ranks in counts:
-            measured, why = bench(machine, size, ranks, repeats)
-            report.expect(measured is not None, f"bench {size} on {ranks} GPUs" + (f": {why}" if why else ""))
+        for ranks, exchanges in [(1, "-"), *itertools.product(counts[1:], EXCHANGES)]:
+            what = f"{size} on {ranks} GPUs" + (f" by {exchanges}" if ranks > 1 else "")
+            measured, why = bench(machine, size, ranks, repeats, exchanges == "peer memory")
+            report.expect(measured is not None, f"bench {what}" + (f": {why}" if why else ""))
             if measured is None:
                 continue
             one = one or (measured if ranks == 1 else None)
             if one is None:
                 continue
-            report.expect(measured["picture_digest"] == one["picture_digest"], f"full size {size} on {ranks} GPUs: same picture")
-            rows.append(scaling_row(size, ranks, measured, one))
+            report.expect(measured["picture_digest"] == one["picture_digest"], f"full size {what}: same picture")
+            rows.append(scaling_row(size, ranks, exchanges, measured, one))
     if rows:
         print_table(rows)
     report.figures["scaling"] = rows

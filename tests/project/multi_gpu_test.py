@@ -102,8 +102,9 @@ class MultiGpu(unittest.TestCase):
                 for plan in ("token", "axis"):
                     self.assertIn(f"ok: {name} 720x1280 on {ranks} ranks by {plan}: same bytes", done.stdout)
         self.assertIn("ok: sockets 208x336 on 3 ranks by axis: same bytes", done.stdout)
-        self.assertEqual([row["GPUs"] for row in figures["scaling"]], 3 * [1, 2, 4])
-        one, two, four = figures["scaling"][:3]
+        self.assertEqual([row["GPUs"] for row in figures["scaling"]], 3 * [1, 2, 2, 4, 4])
+        one, two, _, four, _ = figures["scaling"][:5]
+        self.assertEqual([row["exchanges"] for row in figures["scaling"][:3]], ["-", "NCCL", "peer memory"])
         self.assertEqual((one["total_efficiency"], one["exposed_share"], one["predicted_efficiency"]), (1, 0, 1))
         self.assertAlmostEqual(two["total_efficiency"], 920 / 470 / 2)
         self.assertAlmostEqual(four["denoise_efficiency"], 810 / 210 / 4)
@@ -125,7 +126,7 @@ class MultiGpu(unittest.TestCase):
     def test_more_than_eight_are_left_alone(self):
         done, figures = self.run_on(9, "scaling")
         self.assertEqual(figures["gpus"], 8, done.stdout)
-        self.assertEqual([row["GPUs"] for row in figures["scaling"]], 3 * [1, 2, 4, 8])
+        self.assertEqual([row["GPUs"] for row in figures["scaling"]], 3 * [1, 2, 2, 4, 4, 8, 8])
 
     def test_without_a_gpu_it_is_skipped(self):
         self.assertEqual(self.run_on(0)[0].returncode, 77)
@@ -139,8 +140,9 @@ class MultiGpu(unittest.TestCase):
     def test_another_picture_at_full_size_is_found(self):
         done, figures = self.run_on(4, "scaling", OTHER_DIGEST="b")
         self.assertEqual(done.returncode, 1)
-        self.assertEqual(figures["failed"], [f"full size {size} on 4 GPUs: same picture" for size in
-                                             ("1024x1024", "720x1280", "2048x2048")])
+        self.assertEqual(figures["failed"], [f"full size {size} on 4 GPUs by {exchanges}: same picture"
+                                             for size in ("1024x1024", "720x1280", "2048x2048")
+                                             for exchanges in ("NCCL", "peer memory")])
 
     def test_a_build_without_mpi_says_so(self):
         done, figures = self.run_on(2, "mpirun", WITHOUT_MPI="1")
