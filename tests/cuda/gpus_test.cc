@@ -99,14 +99,14 @@ TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
     Engine engine(one);
     for (const GenerationRequest& request : requests) wanted.push_back(engine.generate(request));
   }
-  for (int64_t ranks = 2; ranks <= gpus(); ++ranks) {
-    for (const parallel::PlanKind plan : {parallel::PlanKind::token, parallel::PlanKind::axis}) {
-      Engine engine(full_size(on_gpus({.ulysses = ranks, .plan = plan})));
-      for (size_t i = 0; i < requests.size(); ++i)
-        for (const char* run : {"recorded on the way", "recorded before"})
-          expect_same(wanted[i], engine.generate(requests[i]),
-                      fmt::format("request {} on {} GPUs by {}, {}", i, ranks, parallel::name(plan), run));
-    }
+  for (const Parallelism& parallelism : {Parallelism{.ulysses = 2, .plan = parallel::PlanKind::token},
+                                         Parallelism{.ulysses = gpus(), .plan = parallel::PlanKind::axis}}) {
+    Engine engine(full_size(on_gpus(parallelism)));
+    for (size_t i = 0; i < requests.size(); ++i)
+      for (const char* run : {"recorded on the way", "recorded before"})
+        expect_same(wanted[i], engine.generate(requests[i]),
+                    fmt::format("request {} on {} GPUs by {}, {}", i, parallelism.ulysses,
+                                parallel::name(parallelism.plan), run));
   }
   unsetenv("NOSTOS_PEER_MEMORY");
 }
