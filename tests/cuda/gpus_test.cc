@@ -11,6 +11,8 @@
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
 #include "parallel/nccl_link.h"
+#include "parallel/peer_memory.h"
+#include "parallel/thread_communicator.h"
 #include "pipeline/engine.h"
 
 namespace nostos::test {
@@ -86,6 +88,9 @@ TEST_F(CudaGpus, RecordedStepsReleasedPartsAndHalvesDrawTheSame) {
 TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
   if (gpus() < 2) GTEST_SKIP() << "one GPU has no peers";
   setenv("NOSTOS_PEER_MEMORY", "1", 1);
+  run_thread_ranks(static_cast<int>(gpus()), [](Communicator& host) {
+    EXPECT_NE(open_peer_memory(host, {DeviceKind::cuda, host.rank()}), nullptr) << "NCCL would carry what is drawn here";
+  });
   const auto full_size = [](EngineOptions options) {
     options.model = model_dir("z-image-turbo");
     options.synthetic = true;
