@@ -56,13 +56,14 @@ struct Engine::Impl {
 
   EngineOptions options;
   Communicator* processes;
+  KeptCaptions captions;                                     // rank 0's
   std::vector<std::unique_ptr<LoadedModel>> models;          // one, or one a place
   std::vector<std::unique_ptr<Context>> thread_contexts;     // of several places that share a model and the threads
   std::vector<std::unique_ptr<NcclCommunicator>> gpu_ranks;  // of places with a GPU each; null: not connected
 };
 
 Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
-    : options(given), processes(given_processes) {
+    : options(given), processes(given_processes), captions(given.kept_captions) {
   const int64_t places = processes == nullptr ? options.parallelism.ranks() : 1;
   const bool on_gpus = options.device.kind == DeviceKind::cuda;
   models.resize(options.device_per_rank ? static_cast<size_t>(places) : 1);
@@ -126,7 +127,9 @@ std::vector<Generation> Engine::Impl::draw(Communicator& host, std::span<const R
   LoadedModel& model = *models[models.size() == 1 ? 0 : place];
   Context& ctx = thread_contexts.empty() ? model.ctx : *thread_contexts[place];
   const bool leads = place == 0 || models.size() > 1;
-  Worker worker(ctx, world_of(host), options.parallelism, {model.ctx, model.parts, model.parts.one_at_a_time()}, leads);
+  Worker worker(ctx, world_of(host), options.parallelism,
+                {model.ctx, model.parts, model.parts.one_at_a_time(), options.kept_captions > 0 ? &captions : nullptr},
+                leads);
   return worker.draw(requests, progress);
 }
 

@@ -31,6 +31,7 @@ struct EngineOptions {
   MemoryOptions memory;
   Parallelism parallelism;
   double comm_timeout_s = 0;  ///< see CommunicatorOptions
+  size_t kept_captions = 0;   ///< prompts that need not be encoded again when they come again; rank 0's, in host memory
 };
 
 /// A model ready to draw. One thread at a time.

@@ -63,6 +63,7 @@ struct RunReport {
   int64_t transformer_rows = 0;   ///< this rank's rows of a forward pass of the transformer, of the first batch
   double transformer_flop = 0;    ///< floating-point operations of one denoising step's matrix products (all passes
                                   ///< and ranks), of the first batch
+  int64_t kept_captions = 0;      ///< captions that earlier drawings had made
   std::vector<RankReport> ranks;  ///< in rank order
 };
 

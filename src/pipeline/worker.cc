@@ -142,6 +142,7 @@ std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, 
   steps_told_.assign(requests.size(), 0);
   stages_.clear();
   steps_.clear();
+  to_keep_.clear();
   report_ = {};
   const uint64_t bytes_sent_before = groups_.world().traffic().bytes;
   // What blocks watch ends all ranks wherever they are; of several requests, ranks must agree on which go on.
@@ -164,6 +165,7 @@ std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, 
     memory_.release();
     throw;
   }
+  keep_captions();
   report_weights();
   report_times();
   report_ranks(groups_.world().traffic().bytes - bytes_sent_before);
@@ -210,7 +212,10 @@ std::vector<PicturePlan> Worker::plan_pictures() {
 void Worker::tokenize() {
   text_tokens_.clear();
   caption_lengths_.assign(texts_.size(), 0);
+  kept_.clear();
   if (is_root()) {
+    for (const std::string& text : texts_)
+      kept_.push_back(process_.captions != nullptr ? process_.captions->find(text) : nullptr);
     for (size_t i = 0; i < texts_.size(); ++i) {
       const PromptTokens& tokens = text_tokens_.emplace_back(process_.parts.tokenize(texts_[i]));
       if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
@@ -323,13 +328,22 @@ void Worker::take_text_views(Arena& arena, Views& views) const {
   const ModelParts& parts = process_.parts;
   views.features = take(arena, DType::f32, {sum(caption_lengths_), parts.encoder_config().hidden});
   const size_t mark = arena.used_bytes();
-  for (const Batch& batch : batch_plan(padded_captions_, max_batch_rows(ctx_.device()))) {
+  const auto take_batch = [&](const Batch& batch) {
     const std::span<const int64_t> lengths = std::span(caption_lengths_).subspan(batch.first, batch.count);
     arena.rewind(mark);
     qwen3::Scratch encoder = qwen3::Scratch::take(arena, parts.encoder_config(), lengths, parts.dtype());
     arena.rewind(mark);
     views.text.push_back({batch, std::move(encoder),
                           zimage::RefineScratch::take(arena, parts.transformer_config(), lengths, parts.dtype())});
+  };
+  for (size_t first = 0; first < kept_.size();) {
+    const auto is_kept = [](const Tensor* caption) { return caption != nullptr; };
+    const auto end = std::find_if(kept_.begin() + static_cast<std::ptrdiff_t>(first), kept_.end(), is_kept);
+    const size_t count = static_cast<size_t>(end - kept_.begin()) - first;
+    const std::span<const int64_t> rows = std::span(padded_captions_).subspan(first, count);
+    for (const Batch& batch : batch_plan(rows, max_batch_rows(ctx_.device())))
+      take_batch({first + batch.first, batch.count, batch.passes_apart});
+    first += count + 1;
   }
 }
 
@@ -351,7 +365,7 @@ void Worker::make_captions() {
   };
   if (process_.release_parts) {
     load([&] {
-      if (is_root()) parts.encoder(ctx);
+      if (!views_.text.empty()) parts.encoder(ctx);
     });
   }
   enter_stage("text");
@@ -372,10 +386,29 @@ void Worker::make_captions() {
     parts.transformer(ctx).refine(ctx, lengths, features, batch.refiner,
                                   rows_of(views_.captions, padded_captions_, batch.captions));
   });
+  if (is_root()) take_kept_captions(ctx);
   // What follows is ordered with the rank's own work.
   if (is_root() && &ctx != &ctx_) ctx.synchronize("captions");
   const View captions = views_.captions;
   groups_.world().broadcast({captions.bytes(), captions.size_in_bytes(), ctx_.device()}, kRoot).wait();
+}
+
+void Worker::take_kept_captions(Context& ctx) {
+  for (size_t i = 0; i < kept_.size(); ++i) {
+    const View caption = rows_of(views_.captions, padded_captions_, {i, 1});
+    if (kept_[i] != nullptr) {
+      upload(ctx, *kept_[i], caption);
+      ++report_.kept_captions;
+    } else if (process_.captions != nullptr) {
+      to_keep_.emplace_back(i, Tensor(Device{}, caption.dtype(), caption.shape()));
+      download(ctx, caption, to_keep_.back().second);
+    }
+  }
+}
+
+void Worker::keep_captions() {
+  for (auto& [caption, copy] : to_keep_) process_.captions->keep(texts_[caption], std::move(copy));
+  to_keep_.clear();
 }
 
 void Worker::fill_noise(const PicturePlace& place, View latents, View state) {

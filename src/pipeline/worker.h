@@ -13,6 +13,7 @@
 #include "parallel/communicator.h"
 #include "pipeline/batch.h"
 #include "pipeline/generation.h"
+#include "pipeline/kept_captions.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/preview.h"
@@ -29,6 +30,7 @@ struct WorkerProcess {
   Context& ctx;       ///< with all the process's threads: for what one rank does while the others wait
   ModelParts& parts;  ///< shared; loaded and released by the leader while the others wait
   bool release_parts = false;
+  KeptCaptions* captions = nullptr;  ///< rank 0's; null: none are kept
 };
 
 /// A rank's stages, in order:
@@ -76,7 +78,7 @@ class Worker {
   struct Views {
     View captions;  ///< f32 [padded tokens of all captions, hidden]: refined, one after the other
     View features;  ///< f32 [tokens of all, encoder's hidden]; this and what makes captions on rank 0 alone
-    std::vector<TextBatch> text;          ///< all in the same memory
+    std::vector<TextBatch> text;          ///< of captions that are not kept, all in the same memory
     std::vector<View> states;             ///< of each picture, f32 [channels, height, width]
     std::vector<SamplerMemory> samplers;  ///< of each batch, all in the same memory
     PreviewMemory preview;
@@ -102,6 +104,10 @@ class Worker {
   /// The VAE, which says what it needs, must be loaded: with release_parts it is when its stage comes, not before.
   DecoderViews take_decoder_views(Arena& arena) const;
   void make_captions();
+  /// On rank 0: the captions that are kept are taken from there, and copies of the others begin to be made.
+  void take_kept_captions(Context& ctx);
+  /// On rank 0, when a drawing is done and its copies are there.
+  void keep_captions();
   /// state = a picture's noise, or the latents of its request; the same on every rank. \param latents of the host, as state
   void fill_noise(const PicturePlace& place, View latents, View state);
   void denoise();
@@ -144,10 +150,12 @@ class Worker {
   std::vector<int64_t> steps_told_;  // of each request
   RunReport report_;
   std::vector<PicturePlace> pictures_;
-  std::vector<std::string> texts_;         // that captions are made of: prompts and negative prompts
-  std::vector<PromptTokens> text_tokens_;  // of each, on rank 0
-  std::vector<int64_t> caption_lengths_;   // tokens of each, on every rank
-  std::vector<int64_t> padded_captions_;   // the same, padded
+  std::vector<std::string> texts_;                  // that captions are made of: prompts and negative prompts
+  std::vector<PromptTokens> text_tokens_;           // of each, on rank 0
+  std::vector<int64_t> caption_lengths_;            // tokens of each, on every rank
+  std::vector<int64_t> padded_captions_;            // the same, padded
+  std::vector<const Tensor*> kept_;                 // of each on rank 0: null, or the caption that is kept of it
+  std::vector<std::pair<size_t, Tensor>> to_keep_;  // captions that this drawing encodes
   std::vector<Batch> batches_;
   std::vector<SamplerPlan> plans_;  // of each batch
   Views views_;

@@ -14,12 +14,13 @@ namespace {
 /// The embedded model on one rank, whose context can be looked at.
 class Drawer {
  public:
-  Drawer() : parts_(ctx_, model_dir("mini"), false, DType::bf16) {}
+  explicit Drawer(KeptCaptions* captions = nullptr)
+      : parts_(ctx_, model_dir("mini"), false, DType::bf16), captions_(captions) {}
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
     SelfCommunicator world;
     const ResolvedRequest resolved = resolve(request, parts_.limits());
-    Worker worker(ctx_, world, {}, {ctx_, parts_}, true);
+    Worker worker(ctx_, world, {}, {.ctx = ctx_, .parts = parts_, .captions = captions_}, true);
     return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   int64_t host_waits() const { return ctx_.host_waits(); }
@@ -27,6 +28,7 @@ class Drawer {
  private:
   Context ctx_{{DeviceKind::cuda, 0}, 2};
   ModelParts parts_;
+  KeptCaptions* captions_;
 };
 
 /// Steps without guidance, then steps with: both kinds are recorded.
@@ -95,6 +97,24 @@ TEST(CudaEngine, ARecordingServesItsOwnKindOfDrawingAlone) {
   request.height = 288;
   expect_as_fresh(request, "another size");
   expect_as_fresh(half_guided(), "as at first");
+}
+
+TEST(CudaEngine, KeptCaptionsDrawTheSame) {
+  KeptCaptions captions(3);
+  Drawer keeping(&captions), forgetful;
+  GenerationRequest request = half_guided();
+  request.negative_prompt = "A photograph that is blurred, too dark, or of something else than what was asked for";
+  for (const int64_t kept : {0, 2, 2, 1, 1}) {
+    if (kept == 1) std::swap(request.prompt, request.negative_prompt += "!");
+    const Generation drawn = keeping.draw(request);
+    EXPECT_EQ(drawn.report.kept_captions, kept);
+    expect_same(forgetful.draw(request), drawn, request.prompt);
+    request.seed += 1;
+  }
+  const int64_t waits = keeping.host_waits(), allocations = cuda::allocations();
+  EXPECT_EQ(keeping.draw(request).report.kept_captions, 2);
+  EXPECT_EQ(keeping.host_waits(), waits + 1);
+  EXPECT_EQ(cuda::allocations(), allocations);
 }
 
 TEST(CudaEngine, ADrawingThatWasGivenUpLeavesNoTrace) {

@@ -23,10 +23,10 @@ class Drawer {
     parts_.load_ahead(ctx_, true);
   }
 
-  Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
+  Generation draw(const GenerationRequest& request, const Progress& progress = {}, KeptCaptions* captions = nullptr) {
     SelfCommunicator world;
     const ResolvedRequest resolved = resolve(request, parts_.limits());
-    Worker worker(ctx_, world, {}, {ctx_, parts_, parts_.one_at_a_time()}, true);
+    Worker worker(ctx_, world, {}, {ctx_, parts_, parts_.one_at_a_time(), captions}, true);
     return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
@@ -102,6 +102,22 @@ TEST_F(CudaOffload, AWarmDrawingWaitsOnceAndAllocatesNothing) {
   drawer.draw(half_guided(256, 192));
   EXPECT_EQ(drawer.context().host_waits(), waits + 1);
   EXPECT_EQ(cuda::allocations(), allocations);
+}
+
+// Blocks of the text encoder do not visit the GPU then.
+TEST_F(CudaOffload, KeptCaptionsDrawTheSame) {
+  const GenerationRequest request = half_guided(256, 192);
+  const Generation wanted = Drawer({.mode = MemoryMode::resident}).draw(request);
+  const MemoryOptions streams{.limit_bytes = lowest_limit(wanted.report.arena_bytes)};
+  for (const MemoryOptions& memory : {streams, MemoryOptions{.mode = MemoryMode::offload, .one_drawing = true}}) {
+    Drawer drawer(memory);
+    KeptCaptions captions(2);
+    for (const int64_t kept : {0, 2, 2}) {
+      const Generation drawn = drawer.draw(request, {}, &captions);
+      EXPECT_EQ(drawn.report.kept_captions, kept);
+      expect_same(wanted, drawn, fmt::format("{} kept", kept));
+    }
+  }
 }
 
 // The larger drawing leaves less room for weights, which are loaded anew in another way.

@@ -206,6 +206,54 @@ TEST(Engine, CaptionsOfUnlikeLengthShareOnePlan) {
   EXPECT_EQ(engine.generate(unlike).pictures.size(), 1u);
 }
 
+// A prompt that comes again, with another seed, at another size or as the negative one, gives the same bits unencoded.
+TEST(Engine, KeptCaptionsDoNotChangeThePicture) {
+  struct Case {
+    const char *prompt, *negative;
+    int64_t height, kept;
+  };
+  const Case cases[] = {{"two red apples", "", 16, 0},
+                        {"two red apples", "", 20, 2},
+                        {"a dog", "", 16, 1},
+                        {"", "two red apples", 16, 2},
+                        {"a cat", "a bird", 16, 0},
+                        {"two red apples", "a dog", 16, 1},  // it had to make room
+                        {"two red apples", "a cat", 24, 1},
+                        {"a dog", "two red apples", 24, 2}};
+  for (const bool offloads : {false, true}) {
+    for (const int64_t ranks : {1, 2}) {
+      EngineOptions keeping = options();
+      if (offloads) keeping.memory.mode = MemoryMode::offload;
+      keeping.parallelism.ulysses = ranks;
+      keeping.kept_captions = 3;
+      Engine engine(keeping), forgetful(options());
+      for (const Case& c : cases) {
+        GenerationRequest drawn = request(c.height, 16);
+        drawn.prompt = c.prompt;
+        drawn.negative_prompt = c.negative;
+        const Generation a = engine.generate(drawn), b = forgetful.generate(drawn);
+        EXPECT_TRUE(same_latents(a.pictures[0], b.pictures[0])) << c.prompt << ", " << c.negative;
+        EXPECT_EQ(a.report.kept_captions, c.kept) << c.prompt << ", " << c.negative;
+        EXPECT_EQ(b.report.kept_captions, 0);
+      }
+    }
+  }
+}
+
+// What a drawing that ended early has begun to keep, nobody gets.
+TEST(Engine, CaptionsOfACancelledDrawingAreNotKept) {
+  EngineOptions keeping = options();
+  keeping.kept_captions = 3;
+  Engine engine(keeping);
+  std::atomic<bool> cancel{false};
+  Progress progress;
+  progress.cancel = &cancel;
+  progress.on_step = [&](int64_t, int64_t, double) { cancel = true; };
+  failure([&] { engine.generate(request(16, 16), progress); }, ErrorKind::cancelled);
+  EXPECT_EQ(engine.generate(request(16, 16)).report.kept_captions, 0);
+  EXPECT_EQ(engine.generate(request(16, 16)).report.kept_captions, 2);
+}
+
 TEST(Engine, DamagedPartsAreFoundBeforeAnyStage) {
   const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "damaged_vae";
   std::filesystem::remove_all(folder);
