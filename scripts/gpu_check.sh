@@ -106,10 +106,11 @@ check() {
 }
 
 # Whole drawings, in processes side by side: most of their time is the compilation of cuDNN's plans on the host. One alone
-# has the full size, so that its weights are there once.
+# has the full size, so that its weights are there once; ranks that wait for each other on the GPU would wait for ever if
+# they failed.
 check_drawings() {
   local shard pid pids=() status=0
-  "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaFullSize*' &
+  timeout -s KILL 900 "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaFullSize*' &
   pids+=($!)
   for shard in 0 1 2 3; do
     GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$programs"/cuda_pipeline_test --gtest_brief=1 \

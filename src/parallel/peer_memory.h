@@ -10,8 +10,9 @@
 
 namespace nostos {
 
-/// One rank's end of GPUs whose kernels reach all of their memory, for ranks with a GPU each: on one H200 small tests of
-/// ranks that met on the same GPU ended, whole drawings did not. Used by one host thread.
+/// One rank's end of GPUs whose kernels reach all of their memory, for ranks with a GPU each. Ranks can meet on one GPU, too,
+/// for tests, as long as nothing that waits stands in one of its queues before what it waits for: streams do not share
+/// these, but branches of several ranks' recorded steps may. Used by one host thread.
 class PeerMemory {
  public:
   /// As abort(): what others still wait for comes to an end. All that was enqueued is done, or the peers are gone.

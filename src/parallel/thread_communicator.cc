@@ -188,10 +188,18 @@ class ThreadOperation final : public Operation {
       End& other = *end.other;
       end.state = other.state = End::State::copying;
       lock.unlock();
-      if (end.bytes > 0) copy(end, other);
+      std::exception_ptr error;
+      try {
+        if (end.bytes > 0) copy(end, other);
+      } catch (...) {
+        error = std::current_exception();  // of a GPU
+      }
       lock.lock();
-      end.state = other.state = End::State::done;
+      // Without its copy an end is never done, and nobody waits for it: both ranks learn of the failure.
+      end.state = other.state = error ? End::State::open : End::State::done;
+      if (error) world_.fail_all(rank_, {rank_, describe(error)});
       world_.ranks[end.peer].changed.notify_all();
+      if (error) std::rethrow_exception(error);
     }
   }
 

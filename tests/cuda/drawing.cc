@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cuda/meeting_link.h"
+#include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "pipeline/rank_memory.h"
 
@@ -48,6 +50,24 @@ Generation SharedModel::draw(const GenerationRequest& request, const Parallelism
 }
 
 std::vector<Generation> SharedModel::draw(std::span<const GenerationRequest> requests, const Parallelism& parallelism) {
+  return draw(requests, parallelism, [](Communicator&) { return nullptr; });
+}
+
+Generation SharedModel::draw_meeting_on_the_gpu(const GenerationRequest& request, const Parallelism& parallelism) {
+  setenv("NOSTOS_PEER_MEMORY", "1", 1);
+  Mail mail;
+  const auto connect = [&mail](Communicator& hosts) {
+    auto link = std::make_unique<MeetingLink>(mail, open_peer_memory(hosts, kGpu), hosts.rank(), kGpu);
+    return std::make_unique<NcclCommunicator>(hosts, open_peer_memory(hosts, kGpu), std::move(link));
+  };
+  std::vector<Generation> drawn = draw(std::span(&request, 1), parallelism, connect);
+  unsetenv("NOSTOS_PEER_MEMORY");
+  return std::move(drawn.front());
+}
+
+std::vector<Generation> SharedModel::draw(
+    std::span<const GenerationRequest> requests, const Parallelism& parallelism,
+    const std::function<std::unique_ptr<Communicator>(Communicator& hosts)>& connect) {
   std::vector<ResolvedRequest> resolved;
   for (const GenerationRequest& request : requests) resolved.push_back(resolve(request, parts_.limits()));
   parts_.encoder(process_);
@@ -58,11 +78,15 @@ std::vector<Generation> SharedModel::draw(std::span<const GenerationRequest> req
   // What a rank keeps from one drawing to the next holds for one number of ranks and one plan.
   for (const std::unique_ptr<Context>& rank : ranks_) rank->state<RankMemory>().release();
   std::vector<Generation> drawn;
-  run_thread_ranks(static_cast<int>(count), [&](Communicator& world) {
-    const auto rank = static_cast<size_t>(world.rank());
-    Worker worker(count == 1 ? process_ : *ranks_[rank], world, parallelism, {process_, parts_}, rank == 0);
+  run_thread_ranks(static_cast<int>(count), [&](Communicator& hosts) {
+    const auto rank = static_cast<size_t>(hosts.rank());
+    Context& ctx = count == 1 ? process_ : *ranks_[rank];
+    ctx.bind_thread();
+    const std::unique_ptr<Communicator> gpus = connect(hosts);
+    Worker worker(ctx, gpus ? *gpus : hosts, parallelism, {process_, parts_}, rank == 0);
     std::vector<Generation> made = worker.draw(resolved, std::vector<Progress>(resolved.size()));
     if (rank == 0) drawn = std::move(made);
+    if (gpus) ctx.state<RankMemory>().forget();  // what is recorded goes before the link
   });
   return drawn;
 }

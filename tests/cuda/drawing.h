@@ -2,12 +2,14 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "models/golden.h"
+#include "parallel/communicator.h"
 #include "pipeline/worker.h"
 
 namespace nostos::test {
@@ -34,8 +36,15 @@ class SharedModel {
   Generation draw(const GenerationRequest& request, const Parallelism& parallelism = {});
   /// The same for requests that are drawn together.
   std::vector<Generation> draw(std::span<const GenerationRequest> requests, const Parallelism& parallelism = {});
+  /// Draws on threads that share the GPU as those with a GPU each do, over NcclCommunicator and PeerMemory: steps are
+  /// recorded, kernels write into other ranks' memory, and streams meet on the GPU. At least two ranks.
+  Generation draw_meeting_on_the_gpu(const GenerationRequest& request, const Parallelism& parallelism);
 
  private:
+  /// \param connect called by every rank with the hosts' communicator: the GPUs' own, or null
+  std::vector<Generation> draw(std::span<const GenerationRequest> requests, const Parallelism& parallelism,
+                               const std::function<std::unique_ptr<Communicator>(Communicator& hosts)>& connect);
+
   Context process_;
   ModelParts parts_;
   std::vector<std::unique_ptr<Context>> ranks_;

@@ -89,7 +89,8 @@ TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
   if (gpus() < 2) GTEST_SKIP() << "one GPU has no peers";
   setenv("NOSTOS_PEER_MEMORY", "1", 1);
   run_thread_ranks(static_cast<int>(gpus()), [](Communicator& host) {
-    EXPECT_NE(open_peer_memory(host, {DeviceKind::cuda, host.rank()}), nullptr) << "NCCL would carry what is drawn here";
+    EXPECT_NE(open_peer_memory(host, {DeviceKind::cuda, host.rank()}), nullptr)
+        << "NCCL would carry what is drawn here";
   });
   const auto full_size = [](EngineOptions options) {
     options.model = model_dir("z-image-turbo");

@@ -63,6 +63,24 @@ TEST(CudaFullSize, RanksDrawTheSame) {
   for (const Size& size : kSizes) expect_same_on_all_ranks(full_size(), beach(size.height, size.width, 2, 0));
 }
 
+// What ranks with a GPU each do by NOSTOS_PEER_MEMORY=1, on the one GPU that there may be. Left out are plans whose rows
+// travel as messages beside other work: on one GPU the branches of all ranks' recorded steps share its queues, and a
+// meeting may stand in front of the one that it waits for.
+TEST(CudaFullSize, RanksThatMeetOnTheGpuDrawTheSame) {
+  for (const Size& size : {Size{256, 256}, {720, 1280}, {1024, 1024}}) {
+    const GenerationRequest request = beach(size.height, size.width, 4, size.height < 1024 ? 4 : 0);
+    const Generation one = full_size().draw(request);
+    const auto expect = [&](const Parallelism& parallelism) {
+      expect_same(one, full_size().draw_meeting_on_the_gpu(request, parallelism),
+                  fmt::format("{}x{}, ulysses {}, cfg {}, by {}", size.height, size.width, parallelism.ulysses,
+                              parallelism.cfg, parallel::name(parallelism.plan)));
+    };
+    for (const int64_t ranks : {2, 3, 4}) expect({.ulysses = ranks});
+    if (size.height == size.width) expect({.ulysses = 2, .plan = PlanKind::axis});
+    if (*request.guidance_scale > 0) expect({.ulysses = 2, .cfg = 2});
+  }
+}
+
 // One step from noise to the end takes the whole velocity: latents = noise - velocity.
 TEST(CudaFullSize, VelocityInBf16PointsWhereFloat32Does) {
   const GenerationRequest request = beach(256, 256, 1, 0);

@@ -39,6 +39,16 @@ TEST(CopyRows, MovesRunsOfEveryOuterEntryAndNothingElse) {
   }
 }
 
+// More entries than a GPU's grid has blocks along its second axis.
+TEST(CopyRows, AnyNumberOfOuterEntries) {
+  Context ctx({}, 1);
+  constexpr int64_t kOuter = 70000;
+  const Tensor from = random_tensor(DType::bf16, {kOuter, 2, 3}, 1);
+  Tensor to = random_tensor(DType::bf16, {kOuter, 3, 3}, 2);
+  ops::copy_rows(ctx, from, to, std::array{RowRun{0, 1, 2}});
+  for (int64_t i = 0; i < kOuter * 6; ++i) ASSERT_EQ(value_at(to, i / 6 * 9 + 3 + i % 6), value_at(from, i)) << i;
+}
+
 TEST(CopyRows, EmptyIsFine) {
   Context ctx({}, 1);
   const Tensor none(Device{}, DType::f32, {0, 3, 4}), no_rows(Device{}, DType::f32, {2, 0, 4});

@@ -20,9 +20,12 @@ __device__ float block_max(float value, float* partial) {
   return value;
 }
 
-/// The most scores of a row that a block keeps: two blocks a multiprocessor, whose rows' other scores the L2 cache holds
-/// from the first pass to the second.
-constexpr int64_t kKeptScores = 27 * 1024;
+/// The most scores of a row that a block keeps: two blocks a multiprocessor on server GPUs, whose rows' other scores the
+/// L2 cache holds from the first pass to the second.
+constexpr int64_t kKeptScores = 24 * 1024;
+/// What a block can have on every generation from 8.0 on; those of desktops (8.6, 8.9, 12.0) have no more.
+constexpr int64_t kLeastSharedBytes = 99 * 1024;
+static_assert(kKeptScores * int64_t{sizeof(float)} + 1024 <= kLeastSharedBytes, "beside the kernel's own variables");
 
 constexpr int kAhead = 4;  // pieces of a row that a thread has on their way at once
 

@@ -19,10 +19,13 @@ struct Runs {
   int64_t to[kMaxRuns];
 };
 
+constexpr int64_t kMostBlocksY = 65535;  // of a grid
+
+/// Block (b, y) copies its words of entries y, y + gridDim.y ... of the outer axis.
 template <class Word>
-__global__ void __launch_bounds__(kBlockThreads) copy_rows_kernel(const Word* from, Word* to, int64_t from_words,
-                                                                  int64_t to_words, const __grid_constant__ Runs runs) {
-  const int64_t outer = blockIdx.y;
+__global__ void __launch_bounds__(kBlockThreads)
+    copy_rows_kernel(const Word* from, Word* to, int64_t outer, int64_t from_words, int64_t to_words,
+                     const __grid_constant__ Runs runs) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockThreads * 4 + threadIdx.x;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -36,7 +39,8 @@ __global__ void __launch_bounds__(kBlockThreads) copy_rows_kernel(const Word* fr
       else
         high = middle;
     }
-    to[outer * to_words + runs.to[low] + word] = from[outer * from_words + runs.from[low] + word];
+    for (int64_t y = blockIdx.y; y < outer; y += gridDim.y)
+      to[y * to_words + runs.to[low] + word] = from[y * from_words + runs.from[low] + word];
   }
 }
 
@@ -52,11 +56,11 @@ void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRu
   const int64_t row_words = row_bytes / word_bytes;
   const auto launch = [&](const Runs& part) {
     if (outer == 0 || part.words == 0) return;
-    const dim3 grid(blocks_for((part.words + 3) / 4), static_cast<unsigned>(outer));
+    const dim3 grid(blocks_for((part.words + 3) / 4), static_cast<unsigned>(std::min(outer, kMostBlocksY)));
     const auto run = [&]<class Word>(Word*) {
       copy_rows_kernel<<<grid, kBlockThreads, 0, ctx.stream().handle()>>>(
-          reinterpret_cast<const Word*>(from.bytes()), reinterpret_cast<Word*>(to.bytes()), from.shape()[1] * row_words,
-          to.shape()[1] * row_words, part);
+          reinterpret_cast<const Word*>(from.bytes()), reinterpret_cast<Word*>(to.bytes()), outer,
+          from.shape()[1] * row_words, to.shape()[1] * row_words, part);
       check_launch("copy_rows");
     };
     if (word_bytes == 16)

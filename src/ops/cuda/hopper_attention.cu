@@ -69,7 +69,8 @@ struct Results {
     row_bytes[size++] = static_cast<int>(target.stride * static_cast<int64_t>(sizeof(bfloat16)));
   }
 };
-static_assert(sizeof(Results<static_cast<int>(ops::kMostRowTargets)>) + 3 * sizeof(CUtensorMap) + sizeof(Problem) < 4096,
+static_assert(sizeof(Results<static_cast<int>(ops::kMostRowTargets)>) + 3 * sizeof(CUtensorMap) + sizeof(Problem) <
+                  4096,
               "older drivers take no more parameters");
 
 __device__ inline float exp2_of(float x) {
