@@ -55,13 +55,23 @@ struct Target {
   bool is_device = false;      ///< exists and is neither a file nor a folder
 };
 
-/// \throws Error invalid_input if `path` is empty, a folder, a read-only file or in no folder.
+/// \return where `path` leads if it is a symbolic link, to something or to nothing yet.
+std::filesystem::path follow_links(std::filesystem::path path) {
+  constexpr int kMostLinks = 40;  // as the system's own
+  std::error_code error;
+  for (int links = 0; links < kMostLinks && std::filesystem::is_symlink(path, error); ++links)
+    path = folder_of(path) / std::filesystem::read_symlink(path, error);
+  return path;
+}
+
+/// \throws Error invalid_input if `path` is empty, a folder, a read-only file, in no folder or no name for a file.
 Target inspect_target(const std::filesystem::path& path) {
   require(!path.empty(), ErrorKind::invalid_input, "cannot write a file without a name");
   require(path.has_filename(), ErrorKind::invalid_input, "cannot write '{}': it names a folder, give a file name",
           path.string());
   std::error_code error;
-  Target target{std::filesystem::weakly_canonical(path, error)};
+  // Absolute first: a relative name of nothing that is there would stay as it is.
+  Target target{std::filesystem::weakly_canonical(std::filesystem::absolute(follow_links(path), error), error)};
   if (error) target.path = path;
   const std::filesystem::file_status status = std::filesystem::status(target.path, error);
   if (std::filesystem::exists(status)) {
@@ -71,6 +81,8 @@ Target inspect_target(const std::filesystem::path& path) {
     require(is_writable, ErrorKind::invalid_input, "cannot write '{}': {}", path.string(), reason(errno));
     target.is_device = !std::filesystem::is_regular_file(status);
   } else {
+    require(status.type() == std::filesystem::file_type::not_found, ErrorKind::invalid_input, "cannot write '{}': {}",
+            path.string(), error.message());
     require(std::filesystem::is_directory(folder_of(target.path), error), ErrorKind::invalid_input,
             "cannot write '{}': the folder '{}' does not exist", path.string(), folder_of(path).string());
   }
@@ -159,13 +171,14 @@ void write_file_atomically(const std::filesystem::path& path, std::span<const ui
   file.commit(survives);
 }
 
-void require_writable(const std::filesystem::path& path) {
+std::filesystem::path require_writable(const std::filesystem::path& path) {
   const Target target = inspect_target(path);
-  if (target.is_device) return;
+  if (target.is_device) return {};
   const auto [descriptor, temporary] = make_temporary(folder_of(target.path));
   require(descriptor >= 0, ErrorKind::invalid_input, "cannot write '{}': {}", path.string(), reason(errno));
   ::close(descriptor);
   ::unlink(temporary.c_str());
+  return target.path;
 }
 
 }  // namespace nostos

@@ -53,7 +53,8 @@ void write_file_atomically(const std::filesystem::path& path, std::span<const ui
                            Survives survives = Survives::machine);
 
 /// Finds out, before any work starts, whether `path` can be written: its folder exists and a file can be made in it.
-/// Leaves nothing behind. \throws Error invalid_input saying what is in the way.
-void require_writable(const std::filesystem::path& path);
+/// Leaves nothing behind. \return the file that writing makes or replaces, with symbolic links followed; empty for a
+/// device or pipe. \throws Error invalid_input saying what is in the way.
+std::filesystem::path require_writable(const std::filesystem::path& path);
 
 }  // namespace nostos

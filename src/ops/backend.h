@@ -80,7 +80,7 @@ struct Backend {
   void (*unpatchify)(Context& ctx, ConstView tokens, int64_t patch, View latents);
   void (*latents_to_image)(Context& ctx, ConstView latents, float scale, float shift, View image);
   void (*upsample_nearest_2x)(Context& ctx, ConstView x, View out);
-  void (*to_pixels)(Context& ctx, ConstView x, View out);
+  void (*to_pixels)(Context& ctx, ConstView x, View out, View invalid);
 };
 
 /// \return the CPU's table.

@@ -40,9 +40,10 @@ void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   begin(ctx).upsample_nearest_2x(ctx, x, out);
 }
 
-void to_pixels(Context& ctx, ConstView x, View out) {
+void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   check(x.elements() == out.elements() && out.dtype() == DType::u8, "to_pixels gives a byte a value");
-  begin(ctx).to_pixels(ctx, x, out);
+  check(invalid.elements() == 1 && invalid.dtype() == DType::i32, "to_pixels has one flag");
+  begin(ctx).to_pixels(ctx, x, out, invalid);
 }
 
 }  // namespace nostos::ops

@@ -23,8 +23,8 @@ void latents_to_image(Context& ctx, ConstView latents, float scale, float shift,
 /// to f32 or bf16.
 void upsample_nearest_2x(Context& ctx, ConstView x, View out);
 
-/// 8-bit picture: round-half-even of 255 * clamp(x / 2 + 0.5, 0, 1). \param x f32 or product_dtype(), \param out u8,
-/// same number of elements.
-void to_pixels(Context& ctx, ConstView x, View out);
+/// 8-bit picture: round-half-even of 255 * clamp(x / 2 + 0.5, 0, 1), and 0 for NaN. \param x f32 or product_dtype(),
+/// \param out u8, same number of elements. \param invalid i32 [1], becomes 1 if a value is NaN or infinite
+void to_pixels(Context& ctx, ConstView x, View out, View invalid);
 
 }  // namespace nostos::ops

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <numeric>
@@ -45,6 +46,11 @@ size_t peak_resident_bytes() {
   return 0;
 }
 
+bool is_finite(ConstView values) {
+  const float* const first = values.data<float>();
+  return std::all_of(first, first + values.elements(), [](float value) { return std::isfinite(value); });
+}
+
 /// Fills `latents` from the file that the request names. \param latents f32 [channels, height, width]
 void read_latents(const std::filesystem::path& path, View latents) {
   const SafetensorsFile file(path);
@@ -54,6 +60,8 @@ void read_latents(const std::filesystem::path& path, View latents) {
   require(given.dtype() == DType::f32 && given.shape() == wanted, ErrorKind::invalid_input,
           "{}: tensor 'latents' is {} {}, this size wants F32 {}", path.string(), name(given.dtype()),
           to_string(given.shape()), to_string(wanted));
+  require(is_finite(given), ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers",
+          path.string());
   std::memcpy(latents.bytes(), given.bytes(), given.size_in_bytes());
 }
 
@@ -66,6 +74,10 @@ View rows_of(View all, std::span<const int64_t> counts, const Batch& items) {
 
 Image black(int64_t height, int64_t width) {
   return {height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
+}
+
+View host_view(std::vector<int32_t>& values) {
+  return {reinterpret_cast<std::byte*>(values.data()), DType::i32, {std::ssize(values)}};
 }
 
 /// \return rows of an image as u8 [count, width, 3].
@@ -321,6 +333,7 @@ Worker::DecoderViews Worker::take_decoder_views(Arena& arena) const {
   const nn::RowShards shards(groups_.world(), latent[1]);
   const Shape pixels{shards.local(vae.config().scale()).count, made_.front().resolved.drawn_width, 3};
   return {take(arena, DType::f32, pixels), take(arena, DType::u8, pixels),
+          take(arena, DType::i32, {std::ssize(pictures_)}),
           vae.take_decode_scratch(arena, shards, latent[1], latent[2])};
 }
 
@@ -538,8 +551,10 @@ void Worker::decode() {
   const auto own_rows = [&](size_t i) {
     return rows_of(drawn[i], is_root() ? pixel_rows(kRoot) : parallel::Range{0, drawn[i].height});
   };
+  std::vector<int32_t> invalid_pictures(pictures_.size(), 0);
   timed("vae_decode", ctx_, [&] {
-    const auto& [decoded, quantized, scratch] = views_.decoder;
+    const auto& [decoded, quantized, invalid, scratch] = views_.decoder;
+    upload(ctx_, host_view(invalid_pictures), invalid);
     for (size_t i = 0; i < pictures_.size(); ++i) {
       orders_->drop_cancelled(made_);
       if (!is_wanted(pictures_[i])) continue;
@@ -548,19 +563,36 @@ void Worker::decode() {
       drawn[i] = black(is_root() ? asked.drawn_height : quantized.shape()[0], asked.drawn_width);
       run_recorded(memory_.decode(i), [&] {
         vae.decode(ctx_, shards, views_.states[i], scratch, decoded);
-        ops::to_pixels(ctx_, decoded, quantized);
+        ops::to_pixels(ctx_, decoded, quantized, invalid.rows(static_cast<int64_t>(i), 1));
       });
       download(ctx_, quantized, own_rows(i));
     }
+    download(ctx_, invalid, host_view(invalid_pictures));
   });
   groups_.world().synchronize(ctx_, "pictures");
-  for (size_t i = 0; i < drawn.size(); ++i)
-    if (is_wanted(pictures_[i])) gather_picture(std::move(drawn[i]), pictures_[i]);
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    if (!is_wanted(pictures_[i])) continue;
+    for_request(pictures_[i].request, made_.size(), [&] { require_finite(pictures_[i], invalid_pictures[i] == 0); });
+    gather_picture(std::move(drawn[i]), pictures_[i]);
+  }
   report_.peak_host_bytes = peak_resident_bytes();
   if (process_.release_parts) {
     groups_.world().barrier();
     if (leads_) process_.parts.release_autoencoder();
   }
+}
+
+void Worker::require_finite(const PicturePlace& place, bool decoded) const {
+  const Tensor& latents = made_[place.request].pictures[place.index].latents;
+  const char* const hint = process_.parts.dtype() == DType::bf16 ? "; --precision f32 may help" : "";
+  const auto require_values = [&](bool finite, const char* part) {
+    require(finite, ErrorKind::model,
+            "the {} gave values that are no numbers (NaN or infinite) for the picture of seed {}: its weights may be "
+            "damaged, or guidance too strong{}",
+            part, made_[place.request].pictures[place.index].seed, hint);
+  };
+  require_values(is_finite(latents), "transformer");
+  require_values(decoded, "VAE");
 }
 
 parallel::Range Worker::pixel_rows(int rank) const {

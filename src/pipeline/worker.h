@@ -62,6 +62,7 @@ class Worker {
   struct DecoderViews {
     View decoded;    ///< f32 [this rank's rows, width, 3]
     View quantized;  ///< u8, likewise
+    View invalid;    ///< i32 [pictures]: 1 where a decoded value is not finite
     autoencoder_kl::Scratch scratch;
   };
   /// A picture's place in the results.
@@ -124,6 +125,8 @@ class Worker {
   void run_recorded(Graph& recorded, const std::function<void()>& work);
   /// \return the rows of a drawn picture that `rank` decodes.
   parallel::Range pixel_rows(int rank) const;
+  /// \param decoded whether all values that became pixels are finite. \throws Error model if these or the latents are not
+  void require_finite(const PicturePlace& place, bool decoded) const;
   /// Brings a picture's rows home to rank 0. \param drawn on rank 0 the whole with the own rows, elsewhere these alone
   void gather_picture(Image drawn, const PicturePlace& place);
   /// On the process's leader: notes what is loaded now, if it is the most so far.

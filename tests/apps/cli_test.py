@@ -494,6 +494,26 @@ class Output(ModelTest):
         run = self.run_nostos("generate", *SMALL, "--prompt", "a cat", "--log-level", "error")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
 
+    def test_two_outputs_of_one_name_are_refused(self):
+        (self.dir / "link.json").symlink_to("b_1.png")
+        for flags, named in ((("--output", "a.png", "--save-latents", "./a.png"), ("--output", "--save-latents", "a.png")),
+                             (("--output", "b.png", "--num-outputs", "2", "--perf-dump-path", "link.json"), ("--output", "--perf-dump-path", "b_1.png"))):
+            run = self.run_nostos("generate", *SMALL, "--prompt", "a cat", *flags)
+            self.assertEqual(run.returncode, 2, run.stderr)
+            for part in named:
+                self.assertIn(part, run.stderr)
+        self.assertEqual([entry.name for entry in self.dir.iterdir()], ["link.json"])
+        self.draw("--prompt", "a cat", "--perf-dump-path", "/dev/null", "--save-latents", "/dev/null")
+
+    def test_flags_that_change_nothing_are_named(self):
+        flags = ("--height", "32", "--width", "32", "--num-inference-steps", "1", "--prompt", "a cat", "--negative-prompt", "rain", "--cfg-normalization", "1")
+        run = self.run_nostos("generate", *flags, "--guidance-scale", "0")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("--negative-prompt changes nothing", run.stderr)
+        self.assertIn("--cfg-normalization changes nothing", run.stderr)
+        run = self.run_nostos("generate", *flags, "--guidance-scale", "2")
+        self.assertNotIn("changes nothing", run.stderr)
+
     def test_perf_dump(self):
         drawn = self.draw("--prompt", "a cat", "--perf-dump-path", "perf.json")
         dump = json.loads((self.dir / "perf.json").read_text())

@@ -148,9 +148,9 @@ void measure_decoder(Context& ctx, BandwidthBench& bench, DType product) {
   bench.measure("upsample_nearest_2x 512x512x256" + of, bytes_of({image[0], larger[0]}),
                 [&](size_t i) { ops::upsample_nearest_2x(ctx, image[i], larger[i]); });
   auto rgb = bench.tensors(product, {1024, 1024, 3});
-  Tensor pixels(ctx.device(), DType::u8, {1024, 1024, 3});
+  Tensor pixels(ctx.device(), DType::u8, {1024, 1024, 3}), invalid(ctx.device(), DType::i32, {1});
   bench.measure("to_pixels 1024x1024x3" + of, bytes_of({rgb[0], pixels}),
-                [&](size_t i) { ops::to_pixels(ctx, rgb[i], pixels); });
+                [&](size_t i) { ops::to_pixels(ctx, rgb[i], pixels, invalid); });
 }
 
 void run() {

@@ -112,8 +112,10 @@ TEST(Bf16Inputs, ImageMoves) {
       EXPECT_TRUE(same_bits(on_host(a), on_host(b)));
     }
     Tensor a = gpu_tensor(DType::u8, x.f32.shape()), b = gpu_tensor(DType::u8, x.f32.shape());
-    ops::to_pixels(gpu(), x.bf16, a);
-    ops::to_pixels(gpu(), x.f32, b);
+    Tensor invalid = on_gpu(cleared_flag());
+    ops::to_pixels(gpu(), x.bf16, a, invalid);
+    ops::to_pixels(gpu(), x.f32, b, invalid);
+    EXPECT_EQ(*on_host(invalid).data<int32_t>(), 0);
     EXPECT_TRUE(same_bits(on_host(a), on_host(b)));
   }
 }

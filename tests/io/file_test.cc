@@ -68,6 +68,20 @@ TEST_F(FileTest, FollowsSymbolicLinks) {
   EXPECT_TRUE(std::filesystem::is_symlink(link));
 }
 
+TEST_F(FileTest, FollowsSymbolicLinksToWhatIsNotThereYet) {
+  std::filesystem::create_directory(folder_ / "inner");
+  const auto link = folder_ / "link.bin", second = folder_ / "second.bin", lost = folder_ / "lost.bin";
+  std::filesystem::create_symlink("inner/new.bin", link);
+  std::filesystem::create_symlink("link.bin", second);
+  std::filesystem::create_symlink("absent/new.bin", lost);
+  EXPECT_EQ(require_writable(second), std::filesystem::canonical(folder_) / "inner" / "new.bin");
+  write_file_atomically(second, bytes_of("new"));
+  EXPECT_EQ(slurp(folder_ / "inner" / "new.bin"), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_TRUE(std::filesystem::is_symlink(second));
+  expect_error([&] { require_writable(lost); }, ErrorKind::invalid_input, {"lost.bin", "does not exist"});
+}
+
 TEST_F(FileTest, FullDeviceIsAnInternalErrorAndTheDeviceStays) {
   const auto link = folder_ / "full.png";
   std::filesystem::create_symlink("/dev/full", link);
@@ -100,6 +114,7 @@ TEST_F(FileTest, UnwritablePlacesAreFoundBeforeAndWhenWriting) {
       {folder_ / "plain" / "out.png", "does not exist"},
       {folder_, "folder"},
       {folder_ / "", "folder"},
+      {folder_ / std::string(300, 'a'), "too long"},
       {"/proc/out.png", "/proc/out.png"}};
   for (const auto& [path, part] : cases) {
     expect_error([&] { require_writable(path); }, ErrorKind::invalid_input, {part});

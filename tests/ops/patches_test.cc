@@ -104,7 +104,8 @@ TEST(Patches, ToPixelsClampsAndRoundsHalvesToEven) {
   Tensor x(Device{}, DType::f32, {n});
   std::memcpy(x.data<float>(), halves.data(), x.size_in_bytes());
   Guarded out(DType::u8, {n});
-  ops::to_pixels(ctx, x, out);
+  Tensor invalid = cleared_flag();
+  ops::to_pixels(ctx, x, out, invalid);
   for (int64_t i = 0; i < n; ++i) EXPECT_EQ(int{out.view().data<uint8_t>()[i]}, int{rounded[at(i)]}) << halves[at(i)];
   out.expect_guards_untouched();
 }
@@ -114,12 +115,34 @@ TEST(Patches, ToPixelsAtEverySize) {
   for (const int64_t n : {0, 1, 31, 33, 65, 40000}) {
     const Tensor x = random_tensor(DType::f32, {n}, 1, -1.2f, 1.2f);
     Guarded out(DType::u8, {n});
-    ops::to_pixels(ctx, x, out);
+    Tensor invalid = cleared_flag();
+    ops::to_pixels(ctx, x, out, invalid);
+    EXPECT_EQ(*invalid.data<int32_t>(), 0);
     for (int64_t i = 0; i < n; ++i) {
       const float unit = std::clamp(x.data<float>()[i] / 2 + 0.5f, 0.f, 1.f);
       ASSERT_EQ(int{out.view().data<uint8_t>()[i]}, static_cast<int>(std::nearbyint(unit * 255.f)));
     }
     out.expect_guards_untouched();
+  }
+}
+
+TEST(Patches, ToPixelsFindsEveryInvalidValue) {
+  Context ctx({}, 2);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const int64_t n : {1, 33, 40000}) {
+    for (const float bad : {kInfinity, -kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
+      for (const int64_t at : {int64_t{0}, n / 2, n - 1}) {
+        Tensor x = random_tensor(DType::f32, {n}, 1);
+        x.data<float>()[at] = bad;
+        Guarded out(DType::u8, {n});
+        Tensor invalid = cleared_flag();
+        ops::to_pixels(ctx, x, out, invalid);
+        EXPECT_EQ(*invalid.data<int32_t>(), 1) << n << " at " << at;
+        x.data<float>()[at] = 0;
+        ops::to_pixels(ctx, x, out, invalid);
+        EXPECT_EQ(*invalid.data<int32_t>(), 1) << "it stays";
+      }
+    }
   }
 }
 
@@ -134,7 +157,9 @@ TEST(Patches, WrongShapesAreRefused) {
   EXPECT_NO_THROW(ops::latents_to_image(ctx, even, 1, 0, image));
   EXPECT_THROW(ops::latents_to_image(ctx, even, 1, 0, narrow), Error);
   EXPECT_THROW(ops::upsample_nearest_2x(ctx, even, image), Error);
-  EXPECT_THROW(ops::to_pixels(ctx, even, bytes), Error);
+  Tensor invalid = cleared_flag();
+  EXPECT_THROW(ops::to_pixels(ctx, even, bytes, invalid), Error);
+  EXPECT_THROW(ops::to_pixels(ctx, even.view().rows(0, 1).reshape({48}).rows(0, 3), bytes, bytes), Error);
 }
 
 }  // namespace

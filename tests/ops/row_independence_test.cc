@@ -320,7 +320,8 @@ TEST(RowIndependence, ImageMoves) {
   expect_independent_rows(
       37, DType::u8, {kWidth, kChannels},
       [&](Context& ctx, int64_t first, int64_t count, View out) {
-        ops::to_pixels(ctx, x.view().rows(first, count), out);
+        Tensor invalid = cleared_flag();
+        ops::to_pixels(ctx, x.view().rows(first, count), out, invalid);
       },
       "to_pixels");
 }

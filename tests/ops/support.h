@@ -103,6 +103,13 @@ class Guarded {
   Tensor tensor_;
 };
 
+/// \return a flag of an op that is not set.
+inline Tensor cleared_flag() {
+  Tensor flag(Device{}, DType::i32, {1});
+  *flag.data<int32_t>() = 0;
+  return flag;
+}
+
 /// Expects |actual - expected| <= bound for every element. \return the largest error as a part of its bound.
 inline double expect_within(ConstView actual, const Values& expected, const Values& bound, const std::string& what) {
   EXPECT_EQ(actual.elements(), static_cast<int64_t>(expected.size())) << what;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "base/error.h"
 #include "io/safetensors.h"
@@ -131,6 +132,12 @@ TEST(Engine, GivenLatentsReplaceTheNoise) {
     drawn.seed = 99;
     EXPECT_TRUE(same_latents(from_seed.pictures[0], engine.generate(drawn).pictures[0])) << name(rng);
   }
+  Tensor spoiled({}, DType::f32, {1, 16, 8, 8});
+  std::fill_n(spoiled.data<float>(), 16 * 8 * 8, 0.f);
+  spoiled.data<float>()[77] = std::nanf("");
+  const NamedTensor named{"latents", spoiled.view()};
+  write_safetensors(file, {&named, 1});
+  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("no numbers"), std::string::npos);
   drawn.height = 20;
   EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"),
             std::string::npos);
@@ -266,6 +273,47 @@ TEST(Engine, DamagedPartsAreFoundBeforeAnyStage) {
   released.model = folder;
   released.memory.one_drawing = true;
   EXPECT_NE(failure([&] { Engine{released}; }, ErrorKind::model).find("vae"), std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
+/// Makes the first values of a tensor NaN. \param file of a part, a safetensors file
+void spoil(const std::filesystem::path& file, const std::string& tensor) {
+  std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+  uint64_t header_bytes = 0;
+  bytes.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
+  std::string header(header_bytes, ' ');
+  bytes.read(header.data(), static_cast<std::streamsize>(header_bytes));
+  const size_t entry = header.find('"' + tensor + '"');
+  ASSERT_NE(entry, std::string::npos) << tensor;
+  const std::string offsets = "\"data_offsets\":[";
+  const uint64_t begin = std::stoull(header.substr(header.find(offsets, entry) + offsets.size()));
+  bytes.seekp(static_cast<std::streamoff>(sizeof header_bytes + header_bytes + begin));
+  bytes.write("\xff\xff\xff\xff", 4);  // as f32 and as bf16
+}
+
+// A black picture would be no better than none.
+TEST(Engine, ValuesThatAreNoNumbersAreAnError) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "spoiled";
+  struct Case {
+    const char *part, *tensor, *told;
+  };
+  for (const Case& c : {Case{"transformer", "all_final_layer.2-1.linear.bias", "the transformer gave"},
+                        {"vae", "decoder.conv_in.bias", "the VAE gave"},
+                        {"vae", "decoder.conv_out.bias", "the VAE gave"}}) {
+    std::filesystem::remove_all(folder);
+    std::filesystem::copy(kModel, folder, std::filesystem::copy_options::recursive);
+    spoil(folder / c.part / "diffusion_pytorch_model.safetensors", c.tensor);
+    for (const int64_t ranks : {1, 3}) {
+      EngineOptions spoiled = options();
+      spoiled.model = folder;
+      spoiled.parallelism.ulysses = ranks;
+      Engine engine(spoiled);
+      GenerationRequest two = request(20, 24);
+      two.num_outputs = 2;
+      EXPECT_NE(failure([&] { engine.generate(two); }, ErrorKind::model).find(c.told), std::string::npos)
+          << c.tensor << ", " << ranks << " ranks";
+    }
+  }
   std::filesystem::remove_all(folder);
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -124,11 +125,29 @@ Path numbered(const Path& path, int64_t index, int64_t count) {
 /// Finds what is in the way of writing before any work starts. \throws Error invalid_input
 void require_outputs(const GenerateFlags& flags, int64_t count) {
   image_format(flags.output);
+  std::map<Path, const char*> written;
+  const auto require_output = [&](const char* flag, const Path& path) {
+    const Path file = require_writable(path);
+    if (file.empty()) return;
+    const auto [other, is_new] = written.emplace(file, flag);
+    require(is_new, ErrorKind::invalid_input, "{} and {} both name '{}': one would overwrite the other", other->second,
+            flag, file.string());
+  };
   for (int64_t i = 0; i < count; ++i) {
-    require_writable(numbered(flags.output, i, count));
-    if (!flags.save_latents.empty()) require_writable(numbered(flags.save_latents, i, count));
+    require_output("--output", numbered(flags.output, i, count));
+    if (!flags.save_latents.empty()) require_output("--save-latents", numbered(flags.save_latents, i, count));
   }
-  if (!flags.perf_dump_path.empty()) require_writable(flags.perf_dump_path);
+  if (!flags.perf_dump_path.empty()) require_output("--perf-dump-path", flags.perf_dump_path);
+}
+
+/// Says which flags change nothing in this drawing.
+void warn_of_unused(const GenerateFlags& flags, const GenerationRequest& request) {
+  if (*request.guidance_scale > 0) return;
+  const auto warn = [](bool given, const char* flag) {
+    if (given) log_warning("{} changes nothing without guidance: give --guidance-scale", flag);
+  };
+  warn(flags.negative_prompt && !flags.negative_prompt->empty(), "--negative-prompt");
+  warn(flags.cfg_normalization && *flags.cfg_normalization > 0, "--cfg-normalization");
 }
 
 double ms_since(std::chrono::steady_clock::time_point start) {
@@ -202,6 +221,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
     log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", *record.request.width,
              *record.request.height, engine.limits().size_multiple, resolved.drawn_width, resolved.drawn_height);
   }
+  if (is_root) warn_of_unused(flags, record.request);
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
   progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };

@@ -1,7 +1,10 @@
 // Implements the two steps of Ctrl-C.
 #include "apps/cli/interrupt.h"
 
+#include <unistd.h>
+
 #include <csignal>
+#include <thread>
 
 namespace nostos::cli {
 namespace {
@@ -21,6 +24,16 @@ extern "C" void on_interrupt(int) {
 const std::atomic<bool>& catch_interrupts() {
   std::signal(SIGINT, on_interrupt);
   std::signal(SIGTERM, on_interrupt);
+  // oneDNN's float32 products for AVX2 work with the stack pointer in the heap: a handler's frame there would overwrite
+  // what is next to them.
+  std::thread([] {
+    for (;;) pause();
+  }).detach();
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return interrupted;
 }
 

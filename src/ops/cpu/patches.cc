@@ -2,6 +2,7 @@
 #include "ops/patches.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -80,10 +81,13 @@ void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   });
 }
 
-void to_pixels(Context& ctx, ConstView x, View out) {
+void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   const float* from = x.data<float>();
   uint8_t* to = out.data<uint8_t>();
+  const std::atomic_ref<int32_t> flag(*invalid.data<int32_t>());
   parallel_ranges(ctx, x.elements(), 16384, [&](int64_t begin, int64_t end) {
+    if (!std::all_of(from + begin, from + end, [](float value) { return std::isfinite(value); }))
+      flag.store(1, std::memory_order_relaxed);
     for (int64_t i = begin; i < end; ++i) {
       const float unit = from[i] / 2 + 0.5f;
       const float clamped = unit > 0 ? std::min(unit, 1.f) : 0.f;  // NaN becomes 0

@@ -67,11 +67,15 @@ __device__ uint32_t pixel_of(float x) {
 }
 
 template <class In, int V>
-__global__ void __launch_bounds__(kBlockThreads) to_pixels_kernel(const In* x, int64_t vectors, uint8_t* out) {
+__global__ void __launch_bounds__(kBlockThreads)
+    to_pixels_kernel(const In* x, int64_t vectors, uint8_t* out, int32_t* invalid) {
   const int64_t item = this_item();
   if (item >= vectors) return;
   float values[V];
   load<V>(x + item * V, values);
+#pragma unroll
+  for (int i = 0; i < V; ++i)
+    if (!isfinite(values[i])) *invalid = 1;
   if constexpr (V == 1) {
     out[item] = static_cast<uint8_t>(pixel_of(values[0]));
   } else {
@@ -124,13 +128,14 @@ void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   });
 }
 
-void to_pixels(Context& ctx, ConstView x, View out) {
+void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   if (x.elements() == 0) return;
   uint8_t* to = out.data<uint8_t>();
   with_elements(x, [&]<class In>(const In* in) {
     with_vector(x.elements() % kVector == 0 && is_aligned(in, to), [&](auto v) {
       const int64_t vectors = x.elements() / v;
-      to_pixels_kernel<In, v><<<blocks_for(vectors), kBlockThreads, 0, ctx.stream().handle()>>>(in, vectors, to);
+      to_pixels_kernel<In, v>
+          <<<blocks_for(vectors), kBlockThreads, 0, ctx.stream().handle()>>>(in, vectors, to, invalid.data<int32_t>());
       check_launch("to_pixels");
     });
   });
