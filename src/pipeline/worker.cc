@@ -570,9 +570,12 @@ void Worker::decode() {
     download(ctx_, invalid, host_view(invalid_pictures));
   });
   groups_.world().synchronize(ctx_, "pictures");
+  // Ranks that fail together can go on together.
+  std::vector<int64_t> ranks_with_invalid(invalid_pictures.begin(), invalid_pictures.end());
+  groups_.world().all_reduce_sum(std::span(ranks_with_invalid));
   for (size_t i = 0; i < drawn.size(); ++i) {
     if (!is_wanted(pictures_[i])) continue;
-    for_request(pictures_[i].request, made_.size(), [&] { require_finite(pictures_[i], invalid_pictures[i] == 0); });
+    for_request(pictures_[i].request, made_.size(), [&] { require_finite(pictures_[i], ranks_with_invalid[i] == 0); });
     gather_picture(std::move(drawn[i]), pictures_[i]);
   }
   report_.peak_host_bytes = peak_resident_bytes();
@@ -586,7 +589,7 @@ void Worker::require_finite(const PicturePlace& place, bool decoded) const {
   const Tensor& latents = made_[place.request].pictures[place.index].latents;
   const char* const hint = process_.parts.dtype() == DType::bf16 ? "; --precision f32 may help" : "";
   const auto require_values = [&](bool finite, const char* part) {
-    require(finite, ErrorKind::model,
+    require(finite, ErrorKind::invalid_input,
             "the {} gave values that are no numbers (NaN or infinite) for the picture of seed {}: its weights may be "
             "damaged, or guidance too strong{}",
             part, made_[place.request].pictures[place.index].seed, hint);

@@ -125,7 +125,8 @@ class Worker {
   void run_recorded(Graph& recorded, const std::function<void()>& work);
   /// \return the rows of a drawn picture that `rank` decodes.
   parallel::Range pixel_rows(int rank) const;
-  /// \param decoded whether all values that became pixels are finite. \throws Error model if these or the latents are not
+  /// The same on all ranks. \param decoded whether all values that became pixels are finite. \throws Error invalid_input
+  /// if these or the latents are not
   void require_finite(const PicturePlace& place, bool decoded) const;
   /// Brings a picture's rows home to rank 0. \param drawn on rank 0 the whole with the own rows, elsewhere these alone
   void gather_picture(Image drawn, const PicturePlace& place);
