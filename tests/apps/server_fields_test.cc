@@ -79,6 +79,29 @@ TEST(ServerFields, A1111GuidanceOfOneIsNone) {
   EXPECT_EQ(guidance("null"), kLimits.model.default_guidance_scale);
 }
 
+// Ranks that draw the two halves of guidance cannot draw without, and would end the server.
+TEST(ServerFields, GuidanceMustBeOnWhereRanksSplitItsHalves) {
+  OrderLimits limits = kLimits;
+  limits.wants_guidance = true;
+  const auto refused = [&limits](const char* body, const auto& parse) -> std::string {
+    try {
+      parse(parse_body(body), limits);
+      return "accepted";
+    } catch (const ApiError& error) {
+      EXPECT_EQ(error.status, 400);
+      return error.param;
+    }
+  };
+  const auto own = [](const auto& body, const OrderLimits& given) { parse_order(body, given, true); };
+  EXPECT_EQ(refused(R"({"prompt": "x", "guidance_scale": 0})", own), "guidance_scale");
+  EXPECT_EQ(refused(R"({"prompt": "x", "guidance_scale": 2})", own), "accepted");
+  EXPECT_EQ(refused(R"({"prompt": "x"})", own), "guidance_scale");  // the model's default is 0
+  limits.model.default_guidance_scale = 4;
+  EXPECT_EQ(refused(R"({"prompt": "x"})", own), "accepted");
+  EXPECT_EQ(refused(R"({"prompt": "x", "cfg_scale": 1})", parse_a1111_order), "cfg_scale");
+  EXPECT_EQ(refused(R"({"prompt": "x", "cfg_scale": 2})", parse_a1111_order), "accepted");
+}
+
 TEST(ServerTargets, AreDecodedOnce) {
   HttpRequest request;
   EXPECT_TRUE(split_target("/a%2Fb%2520c?x=1%262&y&=z&&q=a=b", request));

@@ -116,6 +116,23 @@ class Processes(unittest.TestCase):
             database.close()
             self.assertEqual((kept[running], kept[waiting]), ("queued", "queued"))
 
+    def test_what_ranks_that_split_guidance_cannot_draw_ends_no_server(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with Server("--shutdown-grace", "0", data_dir=folder) as server:
+                left = [server.submit(**ENDLESS), server.submit(guidance_scale=0)]
+            with Server("--cfg-parallel-degree", "2", data_dir=folder, launcher=self.launcher) as server:
+                for path, field, value in (("/v1/jobs", "guidance_scale", 0), ("/v1/images/generations", "guidance_scale", 0),
+                                           ("/sdapi/v1/txt2img", "cfg_scale", 1)):
+                    answer = server.post(path, {"prompt": "x", "width": 64, "height": 64, field: value})
+                    self.assertEqual(answer.status, 400, answer.body)
+                    self.assertIn(field, answer.body.decode())
+                # Jobs of a server with other flags fail alone.
+                for job in left:
+                    ended = server.wait_for(job)
+                    self.assertEqual(ended["status"], "failed", ended)
+                    self.assertIn("--cfg-parallel-degree", ended["error"]["message"])
+                self.assertEqual(server.wait_for(server.submit(guidance_scale=2))["status"], "completed")
+
 
 class Crash(unittest.TestCase):
     """kill -9 under load: every accepted job is finished or reported failed, none twice, nothing corrupt."""

@@ -90,7 +90,9 @@ class SharedDrawing {
       try {
         engine_.generate(requests);
       } catch (const Error& error) {
-        if (error.kind() != ErrorKind::cancelled) throw;
+        // A request that cannot be drawn (of a job that waited for a server with other flags) is refused by every rank,
+        // before any has sent the others a word of it; a drawing that is cancelled ends on all in the same step.
+        if (error.kind() != ErrorKind::cancelled && error.kind() != ErrorKind::invalid_input) throw;
       }
     }
   }
@@ -152,6 +154,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   model.ranks = options.parallelism.ranks();
   model.limits = {.model = engine.limits(),
                   .max_pixels = flags.max_pixels,
+                  .wants_guidance = options.parallelism.cfg > 1,
                   .model_path = flags.model_path,
                   .precision = engine.precision_name()};
   server->run(

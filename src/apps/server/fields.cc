@@ -36,8 +36,8 @@ void read_size(const std::string& size, GenerationRequest& request) {
   request.height = sides[1];
 }
 
-/// Lets the model's own rules fill in and check the rest.
-DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits) {
+/// Lets the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
+DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char* guidance_field) {
   GenerationRequest& request = order.record.request;
   const int64_t width = request.width.value_or(limits.model.default_width);
   const int64_t height = request.height.value_or(limits.model.default_height);
@@ -50,6 +50,10 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits) {
   if (width * height > limits.max_pixels)
     refuse_field("size", "out_of_range", "{}x{} is {} pixels; this server draws at most {}", width, height,
                  width * height, limits.max_pixels);
+  if (limits.wants_guidance && *request.guidance_scale == 0)
+    refuse_field(guidance_field, "out_of_range",
+                 "{} must switch guidance on: this server's ranks draw its two halves (--cfg-parallel-degree 2)",
+                 guidance_field);
   order.record.model_path = limits.model_path;
   order.record.precision = limits.precision;
   return order;
@@ -180,7 +184,7 @@ DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool stric
   order.quality = std::max(order.quality, 1);
   if (fields.string("background", 100).value_or("auto") == "transparent")
     refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
-  return resolved(std::move(order), limits);
+  return resolved(std::move(order), limits, "guidance_scale");
 }
 
 DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
@@ -203,7 +207,7 @@ DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
   if (request.num_outputs > kMaxPictures)
     refuse_field("n_iter", "out_of_range", "batch_size times n_iter is {}; at most {} pictures are drawn",
                  request.num_outputs, kMaxPictures);
-  return resolved(std::move(order), limits);
+  return resolved(std::move(order), limits, "cfg_scale");
 }
 
 }  // namespace nostos::server

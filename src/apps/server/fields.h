@@ -21,7 +21,8 @@ constexpr int64_t kMaxSeed = (int64_t{1} << 53) - 1 - 1000;  ///< seeds beyond i
 struct OrderLimits {
   ModelLimits model;
   int64_t max_pixels = 0;
-  std::string model_path;  ///< as the user gave it, for the pictures' records
+  bool wants_guidance = false;  ///< the ranks split its two halves, and cannot draw without
+  std::string model_path;       ///< as the user gave it, for the pictures' records
   std::string precision;
 };
 
