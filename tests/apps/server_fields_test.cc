@@ -152,5 +152,25 @@ TEST(ServerOrigins, OnlyTheServersOwn) {
   EXPECT_FALSE(passes(true, "null", "draw.example"));
 }
 
+// A page whose name was made to lead to this machine reads without an Origin.
+TEST(ServerOrigins, WithoutAKeyTheHostIsNoName) {
+  const auto passes = [](bool has_key, const char* host) {
+    HttpRequest request;
+    request.headers = {{"host", host}};
+    try {
+      check_host(has_key, request);
+      return true;
+    } catch (const ApiError& error) {
+      EXPECT_EQ(error.status, 403);
+      return false;
+    }
+  };
+  for (const char* host : {"127.0.0.1:30000", "192.168.0.7", "localhost", "localhost:30000", "[::1]:30000"})
+    EXPECT_TRUE(passes(false, host)) << host;
+  for (const char* host : {"rebound.example", "rebound.example:30000", "127.0.0.1.example", "localhost.example", ""})
+    EXPECT_FALSE(passes(false, host)) << host;
+  EXPECT_TRUE(passes(true, "draw.example"));
+}
+
 }  // namespace
 }  // namespace nostos::server

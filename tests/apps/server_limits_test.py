@@ -58,6 +58,14 @@ class Operation(ServerTest):
         rebound = self.server.post("/v1/jobs", {"prompt": "x", **SMALL}, {"Origin": "http://evil.example", "Host": "evil.example"})
         self.assertEqual(rebound.status, 403)
 
+    def test_a_name_that_leads_here_is_refused_without_a_key(self):
+        job = self.server.wait_for(self.server.submit())
+        for host, status in (("evil.example", 403), (f"evil.example:{self.server.port}", 403), (f"localhost:{self.server.port}", 200)):
+            for path in ("/v1/jobs", f"/v1/jobs/{job['id']}", f"/v1/jobs/{job['id']}/events", job["images"][0]["url"], "/metrics"):
+                self.assertEqual(self.server.get(path, Host=host).status, status, (host, path))
+            self.assertEqual(self.server.get("/health/live", Host=host).status, 200)
+        self.assertEqual(self.server.post("/sdapi/v1/interrupt", {}, {"Host": "evil.example"}).status, 403)
+
     def test_a_second_server_is_kept_from_the_folder(self):
         with self.assertRaisesRegex(RuntimeError, "another server uses it"):
             Server(data_dir=self.server.data_dir)
@@ -90,6 +98,12 @@ class Keys(unittest.TestCase):
                          {"Cookie": "a=b; nostos_key=s3cret-key"}, {"Cookie": "nostos_key=s3cret%2Dkey"})
                 for headers in right:
                     self.assertEqual(server.get("/v1/jobs", **headers).status, 200, headers)
+                self.assertEqual(server.get("/v1/jobs", Host="draw.example", **right[0]).status, 200)
+                body = json.dumps({"prompt": "x", **SMALL, "response_format": "url"}).encode()
+                raw = server.raw(b"POST /v1/images/generations HTTP/1.0\r\nAuthorization: Bearer s3cret-key\r\n"
+                                 b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                self.assertEqual(status_of(raw), 400, raw)
+                self.assertIn(b"Host", raw)
                 self.assertFalse(any("s3cret" in line for line in server.log))
 
 
@@ -100,7 +114,7 @@ class Hostile(ServerTest):
 
     def test_bodies_over_the_limit(self):
         big = b'{"prompt": "' + b"x" * (32 << 20) + b'"}'
-        head = b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\n"
+        head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
         plain = self.server.raw(head + b"Content-Length: %d\r\n\r\n" % len(big) + big)
         self.assertEqual(status_of(plain), 413)
         chunks = b"".join(b"10000\r\n" + big[i : i + 65536] + b"\r\n" for i in range(0, 1 << 22, 65536))
@@ -145,7 +159,7 @@ class Hostile(ServerTest):
                 self.assertEqual(self.server.get(path).status, 404)
         for path in (b"/%00", b"/%zz", b"/%f", b"/\xff", b"/?a=%", b"/%ff", b"*", b"http://x/"):
             with self.subTest(path=path):
-                raw = self.server.raw(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                raw = self.server.raw(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 self.assertEqual(status_of(raw), 400, raw[:100])
         for query in ("limit=0", "limit=201", "limit=x", "limit=1e3", "status=odd", "limit=99999999999999999999"):
             self.assertEqual(self.server.get("/v1/jobs?" + query).status, 400, query)
@@ -167,11 +181,11 @@ class Hostile(ServerTest):
                 self.assertIn(status_of(raw), (400, 413, 431, 0), raw[:200])
 
     def test_smuggling_is_refused(self):
-        raw = self.server.raw(b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        raw = self.server.raw(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
         self.assertEqual(status_of(raw), 400)
 
     def test_pipelined_requests_are_answered_in_order(self):
-        get = lambda name: b"GET /v1/jobs?limit=1 HTTP/1.1\r\nHost: a\r\nX-Request-Id: %s\r\n\r\n" % name
+        get = lambda name: b"GET /v1/jobs?limit=1 HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: %s\r\n\r\n" % name
         raw = self.server.raw(get(b"one") + get(b"two") + get(b"three") + b"garbage\r\n\r\n", timeout=15)
         self.assertEqual([raw.find(b"X-Request-Id: " + name) > 0 for name in (b"one", b"two", b"three")], [True] * 3)
         self.assertLess(raw.find(b"one"), raw.find(b"two"))
@@ -183,13 +197,20 @@ class Hostile(ServerTest):
         raw = self.server.raw(b"GET /health/live HTTP/1.0\r\n\r\n")
         self.assertTrue(raw.endswith(b'{"status":"ok"}'), raw)
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection:
-            connection.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            connection.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
             self.assertTrue(connection.recv(100).startswith(b"HTTP/1.1 100"))
             connection.sendall(b"{}")
             self.assertTrue(connection.recv(100).startswith(b"HTTP/1.1 400"))
 
+    def test_requests_without_one_host(self):
+        for headers in (b"", b"Host: localhost\r\nHost: localhost\r\n"):
+            raw = self.server.raw(b"GET /health/live HTTP/1.1\r\n%sConnection: close\r\n\r\n" % headers)
+            self.assertEqual(status_of(raw), 400, raw)
+        raw = self.server.raw(b"GET /v1/jobs HTTP/1.0\r\n\r\n")
+        self.assertEqual(status_of(raw), 403, raw)
+
     def test_requests_cut_off_anywhere(self):
-        whole = b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n" + b'{"prompt":5,"size":1'
+        whole = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n" + b'{"prompt":5,"size":1'
         for length in range(0, len(whole), 3):
             with socket.create_connection(("127.0.0.1", self.server.port)) as connection:
                 connection.sendall(whole[:length])
@@ -254,7 +275,7 @@ class Queue(ServerTest):
 
     def leaves(self, path: str, body: dict):
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         connection = socket.create_connection(("127.0.0.1", self.server.port))
         connection.sendall(head + data)
         newest = lambda: self.server.get("/v1/jobs?limit=1").json()["data"]
@@ -278,7 +299,7 @@ class Queue(ServerTest):
     def test_a_watcher_that_leaves_stops_nothing(self):
         job = self.server.submit(num_inference_steps=100, width=128, height=128)
         connection = socket.create_connection(("127.0.0.1", self.server.port))
-        connection.sendall(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        connection.sendall(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         connection.recv(100)
         connection.close()
         self.assertEqual(self.server.wait_for(job)["status"], "completed")

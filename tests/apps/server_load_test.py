@@ -30,7 +30,7 @@ class Load(unittest.TestCase):
                 held.append(connection)
             for _ in range(200):
                 connection = socket.create_connection(("127.0.0.1", server.port))
-                connection.sendall(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                connection.sendall(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 held.append(connection)
             time.sleep(0.5)
             times = []

@@ -264,6 +264,10 @@ struct HttpServer::Impl {
       co_await refuse(c, 400, "the request's path is not proper: it begins with / and is UTF-8 once %XX are decoded");
       co_return false;
     }
+    if (message.version() >= 11 && message.count(http::field::host) != 1) {
+      co_await refuse(c, 400, "a request of HTTP/1.1 has one Host header");
+      co_return false;
+    }
     request.method = std::string(message.method_string());
     for (const auto& field : message) {
       std::string name(field.name_string());

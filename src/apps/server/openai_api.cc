@@ -130,7 +130,10 @@ void openai_generate(const Call& call) {
     std::string url_base;
     if (format == "url") {
       const bool is_https = call.request.header("x-forwarded-proto") == "https";
-      url_base = fmt::format("{}://{}", is_https ? "https" : "http", call.request.header("host"));
+      const std::string_view host = call.request.header("host");
+      if (host.empty())
+        refuse_field("response_format", "missing", "response_format url wants a request with a Host header");
+      url_base = fmt::format("{}://{}", is_https ? "https" : "http", host);
     }
     return submit_attached(call, std::move(order), [&state, url_base, out](const Job& job) {
       try {

@@ -96,8 +96,12 @@ bool is_numeric_or_local(const std::string& host) {
 
 void answer(ServerState& state, const HttpRequest& request, const ResponderPtr& responder) {
   const Found found = find_route(request);
-  if (found.route == nullptr || !found.route->is_open) check_key(state.api_key, request);
-  check_origin(!state.api_key.empty(), request);
+  const bool has_key = !state.api_key.empty();
+  if (found.route == nullptr || !found.route->is_open) {
+    check_key(state.api_key, request);
+    check_host(has_key, request);
+  }
+  check_origin(has_key, request);
   if (found.route == nullptr && !found.allowed.empty())
     throw ApiError(405, "invalid_request_error", "this path takes " + found.allowed, found.allowed,
                    "method_not_allowed");
@@ -166,6 +170,14 @@ void check_origin(bool has_key, const HttpRequest& request) {
   const bool is_own = !from.empty() && from == request.header("host");
   if (!is_own || (!has_key && !is_numeric_or_local(host_without_port(from))))
     throw ApiError(403, "permission_error", "pages of other sites may not use this server", {}, "foreign_origin");
+}
+
+void check_host(bool has_key, const HttpRequest& request) {
+  if (has_key || is_numeric_or_local(host_without_port(request.header("host")))) return;
+  throw ApiError(403, "permission_error",
+                 "this server has no API key and answers to localhost and IP addresses alone: use its address, or give "
+                 "it --api-key-file",
+                 "Host", "foreign_host");
 }
 
 }  // namespace nostos::server

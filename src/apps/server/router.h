@@ -6,7 +6,7 @@
 
 namespace nostos::server {
 
-/// Answers any request: finds its handler, checks key and origin, turns exceptions into answers. Never throws.
+/// Answers any request: finds its handler, checks key, host and origin, turns exceptions into answers. Never throws.
 void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder);
 
 /// \return the pattern that the request's path matches, e.g. "/v1/jobs/{id}": one of a few, for metrics.
@@ -16,5 +16,9 @@ std::string_view route_pattern(const HttpRequest& request);
 void check_key(const std::string& key, const HttpRequest& request);
 /// \throws ApiError 403 for a request that another site's page makes. \param has_key the server wants a key
 void check_origin(bool has_key, const HttpRequest& request);
+/// Without a key this machine's name is what tells its own pages from others: a browser gives no Origin when a page reads
+/// from its own site, and any site can have its name lead here (DNS rebinding).
+/// \throws ApiError 403 unless the server wants a key or the request's Host is localhost or an IP address
+void check_host(bool has_key, const HttpRequest& request);
 
 }  // namespace nostos::server
