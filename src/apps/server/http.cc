@@ -95,6 +95,7 @@ class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
   /// \return what has not been sent yet.
   Next take() {
     const std::lock_guard lock(mutex_);
+    has_news_ = false;
     Next next;
     if (!head_) return next;
     if (!head_taken_) {
@@ -109,7 +110,17 @@ class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
     next.ended = ended_;
     return next;
   }
+  /// \return whether more waits for a client that is slow to take what it has been sent than it may.
+  bool is_too_slow() {
+    const std::lock_guard lock(mutex_);
+    return !ended_ && unsent_bytes_ > backlog_bytes_;
+  }
+  /// Waits until there is something to take, or for the time after which to look whether the client has left.
   net::awaitable<void> wait() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (has_news_) co_return;
+    }
     error_code ignored;
     wake_.expires_after(kHangupCheck);
     co_await wake_.async_wait(into(ignored));
@@ -131,8 +142,9 @@ class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
     {
       const std::lock_guard lock(mutex_);
       change();
+      has_news_ = true;
     }
-    // On the network thread, where wait() checks and waits without a gap between.
+    // On the network thread, where wait() looks for news and sets its timer without a gap between.
     net::post(network_, [self = shared_from_this()] { self->wake_.cancel(); });
   }
 
@@ -146,6 +158,7 @@ class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
   std::function<void()> on_gone_;
   size_t unsent_bytes_ = 0;
   bool head_taken_ = false, streams_ = false, ended_ = false, gone_ = false;
+  bool has_news_ = false;  // since take()
 };
 
 size_t allowed_connections(size_t wanted) {
