@@ -75,6 +75,50 @@ class ServerHttp : public testing::Test {
   std::unique_ptr<HttpServer> server_;
 };
 
+TEST_F(ServerHttp, AClientThatTakesALittleAtATimeGetsAll) {
+  for (const bool streams : {false, true}) {
+    ended_ = {};
+    const auto handle = [streams](const HttpRequest&, const std::shared_ptr<Responder>& out) {
+      if (!streams) return out->reply({.body = std::string(kMuch, 'x')});
+      out->start_stream({.body = std::string(kMuch, 'x')});
+      out->finish();
+    };
+    start(handle, {.write_timeout = 500ms});
+    Client client(server_->port());
+    const auto begin = steady_clock::now();
+    const std::string all = client.read_all(4ms);
+    EXPECT_GT(steady_clock::now() - begin, 600ms);  // or it was not slow
+    EXPECT_EQ(static_cast<size_t>(std::ranges::count(all, 'x')), kMuch);
+    EXPECT_FALSE(ended_.get_future().get().disconnected);
+  }
+}
+
+TEST_F(ServerHttp, AClientThatTakesNothingIsCut) {
+  start(
+      [](const HttpRequest&, const std::shared_ptr<Responder>& out) { out->reply({.body = std::string(kMuch, 'x')}); },
+      {.write_timeout = 300ms});
+  const Client client(server_->port());
+  const HttpOutcome outcome = ended_.get_future().get();
+  EXPECT_TRUE(outcome.disconnected);
+  EXPECT_LT(outcome.ms, 20'000);
+}
+
+TEST_F(ServerHttp, AStreamWithMoreToSayThanMayWaitIsCutThoughItsClientTakesALittle) {
+  std::promise<std::shared_ptr<Responder>> begun;
+  start(
+      [&begun](const HttpRequest&, const std::shared_ptr<Responder>& out) {
+        out->start_stream({.body = std::string(kMuch, 'x')});
+        begun.set_value(out);
+      },
+      {.stream_backlog_bytes = size_t{64} << 20});
+  Client client(server_->port());
+  EXPECT_FALSE(client.read().empty());
+  const std::shared_ptr<Responder> stream = begun.get_future().get();
+  for (int i = 0; i < 70; ++i) stream->write(std::string(1 << 20, 'y'));
+  EXPECT_EQ(client.read_all(1ms).find('y'), std::string::npos);
+  EXPECT_TRUE(ended_.get_future().get().disconnected);
+}
+
 // What comes while a part is on its way is sent after it, not a quarter of a second later.
 TEST_F(ServerHttp, APartThatComesDuringAWriteFollowsIt) {
   auto least = steady_clock::duration::max();

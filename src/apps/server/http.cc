@@ -344,12 +344,10 @@ struct HttpServer::Impl {
       if (!error && !next.bytes.empty()) {
         last_sent = steady_clock::now();
         outcome.body_bytes += next.bytes.size();
-        if (chunked) {
-          const auto chunk = http::make_chunk(net::buffer(next.bytes));
-          co_await net::async_write(c.stream, chunk, into(error));
-        } else {
-          co_await net::async_write(c.stream, net::buffer(next.bytes), into(error));
-        }
+        if (chunked)
+          co_await write_pieces(c, outlet, http::make_chunk(net::buffer(next.bytes)), error);
+        else
+          co_await write_pieces(c, outlet, net::buffer(next.bytes), error);
       }
       if (!error && next.streams && next.ended) {
         const auto last = http::make_chunk_last();
@@ -367,6 +365,18 @@ struct HttpServer::Impl {
     }
   }
 
+  /// Writes all of `buffers`. Each piece that the client takes gives it the whole time again: one that is slow is not gone
+  /// for that, unless its stream meanwhile has more to say than may wait.
+  template <class Buffers>
+  net::awaitable<void> write_pieces(Connection& c, Outlet& outlet, Buffers buffers, error_code& error) {
+    beast::buffers_suffix<Buffers> left(buffers);
+    while (!error && beast::buffer_bytes(left) > 0) {
+      c.stream.expires_after(limits.write_timeout);
+      left.consume(co_await c.stream.async_write_some(left, into(error)));
+      if (!error && outlet.is_too_slow()) error = beast::error::timeout;
+    }
+  }
+
   template <class Body>
   static http::response<Body> head_of(const HttpResponse& from, unsigned version, bool keep_alive,
                                       const std::string& id) {
@@ -379,17 +389,20 @@ struct HttpServer::Impl {
     return head;
   }
 
-  static net::awaitable<void> send(Connection& c, HttpResponse response, unsigned version, bool keep_alive,
-                                   bool is_head, const std::string& id, error_code& error) {
+  /// Sends a whole answer, giving the client time for each piece as write_pieces() does.
+  net::awaitable<void> send(Connection& c, HttpResponse response, unsigned version, bool keep_alive, bool is_head,
+                            const std::string& id, error_code& error) {
     http::response<http::string_body> whole = head_of<http::string_body>(response, version, keep_alive, id);
     whole.body() = std::move(response.body);
     // A 304 has no body, and must not name the length of one.
     if (response.status != 304) whole.prepare_payload();
     http::response_serializer<http::string_body> serializer(whole);
-    if (is_head)
-      co_await http::async_write_header(c.stream, serializer, into(error));
-    else
-      co_await http::async_write(c.stream, serializer, into(error));
+    const auto is_sent = [&] { return is_head ? serializer.is_header_done() : serializer.is_done(); };
+    serializer.split(is_head);
+    while (!error && !is_sent()) {
+      c.stream.expires_after(limits.write_timeout);
+      co_await http::async_write_some(c.stream, serializer, into(error));
+    }
   }
 
   net::awaitable<void> refuse_unreadable(Connection& c, const error_code& why) {
@@ -413,10 +426,10 @@ struct HttpServer::Impl {
     HttpRequest request;
     request.peer = c.peer;
     request.id = request_id("");
-    c.stream.expires_after(kLinger);
     co_await send(c, std::move(response), 11, false, false, request.id, error);
     hooks.finished(request, outcome);
     // Unread bytes would make the kernel reset the connection, and the client lose the answer.
+    c.stream.expires_after(kLinger);
     c.stream.socket().shutdown(tcp::socket::shutdown_send, error);
     std::array<char, 16384> unread;
     while (!error) co_await c.stream.async_read_some(net::buffer(unread), into(error));

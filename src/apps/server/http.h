@@ -60,7 +60,7 @@ struct HttpLimits {
   std::chrono::milliseconds header_timeout{10'000};
   std::chrono::milliseconds body_timeout{30'000};
   std::chrono::milliseconds idle_timeout{75'000};
-  std::chrono::milliseconds write_timeout{30'000};
+  std::chrono::milliseconds write_timeout{30'000};  ///< in which a client takes nothing of what it is sent
 };
 
 /// What became of a request, for logs and metrics.
