@@ -146,5 +146,18 @@ TEST_F(ServerHttp, APartThatComesDuringAWriteFollowsIt) {
   EXPECT_LT(least, 200ms);
 }
 
+TEST_F(ServerHttp, WorkThatThrowsEndsNothing) {
+  start([](const HttpRequest&, const std::shared_ptr<Responder>& out) {
+    out->on_disconnect([] { fail(ErrorKind::internal, "the disk is full"); });
+    fail(ErrorKind::internal, "the disk is full, too");
+  });
+  { const Client gone(server_->port()); }
+  EXPECT_TRUE(ended_.get_future().get().disconnected);
+  server_->post([] { fail(ErrorKind::internal, "still"); });
+  std::promise<void> went_on;
+  server_->post([&] { went_on.set_value(); });
+  went_on.get_future().get();
+}
+
 }  // namespace
 }  // namespace nostos::server

@@ -33,6 +33,10 @@ HttpResponse a1111_error(const ApiError& error) {
   return answer(error, {{"error", error.type}, {"detail", error.what()}, {"body", ""}, {"errors", error.what()}});
 }
 
+HttpResponse error_answer(std::string_view path, const ApiError& error) {
+  return path.starts_with("/sdapi/") ? a1111_error(error) : openai_error(error);
+}
+
 ApiError listener_error(int status, const std::string& message) {
   if (status == 503) return overloaded("too_many_connections", message, 1);
   return {status, "invalid_request_error", message};

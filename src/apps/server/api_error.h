@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "apps/server/http.h"
@@ -46,6 +47,8 @@ inline ApiError overloaded(const std::string& code, const std::string& message, 
 HttpResponse openai_error(const ApiError& error);
 /// \return the refusal in A1111's shape.
 HttpResponse a1111_error(const ApiError& error);
+/// \return the refusal in the shape of the API that `path` is of.
+HttpResponse error_answer(std::string_view path, const ApiError& error);
 /// \return the error type of what the listener itself refuses with `status`.
 ApiError listener_error(int status, const std::string& message);
 

@@ -20,10 +20,12 @@
 #include <boost/beast/http.hpp>
 #include <deque>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
 
 #include "apps/server/identifiers.h"
+#include "apps/server/json_log.h"
 #include "base/error.h"
 
 namespace nostos::server {
@@ -45,6 +47,17 @@ constexpr std::string_view kStreamComment = ": keep-alive\n\n";
 
 net::redirect_error_t<net::use_awaitable_t<>> into(error_code& error) {
   return net::redirect_error(net::use_awaitable, error);
+}
+
+/// Runs `work` on a handler thread. What it throws has nobody else to catch it: it is logged, and the server goes on.
+void post_to(net::thread_pool& handlers, std::function<void()> work) {
+  net::post(handlers, [work = std::move(work)] {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      log_json(LogLevel::error, "handler failed", {{"error", error.what()}});
+    }
+  });
 }
 
 /// Carries one answer from any thread to the connection's coroutine.
@@ -81,7 +94,7 @@ class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
   void on_disconnect(std::function<void()> gone) override {
     const std::lock_guard lock(mutex_);
     if (gone_)
-      net::post(handlers_, std::move(gone));
+      post_to(handlers_, std::move(gone));
     else
       on_gone_ = std::move(gone);
   }
@@ -133,7 +146,7 @@ class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
       parts_.clear();
       gone = std::exchange(on_gone_, nullptr);
     }
-    if (disconnected && gone) net::post(handlers_, std::move(gone));
+    if (disconnected && gone) post_to(handlers_, std::move(gone));
   }
 
  private:
@@ -295,8 +308,7 @@ struct HttpServer::Impl {
     for_log.body.clear();
     for_log.headers.erase("authorization");
     auto outlet = std::make_shared<Outlet>(network, handlers, limits.stream_backlog_bytes);
-    net::post(handlers,
-              [this, request = std::move(request), outlet]() mutable { hooks.handle(std::move(request), outlet); });
+    post_to(handlers, [this, request = std::move(request), outlet] { hooks.handle(request, outlet); });
     HttpOutcome outcome;
     const bool go_on = co_await answer(c, *outlet, message, for_log.id, outcome);
     outlet->close(outcome.disconnected);
@@ -465,7 +477,7 @@ void HttpServer::start() {
   impl_->thread = std::thread([this] { impl_->network.run(); });
 }
 
-void HttpServer::post(std::function<void()> work) { net::post(impl_->handlers, std::move(work)); }
+void HttpServer::post(std::function<void()> work) { post_to(impl_->handlers, std::move(work)); }
 
 void HttpServer::stop(milliseconds patience) {
   if (!impl_->thread.joinable()) return;

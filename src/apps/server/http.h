@@ -71,10 +71,11 @@ struct HttpOutcome {
   bool disconnected = false;
 };
 
-/// What the listener calls. `handle` and `refuse` must not throw.
+/// What the listener calls. `refuse` and `finished` must not throw; what `handle` throws is logged, and leaves the client
+/// without an answer.
 struct HttpHooks {
   /// On a handler thread: answers now or later.
-  std::function<void(HttpRequest request, std::shared_ptr<Responder> responder)> handle;
+  std::function<void(const HttpRequest& request, const std::shared_ptr<Responder>& responder)> handle;
   /// On the network thread: the answer to what is no proper request.
   std::function<HttpResponse(int status, const std::string& message)> refuse;
   /// On the network thread, after each answered request.
@@ -94,7 +95,7 @@ class HttpServer {
   size_t connections() const;
   /// Starts the threads.
   void start();
-  /// Runs `work` on a handler thread.
+  /// Runs `work` on a handler thread. What it throws is logged.
   void post(std::function<void()> work);
   /// Accepts no more, closes idle connections, and waits up to `patience` for answers under way.
   void stop(std::chrono::milliseconds patience);

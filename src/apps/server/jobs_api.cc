@@ -5,6 +5,7 @@
 #include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
+#include "apps/server/json_log.h"
 #include "apps/server/state.h"
 #include "base/error.h"
 #include "io/file.h"
@@ -209,11 +210,21 @@ void submit_attached(const Call& call, DrawingOrder order, std::function<void(co
                      std::function<void(const std::string&)> partial) {
   const Job job = call.state.jobs.submit(new_job(call, std::move(order), true));
   ServerState& state = call.state;
-  const auto tell = [&state, id = job.id, done = std::move(done), partial = std::move(partial)](const JobEvent& event) {
+  const auto tell = [&state, id = job.id, path = call.request.path, out = call.responder, done = std::move(done),
+                     partial = std::move(partial)](const JobEvent& event) {
     if (event.name == "partial") partial(event.data);
     if (event.name != "done") return;
-    state.post([&state, id, done] {
-      if (const auto ended = state.store.find(id)) done(*ended);
+    state.post([&state, id, path, done, out] {
+      try {
+        const auto ended = state.store.find(id);
+        require(ended.has_value(), ErrorKind::internal, "the job was forgotten before its pictures were sent");
+        done(*ended);
+      } catch (const std::exception& error) {
+        // The client would wait for ever. Of a stream that has begun there is only the end left to say.
+        log_json(LogLevel::error, "answer failed", {{"job", id}, {"error", error.what()}});
+        out->reply(error_answer(path, ApiError(500, "server_error", error.what())));
+        out->finish();
+      }
     });
   };
   state.jobs.watch(job.id, {.tell = tell, .partial_images = partial_images});

@@ -114,7 +114,7 @@ void answer(ServerState& state, const HttpRequest& request, const ResponderPtr& 
 
 void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder) {
   const auto refuse = [&](const ApiError& error) {
-    HttpResponse response = request.path.starts_with("/sdapi/") ? a1111_error(error) : openai_error(error);
+    HttpResponse response = error_answer(request.path, error);
     if (error.status == 405) response.headers.emplace_back("Allow", error.param);
     responder->reply(std::move(response));
   };
