@@ -34,12 +34,13 @@ class ServerStore : public testing::Test {
 };
 
 TEST_F(ServerStore, KeepsEverythingOfAJob) {
-  const JobImage image{.id = "img_1", .seed = 5, .width = 64, .height = 32, .format = ImageFormat::webp, .bytes = 99};
+  const JobImage image{.id = "img_1", .seed = 5, .width = 64, .height = 32, .format = ImageFormat::webp, .bytes = 5};
   {
     JobStore store(folder_);
     store.insert(job("job_1"));
     store.set_running("job_1");
     store.set_completed(job("job_1"), {&image, 1}, "{}");
+    write_image("img_1.webp");
   }
   JobStore store(folder_);
   const Job kept = store.find("job_1").value();
@@ -51,7 +52,7 @@ TEST_F(ServerStore, KeepsEverythingOfAJob) {
   ASSERT_EQ(kept.images.size(), 1u);
   EXPECT_EQ(kept.images[0].format, ImageFormat::webp);
   EXPECT_EQ(store.image_file(kept.images[0]), folder_ / "images" / "img_1.webp");
-  EXPECT_EQ(store.find_image("img_1")->bytes, 99u);
+  EXPECT_EQ(store.find_image("img_1")->bytes, 5u);
   EXPECT_FALSE(store.find("job_2"));
   EXPECT_FALSE(store.find_image("'; DROP TABLE jobs; --"));
 }
@@ -93,6 +94,31 @@ TEST_F(ServerStore, PicturesThatAPowerCutLeftHalfWrittenAreGivenUp) {
   EXPECT_FALSE(store.find_image("img_1"));
   for (const char* file : {"img_1.png", "img_2.png"}) EXPECT_FALSE(fs::exists(folder_ / "images" / file)) << file;
   EXPECT_TRUE(fs::exists(folder_ / "images" / "img_3.png"));
+}
+
+// A rename that the disk had not seen yet.
+TEST_F(ServerStore, AJobFailsWhosePictureAPowerCutTook) {
+  const std::vector<JobImage> images{{.id = "img_1", .bytes = 5}, {.id = "img_2", .bytes = 5}};
+  {
+    JobStore store(folder_);
+    store.insert(job("cut", true));
+    store.set_completed(job("cut", true), images, "{}");
+    write_image("img_1.png");
+  }
+  JobStore store(folder_);
+  EXPECT_EQ(store.find("cut")->status, JobStatus::failed);
+  EXPECT_FALSE(store.find_image("img_2"));
+  EXPECT_TRUE(fs::is_empty(folder_ / "images"));
+}
+
+TEST_F(ServerStore, AFolderAmongThePicturesStays) {
+  { JobStore store(folder_); }
+  fs::create_directories(folder_ / "images" / "mine");
+  write_image("mine/picture.png");
+  write_image("img_unfinished_0.png");
+  EXPECT_NO_THROW(JobStore store(folder_));
+  EXPECT_TRUE(fs::exists(folder_ / "images" / "mine" / "picture.png"));
+  EXPECT_FALSE(fs::exists(folder_ / "images" / "img_unfinished_0.png"));
 }
 
 TEST_F(ServerStore, AJobThatTakesTheServerDownIsGivenUp) {

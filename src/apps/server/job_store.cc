@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -125,38 +126,56 @@ void JobStore::recover() {
     database_.execute("UPDATE jobs SET status = 'queued', started_at = 0 WHERE status = 'running'");
     transaction.commit();
   }
+  recover_pictures();
+}
+
+void JobStore::recover_pictures() {
   struct Known {
     std::string job;
     uint64_t bytes = 0;
+    bool is_whole = false;
   };
   std::map<std::string, Known> known;  // by the name of the file
-  Statement rows(database_.handle(), "SELECT id, seed, width, height, format, bytes, job FROM images");
-  while (rows.step()) {
-    const JobImage image = read_image(rows);
-    known[image_file(image).filename().string()] = {rows.text(6), image.bytes};
+  {
+    Statement rows(database_.handle(), "SELECT id, seed, width, height, format, bytes, job FROM images");
+    while (rows.step()) {
+      const JobImage image = read_image(rows);
+      known[image_file(image).filename().string()] = {rows.text(6), image.bytes};
+    }
   }
+  std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder_ / "images")) {
     const auto found = known.find(entry.path().filename().string());
-    if (found == known.end() || entry.file_size() == found->second.bytes) continue;
-    const std::string job = found->second.job;
-    log_warning("{} was not whole on the disk when the machine went down", entry.path().string());
-    give_up_pictures(job);
-    std::erase_if(known, [&job](const auto& image) { return image.second.job == job; });
+    if (found != known.end()) found->second.is_whole = entry.file_size(error) == found->second.bytes && !error;
   }
+  std::set<std::string> given_up;
+  for (const auto& [file, image] : known) {
+    if (image.is_whole) continue;
+    log_warning("{} is missing or not whole: the machine went down, or somebody changed it",
+                (folder_ / "images" / file).string());
+    given_up.insert(image.job);
+  }
+  give_up_pictures(given_up);
   for (const auto& entry : std::filesystem::directory_iterator(folder_ / "images")) {
-    if (known.contains(entry.path().filename().string())) continue;
-    log_info("{} belongs to no completed job: removed", entry.path().string());
-    std::filesystem::remove(entry.path());
+    const auto found = known.find(entry.path().filename().string());
+    if (found != known.end() && !given_up.contains(found->second.job)) continue;
+    if (std::filesystem::remove(entry.path(), error))
+      log_info("{} belongs to no completed job: removed", entry.path().string());
+    else
+      log_warning("{} belongs to no completed job, and cannot be removed: {}", entry.path().string(), error.message());
   }
 }
 
-void JobStore::give_up_pictures(std::string_view id) {
+void JobStore::give_up_pictures(const std::set<std::string>& jobs) {
+  if (jobs.empty()) return;
   Transaction transaction(database_);
-  Statement(database_.handle(), "DELETE FROM images WHERE job = ?").bind(id).step();
-  Statement(database_.handle(), "UPDATE jobs SET status = 'failed', error = ? WHERE id = ?")
-      .bind("its pictures were not whole on the disk when the machine went down")
-      .bind(id)
-      .step();
+  for (const std::string& id : jobs) {
+    Statement(database_.handle(), "DELETE FROM images WHERE job = ?").bind(id).step();
+    Statement(database_.handle(), "UPDATE jobs SET status = 'failed', error = ? WHERE id = ?")
+        .bind("its pictures were missing or not whole when the server started again")
+        .bind(id)
+        .step();
+  }
   transaction.commit();
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -35,8 +36,8 @@ class FolderLock {
 class JobStore {
  public:
   /// Creates the folder if missing, locks it against other servers, brings jobs that were running back to the queue,
-  /// cancels those whose client went with the process, and removes pictures that belong to no completed job, or that
-  /// a power cut left half written: their job has failed.
+  /// cancels those whose client went with the process, and removes pictures that belong to no completed job. A job
+  /// has failed of whose pictures a power cut left one missing or half written.
   /// \throws Error invalid_input if it cannot be written or another server holds it, internal for a damaged database
   explicit JobStore(const std::filesystem::path& folder);
 
@@ -65,7 +66,11 @@ class JobStore {
 
  private:
   void recover();
-  void give_up_pictures(std::string_view id);
+  /// Holds the pictures that jobs have against the files that there are: a job fails whose pictures are not all whole,
+  /// and files that belong to no completed job are removed.
+  void recover_pictures();
+  /// Makes failed of jobs that were completed, all at once.
+  void give_up_pictures(const std::set<std::string>& jobs);
   /// Says whether the following commits wait for the disk.
   void wait_for_disk(bool wait);
   std::optional<Job> find_by_key_locked(std::string_view key);
