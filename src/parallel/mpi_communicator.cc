@@ -280,10 +280,16 @@ class MpiOperation final : public Operation {
       if (!pieces_[i].sends && requests_[i] != MPI_REQUEST_NULL) MPI_Cancel(&requests_[i]);
     const auto deadline = Clock::now() + kWithdrawTime;
     Backoff backoff;
-    int all_done = 0;
-    while (all_done == 0 && Clock::now() < deadline) {
-      MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_done, MPI_STATUSES_IGNORE);
-      if (all_done == 0) backoff.pause();
+    bool all_done = false;
+    while (!all_done && Clock::now() < deadline) {
+      // Each by itself: MPI_Testall marks none as finished until all are, and a send may be stuck.
+      all_done = true;
+      for (MPI_Request& request : requests_) {
+        int done = 0;
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        all_done = all_done && done != 0;
+      }
+      if (!all_done) backoff.pause();
     }
     for (size_t i = 0; i < requests_.size(); ++i)
       if (!pieces_[i].sends && requests_[i] != MPI_REQUEST_NULL) control_.tear();

@@ -71,6 +71,16 @@ void run_mode(const std::string& mode, Communicator& comm) {
     if (comm.rank() == last) fail(ErrorKind::out_of_memory, "no room for the weights");
     pending.wait();
     comm.barrier();
+  } else if (mode == "throw-with-stuck-sends") {
+    // The others are busy elsewhere: nobody takes what the last rank sends.
+    exchange_cases::AllToAll exchange(comm, 3, 8 << 20);
+    comm.barrier();
+    if (comm.rank() == last) {
+      const Pending pending = exchange.start(comm);
+      fail(ErrorKind::out_of_memory, "no room for the weights");
+    }
+    sleep_ms(1500);
+    comm.barrier();
   } else if (mode == "sleep") {
     comm.barrier();
     announce(comm);

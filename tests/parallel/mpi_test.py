@@ -113,7 +113,7 @@ class Failures(unittest.TestCase):
                 self.expect(run, cause, {0, 2})
 
     def test_a_rank_that_throws_ends_all(self):
-        for mode in ("throw", "throw-under-way"):
+        for mode in ("throw", "throw-under-way", "throw-with-stuck-sends"):
             for name, launcher in TRANSPORTS.items():
                 with self.subTest(mode=mode, transport=name):
                     run = Run(3, mode, launcher=launcher)
