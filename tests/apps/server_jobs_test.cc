@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "apps/server/database.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/job_service.h"
 #include "base/error.h"
@@ -19,7 +20,7 @@ class ServerJobs : public testing::Test {
   ~ServerJobs() override { fs::remove_all(folder_); }
 
   /// A job that waits; the service takes it up when it is made.
-  void wait(const std::string& id, int64_t width = 64, int64_t steps = 2, int64_t outputs = 1) {
+  void wait(const std::string& id, int64_t width = 64, int64_t steps = 2, int64_t outputs = 1, bool attached = false) {
     Job made;
     made.id = id;
     GenerationRequest request{.prompt = id, .seed = 5};
@@ -29,6 +30,7 @@ class ServerJobs : public testing::Test {
     request.num_outputs = outputs;
     made.order.record.request = resolve(request, {}).request;
     made.client = "client";
+    made.attached = attached;
     made.created_at = 1;
     store_.insert(made);
   }
@@ -67,6 +69,17 @@ class ServerJobs : public testing::Test {
 
   JobStatus status(const std::string& id) { return store_.find(id)->status; }
 
+  /// Has the store refuse to give a job that status, as with a full disk, or no longer.
+  void set_refused(JobStatus status, bool refused) {
+    Database database(folder_ / "jobs.sqlite");
+    const std::string trigger = fmt::format("refuse_{}", name(status));
+    database.execute((refused ? fmt::format("CREATE TRIGGER {} BEFORE UPDATE ON jobs WHEN NEW.status = '{}' BEGIN "
+                                            "SELECT RAISE(ABORT, 'the disk is full'); END",
+                                            trigger, name(status))
+                              : fmt::format("DROP TRIGGER {}", trigger))
+                         .c_str());
+  }
+
   fs::path folder_;
   JobStore store_;
   Metrics metrics_;
@@ -101,6 +114,20 @@ TEST_F(ServerJobs, WhatFailsTogetherIsTriedAlone) {
   EXPECT_EQ(status("b"), JobStatus::completed);
   EXPECT_EQ(status("bad"), JobStatus::failed);
   EXPECT_EQ(store_.find("bad")->error, "no memory for it");
+}
+
+TEST_F(ServerJobs, OneThatCannotBeCancelledIsStillDrawn) {
+  wait("a");
+  JobService service(store_, metrics_, 64);
+  set_refused(JobStatus::cancelled, true);
+  EXPECT_THROW(service.cancel("a"), Error);
+  set_refused(JobStatus::cancelled, false);
+  EXPECT_EQ(service.waiting(), 1u);
+  std::thread worker([&] { service.run({black, [](const GenerationRequest&) { return int64_t{1}; }}); });
+  while (service.waiting() > 0 || service.is_drawing()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  service.stop(std::chrono::milliseconds(0));
+  worker.join();
+  EXPECT_EQ(status("a"), JobStatus::completed);
 }
 
 TEST_F(ServerJobs, OneThatLeavesIsCancelledAlone) {

@@ -127,7 +127,16 @@ std::optional<Job> JobService::cancel(const std::string& id) {
     }
     if (!queue_.remove(id)) return store_.find(id);  // somebody else is cancelling it
   }
-  store_.set_ended(id, JobStatus::cancelled, "cancelled while it waited");
+  try {
+    store_.set_ended(id, JobStatus::cancelled, "cancelled while it waited");
+  } catch (...) {
+    // Still to be drawn, as the store has it.
+    const std::lock_guard lock(mutex_);
+    queue_.push(live->client, id);
+    tell_positions();
+    changed_.notify_all();
+    throw;
+  }
   metrics_.add("nostos_jobs_total", label("status", "cancelled"));
   end(id);
   return store_.find(id);
