@@ -130,6 +130,38 @@ TEST_F(ServerJobs, OneThatCannotBeCancelledIsStillDrawn) {
   EXPECT_EQ(status("a"), JobStatus::completed);
 }
 
+// Without it stop(), and with it the end of the process, would wait for a job that nobody draws.
+TEST_F(ServerJobs, AStoreThatFailsWhileTheServiceStopsEndsBoth) {
+  wait("a");
+  JobService service(store_, metrics_, 64);
+  const auto draw = [&](std::span<const GenerationRequest>,
+                        std::span<const Progress> progress) -> std::vector<Generation> {
+    while (!*progress.front().cancel) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    set_refused(JobStatus::queued, true);
+    fail(ErrorKind::cancelled, "cancelled");
+  };
+  std::string error;
+  std::thread worker([&] {
+    try {
+      service.run({draw, [](const GenerationRequest&) { return int64_t{1}; }});
+    } catch (const Error& thrown) {
+      error = thrown.what();
+    }
+  });
+  while (!service.is_drawing()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  service.stop(std::chrono::milliseconds(0));
+  worker.join();
+  EXPECT_NE(error.find("the disk is full"), std::string::npos) << error;
+}
+
+TEST_F(ServerJobs, AWaitingClientsJobThatCannotBeCancelledKeepsNoServerFromItsEnd) {
+  wait("a", 64, 2, 1, true);
+  JobService service(store_, metrics_, 64);
+  set_refused(JobStatus::cancelled, true);
+  EXPECT_NO_THROW(service.stop(std::chrono::milliseconds(0)));
+  EXPECT_EQ(status("a"), JobStatus::queued);
+}
+
 TEST_F(ServerJobs, OneThatLeavesIsCancelledAlone) {
   for (const char* id : {"a", "leaver"}) wait(id);
   const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {

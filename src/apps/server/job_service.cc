@@ -258,10 +258,17 @@ void JobService::end(const std::string& id) {
 }
 
 void JobService::run(const Drawing& drawing) {
-  for (;;) {
-    std::vector<Turn> turns = take_turns(drawing);
-    if (turns.empty()) return;
-    draw_together(turns, drawing);
+  try {
+    for (;;) {
+      std::vector<Turn> turns = take_turns(drawing);
+      if (turns.empty()) return;
+      draw_together(turns, drawing);
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    running_.clear();  // stop() waits for it
+    changed_.notify_all();
+    throw;
   }
 }
 
@@ -510,7 +517,14 @@ void JobService::stop(std::chrono::milliseconds grace) {
       if (live->attached && !live->running) useless.push_back(id);
     }
   }
-  for (const std::string& id : useless) cancel(id);
+  for (const std::string& id : useless) {
+    try {
+      cancel(id);
+    } catch (const std::exception& error) {
+      // The next start cancels it, as one whose client is gone.
+      log_json(LogLevel::error, "job not cancelled", {{"job", id}, {"error", error.what()}});
+    }
+  }
   std::unique_lock lock(mutex_);
   if (!changed_.wait_for(lock, grace, [this] { return running_.empty(); }))
     for (const std::string& id : running_) live_.at(id)->stop_drawing = true;
