@@ -114,6 +114,7 @@ TEST_F(ServerJobs, WhatFailsTogetherIsTriedAlone) {
   EXPECT_EQ(status("b"), JobStatus::completed);
   EXPECT_EQ(status("bad"), JobStatus::failed);
   EXPECT_EQ(store_.find("bad")->error, "no memory for it");
+  for (const char* id : {"a", "bad", "b"}) EXPECT_EQ(store_.find(id)->attempts, 1) << id;
 }
 
 TEST_F(ServerJobs, OneThatCannotBeCancelledIsStillDrawn) {

@@ -409,6 +409,15 @@ void JobService::guarded(Turn& turn, const Work& work) {
   }
 }
 
+void JobService::begin(Turn& turn) {
+  store_.set_running(turn.id);
+  const auto job = store_.find(turn.id);
+  check(job.has_value(), "a job that runs is in the store");
+  turn.job = *job;
+  turn.queue_ms = (job->started_at - job->created_at) * 1000;
+  metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
+}
+
 void JobService::draw_together(std::span<Turn> turns, const Drawing& drawing) {
   std::vector<GenerationRequest> requests;
   std::vector<Progress> progress;
@@ -416,12 +425,7 @@ void JobService::draw_together(std::span<Turn> turns, const Drawing& drawing) {
   for (Turn& turn : turns) {
     turn.start = steady_clock::now();
     guarded(turn, [&] {
-      store_.set_running(turn.id);
-      const auto job = store_.find(turn.id);
-      check(job.has_value(), "a job that runs is in the store");
-      turn.job = *job;
-      turn.queue_ms = (job->started_at - job->created_at) * 1000;
-      metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
+      if (turn.job.id.empty()) begin(turn);  // one that is drawn again, alone, was begun with the others
       requests.push_back(turn.live->request);
       progress.push_back(progress_of(turn.job, *turn.live));
       drawn.push_back(&turn);

@@ -117,6 +117,8 @@ class JobService {
 
   /// \return the job whose turn it is, and waiting ones that are worth drawing with it.
   std::vector<Turn> take_turns(const Drawing& drawing);
+  /// Says in the store that a turn's job runs, and gets what is stored of it.
+  void begin(Turn& turn);
   void draw_together(std::span<Turn> turns, const Drawing& drawing);
   void finish(Turn& turn, const Generation& generation, double engine_ms);
   /// Does `work` for a turn, which ends with what that throws.
