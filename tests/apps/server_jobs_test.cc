@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "apps/server/api_error.h"
 #include "apps/server/database.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/job_service.h"
@@ -161,6 +162,25 @@ TEST_F(ServerJobs, AWaitingClientsJobThatCannotBeCancelledKeepsNoServerFromItsEn
   set_refused(JobStatus::cancelled, true);
   EXPECT_NO_THROW(service.stop(std::chrono::milliseconds(0)));
   EXPECT_EQ(status("a"), JobStatus::queued);
+}
+
+// Its end is in the store, and those who watch it do not know yet, while the others' files are written.
+TEST_F(ServerJobs, OneThatIsForgottenAtItsEndIsDoneToThoseWhoWatch) {
+  wait("a");
+  wait("slow", 64, 2, 60);
+  JobService service(store_, metrics_, 64);
+  std::vector<std::string> told;
+  ASSERT_NE(service.watch("a", {.tell = [&](const JobEvent& event) { told.push_back(event.name); }}), 0u);
+  EXPECT_THROW(service.forget("a"), ApiError);
+  std::thread worker([&] { service.run({black, [](const GenerationRequest&) { return int64_t{64}; }}); });
+  while (status("a") != JobStatus::completed) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(service.is_drawing());
+  EXPECT_TRUE(service.forget("a"));
+  service.stop(std::chrono::seconds(60));
+  worker.join();
+  EXPECT_EQ(told.back(), "done");
+  EXPECT_FALSE(service.forget("a"));
+  EXPECT_EQ(status("slow"), JobStatus::completed);
 }
 
 TEST_F(ServerJobs, OneThatLeavesIsCancelledAlone) {

@@ -142,6 +142,16 @@ std::optional<Job> JobService::cancel(const std::string& id) {
   return store_.find(id);
 }
 
+bool JobService::forget(const std::string& id) {
+  const auto job = store_.find(id);
+  if (!job) return false;
+  if (!has_ended(job->status))
+    throw ApiError(409, "conflict_error", "the job has not ended: cancel it first", {}, "not_ended");
+  end(id);  // those who watch one that the store has only just got the end of are told, while there is something to tell
+  store_.remove(*job);
+  return true;
+}
+
 void JobService::interrupt() {
   std::string id;
   {

@@ -57,6 +57,9 @@ class JobService {
 
   /// Ends a waiting job at once, a running one within a step. \return the job as it is then, or nothing if unknown
   std::optional<Job> cancel(const std::string& id);
+  /// Removes an ended job and its pictures. \return whether there was one of that id \throws ApiError 409 if it has not
+  /// ended
+  bool forget(const std::string& id);
   /// Cancels the job being drawn, if any; of several the one whose turn it was.
   void interrupt();
 

@@ -126,11 +126,7 @@ void get_job(const Call& call) {
 
 void delete_job(const Call& call) {
   if (query_text(call.request, "forget") == "true") {
-    const auto job = call.state.store.find(call.id);
-    if (!job) throw no_such("job");
-    if (!has_ended(job->status))
-      throw ApiError(409, "conflict_error", "the job has not ended: cancel it first", {}, "not_ended");
-    call.state.store.remove(*job);
+    if (!call.state.jobs.forget(call.id)) throw no_such("job");
     return call.responder->reply(json_response(200, {{"id", call.id}, {"object", "job"}, {"deleted", true}}));
   }
   const auto job = call.state.jobs.cancel(call.id);
