@@ -72,6 +72,13 @@ class Ranks(unittest.TestCase):
                 pictures.append(server.get(done["images"][0]["url"]).body)
         self.assertEqual(pictures[0], pictures[1])
 
+    def test_halves_of_guidance_start_with_a_model_that_has_none_by_default(self):
+        model = Path(__file__).resolve().parents[1] / "data" / "tiny" / "diffusers_test"
+        with Server("--num-gpus", "2", "--cfg-parallel-degree", "2", "--model-path", str(model)) as server:
+            self.assertEqual(server.post("/v1/jobs", {"prompt": "a boat", "width": 16, "height": 16}).status, 400)
+            job = server.submit(width=16, height=16, num_inference_steps=1, guidance_scale=2)
+            self.assertEqual(server.wait_for(job)["status"], "completed")
+
 
 class Processes(unittest.TestCase):
     """Two ranks that are processes of mpirun."""

@@ -169,6 +169,7 @@ class Hostile(ServerTest):
         answer = self.server.request("PUT", "/v1/jobs", b"{}")
         self.assertEqual(answer.status, 405)
         self.assertEqual(answer.headers["allow"], "POST, GET")
+        self.assertIsNone(answer.json()["error"]["param"])
         self.assertEqual(self.server.request("BREW", "/v1/jobs").status, 405)
         self.assertEqual(self.server.request("OPTIONS", "/nowhere").status, 404)
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -90,8 +91,9 @@ class SharedDrawing {
       try {
         engine_.generate(requests);
       } catch (const Error& error) {
-        // A request that cannot be drawn (of a job that waited for a server with other flags) is refused by every rank,
-        // before any has sent the others a word of it; a drawing that is cancelled ends on all in the same step.
+        // A request that cannot be drawn (of a job that waited for a server with other flags) is refused by every rank
+        // before any has sent the others a word of it, and one that gives values that are no numbers when all have told
+        // each other; a drawing that is cancelled ends on all in the same step.
         if (error.kind() != ErrorKind::cancelled && error.kind() != ErrorKind::invalid_input) throw;
       }
     }
@@ -108,13 +110,14 @@ class SharedDrawing {
 
 constexpr size_t kKeptCaptions = 32;  // 1 MB for 64 tokens of Z-Image-Turbo
 
-/// The smallest drawing, so that the first client does not wait for what is prepared once.
-GenerationRequest warm_up_request(const ModelLimits& limits) {
+/// The smallest drawing, so that the first client does not wait for what is prepared once. \param guided whether ranks
+/// cannot draw without guidance
+GenerationRequest warm_up_request(const ModelLimits& limits, bool guided) {
   GenerationRequest request;
   request.prompt = "warm-up";
   request.height = request.width = 4 * limits.size_multiple;
   request.num_inference_steps = 1;
-  request.guidance_scale = limits.default_guidance_scale;
+  request.guidance_scale = guided ? std::max(limits.default_guidance_scale, 1.0) : limits.default_guidance_scale;
   return resolve(request, limits).request;
 }
 
@@ -146,7 +149,8 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   Progress with_previews;
   with_previews.wants_preview = [](const PictureStep&) { return true; };
   with_previews.on_preview = [](const PictureStep&, const Image&) {};
-  const GenerationRequest first = warm_up_request(engine.limits());
+  const bool needs_guidance = options.parallelism.cfg > 1;
+  const GenerationRequest first = warm_up_request(engine.limits(), needs_guidance);
   drawing.draw({&first, 1}, {&with_previews, 1});
   server::LoadedModel model;
   model.name = model_label({.request = {}, .model_path = flags.model_path});
@@ -154,7 +158,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   model.ranks = options.parallelism.ranks();
   model.limits = {.model = engine.limits(),
                   .max_pixels = flags.max_pixels,
-                  .wants_guidance = options.parallelism.cfg > 1,
+                  .wants_guidance = needs_guidance,
                   .model_path = flags.model_path,
                   .precision = engine.precision_name()};
   server->run(

@@ -11,8 +11,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-/// \return what A1111 says about pictures, and about how they were drawn.
-ordered_json info_json(const Job& job, const std::string& model) {
+/// \return what A1111 says about pictures, and about how they were drawn. \param batch_size as the request has it
+ordered_json info_json(const Job& job, const std::string& model, int64_t batch_size) {
   const GenerationRequest& request = job.order.record.request;
   ordered_json prompts = ordered_json::array(), negatives = ordered_json::array(), seeds = ordered_json::array(),
                texts = ordered_json::array();
@@ -35,7 +35,7 @@ ordered_json info_json(const Job& job, const std::string& model) {
           {"sampler_name", "Euler"},
           {"cfg_scale", *request.guidance_scale},
           {"steps", *request.num_inference_steps},
-          {"batch_size", request.num_outputs},
+          {"batch_size", batch_size},
           {"sd_model_name", model},
           {"infotexts", texts},
           {"index_of_first_image", 0}};
@@ -47,23 +47,26 @@ void a1111_txt2img(const Call& call) {
   const auto model = call.state.model();
   const nlohmann::json body = parse_body(call.request.body);
   const bool send_images = Fields(body).boolean("send_images").value_or(true);
+  const int64_t batch_size = Fields(body).integer("batch_size", 1, kMaxPictures).value_or(1);
   DrawingOrder order = parse_a1111_order(body, model->limits);
   ServerState& state = call.state;
-  submit_attached(call, std::move(order), [&state, model, body, send_images, out = call.responder](const Job& job) {
-    try {
-      if (job.status == JobStatus::failed) throw ApiError(500, "server_error", job.error);
-      if (job.status == JobStatus::cancelled && state.stopping)
-        throw overloaded("stopping", "the server is shutting down", 10);
-      // An interrupted one has no pictures, and is no error there.
-      ordered_json images = ordered_json::array();
-      if (send_images)
-        for (const JobImage& image : job.images) images.push_back(to_base64(read_image(state, image)));
-      out->reply(json_response(
-          200, {{"images", images}, {"parameters", body}, {"info", cli::json_line(info_json(job, model->name))}}));
-    } catch (const ApiError& error) {
-      out->reply(a1111_error(error));
-    }
-  });
+  submit_attached(
+      call, std::move(order), [&state, model, body, send_images, batch_size, out = call.responder](const Job& job) {
+        try {
+          if (job.status == JobStatus::failed) throw ApiError(500, "server_error", job.error);
+          if (job.status == JobStatus::cancelled && state.stopping)
+            throw overloaded("stopping", "the server is shutting down", 10);
+          // An interrupted one has no pictures, and is no error there.
+          ordered_json images = ordered_json::array();
+          if (send_images)
+            for (const JobImage& image : job.images) images.push_back(to_base64(read_image(state, image)));
+          out->reply(json_response(200, {{"images", images},
+                                         {"parameters", body},
+                                         {"info", cli::json_line(info_json(job, model->name, batch_size))}}));
+        } catch (const ApiError& error) {
+          out->reply(a1111_error(error));
+        }
+      });
 }
 
 void a1111_progress(const Call& call) {

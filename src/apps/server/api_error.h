@@ -27,6 +27,7 @@ class ApiError : public std::runtime_error {
   std::string param;  ///< the field at fault, or empty
   std::string code;   ///< or empty
   int retry_after_s = 0;
+  std::string allowed{};  ///< of a 405: the methods that the path takes
 };
 
 /// Throws a 400 about `param` (empty: about the whole).
@@ -40,6 +41,13 @@ template <class... Args>
 inline ApiError overloaded(const std::string& code, const std::string& message, int retry_after_s) {
   ApiError error(503, "overloaded_error", message, {}, code);
   error.retry_after_s = retry_after_s;
+  return error;
+}
+
+/// \return a 405 that says which methods the path takes, e.g. "POST, GET".
+inline ApiError method_not_allowed(const std::string& allowed) {
+  ApiError error(405, "invalid_request_error", "this path takes " + allowed, {}, "method_not_allowed");
+  error.allowed = allowed;
   return error;
 }
 

@@ -99,12 +99,10 @@ void answer(ServerState& state, const HttpRequest& request, const ResponderPtr& 
   const bool has_key = !state.api_key.empty();
   if (found.route == nullptr || !found.route->is_open) {
     check_key(state.api_key, request);
-    check_host(has_key, request);
+    check_host(has_key || state.lets_all_in, request);
   }
   check_origin(has_key, request);
-  if (found.route == nullptr && !found.allowed.empty())
-    throw ApiError(405, "invalid_request_error", "this path takes " + found.allowed, found.allowed,
-                   "method_not_allowed");
+  if (found.route == nullptr && !found.allowed.empty()) throw method_not_allowed(found.allowed);
   if (found.route == nullptr)
     throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
   found.route->handler({state, request, found.id, responder});
@@ -115,7 +113,7 @@ void answer(ServerState& state, const HttpRequest& request, const ResponderPtr& 
 void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder) {
   const auto refuse = [&](const ApiError& error) {
     HttpResponse response = error_answer(request.path, error);
-    if (error.status == 405) response.headers.emplace_back("Allow", error.param);
+    if (!error.allowed.empty()) response.headers.emplace_back("Allow", error.allowed);
     responder->reply(std::move(response));
   };
   try {
@@ -172,8 +170,8 @@ void check_origin(bool has_key, const HttpRequest& request) {
     throw ApiError(403, "permission_error", "pages of other sites may not use this server", {}, "foreign_origin");
 }
 
-void check_host(bool has_key, const HttpRequest& request) {
-  if (has_key || is_numeric_or_local(host_without_port(request.header("host")))) return;
+void check_host(bool by_any_name, const HttpRequest& request) {
+  if (by_any_name || is_numeric_or_local(host_without_port(request.header("host")))) return;
   throw ApiError(403, "permission_error",
                  "this server has no API key and answers to localhost and IP addresses alone: use its address, or give "
                  "it --api-key-file",

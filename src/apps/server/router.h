@@ -18,7 +18,8 @@ void check_key(const std::string& key, const HttpRequest& request);
 void check_origin(bool has_key, const HttpRequest& request);
 /// Without a key this machine's name is what tells its own pages from others: a browser gives no Origin when a page reads
 /// from its own site, and any site can have its name lead here (DNS rebinding).
-/// \throws ApiError 403 unless the server wants a key or the request's Host is localhost or an IP address
-void check_host(bool has_key, const HttpRequest& request);
+/// \param by_any_name the server wants a key, or was told to let everybody in
+/// \throws ApiError 403 unless that is so or the request's Host is localhost or an IP address
+void check_host(bool by_any_name, const HttpRequest& request);
 
 }  // namespace nostos::server

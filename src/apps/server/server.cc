@@ -73,6 +73,7 @@ struct Server::Impl {
                                  const HttpOutcome& outcome) { log_outcome(metrics, request, outcome); }}) {
     state.api_key = options.api_key;
     state.trusts_client_ids = options.trusts_client_ids;
+    state.lets_all_in = options.allow_remote_without_key;
     state.post = [this](std::function<void()> work) { http.post(std::move(work)); };
     state.connections = [this] { return http.connections(); };
   }

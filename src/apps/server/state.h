@@ -30,6 +30,7 @@ struct ServerState {
   Metrics& metrics;
   std::string api_key{};                              ///< empty: none wanted
   bool trusts_client_ids = false;                     ///< a proxy in front says who its clients are
+  bool lets_all_in = false;                           ///< without a key, from other machines too
   std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
   std::function<size_t()> connections{};
   std::atomic<bool> stopping{false};
