@@ -210,6 +210,22 @@ Plan compile(std::shared_ptr<const Handle> handle, const Shape& shape) {
   return {std::move(handle), graph};
 }
 
+/// Compiles convolutions one at a time, on any thread. The handle belongs to all of them: each takes some MiB of the GPU.
+class Compiler {
+ public:
+  explicit Compiler(Context& ctx) : ctx_(ctx) {}
+
+  Plan compile(const FusedConvolution& shape) {
+    ctx_.bind_thread();
+    if (!handle_) handle_ = std::make_shared<Handle>(ctx_);
+    return cuda::compile(handle_, shape);
+  }
+
+ private:
+  Context& ctx_;
+  std::shared_ptr<const Handle> handle_;
+};
+
 template <class Shape>
 using Plans = std::map<Shape, std::shared_future<Plan>>;
 
@@ -278,6 +294,8 @@ struct Cudnn::State {
   Workspace workspace, single_query;
   Plans<FusedAttention> attentions;
   Plans<FusedConvolution> convolutions;
+  /// Compile plans ahead.
+  std::vector<std::shared_ptr<Compiler>> idle, compiling;
 };
 
 Cudnn::Cudnn(Context& ctx) : state_(std::make_unique<State>(ctx)) {}
@@ -299,9 +317,14 @@ void Cudnn::run(const FusedConvolution& shape, const void* x, const void* filter
 
 void Cudnn::plan(const FusedConvolution& shape) {
   if (state_->convolutions.contains(shape)) return;
+  auto& idle = state_->idle;
+  auto& compiling = state_->compiling;
+  if (idle.empty()) idle.push_back(std::make_shared<Compiler>(state_->ctx));
+  compiling.push_back(std::move(idle.back()));
+  idle.pop_back();
   try {
-    state_->convolutions.emplace(shape, std::async(std::launch::async, [&ctx = state_->ctx, shape] {
-                                          return compile<FusedConvolution>(std::make_shared<Handle>(ctx), shape);
+    state_->convolutions.emplace(shape, std::async(std::launch::async, [compiler = compiling.back(), shape] {
+                                          return compiler->compile(shape);
                                         }).share());
   } catch (const std::system_error&) {
     // No thread is to be had: the first run compiles.
@@ -310,6 +333,8 @@ void Cudnn::plan(const FusedConvolution& shape) {
 
 void Cudnn::finish_plans() {
   for (const auto& [shape, plan] : state_->convolutions) plan.wait();
+  state_->idle.insert(state_->idle.end(), state_->compiling.begin(), state_->compiling.end());
+  state_->compiling.clear();
 }
 
 }  // namespace nostos::cuda

@@ -54,7 +54,7 @@ class Cudnn {
   void run(const FusedConvolution& shape, const void* x, const void* filter, const void* bias, void* y);
 
   /// Begins to compile for `shape` on a thread of its own, which uses the context's device beside the thread that it
-  /// serves; its first run waits for that. What fails is tried again by the next plan or run.
+  /// serves. finish_plans() comes before the next run of a convolution. What fails is tried again by the next plan or run.
   void plan(const FusedConvolution& shape);
   /// Waits until no such thread is at work.
   void finish_plans();
