@@ -11,8 +11,8 @@
 namespace nostos {
 
 /// One rank's end of GPUs whose kernels reach all of their memory, for ranks with a GPU each. Ranks can meet on one GPU, too,
-/// for tests, as long as nothing that waits stands in one of its queues before what it waits for: streams do not share
-/// these, but branches of several ranks' recorded steps may. Used by one host thread.
+/// for tests, as long as nothing that waits stands in one of its queues before what it waits for: branches of several
+/// ranks' recorded steps may share one, and so may more streams than the GPU has queues. Used by one host thread.
 class PeerMemory {
  public:
   /// As abort(): what others still wait for comes to an end. All that was enqueued is done, or the peers are gone.

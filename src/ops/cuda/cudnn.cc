@@ -210,7 +210,8 @@ Plan compile(std::shared_ptr<const Handle> handle, const Shape& shape) {
   return {std::move(handle), graph};
 }
 
-/// Compiles convolutions one at a time, on any thread. The handle belongs to all of them: each takes some MiB of the GPU.
+/// Compiles convolutions one at a time, on any thread. A handle takes memory of the GPU: all of them share this one, so
+/// that nothing may compile while one of them is enqueued.
 class Compiler {
  public:
   explicit Compiler(Context& ctx) : ctx_(ctx) {}
