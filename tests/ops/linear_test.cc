@@ -65,6 +65,21 @@ TEST(Linear, TakesSlicedRowsAndOneWeightInManyContexts) {
   part.expect_guards_untouched();
 }
 
+// What a library has made for a number of rows is forgotten after others, and made anew.
+TEST(Linear, MoreNumbersOfRowsThanAreKeptGiveTheSameRows) {
+  constexpr int64_t kMost = 600;
+  Context ctx({}, 2);
+  const Tensor x = random_tensor(DType::f32, {kMost, 40}, 1), weight = random_tensor(DType::f32, {24, 40}, 2);
+  const Linear packed = ops::pack_linear(ctx, weight);
+  Guarded all(DType::f32, {kMost, 24});
+  ops::linear(ctx, x, packed, all);
+  for (int64_t rows = 1; rows <= kMost; ++rows) {
+    Guarded part(DType::f32, {rows, 24});
+    ops::linear(ctx, x.view().rows(0, rows), packed, part);
+    ASSERT_TRUE(same_bits(all.view().rows(0, rows), part)) << rows;
+  }
+}
+
 TEST(Linear, SourceWeightIsNotNeededAfterPacking) {
   Context ctx({}, 1);
   const Tensor x = random_tensor(DType::f32, {3, 20}, 1);

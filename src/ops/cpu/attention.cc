@@ -97,8 +97,7 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
   matmul.reserve_workspaces(scratch_bytes);
   const OutputKernels<T>& kernels = row_kernels().of<T>();
   float* lse = log_sum_exp ? log_sum_exp.data<float>() : nullptr;
-#pragma omp parallel for schedule(dynamic) num_threads(ctx.threads())
-  for (int64_t task = 0; task < heads * blocks; ++task) {
+  parallel_tasks(ctx, heads * blocks, [&](int64_t task) {
     const int64_t head = task / blocks, block = task % blocks, first = block * kQueryBlock;
     const int64_t count = std::min(kQueryBlock, queries - first), rows = rows_of(block), seen = keys_of(block);
     const int64_t kv = head / (heads / kv_heads);
@@ -127,7 +126,7 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
       row_kernels().of<Out>().scale(scratch.output + r * head_dim, 1.f / sums[r], head_dim,
                                     out.data<Out>() + ((first + r) * heads + head) * head_dim);
     }
-  }
+  });
 }
 
 }  // namespace

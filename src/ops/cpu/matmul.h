@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "device/context.h"
 #include "tensor/dtype.h"
@@ -16,6 +19,7 @@ class BlockMatmul {
     int64_t rows, in, out;
     int64_t b_stride_in, b_stride_out;  ///< elements
     int64_t a_stride, c_stride;         ///< elements between rows
+    friend bool operator==(const Product&, const Product&) = default;
   };
 
   BlockMatmul(Context& ctx, DType dtype) : ctx_(ctx), dtype_(dtype) {}
@@ -34,6 +38,7 @@ class BlockMatmul {
  private:
   Context& ctx_;
   DType dtype_;
+  std::vector<std::pair<Product, std::shared_ptr<const void>>> prepared_;  // what the library made for each
 };
 
 }  // namespace nostos::cpu

@@ -81,7 +81,7 @@ bool OneDnn::check_rows(DType dtype) {
   std::vector<float> all(static_cast<size_t>(kRows * kOut)), part(all.size());
   const auto run = [&](int64_t first, int64_t rows, float* c) {
     const MatmulKey key{rows, kIn, kOut, 1, kIn, kIn, kOut, dtype, false, false, false};
-    run_matmul(matmul(key), key, a.data() + static_cast<size_t>(first * kIn) * element, b.data(), nullptr, c);
+    run_matmul(*matmul(key), key, a.data() + static_cast<size_t>(first * kIn) * element, b.data(), nullptr, c);
   };
   run(0, kRows, all.data());
   for (const int64_t rows : {1, 7, 13, 33}) {
@@ -93,10 +93,9 @@ bool OneDnn::check_rows(DType dtype) {
   return true;
 }
 
-const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
-  const auto found = matmuls_.find(key);
-  if (found != matmuls_.end()) return found->second;
-  return with_dnnl_errors("making a matrix product", [&]() -> const dnnl::matmul& {
+std::shared_ptr<const dnnl::matmul> OneDnn::matmul(const MatmulKey& key) {
+  if (const auto* known = matmuls_.find(key)) return *known;
+  return with_dnnl_errors("making a matrix product", [&] {
     const SingleThreadScope scope(key.single_thread);
     const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
     const dnnl::memory::desc a(Dims{key.rows, key.in}, type, Dims{key.a_stride, 1});
@@ -108,7 +107,7 @@ const dnnl::matmul& OneDnn::matmul(const MatmulKey& key) {
     const dnnl::matmul::desc desc = key.bias ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c);
     const dnnl::matmul::primitive_desc made(desc, make_attributes(key.accumulate), engine_);
     reserve_scratchpads(made.scratchpad_desc().get_size());
-    return matmuls_.emplace(key, dnnl::matmul(made)).first->second;
+    return matmuls_.insert(key, std::make_shared<const dnnl::matmul>(made));
   });
 }
 

@@ -4,11 +4,12 @@
 #include <dnnl.hpp>
 
 #include <array>
-#include <map>
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
+#include "base/lru_cache.h"
 #include "device/context.h"
 #include "tensor/tensor.h"
 
@@ -76,9 +77,10 @@ class OneDnn {
     dnnl::memory filter, bias;
   };
 
-  /// \return the primitive for `key`, made on first use.
-  const dnnl::matmul& matmul(const MatmulKey& key);
-  const dnnl::convolution_forward& convolution(const ConvKey& key, const dnnl::memory::desc& filter);
+  /// \return the primitive for `key`, made anew where it is not among the kPrimitives of its kind that were used last.
+  std::shared_ptr<const dnnl::matmul> matmul(const MatmulKey& key);
+  std::shared_ptr<const dnnl::convolution_forward> convolution(const ConvKey& key, const dnnl::memory::desc& filter);
+  static constexpr size_t kPrimitives = 256;  ///< several sizes' worth: a drawing of one size uses about 40
 
   /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.
   void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
@@ -94,8 +96,7 @@ class OneDnn {
   dnnl::stream& stream() { return stream_; }
   bool has_bf16() const { return has_bf16_; }
   /// \return whether oneDNN's own row results do not depend on the number of rows: with AVX-512 and proven by a
-  /// self-check when the
-  /// context was made. Otherwise rows go through blocks of kBlockRows, each by one thread.
+  /// self-check when the context was made. Otherwise rows go through blocks of kBlockRows, each by one thread.
   bool rows_independent(DType dtype) const { return rows_independent_[dtype == DType::bf16 ? 1 : 0]; }
 
   /// \return scratch of at least `bytes` for thread `thread`; grows to the largest request and stays.
@@ -111,8 +112,8 @@ class OneDnn {
   dnnl::stream stream_;
   bool has_bf16_ = false;
   std::array<bool, 2> rows_independent_{};
-  std::map<MatmulKey, dnnl::matmul> matmuls_;
-  std::map<ConvKey, dnnl::convolution_forward> convolutions_;
+  LruCache<MatmulKey, std::shared_ptr<const dnnl::matmul>> matmuls_{kPrimitives};
+  LruCache<ConvKey, std::shared_ptr<const dnnl::convolution_forward>> convolutions_{kPrimitives};
   std::vector<Buffer> workspaces_;   // one a thread
   std::vector<Buffer> scratchpads_;  // one a thread
 };

@@ -10,6 +10,7 @@
 
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/ops.h"
+#include "ops/cpu/parallel.h"
 
 namespace nostos::cpu {
 
@@ -51,14 +52,14 @@ dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneD
 
 }  // namespace
 
-const dnnl::convolution_forward& OneDnn::convolution(const ConvKey& key, const dnnl::memory::desc& filter) {
-  const auto found = convolutions_.find(key);
-  if (found != convolutions_.end()) return found->second;
-  return with_dnnl_errors("making a convolution", [&]() -> const dnnl::convolution_forward& {
+std::shared_ptr<const dnnl::convolution_forward> OneDnn::convolution(const ConvKey& key,
+                                                                     const dnnl::memory::desc& filter) {
+  if (const auto* known = convolutions_.find(key)) return *known;
+  return with_dnnl_errors("making a convolution", [&] {
     const SingleThreadScope scope(true);
     const dnnl::convolution_forward::primitive_desc made = describe(*this, key, filter);
     reserve_scratchpads(made.scratchpad_desc().get_size());
-    return convolutions_.emplace(key, dnnl::convolution_forward(made)).first->second;
+    return convolutions_.insert(key, std::make_shared<const dnnl::convolution_forward>(made));
   });
 }
 
@@ -90,35 +91,34 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   const int64_t run_width = std::max(width, kTypicalWidth);
   const OneDnn::ConvKey key{run_width,    filter.in,     filter.out,   filter.kernel, stride,
                             padding.left, padding.right, filter.dtype, accumulate};
-  const dnnl::convolution_forward& primitive = dnn.convolution(key, packed_of(filter).desc);
+  const auto primitive = dnn.convolution(key, packed_of(filter).desc);
   const OneDnn::ConvMemory memory =
-      dnn.convolution_memory(primitive, packed_of(filter).storage.data(), filter.bias.bytes());
+      dnn.convolution_memory(*primitive, packed_of(filter).storage.data(), filter.bias.bytes());
   const size_t row_bytes = static_cast<size_t>(width * filter.in) * size_bytes(filter.dtype);
   const size_t run_row_bytes = static_cast<size_t>(run_width * filter.in) * size_bytes(filter.dtype);
   const size_t window_bytes = static_cast<size_t>(filter.kernel) * run_row_bytes;
   const size_t out_row_bytes = static_cast<size_t>(y.shape()[1] * filter.out) * sizeof(float);
   const size_t scratch_bytes = window_bytes + memory.target.get_size();
   for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, scratch_bytes);
-#pragma omp parallel for schedule(dynamic) num_threads(ctx.threads())
-  for (int64_t row = 0; row < out_height; ++row) {
+  parallel_tasks(ctx, out_height, [&](int64_t row) {
     const int64_t top = row * stride - padding.top;
     const bool narrow = run_width > width, over_the_edge = top < 0 || top + filter.kernel > height;
-    const std::byte* window = x.bytes() + top * static_cast<int64_t>(row_bytes);
+    const auto input_row = [&](int64_t at) { return x.bytes() + static_cast<size_t>(at) * row_bytes; };
     std::byte* out = y.bytes() + static_cast<size_t>(row) * out_row_bytes;
     std::byte* padded = dnn.workspace(omp_get_thread_num(), scratch_bytes);
+    const std::byte* window = padded;
     if (narrow || over_the_edge) {
       std::memset(padded, 0, window_bytes);
-      for (int64_t tap = std::max<int64_t>(0, -top); tap < std::min(filter.kernel, height - top); ++tap) {
-        std::memcpy(padded + static_cast<size_t>(tap) * run_row_bytes, window + tap * static_cast<int64_t>(row_bytes),
-                    row_bytes);
-      }
-      window = padded;
+      for (int64_t tap = std::max<int64_t>(0, -top); tap < std::min(filter.kernel, height - top); ++tap)
+        std::memcpy(padded + static_cast<size_t>(tap) * run_row_bytes, input_row(top + tap), row_bytes);
+    } else {
+      window = input_row(top);
     }
     std::byte* run_out = narrow ? padded + window_bytes : out;
     if (narrow && accumulate) std::memcpy(run_out, out, out_row_bytes);
-    dnn.run_convolution(primitive, memory, window, run_out);
+    dnn.run_convolution(*primitive, memory, window, run_out);
     if (narrow) std::memcpy(out, run_out, out_row_bytes);
-  }
+  });
 }
 
 }  // namespace nostos::cpu

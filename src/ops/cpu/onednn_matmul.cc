@@ -6,6 +6,7 @@
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/ops.h"
+#include "ops/cpu/parallel.h"
 
 namespace nostos::cpu {
 
@@ -63,34 +64,32 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
     return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.dtype, static_cast<bool>(w.bias),
                              false,      true};
   };
-  for (const int64_t columns : {std::min(kBlockColumns, w.out), w.out - (column_blocks - 1) * kBlockColumns})
-    dnn.matmul(key(columns));
+  const OneDnn::MatmulKey block_key = key(std::min(kBlockColumns, w.out));
+  const OneDnn::MatmulKey last_key = key(w.out - (column_blocks - 1) * kBlockColumns);
+  const auto block_product = dnn.matmul(block_key), last_product = dnn.matmul(last_key);
   for (int thread = 0; thread < ctx.threads(); ++thread) dnn.workspace(thread, padded_x_bytes + padded_y_bytes);
   const float* bias = w.bias ? w.bias.data<float>() : nullptr;
   float* out = y.data<float>();
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(ctx.threads())
-  for (int64_t r = 0; r < row_blocks; ++r) {
-    for (int64_t c = 0; c < column_blocks; ++c) {
-      const int64_t first = r * kBlockRows, count = std::min(kBlockRows, rows - first);
-      const int64_t left = c * kBlockColumns, columns = std::min(kBlockColumns, w.out - left);
-      std::byte* scratch = dnn.workspace(omp_get_thread_num(), padded_x_bytes + padded_y_bytes);
-      const std::byte* a = x.bytes() + static_cast<size_t>(first * w.in) * element;
-      if (count < kBlockRows) {
-        std::memset(scratch, 0, padded_x_bytes);
-        std::memcpy(scratch, a, static_cast<size_t>(count * w.in) * element);
-        a = scratch;
-      }
-      float* block = reinterpret_cast<float*>(scratch + padded_x_bytes);
-      const OneDnn::MatmulKey block_key = key(columns);
-      dnn.run_matmul(dnn.matmul(block_key), block_key, a,
-                     packed_of(w).storage.data() + static_cast<size_t>(left * w.in) * element,
-                     bias == nullptr ? nullptr : bias + left, block);
-      for (int64_t i = 0; i < count; ++i) {
-        float* to = out + (first + i) * w.out + left;
-        for (int64_t j = 0; j < columns; ++j) to[j] = block[i * columns + j] + (accumulate ? to[j] : 0.f);
-      }
+  parallel_tasks(ctx, row_blocks * column_blocks, [&](int64_t task) {
+    const int64_t first = task / column_blocks * kBlockRows, count = std::min(kBlockRows, rows - first);
+    const int64_t left = task % column_blocks * kBlockColumns, columns = std::min(kBlockColumns, w.out - left);
+    std::byte* scratch = dnn.workspace(omp_get_thread_num(), padded_x_bytes + padded_y_bytes);
+    const std::byte* a = x.bytes() + static_cast<size_t>(first * w.in) * element;
+    if (count < kBlockRows) {
+      std::memset(scratch, 0, padded_x_bytes);
+      std::memcpy(scratch, a, static_cast<size_t>(count * w.in) * element);
+      a = scratch;
     }
-  }
+    float* block = reinterpret_cast<float*>(scratch + padded_x_bytes);
+    const bool is_last = left + columns == w.out;
+    dnn.run_matmul(is_last ? *last_product : *block_product, is_last ? last_key : block_key, a,
+                   packed_of(w).storage.data() + static_cast<size_t>(left * w.in) * element,
+                   bias == nullptr ? nullptr : bias + left, block);
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = out + (first + i) * w.out + left;
+      for (int64_t j = 0; j < columns; ++j) to[j] = block[i * columns + j] + (accumulate ? to[j] : 0.f);
+    }
+  });
 }
 
 }  // namespace
@@ -101,7 +100,7 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   if (!packed_of(w).blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
   const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
                               accumulate,   false};
-  dnn.run_matmul(dnn.matmul(key), key, x.bytes(), packed_of(w).storage.data(), w.bias ? w.bias.data<float>() : nullptr,
+  dnn.run_matmul(*dnn.matmul(key), key, x.bytes(), packed_of(w).storage.data(), w.bias ? w.bias.data<float>() : nullptr,
                  y.data<float>());
 }
 
@@ -113,12 +112,16 @@ OneDnn::MatmulKey key_of(const BlockMatmul::Product& p, DType dtype) {
 
 }  // namespace
 
-void BlockMatmul::prepare(const Product& product) { ctx_.state<OneDnn>().matmul(key_of(product, dtype_)); }
+void BlockMatmul::prepare(const Product& product) {
+  if (std::ranges::find(prepared_, product, &decltype(prepared_)::value_type::first) == prepared_.end())
+    prepared_.emplace_back(product, ctx_.state<OneDnn>().matmul(key_of(product, dtype_)));
+}
 
 void BlockMatmul::run(const Product& product, const void* a, const void* b, float* c) const {
-  OneDnn& dnn = ctx_.state<OneDnn>();
-  const OneDnn::MatmulKey key = key_of(product, dtype_);
-  dnn.run_matmul(dnn.matmul(key), key, a, b, nullptr, c);
+  const auto known = std::ranges::find(prepared_, product, &decltype(prepared_)::value_type::first);
+  check(known != prepared_.end(), "a product is prepared before its loop");
+  const auto& primitive = *static_cast<const dnnl::matmul*>(known->second.get());
+  ctx_.state<OneDnn>().run_matmul(primitive, key_of(product, dtype_), a, b, nullptr, c);
 }
 
 bool BlockMatmul::fixed_rows() const { return !ctx_.state<OneDnn>().rows_independent(dtype_); }
