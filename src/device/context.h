@@ -8,6 +8,7 @@
 #include <memory>
 #include <typeindex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "device/device.h"
@@ -58,6 +59,16 @@ class Context {
     return *static_cast<T*>(slot.get());
   }
 
+  /// Has keep() fill `kept`; null ends it. For Graph::record().
+  using Kept = std::vector<std::shared_ptr<const void>>;
+  void keep_for_recording(Kept* kept) { recording_ = kept; }
+  /// \return whether what is enqueued is being recorded: then nothing may be allocated, waited for or measured.
+  bool is_recording() const { return recording_ != nullptr; }
+  /// Keeps what a recording under way uses, memory or code, as long as there is the recording. Does nothing without one.
+  void keep(std::shared_ptr<const void> used) {
+    if (is_recording()) recording_->push_back(std::move(used));
+  }
+
   /// Watches `flag` (may be null): once it is true, throw_if_cancelled() throws. The flag must outlive the watch.
   void watch_cancel(const std::atomic<bool>* flag) { cancel_ = flag; }
   /// \throws Error cancelled once the watched flag is set. Called between blocks and steps.
@@ -70,6 +81,7 @@ class Context {
   Stream copy_stream_;
   int64_t host_waits_ = 0;
   std::vector<std::function<void()>> deferred_;
+  Kept* recording_ = nullptr;
   const std::atomic<bool>* cancel_ = nullptr;
   std::unordered_map<std::type_index, std::shared_ptr<void>> states_;
 };

@@ -11,10 +11,11 @@ Graph::~Graph() {
   if (handle_ != nullptr) cuda::destroy_graph(handle_);
 }
 
-Graph::Graph(Graph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+Graph::Graph(Graph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)), kept_(std::move(other.kept_)) {}
 
 Graph& Graph::operator=(Graph&& other) noexcept {
   std::swap(handle_, other.handle_);
+  std::swap(kept_, other.kept_);
   return *this;
 }
 
@@ -22,14 +23,17 @@ Graph Graph::record(Context& ctx, const std::function<void()>& enqueue) {
   require(ctx.device().kind == DeviceKind::cuda, ErrorKind::device, "work can be recorded on a GPU alone, not on {}",
           to_string(ctx.device()));
   ctx.bind_thread();
+  Graph made;
   cuda::begin_recording(ctx.stream().handle());
+  ctx.keep_for_recording(&made.kept_);
   try {
     enqueue();
   } catch (...) {
+    ctx.keep_for_recording(nullptr);
     cuda::abandon_recording(ctx.stream().handle());
     throw;
   }
-  Graph made;
+  ctx.keep_for_recording(nullptr);
   made.handle_ = cuda::end_recording(ctx.stream().handle());
   return made;
 }

@@ -10,7 +10,8 @@ struct CUgraphExec_st;  // *CUgraphExec_st is cudaGraphExec_t
 namespace nostos {
 
 /// Work of a GPU stream that is repeated on the same memory: each launch enqueues all that was recorded, at the cost to
-/// the host of one call. It holds the addresses and numbers that its kernels were given, which must stay valid.
+/// the host of one call. It holds the addresses and numbers that its kernels were given, which must stay valid, but for
+/// what ops keep for themselves (Context::keep()).
 class Graph {
  public:
   /// Empty.
@@ -32,6 +33,7 @@ class Graph {
 
  private:
   CUgraphExec_st* handle_ = nullptr;
+  Context::Kept kept_;  // what the kernels use beside operands; given back after the handle
 };
 
 }  // namespace nostos

@@ -20,6 +20,22 @@ struct RopeTable {
   RopeTable rows(int64_t begin, int64_t count) const { return {cos.rows(begin, count), sin.rows(begin, count)}; }
 };
 
+/// A table with memory of its own, for positions that many runs share.
+class RopeStorage {
+ public:
+  RopeStorage(Device device, int64_t tokens, int64_t head_dim)
+      : cos_(device, DType::f32, {tokens, head_dim / 2}),
+        sin_(device, DType::f32, {tokens, head_dim / 2}),
+        table_{cos_, sin_} {}
+  RopeTable table() const { return table_; }
+  /// \return the first `tokens` rows. \throws Error internal if there are fewer
+  RopeTable first(int64_t tokens) const { return table_.rows(0, tokens); }
+
+ private:
+  Tensor cos_, sin_;
+  RopeTable table_;
+};
+
 /// A token's place on the three axes of Z-Image: sequence (caption or frame), row, column.
 using AxialPosition = std::array<int64_t, 3>;
 

@@ -10,6 +10,14 @@ namespace {
 
 constexpr int kMultiprocessors = 132;
 
+TEST(GpuLimits, AreThoseOfTheSmallestGeneration) {
+  EXPECT_TRUE(fits_every_gpu(1024, 99 << 10));
+  EXPECT_FALSE(fits_every_gpu(1025, 0));
+  EXPECT_FALSE(fits_every_gpu(32, (99 << 10) + 1));
+  EXPECT_TRUE(fits_every_gpu(512, 0, 3));
+  EXPECT_FALSE(fits_every_gpu(512, 0, 4));
+}
+
 TEST(RowLaunch, CoversEveryChannelAtMostOnce) {
   for (const int64_t channels :
        {1, 2, 15, 16, 31, 33, 65, 384, 1000, 1024, 2047, 2048, 2560, 3840, 5120, 10240, 16384}) {

@@ -73,7 +73,9 @@ class Drawing {
     const Planned scratch([&](Arena& arena) {
       return qwen3::Scratch::take(arena, parts_.encoder_config(), {&tokens, 1}, parts_.dtype());
     });
-    parts_.encoder(ctx_).encode(ctx_, std::array{std::span<const int32_t>(ids)}, scratch.views(), features);
+    const qwen3::Encoder& encoder = parts_.encoder(ctx_);
+    encoder.take_ids(ctx_, std::array{std::span<const int32_t>(ids)}, scratch.views());
+    encoder.encode(ctx_, {&tokens, 1}, scratch.views(), features);
     return features;
   }
 
@@ -136,8 +138,7 @@ class Drawing {
   /// \return the final latents, f32 [channels, height, width].
   Tensor sample() {
     Tensor latents({}, DType::f32, latent_shape());
-    fill_torch_cpu_normal(golden_.seed,
-                {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
+    fill_torch_cpu_normal(golden_.seed, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
     const zimage::Transformer& model = parts_.transformer(ctx_);
     const Tensor positive = refine(encode(golden_.prompt));
     const Tensor negative = golden_.guidance_scale > 0 ? refine(encode(golden_.negative_prompt)) : Tensor{};

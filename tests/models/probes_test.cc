@@ -62,8 +62,9 @@ TEST(Probes, TextEncoder) {
   Comparison comparison(file);
   Arena arena({}, size_t{64} << 20);
   const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), std::array{std::ssize(ids)}, DType::f32);
+  parts.encoder(ctx).take_ids(ctx, std::array{std::span<const int32_t>(ids)}, scratch);
   parts.encoder(ctx).encode(
-      ctx, std::array{std::span<const int32_t>(ids)}, scratch, features,
+      ctx, std::array{std::ssize(ids)}, scratch, features,
       [&](std::string_view name, ConstView rows) { comparison.compare("text_encoder." + std::string(name), rows); });
   EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
 }

@@ -32,30 +32,33 @@ Scratch Scratch::take(Arena& arena, const Config& c, std::span<const int64_t> le
   const std::vector<nn::ShardedSequence> sequences(lengths.begin(), lengths.end());
   const std::vector<const nn::ShardedSequence*> pointers = nn::pointers_to(sequences);
   const int64_t tokens = nn::rows_of(pointers);
-  const int64_t longest = *std::ranges::max_element(lengths);
   return {nostos::take(arena, dtype, {tokens, c.hidden}),
           nn::AttentionScratch::take(arena, c.attention_shape(), pointers, dtype),
           nn::FeedForwardScratch::take(arena, c.feed_forward_shape(), tokens, dtype),
-          nn::RopeTable::take(arena, longest, c.head_dim), nostos::take(arena, DType::i32, {tokens})};
+          nostos::take(arena, DType::i32, {tokens})};
 }
 
-void Encoder::encode(Context& ctx, std::span<const std::span<const int32_t>> ids, const Scratch& scratch, View features,
-                     const nn::Probe& probe) const {
+Encoder::Encoder(Context& ctx, const Config& config, Weights weights, int64_t max_tokens)
+    : config_(config), weights_(std::move(weights)), rope_(ctx.device(), max_tokens, config.head_dim) {
+  nn::fill_sequence_rope(ctx, config_.rope_theta, rope_.table());
+}
+
+void Encoder::take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids, const Scratch& scratch) const {
   std::vector<int32_t> all;
-  std::vector<nn::ShardedSequence> prompts;
-  for (const std::span<const int32_t>& prompt : ids) {
-    prompts.emplace_back(std::ssize(prompt));
-    all.insert(all.end(), prompt.begin(), prompt.end());
-  }
+  for (const std::span<const int32_t>& prompt : ids) all.insert(all.end(), prompt.begin(), prompt.end());
   for (const int32_t id : all) {
     require(id >= 0 && id < config_.vocabulary, ErrorKind::model,
             "the tokenizer gave id {}, the text encoder's vocabulary ends at {}: they do not belong together", id,
             config_.vocabulary - 1);
   }
-  std::vector<nn::AttendedSequence> sequences;
-  for (const nn::ShardedSequence& prompt : prompts) sequences.push_back({&prompt, scratch.rope.rows(0, prompt.rows())});
-  nn::fill_sequence_rope(ctx, config_.rope_theta, scratch.rope);
   upload(ctx, {reinterpret_cast<const std::byte*>(all.data()), DType::i32, {std::ssize(all)}}, scratch.ids);
+}
+
+void Encoder::encode(Context& ctx, std::span<const int64_t> lengths, const Scratch& scratch, View features,
+                     const nn::Probe& probe) const {
+  const std::vector<nn::ShardedSequence> prompts(lengths.begin(), lengths.end());
+  std::vector<nn::AttendedSequence> sequences;
+  for (const nn::ShardedSequence& prompt : prompts) sequences.push_back({&prompt, rope_.first(prompt.rows())});
   ops::embed(ctx, weights_.embedding, scratch.ids, features);
   if (probe) probe("embed_tokens", features);
   for (size_t i = 0; i < weights_.layers.size(); ++i) {

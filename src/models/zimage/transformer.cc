@@ -115,9 +115,7 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config,
 RefineScratch RefineScratch::take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype) {
   const std::vector<nn::ShardedSequence> captions = padded_captions(lengths);
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-  const int64_t longest = padded_tokens(*std::ranges::max_element(lengths));
   return {nostos::take(arena, DType::f32, {tokens, config.caption_width}),
-          nn::RopeTable::take(arena, longest, config.head_dim()),
           BlockScratch::take(arena, config, nn::pointers_to(captions), dtype)};
 }
 
@@ -139,6 +137,16 @@ BlockScratch take_image_scratch(Arena& arena, const Config& config, const nn::Se
   return BlockScratch::take(arena, config, std::vector<const nn::ShardedSequence*>(count, &picture.image()), dtype);
 }
 
+Transformer::Transformer(Context& ctx, const Config& config, Weights weights, DType dtype, int64_t max_tokens)
+    : config_(config),
+      weights_(std::move(weights)),
+      dtype_(dtype),
+      caption_rope_(ctx.device(), padded_tokens(max_tokens), config.head_dim()) {
+  std::vector<nn::AxialPosition> positions;
+  for (int64_t row = 0; row < padded_tokens(max_tokens); ++row) positions.push_back(caption_position(row));
+  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, caption_rope_.table());
+}
+
 void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& s,
                          View captions, const nn::Probe& probe) const {
   ops::rms_norm(ctx, features, weights_.caption_norm, {}, config_.norm_eps, s.normed);
@@ -150,15 +158,12 @@ void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstVi
     const View caption = captions.rows(row, rows);
     ops::linear(ctx, s.normed.rows(token, length), weights_.caption_embedder, caption.rows(0, length));
     ops::fill_rows(ctx, weights_.caption_pad_token, caption.rows(length, rows - length));
-    sequences.push_back({&padded[i], s.rope.rows(0, rows)});
+    sequences.push_back({&padded[i], caption_rope_.first(rows)});
     token += length;
     row += rows;
   }
   report(probe, "cap_embedder", captions);
 
-  std::vector<nn::AxialPosition> positions;
-  for (int64_t i = 0; i < s.rope.cos.shape()[0]; ++i) positions.push_back(caption_position(i));
-  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, s.rope);
   const auto unmodulated = [](size_t) { return BlockModulation{}; };
   run_blocks(ctx, config_, sequences, weights_.context_refiner, unmodulated, captions, s.blocks, probe,
              "context_refiner");

@@ -54,8 +54,7 @@ struct BlockScratch {
 
 /// Memory of the refining of several captions.
 struct RefineScratch {
-  View normed;         ///< f32 [caption tokens of all, caption width]
-  nn::RopeTable rope;  ///< as long as the longest, padded
+  View normed;  ///< f32 [caption tokens of all, caption width]
   BlockScratch blocks;
 
   /// \param lengths the tokens of each caption
@@ -91,23 +90,20 @@ struct Scratch {
 BlockScratch take_image_scratch(Arena& arena, const Config& config, const nn::SequenceParallel& picture, size_t count,
                                 DType dtype);
 
-/// Called with the name and rows of intermediate results, in order; for tests that look for the first wrong sub-step.
-using Probe = std::function<void(std::string_view name, ConstView rows)>;
-
 /// A loaded transformer. Functions enqueue on ctx and neither allocate on its device nor wait, but for those that say
 /// so. The same code runs one rank or its share of many: `picture` says which rows are this rank's.
 class Transformer {
  public:
-  Transformer(const Config& config, Weights weights, DType dtype)
-      : config_(config), weights_(std::move(weights)), dtype_(dtype) {}
+  /// \param max_tokens of a caption
+  Transformer(Context& ctx, const Config& config, Weights weights, DType dtype, int64_t max_tokens);
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   DType dtype() const { return dtype_; }
 
   /// Embeds and refines whole captions, all at once; one rank does it for all. A caption's rows depend on it alone, bit
-  /// for bit.
-  /// \param lengths the tokens of each caption. \param features f32 [caption tokens of all, caption width]: one caption
+  /// for bit. Reads no host memory, so that it can be recorded.
+  /// \param lengths the tokens of each caption, at most max_tokens. \param features f32 [caption tokens of all, caption width]: one caption
   /// after the other. \param captions f32 [padded_tokens(caption tokens) of each, hidden], likewise
   void refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& scratch,
               View captions, const nn::Probe& probe = {}) const;
@@ -149,6 +145,7 @@ class Transformer {
   Config config_;
   Weights weights_;
   DType dtype_;
+  nn::RopeStorage caption_rope_;  // of the longest caption
 };
 
 }  // namespace nostos::zimage

@@ -48,6 +48,8 @@ dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out
 }
 
 OneDnn::OneDnn(Context& ctx) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
+  // The library keeps 1024 for itself by default. Ranks that are threads share them, beside what each keeps.
+  dnnl::set_primitive_cache_capacity(kKeptProducts);
   workspaces_.resize(static_cast<size_t>(ctx.threads()));
   scratchpads_.resize(static_cast<size_t>(ctx.threads()));
   const auto isa = dnnl::get_effective_cpu_isa();

@@ -1,8 +1,7 @@
 // Implements attention of bf16 heads: by Hopper's own kernels for the transformers' and the VAE's widths, by cuDNN's fused
 // ones; otherwise by two products a block of queries, or a kernel of its own where it is causal.
-#include <map>
-
 #include "base/error.h"
+#include "base/lru_cache.h"
 #include "ops/cuda/attention_blocks.h"
 #include "ops/cuda/attention_softmax.h"
 #include "ops/cuda/blas_lt.h"
@@ -20,18 +19,17 @@ struct AttentionState {
 
   /// \return the algorithm of a product of a block, the same for every number of queries: none splits the sum of an
   /// element, so that a query's result does not depend on the others.
-  const cublasLtMatmulAlgo_t& algorithm(const BlasLt& blas, const Product& product) {
-    const auto found = algorithms.find(product);
-    if (found != algorithms.end()) return found->second;
+  cublasLtMatmulAlgo_t algorithm(const BlasLt& blas, const Product& product) {
+    if (const cublasLtMatmulAlgo_t* known = algorithms.find(product)) return *known;
     constexpr int64_t kTypicalQueries = 4096;
     const std::vector<cublasLtMatmulAlgo_t> candidates = blas.candidates(product, kTypicalQueries);
     require(!candidates.empty(), ErrorKind::device, "cuBLASLt has no algorithm for attention of {} heads with {} by {}",
             name(product.x), product.in, product.out);
-    return algorithms.emplace(product, candidates.front()).first->second;
+    return algorithms.insert(product, candidates.front());
   }
 
   Workspace workspace;
-  std::map<Product, cublasLtMatmulAlgo_t> algorithms;
+  LruCache<Product, cublasLtMatmulAlgo_t> algorithms{256};
 };
 
 void attention_in_blocks(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {

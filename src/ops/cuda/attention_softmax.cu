@@ -9,7 +9,7 @@
 namespace nostos::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 512, kDivideThreads = 128;
 
 template <int threads>
 __device__ float block_max(float value, float* partial) {
@@ -23,9 +23,8 @@ __device__ float block_max(float value, float* partial) {
 /// The most scores of a row that a block keeps: two blocks a multiprocessor on server GPUs, whose rows' other scores the
 /// L2 cache holds from the first pass to the second.
 constexpr int64_t kKeptScores = 24 * 1024;
-/// What a block can have on every generation from 8.0 on; those of desktops (8.6, 8.9, 12.0) have no more.
-constexpr int64_t kLeastSharedBytes = 99 * 1024;
-static_assert(kKeptScores * int64_t{sizeof(float)} + 1024 <= kLeastSharedBytes, "beside the kernel's own variables");
+constexpr int64_t kOwnSharedBytes = 1024;  // of a kernel's variables, at most
+static_assert(fits_every_gpu(kThreads, kKeptScores* int64_t{sizeof(float)} + kOwnSharedBytes));
 
 constexpr int kAhead = 4;  // pieces of a row that a thread has on their way at once
 
@@ -92,20 +91,23 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Out>
-__global__ void divide_rows_kernel(const float* values, const float* sums, int64_t width, int64_t out_stride,
-                                   Out* out) {
+__global__ void __launch_bounds__(kDivideThreads)
+    divide_rows_kernel(const float* values, const float* sums, int64_t width, int64_t out_stride, Out* out) {
   const float factor = 1.f / sums[blockIdx.x];
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x)
     put(values[blockIdx.x * width + i] * factor, out + blockIdx.x * out_stride + i);
 }
 
 constexpr int kCausalThreads = 128;
+constexpr int64_t kMostCausalHead = 2048;  // channels
+static_assert(fits_every_gpu(kCausalThreads, 2 * kMostCausalHead * int64_t{sizeof(float)} + kOwnSharedBytes));
 
 /// One block a query (x) and head (y); keys in tiles of one a thread, with the softmax's largest score and sum
 /// carried along (Milakov and Gimelshein, arXiv 1805.02867). Shared: the query and the sums of values, head_dim each.
 template <class T>
-__global__ void causal_attention_kernel(const T* q, const T* k, const T* v, float scale, int64_t tokens, int head_dim,
-                                        int group, T* out) {
+__global__ void __launch_bounds__(kCausalThreads)
+    causal_attention_kernel(const T* q, const T* k, const T* v, float scale, int64_t tokens, int head_dim, int group,
+                            T* out) {
   extern __shared__ float shared[];
   __shared__ float weights[kCausalThreads], partial[kCausalThreads / 32], partial_sums[kCausalThreads / 32];
   float* const query = shared;
@@ -169,8 +171,8 @@ void divide_rows(ConstView values, const float* sums, int64_t out_stride, DType 
                  CUstream_st* stream) {
   const int64_t width = values.shape()[1];
   with_elements(View(out, out_dtype, {width}), [&]<class Out>(Out* to) {
-    divide_rows_kernel<<<static_cast<unsigned>(values.shape()[0]), 128, 0, stream>>>(values.data<float>(), sums, width,
-                                                                                     out_stride, to);
+    divide_rows_kernel<<<static_cast<unsigned>(values.shape()[0]), kDivideThreads, 0, stream>>>(
+        values.data<float>(), sums, width, out_stride, to);
   });
   check_launch("divide_rows");
 }
@@ -178,6 +180,7 @@ void divide_rows(ConstView values, const float* sums, int64_t out_stride, DType 
 void causal_attention(ConstView q, ConstView k, ConstView v, float scale, View out, CUstream_st* stream) {
   const int64_t heads = q.shape()[0], tokens = q.shape()[1], head_dim = q.shape()[2];
   const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>(heads));
+  nostos::check(head_dim <= kMostCausalHead, "the CUDA kernel of causal attention takes heads of up to 2048 channels");
   const size_t shared_bytes = static_cast<size_t>(2 * head_dim) * sizeof(float);
   with_elements(q, [&]<class T>(const T* queries) {
     causal_attention_kernel<<<grid, kCausalThreads, shared_bytes, stream>>>(

@@ -7,7 +7,8 @@ namespace nostos::cuda {
 namespace {
 
 template <class T>
-__global__ void filter_to_channels_last_kernel(const T* filter, int64_t elements, int64_t in, int64_t taps, T* to) {
+__global__ void __launch_bounds__(kBlockThreads)
+    filter_to_channels_last_kernel(const T* filter, int64_t elements, int64_t in, int64_t taps, T* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= elements) return;
   const int64_t c = i % in, tap = i / in % taps, o = i / in / taps;
@@ -15,8 +16,9 @@ __global__ void filter_to_channels_last_kernel(const T* filter, int64_t elements
 }
 
 template <class T>
-__global__ void filter_to_outputs_last_kernel(const T* filter, int64_t elements, int64_t in, int64_t out, int64_t outs,
-                                              int64_t taps, float* to) {
+__global__ void __launch_bounds__(kBlockThreads)
+    filter_to_outputs_last_kernel(const T* filter, int64_t elements, int64_t in, int64_t out, int64_t outs,
+                                  int64_t taps, float* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= elements) return;
   const int64_t o = i % outs, c = i / outs % in, tap = i / outs / in;
@@ -25,8 +27,8 @@ __global__ void filter_to_outputs_last_kernel(const T* filter, int64_t elements,
 
 /// Thread i has element i of the phases' filters. Of the three taps along an axis phase 0 has the first alone and adds
 /// the others, phase 1 adds the first two.
-__global__ void filter_to_phases_kernel(const bfloat16* filter, int64_t elements, int64_t in, int64_t out,
-                                        bfloat16* to) {
+__global__ void __launch_bounds__(kBlockThreads)
+    filter_to_phases_kernel(const bfloat16* filter, int64_t elements, int64_t in, int64_t out, bfloat16* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= elements) return;
   const int64_t c = i % in, tap = i / in % 4, o = i / in / 4 % out, phase = i / in / 4 / out;
@@ -43,7 +45,8 @@ __global__ void filter_to_phases_kernel(const bfloat16* filter, int64_t elements
 
 /// Thread i has vector i of y.
 template <int V, class In, class Out>
-__global__ void interleave_kernel(const In* x, int64_t vectors, int width, int pixel_vectors, Out* y) {
+__global__ void __launch_bounds__(kBlockThreads)
+    interleave_kernel(const In* x, int64_t vectors, int width, int pixel_vectors, Out* y) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= vectors) return;
   const int64_t pixel = i / pixel_vectors, row = pixel / width, column = pixel % width;
@@ -55,8 +58,9 @@ __global__ void interleave_kernel(const In* x, int64_t vectors, int width, int p
 }
 
 template <class Out>
-__global__ void take_channels_kernel(const float* sums, int64_t channels, const float* bias, bool accumulate,
-                                     int64_t elements, int64_t out, Out* y) {
+__global__ void __launch_bounds__(kBlockThreads)
+    take_channels_kernel(const float* sums, int64_t channels, const float* bias, bool accumulate, int64_t elements,
+                         int64_t out, Out* y) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= elements) return;
   const float sum = sums[i / out * channels + i % out] + bias[i % out];
@@ -73,7 +77,8 @@ constexpr int kPixels = 4;
 
 /// A thread has kPixels pixels of kDirectOuts channels. V channels of x are read at once.
 template <int V, class In, class Out>
-__global__ void direct_convolution_kernel(const In* x, const float4* filter, const float* bias, DirectShape s, Out* y) {
+__global__ void __launch_bounds__(kBlockThreads)
+    direct_convolution_kernel(const In* x, const float4* filter, const float* bias, DirectShape s, Out* y) {
   const int64_t columns = (s.out_width + kPixels - 1) / kPixels;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= s.out_height * columns * s.out_groups) return;

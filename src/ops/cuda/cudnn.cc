@@ -12,6 +12,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "base/lru_cache.h"
 #include "device/cuda/check.h"
 #include "ops/cuda/workspace.h"
 
@@ -156,8 +158,7 @@ class Handle {
   /// \throws Error device if the library cannot be started, out_of_memory
   explicit Handle(Context& ctx) {
     ctx.bind_thread();
-    cudnnStatus_t status = cudnnCreate(&handle_);
-    if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(handle_, ctx.stream().handle());
+    const cudnnStatus_t status = cudnnCreate(&handle_);
     const bool lacks_memory = status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
                               status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
     require(status == CUDNN_STATUS_SUCCESS, lacks_memory ? ErrorKind::out_of_memory : ErrorKind::device,
@@ -169,6 +170,12 @@ class Handle {
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
 
+  /// Has plans run on the context's stream, which another thread may be recording: not to be called by one that compiles.
+  void use_stream_of(Context& ctx) const {
+    const cudnnStatus_t status = cudnnSetStream(handle_, ctx.stream().handle());
+    require(status == CUDNN_STATUS_SUCCESS, ErrorKind::device, "cuDNN cannot use the stream of {}: {}",
+            to_string(ctx.device()), cudnnGetErrorString(status));
+  }
   cudnnHandle_t get() const { return handle_; }
 
  private:
@@ -221,6 +228,10 @@ class Compiler {
     if (!handle_) handle_ = std::make_shared<Handle>(ctx_);
     return cuda::compile(handle_, shape);
   }
+  /// Makes what was compiled ready to run. Not while it compiles.
+  void finish() const {
+    if (handle_) handle_->use_stream_of(ctx_);
+  }
 
  private:
   Context& ctx_;
@@ -228,38 +239,42 @@ class Compiler {
 };
 
 template <class Shape>
-using Plans = std::map<Shape, std::shared_future<Plan>>;
+using Plans = LruCache<Shape, std::shared_ptr<const Plan>>;
 
 }  // namespace
 
 struct Cudnn::State {
-  explicit State(Context& context)
-      : ctx(context), handle(std::make_shared<Handle>(context)), workspace(context), single_query(context) {}
+  State(Context& context, size_t kept_plans)
+      : ctx(context),
+        handle(std::make_shared<Handle>(context)),
+        workspace(context),
+        single_query(context),
+        attentions(kept_plans),
+        convolutions(2 * kept_plans) {
+    handle->use_stream_of(ctx);
+  }
 
   template <class Shape>
-  const Plan& plan_of(Plans<Shape>& plans, const Shape& shape) {
-    const auto found = plans.find(shape);
-    if (found != plans.end()) {
-      try {
-        return found->second.get();
-      } catch (...) {
-        plans.erase(found);  // memory that was short for a moment, say
-        throw;
-      }
-    }
-    nostos::check(!is_capturing(ctx), "cuDNN compiles for a shape in a run before its capture");
-    std::promise<Plan> made;
-    made.set_value(compile<Shape>(handle, shape));
-    return plans.emplace(shape, made.get_future().share()).first->second.get();
+  std::shared_ptr<const Plan> plan_of(Plans<Shape>& plans, const Shape& shape) {
+    if (const auto* known = plans.find(shape)) return *known;
+    nostos::check(!ctx.is_recording(), "cuDNN compiles for a shape in a run before its recording");
+    return plans.insert(shape, shared(compile<Shape>(handle, shape)));
+  }
+
+  /// \return a plan that goes when the work under way with it is done.
+  std::shared_ptr<const Plan> shared(Plan plan) {
+    return {new Plan(std::move(plan)),
+            [&ctx = ctx](const Plan* unused) { ctx.defer([last = std::shared_ptr<const Plan>(unused)] {}); }};
   }
 
   template <class Shape>
   void execute(Plans<Shape>& plans, const Shape& shape, Pointers pointers) {
-    const Plan& plan = plan_of(plans, shape);
+    const std::shared_ptr<const Plan> plan = plan_of(plans, shape);
+    ctx.keep(plan);
     int64_t bytes = 0;
-    check_cudnn(plan.graph->get_workspace_size(bytes), shape);
+    check_cudnn(plan->graph->get_workspace_size(bytes), shape);
     std::byte* scratch = workspace.at_least(static_cast<size_t>(bytes));
-    check_cudnn(plan.graph->execute(plan.handle->get(), pointers, scratch), shape);
+    check_cudnn(plan->graph->execute(plan->handle->get(), pointers, scratch), shape);
   }
 
   void run(const FusedAttention& shape, const void* q, const void* k, const void* v, void* out, void* log_sum_exp) {
@@ -295,11 +310,12 @@ struct Cudnn::State {
   Workspace workspace, single_query;
   Plans<FusedAttention> attentions;
   Plans<FusedConvolution> convolutions;
-  /// Compile plans ahead.
+  /// Plans that are compiled ahead, and what compiles them.
+  std::map<FusedConvolution, std::future<Plan>> ahead;
   std::vector<std::shared_ptr<Compiler>> idle, compiling;
 };
 
-Cudnn::Cudnn(Context& ctx) : state_(std::make_unique<State>(ctx)) {}
+Cudnn::Cudnn(Context& ctx, size_t kept_plans) : state_(std::make_unique<State>(ctx, kept_plans)) {}
 
 Cudnn::~Cudnn() = default;
 
@@ -317,23 +333,31 @@ void Cudnn::run(const FusedConvolution& shape, const void* x, const void* filter
 }
 
 void Cudnn::plan(const FusedConvolution& shape) {
-  if (state_->convolutions.contains(shape)) return;
+  if (state_->convolutions.find(shape) != nullptr || state_->ahead.contains(shape)) return;
   auto& idle = state_->idle;
   auto& compiling = state_->compiling;
   if (idle.empty()) idle.push_back(std::make_shared<Compiler>(state_->ctx));
   compiling.push_back(std::move(idle.back()));
   idle.pop_back();
   try {
-    state_->convolutions.emplace(shape, std::async(std::launch::async, [compiler = compiling.back(), shape] {
-                                          return compiler->compile(shape);
-                                        }).share());
+    state_->ahead.emplace(shape, std::async(std::launch::async,
+                                            [compiler = compiling.back(), shape] { return compiler->compile(shape); }));
   } catch (const std::system_error&) {
     // No thread is to be had: the first run compiles.
   }
 }
 
 void Cudnn::finish_plans() {
-  for (const auto& [shape, plan] : state_->convolutions) plan.wait();
+  for (auto& [shape, plan] : state_->ahead) {
+    try {
+      state_->convolutions.insert(shape, state_->shared(plan.get()));
+    } catch (const std::exception& error) {
+      // Memory that was short for a moment, say: the first run compiles again, and tells what is wrong then.
+      log_debug("not compiled ahead: {}", error.what());
+    }
+  }
+  state_->ahead.clear();
+  for (const auto& compiler : state_->compiling) compiler->finish();
   state_->idle.insert(state_->idle.end(), state_->compiling.begin(), state_->compiling.end());
   state_->compiling.clear();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -37,11 +38,13 @@ constexpr bool has_fused_attention(int64_t head_dim) { return head_dim % 8 == 0 
 inline constexpr int64_t kFusedChannels = 8;
 
 /// One context's handle of the library and what it has compiled. A shape's first call compiles, which takes up to a
-/// second unless it was planned ahead, and must not fall into a capture.
+/// second unless it was planned ahead, and must not fall into a recording.
 class Cudnn {
  public:
+  /// \param kept_plans of attention, and twice as many of convolutions: those used last, for each has code on the GPU and
+  /// on the host. A drawing of one size uses some ten and twenty, three times the convolutions where it decodes in stripes.
   /// \throws Error device if the library cannot be started
-  explicit Cudnn(Context& ctx);
+  explicit Cudnn(Context& ctx, size_t kept_plans = 32);
   ~Cudnn();
 
   /// Enqueues attention of q [heads, queries, head_dim], k and v [kv_heads, keys, head_dim] to out [queries, heads *
@@ -54,7 +57,7 @@ class Cudnn {
   void run(const FusedConvolution& shape, const void* x, const void* filter, const void* bias, void* y);
 
   /// Begins to compile for `shape` on a thread of its own, which uses the context's device beside the thread that it
-  /// serves. finish_plans() comes before the next run of a convolution. What fails is tried again by the next plan or run.
+  /// serves. finish_plans() comes before the next run of a convolution. What fails is tried again by that run.
   void plan(const FusedConvolution& shape);
   /// Waits until no such thread is at work.
   void finish_plans();

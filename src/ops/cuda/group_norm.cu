@@ -50,10 +50,13 @@ __device__ inline void add_pixels(const Raw<In, V> (&raw)[kPixelsAhead], Sums (&
   for (int i = 0; i < V; ++i) sums[i].add({static_cast<double>(sum[i]), static_cast<double>(square[i])});
 }
 
+constexpr int kSumBlocks = 5;  // that a multiprocessor holds at once
+static_assert(fits_every_gpu(kBlockThreads, kBlockThreads* kVector* int64_t{sizeof(Sums)}, kSumBlocks));
+
 /// Block (b, y) sums row y of block_groups groups from b * block_groups: each thread its channels over its pixels, then
 /// pixels in order, then channels in order.
 template <class In, int V>
-__global__ void __launch_bounds__(kBlockThreads, 5)
+__global__ void __launch_bounds__(kBlockThreads, kSumBlocks)
     row_sums_kernel(const In* x, int width, int channels, int groups, int block_groups, int lanes, int pixels,
                     Sums* sums) {
   __shared__ Sums parts[kBlockThreads * V];

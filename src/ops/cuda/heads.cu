@@ -143,6 +143,9 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
+constexpr int64_t kMostMergedHeads = 4096;
+static_assert(fits_every_gpu(kBlockThreads, 2 * kMostMergedHeads * int64_t{sizeof(float)}));
+
 /// Block t has query t; its weights of the two parts lie in shared memory, first those to keep.
 template <int V>
 __global__ void __launch_bounds__(kBlockThreads)
@@ -251,6 +254,7 @@ void rotate_heads(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, fl
 void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
   const int64_t heads = log_sum_exp.shape()[0], queries = log_sum_exp.shape()[1];
   if (heads == 0 || queries == 0) return;
+  nostos::check(heads <= kMostMergedHeads, "the CUDA kernel merges attention of up to 4096 heads");
   const int64_t head_dim = out.shape()[1] / heads;
   const float* from = part.data<float>();
   float* to = out.data<float>();

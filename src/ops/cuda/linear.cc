@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/lru_cache.h"
 #include "device/stream.h"
 #include "io/environment.h"
 #include "ops/cuda/blas_lt.h"
@@ -20,7 +21,6 @@
 #include "ops/cuda/linear_tuning.h"
 #include "ops/cuda/ops.h"
 #include "ops/cuda/plan_store.h"
-#include "ops/cuda/workspace.h"
 
 namespace nostos::cuda {
 namespace {
@@ -92,6 +92,8 @@ class Trials {
 /// The algorithms of products, found out on first use; see linear_tuning.h for how. The weights hold it, so that the
 /// ranks that share them share it too.
 class ProductPlans {
+  static constexpr size_t kKeptPlans = 256;
+
  public:
   explicit ProductPlans(PlanStore store) : store_(std::move(store)) {}
 
@@ -100,29 +102,28 @@ class ProductPlans {
     const BlasLt& blas = ctx.state<BlasLt>();
     auto found = plans_.find(product);
     if (found == plans_.end()) {
-      nostos::check(!is_capturing(ctx), "a product is planned by a run before its capture");
+      nostos::check(!ctx.is_recording(), "a product is planned by a run before its recording");
       std::optional<ProductPlan> known = store_.load(product);
       if (!known || !serves_all(blas, product, *known)) known = ProductPlan{survey(ctx, blas, product)};
-      found = plans_.emplace(product, Plan{std::move(*known), {}}).first;
+      found = plans_.emplace(product, Plan{std::move(*known)}).first;
     }
     Plan& plan = found->second;
-    const auto chosen = plan.chosen.find(rows);
-    if (chosen != plan.chosen.end()) return plan.algorithms[chosen->second];
-    // All of a plan's algorithms give the same bits: in a capture, where nothing can be measured, any will do.
-    if (is_capturing(ctx)) return plan.algorithms[first_serving(blas, product, rows, plan.algorithms, in_order(plan))];
+    if (const size_t* chosen = plan.chosen.find(rows)) return plan.algorithms[*chosen];
+    // All of a plan's algorithms give the same bits: in a recording, where nothing can be measured, any will do.
+    if (ctx.is_recording()) return plan.algorithms[first_serving(blas, product, rows, plan.algorithms, in_order(plan))];
     auto ranked = plan.ranked.find(row_bucket(rows));
     if (ranked == plan.ranked.end()) {
       ranked = plan.ranked.emplace(row_bucket(rows), rank(ctx, blas, product, row_bucket(rows), plan)).first;
       store_.save(product, plan);
     }
     const size_t fastest = first_serving(blas, product, rows, plan.algorithms, ranked->second);
-    plan.chosen.emplace(rows, fastest);
+    plan.chosen.insert(rows, fastest);
     return plan.algorithms[fastest];
   }
 
  private:
   struct Plan : ProductPlan {
-    std::map<int64_t, size_t> chosen;  // by the number of rows
+    LruCache<int64_t, size_t> chosen{kKeptPlans};  // by the number of rows
   };
 
   static bool serves_all(const BlasLt& blas, const Product& product, const ProductPlan& plan) {

@@ -18,14 +18,14 @@ __device__ uint64_t mix(uint64_t value) {
 }
 
 template <class T>
-__global__ void fill_random_kernel(T* data, size_t elements, uint64_t seed) {
+__global__ void __launch_bounds__(kThreads) fill_random_kernel(T* data, size_t elements, uint64_t seed) {
   const size_t stride = static_cast<size_t>(gridDim.x) * kThreads;
   for (size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements; i += stride)
     put(static_cast<float>(mix(i ^ seed) >> 40) * 0x1p-23f - 1.f, data + i);
 }
 
 template <class Word>
-__global__ void digest_rows_kernel(const Word* data, size_t row_words, uint64_t* digests) {
+__global__ void __launch_bounds__(kThreads) digest_rows_kernel(const Word* data, size_t row_words, uint64_t* digests) {
   __shared__ uint64_t partial[kThreads / 32];
   const Word* row = data + blockIdx.x * row_words;
   uint64_t sum = 0;

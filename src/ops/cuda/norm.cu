@@ -82,6 +82,7 @@ struct RowPart {
 constexpr int row_blocks(int groups, bool two_norms = false) {
   return row_resident_threads(groups, two_norms) / kRowThreads;
 }
+static_assert(fits_every_gpu(kRowThreads, 4 * kMaxWarps * int64_t{sizeof(float)}, row_blocks(1)));
 
 template <class Out, int V, int K>
 __global__ void __launch_bounds__(kRowThreads, row_blocks(K))
