@@ -7,7 +7,7 @@ mpirun    the same with ranks that are processes
 sockets   the same, one small size, with 2 and 3 processes on one GPU that NCCL takes for hosts of their own and connects by
           sockets: slow, but it needs one GPU alone; and one of two such processes killed
 scaling   the full-size model with random weights on 1, 2, 4 and 8 GPUs, heads exchanged by NCCL and by kernels that write
-          to the peers' memory (NOSTOS_PEER_MEMORY=1): times of denoising and of the whole, efficiency against one GPU of the
+          to the peers' memory (--exchange auto): times of denoising and of the whole, efficiency against one GPU of the
           same run, the share of a step in exchanges that nothing hides, and what the cost model predicts; and the same
           picture on all
 failures  a rank that is killed, and a drawing that is interrupted, end all within 10 seconds and leave the GPUs free
@@ -164,10 +164,9 @@ def bench(machine, size, ranks, repeats, peer_memory=False):
     command = [machine.nostos, "bench", "--json", "--log-level", "warning", "--device", "cuda", "--synthetic",
                "z-image-turbo", "--precision", "bf16", "--prompt", PROMPT, "--height", height, "--width", width,
                "--num-inference-steps", "8", "--guidance-scale", "0", "--warmup", "2", "--repeat", str(repeats),
-               "--num-gpus", str(ranks)]
-    environment = {**os.environ, "NOSTOS_PEER_MEMORY": "1" if peer_memory else "0"}
+               "--num-gpus", str(ranks), "--exchange", "auto" if peer_memory else "nccl"]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
     except subprocess.TimeoutExpired:
         return None, f"no end within {COMMAND_LIMIT_S} s"
     if done.returncode != 0:

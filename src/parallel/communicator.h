@@ -62,6 +62,8 @@ struct ReceiveFrom {
 struct CommunicatorOptions {
   /// A wait during which nothing arrives for so long fails, naming the ranks that are missing; 0 waits for ever.
   double timeout_s = 0;
+  /// GPUs of one process write to one another's memory where each reaches all others; else NCCL carries everything.
+  bool peer_memory = true;
 };
 
 /// What one rank has sent to others so far.

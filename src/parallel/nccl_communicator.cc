@@ -72,7 +72,11 @@ class NcclCommunicator::Exchange final : public Operation {
 
 NcclCommunicator::NcclCommunicator(Communicator& host, Device gpu, const CommunicatorOptions& options)
     // Braces: in this order, for what NCCL begins goes on beside what follows.
-    : NcclCommunicator{host, open_peer_memory(host, gpu), connect_gpus(host, gpu), options} {}
+    : NcclCommunicator{host, options.peer_memory ? open_peer_memory(host, gpu) : nullptr, connect_gpus(host, gpu),
+                       options} {
+  if (rank() == 0)
+    log_info("{} GPUs exchange by {}", world(), memory_ ? "writing to one another's memory" : "NCCL's messages");
+}
 
 NcclCommunicator::NcclCommunicator(Communicator& host, std::unique_ptr<PeerMemory> memory,
                                    std::unique_ptr<GpuLink> link, const CommunicatorOptions& options)

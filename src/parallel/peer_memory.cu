@@ -1,10 +1,8 @@
 // Implements meetings of GPUs by counters in their memory: each writes its round to all others and waits for theirs.
 #include <cuda/atomic>
 
-#include <cstdlib>
 #include <cstring>
 #include <random>
-#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -33,7 +31,7 @@ struct Meeting {
 
 /// Writes of the kernels before it are released, for the order of a stream carries over: a peer's kernels after the same
 /// meeting see them.
-__global__ void meeting_kernel(const __grid_constant__ Meeting meeting) {
+__global__ void __launch_bounds__(kMostRanks) meeting_kernel(const __grid_constant__ Meeting meeting) {
   using Flag = ::cuda::atomic_ref<uint32_t, ::cuda::thread_scope_system>;
   constexpr uint32_t kPollsALook = 256;  // at the host's memory, which is far
   const int i = static_cast<int>(threadIdx.x);
@@ -107,12 +105,6 @@ uint64_t process_number() {
   return number;
 }
 
-/// Off unless asked for: between GPUs it has not been measured.
-bool wants_peer_memory() {
-  const char* const wanted = std::getenv("NOSTOS_PEER_MEMORY");
-  return wanted != nullptr && std::string_view(wanted) == "1";
-}
-
 /// Lets the calling thread's GPU reach the memory of `peer`. \return whether it does now.
 bool reach(Device gpu, int peer) {
   if (gpu.index == peer) return true;
@@ -139,7 +131,7 @@ std::unique_ptr<PeerMemory> open_peer_memory(Communicator& host, Device gpu) {
 
   cuda::device_properties(gpu.index);
   cuda::use_device(gpu.index);
-  int64_t refusals = !wants_peer_memory();
+  int64_t refusals = 0;
   for (const auto& [process, index] : places)
     refusals += refusals > 0 || process != own.process || !reach(gpu, static_cast<int>(index));
   host.all_reduce_sum(std::span(&refusals, 1));

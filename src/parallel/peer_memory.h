@@ -27,8 +27,8 @@ class PeerMemory {
 };
 
 /// Lets the kernels of `gpu` reach the memory of the GPUs of all ranks of `host`, and theirs its own; every rank calls it.
-/// \return null, on all ranks, if there is one rank, one that is another process, a GPU that another cannot reach, or one
-/// whose environment has no NOSTOS_PEER_MEMORY of 1. \throws Error device, peer_failed
+/// \return null, on all ranks, if there is one rank, one that is another process, or a GPU that another cannot reach.
+/// \throws Error device, peer_failed
 std::unique_ptr<PeerMemory> open_peer_memory(Communicator& host, Device gpu);
 
 }  // namespace nostos

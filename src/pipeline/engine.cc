@@ -63,7 +63,7 @@ struct Engine::Impl {
 };
 
 Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
-    : options(given), processes(given_processes), captions(given.kept_captions) {
+    : options(given), processes(given_processes), captions(given.kept_caption_bytes) {
   const int64_t places = processes == nullptr ? options.parallelism.ranks() : 1;
   const bool on_gpus = options.device.kind == DeviceKind::cuda;
   models.resize(options.device_per_rank ? static_cast<size_t>(places) : 1);
@@ -116,7 +116,7 @@ Communicator& Engine::Impl::world_of(Communicator& host) {
     rank->meet_on(host);
   else
     rank = std::make_unique<NcclCommunicator>(host, models[place]->ctx.device(),
-                                              CommunicatorOptions{options.comm_timeout_s});
+                                              CommunicatorOptions{options.comm_timeout_s, options.peer_memory});
   return *rank;
 }
 
@@ -127,9 +127,10 @@ std::vector<Generation> Engine::Impl::draw(Communicator& host, std::span<const R
   LoadedModel& model = *models[models.size() == 1 ? 0 : place];
   Context& ctx = thread_contexts.empty() ? model.ctx : *thread_contexts[place];
   const bool leads = place == 0 || models.size() > 1;
-  Worker worker(ctx, world_of(host), options.parallelism,
-                {model.ctx, model.parts, model.parts.one_at_a_time(), options.kept_captions > 0 ? &captions : nullptr},
-                leads);
+  Worker worker(
+      ctx, world_of(host), options.parallelism,
+      {model.ctx, model.parts, model.parts.one_at_a_time(), options.kept_caption_bytes > 0 ? &captions : nullptr},
+      leads);
   return worker.draw(requests, progress);
 }
 

@@ -30,8 +30,9 @@ struct EngineOptions {
   int threads = 0;  ///< CPU threads of the process, shared by its ranks; 0: all that it may use
   MemoryOptions memory;
   Parallelism parallelism;
-  double comm_timeout_s = 0;  ///< see CommunicatorOptions
-  size_t kept_captions = 0;   ///< prompts that need not be encoded again when they come again; rank 0's, in host memory
+  double comm_timeout_s = 0;      ///< see CommunicatorOptions
+  bool peer_memory = true;        ///< likewise
+  size_t kept_caption_bytes = 0;  ///< of captions that are not encoded again when they come again; rank 0's host memory
 };
 
 /// A model ready to draw. One thread at a time.

@@ -54,15 +54,12 @@ std::vector<Generation> SharedModel::draw(std::span<const GenerationRequest> req
 }
 
 Generation SharedModel::draw_meeting_on_the_gpu(const GenerationRequest& request, const Parallelism& parallelism) {
-  setenv("NOSTOS_PEER_MEMORY", "1", 1);
   Mail mail;
   const auto connect = [&mail](Communicator& hosts) {
     auto link = std::make_unique<MeetingLink>(mail, open_peer_memory(hosts, kGpu), hosts.rank(), kGpu);
     return std::make_unique<NcclCommunicator>(hosts, open_peer_memory(hosts, kGpu), std::move(link));
   };
-  std::vector<Generation> drawn = draw(std::span(&request, 1), parallelism, connect);
-  unsetenv("NOSTOS_PEER_MEMORY");
-  return std::move(drawn.front());
+  return std::move(draw(std::span(&request, 1), parallelism, connect).front());
 }
 
 std::vector<Generation> SharedModel::draw(

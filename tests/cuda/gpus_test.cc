@@ -87,7 +87,6 @@ TEST_F(CudaGpus, RecordedStepsReleasedPartsAndHalvesDrawTheSame) {
 // Of the full size, whose heads kernels can write to the peers where they are attended to.
 TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
   if (gpus() < 2) GTEST_SKIP() << "one GPU has no peers";
-  setenv("NOSTOS_PEER_MEMORY", "1", 1);
   run_thread_ranks(static_cast<int>(gpus()), [](Communicator& host) {
     EXPECT_NE(open_peer_memory(host, {DeviceKind::cuda, host.rank()}), nullptr)
         << "NCCL would carry what is drawn here";
@@ -114,7 +113,6 @@ TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
                     fmt::format("request {} on {} GPUs by {}, {}", i, parallelism.ulysses,
                                 parallel::name(parallelism.plan), run));
   }
-  unsetenv("NOSTOS_PEER_MEMORY");
 }
 
 TEST_F(CudaGpus, AWarmDrawingAllocatesNothing) {

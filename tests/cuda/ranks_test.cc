@@ -63,7 +63,7 @@ TEST(CudaFullSize, RanksDrawTheSame) {
   for (const Size& size : kSizes) expect_same_on_all_ranks(full_size(), beach(size.height, size.width, 2, 0));
 }
 
-// What ranks with a GPU each do by NOSTOS_PEER_MEMORY=1, on the one GPU that there may be. Left out are plans whose rows
+// What ranks with a GPU each do on the one GPU that there may be. Left out are plans whose rows
 // travel as messages beside other work: on one GPU the branches of all ranks' recorded steps share its queues, and a
 // meeting may stand in front of the one that it waits for.
 TEST(CudaFullSize, RanksThatMeetOnTheGpuDrawTheSame) {

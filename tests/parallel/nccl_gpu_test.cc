@@ -124,9 +124,7 @@ class GpusThatShareMemory : public testing::TestWithParam<int> {
 
   void SetUp() override {
     if (gpus() < 1) GTEST_SKIP() << "kernels run on a GPU";
-    setenv("NOSTOS_PEER_MEMORY", "1", 1);
   }
-  void TearDown() override { unsetenv("NOSTOS_PEER_MEMORY"); }
 
   /// Runs `body` on ranks that may write to one another's memory.
   static void run(const std::function<void(Context&, Communicator& host, PeerMemory&)>& body) {

@@ -19,6 +19,13 @@ Precision parse_precision(const std::string& name) {
   fail(ErrorKind::invalid_input, "precision '{}' is unknown; use auto, f32 or bf16", name);
 }
 
+/// \return whether GPUs may write to one another's memory.
+bool parse_exchange(const std::string& name) {
+  require(name == "auto" || name == "nccl", ErrorKind::invalid_input, "exchange '{}' is unknown; use auto or nccl",
+          name);
+  return name == "auto";
+}
+
 Parallelism parallelism_of(const EngineFlags& flags, const Communicator* processes) {
   const auto resolve = [&](std::optional<int64_t> ranks, std::string_view ranks_name) {
     return resolve_parallelism(ranks, flags.ulysses_degree, flags.ring_degree, flags.cfg_parallel_degree,
@@ -68,6 +75,10 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
          "groups of them around which keys and values travel; rounds differently (1)");
   number("--cfg-parallel-degree", flags.cfg_parallel_degree, "2: the two halves of guidance on ranks of their own (1)");
   command.add_option("--sp-plan", flags.sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
+  command.add_option(
+      "--exchange", flags.exchange,
+      "between the GPUs of one process: auto (they write to one another's memory where all reach it, else "
+      "NCCL) or nccl (auto)");
   command
       .add_option("--comm-timeout", flags.comm_timeout_s,
                   "seconds after which a rank that does not come is given up; 0 waits for ever (0)")
@@ -91,6 +102,7 @@ void apply_common_flags(CLI::App& command, const CommonFlags& flags,
 EngineOptions engine_options(const EngineFlags& flags, const Processes& processes) {
   EngineOptions options;
   options.parallelism = parallelism_of(flags, processes.communicator());
+  options.peer_memory = parse_exchange(flags.exchange);
   options.comm_timeout_s = flags.comm_timeout_s;
   const Processes::Place place = processes.place_on_host();
   DeviceChoice choice = choose_device(flags.device, {options.parallelism.ranks(), processes.communicator() != nullptr,

@@ -24,6 +24,7 @@ struct EngineFlags {
   bool allow_shared_gpu = false;
   std::optional<int64_t> num_gpus, ulysses_degree, ring_degree, cfg_parallel_degree;
   std::string sp_plan = "token";
+  std::string exchange = "auto";
   double comm_timeout_s = 0;
 };
 

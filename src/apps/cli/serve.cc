@@ -108,7 +108,7 @@ class SharedDrawing {
   const Processes& processes_;
 };
 
-constexpr size_t kKeptCaptions = 32;  // 1 MB for 64 tokens of Z-Image-Turbo
+constexpr size_t kKeptCaptionBytes = size_t{64} << 20;  // 100 prompts of 64 tokens of Z-Image-Turbo
 
 /// The smallest drawing, so that the first client does not wait for what is prepared once. \param guided whether ranks
 /// cannot draw without guidance
@@ -139,7 +139,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   }
   EngineOptions options = engine_options(flags.engine, processes);
   if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
-  options.kept_captions = kKeptCaptions;
+  options.kept_caption_bytes = kKeptCaptionBytes;
   options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
