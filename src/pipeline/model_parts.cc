@@ -38,10 +38,7 @@ void check_class(const std::filesystem::path& index) {
 
 ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype,
                        const MemoryOptions& memory)
-    : folder_(folder),
-      synthetic_(synthetic),
-      dtype_(dtype),
-      memory_(memory) {
+    : folder_(folder), synthetic_(synthetic), dtype_(dtype), memory_(memory) {
   check_class(folder / "model_index.json");
   transformer_config_ = zimage::load_config(folder / "transformer" / "config.json");
   encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
@@ -74,13 +71,18 @@ bool ModelParts::fits_any_drawing(Context& ctx) const {
   return memory_.mode == MemoryMode::automatic && weights + kLargestScratchBytes <= available_bytes(ctx);
 }
 
-PromptTokens ModelParts::tokenize(std::string_view prompt) const {
+int64_t ModelParts::max_prompt_tokens() const {
   // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
   const int64_t rotary_tokens =
       (transformer_config_.axes_lens[0] - 2) / zimage::kTokenMultiple * zimage::kTokenMultiple;
   const int64_t max_tokens = std::min(kMaxPromptTokens, rotary_tokens);
   require(max_tokens > 0, ErrorKind::model, "{}: axes_lens[0] is {}, too short for any caption (34 at least)",
           folder_.string(), transformer_config_.axes_lens[0]);
+  return max_tokens;
+}
+
+PromptTokens ModelParts::tokenize(std::string_view prompt) const {
+  const int64_t max_tokens = max_prompt_tokens();
   if (tokenizer_) return tokenize_prompt(*tokenizer_, prompt, max_tokens);
   PromptTokens tokens{{}, false};
   for (const char byte : chat_prompt(prompt)) {
@@ -159,14 +161,15 @@ autoencoder_kl::Weights ModelParts::autoencoder_weights(Context& ctx, StoreSourc
 
 const qwen3::Encoder& ModelParts::encoder(Context& ctx) {
   if (!encoder_)
-    encoder_ = std::make_unique<qwen3::Encoder>(encoder_config_, encoder_weights(ctx, StoreSource::Mode::load), dtype_);
+    encoder_ = std::make_unique<qwen3::Encoder>(ctx, encoder_config_, encoder_weights(ctx, StoreSource::Mode::load),
+                                                max_prompt_tokens());
   return *encoder_;
 }
 
 const zimage::Transformer& ModelParts::transformer(Context& ctx) {
   if (!transformer_) {
-    transformer_ = std::make_unique<zimage::Transformer>(transformer_config_,
-                                                         transformer_weights(ctx, StoreSource::Mode::load), dtype_);
+    transformer_ = std::make_unique<zimage::Transformer>(
+        ctx, transformer_config_, transformer_weights(ctx, StoreSource::Mode::load), dtype_, max_prompt_tokens());
   }
   return *transformer_;
 }

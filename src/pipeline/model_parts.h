@@ -40,6 +40,8 @@ class ModelParts {
   /// without a tokenizer
   /// gets one token a byte.
   PromptTokens tokenize(std::string_view prompt) const;
+  /// \return the tokens of the longest prompt.
+  int64_t max_prompt_tokens() const;
 
   /// \return whether a part is loaded when its stage comes and released after: it saves memory and costs time.
   bool one_at_a_time() const { return one_at_a_time_; }

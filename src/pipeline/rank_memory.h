@@ -1,10 +1,14 @@
 // Owns what a rank keeps from one drawing to the next: the memory of its runs, and what was left in it.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
+#include <tuple>
 #include <vector>
 
+#include "base/lru_cache.h"
 #include "device/arena.h"
 #include "device/context.h"
 #include "device/graph.h"
@@ -26,29 +30,35 @@ struct DrawingShape {
   friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
 };
 
-/// One arena, a state of the rank's context: drawings follow each other in it, laid out anew by each, so that a drawing
-/// that is no larger than one before allocates nothing.
+/// What a recorded making of captions depends on: the tokens of each prompt, and where the features, the scratch memory
+/// and the captions are.
+using CaptionKey = std::tuple<std::vector<int64_t>, const std::byte*, const std::byte*, const std::byte*>;
+
+/// Two arenas, a state of the rank's context: one of captions and what makes them, one of all else. Drawings follow each
+/// other in them, laid out anew by each, so that a drawing that is no larger than one before allocates nothing, unless
+/// all of a long row of drawings were far smaller than that: then the memory shrinks.
 class RankMemory {
  public:
-  explicit RankMemory(Context& ctx) : arena_(ctx.device()) {}
+  explicit RankMemory(Context& ctx) : captions_(ctx.device()), rest_(ctx.device()) {}
 
-  /// \return what `take(Arena&)` takes, in memory that is grown where it is too small. What a drawing of another shape
-  /// has left there is forgotten.
+  /// \return what `take(captions, rest)`, of two arenas, takes, in memory that is grown where it is too small. What a
+  /// drawing of another shape has left in the rest is forgotten.
   /// \param make_room called with the bytes before memory is taken, while this has none. \throws Error out_of_memory
   template <class Take, class MakeRoom>
   auto lay_out(const DrawingShape& shape, const Take& take, const MakeRoom& make_room) {
-    Arena measure(arena_.device());
-    take(measure);
-    bytes_ = measure.peak_bytes();
+    Sizes needed = measure(take);
+    bytes_ = needed.all();
     if (!(shape == shape_)) forget();
     shape_ = shape;
-    if (arena_.capacity_bytes() < bytes_) {
+    if (must_move(needed)) {
       release();
-      make_room(bytes_);
-      arena_ = Arena(measure.device(), bytes_);
+      make_room(needed.all());
+      captions_ = Arena(captions_.device(), needed.captions);
+      rest_ = Arena(rest_.device(), needed.rest);
     }
-    arena_.rewind(0);
-    return take(arena_);
+    captions_.rewind(0);
+    rest_.rewind(0);
+    return take(captions_, rest_);
   }
 
   /// \return bytes of the last layout.
@@ -57,6 +67,8 @@ class RankMemory {
   SamplerLeft& left() { return left_; }
   /// \return the recorded decode of picture `index` of the drawing; empty until the caller has recorded it.
   Graph& decode(size_t index) { return decodes_[index]; }
+  /// \return the recorded makings of captions, of whatever drawings.
+  LruCache<CaptionKey, Graph>& captions() { return recorded_captions_; }
   /// \return whether a drawing has left anything.
   bool has_left() const { return left_.has_positions; }
   /// Forgets what the last sampler left, and recorded decodes.
@@ -64,18 +76,56 @@ class RankMemory {
     left_ = {};
     decodes_.clear();
   }
-  /// Gives the memory back, and forgets what was left in it.
+  /// Gives the memory back, and forgets what was left and recorded in it.
   void release() {
     forget();
-    arena_ = Arena(arena_.device());
+    recorded_captions_.clear();
+    captions_ = Arena(captions_.device());
+    rest_ = Arena(rest_.device());
   }
 
+  static constexpr int kPatience = 32;                     ///< small drawings after which memory shrinks
+  static constexpr size_t kSmallBytes = size_t{16} << 20;  ///< memory that is not worth to shrink
+  static constexpr size_t kKeptCaptionRecordings = 16;
+
  private:
-  Arena arena_;
+  struct Sizes {
+    size_t captions = 0, rest = 0;
+    size_t all() const { return captions + rest; }
+  };
+
+  template <class Take>
+  Sizes measure(const Take& take) const {
+    Arena captions(captions_.device()), rest(rest_.device());
+    take(captions, rest);
+    return {captions.peak_bytes(), rest.peak_bytes()};
+  }
+
+  /// \param needed becomes what is to be taken if there is. \return whether other memory is to be taken.
+  bool must_move(Sizes& needed) {
+    const Sizes there{captions_.capacity_bytes(), rest_.capacity_bytes()};
+    if (there.captions < needed.captions || there.rest < needed.rest) {
+      lately_ = {};
+      small_drawings_ = 0;
+      return true;
+    }
+    if (2 * needed.all() > there.all() || there.all() <= kSmallBytes) small_drawings_ = 0;
+    if (small_drawings_++ == 0) lately_ = {};
+    lately_ = {std::max(lately_.captions, needed.captions), std::max(lately_.rest, needed.rest)};
+    if (small_drawings_ <= kPatience || 2 * lately_.all() > there.all()) return false;
+    needed = lately_;
+    small_drawings_ = 0;
+    return true;
+  }
+
+  Arena captions_, rest_;
   size_t bytes_ = 0;
+  Sizes lately_;            // the most of the last drawings, which were all small
+  int small_drawings_ = 0;  // how many these are
   DrawingShape shape_;
   SamplerLeft left_;
   std::map<size_t, Graph> decodes_;
+  LruCache<CaptionKey, Graph> recorded_captions_{kKeptCaptionRecordings};
 };
 
 }  // namespace nostos

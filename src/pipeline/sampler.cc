@@ -204,12 +204,16 @@ void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnS
 
 void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
   select_step(step);
-  const auto [known, is_first] = left_.steps.try_emplace(kind);
-  Graph& recorded = known->second;
-  const auto launch = [&] { recorded.launch(ctx_); };
-  if (recorded) return plan_.world == nullptr ? launch() : plan_.world->enqueue_together(launch);
+  const auto known = left_.steps.find(kind);
+  const bool is_first = known == left_.steps.end();
+  if (!is_first && known->second) {
+    const auto launch = [&] { known->second.launch(ctx_); };
+    return plan_.world == nullptr ? launch() : plan_.world->enqueue_together(launch);
+  }
   run_half(is_first, [&] { predict(kind); });
   finish_step(kind);
+  if (is_first && left_.steps.size() == SamplerLeft::kMostSteps) return;
+  Graph& recorded = left_.steps[kind];
   if (plan_.can_record) {
     recorded = Graph::record(ctx_, [&] {
       predict(kind);

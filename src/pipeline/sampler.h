@@ -94,7 +94,9 @@ struct SamplerLeft {
   std::vector<int64_t> caption_tokens{};  ///< whose plan it was
   std::vector<PicturePlan> pictures{};
   bool has_positions = false;         ///< the rotary tables are filled
-  std::map<StepKind, Graph> steps{};  ///< recorded
+  std::map<StepKind, Graph> steps{};  ///< recorded where it can be; of the first kMostSteps kinds
+
+  static constexpr size_t kMostSteps = 8;  ///< a client that cancels some of many pictures makes other kinds
 };
 
 /// Denoises a batch of pictures of one size, step by step, on one rank or as one of many. Each picture has the bits that

@@ -226,12 +226,11 @@ void Worker::tokenize() {
   caption_lengths_.assign(texts_.size(), 0);
   kept_.clear();
   if (is_root()) {
-    for (const std::string& text : texts_)
-      kept_.push_back(process_.captions != nullptr ? process_.captions->find(text) : nullptr);
     for (size_t i = 0; i < texts_.size(); ++i) {
       const PromptTokens& tokens = text_tokens_.emplace_back(process_.parts.tokenize(texts_[i]));
       if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
       caption_lengths_[i] = static_cast<int64_t>(tokens.ids.size());
+      kept_.push_back(process_.captions != nullptr ? process_.captions->find(tokens.ids) : nullptr);
     }
     for (Generation& made : made_)
       made.prompt_truncated = text_tokens_[caption_of(made.resolved.request.prompt)].truncated;
@@ -279,7 +278,7 @@ void Worker::plan() {
     if (leads_) this->make_room(bytes);
   };
   views_ = memory_.lay_out(
-      shape, [&](Arena& arena) { return take_views(arena); }, make_room);
+      shape, [&](Arena& captions, Arena& rest) { return take_views(captions, rest); }, make_room);
   // Rank 0 alone holds the encoder's memory, and each rank has its own GPU's: one may have forgotten what others have
   // left, or stream what others keep. What is recorded is launched together, or nowhere.
   std::array<int64_t, 2> counts{!memory_.has_left(), parts.memory_plan().transformer.host_bytes > 0};
@@ -299,12 +298,13 @@ void Worker::make_room(size_t scratch_bytes) {
   timed("load", process_.ctx, [&] { parts.load(process_.ctx, is_root()); });
 }
 
-Worker::Views Worker::take_views(Arena& arena) const {
+Worker::Views Worker::take_views(Arena& captions, Arena& arena) const {
   const ModelParts& parts = process_.parts;
   const zimage::Config& config = parts.transformer_config();
   const DType dtype = parts.dtype();
   Views views;
-  views.captions = take(arena, DType::f32, {sum(padded_captions_), config.hidden});
+  views.captions = take(captions, DType::f32, {sum(padded_captions_), config.hidden});
+  if (is_root()) take_text_views(captions, views);
   for (size_t i = 0; i < pictures_.size(); ++i) views.states.push_back(take(arena, DType::f32, latent_shape()));
   views.preview = PreviewMemory::take(arena, config, plans_.front());
   const size_t batches = arena.used_bytes();
@@ -316,8 +316,6 @@ Worker::Views Worker::take_views(Arena& arena) const {
   }
 
   // From here on the stages share the memory: each begins when the one before is done with it.
-  arena.rewind(stages);
-  if (is_root()) take_text_views(arena, views);
   for (size_t i = 0; i < plans_.size(); ++i) {
     arena.rewind(stages);
     views.samplers[i].take_scratch(arena, config, dtype, plans_[i]);
@@ -366,15 +364,60 @@ Shape Worker::latent_shape() const {
   return {process_.parts.transformer_config().in_channels, resolved.drawn_height / scale, resolved.drawn_width / scale};
 }
 
+std::span<const int64_t> Worker::lengths_of(const TextBatch& batch) const {
+  return std::span(caption_lengths_).subspan(batch.captions.first, batch.captions.count);
+}
+
+void Worker::encode_batch(Context& ctx, const TextBatch& batch) {
+  process_.parts.encoder(ctx).encode(ctx, lengths_of(batch), batch.encoder,
+                                     rows_of(views_.features, caption_lengths_, batch.captions));
+}
+
+void Worker::refine_batch(Context& ctx, const TextBatch& batch) {
+  process_.parts.transformer(ctx).refine(ctx, lengths_of(batch),
+                                         rows_of(views_.features, caption_lengths_, batch.captions), batch.refiner,
+                                         rows_of(views_.captions, padded_captions_, batch.captions));
+}
+
+void Worker::caption_batch(Context& ctx, const TextBatch& batch) {
+  const auto work = [&] {
+    encode_batch(ctx, batch);
+    refine_batch(ctx, batch);
+  };
+  const MemoryPlan& memory = process_.parts.memory_plan();
+  const bool can_record = ctx.device().kind == DeviceKind::cuda && !process_.parts.draws_once() &&
+                          memory.encoder.host_bytes + memory.transformer.host_bytes == 0;
+  if (!can_record) return work();
+  const std::span<const int64_t> lengths = lengths_of(batch);
+  CaptionKey key{{lengths.begin(), lengths.end()},
+                 rows_of(views_.features, caption_lengths_, batch.captions).bytes(),
+                 batch.encoder.normed.bytes(),
+                 rows_of(views_.captions, padded_captions_, batch.captions).bytes()};
+  Graph* const known = memory_.captions().find(key);
+  // Many lengths come only once, for which a recording would be made in vain.
+  if (known == nullptr) {
+    work();
+    memory_.captions().insert(std::move(key), Graph());
+    return;
+  }
+  if (!*known) *known = Graph::record(ctx, work);
+  known->launch(ctx);
+}
+
 void Worker::make_captions() {
   ModelParts& parts = process_.parts;
   Context& ctx = process_.ctx;
   const auto each_batch = [&](const auto& work) {
     if (!is_root()) return;
     timed("text_encoder", ctx, [&] {
-      for (const TextBatch& batch : views_.text)
-        work(batch, rows_of(views_.features, caption_lengths_, batch.captions));
+      for (const TextBatch& batch : views_.text) work(batch);
     });
+  };
+  const auto take_ids = [&](const TextBatch& batch) {
+    std::vector<std::span<const int32_t>> ids;
+    for (const PromptTokens& tokens : std::span(text_tokens_).subspan(batch.captions.first, batch.captions.count))
+      ids.emplace_back(tokens.ids);
+    parts.encoder(ctx).take_ids(ctx, ids, batch.encoder);
   };
   if (process_.release_parts) {
     load([&] {
@@ -382,23 +425,22 @@ void Worker::make_captions() {
     });
   }
   enter_stage("text");
-  each_batch([&](const TextBatch& batch, View features) {
-    std::vector<std::span<const int32_t>> ids;
-    for (const PromptTokens& tokens : std::span(text_tokens_).subspan(batch.captions.first, batch.captions.count))
-      ids.emplace_back(tokens.ids);
-    parts.encoder(ctx).encode(ctx, ids, batch.encoder, features);
-  });
   if (process_.release_parts) {
+    each_batch([&](const TextBatch& batch) {
+      take_ids(batch);
+      encode_batch(ctx, batch);
+    });
     load([&] {
       parts.release_encoder();
       parts.transformer(ctx);
     });
+    each_batch([&](const TextBatch& batch) { refine_batch(ctx, batch); });
+  } else {
+    each_batch([&](const TextBatch& batch) {
+      take_ids(batch);
+      caption_batch(ctx, batch);
+    });
   }
-  each_batch([&](const TextBatch& batch, View features) {
-    const auto lengths = std::span(caption_lengths_).subspan(batch.captions.first, batch.captions.count);
-    parts.transformer(ctx).refine(ctx, lengths, features, batch.refiner,
-                                  rows_of(views_.captions, padded_captions_, batch.captions));
-  });
   if (is_root()) take_kept_captions(ctx);
   // What follows is ordered with the rank's own work.
   if (is_root() && &ctx != &ctx_) ctx.synchronize("captions");
@@ -420,7 +462,10 @@ void Worker::take_kept_captions(Context& ctx) {
 }
 
 void Worker::keep_captions() {
-  for (auto& [caption, copy] : to_keep_) process_.captions->keep(texts_[caption], std::move(copy));
+  for (auto& [caption, copy] : to_keep_) {
+    const size_t bytes = copy.size_in_bytes();
+    process_.captions->insert(text_tokens_[caption].ids, std::move(copy), bytes);
+  }
   to_keep_.clear();
 }
 

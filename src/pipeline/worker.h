@@ -8,12 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/lru_cache.h"
 #include "device/context.h"
 #include "device/stopwatch.h"
 #include "parallel/communicator.h"
 #include "pipeline/batch.h"
 #include "pipeline/generation.h"
-#include "pipeline/kept_captions.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/preview.h"
@@ -24,6 +24,11 @@
 #include "pipeline/step_orders.h"
 
 namespace nostos {
+
+/// Refined captions that outlive their drawing, f32 [padded tokens, hidden] in host memory, by the token ids of their
+/// prompt: a prompt that comes again is not encoded again, which at another size and with another seed gives the same
+/// bits. Costs are bytes.
+using KeptCaptions = LruCache<std::vector<int32_t>, Tensor>;
 
 /// What a rank needs of its process, which it may share with others.
 struct WorkerProcess {
@@ -100,11 +105,19 @@ class Worker {
   /// \return which caption `text` is.
   size_t caption_of(const std::string& text);
   void tokenize();
-  Views take_views(Arena& arena) const;
+  /// \param captions for captions and what makes them. \param arena for all else
+  Views take_views(Arena& captions, Arena& arena) const;
   void take_text_views(Arena& arena, Views& views) const;
   /// The VAE, which says what it needs, must be loaded: with release_parts it is when its stage comes, not before.
   DecoderViews take_decoder_views(Arena& arena) const;
   void make_captions();
+  /// On rank 0: encodes and refines the prompts of a batch, whose parts are loaded, by what was recorded for prompts as
+  /// long where there is such.
+  void caption_batch(Context& ctx, const TextBatch& batch);
+  void encode_batch(Context& ctx, const TextBatch& batch);
+  void refine_batch(Context& ctx, const TextBatch& batch);
+  /// \return the tokens of each prompt of a batch.
+  std::span<const int64_t> lengths_of(const TextBatch& batch) const;
   /// On rank 0: the captions that are kept are taken from there, and copies of the others begin to be made.
   void take_kept_captions(Context& ctx);
   /// On rank 0, when a drawing is done and its copies are there.

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <iterator>
+#include <vector>
 
 #include "base/error.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "pipeline/rank_memory.h"
 
 namespace nostos::test {
 namespace {
@@ -24,6 +27,13 @@ class Drawer {
     return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   int64_t host_waits() const { return ctx_.host_waits(); }
+  /// \return how many makings of captions are recorded.
+  int recorded_captions() {
+    int recorded = 0;
+    ctx_.state<RankMemory>().captions().for_each(
+        [&](const CaptionKey&, const Graph& graph) { recorded += bool{graph}; });
+    return recorded;
+  }
 
  private:
   Context ctx_{{DeviceKind::cuda, 0}, 2};
@@ -99,8 +109,53 @@ TEST(CudaEngine, ARecordingServesItsOwnKindOfDrawingAlone) {
   expect_as_fresh(half_guided(), "as at first");
 }
 
+// The first prompt of a length is encoded as it is; what is recorded then serves others, at any size.
+TEST(CudaEngine, RecordedCaptionsDrawTheSame) {
+  Drawer warm;
+  GenerationRequest request = half_guided();
+  request.negative_prompt = "gray";
+  constexpr const char* kPrompts[] = {"a red house", "a big horse", "one dog here", "a red house"};
+  std::vector<Generation> wanted;
+  for (const char* prompt : kPrompts) {
+    request.prompt = prompt;
+    wanted.push_back(Drawer().draw(request));
+  }
+  for (int round = 0; round < 3; ++round) {
+    for (size_t i = 0; i < std::size(kPrompts); ++i) {
+      request.prompt = kPrompts[i];
+      expect_same(wanted[i], warm.draw(request), request.prompt);
+    }
+  }
+  EXPECT_GE(warm.recorded_captions(), 1);
+  GenerationRequest other = request;
+  other.width = 128;
+  expect_same(Drawer().draw(other), warm.draw(other), "another size");
+}
+
+TEST(CudaEngine, MoreLengthsOfPromptsThanAreKeptDrawTheSame) {
+  Drawer drawer;
+  GenerationRequest request = beach(64, 64, 1, 0);
+  std::vector<Generation> wanted;
+  int recorded = 0;
+  constexpr size_t kLengths = RankMemory::kKeptCaptionRecordings + 4;
+  // All lengths, then half of them until they are recorded, then all.
+  for (const size_t lengths : {kLengths, kLengths / 2, kLengths / 2, kLengths / 2, kLengths}) {
+    request.prompt = "Cats";
+    for (size_t i = 0; i < lengths; ++i) {
+      request.prompt += " and dogs";
+      Generation drawn = drawer.draw(request);
+      if (wanted.size() < kLengths)
+        wanted.push_back(std::move(drawn));
+      else
+        expect_same(wanted[i], drawn, request.prompt);
+    }
+    if (lengths == kLengths / 2) recorded = drawer.recorded_captions();
+  }
+  EXPECT_EQ(recorded, static_cast<int>(kLengths / 2));
+}
+
 TEST(CudaEngine, KeptCaptionsDrawTheSame) {
-  KeptCaptions captions(3);
+  KeptCaptions captions(size_t{1} << 20);
   Drawer keeping(&captions), forgetful;
   GenerationRequest request = half_guided();
   request.negative_prompt = "A photograph that is blurred, too dark, or of something else than what was asked for";

@@ -111,7 +111,7 @@ TEST_F(CudaOffload, KeptCaptionsDrawTheSame) {
   const MemoryOptions streams{.limit_bytes = lowest_limit(wanted.report.arena_bytes)};
   for (const MemoryOptions& memory : {streams, MemoryOptions{.mode = MemoryMode::offload, .one_drawing = true}}) {
     Drawer drawer(memory);
-    KeptCaptions captions(2);
+    KeptCaptions captions(size_t{1} << 20);
     for (const int64_t kept : {0, 2, 2}) {
       const Generation drawn = drawer.draw(request, {}, &captions);
       EXPECT_EQ(drawn.report.kept_captions, kept);

@@ -213,6 +213,8 @@ TEST(Engine, CaptionsOfUnlikeLengthShareOnePlan) {
   EXPECT_EQ(engine.generate(unlike).pictures.size(), 1u);
 }
 
+constexpr size_t kCaptionBytes = 32 * 32 * sizeof(float);  // of at most 32 tokens
+
 // A prompt that comes again, with another seed, at another size or as the negative one, gives the same bits unencoded.
 TEST(Engine, KeptCaptionsDoNotChangeThePicture) {
   struct Case {
@@ -232,7 +234,7 @@ TEST(Engine, KeptCaptionsDoNotChangeThePicture) {
       EngineOptions keeping = options();
       if (offloads) keeping.memory.mode = MemoryMode::offload;
       keeping.parallelism.ulysses = ranks;
-      keeping.kept_captions = 3;
+      keeping.kept_caption_bytes = 3 * kCaptionBytes;
       Engine engine(keeping), forgetful(options());
       for (const Case& c : cases) {
         GenerationRequest drawn = request(c.height, 16);
@@ -250,7 +252,7 @@ TEST(Engine, KeptCaptionsDoNotChangeThePicture) {
 // What a drawing that ended early has begun to keep, nobody gets.
 TEST(Engine, CaptionsOfACancelledDrawingAreNotKept) {
   EngineOptions keeping = options();
-  keeping.kept_captions = 3;
+  keeping.kept_caption_bytes = 3 * kCaptionBytes;
   Engine engine(keeping);
   std::atomic<bool> cancel{false};
   Progress progress;

@@ -17,7 +17,7 @@ namespace nostos {
 namespace {
 
 auto take_bytes(size_t bytes) {
-  return [bytes](Arena& arena) { return arena.take(bytes); };
+  return [bytes](Arena&, Arena& rest) { return rest.take(bytes); };
 }
 const auto any_room = [](size_t) {};
 
@@ -33,6 +33,37 @@ TEST(RankMemory, GrowsAndNeverMovesForWhatFits) {
   std::byte* const grown = memory.lay_out({.height = 16}, take_bytes(100000), any_room);
   std::memset(grown, 7, 100000);
   EXPECT_EQ(memory.lay_out({.height = 8}, take_bytes(1000), any_room), grown);
+}
+
+// A drawing of a client's largest size must not hold its memory for ever.
+TEST(RankMemory, ShrinksAfterALongRowOfSmallDrawings) {
+  constexpr size_t kLarge = 4 * RankMemory::kSmallBytes, kSmall = kLarge / 8;
+  Context ctx({}, 1);
+  RankMemory& memory = ctx.state<RankMemory>();
+  std::vector<size_t> asked;
+  const auto draw = [&](size_t bytes, int times) {
+    for (int i = 0; i < times; ++i) memory.lay_out({}, take_bytes(bytes), [&](size_t room) { asked.push_back(room); });
+  };
+  draw(kLarge, 1);
+  draw(kSmall, RankMemory::kPatience);
+  draw(kLarge, 1);  // so that the row was not long enough
+  draw(kSmall, RankMemory::kPatience / 2);
+  draw(2 * kSmall, 1);
+  draw(kSmall, RankMemory::kPatience / 2 - 1);
+  EXPECT_EQ(asked, (std::vector<size_t>{kLarge}));
+  draw(kSmall, 1);
+  EXPECT_EQ(asked, (std::vector<size_t>{kLarge, 2 * kSmall})) << "to the most of the row";
+  draw(2 * kSmall, 1);
+  EXPECT_EQ(asked.size(), 2u);
+  draw(kLarge, 1);
+  EXPECT_EQ(asked.back(), kLarge);
+  // A little memory is not worth it.
+  draw(RankMemory::kSmallBytes, 1);
+  memory.release();
+  draw(RankMemory::kSmallBytes, 1);
+  const size_t asked_before = asked.size();
+  draw(64, 3 * RankMemory::kPatience);
+  EXPECT_EQ(asked.size(), asked_before);
 }
 
 TEST(RankMemory, HasRoomMadeBeforeItGrowsAlone) {
