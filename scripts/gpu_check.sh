@@ -5,26 +5,38 @@
 #   scripts/gpu_check.sh --pack    builds, and packs into build/gpu all that a GPU machine without the build's packages needs:
 #                                  carry that folder there
 #   scripts/gpu_check.sh --quick   checks alone, without the tables
+#   scripts/gpu_check.sh --portable  the op tests and drawings with a build for compute_80 alone, which has no Hopper kernels:
+#                                  what other GPUs run
+#   scripts/gpu_check.sh --walk    a server's memory over hundreds of sizes and prompt lengths
 #   scripts/gpu_check.sh --engine  the engine's table alone, with diffusers beside it where Python has it
 #   scripts/gpu_check.sh --memcheck  small drawings under compute-sanitizer, on one rank and two that share the GPU, and
 #                                  Hopper's attention and convolutions; then tests of our kernels for races between their threads
 #   scripts/gpu_check.sh --multi [PART...]  all GPUs together: NCCL's tests, then all of bench/multi_gpu.py or the
 #                                  parts that are named (equality mpirun sockets scaling failures), figures to build/multi_gpu.json
 # Where Open MPI is, ranks can be processes, too.
+# What each process said and how it ended stays in build/gpu_logs; one that crashes says where.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TESTS=(cuda_host_test cuda_test cuda_ops_test nccl_gpu_test cuda_fault_test)
 TABLES=(cuda_bandwidth cuda_library_rates cuda_block_rates cuda_decoder_rates cuda_batch_rates)
 PROGRAMS=("${TESTS[@]}" "${TABLES[@]}" cuda_pipeline_test cuda_noise)
 BUILD=build/cuda
+PORTABLE=build/cuda-portable
+PORTABLE_PROGRAMS=(cuda_test cuda_ops_test cuda_pipeline_test)
 PACK=build/gpu
+LOGS=build/gpu_logs
 OUTPUT_JSON=${OUTPUT_JSON:-build/gpu_check.json}
 
 # Builds all programs. Elsewhere than on Debian 12 the packages go by other names: CMake says which of them are missing.
 build() {
   install_packages "${PACKAGES[@]}" || echo "Building with the packages that are there"
   CONFIGURE_FLAGS=(-DNOSTOS_MPI=$(command -v ompi_info >/dev/null && command -v mpicc >/dev/null && echo ON || echo OFF))
-  build_preset cuda "${PROGRAMS[@]}" nostos
+  build_preset cuda "${PROGRAMS[@]}" crash_report nostos
+}
+
+build_portable() {
+  CONFIGURE_FLAGS=()
+  build_preset cuda-portable "${PORTABLE_PROGRAMS[@]}" nostos
 }
 
 # Packs the programs, stripped, and the libraries that a bare machine with CUDA lacks.
@@ -34,6 +46,10 @@ pack() {
   mkdir -p "$folder"/bin "$folder"/lib/mpi
   for program in "${PROGRAMS[@]}"; do strip -o "$folder/bin/$program" "$BUILD/tests/$program"; done
   strip -o "$folder"/bin/nostos "$BUILD"/bin/nostos
+  cp "$BUILD"/tests/libcrash_report.so "$folder"/bin/
+  mkdir "$folder"/portable
+  for program in "${PORTABLE_PROGRAMS[@]}"; do strip -o "$folder/portable/$program" "$PORTABLE/tests/$program"; done
+  strip -o "$folder"/portable/nostos "$PORTABLE"/bin/nostos
   for library in $(ldd "$folder"/bin/* | awk '/=> \// {print $3}' | sort -u); do
     case $(basename "$library") in
       libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libstdc++.so.* | libgcc_s.so.*) ;;
@@ -46,7 +62,7 @@ pack() {
     esac
   done
   mkdir -p "$PACK"
-  XZ_OPT=-9 tar -C "$folder" -cJf "$PACK"/programs.tar.xz bin lib
+  XZ_OPT=-9 tar -C "$folder" -cJf "$PACK"/programs.tar.xz bin portable lib
   rm -r "$folder"
   du -h "$PACK"/programs.tar.xz
 }
@@ -64,12 +80,13 @@ PYTHON
 case "${1-}" in
   --pack)
     build
+    build_portable
     pack
     exit
     ;;
-  "" | --quick | --engine | --memcheck | --multi) ;;
+  "" | --quick | --portable | --walk | --engine | --memcheck | --multi) ;;
   *)
-    echo "usage: scripts/gpu_check.sh [--pack | --quick | --engine | --memcheck | --multi [PART...]]" >&2
+    echo "usage: scripts/gpu_check.sh [--pack | --quick | --portable | --walk | --engine | --memcheck | --multi [PART...]]" >&2
     exit 2
     ;;
 esac
@@ -82,6 +99,8 @@ if [ -f "$PACK"/programs.tar.xz ]; then
   python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$PACK"/programs.tar.xz "$PACK"
   programs=$PACK/bin
   nostos=$PACK/bin/nostos
+  portable=$PACK/portable
+  crash_report=$PACK/bin/libcrash_report.so
   LD_LIBRARY_PATH=$PWD/$PACK/lib:$(cuda_library_folders):${LD_LIBRARY_PATH-}
   command -v mpirun >/dev/null || LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$PWD/$PACK/lib/mpi
   export LD_LIBRARY_PATH
@@ -89,38 +108,56 @@ else
   build
   programs=$BUILD/tests
   nostos=$BUILD/bin/nostos
+  portable=$PORTABLE/tests
+  crash_report=$BUILD/tests/libcrash_report.so
+  [ "${1-}" != --portable ] || build_portable
 fi
+rm -rf "$LOGS"
+mkdir -p "$LOGS"
 # What the first process finds out about products serves the others, but none of a run before.
 NOSTOS_CACHE_DIR=$(mktemp -d)
 trap 'rm -rf "$NOSTOS_CACHE_DIR"' EXIT
 export NOSTOS_CACHE_DIR NOSTOS_SOURCE_DIR=$PWD NOSTOS_MODELS_DIR=$PWD/models NOSTOS_BINARY=$PWD/$nostos
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 
+# logged NAME COMMAND...: runs a command, keeps what it says and how it ended in a file of that name, and says so where it
+# ended badly.
+logged() {
+  local name=$1 log=$LOGS/$1.log status=0 ending
+  shift
+  LD_PRELOAD=$PWD/$crash_report "$@" > >(tee "$log") 2> >(tee -a "$log" >&2) || status=$?
+  ending="ended with $status"
+  [ $status -le 128 ] || ending="was ended by SIG$(kill -l $((status - 128)))"
+  echo "$name $ending" >>"$log"
+  [ $status -eq 0 ] || [ $status -eq 77 ] || echo "$name $ending; $log has what it said" >&2
+  return $status
+}
+
 # check NAME COMMAND...: runs a check; status 77 says that it could not be made here.
 failed=()
 check() {
-  local name=$1 status=0
-  shift
-  "$@" || status=$?
-  [ $status -eq 0 ] || [ $status -eq 77 ] || failed+=("$name")
+  local status=0
+  logged "$@" || status=$?
+  [ $status -eq 0 ] || [ $status -eq 77 ] || failed+=("$1")
 }
 
 # Whole drawings, in processes side by side: most of their time is the compilation of cuDNN's plans on the host. One alone
 # has the full size, so that its weights are there once; ranks that wait for each other on the GPU would wait for ever if
 # they failed.
 check_drawings() {
-  local shard pid pids=() status=0
-  timeout -s KILL 900 "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaFullSize*' &
+  local folder=$1 name=$2 shard pid pids=() status=0
+  local drawings=("$folder"/cuda_pipeline_test --gtest_brief=1)
+  logged "${name}_full_size" timeout -s KILL 900 "${drawings[@]}" --gtest_filter='CudaFullSize*' &
   pids+=($!)
   for shard in 0 1 2 3; do
-    GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard "$programs"/cuda_pipeline_test --gtest_brief=1 \
+    GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=$shard logged "${name}_$shard" "${drawings[@]}" \
       --gtest_filter='-CudaMemory*:CudaFullSize*' &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || status=1; done
   # This one takes all of the GPU's memory.
-  "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaMemory*' || status=1
-  return $status
+  logged "${name}_memory" "${drawings[@]}" --gtest_filter='CudaMemory*' || status=1
+  [ $status -eq 0 ] || failed+=("$name")
 }
 
 # Draws 64x64 pixels in two guided steps.
@@ -149,9 +186,14 @@ elif [ "${1-}" = --multi ]; then
   check nccl_gpu_test "$programs"/nccl_gpu_test --gtest_brief=1
   check ranks_on_gpus "$programs"/cuda_pipeline_test --gtest_brief=1 --gtest_filter='CudaGpus*'
   check multi_gpu python3 bench/multi_gpu.py --nostos "$nostos" --json build/multi_gpu.json --parts "${@:2}"
+elif [ "${1-}" = --portable ]; then
+  for program in cuda_test cuda_ops_test; do check "portable_$program" "$portable/$program" --gtest_brief=1; done
+  check_drawings "$portable" portable_drawings
+elif [ "${1-}" = --walk ]; then
+  check walk env NOSTOS_WALK_DEVICE=cuda python3 tests/apps/server_walk_test.py
 elif [ "${1-}" != --engine ]; then
   for program in "${TESTS[@]}"; do check "$program" "$programs/$program" --gtest_brief=1; done
-  check cuda_pipeline_test check_drawings
+  check_drawings "$programs" drawings
   check noise_against_torch python3 tests/cuda/noise_against_torch.py "$programs"/cuda_noise
   check command_line python3 tests/cuda/cli_test.py
 fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
 #   scripts/test.sh          all tests but those labelled `long`
-#   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, and the
-#                            thread ranks under ThreadSanitizer
+#   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, the
+#                            thread ranks under ThreadSanitizer, and the CUDA kernels compiled for every GPU generation
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1-}" in
@@ -32,6 +32,9 @@ if [ $long = no ]; then
   exit
 fi
 
+if has_cuda_toolkit; then
+  build_preset cuda-all nostos_ops nostos_parallel
+fi
 install_packages clang libclang-rt-14-dev libomp-dev chromium chromium-driver python3-selenium
 build_preset fuzz
 for target in build/fuzz/fuzz/fuzz_*; do
