@@ -108,7 +108,7 @@ class SharedDrawing {
   const Processes& processes_;
 };
 
-constexpr size_t kKeptCaptionBytes = size_t{64} << 20;  // 100 prompts of 64 tokens of Z-Image-Turbo
+constexpr size_t kKeptCaptionBytes = size_t{32} << 20;  // some 30 prompts of 64 tokens of Z-Image-Turbo
 
 /// The smallest drawing, so that the first client does not wait for what is prepared once. \param guided whether ranks
 /// cannot draw without guidance
