@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <iterator>
 #include <list>
 #include <map>
 #include <utility>
@@ -34,8 +35,13 @@ class LruCache {
     entries_.push_front({place, std::move(value), cost});
     place->second = entries_.begin();
     cost_ += cost;
-    while (cost_ > most_ && entries_.size() > 1) remove(std::prev(entries_.end()));
+    trim(most_);
     return entries_.front().value;
+  }
+
+  /// Removes those used the longest time ago until all cost at most `most`, or one is left.
+  void trim(size_t most) {
+    while (cost_ > most && entries_.size() > 1) remove(std::prev(entries_.end()));
   }
 
   template <class Like>

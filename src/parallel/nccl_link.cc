@@ -3,6 +3,7 @@
 
 #include <nccl.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -22,6 +23,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kFinalizeTime{10};  // for peers to end their part of the last messages
 constexpr std::chrono::seconds kAbortTime{5};      // for NCCL to let go of what it has shared with peers
+
+std::atomic<int> links_ending{0};  // of the process, like NCCL's own state
 
 ErrorKind error_kind(ncclResult_t result) {
   switch (result) {
@@ -93,15 +96,18 @@ class NcclLink final : public GpuLink {
     // NCCL ends its kernels at once, but returns only when the graphs that hold messages of the link are gone: those
     // are the caller's, who may have to hear of the failure first.
     const ncclComm_t comm = std::exchange(comm_, nullptr);
+    ++links_ending;
     try {
       const auto done = std::make_shared<std::promise<void>>();
       aborted_ = done->get_future();
       std::thread([comm, done] {
         ncclCommAbort(comm);
+        --links_ending;
         done->set_value();
       }).detach();
     } catch (const std::exception&) {
       ncclCommAbort(comm);  // no thread is to be had
+      --links_ending;
     }
   }
 
@@ -125,6 +131,8 @@ class NcclLink final : public GpuLink {
 }  // namespace
 
 bool built_with_nccl() { return true; }
+
+bool is_ending_a_link() { return links_ending > 0; }
 
 std::unique_ptr<GpuLink> connect_gpus(Communicator& host, Device gpu) {
   check(gpu.kind == DeviceKind::cuda, "NCCL connects GPUs");

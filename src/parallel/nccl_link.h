@@ -37,6 +37,10 @@ class GpuLink {
 /// \return whether this build has NCCL.
 bool built_with_nccl();
 
+/// \return whether a link that was aborted is still ending, on a thread of its own: the process must then end by _Exit(), so
+/// that this thread does not meet what is left of the libraries.
+bool is_ending_a_link();
+
 /// Begins to connect the GPU `gpu` with those of all ranks of `host`; every rank calls it, each with a GPU of its own.
 /// \return the link, to be polled by is_ready().
 /// \throws Error device in a build without NCCL, or if there is no such GPU; peer_failed

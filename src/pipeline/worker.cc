@@ -394,14 +394,13 @@ void Worker::caption_batch(Context& ctx, const TextBatch& batch) {
                  batch.encoder.normed.bytes(),
                  rows_of(views_.captions, padded_captions_, batch.captions).bytes()};
   Graph* const known = memory_.captions().find(key);
+  if (known != nullptr && *known) return known->launch(ctx);
+  work();
   // Many lengths come only once, for which a recording would be made in vain.
-  if (known == nullptr) {
-    work();
+  if (known == nullptr)
     memory_.captions().insert(std::move(key), Graph());
-    return;
-  }
-  if (!*known) *known = Graph::record(ctx, work);
-  known->launch(ctx);
+  else
+    *known = Graph::record(ctx, work);
 }
 
 void Worker::make_captions() {

@@ -48,6 +48,18 @@ TEST(LruCache, CountsCosts) {
   EXPECT_EQ(words.size(), 1u);
 }
 
+TEST(LruCache, IsTrimmedWhenAsked) {
+  Words words(100);
+  for (const char* word : {"one", "two", "three", "four"}) words.insert(word, std::make_unique<int>(1));
+  words.find("one");
+  words.trim(2);
+  EXPECT_NE(words.find("one"), nullptr);
+  EXPECT_NE(words.find("four"), nullptr);
+  EXPECT_EQ(words.size(), 2u);
+  words.trim(0);
+  EXPECT_EQ(words.size(), 1u);
+}
+
 TEST(LruCache, AKeyHasOneValue) {
   Words words(4);
   words.insert("a", std::make_unique<int>(1), 3);

@@ -98,6 +98,20 @@ TEST(CudaPlans, MoreThanAreKeptGiveTheSameResults) {
   expect_the_same([&] { first.run(cudnn); });
 }
 
+// What a run has compiled is there for the recording that follows, however many shapes it has.
+TEST(CudaPlans, StayUntilTheWorkIsDone) {
+  cuda::Cudnn cudnn(gpu(), 1);
+  std::vector<Attended> shapes;
+  for (const int64_t tokens : {66, 68, 72, 74}) shapes.emplace_back(tokens);
+  const auto run_all = [&] {
+    for (Attended& shape : shapes) shape.run(cudnn);
+  };
+  run_all();
+  EXPECT_NO_THROW(Graph::record(gpu(), run_all));
+  gpu().synchronize("test");
+  EXPECT_THROW(Graph::record(gpu(), run_all), Error) << "one is kept";
+}
+
 // Memory that was short for a moment must not fail a drawing that has room when its turn comes.
 TEST(CudaPlans, AFailureAheadIsNoFailure) {
   cuda::Cudnn cudnn(gpu());

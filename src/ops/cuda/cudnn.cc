@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <future>
+#include <limits>
 #include <map>
 #include <string>
 #include <system_error>
@@ -243,14 +244,13 @@ using Plans = LruCache<Shape, std::shared_ptr<const Plan>>;
 
 }  // namespace
 
-struct Cudnn::State {
-  State(Context& context, size_t kept_plans)
+struct Cudnn::State : std::enable_shared_from_this<State> {
+  State(Context& context, size_t most_plans)
       : ctx(context),
         handle(std::make_shared<Handle>(context)),
         workspace(context),
         single_query(context),
-        attentions(kept_plans),
-        convolutions(2 * kept_plans) {
+        kept_plans(most_plans) {
     handle->use_stream_of(ctx);
   }
 
@@ -258,13 +258,16 @@ struct Cudnn::State {
   std::shared_ptr<const Plan> plan_of(Plans<Shape>& plans, const Shape& shape) {
     if (const auto* known = plans.find(shape)) return *known;
     nostos::check(!ctx.is_recording(), "cuDNN compiles for a shape in a run before its recording");
-    return plans.insert(shape, shared(compile<Shape>(handle, shape)));
+    return keep(plans, shape, compile<Shape>(handle, shape));
   }
 
-  /// \return a plan that goes when the work under way with it is done.
-  std::shared_ptr<const Plan> shared(Plan plan) {
-    return {new Plan(std::move(plan)),
-            [&ctx = ctx](const Plan* unused) { ctx.defer([last = std::shared_ptr<const Plan>(unused)] {}); }};
+  /// Keeps a plan. Others may go when the work under way is done: a drawing, and its recording, find all that they use.
+  template <class Shape>
+  std::shared_ptr<const Plan> keep(Plans<Shape>& plans, const Shape& shape, Plan plan) {
+    ctx.defer([state = weak_from_this(), &plans] {
+      if (const auto self = state.lock()) plans.trim(self->kept_plans);
+    });
+    return plans.insert(shape, std::make_shared<const Plan>(std::move(plan)));
   }
 
   template <class Shape>
@@ -308,14 +311,15 @@ struct Cudnn::State {
   Context& ctx;
   std::shared_ptr<const Handle> handle;
   Workspace workspace, single_query;
-  Plans<FusedAttention> attentions;
-  Plans<FusedConvolution> convolutions;
+  const size_t kept_plans;
+  Plans<FusedAttention> attentions{std::numeric_limits<size_t>::max()};
+  Plans<FusedConvolution> convolutions{std::numeric_limits<size_t>::max()};
   /// Plans that are compiled ahead, and what compiles them.
   std::map<FusedConvolution, std::future<Plan>> ahead;
   std::vector<std::shared_ptr<Compiler>> idle, compiling;
 };
 
-Cudnn::Cudnn(Context& ctx, size_t kept_plans) : state_(std::make_unique<State>(ctx, kept_plans)) {}
+Cudnn::Cudnn(Context& ctx, size_t kept_plans) : state_(std::make_shared<State>(ctx, kept_plans)) {}
 
 Cudnn::~Cudnn() = default;
 
@@ -350,7 +354,7 @@ void Cudnn::plan(const FusedConvolution& shape) {
 void Cudnn::finish_plans() {
   for (auto& [shape, plan] : state_->ahead) {
     try {
-      state_->convolutions.insert(shape, state_->shared(plan.get()));
+      state_->keep(state_->convolutions, shape, plan.get());
     } catch (const std::exception& error) {
       // Memory that was short for a moment, say: the first run compiles again, and tells what is wrong then.
       log_debug("not compiled ahead: {}", error.what());
