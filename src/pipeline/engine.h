@@ -35,7 +35,8 @@ struct EngineOptions {
   size_t kept_caption_bytes = 0;  ///< of captions that are not encoded again when they come again; rank 0's host memory
 };
 
-/// A model ready to draw. One thread at a time.
+/// A model ready to draw. One thread at a time. It ends before main() does: after that CUDA's libraries may have ended, too,
+/// and what it has on a GPU cannot be given back.
 class Engine {
  public:
   /// Reads configs and tokenizer, checks every weight, and loads all where options.memory allows to know already where.

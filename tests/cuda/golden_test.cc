@@ -53,7 +53,7 @@ Picture draw(Engine& engine, const GoldenCase& golden) {
 class CudaGolden : public testing::TestWithParam<GoldenCase> {};
 
 TEST_P(CudaGolden, Float32EqualsDiffusers) {
-  static Engine engine(on_the_gpu(Precision::f32));
+  static Engine& engine = *new Engine(on_the_gpu(Precision::f32));  // never destroyed: see Engine
   const SafetensorsFile file(GetParam().tensors);
   const Picture drawn = draw(engine, GetParam());
   const double error = relative_error(drawn.latents, file.tensor("final_latents"));
@@ -64,7 +64,7 @@ TEST_P(CudaGolden, Float32EqualsDiffusers) {
 }
 
 TEST_P(CudaGolden, Bf16IsNoWorseThanDiffusersOwn) {
-  static Engine engine(on_the_gpu(Precision::bf16));
+  static Engine& engine = *new Engine(on_the_gpu(Precision::bf16));  // never destroyed: see Engine
   const SafetensorsFile file(GetParam().tensors);
   const double psnr = psnr_db(pixels_of(draw(engine, GetParam()).image), file.tensor("decoded_image"));
   fmt::print("bf16 {}: {:.2f} dB, diffusers' own {:.2f} dB\n", GetParam().name, psnr, GetParam().bf16_psnr_db);

@@ -18,7 +18,7 @@ std::string missing_gpu() {
 }
 
 Context& gpu() {
-  static Context ctx({DeviceKind::cuda, 0}, 2);
+  static Context& ctx = *new Context({DeviceKind::cuda, 0}, 2);  // never destroyed: see Engine
   return ctx;
 }
 

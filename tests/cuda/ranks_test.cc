@@ -37,14 +37,14 @@ void expect_same_on_all_ranks(SharedModel& model, const GenerationRequest& reque
 class CudaRanks : public testing::TestWithParam<Size> {};
 
 TEST_P(CudaRanks, EmbeddedModelDrawsTheSameOnAnyNumber) {
-  static SharedModel model(model_dir("mini"), false, DType::bf16);
+  static SharedModel& model = *new SharedModel(model_dir("mini"), false, DType::bf16);  // never destroyed: see Engine
   GenerationRequest request = beach(GetParam().height, GetParam().width, 2, 4);
   request.cfg_normalization = 1;
   expect_same_on_all_ranks(model, request);
 }
 
 TEST_P(CudaRanks, EmbeddedModelInFloat32) {
-  static SharedModel model(model_dir("mini"), false, DType::f32);
+  static SharedModel& model = *new SharedModel(model_dir("mini"), false, DType::f32);  // never destroyed: see Engine
   expect_same_on_all_ranks(model, beach(GetParam().height, GetParam().width, 2, 0));
 }
 
@@ -55,7 +55,8 @@ INSTANTIATE_TEST_SUITE_P(Sizes, CudaRanks, testing::ValuesIn(kSizes), [](const t
 });
 
 SharedModel& full_size() {
-  static SharedModel model(model_dir("z-image-turbo"), true, DType::bf16);
+  static SharedModel& model =
+      *new SharedModel(model_dir("z-image-turbo"), true, DType::bf16);  // never destroyed: see Engine
   return model;
 }
 

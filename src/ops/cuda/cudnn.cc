@@ -261,11 +261,16 @@ struct Cudnn::State : std::enable_shared_from_this<State> {
     return keep(plans, shape, compile<Shape>(handle, shape));
   }
 
+  void trim() {
+    attentions.trim(kept_plans);
+    convolutions.trim(2 * kept_plans);
+  }
+
   /// Keeps a plan. Others may go when the work under way is done: a drawing, and its recording, find all that they use.
   template <class Shape>
   std::shared_ptr<const Plan> keep(Plans<Shape>& plans, const Shape& shape, Plan plan) {
-    ctx.defer([state = weak_from_this(), &plans] {
-      if (const auto self = state.lock()) plans.trim(self->kept_plans);
+    ctx.defer([state = weak_from_this()] {
+      if (const auto self = state.lock()) self->trim();
     });
     return plans.insert(shape, std::make_shared<const Plan>(std::move(plan)));
   }
