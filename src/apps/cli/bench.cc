@@ -174,7 +174,6 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
 
 void bench(const BenchFlags& flags, const Processes& processes) {
   EngineOptions options = engine_options(flags.engine, processes);
-  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.synthetic = !flags.synthetic.empty();
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
   options.memory.one_drawing = warmup + flags.repeat == 1;

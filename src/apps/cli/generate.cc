@@ -196,7 +196,6 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
   EngineOptions options = engine_options(engine_flags, processes);
-  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   // What no model can draw is found before one is loaded; the model's own limits follow.
   const ModelLimits any_model{.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()};
   const int64_t count = resolve(record.request, any_model).request.num_outputs;
