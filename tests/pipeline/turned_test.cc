@@ -26,7 +26,7 @@ struct Way {
   std::string name;
   Parallelism parallelism{};
   MemoryOptions memory{};
-  size_t kept_captions = 0;
+  size_t kept_caption_bytes = 0;
   bool device_per_rank = false;
 };
 
@@ -39,7 +39,7 @@ EngineOptions options(const Way& way) {
   made.precision = Precision::f32;
   made.parallelism = way.parallelism;
   made.memory = way.memory;
-  made.kept_captions = way.kept_captions;
+  made.kept_caption_bytes = way.kept_caption_bytes;
   made.device_per_rank = way.device_per_rank;
   return made;
 }
@@ -141,10 +141,10 @@ TEST_P(Turned, GivenLatentsAreThoseOfTheSize) {
 
 std::vector<Way> ways() {
   return {{.name = "one_rank"},
-          {.name = "kept_captions", .kept_captions = 4},
+          {.name = "kept_captions", .kept_caption_bytes = size_t{1} << 20},
           {.name = "offload", .memory = {.mode = MemoryMode::offload}},
           {.name = "one_drawing", .parallelism = {.ulysses = 2}, .memory = {.one_drawing = true}},
-          {.name = "two_ranks", .parallelism = {.ulysses = 2}, .kept_captions = 4},
+          {.name = "two_ranks", .parallelism = {.ulysses = 2}, .kept_caption_bytes = size_t{1} << 20},
           {.name = "axis", .parallelism = {.ulysses = 3, .plan = PlanKind::axis}},
           {.name = "a_model_each", .parallelism = {.ulysses = 3}, .device_per_rank = true},
           {.name = "halves", .parallelism = {.cfg = 2}},
