@@ -8,13 +8,16 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/terminal.h"
 
 namespace nostos {
 namespace {
 
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
-    auto made = std::make_shared<spdlog::logger>("nostos", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    const auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+    if (!wants_colours()) sink->set_color_mode(spdlog::color_mode::never);
+    auto made = std::make_shared<spdlog::logger>("nostos", sink);
     made->set_pattern("%^%l%$: %v");
     return made;
   }();

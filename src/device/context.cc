@@ -3,15 +3,23 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <utility>
 
+#include "base/cpu_quota.h"
 #include "base/error.h"
 #include "base/log.h"
 
 namespace nostos {
 
+int usable_cpus() {
+  int cpus = omp_get_num_procs();
+  for (const CpuQuota& quota : cpu_quotas()) cpus = std::min(cpus, whole_cpus(quota.cpus));
+  return cpus;
+}
+
 Context::Context(Device device, int threads)
-    : device_(device), threads_(threads > 0 ? threads : omp_get_num_procs()), stream_(device), copy_stream_(device) {}
+    : device_(device), threads_(threads > 0 ? threads : usable_cpus()), stream_(device), copy_stream_(device) {}
 
 void Context::synchronize(const char* reason) {
   if (stream_.handle() != nullptr) {

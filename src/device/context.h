@@ -16,10 +16,14 @@
 
 namespace nostos {
 
+/// \return how many CPUs this process may keep busy: those that it may run on, but no more than its control groups allow
+/// (cpu_quotas()).
+int usable_cpus();
+
 /// Goes first into every op and model function. One per rank, used by one host thread at a time.
 class Context {
  public:
-  /// \param threads CPU threads that this rank's ops may use; 0 takes all that the process may run on.
+  /// \param threads CPU threads that this rank's ops may use; 0 takes usable_cpus().
   /// \throws Error device if the device is missing, too old or not supported by this build
   explicit Context(Device device = {}, int threads = 0);
   Context(const Context&) = delete;

@@ -110,7 +110,7 @@ class ControlChannel {
   /// Looks whether all peers live, then reads what they say. Open MPI may end this process, before it has reported
   /// anything, when it meets the closed connection of a dead peer: from then on MPI is left alone.
   void poll() {
-    if (torn_) return;
+    if (torn_ || hushed_) return;
     if (const std::optional<int> ended = watch_.first_ended()) {
       fail_all(*ended, kProcessEnded);
       torn_ = true;
@@ -161,6 +161,10 @@ class ControlChannel {
   /// MPI may still write to a buffer that is gone: from here on nothing may let it progress.
   void tear() { torn_ = true; }
   bool torn() const { return torn_; }
+  /// MPI may still read a buffer that is gone, when the peer asks for the rest of it: from here on it may send what is new,
+  /// which it does at once, but not progress. A send cannot be cancelled.
+  void hush() { hushed_ = true; }
+  bool hushed() const { return hushed_; }
 
  private:
   int world() const { return static_cast<int>(reported_.size()); }
@@ -223,7 +227,7 @@ class ControlChannel {
   }
 
   void read() {
-    if (torn_) return;
+    if (torn_ || hushed_) return;
     std::erase_if(outgoing_, [](auto& each) {
       int sent = 0;
       return MPI_Test(&each.second, &sent, MPI_STATUS_IGNORE) != MPI_SUCCESS || sent != 0;
@@ -265,8 +269,9 @@ class ControlChannel {
   std::list<std::pair<Notice, MPI_Request>> outgoing_;
   std::optional<CommunicatorFailure> failure_;
   int exit_code_ = 0;
-  int reporter_;       // the rank that told this one of the failure
-  bool torn_ = false;  // nothing may let MPI progress any more
+  int reporter_;         // the rank that told this one of the failure
+  bool torn_ = false;    // nothing may let MPI progress any more
+  bool hushed_ = false;  // nothing but new messages may
 };
 
 class MpiOperation final : public Operation {
@@ -276,23 +281,11 @@ class MpiOperation final : public Operation {
 
   ~MpiOperation() override {
     if (control_.torn()) return;
-    for (size_t i = 0; i < requests_.size(); ++i)
-      if (!pieces_[i].sends && requests_[i] != MPI_REQUEST_NULL) MPI_Cancel(&requests_[i]);
-    const auto deadline = Clock::now() + kWithdrawTime;
-    Backoff backoff;
-    bool all_done = false;
-    while (!all_done && Clock::now() < deadline) {
-      // Each by itself: MPI_Testall marks none as finished until all are, and a send may be stuck.
-      all_done = true;
-      for (MPI_Request& request : requests_) {
-        int done = 0;
-        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-        all_done = all_done && done != 0;
-      }
-      if (!all_done) backoff.pause();
+    if (!control_.hushed()) withdraw();
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (requests_[i] == MPI_REQUEST_NULL) continue;
+      pieces_[i].sends ? control_.hush() : control_.tear();
     }
-    for (size_t i = 0; i < requests_.size(); ++i)
-      if (!pieces_[i].sends && requests_[i] != MPI_REQUEST_NULL) control_.tear();
   }
 
   void start(std::span<const SendTo> sends, std::span<const ReceiveFrom> receives) {
@@ -340,6 +333,25 @@ class MpiOperation final : public Operation {
     bool sends;
     int bytes;
   };
+
+  /// Cancels what has not begun to arrive, and gives peers time to finish the rest.
+  void withdraw() {
+    for (size_t i = 0; i < requests_.size(); ++i)
+      if (!pieces_[i].sends && requests_[i] != MPI_REQUEST_NULL) MPI_Cancel(&requests_[i]);
+    const auto deadline = Clock::now() + kWithdrawTime;
+    Backoff backoff;
+    bool all_done = false;
+    while (!all_done && Clock::now() < deadline) {
+      // Each by itself: MPI_Testall marks none as finished until all are, and a send may be stuck.
+      all_done = true;
+      for (MPI_Request& request : requests_) {
+        int done = 0;
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        all_done = all_done && done != 0;
+      }
+      if (!all_done) backoff.pause();
+    }
+  }
 
   template <class Post>
   void post(int peer, bool sends, size_t bytes, const Post& post_piece) {

@@ -2,6 +2,7 @@
 #include "parallel/peer_watch.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <filesystem>
@@ -19,6 +21,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace nostos {
 namespace {
@@ -100,28 +103,29 @@ PeerWatch::PeerWatch(std::span<const ProcessIdentity> processes, int self) {
   }
 }
 
-PeerWatch::~PeerWatch() {
-  stop();
-  for (const Handle& handle : handles_)
-    if (handle.owned) close(handle.descriptor);
-}
+PeerWatch::~PeerWatch() { stop(); }
 
 void PeerWatch::add_connections(int rank, std::span<const TcpConnection> own, std::span<const TcpConnection> theirs) {
   for (const TcpConnection& each : own) {
     const bool shared = std::ranges::any_of(theirs, [&each](const TcpConnection& other) {
       return each.local == other.remote && each.remote == other.local;
     });
-    if (shared) handles_.push_back({rank, each.descriptor, false});
+    const int descriptor = shared ? fcntl(each.descriptor, F_DUPFD_CLOEXEC, 0) : -1;
+    if (descriptor >= 0) handles_.push_back({rank, descriptor, false});
   }
 }
 
 void PeerWatch::start(std::function<void(int rank)> on_end) {
-  require(pipe(stop_pipe_.data()) == 0, ErrorKind::internal, "cannot make a pipe: {}", std::strerror(errno));
+  if (pipe2(stop_pipe_.data(), O_CLOEXEC) != 0)
+    fail(ErrorKind::internal, "cannot make a pipe: {}", std::strerror(errno));
   thread_ = std::thread([this, on_end = std::move(on_end)] {
     std::vector<pollfd> polls;
-    for (const Handle& each : handles_) polls.push_back({each.descriptor, each.owned ? kEndEvents : kHangUpEvents, 0});
+    for (const Handle& each : handles_)
+      polls.push_back({each.descriptor, each.is_process ? kEndEvents : kHangUpEvents, 0});
     polls.push_back({stop_pipe_[0], POLLIN, 0});
     while (poll(polls.data(), polls.size(), -1) < 0) {
+      if (errno == EINTR) continue;
+      return log_warning("cannot watch the other ranks' processes, whose end is found later: {}", std::strerror(errno));
     }
     if (polls.back().revents != 0) return;
     const auto ended = std::find_if(polls.begin(), polls.end(), [](const pollfd& each) { return each.revents != 0; });
@@ -131,10 +135,13 @@ void PeerWatch::start(std::function<void(int rank)> on_end) {
 }
 
 void PeerWatch::stop() {
-  if (!thread_.joinable()) return;
-  close(stop_pipe_[1]);
-  thread_.join();
-  close(stop_pipe_[0]);
+  if (thread_.joinable()) {
+    close(stop_pipe_[1]);
+    thread_.join();
+    close(stop_pipe_[0]);
+  }
+  for (const Handle& handle : handles_) close(handle.descriptor);
+  handles_.clear();
 }
 
 std::optional<int> PeerWatch::first_ended() const {
@@ -143,8 +150,9 @@ std::optional<int> PeerWatch::first_ended() const {
 }
 
 bool PeerWatch::has_ended(int rank) const {
-  return std::ranges::any_of(
-      handles_, [rank](const Handle& each) { return each.rank == rank && has_event(each.descriptor, each.owned); });
+  return std::ranges::any_of(handles_, [rank](const Handle& each) {
+    return each.rank == rank && has_event(each.descriptor, each.is_process);
+  });
 }
 
 }  // namespace nostos

@@ -48,12 +48,14 @@ class PeerWatch {
   PeerWatch& operator=(const PeerWatch&) = delete;
 
   /// Watches process `rank` through each of this process's connections `own` that is one of `theirs` seen from the other
-  /// end.
+  /// end. The watch has descriptors of its own for them: whoever made a connection may close it, and its number may come
+  /// to be another's.
   void add_connections(int rank, std::span<const TcpConnection> own, std::span<const TcpConnection> theirs);
 
-  /// Starts a thread that calls `on_end` once, with the first process that ends. Nothing is added from here on.
+  /// Starts a thread that calls `on_end` once, with the first process that ends. Nothing is added from here on. Where the
+  /// system refuses to watch, a warning says so.
   void start(std::function<void(int rank)> on_end);
-  /// Ends that thread, once on_end has returned if it is under way.
+  /// Ends that thread, once on_end has returned if it is under way, and lets go of all processes and connections.
   void stop();
 
   /// \return the first process that has ended, as soon as the thread knows.
@@ -64,8 +66,8 @@ class PeerWatch {
  private:
   struct Handle {
     int rank;
-    int descriptor;
-    bool owned;
+    int descriptor;   ///< of this watch
+    bool is_process;  ///< or a connection
   };
 
   std::vector<Handle> handles_;

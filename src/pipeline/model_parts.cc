@@ -117,7 +117,7 @@ size_t ModelParts::available_bytes(Context& ctx) const {
   return available - std::min(available, kept);
 }
 
-void ModelParts::make_room(Context& ctx, size_t scratch_bytes) {
+void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
   if (ctx.device().kind == DeviceKind::cpu) return;
   const MemoryNeeds needs{ctx.device(),       encoder_sizes_,
                           transformer_sizes_, one_at_a_time_,
@@ -126,6 +126,7 @@ void ModelParts::make_room(Context& ctx, size_t scratch_bytes) {
   MemoryPlan plan = plan_memory(memory_.mode, needs, available);
   log_message(plan.streams() ? LogLevel::info : LogLevel::debug, describe(plan, needs, available));
   if (plan == plan_) return;
+  check(alone, "ranks that share a model have all of its weights resident");
   release_encoder();
   release_transformer();
   plan_ = std::move(plan);

@@ -61,8 +61,10 @@ class ModelParts {
   bool is_loaded(bool with_encoder) const { return transformer_ && (encoder_ || !with_encoder); }
   /// On a GPU, decides which weights stay there beside `scratch_bytes` of drawings, and says so in the log. What is
   /// loaded in another way is released. To be called, while nobody uses the parts, before that scratch memory is taken.
+  /// \param alone whether one rank draws with these parts: several read memory_plan() at any time, so that it never changes
+  /// (resolve_memory() gives them resident weights).
   /// \throws Error out_of_memory
-  void make_room(Context& ctx, size_t scratch_bytes);
+  void make_room(Context& ctx, size_t scratch_bytes, bool alone);
   /// \return how weights are kept when they are loaded.
   const MemoryPlan& memory_plan() const { return plan_; }
 

@@ -131,6 +131,12 @@ void SamplerMemory::take_scratch(Arena& arena, const zimage::Config& config, DTy
   scratch = nostos::take(arena, DType::u8, {static_cast<int64_t>(measure.peak_bytes())});
 }
 
+void cap_norm(Context& ctx, const nn::SequenceParallel& share, const SamplerMemory& memory, float ratio,
+              View velocity) {
+  share.gather_tokens(ctx, memory.token_squares, memory.gathered_squares, memory.all_squares);
+  ops::cap_norm(ctx, memory.all_squares, ratio, velocity);
+}
+
 Sampler::Sampler(Context& ctx, const zimage::Transformer& transformer, const SamplerPlan& plan,
                  const SamplerMemory& memory, std::span<const ConstView> captions, SamplerLeft& left)
     : ctx_(ctx), transformer_(transformer), plan_(plan), memory_(memory), left_(left) {
@@ -306,10 +312,7 @@ void Sampler::guide(size_t picture) {
   const Guidance& guidance = plan_.pictures[picture].guidance;
   const bool is_capped = guidance.normalization > 0;
   ops::guide(ctx_, positive, negative, guidance.scale, positive, is_capped ? memory_.token_squares : View{});
-  if (!is_capped) return;
-  // The norms are of the whole picture: its tokens' sums are added in its own order on every rank.
-  plan_.share.gather_tokens(ctx_, memory_.token_squares, memory_.gathered_squares, memory_.all_squares);
-  ops::cap_norm(ctx_, memory_.all_squares, guidance.normalization, positive);
+  if (is_capped) cap_norm(ctx_, plan_.share, memory_, guidance.normalization, positive);
 }
 
 }  // namespace nostos

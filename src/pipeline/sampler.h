@@ -84,6 +84,11 @@ struct SamplerMemory {
   void take_scratch(Arena& arena, const zimage::Config& config, DType dtype, const SamplerPlan& plan);
 };
 
+/// Scales `velocity` down so that the whole picture's norm is at most `ratio` times that of the positive prediction: the sums
+/// of all ranks' tokens (memory.token_squares) are added in the picture's own order on every rank, however they are dealt.
+/// \param velocity f32, this rank's tokens
+void cap_norm(Context& ctx, const nn::SequenceParallel& share, const SamplerMemory& memory, float ratio, View velocity);
+
 /// What a step makes of a picture, by the number of passes: none where nobody wants it any more.
 enum class Prediction : uint8_t { none, plain, guided };
 /// The same of each picture of a batch.

@@ -292,7 +292,8 @@ void Worker::plan() {
 
 void Worker::make_room(size_t scratch_bytes) {
   ModelParts& parts = process_.parts;
-  parts.make_room(process_.ctx, scratch_bytes);
+  const bool alone = &ctx_ == &process_.ctx;  // ranks that share the parts have contexts beside the process's own
+  parts.make_room(process_.ctx, scratch_bytes, alone);
   if (process_.release_parts || parts.is_loaded(is_root())) return;
   enter_stage("load");
   timed("load", process_.ctx, [&] { parts.load(process_.ctx, is_root()); });

@@ -4,6 +4,7 @@ Usage: NOSTOS_BINARY=build/cpu/bin/nostos cli_test.py [TestCase ...]. Exits with
 embedded model and is skipped, saying so, where it is missing. Needs Python 3.11 alone.
 """
 
+import http.client
 import json
 import os
 import pty
@@ -11,10 +12,12 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 import zlib
@@ -27,6 +30,7 @@ BINARY = os.environ["NOSTOS_BINARY"]
 QUICK = ["--num-inference-steps", "2", "--guidance-scale", "2"]
 SMALL = ["--height", "64", "--width", "64", *QUICK]
 ROOT = Path(__file__).resolve().parents[2]
+NO_OUTPUT = r"(^|\n)error: standard output cannot be written(: \w[\w ]+)?\n"
 FULL_SIZE = ROOT / "models" / "z-image-turbo"  # configs without weights
 
 
@@ -87,6 +91,18 @@ class CliTest(unittest.TestCase):
 
     def run_nostos(self, *arguments, **options):
         return subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, cwd=self.dir, timeout=300, **options)
+
+    def run_redirected(self, redirection, *arguments):
+        """Runs the program as bash does with `redirection` behind it; "| false" is a pipe that nobody reads."""
+        if redirection.endswith("| false"):
+            stream = "stderr" if redirection.startswith("2") else "stdout"
+            read_end, write_end = os.pipe()
+            os.close(read_end)
+            with open(write_end, "wb") as broken:
+                streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: broken}
+                return subprocess.run([BINARY, *map(str, arguments)], text=True, cwd=self.dir, timeout=300, **streams)
+        return subprocess.run(["bash", "-c", f'exec "$0" "$@" {redirection}', BINARY, *map(str, arguments)],
+                              capture_output=True, text=True, cwd=self.dir, timeout=300)
 
     def assert_refused(self, arguments, *fragments, code=2):
         run = self.run_nostos(*arguments)
@@ -216,10 +232,14 @@ class CommandLine(CliTest):
         self.assert_refused(["generate", "--from", "text.txt"], "text.txt")
         self.assert_refused(["generate", "--from", "missing.png"], "missing.png")
 
-    def test_full_standard_output_is_an_error(self):
-        with open("/dev/full", "w") as full:
-            run = subprocess.run([BINARY, "generate", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
-        self.assertEqual(run.returncode, 1)
+    def test_standard_output_that_cannot_be_written_is_an_error(self):
+        for arguments in (["--version"], ["generate", "--help"], ["plan", "--model-path", FULL_SIZE],
+                          ["plan", "--model-path", FULL_SIZE, "--json"]):
+            for redirection in (">/dev/full", ">&-", "| false"):
+                with self.subTest(arguments=arguments, redirection=redirection):
+                    run = self.run_redirected(redirection, *arguments)
+                    self.assertEqual(run.returncode, 1, run.stderr)
+                    self.assertRegex(run.stderr, NO_OUTPUT)
 
 
 class Plan(CliTest):
@@ -472,10 +492,13 @@ class Output(ModelTest):
             self.assertRegex(line, r"^step \d+/40$")
         self.assertNotIn("\x1b", run.stderr)
 
-    def test_a_terminal_gets_a_bar(self):
+    def on_terminal(self, columns, *flags, **environment):
+        """Draws with standard error on a terminal of `columns` columns and returns what is written there."""
         controller, terminal = pty.openpty()
-        with subprocess.Popen([BINARY, "generate", *SMALL, "--prompt", "a cat"], cwd=self.dir, stdout=subprocess.PIPE,
-                              stderr=terminal) as process:
+        termios.tcsetwinsize(terminal, (24, columns))
+        with subprocess.Popen([BINARY, "generate", *SMALL, "--prompt", "a cat", *flags], cwd=self.dir,
+                              stdout=subprocess.PIPE, stderr=terminal,
+                              env={**os.environ, "TERM": "xterm", "NO_COLOR": "", **environment}) as process:
             os.close(terminal)
             seen = b""
             while True:
@@ -488,7 +511,78 @@ class Output(ModelTest):
                 seen += part
         os.close(controller)
         self.assertEqual(process.returncode, 0, seen)
-        self.assertRegex(seen.decode(), r"2/2 \[#+\] +\d+\.\d\d s/it  ETA 0:00")
+        return seen.decode()
+
+    def test_a_terminal_gets_a_bar(self):
+        self.assertRegex(self.on_terminal(80), r"2/2 \[#{30}\] +\d+\.\d\d s/it  ETA 0:00")
+        self.assertRegex(self.on_terminal(0), r"2/2 \[#{30}\] ")  # the width is unknown
+
+    def test_a_narrow_terminal_gets_lines_that_fit(self):
+        for columns in (40, 20, 8, 1):
+            drawn = [part for part in re.split(r"\r\x1b\[K|\r\n", self.on_terminal(columns)) if not part.startswith("\x1b")]
+            self.assertGreaterEqual(len(drawn), 4)
+            for line in drawn:
+                self.assertLess(len(line), columns, (columns, drawn))
+
+    def test_colours_and_escape_sequences_are_for_terminals_that_want_them(self):
+        self.assertIn("\x1b[32minfo", self.on_terminal(80))
+        without = self.on_terminal(80, NO_COLOR="1")
+        self.assertRegex(without, r"\r\x1b\[K  2/2 \[#+\]")
+        self.assertRegex(without, r"\r\x1b\[Kinfo: drew")
+        for plain in (self.on_terminal(80, TERM="dumb", COLORTERM="truecolor"), self.on_terminal(80, TERM="")):
+            self.assertNotIn("\x1b", plain)
+            self.assertRegex(plain, r"^step 1/2\r\n(step 2/2\r\n)?info: drew")
+
+    def test_streams_that_cannot_be_written_lose_no_picture(self):
+        self.draw("--prompt", "a cat", "--num-outputs", "2", "--output", "wanted.png")
+        for redirection, code in (("2>/dev/full", 0), ("2>&-", 0), ("2| false", 0), ("<&-", 0), (">/dev/full", 1), (">&-", 1),
+                                  ("| false", 1), ("<&- >&- 2>&-", 1)):
+            for flags in ([], ["--json"]):
+                with self.subTest(redirection=redirection, flags=flags):
+                    run = self.run_redirected(redirection, "generate", *SMALL, "--prompt", "a cat", "--num-outputs", "2",
+                                              "--output", "got.png", "--save-latents", "got.safetensors", *flags)
+                    self.assertEqual(run.returncode, code, run.stderr)
+                    if code == 0:
+                        self.assertIn("got_1.png", run.stdout)
+                    elif "2>" not in redirection:
+                        self.assertRegex(run.stderr, NO_OUTPUT)
+                    for i in range(2):
+                        got = self.dir / f"got_{i}.png"
+                        self.assertEqual(png_rows(got), png_rows(self.dir / f"wanted_{i}.png"))
+                        got.unlink()
+
+    def test_a_server_without_streams_serves(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = subprocess.Popen(["bash", "-c", 'exec "$0" "$@" <&- >&- 2>&-', BINARY, "serve", "--port", str(port),
+                                   "--data-dir", str(self.dir / "data")])
+        self.addCleanup(server.kill)
+
+        def ask(method, path, body=None):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            self.addCleanup(connection.close)
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            return connection.getresponse().status
+
+        def is_ready():
+            try:
+                return ask("GET", "/health/ready") == 200
+            except OSError:
+                return False
+
+        deadline = time.monotonic() + 60
+        while not is_ready():
+            self.assertIsNone(server.poll())
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        order = json.dumps({"prompt": "x", "size": "64x64", "num_inference_steps": 1})
+        self.assertEqual(ask("POST", "/v1/images/generations", order), 200)
+        for descriptor in range(3):  # no file of the server has these numbers
+            self.assertEqual(os.readlink(f"/proc/{server.pid}/fd/{descriptor}"), "/dev/null")
+        server.terminate()
+        self.assertEqual(server.wait(timeout=60), 0)
+        self.assertEqual((self.dir / "data" / "lock").read_bytes(), b"")
+
 
     def test_quiet(self):
         run = self.run_nostos("generate", *SMALL, "--prompt", "a cat", "--log-level", "error")
@@ -587,6 +681,16 @@ class Tools(ModelTest):
         run = self.run_nostos("inspect", "--model-path", self.dir)
         self.assertEqual(run.returncode, 2)
         self.assertIn("model_index.json", run.stderr)
+
+    def test_reports_to_streams_that_cannot_be_written(self):
+        for command in (["inspect"], ["inspect", "--json"], ["bench", *SMALL, "--warmup", "0"]):
+            for redirection, code in (("2>/dev/full", 0), ("2>&-", 0), ("2| false", 0), (">/dev/full", 1), (">&-", 1),
+                                      ("| false", 1)):
+                with self.subTest(command=command, redirection=redirection):
+                    run = self.run_redirected(redirection, *command)
+                    self.assertEqual(run.returncode, code, run.stderr)
+                    if code == 1:
+                        self.assertRegex(run.stderr, NO_OUTPUT)
 
     def test_bench(self):
         run = self.run_nostos("bench", *SMALL, "--device", "cpu", "--repeat", "2", "--json")

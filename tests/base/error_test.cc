@@ -1,9 +1,7 @@
-// Tests error kinds, exit codes and log levels.
+// Tests error kinds and exit codes.
 #include "base/error.h"
 
 #include <gtest/gtest.h>
-
-#include "base/log.h"
 
 namespace nostos {
 namespace {
@@ -38,11 +36,6 @@ TEST(Error, CheckNamesThePlace) {
     EXPECT_EQ(error.kind(), ErrorKind::internal);
     EXPECT_NE(std::string(error.what()).find("error_test.cc"), std::string::npos);
   }
-}
-
-TEST(Log, LevelsParse) {
-  EXPECT_EQ(parse_log_level("warning"), LogLevel::warning);
-  EXPECT_THROW(parse_log_level("loud"), Error);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Tests that blocks are in their places when they are visited, in any order, on the CPU, whose copies are done at once.
+// Tests that blocks are in their places when they are visited, in any order, on the CPU, whose copies are done at
+// once; order_test.cc has those of a GPU.
 #include "device/block_stream.h"
 
 #include <gtest/gtest.h>
@@ -58,24 +59,11 @@ TEST_F(BlockStreamTest, NeighboursHaveSlotsOfTheirOwn) {
   EXPECT_NE(places_[0], places_[1]);
 }
 
-// A drawing that is given up in the middle of a block leaves a visit without its end.
-TEST_F(BlockStreamTest, AVisitThatNeverEndsDoesNoHarm) {
-  stream_.begin_visit(ctx_, 2);
-  for (const size_t block : {0, 1, 2, 3}) visit(block);
-}
-
 TEST_F(BlockStreamTest, WrongUseIsFound) {
   EXPECT_THROW(stream_.begin_visit(ctx_, 5), Error);
   EXPECT_THROW(stream_.end_visit(ctx_, 3), Error);
   EXPECT_THROW(add(300, 1), Error);
   EXPECT_THROW(BlockStream(Device{}, kSlotBytes).add(ctx_, nullptr, 0), Error);
-}
-
-TEST(BlockVisit, IsNothingForWeightsThatStay) {
-  Context ctx({}, 1);
-  const BlockVisit visit;
-  visit.begin(ctx);
-  visit.end(ctx);
 }
 
 }  // namespace

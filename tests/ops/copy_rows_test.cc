@@ -49,12 +49,19 @@ TEST(CopyRows, AnyNumberOfOuterEntries) {
   for (int64_t i = 0; i < kOuter * 6; ++i) ASSERT_EQ(value_at(to, i / 6 * 9 + 3 + i % 6), value_at(from, i)) << i;
 }
 
-TEST(CopyRows, EmptyIsFine) {
+TEST(CopyRows, OfNothingLeavesAllAsItWas) {
   Context ctx({}, 1);
-  const Tensor none(Device{}, DType::f32, {0, 3, 4}), no_rows(Device{}, DType::f32, {2, 0, 4});
-  Tensor to(Device{}, DType::f32, {0, 5, 4}), to_rows(Device{}, DType::f32, {2, 0, 4});
-  ops::copy_rows(ctx, none, to, std::array{RowRun{0, 2, 3}});
-  ops::copy_rows(ctx, no_rows, to_rows, {});
+  const Tensor before = random_tensor(DType::f32, {2, 3, 4}, 1), from = random_tensor(DType::f32, {2, 5, 4}, 2);
+  const Tensor no_rows(Device{}, DType::f32, {2, 0, 4}), no_entries(Device{}, DType::f32, {0, 3, 4});
+  Guarded to(DType::f32, {2, 3, 4}), of_no_entries(DType::f32, {0, 5, 4});
+  copy_bytes(before, to);
+  ops::copy_rows(ctx, from, to, {});
+  ops::copy_rows(ctx, from, to, std::array{RowRun{5, 3, 0}, RowRun{0, 0, 0}});
+  ops::copy_rows(ctx, no_rows, to, std::array{RowRun{0, 1, 0}});
+  for (int64_t i = 0; i < 24; ++i) EXPECT_EQ(value_at(to, i), value_at(before, i)) << i;
+  to.expect_guards_untouched();
+  ops::copy_rows(ctx, no_entries, of_no_entries, std::array{RowRun{0, 2, 3}});
+  of_no_entries.expect_guards_untouched();
 }
 
 TEST(CopyRows, RunsBeyondTheRowsAndUnlikeShapesAreRefused) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include <chrono>
 #include <future>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -177,6 +179,70 @@ TEST(PeerWatch, SeesAConnectionToAnotherHostEnd) {
   EXPECT_TRUE(watch.has_ended(1));
   close(own);
   close(unrelated);
+}
+
+// The library that made a connection closes it, and a client gets its number.
+TEST(PeerWatch, IsNotMisledByWhatGetsTheNumberOfAConnection) {
+  const auto [own, theirs] = connect_to_self();
+  const auto [client, client_end] = connect_to_self();
+  if (theirs < 0 || client_end < 0) GTEST_SKIP() << "there is no loopback device";
+  const std::vector<TcpConnection> all = tcp_connections();
+  const auto of = [&all](int descriptor) { return *std::ranges::find(all, descriptor, &TcpConnection::descriptor); };
+  std::vector<ProcessIdentity> processes = these_processes(2);
+  processes[1].host[0] ^= 1;
+  std::promise<int> end;
+  std::future<int> told = end.get_future();
+  PeerWatch watch(processes, 0);
+  watch.add_connections(1, std::vector{of(own)}, std::vector{of(theirs)});
+  ASSERT_EQ(dup2(client, own), own);
+  close(client);
+  watch.start([&end](int rank) { end.set_value(rank); });
+  close(client_end);
+  usleep(10000);
+  EXPECT_EQ(watch.first_ended(), std::nullopt);
+  EXPECT_FALSE(watch.has_ended(1));
+  close(theirs);
+  EXPECT_EQ(told_end(told), 1);
+  close(own);
+}
+
+TEST(PeerWatch, LetsGoOfConnectionsWhenItStops) {
+  const auto [own, theirs] = connect_to_self();
+  if (theirs < 0) GTEST_SKIP() << "there is no loopback device";
+  const std::vector<TcpConnection> all = tcp_connections();
+  const auto of = [&all](int descriptor) { return *std::ranges::find(all, descriptor, &TcpConnection::descriptor); };
+  PeerWatch watch(these_processes(1), 0);
+  watch.add_connections(1, std::vector{of(own)}, std::vector{of(theirs)});
+  watch.start([](int) {});
+  watch.stop();
+  close(own);
+  char byte;
+  EXPECT_EQ(recv(theirs, &byte, 1, MSG_DONTWAIT), 0);  // nobody holds the other end any more
+  close(theirs);
+}
+
+// An error that lasts, e.g. more descriptors than the process may have by now, is no reason to ask again for ever.
+TEST(PeerWatch, EndsWhereTheSystemRefusesToWatch) {
+  constexpr int kWatched = 40;
+  const Child child;
+  std::vector<ProcessIdentity> processes = these_processes(1 + kWatched);
+  for (int rank = 1; rank <= kWatched; ++rank) processes[static_cast<size_t>(rank)].pid = child.pid();
+  testing::internal::CaptureStderr();
+  const std::array low{dup(0), dup(0)};
+  PeerWatch watch(processes, 0);
+  for (const int descriptor : low) close(descriptor);  // numbers for what start() opens
+  rlimit usual{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &usual), 0);
+  const rlimit few{static_cast<rlim_t>(low[1] + 1), usual.rlim_max};  // fewer than are watched
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  watch.start([](int rank) { ADD_FAILURE() << "rank " << rank << " lives"; });
+  std::future<void> stopped = std::async(std::launch::async, [&watch] { watch.stop(); });
+  const bool has_stopped = stopped.wait_for(std::chrono::seconds(5)) == std::future_status::ready;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &usual), 0);
+  stopped.get();
+  const std::string written = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(has_stopped);
+  EXPECT_NE(written.find("warning: cannot watch the other ranks' processes"), std::string::npos) << written;
 }
 
 TEST(Mpi, ABuildWithoutItSaysSo) {

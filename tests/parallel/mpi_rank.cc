@@ -81,6 +81,23 @@ void run_mode(const std::string& mode, Communicator& comm) {
     }
     sleep_ms(1500);
     comm.barrier();
+  } else if (mode == "throw-with-a-send-that-is-met-late") {
+    // Rank 0 has posted its receive before the failure, and lets MPI progress only when the sender's buffer is long gone.
+    constexpr size_t kBytes = 64 << 20;  // of its own pages, which the system takes back at once
+    std::vector<std::byte> received(comm.rank() == 0 ? kBytes : 0);
+    comm.barrier();
+    if (comm.rank() == last) {
+      const std::vector<std::byte> sent(kBytes, std::byte{7});
+      const SendTo send{0, host_bytes(std::span(sent))};
+      const Pending pending = comm.exchange("large", {&send, 1}, {});
+      fail(ErrorKind::out_of_memory, "no room for the weights");
+    }
+    std::vector<ReceiveFrom> receives;
+    if (comm.rank() == 0) receives.push_back({last, host_bytes(std::span(received))});
+    Pending pending = comm.exchange("large", {}, receives);
+    sleep_ms(comm.rank() == 0 ? 450 : 0);
+    pending.wait();
+    comm.barrier();
   } else if (mode == "sleep") {
     comm.barrier();
     announce(comm);

@@ -119,6 +119,16 @@ class Failures(unittest.TestCase):
                     run = Run(3, mode, launcher=launcher)
                     self.assertEqual(self.expect(run, "^(rank 2 failed: )?no room for the weights$", {0, 1, 2}), 3)
 
+    def test_a_buffer_that_is_gone_is_sent_no_more(self):
+        for name, launcher in TRANSPORTS.items():
+            with self.subTest(transport=name):
+                run = Run(3, "throw-with-a-send-that-is-met-late", launcher=launcher)
+                status, told, errors = run.end()
+                self.assertEqual(status, 3, errors)
+                self.assertRegex(told.get(2, ""), "^no room for the weights$", errors)
+                for sign in ("Segmentation fault", "Bad address", "signal 11", "*** Process received signal"):
+                    self.assertNotIn(sign, errors)
+
     def test_a_sleeping_rank_is_named(self):
         run = Run(2, "sleep", "1")
         run.wait_until_ready()

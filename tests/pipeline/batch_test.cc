@@ -193,6 +193,37 @@ TEST(Batches, PassesApartDrawTheSameAsPassesAtOnce) {
   }
 }
 
+// Three guided pictures of 128x128 have just over the rows that are computed at once on a rank of three, and just under them
+// on one whose tokens are fewer: all ranks count the same.
+TEST(Batches, RanksAgreeOnTheBatchesOfPicturesThatTheirOwnRowsWouldSplitUnlike) {
+  GenerationRequest three = request("two red apples", 3, 3);
+  three.height = three.width = 128;
+  three.num_inference_steps = 2;
+  three.num_outputs = 3;
+  const Generation alone = Engine(options()).generate(three);
+  for (const PlanKind plan : {PlanKind::axis, PlanKind::token}) {
+    EngineOptions of_three = options(Precision::f32, {.ulysses = 3, .plan = plan});
+    of_three.comm_timeout_s = 20;  // ranks that disagree wait for one another
+    const Generation together = Engine(of_three).generate(three);
+    EXPECT_EQ(together.report.step_ms.size(), 4u) << "two batches of two steps";
+    expect_same(alone, together, std::string(parallel::name(plan)));
+  }
+}
+
+TEST(Batches, RingsDrawThemAsAlone) {
+  for (const Parallelism& parallelism :
+       {Parallelism{.ring = 2}, Parallelism{.ulysses = 2, .ring = 2}, Parallelism{.ring = 3, .plan = PlanKind::axis},
+        Parallelism{.ulysses = 2, .ring = 2, .cfg = 2, .plan = PlanKind::axis}}) {
+    const std::vector<GenerationRequest> requests = unlike_requests(true);
+    Engine engine(options(Precision::f32, parallelism));
+    std::vector<Generation> alone;
+    for (const GenerationRequest& each : requests) alone.push_back(engine.generate(each));
+    const std::vector<Generation> together = engine.generate(requests);
+    for (size_t i = 0; i < requests.size(); ++i)
+      expect_same(alone[i], together[i], fmt::format("request {} with a ring of {}", i, parallelism.ring));
+  }
+}
+
 TEST(Batches, ReleasedPartsDrawThemAsAlone) {
   const std::vector<GenerationRequest> requests = unlike_requests(false);
   EngineOptions released = options(Precision::f32, {.ulysses = 2});
@@ -339,6 +370,7 @@ TEST(Batches, DrawsTogetherWhatSharesSizeAndLevels) {
   EXPECT_TRUE(together([](GenerationRequest& r) { r.height = 32; })) << "24 is drawn at 32";
   EXPECT_FALSE(together([](GenerationRequest& r) { r.height = 33; }));
   EXPECT_FALSE(together([](GenerationRequest& r) { r.width = 64; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { std::swap(r.height, r.width); })) << "as many pixels, turned";
   EXPECT_FALSE(together([](GenerationRequest& r) { r.num_inference_steps = 5; }));
   EXPECT_FALSE(together([](GenerationRequest& r) { r.sigmas = {1, 0.75, 0.5, 0.25}; }));
 }

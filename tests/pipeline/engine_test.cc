@@ -59,17 +59,25 @@ TEST(Engine, LimitsComeFromTheConfigs) {
 }
 
 TEST(Engine, OtherSizesAreCroppedEvenlyFromTheNextMultiple) {
+  struct Case {
+    int64_t height, width, top, left;
+  };
   Engine engine(options());
-  const Generation whole = engine.generate(request(24, 32)), cropped = engine.generate(request(21, 30));
-  EXPECT_EQ(cropped.resolved.drawn_height, 24);
-  EXPECT_EQ(cropped.resolved.drawn_width, 32);
+  const Generation whole = engine.generate(request(24, 32));
   const Image& from = whole.pictures[0].image;
-  const Image& image = cropped.pictures[0].image;
-  ASSERT_EQ(image.height, 21);
-  ASSERT_EQ(image.width, 30);
-  for (int64_t y = 0; y < 21; ++y) {
-    EXPECT_EQ(std::memcmp(image.rgb.data() + y * 30 * 3, from.rgb.data() + ((y + 1) * 32 + 1) * 3, 30 * 3), 0)
-        << "row " << y;
+  for (const Case& c : {Case{21, 30, 1, 1}, {24, 29, 0, 1}, {21, 32, 1, 0}, {22, 31, 1, 0}, {23, 30, 0, 1}}) {
+    const Generation cropped = engine.generate(request(c.height, c.width));
+    EXPECT_EQ(cropped.resolved.drawn_height, 24);
+    EXPECT_EQ(cropped.resolved.drawn_width, 32);
+    const Image& image = cropped.pictures[0].image;
+    ASSERT_EQ(image.height, c.height);
+    ASSERT_EQ(image.width, c.width);
+    for (int64_t y = 0; y < c.height; ++y) {
+      EXPECT_EQ(std::memcmp(image.rgb.data() + y * c.width * 3, from.rgb.data() + ((y + c.top) * 32 + c.left) * 3,
+                            static_cast<size_t>(c.width * 3)),
+                0)
+          << c.height << "x" << c.width << ", row " << y;
+    }
   }
 }
 
@@ -140,6 +148,15 @@ TEST(Engine, GivenLatentsReplaceTheNoise) {
   EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("no numbers"), std::string::npos);
   drawn.height = 20;
   EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"),
+            std::string::npos);
+  // As many numbers as the turned picture has.
+  drawn.height = 32;
+  drawn.width = 16;
+  Tensor turned({}, DType::f32, {1, 16, 8, 16});
+  std::fill_n(turned.data<float>(), turned.shape().elements(), 0.f);
+  const NamedTensor named_turned{"latents", turned.view()};
+  write_safetensors(file, {&named_turned, 1});
+  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 16, 8]"),
             std::string::npos);
   drawn.latents = "/nonexistent/latents.safetensors";
   failure([&] { engine.generate(drawn); }, ErrorKind::model);

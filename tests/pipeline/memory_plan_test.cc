@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -138,6 +139,30 @@ TEST(MemoryOptions, StreamForOneRankOnAGpuAlone) {
   EXPECT_EQ(shared.limit_bytes, 5u);
   EXPECT_EQ(resolve_memory({MemoryMode::offload}, {}, 3).mode, MemoryMode::offload);
   EXPECT_NE(refusal({.limit_bytes = 5}, {}, 1).find("--memory-limit"), std::string::npos);
+}
+
+// Ranks that share a model read its plan while one of them has room made: under any pressure it is the first one, or none.
+TEST(MemoryPlan, OfRanksThatShareAModelNeverChanges) {
+  const auto plan_of = [](int64_t ranks, size_t available) -> std::optional<MemoryPlan> {
+    const MemoryOptions options = resolve_memory({MemoryMode::automatic}, {DeviceKind::cuda, 0}, ranks);
+    try {
+      return plan(available, false, options.mode);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
+      return std::nullopt;
+    }
+  };
+  const MemoryPlan first{place_part(encoder(), false, 0), place_part(transformer(), false, 0)};
+  size_t refused = 0, streamed_alone = 0;
+  for (size_t available = 0; available <= 300; ++available) {
+    const std::optional<MemoryPlan> shared = plan_of(3, available), alone = plan_of(1, available);
+    EXPECT_EQ(shared.value_or(first), first) << available;
+    refused += shared ? 0 : 1;
+    streamed_alone += alone && *alone != first ? 1 : 0;
+  }
+  EXPECT_GT(refused, 0u);
+  EXPECT_LT(refused, 300u);
+  EXPECT_GT(streamed_alone, 0u);
 }
 
 TEST(MemoryPlan, CanBePrinted) {

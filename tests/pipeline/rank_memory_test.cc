@@ -81,6 +81,15 @@ TEST(RankMemory, HasRoomMadeBeforeItGrowsAlone) {
   EXPECT_EQ(asked.back(), 512u);
 }
 
+TEST(RankMemory, ForgetsWhatATurnedDrawingLeft) {
+  Context ctx({}, 1);
+  RankMemory& memory = ctx.state<RankMemory>();
+  memory.lay_out({.height = 8, .width = 12}, take_bytes(1000), any_room);
+  memory.left().has_positions = true;
+  memory.lay_out({.height = 12, .width = 8}, take_bytes(1000), any_room);
+  EXPECT_FALSE(memory.left().has_positions);
+}
+
 TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   Context ctx({}, 1);
   RankMemory& memory = ctx.state<RankMemory>();
@@ -95,9 +104,9 @@ TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   EXPECT_TRUE(memory.left().has_positions);
   for (const auto& change : std::initializer_list<void (*)(DrawingShape&)>{
            [](DrawingShape& s) { s.parallelism.ulysses = 2; }, [](DrawingShape& s) { s.rank = 1; },
-           [](DrawingShape& s) { s.width = 4; }, [](DrawingShape& s) { s.pictures.push_back({}); },
-           [](DrawingShape& s) { s.steps = 2; }, [](DrawingShape& s) { s.caption_tokens[1] = 32; },
-           [](DrawingShape& s) { s.pictures[0].captions[0] = 1; },
+           [](DrawingShape& s) { s.width = 4; }, [](DrawingShape& s) { s.height = 4; },
+           [](DrawingShape& s) { s.pictures.push_back({}); }, [](DrawingShape& s) { s.steps = 2; },
+           [](DrawingShape& s) { s.caption_tokens[1] = 32; }, [](DrawingShape& s) { s.pictures[0].captions[0] = 1; },
            [](DrawingShape& s) { s.pictures[0].guidance.scale = 2; },
            [](DrawingShape& s) { s.pictures[0].guidance.normalization = 1; }}) {
     lay_out(shape);
@@ -148,22 +157,31 @@ class Drawer {
 
 TEST(RankMemory, DrawingsInTheSameContextsLeaveNoTrace) {
   Drawer warm;
-  GenerationRequest request;
-  request.prompt = "two red apples";
-  request.height = 24;
-  request.width = 32;
-  request.num_inference_steps = 2;
   for (const double guidance : {3, 0}) {
-    request.guidance_scale = guidance;
-    const Generation wanted = Drawer().draw(request, {});
+    // Landscape, portrait and landscape again, with each number of ranks.
+    std::array<GenerationRequest, 2> requests;
+    std::array<Generation, 2> wanted;
+    for (size_t turned = 0; turned < 2; ++turned) {
+      GenerationRequest& request = requests[turned];
+      request.prompt = "two red apples";
+      request.height = turned == 0 ? 24 : 32;
+      request.width = turned == 0 ? 32 : 24;
+      request.num_inference_steps = 2;
+      request.guidance_scale = guidance;
+      wanted[turned] = Drawer().draw(request, {});
+    }
     const std::initializer_list<Parallelism> all{
         {}, {.ulysses = 2}, {.ulysses = 2, .plan = parallel::PlanKind::axis}, {.ulysses = 3}, {.ulysses = 2}, {}};
     for (const Parallelism& parallelism : all) {
-      const Generation got = warm.draw(request, parallelism);
-      const Picture &a = wanted.pictures.at(0), &b = got.pictures.at(0);
-      EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0)
-          << fmt::format("guidance {}, {} ranks", guidance, parallelism.ranks());
-      EXPECT_EQ(a.image, b.image);
+      for (const size_t turned : {0, 1, 0}) {
+        const Generation got = warm.draw(requests[turned], parallelism);
+        const Picture &a = wanted[turned].pictures.at(0), &b = got.pictures.at(0);
+        const std::string what = fmt::format("guidance {}, {} ranks, {}x{}", guidance, parallelism.ranks(),
+                                             *requests[turned].height, *requests[turned].width);
+        ASSERT_EQ(a.latents.shape(), b.latents.shape()) << what;
+        EXPECT_EQ(std::memcmp(a.latents.data<float>(), b.latents.data<float>(), a.latents.size_in_bytes()), 0) << what;
+        EXPECT_EQ(a.image, b.image) << what;
+      }
     }
   }
 }

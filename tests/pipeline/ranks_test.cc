@@ -226,6 +226,19 @@ TEST(Ranks, EveryRankReportsItsShare) {
   EXPECT_EQ(alone.report.ranks[0].bytes_sent, 0u);
 }
 
+// Two groups of two: the heads are dealt within each.
+TEST(Ranks, EveryRankOfARingReportsItsShare) {
+  const Generation made = draw(options(kTiny, Precision::f32, {.ulysses = 2, .ring = 2, .cfg = 2}), request(24, 40, 3));
+  ASSERT_EQ(made.report.ranks.size(), 8u);
+  const std::vector<int64_t> tokens{16, 16, 16, 12};
+  for (size_t rank = 0; rank < 8; ++rank) {
+    EXPECT_EQ(made.report.ranks[rank].rank, static_cast<int64_t>(rank));
+    EXPECT_EQ(made.report.ranks[rank].image_tokens, tokens[rank % 4]) << rank;
+    EXPECT_EQ(made.report.ranks[rank].heads, 1) << rank;
+    EXPECT_GT(made.report.ranks[rank].bytes_sent, 0u);
+  }
+}
+
 TEST(Ranks, CancellingEndsAllRanks) {
   std::atomic<bool> cancel = false;
   Progress progress;

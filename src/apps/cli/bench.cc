@@ -14,6 +14,7 @@
 #include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
+#include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/model_folder.h"
@@ -141,27 +142,27 @@ ordered_json result_json(const std::string& model, const std::string& precision,
 void print_text(const ordered_json& result) {
   const auto ranks = result["world_size"].get<int64_t>();
   const auto pictures = result["num_outputs"].get<int64_t>();
-  fmt::print("{}{}x{}, {} steps, guidance {}, {} in {}{}\n",
-             pictures == 1 ? "" : fmt::format("{} pictures of ", pictures), result["width"].get<int64_t>(),
-             result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
-             result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
-             result["precision"].get<std::string>(), ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
+  print_output("{}{}x{}, {} steps, guidance {}, {} in {}{}\n",
+               pictures == 1 ? "" : fmt::format("{} pictures of ", pictures), result["width"].get<int64_t>(),
+               result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
+               result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
+               result["precision"].get<std::string>(), ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
   for (const ordered_json& stage : result["stages"]) {
-    fmt::print("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
+    print_output("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
   }
   for (const auto& [name, field] :
        {std::pair{"one step", "step_median_ms"}, {"total", "total_median_ms"}, {"first run", "first_run_ms"}})
-    fmt::print("  {:<14}{:>12.1f} ms\n", name, result[field].get<double>());
-  fmt::print("transformer {:.3f} TFLOP/s, {:.1f} % of matrix products alone here ({:.3f} TFLOP/s)\n",
-             result["transformer_gflops"].get<double>() / 1000, result["matmul_share"].get<double>() * 100,
-             result["matmul_gflops"].get<double>() / 1000);
+    print_output("  {:<14}{:>12.1f} ms\n", name, result[field].get<double>());
+  print_output("transformer {:.3f} TFLOP/s, {:.1f} % of matrix products alone here ({:.3f} TFLOP/s)\n",
+               result["transformer_gflops"].get<double>() / 1000, result["matmul_share"].get<double>() * 100,
+               result["matmul_gflops"].get<double>() / 1000);
   constexpr double kGiB = 1024.0 * 1024 * 1024;
-  fmt::print("memory: peak {:.2f} GiB, weights {:.2f} GiB, scratch {:.2f} GiB",
-             result["peak_host_bytes"].get<double>() / kGiB, result["weight_bytes"].get<double>() / kGiB,
-             result["arena_bytes"].get<double>() / kGiB);
+  print_output("memory: peak {:.2f} GiB, weights {:.2f} GiB, scratch {:.2f} GiB",
+               result["peak_host_bytes"].get<double>() / kGiB, result["weight_bytes"].get<double>() / kGiB,
+               result["arena_bytes"].get<double>() / kGiB);
   if (const double streamed = result["streamed_bytes"].get<double>(); streamed > 0)
-    fmt::print(", weights streamed from the host {:.2f} GiB", streamed / kGiB);
-  fmt::print("\n");
+    print_output(", weights streamed from the host {:.2f} GiB", streamed / kGiB);
+  print_output("\n");
 }
 
 /// Waits, but not longer than until an interrupt.
@@ -173,7 +174,6 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
 
 void bench(const BenchFlags& flags, const Processes& processes) {
   EngineOptions options = engine_options(flags.engine, processes);
-  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.synthetic = !flags.synthetic.empty();
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
   options.memory.one_drawing = warmup + flags.repeat == 1;
@@ -216,7 +216,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   const ordered_json result = result_json(options.model.string(), engine.precision_name(), request, flags, warmup,
                                           timings, drawn, matmul_gflops);
   if (flags.json)
-    fmt::print("{}\n", json_pretty(result));
+    print_output("{}\n", json_pretty(result));
   else
     print_text(result);
 }

@@ -4,18 +4,16 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <new>
 
+#include "apps/cli/standard_streams.h"
 #include "base/error.h"
 
 namespace nostos::cli {
 namespace {
 
 int report(ErrorKind kind, const char* message) {
-  // One write, so that lines of several ranks do not mix.
-  const std::string line = fmt::format("error: {}\n", message);
-  std::fwrite(line.data(), 1, line.size(), stderr);
+  write_error(fmt::format("error: {}\n", message));
   return exit_code(kind);
 }
 

@@ -56,7 +56,10 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_flag("--allow-shared-gpu", flags.allow_shared_gpu,
                    "let all ranks draw on one GPU where there is none for each");
   command.add_option("--precision", flags.precision, "of weights and matrix products: auto, f32 or bf16");
-  command.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")
+  command
+      .add_option(
+          "--threads", flags.threads,
+          "CPU threads; 0: as many as the CPUs that the process may use, by its affinity and its control groups")
       ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
   const auto number = [&](const char* name, auto& value, const char* help) {
     return command.add_option(name, value, help)->check(not_empty());
@@ -114,7 +117,7 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   options.precision = parse_precision(flags.precision);
   options.memory.mode = parse_memory_mode(flags.memory);
   if (flags.memory_limit_gib) options.memory.limit_bytes = static_cast<size_t>(*flags.memory_limit_gib * (1 << 30));
-  options.threads = static_cast<int>(flags.threads);
+  options.threads = processes.threads(flags.threads);
   return options;
 }
 

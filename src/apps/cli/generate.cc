@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <cstdio>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -16,6 +15,7 @@
 #include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
+#include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
@@ -196,7 +196,6 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
   EngineOptions options = engine_options(engine_flags, processes);
-  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   // What no model can draw is found before one is loaded; the model's own limits follow.
   const ModelLimits any_model{.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()};
   const int64_t count = resolve(record.request, any_model).request.num_outputs;
@@ -234,7 +233,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   for (size_t i = 0; i < generation.pictures.size(); ++i) {
     require(!interrupted, ErrorKind::cancelled, "interrupted");
     pictures.push_back(write_picture(flags, record, generation, i));
-    if (!flags.json) fmt::print("{}\n", pictures.back()["path"].get<std::string>());
+    if (!flags.json) print_output("{}\n", pictures.back()["path"].get<std::string>());
   }
   const double total_ms = ms_since(start);
   log_summary(generation.report, generation.pictures.size(), total_ms);
@@ -249,7 +248,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
                               {"report", report_json(generation.report, start_ms, total_ms)},
                               {"version", NOSTOS_VERSION}};
   if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(json["report"]) + "\n");
-  if (flags.json) fmt::print("{}\n", json_pretty(json));
+  if (flags.json) print_output("{}\n", json_pretty(json));
 }
 
 }  // namespace

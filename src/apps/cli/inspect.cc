@@ -10,6 +10,7 @@
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/json_text.h"
+#include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "io/json_config.h"
 #include "io/model_folder.h"
@@ -93,30 +94,30 @@ void print_json(const Path& model, const std::string& class_name, const std::vec
                     {"bytes", part.bytes},
                     {"config", parsed(part.config)}});
   }
-  fmt::print("{}\n", json_pretty({{"path", model.string()},
-                                  {"class", class_name},
-                                  {"parameters", parameters},
-                                  {"bytes", bytes},
-                                  {"parts", list},
-                                  {"generation_config", parsed(generation)}}));
+  print_output("{}\n", json_pretty({{"path", model.string()},
+                                    {"class", class_name},
+                                    {"parameters", parameters},
+                                    {"bytes", bytes},
+                                    {"parts", list},
+                                    {"generation_config", parsed(generation)}}));
 }
 
 void print_text(const Path& model, const std::string& class_name, const std::vector<Part>& parts,
                 const std::optional<JsonConfig>& generation) {
-  fmt::print("{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", class_name, model.string(), "part", "class", "tensors",
-             "parameters", "MB", "tensors by dtype");
+  print_output("{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", class_name, model.string(), "part", "class",
+               "tensors", "parameters", "MB", "tensors by dtype");
   for (const Part& part : parts) {
     std::string dtypes;
     for (const auto& [dtype, count] : part.dtypes)
       dtypes += fmt::format("{}{} {}", dtypes.empty() ? "" : ", ", count, dtype);
-    fmt::print("{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.tensors, part.parameters,
-               static_cast<double>(part.bytes) / 1e6, dtypes);
+    print_output("{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.tensors, part.parameters,
+                 static_cast<double>(part.bytes) / 1e6, dtypes);
   }
   for (const Part& part : parts) {
     // A tokenizer's config is mostly its chat template; --json has it.
-    if (part.config && part.name != "tokenizer") fmt::print("\n{} config: {}\n", part.name, part.config->dump());
+    if (part.config && part.name != "tokenizer") print_output("\n{} config: {}\n", part.name, part.config->dump());
   }
-  if (generation) fmt::print("\ngeneration config: {}\n", generation->dump());
+  if (generation) print_output("\ngeneration config: {}\n", generation->dump());
 }
 
 void inspect(CLI::App& command, const InspectFlags& flags) {

@@ -1,11 +1,10 @@
 // Owns the program's entry: the command line, and how errors become exit codes.
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <exception>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/error_report.h"
-#include "base/error.h"
+#include "apps/cli/standard_streams.h"
 
 namespace {
 
@@ -31,8 +30,13 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  nostos::cli::prepare_standard_streams();
   const int code = run(argc, argv);
-  if (std::fflush(stdout) == 0 || code != 0) return code;
-  return nostos::cli::report_error(
-      std::make_exception_ptr(nostos::Error(nostos::ErrorKind::internal, "standard output cannot be written")));
+  if (code != 0) return code;
+  try {
+    nostos::cli::flush_output();
+    return 0;
+  } catch (...) {
+    return nostos::cli::report_error(std::current_exception());
+  }
 }

@@ -12,6 +12,7 @@
 #include "apps/cli/flags.h"
 #include "apps/cli/json_text.h"
 #include "apps/cli/plan_drawing.h"
+#include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
@@ -131,33 +132,34 @@ std::string span_text(const parallel::Range& range) {
 void print_text(const Planned& planned) {
   const ShardPlan& plan = planned.plan;
   const auto& [grid, ranks, kind, heads, patch] = plan.request;
-  fmt::print("{}x{} on {} rank{}, {} plan, {} heads of {}\n", planned.resolved.drawn_width,
-             planned.resolved.drawn_height, ranks, ranks == 1 ? "" : "s", name(kind), heads, planned.shape.head_dim);
-  fmt::print("{} x {} tokens (height x width): {}, and {} pads as on one rank\n\n", grid.height, grid.width,
-             grid.tokens(), grid.padded() - grid.tokens());
+  print_output("{}x{} on {} rank{}, {} plan, {} heads of {}\n", planned.resolved.drawn_width,
+               planned.resolved.drawn_height, ranks, ranks == 1 ? "" : "s", name(kind), heads, planned.shape.head_dim);
+  print_output("{} x {} tokens (height x width): {}, and {} pads as on one rank\n\n", grid.height, grid.width,
+               grid.tokens(), grid.padded() - grid.tokens());
   if (kind == PlanKind::token) {
-    fmt::print("token plan: {} rows in {} contiguous ranges, no further padding; the axis plan would cut as follows\n",
-               grid.padded(), ranks);
+    print_output(
+        "token plan: {} rows in {} contiguous ranges, no further padding; the axis plan would cut as follows\n",
+        grid.padded(), ranks);
   }
-  fmt::print("{:<8}{:>10}{:>10}  {}\n", "axis", "target", "padding", "tokens along it");
+  print_output("{:<8}{:>10}{:>10}  {}\n", "axis", "target", "padding", "tokens along it");
   for (const parallel::AxisCut& cut : plan.cuts) {
-    fmt::print("{:<8}{:>10}{:>10}  {}{}\n", name(cut.axis), cut.target, cut.cost, fmt::join(cut.sizes, " "),
-               cut.axis == plan.axis ? fmt::format("  <- {}", plan.reason) : "");
+    print_output("{:<8}{:>10}{:>10}  {}{}\n", name(cut.axis), cut.target, cut.cost, fmt::join(cut.sizes, " "),
+                 cut.axis == plan.axis ? fmt::format("  <- {}", plan.reason) : "");
   }
-  fmt::print("\n{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12}{:>12}\n", "rank", "rows", "tokens",
-             "pads", "idle", "grid rows", "columns", "latent rows", "columns", "heads", "f32 MB", "bf16 MB");
+  print_output("\n{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12}{:>12}\n", "rank", "rows", "tokens",
+               "pads", "idle", "grid rows", "columns", "latent rows", "columns", "heads", "f32 MB", "bf16 MB");
   int64_t total = 0;
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const Share& share = plan.shares[static_cast<size_t>(rank)];
     const Rectangle latent = latent_bounds(plan, rank);
     const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, kCaptionRows).sent();
     total += f32_bytes;
-    fmt::print("{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12.3f}{:>12.3f}\n", rank,
-               span_text(share.rows), share.image_tokens, share.pads.count, share.idle, span_text(share.bounds.rows),
-               span_text(share.bounds.columns), span_text(latent.rows), span_text(latent.columns),
-               span_text(share.heads), static_cast<double>(f32_bytes) / 1e6, static_cast<double>(f32_bytes) / 2e6);
+    print_output("{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12.3f}{:>12.3f}\n", rank,
+                 span_text(share.rows), share.image_tokens, share.pads.count, share.idle, span_text(share.bounds.rows),
+                 span_text(share.bounds.columns), span_text(latent.rows), span_text(latent.columns),
+                 span_text(share.heads), static_cast<double>(f32_bytes) / 1e6, static_cast<double>(f32_bytes) / 2e6);
   }
-  fmt::print(
+  print_output(
       "\nMB are sent by the rank in one layer: q, k, v to the heads' owners and the output back; {:.3f} f32 in "
       "all, with a caption of {} rows.\n",
       static_cast<double>(total) / 1e6, kCaptionRows);
@@ -198,7 +200,7 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
     write_file_atomically(flags.output, encode_image(image, image_format(flags.output)));
   }
   if (flags.json)
-    fmt::print("{}\n", json_pretty(plan_json(planned, flags.output)));
+    print_output("{}\n", json_pretty(plan_json(planned, flags.output)));
   else
     print_text(planned);
 }

@@ -9,10 +9,12 @@ namespace nostos::cli {
 
 /// \return the bar's line after `step` of `steps`, e.g. "  3/9 [######..............]  1.23 s/it  ETA 0:07".
 /// \param mean_step_ms mean time of the steps so far
-std::string progress_line(int64_t step, int64_t steps, double mean_step_ms);
+/// \param columns that the line may take at most: the bar gets shorter, then is left out, and at last the line is cut
+std::string progress_line(int64_t step, int64_t steps, double mean_step_ms, int64_t columns);
 
-/// Shows one run. On a terminal the current line is redrawn in place and cleared at the end; elsewhere lines `step K/N`
-/// are written, at most one a second. One thread.
+/// Shows one run. On a terminal the current line is redrawn in place, as wide as the terminal is then, and cleared at the
+/// end; elsewhere, and on terminals without escape sequences, lines `step K/N` are written, at most one a second. What
+/// cannot be written is dropped. One thread.
 class ProgressDisplay {
  public:
   /// \param enabled false shows nothing
@@ -32,7 +34,7 @@ class ProgressDisplay {
   void redraw(const std::string& line);
 
   bool enabled_;
-  bool terminal_;
+  bool redraws_;        ///< standard error is a terminal that understands how
   bool drawn_ = false;  ///< the terminal's current line is ours
   double elapsed_ms_ = 0;
   std::chrono::steady_clock::time_point next_line_{};  ///< earliest time of the next plain line

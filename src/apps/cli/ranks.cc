@@ -1,13 +1,12 @@
 // Implements the run as one of several processes.
 #include "apps/cli/ranks.h"
 
-#include <sched.h>
-
-#include <algorithm>
 #include <vector>
 
 #include "apps/cli/config_file.h"
+#include "apps/cli/cpu_share.h"
 #include "apps/cli/error_report.h"
+#include "base/cpu_quota.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "parallel/launcher.h"
@@ -60,21 +59,18 @@ bool Processes::all_have(bool own) const {
   return having == communicator_->world();
 }
 
-int Processes::default_threads() const {
-  if (communicator_ == nullptr) return 0;
-  struct Cpus {
-    ProcessIdentity process;
-    cpu_set_t cpus{};
-  };
-  Cpus own{this_process()};
-  if (sched_getaffinity(0, sizeof own.cpus, &own.cpus) != 0) CPU_ZERO(&own.cpus);
-  const std::vector<Cpus> all = of_all(*communicator_, own);
-  // Launchers bind processes apart, or not at all: those of one host share either no CPU or all.
-  const auto sharing = std::ranges::count_if(all, [&own](const Cpus& peer) {
-    return peer.process.host == own.process.host && CPU_EQUAL(&peer.cpus, &own.cpus);
-  });
-  const int cpus = CPU_COUNT(&own.cpus);
-  return cpus == 0 ? 0 : std::max(1, cpus / static_cast<int>(sharing));
+int Processes::threads(int64_t asked) const {
+  const std::vector<CpuQuota> quotas = cpu_quotas();
+  const CpuReport own = this_process_cpus(quotas);
+  const std::vector<CpuReport> all = communicator_ == nullptr ? std::vector{own} : of_all(*communicator_, own);
+  if (asked > 0) return static_cast<int>(asked);
+  const CpuShare share = share_of_cpus(all, communicator_ == nullptr ? 0 : static_cast<size_t>(communicator_->rank()));
+  if (share.quota) {
+    const CpuQuota& quota = quotas[*share.quota];
+    log_info("CPU threads: {} of {}, for {} allows {:.4g} CPUs{}", share.threads, share.cpus, quota.file, quota.cpus,
+             share.quota_sharers == 1 ? "" : fmt::format(" to {} processes", share.quota_sharers));
+  }
+  return share.threads;
 }
 
 void Processes::require_same_device(const std::string& own) const {

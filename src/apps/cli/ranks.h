@@ -36,9 +36,9 @@ class Processes {
   /// \return whether `own` is true on every process. All call it.
   bool all_have(bool own) const;
 
-  /// \return the CPU threads of this process where the user gives none: 0, all that it may use, for one started by hand,
-  /// otherwise an equal part of the CPUs that it may use together with other processes. All processes call it.
-  int default_threads() const;
+  /// \return the CPU threads of this process: `asked`, or where this is 0 its share of the CPUs that it may keep busy
+  /// (share_of_cpus()); the log says so if a quota is what limits them. All processes call it.
+  int threads(int64_t asked) const;
 
   /// All processes call it with the name of the device that theirs draws on. \throws Error device where it is not the
   /// root's: the picture would depend on which process computes what.

@@ -138,7 +138,6 @@ void serve(const ServeFlags& flags, const Processes& processes) {
     server = std::make_unique<server::Server>(options);
   }
   EngineOptions options = engine_options(flags.engine, processes);
-  if (const int shared = processes.default_threads(); options.threads == 0) options.threads = shared;
   options.kept_caption_bytes = kKeptCaptionBytes;
   options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
   Engine engine(options, processes.communicator());

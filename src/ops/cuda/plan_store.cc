@@ -32,14 +32,6 @@ std::string name_of(const Product& product) {
                      product.weight_is_in_out ? "-transposed" : "");
 }
 
-std::string to_text(const std::string& key, const Product& product, const ProductPlan& plan) {
-  std::string text = fmt::format("{}\n{}\n{}\n", kFormat, key, name_of(product));
-  for (const Algorithm& algorithm : plan.algorithms)
-    text += fmt::format("algorithm {:x}\n", fmt::join(algorithm.data, " "));
-  for (const auto& [rows, order] : plan.ranked) text += fmt::format("rows {} {}\n", rows, fmt::join(order, " "));
-  return text + "end\n";
-}
-
 bool has_same_algorithms(const ProductPlan& a, const ProductPlan& b) {
   return std::ranges::equal(a.algorithms, b.algorithms,
                             [](const Algorithm& x, const Algorithm& y) { return std::ranges::equal(x.data, y.data); });
@@ -53,7 +45,17 @@ bool is_order_of(std::vector<size_t> order, size_t count) {
   return order == all;
 }
 
-std::optional<ProductPlan> from_text(const std::string& text, const std::string& key, const Product& product) {
+}  // namespace
+
+std::string to_text(const std::string& key, const Product& product, const ProductPlan& plan) {
+  std::string text = fmt::format("{}\n{}\n{}\n", kFormat, key, name_of(product));
+  for (const Algorithm& algorithm : plan.algorithms)
+    text += fmt::format("algorithm {:x}\n", fmt::join(algorithm.data, " "));
+  for (const auto& [rows, order] : plan.ranked) text += fmt::format("rows {} {}\n", rows, fmt::join(order, " "));
+  return text + "end\n";
+}
+
+std::optional<ProductPlan> parse_product_plan(const std::string& text, const std::string& key, const Product& product) {
   std::istringstream lines(text);
   std::string line;
   for (const std::string& wanted : {std::string(kFormat), key, name_of(product)})
@@ -85,8 +87,6 @@ std::optional<ProductPlan> from_text(const std::string& text, const std::string&
   return {};
 }
 
-}  // namespace
-
 PlanStore::PlanStore(std::filesystem::path folder, std::string key) : key_(std::move(key)) {
   if (folder.empty()) return;
   std::string plain = key_;
@@ -100,7 +100,7 @@ std::optional<ProductPlan> PlanStore::load(const Product& product) const {
   std::error_code none;
   if (folder_.empty() || !std::filesystem::exists(file, none)) return {};
   try {
-    std::optional<ProductPlan> plan = from_text(read_file(file, kMaxFileBytes), key_, product);
+    std::optional<ProductPlan> plan = parse_product_plan(read_file(file, kMaxFileBytes), key_, product);
     if (!plan) log_debug("{} is no plan of this GPU and library: products are tried again", file.string());
     return plan;
   } catch (const std::exception& error) {

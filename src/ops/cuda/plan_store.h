@@ -21,6 +21,11 @@ struct ProductPlan {
   std::map<int64_t, std::vector<size_t>> ranked{};  ///< by row_bucket(): each of `algorithms` once, the fastest first
 };
 
+/// \return the text of a product's plan. \param key names what plans depend on
+std::string to_text(const std::string& key, const Product& product, const ProductPlan& plan);
+/// \return the plan that a text of to_text() holds; nothing if it is of another key or product, or damaged.
+std::optional<ProductPlan> parse_product_plan(const std::string& text, const std::string& key, const Product& product);
+
 /// One small text file a product, in a folder for each kind of GPU and version of the library: an algorithm is theirs.
 class PlanStore {
  public:
