@@ -54,9 +54,9 @@ Part read_part(const Path& model, const std::string& part_name, const std::strin
   if (std::ranges::find(kWithWeights, part_name) == kWithWeights.end()) return part;
   for (const auto& [tensor, info] : WeightStore::open(model / part_name).list()) {
     ++part.tensors;
-    part.parameters += info.shape.elements();
+    part.parameters += info.elements();
     part.bytes += info.end - info.begin;
-    ++part.dtypes[std::string(name(info.dtype))];
+    ++part.dtypes[info.dtype_name];
   }
   return part;
 }
