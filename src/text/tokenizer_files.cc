@@ -334,9 +334,11 @@ TokenizerDefinition read_tokenizer_files(const std::filesystem::path& folder) {
     const std::string file = (folder / "tokenizer.json").string();
     return parse_tokenizer_json(read_text(file), file);
   }
-  require(is_there("vocab.json"), ErrorKind::model,
-          "{}: holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have{}",
-          folder.string(), partial_download(folder));
+  if (!is_there("vocab.json")) {
+    fail(ErrorKind::model,
+         "{}: holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have{}", folder.string(),
+         partial_download(folder));
+  }
   VocabularyFiles files{read_text(folder / "vocab.json"), read_text(folder / "merges.txt"),
                         read_text(folder / "tokenizer_config.json")};
   if (is_there("added_tokens.json")) files.added_tokens = read_text(folder / "added_tokens.json");
