@@ -14,14 +14,33 @@ import statistics
 import time
 from pathlib import Path
 
+DTYPES = ("float32", "bfloat16")
+
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models/mini"), help="a Z-Image folder in diffusers' layout")
+    parser.add_argument("--prompt", default="A crowded beach")
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import diffusers
 import torch
 import transformers
 
 import reference
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def cpu_name():
     """The CPU's model name, as Linux gives it."""
@@ -50,23 +69,11 @@ def time_images(pipe, options):
     return seconds[1:]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/mini"), help="a Z-Image folder in diffusers' layout")
-    parser.add_argument("--prompt", default="A crowded beach")
-    parser.add_argument("--height", type=int, default=512)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=9)
-    parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    options = parser.parse_args()
+def main(options):
     torch.set_num_threads(options.threads)
     results = {}
     for name in options.dtypes:
-        seconds = time_images(reference.load_pipeline(options.model, DTYPES[name]), options)
+        seconds = time_images(reference.load_pipeline(options.model, getattr(torch, name)), options)
         results[name] = {"seconds": statistics.median(seconds), "all_seconds": seconds}
     print(json.dumps({
         "model": str(options.model),
@@ -85,4 +92,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -65,21 +65,29 @@ def step_ms(tokens: int, caption: int, ranks: int, links: list[tuple[Link, float
     return total, exposed
 
 
+def pixels(text: str) -> tuple[int, int]:
+    """Returns width and height of WIDTHxHEIGHT."""
+    width, height = map(int, text.split("x"))
+    if width < 16 or height < 16:
+        raise ValueError(text)
+    return width, height
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--caption", type=int, default=32, help="padded caption rows")
-    parser.add_argument("sizes", nargs="*", default=["1024x1024", "720x1280", "2048x2048"], help="WIDTHxHEIGHT in pixels")
+    parser.add_argument("sizes", nargs="*", type=pixels, metavar="WIDTHxHEIGHT",
+                        default=[(1024, 1024), (720, 1280), (2048, 2048)], help="pixels")
     args = parser.parse_args()
     print("| size | ranks | links | step ms | of it exchanges | speed-up | efficiency |\n|---|---|---|---|---|---|---|")
-    for size in args.sizes:
-        width, height = map(int, size.split("x"))
+    for width, height in args.sizes:
         tokens = -(-(height // 16) * (width // 16) // 32) * 32
         one, _ = step_ms(tokens, args.caption, 1, [])
         for ranks, name, links in ((1, "-", []), (2, "NVLink", [(NVLINK, 1)]), (4, "NVLink", [(NVLINK, 1)]),
                                    (8, "NVLink", [(NVLINK, 1)]),
                                    (8, "two hosts of 4", [(NVLINK, 3 / 7), (NETWORK, 4 / 7)])):
             total, exposed = step_ms(tokens, args.caption, ranks, links)
-            print(f"| {size} | {ranks} | {name} | {total:.1f} | {exposed:.1f} | {one / total:.2f} | {one / total / ranks:.0%} |")
+            print(f"| {width}x{height} | {ranks} | {name} | {total:.1f} | {exposed:.1f} | {one / total:.2f} | {one / total / ranks:.0%} |")
 
 
 if __name__ == "__main__":

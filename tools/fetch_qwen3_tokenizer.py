@@ -8,6 +8,7 @@ are downloaded with pip and only unpacked. Merges follow from the ranks: a token
 tokens of lower rank leave of it. Does nothing if FOLDER is there; needs Python 3.9 with pip, and nothing else.
 """
 
+import argparse
 import base64
 import fcntl
 import hashlib
@@ -100,9 +101,9 @@ def write_tokenizer(rank_list: bytes, folder: Path) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    target = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    target = parser.parse_args().folder
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{target}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run side by side fetch once

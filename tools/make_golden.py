@@ -9,6 +9,18 @@ of one small forward in the order of computation, and golden.json, which describ
 import argparse
 from pathlib import Path
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models/mini"), help="a Z-Image folder in diffusers' layout")
+    parser.add_argument("--out", type=Path, default=Path("tests/data/golden"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import diffusers
 import torch
 import transformers
@@ -44,11 +56,7 @@ NOTE = (
 )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/mini"), help="a Z-Image folder in diffusers' layout")
-    parser.add_argument("--out", type=Path, default=Path("tests/data/golden"))
-    options = parser.parse_args()
+def main(options):
     options.out.mkdir(parents=True, exist_ok=True)
 
     pipe = reference.load_pipeline(options.model)
@@ -77,4 +85,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

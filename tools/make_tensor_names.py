@@ -9,6 +9,18 @@ is the bare Qwen3Model: checkpoints of Qwen3ForCausalLM put `model.` in front of
 import argparse
 from pathlib import Path
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("models/z-image-turbo"), help="folder of configs")
+    parser.add_argument("--out", type=Path, default=Path("tests/data/tensor_names"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from transformers import Qwen3Config, Qwen3Model
@@ -16,11 +28,7 @@ from transformers import Qwen3Config, Qwen3Model
 import reference
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/z-image-turbo"), help="folder of configs")
-    parser.add_argument("--out", type=Path, default=Path("tests/data/tensor_names"))
-    options = parser.parse_args()
+def main(options):
     options.out.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         parts = {
@@ -37,4 +45,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -14,6 +14,17 @@ import json
 import shutil
 from pathlib import Path
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("tests/data/tiny"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from safetensors.torch import load_file
@@ -214,10 +225,7 @@ def write_model(folder, spec, seed):
         file.chmod(0o644)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("tests/data/tiny"))
-    options = parser.parse_args()
+def main(options):
     for seed, (name, spec) in enumerate(MODELS.items()):
         folder = options.out / name
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,4 +244,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

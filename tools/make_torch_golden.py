@@ -10,7 +10,20 @@ schedule.safetensors: `shift<F>_steps<N>_sigmas` [N + 1], shifted, final 0 inclu
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("tests/data"))
+    parser.add_argument("--cuda-from", type=Path, help="a file whose cuda_* tensors are kept (no GPU here)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -70,17 +83,13 @@ def schedules():
     return tensors
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("tests/data"))
-    parser.add_argument("--cuda-from", type=Path, help="a file whose cuda_* tensors are kept (no GPU here)")
-    options = parser.parse_args()
+def main(options):
     if options.cuda_from:
         cuda = {name: tensor for name, tensor in load_file(options.cuda_from).items() if name.startswith("cuda_")}
     elif torch.cuda.is_available():
         cuda = randn_cuda()
     else:
-        parser.error("no CUDA device: pass --cuda-from FILE to keep the cuda_* tensors of an existing file")
+        sys.exit("error: no CUDA device: pass --cuda-from FILE to keep the cuda_* tensors of an existing file")
     options.out.mkdir(parents=True, exist_ok=True)
     for file, tensors in (("torch_randn", {**randn_cpu(), **cuda}), ("schedule", schedules())):
         reference.save(tensors, options.out / f"{file}.safetensors")
@@ -88,4 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -12,6 +12,8 @@
 #include <tuple>
 #include <utility>
 
+#include "io/unfinished.h"
+
 namespace nostos {
 namespace {
 
@@ -100,7 +102,7 @@ Target inspect_target(const std::filesystem::path& path) {
 
 std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind) {
   const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  require(descriptor >= 0, kind, "cannot read '{}': {}", path.string(), reason(errno));
+  if (descriptor < 0) fail(kind, "cannot read '{}': {}", path.string(), why_unreadable(path, errno));
   std::string bytes;
   struct stat status;
   if (::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode)) {
@@ -117,8 +119,10 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes, Error
     if (got < 0 && error == EINTR) continue;
     require(got >= 0, kind, "cannot read '{}': {}", path.string(), reason(error));
     require(bytes.size() <= max_bytes, kind, "'{}' is larger than the {} bytes allowed here", path.string(), max_bytes);
-    if (got == 0) return bytes;
+    if (got == 0) break;
   }
+  require(!is_lfs_pointer(bytes), kind, "'{}' {}", path.string(), kLfsAdvice);
+  return bytes;
 }
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) {

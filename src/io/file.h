@@ -13,7 +13,8 @@
 namespace nostos {
 
 /// \return the bytes of `path`.
-/// \throws Error `kind` naming the file if it is missing, unreadable, no file, or larger than `max_bytes`.
+/// \throws Error `kind` naming the file if it is missing (see why_unreadable()), unreadable, no file, a git-lfs
+/// pointer, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind = ErrorKind::invalid_input);
 
 /// What a written file survives.

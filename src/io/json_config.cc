@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -93,6 +94,12 @@ JsonConfig JsonConfig::load(const std::filesystem::path& file) {
   return parse(read_file(file, kMaxBytes, ErrorKind::model), file.string());
 }
 
+std::optional<JsonConfig> JsonConfig::load_if_there(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(file, ignored))) return std::nullopt;
+  return load(file);
+}
+
 JsonConfig JsonConfig::parse(std::string_view text, std::string name) {
   require(text.size() <= kMaxBytes, ErrorKind::model, "{}: larger than the {} bytes allowed for a config", name,
           kMaxBytes);
@@ -103,6 +110,11 @@ JsonConfig JsonConfig::parse(std::string_view text, std::string name) {
 }
 
 bool JsonConfig::has(std::string_view field) const { return lookup(document_->value, field) != nullptr; }
+
+bool JsonConfig::is_null(std::string_view field) const {
+  const auto found = document_->value.find(field);
+  return found != document_->value.end() && found->is_null();
+}
 
 std::vector<std::string> JsonConfig::fields() const {
   std::vector<std::string> names;
@@ -214,6 +226,15 @@ std::string JsonConfig::class_name(std::span<const std::string_view> known) cons
   require(std::find(known.begin(), known.end(), name) != known.end(), ErrorKind::model,
           "{}: field '{}{}' says '{}', known here: {}", name_, prefix_, field, name, fmt::join(known, ", "));
   return name;
+}
+
+void JsonConfig::check_class(std::span<const std::string_view> known) const {
+  if (has("_class_name") || has("architectures")) class_name(known);
+}
+
+void JsonConfig::require_unquantised() const {
+  require(!has("quantization_config"), ErrorKind::model,
+          "{}: field '{}quantization_config' is set: nostos reads weights that are not quantised", name_, prefix_);
 }
 
 std::string JsonConfig::dump() const { return document_->value.dump(2, ' ', false, json::error_handler_t::replace); }

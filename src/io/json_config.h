@@ -26,6 +26,8 @@ class JsonConfig {
   /// \throws Error model if the file is missing, larger than kMaxBytes, no JSON object, nested deeper than kMaxDepth or
   /// names a field twice.
   static JsonConfig load(const std::filesystem::path& file);
+  /// As load(), nothing if there is no such file. A link to nothing is an error.
+  static std::optional<JsonConfig> load_if_there(const std::filesystem::path& file);
   /// As load(), from memory. \param name stands for the file in messages.
   static JsonConfig parse(std::string_view text, std::string name);
 
@@ -33,6 +35,8 @@ class JsonConfig {
   const std::string& name() const { return name_; }
   /// \return whether the field is present and not null.
   bool has(std::string_view field) const;
+  /// \return whether the field is present and null.
+  bool is_null(std::string_view field) const;
   /// \return the names of all fields, sorted.
   std::vector<std::string> fields() const;
 
@@ -60,6 +64,10 @@ class JsonConfig {
   /// \return `_class_name`, or the first of `architectures` where there is no `_class_name`.
   /// \throws Error model unless it is one of `known`.
   std::string class_name(std::span<const std::string_view> known) const;
+  /// As class_name(), but a config need not name its class: of a part, model_index.json does.
+  void check_class(std::span<const std::string_view> known) const;
+  /// Refuses a config that says how its weights are quantised (`quantization_config`). \throws Error model
+  void require_unquantised() const;
 
   /// \return the whole object as indented JSON.
   std::string dump() const;

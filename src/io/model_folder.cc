@@ -1,16 +1,23 @@
 // Implements the look-up of models.
 #include "io/model_folder.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
-#include <string_view>
+#include <cerrno>
 #include <system_error>
+#include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/environment.h"
 #include "io/file.h"
+#include "io/unfinished.h"
 
 namespace nostos {
 namespace {
+
+using Path = std::filesystem::path;
 
 /// \return whether `text` can only be the name of one folder: no separators, no "." or "..".
 bool is_plain_name(std::string_view text) {
@@ -21,52 +28,153 @@ bool is_plain_name(std::string_view text) {
   return !text.empty() && text != "." && text != ".." && std::all_of(text.begin(), text.end(), allowed);
 }
 
-}  // namespace
-
-std::filesystem::path hugging_face_cache() {
-  for (const char* variable : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
-    if (std::filesystem::path path = path_from_environment(variable); !path.empty()) return path;
+/// \return whether `text` is a revision that stays inside a folder: plain names with "/" between, like "refs/pr/1".
+bool is_revision(std::string_view text) {
+  while (true) {
+    const size_t slash = text.find('/');
+    if (!is_plain_name(text.substr(0, slash))) return false;
+    if (slash == std::string_view::npos) return true;
+    text.remove_prefix(slash + 1);
   }
-  if (const std::filesystem::path home = path_from_environment("HF_HOME"); !home.empty()) return home / "hub";
-  if (const std::filesystem::path cache = path_from_environment("XDG_CACHE_HOME"); !cache.empty()) {
-    return cache / "huggingface" / "hub";
-  }
-  return path_from_environment("HOME") / ".cache" / "huggingface" / "hub";
 }
 
-std::filesystem::path resolve_model_path(const std::string& path_or_name) {
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(path_or_name, error);
-  if (std::filesystem::is_directory(status)) return path_or_name;
-  require(!std::filesystem::exists(status), ErrorKind::model, "model '{}' is a file, must be a checkpoint folder",
-          path_or_name);
+/// A model's folder in the cache.
+class Repository {
+ public:
+  explicit Repository(ModelName name)
+      : name_(std::move(name)), folder_(hugging_face_cache() / ("models--" + name_.owner + "--" + name_.name)) {}
 
-  const size_t slash = path_or_name.find('/');
-  const bool is_name = slash != std::string::npos && is_plain_name(std::string_view(path_or_name).substr(0, slash)) &&
-                       is_plain_name(std::string_view(path_or_name).substr(slash + 1));
+  /// \return the folder of the revision asked for, else of `main`, else of the only snapshot.
+  Path snapshot() const {
+    const std::string revision = name_.revision.empty() ? "main" : name_.revision;
+    if (const Path reference = folder_ / "refs" / revision; exists(reference)) return complete(read_commit(reference));
+    if (!name_.revision.empty() && exists(folder_ / "snapshots" / revision)) return complete(revision);
+    const std::vector<std::string> commits = snapshots();
+    const std::string reference = (folder_ / "refs" / revision).string();
+    if (!name_.revision.empty() || commits.empty()) {
+      fail(ErrorKind::model, "model '{}' not found: there is no such folder, and '{}' does not exist{}; {}",
+           full_name(), reference, what_is_there(), advice());
+    }
+    require(commits.size() == 1, ErrorKind::model,
+            "model '{}' is there in {} revisions, none of them called main: choose one with --revision{}", full_name(),
+            commits.size(), what_is_there());
+    log_warning("model '{}': '{}' does not exist, its only revision {} is taken", full_name(), reference, commits[0]);
+    return complete(commits[0]);
+  }
+
+ private:
+  static bool exists(const Path& path) {
+    std::error_code ignored;
+    return std::filesystem::exists(path, ignored);
+  }
+
+  std::string full_name() const { return name_.owner + "/" + name_.name; }
+  std::string advice() const {
+    return fmt::format("download it with: hf download {}{}", full_name(),
+                       name_.revision.empty() ? "" : " --revision " + name_.revision);
+  }
+
+  std::string read_commit(const Path& reference) const {
+    constexpr size_t kMaxCommitBytes = 256;
+    std::string commit = read_file(reference, kMaxCommitBytes, ErrorKind::model);
+    while (!commit.empty() && (commit.back() == '\n' || commit.back() == '\r' || commit.back() == ' '))
+      commit.pop_back();
+    require(is_plain_name(commit), ErrorKind::model, "'{}' does not hold a revision; {}", reference.string(), advice());
+    return commit;
+  }
+
+  std::vector<std::string> snapshots() const {
+    std::vector<std::string> commits;
+    std::error_code error;
+    const Path folder = folder_ / "snapshots";
+    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+      commits.push_back(entry->path().filename().string());
+    std::sort(commits.begin(), commits.end());
+    return commits;
+  }
+
+  /// \return the revisions that can be asked for, as a half sentence.
+  std::string what_is_there() const {
+    constexpr size_t kNamedAtMost = 8;
+    std::vector<std::string> revisions = snapshots();
+    std::error_code error;
+    const Path folder = folder_ / "refs";
+    for (std::filesystem::recursive_directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
+      if (entry->is_regular_file(error))
+        revisions.insert(revisions.begin(), entry->path().lexically_relative(folder).string());
+    }
+    if (revisions.empty()) return "";
+    revisions.resize(std::min(revisions.size(), kNamedAtMost));
+    return fmt::format(" (there is {})", fmt::join(revisions, ", "));
+  }
+
+  Path complete(const std::string& commit) const {
+    const Path snapshot = folder_ / "snapshots" / commit;
+    const Path index = snapshot / "model_index.json";
+    if (!exists(index)) {
+      fail(ErrorKind::model, "model '{}' is not completely downloaded: cannot read '{}': {}; {}", full_name(),
+           index.string(), why_unreadable(index, ENOENT), advice());
+    }
+    return snapshot;
+  }
+
+  ModelName name_;
+  Path folder_;
+};
+
+bool is_folder(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored);
+}
+
+}  // namespace
+
+Path hugging_face_cache() {
+  for (const char* variable : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
+    if (Path path = path_from_environment(variable); !path.empty()) return path;
+  }
+  if (const Path home = path_from_environment("HF_HOME"); !home.empty()) return home / "hub";
+  if (const Path cache = path_from_environment("XDG_CACHE_HOME"); !cache.empty()) return cache / "huggingface" / "hub";
+  return Path(expand_path("~")) / ".cache" / "huggingface" / "hub";
+}
+
+ModelName parse_model_name(std::string_view text) {
+  const size_t at = std::min(text.find('@'), text.size());
+  const std::string_view name = text.substr(0, at);
+  const size_t slash = std::min(name.find('/'), name.size());
+  const bool is_name =
+      slash < name.size() && is_plain_name(name.substr(0, slash)) && is_plain_name(name.substr(slash + 1));
   require(is_name, ErrorKind::model,
           "model '{}' not found: it is no existing folder, nor a Hugging Face name like 'Tongyi-MAI/Z-Image-Turbo'",
-          path_or_name);
-  const std::string owner = path_or_name.substr(0, slash);
-  const std::string name = path_or_name.substr(slash + 1);
-  const std::filesystem::path repository = hugging_face_cache() / ("models--" + owner + "--" + name);
-  const std::string advice = fmt::format("download it with: hf download {}", path_or_name);
+          text);
+  ModelName parts{std::string(name.substr(0, slash)), std::string(name.substr(slash + 1)), ""};
+  if (at == text.size()) return parts;
+  parts.revision = text.substr(at + 1);
+  require(is_revision(parts.revision), ErrorKind::model,
+          "model '{}': '{}' is no revision; it must be a branch, a tag or a commit", text, parts.revision);
+  return parts;
+}
 
-  const std::filesystem::path reference = repository / "refs" / "main";
-  require(std::filesystem::is_regular_file(reference, error), ErrorKind::model,
-          "model '{}' not found: there is no such folder, and '{}' does not exist; {}", path_or_name,
-          reference.string(), advice);
-  constexpr size_t kMaxRevisionBytes = 256;
-  std::string revision = read_file(reference, kMaxRevisionBytes, ErrorKind::model);
-  while (!revision.empty() && (revision.back() == '\n' || revision.back() == '\r' || revision.back() == ' '))
-    revision.pop_back();
-  require(is_plain_name(revision), ErrorKind::model, "'{}' does not hold a revision; {}", reference.string(), advice);
+Path resolve_model_path(const std::string& path_or_name) {
+  if (is_folder(path_or_name)) return path_or_name;
+  std::error_code error;
+  require(!std::filesystem::exists(path_or_name, error), ErrorKind::model,
+          "model '{}' is a file, must be a checkpoint folder", path_or_name);
+  if (std::filesystem::is_symlink(path_or_name, error))
+    fail(ErrorKind::model, "model '{}' not found: {}", path_or_name, why_unreadable(path_or_name, ENOENT));
+  return Repository(parse_model_name(path_or_name)).snapshot();
+}
 
-  const std::filesystem::path snapshot = repository / "snapshots" / revision;
-  require(std::filesystem::is_regular_file(snapshot / "model_index.json", error), ErrorKind::model,
-          "model '{}' is not completely downloaded: '{}' does not exist; {}", path_or_name,
-          (snapshot / "model_index.json").string(), advice);
-  return snapshot;
+std::string with_revision(const std::string& path_or_name, const std::string& revision) {
+  require(!path_or_name.empty() && !is_folder(path_or_name), ErrorKind::invalid_input,
+          "--revision {} needs the Hugging Face name of a model: a folder has no revisions", revision);
+  const ModelName name = parse_model_name(path_or_name);
+  require(name.revision.empty() || name.revision == revision, ErrorKind::invalid_input,
+          "--revision {} contradicts the revision in '{}': leave one of them out", revision, path_or_name);
+  const std::string full = name.owner + "/" + name.name + "@" + revision;
+  parse_model_name(full);
+  return full;
 }
 
 }  // namespace nostos

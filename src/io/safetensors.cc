@@ -1,16 +1,12 @@
 // Implements the safetensors format.
 #include "io/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <functional>
 #include <limits>
-#include <optional>
-#include <system_error>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -60,29 +56,29 @@ size_t parse_count(const json& value, const char* what, const Entry& entry) {
   return value.get<uint64_t>();
 }
 
+/// \return the extents of a tensor, whose product is at most 2^63 - 1. \throws Error model
+std::vector<int64_t> parse_shape(const json& shape, const Entry& entry) {
+  if (!shape.is_array()) entry.refuse("its shape is {}, must be an array of extents", describe(shape));
+  std::vector<int64_t> extents;
+  int64_t elements = 1;
+  for (const json& extent : shape) {
+    const auto count = static_cast<int64_t>(parse_count(extent, "shape", entry));
+    if (count != 0 && elements > std::numeric_limits<int64_t>::max() / count)
+      entry.refuse("its shape {} overflows", describe(shape));
+    elements *= count;
+    extents.push_back(count);
+  }
+  return extents;
+}
+
 TensorInfo parse_entry(const json& value, size_t data_bytes, const Entry& entry) {
   if (!value.is_object()) entry.refuse("its header entry is {}, must be an object", describe(value));
   TensorInfo info;
-
   const json& dtype = member(value, "dtype", entry);
   if (!dtype.is_string()) entry.refuse("its dtype is {}, must be a string", describe(dtype));
-  const std::optional<DType> known = parse_dtype(dtype.get_ref<const std::string&>());
-  if (!known) entry.refuse("its dtype {} is none that nostos knows", describe(dtype));
-  info.dtype = *known;
-
+  info.dtype_name = dtype.get<std::string>();
   const json& shape = member(value, "shape", entry);
-  if (!shape.is_array() || shape.size() > static_cast<size_t>(Shape::kMaxRank)) {
-    entry.refuse("its shape is {}, must be an array of at most {} extents", describe(shape), Shape::kMaxRank);
-  }
-  size_t bytes = size_bytes(info.dtype);
-  for (const json& extent : shape) {
-    const size_t count = parse_count(extent, "shape", entry);
-    if (count != 0 && bytes > static_cast<size_t>(std::numeric_limits<int64_t>::max()) / count) {
-      entry.refuse("its shape {} overflows", describe(shape));
-    }
-    bytes *= count;
-    info.shape.push_back(static_cast<int64_t>(count));
-  }
+  info.extents = parse_shape(shape, entry);
 
   const json& offsets = member(value, "data_offsets", entry);
   if (!offsets.is_array() || offsets.size() != 2) {
@@ -94,11 +90,27 @@ TensorInfo parse_entry(const json& value, size_t data_bytes, const Entry& entry)
     entry.refuse("its data_offsets [{}, {}] lie outside the {} bytes of data (is the file truncated?)", info.begin,
                  info.end, data_bytes);
   }
+  const std::optional<DType> known = info.dtype();
+  if (!known) return info;
+  const auto elements = static_cast<size_t>(info.elements());
+  if (elements > static_cast<size_t>(std::numeric_limits<int64_t>::max()) / size_bytes(*known))
+    entry.refuse("its shape {} overflows", describe(shape));
+  const size_t bytes = elements * size_bytes(*known);
   if (info.end - info.begin != bytes) {
-    entry.refuse("its data_offsets [{}, {}] span {} bytes, but {} {} takes {}", info.begin, info.end,
-                 info.end - info.begin, name(info.dtype), to_string(info.shape), bytes);
+    entry.refuse("its data_offsets [{}, {}] span {} bytes, but {} takes {}", info.begin, info.end,
+                 info.end - info.begin, to_string(info), bytes);
   }
   return info;
+}
+
+/// \return the names of all types, as messages list them.
+std::string known_dtypes() {
+  std::string names;
+  for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16,
+                            DType::i8, DType::u8, DType::boolean}) {
+    names += (names.empty() ? "" : ", ") + std::string(name(dtype));
+  }
+  return names;
 }
 
 /// \throws Error model unless the tensors, in order of their offsets, cover the data section exactly.
@@ -124,46 +136,25 @@ void check_coverage(const SafetensorsHeader& header, size_t data_bytes, const st
           data_bytes - covered);
 }
 
-/// A read-only mapping of a file being taken over by its reader.
-struct Mapping {
-  std::byte* data = nullptr;
-  size_t bytes = 0;
-};
-
-Mapping map_file(const std::filesystem::path& file) {
-  const auto reason = [] { return std::generic_category().message(errno); };
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-  require(descriptor >= 0, ErrorKind::model, "cannot read '{}': {}", file.string(), reason());
-  Mapping mapping;
-  std::string problem;
-  struct stat status;
-  if (::fstat(descriptor, &status) != 0) {
-    problem = reason();
-  } else if (!S_ISREG(status.st_mode)) {
-    problem = "it is no file";
-  } else if (status.st_size > 0) {
-    mapping.bytes = static_cast<size_t>(status.st_size);
-    void* data = ::mmap(nullptr, mapping.bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (data == MAP_FAILED) problem = reason();
-    mapping.data = static_cast<std::byte*>(data);
-  }
-  ::close(descriptor);
-  require(problem.empty(), ErrorKind::model, "cannot read '{}': {}", file.string(), problem);
-  return mapping;
-}
-
-/// Gives advice on the pages that hold [begin, begin + bytes): all of them, or only those that hold nothing else.
-void advise(std::byte* begin, size_t bytes, bool whole_pages_only, int advice) {
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  auto first = reinterpret_cast<uintptr_t>(begin);
-  uintptr_t last = first + bytes;
-  first = whole_pages_only ? (first + page - 1) / page * page : first / page * page;
-  if (whole_pages_only) last = last / page * page;
-  // A hint: that the kernel does not take it is no error.
-  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, advice);
-}
-
 }  // namespace
+
+std::optional<Shape> TensorInfo::shape() const {
+  if (extents.size() > static_cast<size_t>(Shape::kMaxRank)) return std::nullopt;
+  Shape shape;
+  for (const int64_t extent : extents) shape.push_back(extent);
+  return shape;
+}
+
+int64_t TensorInfo::elements() const {
+  return std::accumulate(extents.begin(), extents.end(), int64_t{1}, std::multiplies<>());
+}
+
+std::string to_string(const TensorInfo& info) {
+  constexpr size_t kMostAxes = 8;
+  const auto shown = std::span(info.extents).first(std::min(kMostAxes, info.extents.size()));
+  return fmt::format("{:.20} [{}{}]", info.dtype_name, fmt::join(shown, ", "),
+                     shown.size() < info.extents.size() ? ", ..." : "");
+}
 
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, size_t file_bytes,
                                            const std::string& name) {
@@ -200,68 +191,47 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, siz
   return header;
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : path_(file) {
-  const Mapping mapping = map_file(file);
-  mapping_ = mapping.data;
-  mapping_bytes_ = mapping.bytes;
-  try {
-    header_ = parse_safetensors_header({mapping_, mapping_bytes_}, mapping_bytes_, file.string());
-    copy_unaligned();
-  } catch (...) {
-    if (mapping_ != nullptr) ::munmap(mapping_, mapping_bytes_);
-    throw;
-  }
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& file)
+    : file_(file), header_(parse_safetensors_header(file_.bytes(), file_.bytes().size(), file.string())) {
+  copy_unaligned();
 }
 
-SafetensorsFile::~SafetensorsFile() {
-  if (mapping_ != nullptr) ::munmap(mapping_, mapping_bytes_);
-}
-
-SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      header_(std::move(other.header_)),
-      mapping_(std::exchange(other.mapping_, nullptr)),
-      mapping_bytes_(std::exchange(other.mapping_bytes_, 0)),
-      copies_(std::move(other.copies_)) {}
-
-SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(header_, other.header_);
-  std::swap(mapping_, other.mapping_);
-  std::swap(mapping_bytes_, other.mapping_bytes_);
-  std::swap(copies_, other.copies_);
-  return *this;
+std::span<const std::byte> SafetensorsFile::data(const TensorInfo& info) const {
+  return file_.bytes().subspan(header_.data_begin + info.begin, info.end - info.begin);
 }
 
 void SafetensorsFile::copy_unaligned() {
   for (const auto& [name, info] : header_.tensors) {
-    const std::byte* data = mapping_ + header_.data_begin + info.begin;
-    if (reinterpret_cast<uintptr_t>(data) % size_bytes(info.dtype) == 0 || info.begin == info.end) continue;
-    copies_.emplace(name, std::vector<std::byte>(data, data + (info.end - info.begin)));
+    const std::optional<DType> dtype = info.dtype();
+    const std::span<const std::byte> bytes = data(info);
+    if (!dtype || reinterpret_cast<uintptr_t>(bytes.data()) % size_bytes(*dtype) == 0 || bytes.empty()) continue;
+    copies_.emplace(name, std::vector<std::byte>(bytes.begin(), bytes.end()));
   }
 }
 
 ConstView SafetensorsFile::tensor(std::string_view name) const {
   const auto found = header_.tensors.find(name);
-  require(found != header_.tensors.end(), ErrorKind::model, "{}: has no tensor '{}'", path_.string(), name);
+  require(found != header_.tensors.end(), ErrorKind::model, "{}: has no tensor '{}'", path().string(), name);
   const TensorInfo& info = found->second;
+  const std::optional<DType> dtype = info.dtype();
+  const std::optional<Shape> shape = info.shape();
+  if (!dtype || !shape) {
+    fail(ErrorKind::model, "{}: tensor '{}' is {}; nostos reads {} of at most {} axes", path().string(), name,
+         to_string(info), known_dtypes(), Shape::kMaxRank);
+  }
+  file_.require_whole();
   const auto copy = copies_.find(name);
-  const std::byte* data = copy == copies_.end() ? mapping_ + header_.data_begin + info.begin : copy->second.data();
-  return {data, info.dtype, info.shape};
+  return {copy == copies_.end() ? data(info).data() : copy->second.data(), *dtype, *shape};
 }
 
 void SafetensorsFile::will_need(std::string_view name) const {
   const auto found = header_.tensors.find(name);
-  if (found == header_.tensors.end() || copies_.contains(name)) return;
-  const TensorInfo& info = found->second;
-  advise(mapping_ + header_.data_begin + info.begin, info.end - info.begin, false, MADV_WILLNEED);
+  if (found != header_.tensors.end() && !copies_.contains(name)) file_.will_need(data(found->second));
 }
 
 void SafetensorsFile::release(std::string_view name) const {
   const auto found = header_.tensors.find(name);
-  if (found == header_.tensors.end()) return;
-  const TensorInfo& info = found->second;
-  advise(mapping_ + header_.data_begin + info.begin, info.end - info.begin, true, MADV_DONTNEED);
+  if (found != header_.tensors.end()) file_.release(data(found->second));
 }
 
 void write_safetensors(const std::filesystem::path& file, std::span<const NamedTensor> tensors,

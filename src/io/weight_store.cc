@@ -1,78 +1,208 @@
 // Implements finding weights in one file or in shards.
 #include "io/weight_store.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <set>
 #include <system_error>
 
 #include "base/error.h"
-#include "io/json_config.h"
+#include "io/unfinished.h"
 
 namespace nostos {
 namespace {
 
-constexpr std::array<const char*, 2> kStems{"diffusion_pytorch_model", "model"};
+using Path = std::filesystem::path;
+
+/// A checkpoint's stem and whether its library looks for an index before it looks for a single file.
+struct Stem {
+  std::string_view name;
+  bool index_first;
+};
+constexpr std::array<Stem, 2> kStems{{{"diffusion_pytorch_model", true}, {"model", false}}};
+
+/// One file that weights can be had from.
+struct Candidate {
+  std::string file;
+  std::string variant;
+  bool is_index = false;
+  size_t order = 0;  ///< among those of the same variant, the first goes first
+};
+
+/// \return what the file is by its name, nothing if it is neither weights nor an index.
+std::optional<Candidate> parse_name(const std::string& file) {
+  for (size_t stem = 0; stem < kStems.size(); ++stem) {
+    const std::string beginning = std::string(kStems[stem].name) + ".";
+    if (!file.starts_with(beginning)) continue;
+    std::vector<std::string> words{""};
+    for (const char c : file.substr(beginning.size())) {
+      if (c == '.')
+        words.emplace_back();
+      else
+        words.back() += c;
+    }
+    const auto drop = [&](std::string_view word) {
+      const auto found = std::find(words.begin(), words.end(), word);
+      if (found == words.end()) return false;
+      words.erase(found);
+      return true;
+    };
+    const std::string last = words.back();
+    if (!drop("safetensors")) return std::nullopt;
+    const bool is_index = last == "json" && drop("json") && drop("index");
+    if ((!is_index && last != "safetensors") || words.size() > 1) return std::nullopt;
+    // "fp16-00001-of-00002" is a shard's, which an index names.
+    if (words.size() == 1 && (words[0].empty() || words[0].find("-of-") != std::string::npos)) return std::nullopt;
+    const bool goes_first = is_index == kStems[stem].index_first;
+    return Candidate{file, words.empty() ? "" : words[0], is_index, 2 * stem + (goes_first ? 0 : 1)};
+  }
+  return std::nullopt;
+}
+
+/// \return the names of what is in the folder, sorted; links count, wherever they lead.
+std::vector<std::string> names_in(const Path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    names.push_back(entry->path().filename().string());
+  if (error) fail(ErrorKind::model, "no weights in '{}': {}", folder.string(), why_unreadable(folder, error.value()));
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// \return the names for a message, not too many of them.
+std::string some_of(const std::vector<std::string>& names) {
+  constexpr size_t kNamedAtMost = 12;
+  if (names.empty()) return "nothing";
+  const auto end = names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), kNamedAtMost));
+  const std::string rest =
+      names.size() > kNamedAtMost ? fmt::format(" and {} more", names.size() - kNamedAtMost) : std::string();
+  return fmt::format("{}{}", fmt::join(names.begin(), end, ", "), rest);
+}
+
+/// \return the variant to take: what is asked for where it is there, else the plain weights, else the only variant.
+std::string choose_variant(const Path& folder, const std::string& asked, const std::vector<Candidate>& candidates) {
+  std::set<std::string> variants;
+  for (const Candidate& candidate : candidates) variants.insert(candidate.variant);
+  if (variants.contains(asked)) return asked;
+  if (variants.contains("")) return "";
+  require(asked.empty(), ErrorKind::model, "no weights of the variant '{}' in '{}': there are {}", asked,
+          folder.string(), fmt::join(variants, ", "));
+  require(variants.size() == 1, ErrorKind::model,
+          "the weights in '{}' are there in the variants {} alone: choose one with --variant", folder.string(),
+          fmt::join(variants, ", "));
+  return *variants.begin();
+}
+
+/// \return why the candidate cannot be loaded as far as files are missing or its index is damaged, "" if it can.
+std::string what_is_missing(const Path& folder, const Candidate& candidate) {
+  std::error_code error;
+  if (!candidate.is_index)
+    return std::filesystem::exists(folder / candidate.file, error) ? "" : "it is a link to nothing";
+  try {
+    for (const auto& [tensor, shard] : read_weight_map(JsonConfig::load(folder / candidate.file))) {
+      if (!std::filesystem::exists(folder / shard, error)) return shard + " is missing";
+    }
+  } catch (const Error& problem) {
+    return problem.what();
+  }
+  return "";
+}
 
 }  // namespace
 
-WeightStore WeightStore::open(const std::filesystem::path& folder) {
-  std::vector<std::filesystem::path> found;
-  std::string looked_for;
-  for (const char* stem : kStems) {
-    for (const char* extension : {".safetensors", ".safetensors.index.json"}) {
-      const std::string name = std::string(stem) + extension;
-      looked_for += (looked_for.empty() ? "" : ", ") + name;
-      std::error_code error;
-      if (std::filesystem::exists(folder / name, error)) found.push_back(folder / name);
-    }
-  }
-  require(!found.empty(), ErrorKind::model, "no weights in '{}': looked for {}", folder.string(), looked_for);
-  require(found.size() == 1, ErrorKind::model, "two sets of weights in '{}', {} and {}: remove the one not meant",
-          folder.string(), found.front().filename().string(), found.back().filename().string());
-  WeightStore store(folder);
-  if (found.front().extension() == ".json") {
-    store.add_shards(found.front());
-  } else {
-    store.add_file(found.front());
-  }
-  return store;
-}
-
-void WeightStore::add_file(const std::filesystem::path& file) {
-  files_.emplace_back(file);
-  for (const auto& [name, info] : files_.back().tensors()) {
-    const auto [entry, added] = entries_.try_emplace(name, Entry{files_.size() - 1});
-    require(added, ErrorKind::model, "tensor '{}' is in two files: '{}' and '{}'", name,
-            files_[entry->second.file].path().string(), file.string());
-  }
-}
-
-void WeightStore::add_shards(const std::filesystem::path& index) {
-  const JsonConfig config = JsonConfig::load(index);
-  const std::optional<JsonConfig> map = config.object("weight_map");
+std::map<std::string, std::string> read_weight_map(const JsonConfig& index) {
+  const std::optional<JsonConfig> map = index.object("weight_map");
   require(map.has_value(), ErrorKind::model, "{}: field 'weight_map' is missing, must say which file holds each tensor",
-          index.string());
+          index.name());
   std::map<std::string, std::string> shard_of;
-  std::set<std::string> shards;
   for (const std::string& name : map->fields()) {
     const std::string shard = map->string(name);
     require(shard.ends_with(".safetensors") && shard.find_first_of("/\\") == std::string::npos, ErrorKind::model,
             "{}: tensor '{}' is said to be in '{}', must be the name of a .safetensors file in the same folder",
-            index.string(), name, shard);
+            index.name(), name, shard);
     shard_of.emplace(name, shard);
-    shards.insert(shard);
   }
+  return shard_of;
+}
+
+WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
+  const std::vector<std::string> names = names_in(folder);
+  std::vector<Candidate> candidates;
+  for (const std::string& name : names) {
+    if (std::optional<Candidate> candidate = parse_name(name)) candidates.push_back(std::move(*candidate));
+  }
+  if (candidates.empty()) {
+    fail(ErrorKind::model,
+         "no weights in '{}': looked for {}.safetensors and {}.safetensors, in one file or with .index.json; there is "
+         "{}{}",
+         folder.string(), kStems[0].name, kStems[1].name, some_of(names), partial_download(folder));
+  }
+  WeightStore store;
+  store.folder_ = folder;
+  store.variant_ = choose_variant(folder, variant, candidates);
+  if (store.variant_ != variant) {
+    store.notes_.push_back(fmt::format("{}: no {} weights, those {} are taken", folder.string(),
+                                       variant.empty() ? "plain" : "'" + variant + "'",
+                                       store.variant_.empty() ? "without a variant" : "of '" + store.variant_ + "'"));
+  }
+  std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.variant != store.variant_; });
+  std::ranges::sort(candidates, {}, &Candidate::order);
+  const Candidate* taken = &candidates.front();
+  for (const Candidate& other : candidates) {
+    const std::string missing = what_is_missing(folder, other);
+    if (!missing.empty()) {
+      store.notes_.push_back(fmt::format("{}: {} cannot be used: {}", folder.string(), other.file, missing));
+      continue;
+    }
+    taken = &other;
+    break;
+  }
+  if (candidates.size() > 1)
+    store.notes_.push_back(fmt::format("{}: several sets of weights, {} is taken", folder.string(), taken->file));
+  if (taken->is_index) {
+    store.add_shards(folder / taken->file);
+  } else {
+    store.add_file(folder / taken->file);
+  }
+  return store;
+}
+
+void WeightStore::add_file(const Path& file) {
+  files_.emplace_back(file);
+  for (const auto& [name, info] : files_.back().tensors()) entries_.emplace(name, Entry{files_.size() - 1});
+}
+
+void WeightStore::add_shards(const Path& index) {
+  const std::map<std::string, std::string> shard_of = read_weight_map(JsonConfig::load(index));
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : shard_of) shards.insert(shard);
   for (const std::string& shard : shards) {
+    const Path file = folder_ / shard;
     std::error_code error;
-    require(std::filesystem::is_regular_file(folder_ / shard, error), ErrorKind::model,
-            "'{}' is missing, named by {} (is the download incomplete?)", (folder_ / shard).string(), index.string());
-    add_file(folder_ / shard);
+    if (!std::filesystem::exists(file, error)) {
+      const std::string reason = why_unreadable(file, ENOENT);
+      fail(ErrorKind::model, "'{}', named by {}, is missing: {}{}", file.string(), index.string(), reason,
+           reason.find("incomplete") == std::string::npos ? " (is the download incomplete?)" : "");
+    }
+    files_.emplace_back(file);
+    for (const auto& [name, info] : files_.back().tensors()) {
+      const auto named = shard_of.find(name);
+      if (named != shard_of.end() && named->second == shard) entries_.emplace(name, Entry{files_.size() - 1});
+    }
   }
   for (const auto& [name, shard] : shard_of) {
-    require(entries_.contains(name) && where(name) == (folder_ / shard).string(), ErrorKind::model,
+    require(entries_.contains(name), ErrorKind::model,
             "{}: tensor '{}' is said to be in '{}', but that file does not hold it", index.string(), name, shard);
   }
+}
+
+const TensorInfo* WeightStore::info(std::string_view name) const {
+  const auto found = entries_.find(name);
+  return found == entries_.end() ? nullptr : &files_[found->second.file].tensors().find(name)->second;
 }
 
 std::optional<ConstView> WeightStore::find(std::string_view name) {
@@ -97,7 +227,7 @@ std::vector<std::string> WeightStore::unused() const {
 
 std::vector<std::pair<std::string, TensorInfo>> WeightStore::list() const {
   std::vector<std::pair<std::string, TensorInfo>> all;
-  for (const auto& [name, entry] : entries_) all.emplace_back(name, files_[entry.file].tensors().find(name)->second);
+  for (const auto& [name, entry] : entries_) all.emplace_back(name, *info(name));
   return all;
 }
 

@@ -9,22 +9,39 @@
 #include <utility>
 #include <vector>
 
+#include "io/json_config.h"
 #include "io/safetensors.h"
 
 namespace nostos {
 
-/// All weights of one part: `<folder>/<stem>.safetensors`, or the shards that `<folder>/<stem>.safetensors.index.json`
-/// names, with stem "diffusion_pytorch_model" (diffusers) or "model" (transformers). Memory-mapped; move-only; one
-/// thread at a time.
+/// \return which file holds each tensor, as the `weight_map` of a sharded checkpoint's index says.
+/// \throws Error model naming the index and the field: missing, or a file outside the index's folder.
+std::map<std::string, std::string> read_weight_map(const JsonConfig& index);
+
+/// All weights of one part: `STEM.safetensors`, or the shards that `STEM.safetensors.index.json` names, with stem
+/// "diffusion_pytorch_model" (diffusers) or "model" (transformers). A variant V of them is `STEM.V.safetensors`, or the
+/// shards of `STEM.safetensors.index.V.json`, or of the older `STEM.safetensors.V.index.json`.
+/// Where there are several, the one is taken that the stem's library takes: diffusers prefers the index, transformers
+/// the single file, and both the file without a variant. An index without its shards goes last.
+/// Move-only; one thread at a time.
 class WeightStore {
  public:
-  /// \throws Error model: no weights (listing what was looked for), two sets of weights, a damaged file, an index that
-  /// names a missing file or a path outside the folder, a tensor in two shards or not in the shard that the index says.
-  static WeightStore open(const std::filesystem::path& folder);
+  /// \param variant to be preferred, e.g. "fp16"; "": the plain weights or, where there are none, the only variant
+  /// \throws Error model: no weights (listing what is there), several variants and no plain weights, a damaged file, an
+  /// index that names a missing file or a path outside the folder, a tensor that is not in the shard that the index
+  /// says.
+  static WeightStore open(const std::filesystem::path& folder, const std::string& variant = "");
 
   const std::filesystem::path& folder() const { return folder_; }
+  /// \return the variant that was taken, "" for the plain weights.
+  const std::string& variant() const { return variant_; }
+  /// \return what was chosen where there was a choice, each a sentence for the log.
+  const std::vector<std::string>& notes() const { return notes_; }
 
+  /// \return what is known of the tensor, nothing if there is none of this name. It lives as long as the store.
+  const TensorInfo* info(std::string_view name) const;
   /// \return the tensor, recorded as used, or nothing. The view lives as long as the store.
+  /// \throws Error model if it is none that nostos can use: see SafetensorsFile::tensor()
   std::optional<ConstView> find(std::string_view name);
   /// \return the file that holds the tensor, or the folder if none does: for messages.
   std::string where(std::string_view name) const;
@@ -45,11 +62,13 @@ class WeightStore {
     bool used = false;
   };
 
-  explicit WeightStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  WeightStore() = default;
   void add_file(const std::filesystem::path& file);
   void add_shards(const std::filesystem::path& index);
 
   std::filesystem::path folder_;
+  std::string variant_;
+  std::vector<std::string> notes_;
   std::vector<SafetensorsFile> files_;
   std::map<std::string, Entry, std::less<>> entries_;
 };

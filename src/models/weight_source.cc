@@ -26,30 +26,32 @@ std::string join_some(const std::vector<std::string>& names) {
 
 ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
   const std::string full = prefix_ + name;
-  const std::optional<ConstView> found = store_.find(full);
-  if (!found) {
+  const TensorInfo* info = store_.info(full);
+  if (info == nullptr) {
     problems_.push_back(fmt::format("{} is missing", full));
     return {};
   }
-  if (found->shape() != shape) {
-    problems_.push_back(fmt::format("{} in {} has shape {}, the config wants {}", full, store_.where(full),
-                                    to_string(found->shape()), to_string(shape)));
+  const std::string found = fmt::format("{} in {} is {}", full, store_.where(full), to_string(*info));
+  if (info->shape() != shape) {
+    problems_.push_back(fmt::format("{}, the config wants the shape {}", found, to_string(shape)));
     return {};
   }
-  if (found->dtype() != DType::f32 && found->dtype() != DType::bf16 && found->dtype() != DType::f16) {
-    problems_.push_back(fmt::format("{} in {} is {}, weights are F32, BF16 or F16", full, store_.where(full),
-                                    nostos::name(found->dtype())));
+  const std::optional<DType> dtype = info->dtype();
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) {
+    problems_.push_back(fmt::format("{}, weights are F32, BF16 or F16", found));
     return {};
   }
-  if (mode_ == Mode::check_only) return {nullptr, found->dtype(), shape};
+  const ConstView view = *store_.find(full);
+  if (mode_ == Mode::check_only) return {nullptr, *dtype, shape};
   store_.will_need(full);  // read ahead as a whole, not page by page
-  return *found;
+  return view;
 }
 
 void StoreSource::finish() {
   require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(),
           problems_.size(), join_some(problems_));
   if (mode_ == Mode::load) return;
+  for (const std::string& note : store_.notes()) log_message(LogLevel::warning, note);
   const std::vector<std::string> unused = store_.unused();
   if (!unused.empty()) {
     log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(),

@@ -30,7 +30,8 @@ struct LoadedModel {
   LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
       : ctx(device, threads),
         dtype(choose_dtype(ctx, options.precision)),
-        parts(ctx, options.model, options.synthetic, dtype, resolve_memory(options.memory, device, sharers)) {}
+        parts(ctx, options.model, options.synthetic, dtype, resolve_memory(options.memory, device, sharers),
+              options.variant) {}
 
   Context ctx;
   DType dtype;

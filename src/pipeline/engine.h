@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "device/device.h"
@@ -21,6 +22,7 @@ enum class Precision { automatic, f32, bf16 };
 
 struct EngineOptions {
   std::filesystem::path model;  ///< checkpoint folder; for a synthetic model a folder with configs alone
+  std::string variant;          ///< of the weights, e.g. "fp16"; "": the plain ones or, without these, the only variant
   bool synthetic = false;       ///< random weights of the configs' shapes, made in memory
   Device device;
   /// Ranks have a device each, GPUs connected by NCCL: thread rank r the r-th from `device` on, each with its copy of the

@@ -1,6 +1,8 @@
 // Reads a model folder and loads its parts.
 #include "pipeline/model_parts.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 
@@ -29,17 +31,42 @@ size_t reserve_bytes(size_t largest_block, size_t scratch_bytes) {
   return kWorkspaceBytes + largest_block + scratch_bytes / 4;
 }
 
-void check_class(const std::filesystem::path& index) {
-  constexpr std::array<std::string_view, 1> kClasses{"ZImagePipeline"};
-  JsonConfig::load(index).class_name(kClasses);
+constexpr std::array<const char*, 3> kPartsWithWeights{"text_encoder", "transformer", "vae"};
+
+/// Looks at the classes that the model's index names. Those of other parts, which nothing is read of, do not matter.
+/// \throws Error model
+void check_classes(const std::filesystem::path& index) {
+  // The pipelines from pictures have the same parts.
+  constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
+                                                       "ZImageInpaintPipeline"};
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kParts{
+      {{"transformer", "ZImageTransformer2DModel"},
+       {"vae", "AutoencoderKL"},
+       {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
+  const JsonConfig json = JsonConfig::load(index);
+  json.class_name(kPipelines);
+  for (const auto& [part, wanted] : kParts) {
+    if (!json.has(part)) continue;
+    const std::vector<std::string> names = json.strings(part);
+    require(names.size() == 2 && names[1] == wanted, ErrorKind::model,
+            "{}: field '{}' is [\"{}\"], must be [\"diffusers\", \"{}\"]", json.name(), part,
+            fmt::join(names, "\", \""), wanted);
+  }
+}
+
+/// \throws Error model unless a part of the model has the variant: a misspelt one would be drawn with plain weights.
+void require_variant(const std::filesystem::path& folder, const std::string& variant) {
+  for (const char* part : kPartsWithWeights)
+    if (WeightStore::open(folder / part, variant).variant() == variant) return;
+  fail(ErrorKind::model, "no part of '{}' has weights of the variant '{}'", folder.string(), variant);
 }
 
 }  // namespace
 
 ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype,
-                       const MemoryOptions& memory)
-    : folder_(folder), synthetic_(synthetic), dtype_(dtype), memory_(memory) {
-  check_class(folder / "model_index.json");
+                       const MemoryOptions& memory, const std::string& variant)
+    : folder_(folder), variant_(variant), synthetic_(synthetic), dtype_(dtype), memory_(memory) {
+  check_classes(folder / "model_index.json");
   transformer_config_ = zimage::load_config(folder / "transformer" / "config.json");
   encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
   vae_config_ = autoencoder_kl::load_config(folder / "vae" / "config.json");
@@ -52,6 +79,7 @@ ModelParts::ModelParts(Context& ctx, const std::filesystem::path& folder, bool s
           folder.string(), transformer_config_.in_channels, vae_config_.latent_channels);
   limits_ = read_limits(folder, transformer_config_, vae_config_);
   if (!synthetic || std::filesystem::exists(folder / "tokenizer")) tokenizer_ = Tokenizer::load(folder / "tokenizer");
+  if (!synthetic && !variant.empty()) require_variant(folder, variant);
   // A part that does not fit is found now, not when its stage comes.
   encoder_sizes_ = encoder_weights(ctx, StoreSource::Mode::check_only).storage.sizes;
   transformer_sizes_ = transformer_weights(ctx, StoreSource::Mode::check_only).storage.sizes;
@@ -132,31 +160,34 @@ void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
   plan_ = std::move(plan);
 }
 
-WeightBuilder ModelParts::builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode,
+WeightBuilder ModelParts::builder(Context& ctx, const char* part, StoreSource::Mode mode,
                                   const WeightPlacement& placement) const {
   std::shared_ptr<WeightSource> source;
-  if (!synthetic_)
-    source = std::make_shared<StoreSource>(WeightStore::open(folder_ / part), prefix, mode);
-  else if (mode == StoreSource::Mode::check_only)
+  if (!synthetic_) {
+    WeightStore store = WeightStore::open(folder_ / part, variant_);
+    // A language model with its head nests the encoder's tensors.
+    const char* prefix = store.info("model.embed_tokens.weight") != nullptr ? "model." : "";
+    source = std::make_shared<StoreSource>(std::move(store), prefix, mode);
+  } else if (mode == StoreSource::Mode::check_only) {
     source = std::make_shared<ListingSource>();
-  else
+  } else {
     source = std::make_shared<SyntheticSource>(ctx);
+  }
   return WeightBuilder(ctx, std::move(source), dtype_, placement);
 }
 
 qwen3::Weights ModelParts::encoder_weights(Context& ctx, StoreSource::Mode mode) const {
-  WeightBuilder made =
-      builder(ctx, "text_encoder", encoder_config_.is_causal_lm ? "model." : "", mode, plan_.encoder.placement);
+  WeightBuilder made = builder(ctx, "text_encoder", mode, plan_.encoder.placement);
   return qwen3::build_weights(encoder_config_, made);
 }
 
 zimage::Weights ModelParts::transformer_weights(Context& ctx, StoreSource::Mode mode) const {
-  WeightBuilder made = builder(ctx, "transformer", "", mode, plan_.transformer.placement);
+  WeightBuilder made = builder(ctx, "transformer", mode, plan_.transformer.placement);
   return zimage::build_weights(transformer_config_, made);
 }
 
 autoencoder_kl::Weights ModelParts::autoencoder_weights(Context& ctx, StoreSource::Mode mode) const {
-  WeightBuilder made = builder(ctx, "vae", "", mode);
+  WeightBuilder made = builder(ctx, "vae", mode);
   return autoencoder_kl::build_weights(vae_config_, false, made);
 }
 

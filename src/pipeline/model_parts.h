@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "device/context.h"
@@ -24,9 +25,11 @@ namespace nostos {
 class ModelParts {
  public:
   /// Reads every config and the tokenizer, and checks names, shapes and dtypes of all weights; loads none yet.
-  /// \param dtype of the matrix products: f32 or bf16. \throws Error model naming file and field
+  /// \param dtype of the matrix products: f32 or bf16
+  /// \param variant of the weights, see WeightStore::open(); at least one part must have it
+  /// \throws Error model naming file and field
   ModelParts(Context& ctx, const std::filesystem::path& folder, bool synthetic, DType dtype,
-             const MemoryOptions& memory = {});
+             const MemoryOptions& memory = {}, const std::string& variant = "");
 
   const zimage::Config& transformer_config() const { return transformer_config_; }
   const autoencoder_kl::Config& vae_config() const { return vae_config_; }
@@ -92,10 +95,11 @@ class ModelParts {
   zimage::Weights transformer_weights(Context& ctx, StoreSource::Mode mode) const;
   autoencoder_kl::Weights autoencoder_weights(Context& ctx, StoreSource::Mode mode) const;
   /// \return a builder for the part in folder `part`.
-  WeightBuilder builder(Context& ctx, const char* part, const char* prefix, StoreSource::Mode mode,
+  WeightBuilder builder(Context& ctx, const char* part, StoreSource::Mode mode,
                         const WeightPlacement& placement = {}) const;
 
   std::filesystem::path folder_;
+  std::string variant_;
   bool synthetic_;
   DType dtype_;
   MemoryOptions memory_;

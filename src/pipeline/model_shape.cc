@@ -22,13 +22,12 @@ ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Confi
   limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
   limits.default_height = std::min(limits.default_height, limits.max_side);
   limits.default_width = std::min(limits.default_width, limits.max_side);
-  const std::filesystem::path file = folder / "generation_config.json";
-  if (!std::filesystem::exists(file)) return limits;
-  const JsonConfig json = JsonConfig::load(file);
-  limits.default_steps = json.integer_or("num_inference_steps", limits.default_steps, 1, kMaxSteps);
-  limits.default_guidance_scale = json.number_or("guidance_scale", limits.default_guidance_scale, 0, kMaxGuidance);
-  limits.default_height = json.integer_or("height", limits.default_height, 1, limits.max_side);
-  limits.default_width = json.integer_or("width", limits.default_width, 1, limits.max_side);
+  const std::optional<JsonConfig> json = JsonConfig::load_if_there(folder / "generation_config.json");
+  if (!json) return limits;
+  limits.default_steps = json->integer_or("num_inference_steps", limits.default_steps, 1, kMaxSteps);
+  limits.default_guidance_scale = json->number_or("guidance_scale", limits.default_guidance_scale, 0, kMaxGuidance);
+  limits.default_height = json->integer_or("height", limits.default_height, 1, limits.max_side);
+  limits.default_width = json->integer_or("width", limits.default_width, 1, limits.max_side);
   return limits;
 }
 

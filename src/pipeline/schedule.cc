@@ -52,7 +52,7 @@ Schedule shifted(const SchedulerConfig& config, std::vector<float> sigmas) {
 SchedulerConfig load_scheduler_config(const std::filesystem::path& file) {
   const JsonConfig config = JsonConfig::load(file);
   constexpr std::array<std::string_view, 1> kClasses = {"FlowMatchEulerDiscreteScheduler"};
-  config.class_name(kClasses);
+  config.check_class(kClasses);
   for (const char* option : {"use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
                              "invert_sigmas", "stochastic_sampling"}) {
     require(!config.boolean_or(option, false), ErrorKind::model,

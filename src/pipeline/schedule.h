@@ -14,7 +14,7 @@ struct SchedulerConfig {
   double shift = 1.0;  ///< Z-Image: 3
 };
 
-/// \throws Error model for a missing file, an unknown `_class_name`, a wrong type or range, or an option that nostos
+/// \throws Error model for a missing file, another `_class_name`, a wrong type or range, or an option that nostos
 /// does not draw with (dynamic shifting, Karras, exponential or beta sigmas, inverted sigmas, stochastic sampling, a
 /// terminal shift).
 SchedulerConfig load_scheduler_config(const std::filesystem::path& file);

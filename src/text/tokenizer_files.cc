@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/file.h"
+#include "io/unfinished.h"
 #include "text/pre_tokenizer.h"
 
 namespace nostos {
@@ -23,13 +24,9 @@ using Json = nlohmann::json;
 constexpr int kMaxDepth = 32;  // a tokenizer's files need 6
 constexpr int32_t kMaxId = std::numeric_limits<int32_t>::max() - 1;
 
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  require(stream.good(), ErrorKind::model, "{}: cannot be opened for reading", path.string());
-  std::ostringstream text;
-  text << stream.rdbuf();
-  require(!stream.bad() && !text.bad(), ErrorKind::model, "{}: reading failed", path.string());
-  return std::move(text).str();
+std::string read_text(const std::filesystem::path& path) {
+  constexpr std::size_t kMaxBytes = std::size_t{256} << 20;  // Qwen3's tokenizer.json has 11 MB
+  return read_file(path, kMaxBytes, ErrorKind::model);
 }
 
 /// \return `value` for an error message: short, one line, valid UTF-8.
@@ -226,9 +223,9 @@ void check_post_processor(const Field& post_processor) {
   if (single.array().size() != 1 || single.array()[0] != text_alone) single.unsupported("the text alone");
 }
 
-MergeList read_merges_txt(const std::filesystem::path& path) {
+MergeList read_merges_txt(const std::string& text, std::string_view file) {
   MergeList merges;
-  std::istringstream lines(read_file(path));
+  std::istringstream lines(text);
   int64_t number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++number;
@@ -236,42 +233,35 @@ MergeList read_merges_txt(const std::filesystem::path& path) {
     if (line.empty() || line.starts_with("#version")) continue;
     const std::size_t space = line.find(' ');
     require(std::count(line.begin(), line.end(), ' ') == 1 && space > 0 && space + 1 < line.size(), ErrorKind::model,
-            "{}: line {} is not two tokens with a space between", path.string(), number);
+            "{}: line {} is not two tokens with a space between", file, number);
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
   return merges;
 }
 
-TokenizerDefinition read_vocabulary_and_merges(const std::filesystem::path& folder) {
-  TokenizerDefinition definition;
-  definition.file = (folder / "vocab.json").string();
-  const Json vocabulary = parse_json(read_file(definition.file), definition.file);
-  definition.vocabulary = read_vocabulary(Field(vocabulary, definition.file, ""));
-  definition.merges = read_merges_txt(folder / "merges.txt");
-
-  const std::string config_file = (folder / "tokenizer_config.json").string();
-  const Json config = parse_json(read_file(config_file), config_file);
-  const Field root(config, config_file, "");
-  // vocab.json and merges.txt look the same for GPT-2; only the class says how text is cut into words.
-  const Field tokenizer_class = root.member("tokenizer_class");
-  if (tokenizer_class.string() != "Qwen2Tokenizer" && tokenizer_class.string() != "Qwen2TokenizerFast") {
-    tokenizer_class.unsupported("\"Qwen2Tokenizer\"");
-  }
-  root.expect_off("add_prefix_space");
-  root.expect_off("add_bos_token");
-  definition.pattern = kQwen2Pattern;
-  const Field added_tokens = root.member("added_tokens_decoder");
-  for (const auto& [key, token] : added_tokens.object()) {
-    const Field field = added_tokens.element(token, excerpt(key));
+/// \return the tokens of tokenizer_config.json's "added_tokens_decoder", which has the ids as keys.
+std::vector<AddedToken> read_added_tokens_decoder(const Field& decoder, std::string_view file) {
+  std::vector<AddedToken> tokens;
+  for (const auto& [key, token] : decoder.object()) {
     int32_t id = -1;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
     require(error == std::errc() && end == key.data() + key.size() && id >= 0 && id <= kMaxId, ErrorKind::model,
-            "{}: 'added_tokens_decoder' has the key {}; its keys must be token ids from 0 to {}", config_file,
-            excerpt(key), kMaxId);
-    definition.added_tokens.push_back(read_added_token(field, id));
+            "{}: 'added_tokens_decoder' has the key {}; its keys must be token ids from 0 to {}", file, excerpt(key),
+            kMaxId);
+    tokens.push_back(read_added_token(decoder.element(token, excerpt(key)), id));
   }
-  check_ids(definition);
-  return definition;
+  return tokens;
+}
+
+/// \return the tokens of added_tokens.json, which are matched as they stand, as all that Qwen2 tokenizers add.
+std::vector<AddedToken> read_added_tokens_json(const std::string& text, const std::string& file) {
+  const Json json = parse_json(text, file);
+  std::vector<AddedToken> tokens;
+  for (const auto& [content, id] : read_vocabulary(Field(json, file, ""))) {
+    require(!content.empty(), ErrorKind::model, "{}: the added token with the id {} is empty", file, id);
+    tokens.push_back({content, id});
+  }
+  return tokens;
 }
 
 }  // namespace
@@ -303,17 +293,56 @@ TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file
   return definition;
 }
 
+TokenizerDefinition parse_vocabulary_files(const VocabularyFiles& files, const std::filesystem::path& folder) {
+  TokenizerDefinition definition;
+  definition.file = (folder / "vocab.json").string();
+  const Json vocabulary = parse_json(files.vocabulary, definition.file);
+  definition.vocabulary = read_vocabulary(Field(vocabulary, definition.file, ""));
+  definition.merges = read_merges_txt(files.merges, (folder / "merges.txt").string());
+
+  const std::string config_file = (folder / "tokenizer_config.json").string();
+  const Json config = parse_json(files.config, config_file);
+  const Field root(config, config_file, "");
+  // vocab.json and merges.txt look the same for GPT-2; only the class says how text is cut into words.
+  const Field tokenizer_class = root.member("tokenizer_class");
+  if (tokenizer_class.string() != "Qwen2Tokenizer" && tokenizer_class.string() != "Qwen2TokenizerFast") {
+    tokenizer_class.unsupported("\"Qwen2Tokenizer\"");
+  }
+  root.expect_off("add_prefix_space");
+  root.expect_off("add_bos_token");
+  definition.pattern = kQwen2Pattern;
+  if (root.has("added_tokens_decoder")) {
+    definition.added_tokens = read_added_tokens_decoder(root.member("added_tokens_decoder"), config_file);
+  } else {
+    require(files.added_tokens.has_value(), ErrorKind::model,
+            "{}: the field 'added_tokens_decoder' is missing, and so is added_tokens.json, one of which must list the "
+            "added tokens",
+            config_file);
+    definition.added_tokens = read_added_tokens_json(*files.added_tokens, (folder / "added_tokens.json").string());
+  }
+  check_ids(definition);
+  return definition;
+}
+
 TokenizerDefinition read_tokenizer_files(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  const auto is_there = [&](const char* name) { return std::filesystem::is_regular_file(folder / name, ignored); };
+  // A link to nothing is there, too: reading it says where it leads.
+  const auto is_there = [&](const char* name) {
+    std::error_code ignored;
+    return std::filesystem::exists(std::filesystem::symlink_status(folder / name, ignored));
+  };
   if (is_there("tokenizer.json")) {
     const std::string file = (folder / "tokenizer.json").string();
-    return parse_tokenizer_json(read_file(file), file);
+    return parse_tokenizer_json(read_text(file), file);
   }
-  require(is_there("vocab.json"), ErrorKind::model,
-          "{}: holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have",
-          folder.string());
-  return read_vocabulary_and_merges(folder);
+  if (!is_there("vocab.json")) {
+    fail(ErrorKind::model,
+         "{}: holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have{}", folder.string(),
+         partial_download(folder));
+  }
+  VocabularyFiles files{read_text(folder / "vocab.json"), read_text(folder / "merges.txt"),
+                        read_text(folder / "tokenizer_config.json")};
+  if (is_there("added_tokens.json")) files.added_tokens = read_text(folder / "added_tokens.json");
+  return parse_vocabulary_files(files, folder);
 }
 
 }  // namespace nostos

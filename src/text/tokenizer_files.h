@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,9 +27,21 @@ struct TokenizerDefinition {
   std::vector<AddedToken> added_tokens;
 };
 
-/// Reads `folder`/tokenizer.json or, where there is none, `folder`/vocab.json, merges.txt and tokenizer_config.json.
+/// Reads `folder`/tokenizer.json or, where there is none, `folder`/vocab.json, merges.txt, tokenizer_config.json and,
+/// where that has no "added_tokens_decoder", added_tokens.json.
 /// \throws Error model naming file and field: missing, damaged, or asking for a feature other than Qwen2's.
 TokenizerDefinition read_tokenizer_files(const std::filesystem::path& folder);
+
+/// The texts of the files of the older layout.
+struct VocabularyFiles {
+  std::string vocabulary;                     ///< vocab.json
+  std::string merges;                         ///< merges.txt
+  std::string config;                         ///< tokenizer_config.json
+  std::optional<std::string> added_tokens{};  ///< added_tokens.json, where it is there: texts to ids
+};
+
+/// Reads the older layout from memory. \param folder stands for the files' place in errors. \throws Error model
+TokenizerDefinition parse_vocabulary_files(const VocabularyFiles& files, const std::filesystem::path& folder);
 
 /// Reads the text of a tokenizer.json of the `tokenizers` library. Its "truncation" and "padding" are ignored, as the
 /// Python pipelines replace them, and so is "decoder". \param file names the text in errors. \throws Error model

@@ -9,32 +9,14 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/utf8.h"
 #include "text/unicode_differences.h"
 
 namespace nostos {
 namespace {
 
-constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
-
 bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](unsigned char byte) { return byte < 0x80; });
-}
-
-/// \return the length in bytes of a character whose first byte is `lead`, or 0 if no character begins so.
-std::size_t character_length(unsigned char lead) {
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return 2;
-  if (lead >= 0xE0 && lead <= 0xEF) return 3;
-  if (lead >= 0xF0 && lead <= 0xF4) return 4;
-  return 0;
-}
-
-/// \return whether `second` may follow `lead` (Unicode 15, table 3-7): this is where overlong forms, surrogates and
-/// code points above U+10FFFF end.
-bool is_second_byte(unsigned char lead, unsigned char second) {
-  const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-  const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-  return second >= low && second <= high;
 }
 
 /// Appends the full canonical decomposition of `code_point` to `out`.
@@ -80,20 +62,7 @@ void append_composed(std::vector<utf8proc_int32_t>& code_points, std::string& ou
 }  // namespace
 
 std::string replace_invalid_utf8(std::string_view bytes) {
-  std::string valid;
-  valid.reserve(bytes.size());
-  for (std::size_t begin = 0; begin < bytes.size();) {
-    const auto byte = [&](std::size_t offset) { return static_cast<unsigned char>(bytes[begin + offset]); };
-    const std::size_t length = character_length(byte(0));
-    std::size_t good = 1;
-    while (good < length && begin + good < bytes.size() &&
-           (good == 1 ? is_second_byte(byte(0), byte(1)) : (byte(good) & 0xC0) == 0x80)) {
-      ++good;
-    }
-    valid += good == length ? bytes.substr(begin, length) : kReplacementCharacter;
-    begin += good;
-  }
-  return valid;
+  return is_ascii(bytes) ? std::string(bytes) : encode_utf8(decode_utf8(bytes));
 }
 
 std::string normalize_nfc(std::string_view text) {

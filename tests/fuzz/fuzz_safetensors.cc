@@ -12,8 +12,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const SafetensorsHeader header = parse_safetensors_header(std::as_bytes(std::span(data, size)), size, "fuzz");
     size_t covered_bytes = 0;
     for (const auto& [name, info] : header.tensors) {
-      const size_t bytes = static_cast<size_t>(info.shape.elements()) * size_bytes(info.dtype);
-      if (info.begin > info.end || info.end > size - header.data_begin || info.end - info.begin != bytes) std::abort();
+      if (info.begin > info.end || info.end > size - header.data_begin) std::abort();
+      const size_t bytes = info.end - info.begin;
+      if (info.dtype() && static_cast<size_t>(info.elements()) * size_bytes(*info.dtype()) != bytes) std::abort();
+      if (info.shape() && info.shape()->elements() != info.elements()) std::abort();
       covered_bytes += bytes;
     }
     if (covered_bytes != size - header.data_begin) std::abort();

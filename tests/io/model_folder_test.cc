@@ -63,12 +63,107 @@ TEST_F(ModelFolder, CachePlaceFollowsTheVariables) {
   EXPECT_EQ(hugging_face_cache(), "/old") << "empty counts as unset";
 }
 
+TEST_F(ModelFolder, PathsAreExpandedAsPythonDoes) {
+  ::setenv("HOME", "/house/u/", 1);
+  ::setenv("NOSTOS_TEST_A", "/a", 1);
+  ::setenv("NOSTOS_TEST_B", "$NOSTOS_TEST_A", 1);
+  ::setenv("NOSTOS_TEST_EMPTY", "", 1);
+  // What os.path.expandvars(os.path.expanduser(path)) of Python 3.11 gives.
+  const std::map<std::string, std::string> wanted = {{"", ""},
+                                                     {"~", "/house/u"},
+                                                     {"~/x", "/house/u/x"},
+                                                     {"~no_such_user/x", "~no_such_user/x"},
+                                                     {"$NOSTOS_TEST_A/x", "/a/x"},
+                                                     {"${NOSTOS_TEST_A}x", "/ax"},
+                                                     {"$NOSTOS_TEST_AB", "$NOSTOS_TEST_AB"},
+                                                     {"${NOSTOS_TEST_AB}", "${NOSTOS_TEST_AB}"},
+                                                     {"$", "$"},
+                                                     {"$$NOSTOS_TEST_A", "$/a"},
+                                                     {"${NOSTOS_TEST_A", "${NOSTOS_TEST_A"},
+                                                     {"${}x", "${}x"},
+                                                     {"$NOSTOS_TEST_B", "$NOSTOS_TEST_A"},
+                                                     {"x$NOSTOS_TEST_EMPTY/y", "x/y"},
+                                                     {"a~b", "a~b"},
+                                                     {"$NOSTOS_TEST_A$NOSTOS_TEST_A", "/a/a"},
+                                                     {"${NOSTOS_TEST_A}${NOSTOS_TEST_B}/$C-", "/a$NOSTOS_TEST_A/$C-"},
+                                                     {"$NOSTOS_TEST_A~", "/a~"},
+                                                     {"${NOSTOS_TEST_A}}", "/a}"},
+                                                     {"$-x", "$-x"}};
+  for (const auto& [path, expanded] : wanted) EXPECT_EQ(expand_path(path), expanded) << path;
+  ::setenv("HOME", "/", 1);
+  EXPECT_EQ(expand_path("~"), "/");
+  EXPECT_EQ(expand_path("~/x"), "/x");
+  for (const char* name : {"NOSTOS_TEST_A", "NOSTOS_TEST_B", "NOSTOS_TEST_EMPTY"}) ::unsetenv(name);
+}
+
+TEST_F(ModelFolder, VariablesInTheCachesPlaceAreExpanded) {
+  ::setenv("HF_HOME", "$HOME/hf", 1);
+  EXPECT_EQ(hugging_face_cache(), folder_ / "home/hf/hub");
+  ::setenv("HF_HUB_CACHE", "${HF_HOME}/cache", 1);
+  EXPECT_EQ(hugging_face_cache(), "$HOME/hf/cache") << "once, as huggingface_hub does";
+  ::setenv("HF_HUB_CACHE", "${HOME}/cache", 1);
+  EXPECT_EQ(hugging_face_cache(), folder_ / "home/cache");
+  ::setenv("NOSTOS_CACHE_DIR", "$HOME/plans", 1);
+  EXPECT_EQ(cache_folder(), folder_ / "home/plans");
+}
+
 TEST_F(ModelFolder, FindsASnapshot) {
   ::setenv("HF_HUB_CACHE", folder_.c_str(), 1);
   write("models--Tongyi-MAI--Z-Image-Turbo/refs/main", "0123abc\n");
   write("models--Tongyi-MAI--Z-Image-Turbo/snapshots/0123abc/model_index.json", "{}");
   EXPECT_EQ(resolve_model_path("Tongyi-MAI/Z-Image-Turbo"),
             folder_ / "models--Tongyi-MAI--Z-Image-Turbo/snapshots/0123abc");
+}
+
+TEST_F(ModelFolder, FindsRevisionsByBranchTagAndCommit) {
+  ::setenv("HF_HUB_CACHE", folder_.c_str(), 1);
+  const std::string commit(40, 'c');
+  for (const std::string& name : {std::string("one"), std::string("two"), commit})
+    write("models--a--b/snapshots/" + name + "/model_index.json", "{}");
+  write("models--a--b/refs/main", "one");
+  write("models--a--b/refs/v1.0", "two");
+  write("models--a--b/refs/refs/pr/7", commit);
+  const std::filesystem::path snapshots = folder_ / "models--a--b/snapshots";
+  EXPECT_EQ(resolve_model_path("a/b"), snapshots / "one");
+  EXPECT_EQ(resolve_model_path("a/b@main"), snapshots / "one");
+  EXPECT_EQ(resolve_model_path("a/b@v1.0"), snapshots / "two");
+  EXPECT_EQ(resolve_model_path("a/b@refs/pr/7"), snapshots / commit);
+  EXPECT_EQ(resolve_model_path("a/b@" + commit), snapshots / commit);
+  expect_error([] { resolve_model_path("a/b@v2"); }, ErrorKind::model,
+               {"refs/v2' does not exist", "there is", "v1.0", "main", "refs/pr/7", "hf download a/b --revision v2"});
+}
+
+TEST_F(ModelFolder, WithoutMainTheOnlySnapshotIsTaken) {
+  ::setenv("HF_HUB_CACHE", folder_.c_str(), 1);
+  write("models--a--b/snapshots/one/model_index.json", "{}");
+  EXPECT_EQ(resolve_model_path("a/b"), folder_ / "models--a--b/snapshots/one");
+  write("models--a--b/refs/v1.0", "one");
+  EXPECT_EQ(resolve_model_path("a/b"), folder_ / "models--a--b/snapshots/one");
+  write("models--a--b/snapshots/two/model_index.json", "{}");
+  expect_error([] { resolve_model_path("a/b"); }, ErrorKind::model, {"2 revisions", "--revision", "v1.0", "one, two"});
+}
+
+TEST_F(ModelFolder, AnIncompleteSnapshotIsNamed) {
+  ::setenv("HF_HUB_CACHE", folder_.c_str(), 1);
+  write("models--a--b/refs/main", "one");
+  std::filesystem::create_directories(folder_ / "models--a--b/snapshots/one");
+  std::filesystem::create_symlink("../../blobs/0a1b", folder_ / "models--a--b/snapshots/one/model_index.json");
+  expect_error([] { resolve_model_path("a/b"); }, ErrorKind::model,
+               {"not completely downloaded", "model_index.json", "is a link to '../../blobs/0a1b'", "hf download a/b"});
+  std::filesystem::create_directory_symlink("gone", folder_ / "link");
+  expect_error([&] { resolve_model_path((folder_ / "link").string()); }, ErrorKind::model,
+               {"not found: it is a link to 'gone', which does not exist"});
+}
+
+TEST_F(ModelFolder, ARevisionBelongsToAName) {
+  EXPECT_EQ(with_revision("a/b", "v1"), "a/b@v1");
+  EXPECT_EQ(with_revision("a/b@v1", "v1"), "a/b@v1");
+  expect_error([] { with_revision("a/b@v1", "v2"); }, ErrorKind::invalid_input, {"--revision v2", "'a/b@v1'"});
+  for (const std::string& path : {std::string(), folder_.string()})
+    expect_error([&] { with_revision(path, "v1"); }, ErrorKind::invalid_input, {"--revision v1", "Hugging Face name"});
+  expect_error([] { with_revision("plain", "v1"); }, ErrorKind::model, {"Hugging Face name"});
+  for (const char* revision : {"", "..", "a//b", "../x", "/a", "a/", "a b", "a@b"})
+    expect_error([&] { resolve_model_path(std::string("a/b@") + revision); }, ErrorKind::model, {"is no revision"});
 }
 
 TEST_F(ModelFolder, AnExistingFolderWins) {

@@ -63,15 +63,142 @@ TEST_F(WeightStoreTest, ShardsReadAsOneAndUseIsRecorded) {
   EXPECT_EQ(b->data<uint8_t>()[0], 'b') << "a view survives the move of its store";
 }
 
-TEST_F(WeightStoreTest, NothingFoundListsWhatWasLookedFor) {
-  expect_refused({folder_.string(), "diffusion_pytorch_model.safetensors", "model.safetensors.index.json"});
-  expect_error([&] { WeightStore::open(folder_ / "absent"); }, ErrorKind::model, {"absent", "no weights"});
+TEST_F(WeightStoreTest, NothingFoundListsWhatIsThere) {
+  expect_refused({folder_.string(), "diffusion_pytorch_model.safetensors", "there is nothing"});
+  write("diffusion_pytorch_model.bin", "x");
+  write("config.json", "{}");
+  expect_refused({"no weights", "there is config.json, diffusion_pytorch_model.bin"});
+  for (int i = 10; i < 30; ++i) write(fmt::format("part-{}.gguf", i), "x");
+  expect_refused({"part-19.gguf and 10 more"});
+  expect_error([&] { WeightStore::open(folder_ / "absent"); }, ErrorKind::model,
+               {"absent", "no weights", "No such file"});
 }
 
-TEST_F(WeightStoreTest, TwoSetsAreRefused) {
-  write("model.safetensors", bytes_file({"a"}));
-  write("diffusion_pytorch_model.safetensors", bytes_file({"a"}));
-  expect_refused({"two sets of weights", "diffusion_pytorch_model.safetensors", "model.safetensors"});
+/// Writes both kinds of weights of a stem, each with one tensor named after it.
+class BothKinds : public WeightStoreTest {
+ protected:
+  void write_both(const std::string& stem) const {
+    write(stem + ".safetensors", bytes_file({"single"}));
+    write(stem + "-00001-of-00001.safetensors", bytes_file({"sharded"}));
+    write(stem + ".safetensors.index.json",
+          fmt::format(R"({{"weight_map":{{"sharded":"{}-00001-of-00001.safetensors"}}}})", stem));
+  }
+};
+
+TEST_F(BothKinds, TheIndexGoesFirstAsInDiffusers) {
+  write_both("diffusion_pytorch_model");
+  const WeightStore store = WeightStore::open(folder_);
+  EXPECT_NE(store.info("sharded"), nullptr);
+  EXPECT_EQ(store.info("single"), nullptr);
+  ASSERT_EQ(store.notes().size(), 1u);
+  EXPECT_NE(store.notes()[0].find("several sets of weights, diffusion_pytorch_model.safetensors.index.json is taken"),
+            std::string::npos)
+      << store.notes()[0];
+}
+
+TEST_F(BothKinds, TheSingleFileGoesFirstAsInTransformers) {
+  write_both("model");
+  const WeightStore store = WeightStore::open(folder_);
+  EXPECT_NE(store.info("single"), nullptr);
+  EXPECT_EQ(store.info("sharded"), nullptr);
+  EXPECT_EQ(store.notes().size(), 1u);
+}
+
+TEST_F(BothKinds, AStaleIndexGoesLast) {
+  write_both("diffusion_pytorch_model");
+  std::filesystem::remove(folder_ / "diffusion_pytorch_model-00001-of-00001.safetensors");
+  const WeightStore store = WeightStore::open(folder_);
+  EXPECT_NE(store.info("single"), nullptr);
+  ASSERT_EQ(store.notes().size(), 2u);
+  EXPECT_NE(store.notes()[0].find("index.json cannot be used"), std::string::npos) << store.notes()[0];
+  EXPECT_NE(store.notes()[0].find("00001-of-00001.safetensors is missing"), std::string::npos) << store.notes()[0];
+  std::filesystem::remove(folder_ / "diffusion_pytorch_model.safetensors");
+  expect_refused({"00001-of-00001.safetensors", "is missing", "index.json"});
+}
+
+TEST_F(WeightStoreTest, TheOnlyVariantIsTaken) {
+  write("diffusion_pytorch_model.fp16.safetensors", bytes_file({"a"}));
+  const WeightStore store = WeightStore::open(folder_);
+  EXPECT_EQ(store.variant(), "fp16");
+  EXPECT_NE(store.info("a"), nullptr);
+  ASSERT_EQ(store.notes().size(), 1u);
+  EXPECT_NE(store.notes()[0].find("no plain weights, those of 'fp16' are taken"), std::string::npos);
+
+  write("diffusion_pytorch_model.bf16.safetensors", bytes_file({"b"}));
+  expect_refused({"variants bf16, fp16", "--variant"});
+  EXPECT_NE(WeightStore::open(folder_, "bf16").info("b"), nullptr);
+  EXPECT_TRUE(WeightStore::open(folder_, "bf16").notes().empty());
+  expect_error([&] { WeightStore::open(folder_, "fp8"); }, ErrorKind::model, {"variant 'fp8'", "there are bf16, fp16"});
+}
+
+TEST_F(WeightStoreTest, PlainWeightsGoFirstUnlessAVariantIsAskedFor) {
+  write("model.safetensors", bytes_file({"plain"}));
+  write("model.fp16.safetensors", bytes_file({"half"}));
+  EXPECT_NE(WeightStore::open(folder_).info("plain"), nullptr);
+  EXPECT_TRUE(WeightStore::open(folder_).notes().empty());
+  const WeightStore half = WeightStore::open(folder_, "fp16");
+  EXPECT_EQ(half.variant(), "fp16");
+  EXPECT_NE(half.info("half"), nullptr);
+  const WeightStore other = WeightStore::open(folder_, "bf16");
+  EXPECT_EQ(other.variant(), "");
+  EXPECT_NE(other.info("plain"), nullptr);
+  ASSERT_EQ(other.notes().size(), 1u);
+  EXPECT_NE(other.notes()[0].find("no 'bf16' weights, those without a variant are taken"), std::string::npos);
+}
+
+TEST_F(WeightStoreTest, ShardsOfAVariantHaveTheNamesOfBothLibraries) {
+  // diffusers and transformers write the first, older diffusers the second.
+  for (const char* index : {"model.safetensors.index.fp16.json", "model.safetensors.fp16.index.json"}) {
+    for (const char* shard : {"model.fp16-00001-of-00001.safetensors", "model-00001-of-00001.fp16.safetensors"}) {
+      const auto file = write(shard, bytes_file({"a"}));
+      const auto map = write(index, fmt::format(R"({{"weight_map":{{"a":"{}"}}}})", shard));
+      EXPECT_NE(WeightStore::open(folder_, "fp16").info("a"), nullptr) << index << ", " << shard;
+      EXPECT_EQ(WeightStore::open(folder_).where("a"), file.string());
+      std::filesystem::remove(file);
+      std::filesystem::remove(map);
+    }
+  }
+}
+
+TEST_F(WeightStoreTest, OtherFilesAreNoWeights) {
+  for (const char* name : {"model-00001-of-00002.safetensors", "model.safetensors.lock",
+                           "model.safetensors.index.json.bak", "model..safetensors", "model.a.b.safetensors",
+                           "model.json", "other.safetensors", "model.fp16.bin", "model.index.json"}) {
+    write(name, bytes_file({"a"}));
+  }
+  expect_refused({"no weights", "other.safetensors"});
+}
+
+TEST_F(WeightStoreTest, AnIncompleteDownloadIsNamed) {
+  const std::filesystem::path repository = folder_ / "models--a--b";
+  const std::filesystem::path part = repository / "snapshots/rev/vae";
+  std::filesystem::create_directories(part);
+  std::filesystem::create_symlink("../../../blobs/gone", part / "diffusion_pytorch_model.safetensors");
+  expect_error([&] { WeightStore::open(part); }, ErrorKind::model,
+               {"diffusion_pytorch_model.safetensors", "is a link to '../../../blobs/gone', which does not exist",
+                "is the download incomplete?"});
+  write("models--a--b/blobs/gone.0123abcd.incomplete", "x");
+  expect_error([&] { WeightStore::open(part); }, ErrorKind::model,
+               {"the download is incomplete", "gone.0123abcd.incomplete"});
+  std::filesystem::remove(part / "diffusion_pytorch_model.safetensors");
+  expect_error([&] { WeightStore::open(part); }, ErrorKind::model, {"no weights", "gone.0123abcd.incomplete"});
+
+  std::filesystem::create_symlink("../../../blobs/index", part / "model.safetensors.index.json");
+  expect_error([&] { WeightStore::open(part); }, ErrorKind::model,
+               {"index.json", "is a link to '../../../blobs/index'"});
+}
+
+TEST_F(WeightStoreTest, ADanglingShardIsNamed) {
+  write_index(R"({"a":"model-1.safetensors"})");
+  std::filesystem::create_symlink("blobs/gone", folder_ / "model-1.safetensors");
+  expect_refused(
+      {"model-1.safetensors", "named by", "index.json", "is a link to 'blobs/gone'", "is the download incomplete?"});
+}
+
+TEST_F(WeightStoreTest, APartWhoseFolderLeadsToNothingIsNamed) {
+  std::filesystem::create_directory_symlink("elsewhere", folder_ / "vae");
+  expect_error([&] { WeightStore::open(folder_ / "vae"); }, ErrorKind::model,
+               {"vae", "it is a link to 'elsewhere', which does not exist"});
 }
 
 TEST_F(WeightStoreTest, AMissingShardIsNamed) {
@@ -86,11 +213,13 @@ TEST_F(WeightStoreTest, ADamagedShardIsNamed) {
   expect_refused({"model-1.safetensors", "truncated"});
 }
 
-TEST_F(WeightStoreTest, ATensorInTwoShardsIsRefused) {
+TEST_F(WeightStoreTest, TheIndexSaysWhichShardCounts) {
   write("model-1.safetensors", bytes_file({"a", "b"}));
-  write("model-2.safetensors", bytes_file({"b"}));
-  write_index(R"({"a":"model-1.safetensors","b":"model-2.safetensors"})");
-  expect_refused({"'b'", "in two files", "model-1.safetensors", "model-2.safetensors"});
+  write("model-2.safetensors", bytes_file({"b", "c"}));
+  for (const char* shard : {"model-1.safetensors", "model-2.safetensors"}) {
+    write_index(fmt::format(R"({{"a":"model-1.safetensors","b":"{}","c":"model-2.safetensors"}})", shard));
+    EXPECT_EQ(WeightStore::open(folder_).where("b"), (folder_ / shard).string());
+  }
 }
 
 TEST_F(WeightStoreTest, AnIndexAtOddsWithItsShardsIsRefused) {
@@ -102,12 +231,12 @@ TEST_F(WeightStoreTest, AnIndexAtOddsWithItsShardsIsRefused) {
   expect_refused({"index.json", "'ghost'", "does not hold it"});
 }
 
-TEST_F(WeightStoreTest, ATensorThatTheIndexForgotIsStillThere) {
+TEST_F(WeightStoreTest, WhatTheIndexDoesNotNameIsIgnored) {
   write("model-1.safetensors", bytes_file({"a", "extra"}));
   write_index(R"({"a":"model-1.safetensors"})");
   WeightStore store = WeightStore::open(folder_);
-  store.find("a");
-  EXPECT_EQ(store.unused(), std::vector<std::string>{"extra"});
+  EXPECT_FALSE(store.find("extra").has_value());
+  EXPECT_EQ(store.unused(), std::vector<std::string>{"a"});
 }
 
 TEST_F(WeightStoreTest, ShardNamesStayInTheFolder) {

@@ -18,7 +18,7 @@ ROOMS = {
     "device": {"base"},
     "tensor": {"base", "device"},
     "io": {"base", "device", "tensor"},
-    "text": {"base"},
+    "text": {"base", "io"},
     "ops": {"base", "device", "tensor", "io"},
     "parallel": {"base", "device", "tensor"},
     "nn": {"base", "device", "tensor", "ops", "parallel"},

@@ -290,15 +290,59 @@ TEST_F(VocabAndMerges, ReadsMergesWithOtherLineEnds) {
 
 TEST_F(VocabAndMerges, NamesMissingFiles) {
   fs::remove(folder_ / "tokenizer_config.json");
-  EXPECT_EQ(message(), path("tokenizer_config.json") + ": cannot be opened for reading");
+  EXPECT_EQ(message(), "cannot read '" + path("tokenizer_config.json") + "': No such file or directory");
   fs::remove(folder_ / "merges.txt");
-  EXPECT_EQ(message(), path("merges.txt") + ": cannot be opened for reading");
+  EXPECT_EQ(message(), "cannot read '" + path("merges.txt") + "': No such file or directory");
   fs::remove(folder_ / "vocab.json");
   EXPECT_EQ(message(), folder_.string() +
                            ": holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have");
   fs::remove_all(folder_);
   EXPECT_EQ(message(), folder_.string() +
                            ": holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have");
+}
+
+TEST_F(VocabAndMerges, NamesLinksToNothingAndGitLfsPointers) {
+  for (const char* name : {"tokenizer_config.json", "merges.txt", "vocab.json", "tokenizer.json"}) {
+    fs::remove(folder_ / name);
+    fs::create_symlink("../blobs/gone", folder_ / name);
+    EXPECT_EQ(message(), "cannot read '" + path(name) +
+                             "': it is a link to '../blobs/gone', which does not exist (is the download incomplete?)");
+    fs::remove(folder_ / name);
+    write(folder_ / name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n");
+    EXPECT_EQ(message(), "'" + path(name) + "' is a git-lfs pointer, not the file itself: fetch it with: git lfs pull");
+    if (name != std::string_view("tokenizer.json"))
+      fs::copy_file(kSmallTokenizer / name, folder_ / name, fs::copy_options::overwrite_existing);
+  }
+}
+
+TEST_F(VocabAndMerges, ReadsAddedTokensJsonWhereTheConfigListsNone) {
+  Json config = Json::parse(read(kSmallTokenizer / "tokenizer_config.json"));
+  Json added;
+  for (const auto& [id, token] : config["added_tokens_decoder"].items())
+    added[token["content"].get<std::string>()] = std::stoi(id);
+  config.erase("added_tokens_decoder");
+  write(folder_ / "tokenizer_config.json", config.dump());
+  write(folder_ / "added_tokens.json", added.dump());
+  const std::string text = "<|im_start|>user\nA cat<|im_end|>";
+  EXPECT_EQ(Tokenizer::load(folder_).encode(text), Tokenizer::load(kSmallTokenizer).encode(text));
+  EXPECT_EQ(read_tokenizer_files(folder_).added_tokens.size(), added.size());
+
+  for (const auto& [bad, wanted] : std::vector<std::pair<const char*, const char*>>{
+           {"[]", "its value is []; it must be an object"},
+           {R"({"<x>": -1})", R"(the field '["<x>"]' is -1; it must be a token id)"},
+           {R"({"": 2047})", "the added token with the id 2047 is empty"}}) {
+    write(folder_ / "added_tokens.json", bad);
+    EXPECT_NE(message().find(path("added_tokens.json") + ": " + wanted), std::string::npos) << message();
+  }
+  write(folder_ / "added_tokens.json", R"({"<x>": 5})");
+  EXPECT_NE(message().find("the token id 5 is given to both"), std::string::npos) << message();
+}
+
+TEST_F(VocabAndMerges, DoesNotReadFilesThatItDoesNotNeed) {
+  fs::copy_file(kSmallTokenizer / "tokenizer.json", folder_ / "tokenizer.json");
+  for (const char* name : {"vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"})
+    write(folder_ / name, "{ damaged");
+  EXPECT_EQ(message(), "no error");
 }
 
 TEST_F(VocabAndMerges, RefusesDamagedMerges) {
@@ -335,7 +379,9 @@ TEST_F(VocabAndMerges, RefusesOtherConfigurations) {
       file +
           ": the field 'add_prefix_space' is true, which is not supported; only Qwen2 tokenizers are, with none here");
   EXPECT_EQ(message_for_config([](Json& j) { j.erase("added_tokens_decoder"); }),
-            file + ": the field 'added_tokens_decoder' is missing");
+            file +
+                ": the field 'added_tokens_decoder' is missing, and so is added_tokens.json, one of which must list "
+                "the added tokens");
   for (const char* key : {"", "x", "-1", "7x", "99999999999", "2147483647"}) {
     EXPECT_EQ(
         message_for_config([&](Json& j) { j["added_tokens_decoder"][key] = j["added_tokens_decoder"]["2045"]; }),

@@ -8,6 +8,18 @@ import argparse
 import json
 import os
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--vocabulary", type=int, default=1088)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import scenes
 from sprites import SPRITES
 
@@ -129,14 +141,10 @@ def build(folder, vocabulary=1088, count=40000, seed=1):
     return tokenizer
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
-    parser.add_argument("--vocabulary", type=int, default=1088)
-    args = parser.parse_args()
+def main(args):
     tokenizer = build(args.folder, args.vocabulary)
     print("vocabulary", tokenizer.get_vocab_size(), "template tokens", len(tokenizer.encode(chat("")).ids))
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

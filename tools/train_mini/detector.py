@@ -14,6 +14,23 @@ import math
 import os
 import time
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--atlas", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--vae")
+    parser.add_argument("--init", help="continue from this detector")
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--workers", type=int, default=6)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -215,16 +232,7 @@ def load(path, device):
     return model.float().to(device).eval()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--atlas", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--vae")
-    parser.add_argument("--init", help="continue from this detector")
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--workers", type=int, default=6)
-    args = parser.parse_args()
+def main(args):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     save(
         train(sprites.load_atlas(args.atlas), device, args.seconds, args.batch, args.workers, args.vae, args.init),
@@ -233,6 +241,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)
     # A forked worker may still hold the interpreter; everything is on disk.
     os._exit(0)

@@ -20,6 +20,29 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 
+SIZES = ((256, 256), (512, 512), (720, 720), (720, 1280), (1280, 720))
+
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--detector", required=True)
+    parser.add_argument("--atlas", required=True)
+    parser.add_argument("--engine", help="program that draws instead of torch")
+    parser.add_argument("--sizes", nargs="+", default=[f"{h}x{w}" for h, w in SIZES], help="HEIGHTxWIDTH")
+    parser.add_argument("--per-kind", type=int, help="only so many prompts of each kind")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks first")
+    parser.add_argument("--sheets", help="also save contact sheets of the showcase prompts in this folder")
+    parser.add_argument("--keep", help="also save every picture, made smaller, in this folder")
+    parser.add_argument("--json", help="also write the figures here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import numpy as np
 import torch
 
@@ -29,7 +52,6 @@ import scenes
 import sprites
 
 STEPS, GUIDANCE = 9, 4.0
-SIZES = ((256, 256), (512, 512), (720, 720), (720, 1280), (1280, 720))
 BOUNDS = {"single": 0.95, "background": 0.95, "relation": 0.85, "count": 0.80}  # at 512x512
 MAY_LOSE = 0.10  # at 720x1280 and 1280x720, against 512x512
 VAE_BOUND = 32.0  # dB, mean
@@ -362,20 +384,7 @@ def failures(figures, decibels=None, judge_right=None, judge_wrong=None):
     return found
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--detector", required=True)
-    parser.add_argument("--atlas", required=True)
-    parser.add_argument("--engine", help="program that draws instead of torch")
-    parser.add_argument("--sizes", nargs="+", default=[f"{h}x{w}" for h, w in SIZES], help="HEIGHTxWIDTH")
-    parser.add_argument("--per-kind", type=int, help="only so many prompts of each kind")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks first")
-    parser.add_argument("--sheets", help="also save contact sheets of the showcase prompts in this folder")
-    parser.add_argument("--keep", help="also save every picture, made smaller, in this folder")
-    parser.add_argument("--json", help="also write the figures here")
-    args = parser.parse_args()
+def main(args):
     import vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -423,4 +432,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(OPTIONS))

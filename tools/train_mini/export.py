@@ -10,6 +10,23 @@ import json
 import os
 import shutil
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state")
+    parser.add_argument("--blend", help="earlier checkpoint of the same training, mixed in")
+    parser.add_argument("--share", type=float, default=0.6, help="its share of the weights")
+    parser.add_argument("--vae")
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--check", action="store_true", help="compare the folder's modules with diffusers")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import torch
 
 import captions
@@ -203,16 +220,7 @@ def _relative(value, expected):
     return ((value - expected).norm() / expected.norm()).item()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state")
-    parser.add_argument("--blend", help="earlier checkpoint of the same training, mixed in")
-    parser.add_argument("--share", type=float, default=0.6, help="its share of the weights")
-    parser.add_argument("--vae")
-    parser.add_argument("--tokenizer")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--check", action="store_true", help="compare the folder's modules with diffusers")
-    args = parser.parse_args()
+def main(args):
     if args.state:
         export(*averaged_modules(args.state, args.blend, args.share), args.vae, args.tokenizer, args.out)
         sizes = weight_bytes(args.out)
@@ -224,4 +232,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -13,6 +13,17 @@ import os
 import tempfile
 import time
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--font", help="the one that sprites.py names")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import numpy as np
 import torch
 
@@ -68,10 +79,7 @@ def check_judge_rules():
     expect(evaluate.background_color(image) == "white", "white was not seen as white")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--font", default=sprites.FONT)
-    args = parser.parse_args()
+def main(args):
     began, device = time.time(), torch.device("cpu")
     torch.set_num_threads(2)
     feed.LONG_CAPTIONS.clear()
@@ -79,7 +87,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         place = lambda name: os.path.join(temporary, name)
         stage("atlas and scenes")
-        np.savez_compressed(place("atlas.npz"), atlas=sprites.build_atlas(args.font))
+        np.savez_compressed(place("atlas.npz"), atlas=sprites.build_atlas(args.font or sprites.FONT))
         atlas = sprites.load_atlas(place("atlas.npz"))
         texels = render.pack_atlas(atlas, device)
         check_scenes(texels)
@@ -161,6 +169,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)
     # The prefetch thread may still wait for its feed; every file is written.
     os._exit(0)

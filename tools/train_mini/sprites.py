@@ -10,10 +10,24 @@ Needs Pillow with raqm (for emoji that are sequences).
 import argparse
 from dataclasses import dataclass
 
+FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("atlas")
+    parser.add_argument("--sheet", help="also write a contact sheet")
+    parser.add_argument("--font", default=FONT)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import numpy as np
 
 SIDE = 128
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 
 # emoji | name / synonym, plural in braces when irregular | tags that scenes draw from
 TABLE = """
@@ -218,12 +232,7 @@ def load_atlas(path):
     return atlas
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("atlas")
-    parser.add_argument("--sheet", help="also write a contact sheet")
-    parser.add_argument("--font", default=FONT)
-    args = parser.parse_args()
+def main(args):
     atlas = build_atlas(args.font)
     np.savez_compressed(args.atlas, atlas=atlas)
     print(len(SPRITES), "sprites")
@@ -239,4 +248,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -17,6 +17,24 @@ import random
 import time
 from dataclasses import dataclass, field
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("atlas", "vae", "tokenizer", "state"):
+        parser.add_argument("--" + name, required=True)
+    parser.add_argument("--total", type=float, required=True, help="seconds that the schedules span")
+    parser.add_argument("--until", type=float, required=True, help="seconds at which this leg ends, all legs counted")
+    parser.add_argument("--carry", default="", help="also write a small bf16 checkpoint here")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--fresh", type=float, default=0.3)
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import torch
 
 import captions
@@ -380,23 +398,13 @@ def compiled_block():
     return core
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("atlas", "vae", "tokenizer", "state"):
-        parser.add_argument("--" + name, required=True)
-    parser.add_argument("--total", type=float, required=True, help="seconds that the schedules span")
-    parser.add_argument("--until", type=float, required=True, help="seconds at which this leg ends, all legs counted")
-    parser.add_argument("--carry", default="", help="also write a small bf16 checkpoint here")
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--fresh", type=float, default=0.3)
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
-    args = parser.parse_args()
+def main(args):
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = False
     Trainer(Options(**vars(args)), torch.device("cuda" if torch.cuda.is_available() else "cpu")).run()
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)
     # A compile worker or the prefetch thread may still hold the interpreter; everything is on disk.
     os._exit(0)

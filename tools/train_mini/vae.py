@@ -11,6 +11,28 @@ import math
 import os
 import time
 
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("train", "psnr"))
+    parser.add_argument("--atlas", required=True)
+    parser.add_argument("--vae", help="diffusers folder to measure")
+    parser.add_argument("--init", help="diffusers folder to continue from")
+    parser.add_argument("--out", help="diffusers folder to write")
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -321,21 +343,7 @@ def _whiten(model, parameters, average, moments, channels):
         next_weight *= deviation[None, :, None, None]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train", "psnr"))
-    parser.add_argument("--atlas", required=True)
-    parser.add_argument("--vae", help="diffusers folder to measure")
-    parser.add_argument("--init", help="diffusers folder to continue from")
-    parser.add_argument("--out", help="diffusers folder to write")
-    parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
-    args = parser.parse_args()
+def main(args):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.command == "train":
         train(args, device)
@@ -345,4 +353,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

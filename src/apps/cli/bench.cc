@@ -17,7 +17,6 @@
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "io/model_folder.h"
 #include "pipeline/engine.h"
 
 namespace nostos::cli {
@@ -28,6 +27,7 @@ using nlohmann::ordered_json;
 struct BenchFlags {
   CommonFlags common;
   EngineFlags engine;
+  ModelFlags model;
   std::string model_path, synthetic;
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
@@ -69,6 +69,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
          "seconds of rest before each run (0: as under load; a GPU at its power limit is faster after a rest)")
       ->check(CLI::Range(0., 600.));
   command.add_flag("--json", flags.json, "write one JSON object to standard output");
+  add_model_flags(command, flags.model);
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
 }
@@ -175,12 +176,15 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
 void bench(const BenchFlags& flags, const Processes& processes) {
   EngineOptions options = engine_options(flags.engine, processes);
   options.synthetic = !flags.synthetic.empty();
+  require(!options.synthetic || (flags.model.revision.empty() && flags.model.variant.empty()), ErrorKind::invalid_input,
+          "--synthetic makes its weights: --revision and --variant have no meaning there");
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
   options.memory.one_drawing = warmup + flags.repeat == 1;
   if (options.synthetic)
     options.model = synthetic_model(flags.synthetic);
   else
-    options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
+    options.model = find_model(flags.model.named(flags.model_path));
+  options.variant = flags.model.variant;
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));

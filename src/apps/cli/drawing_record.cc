@@ -23,6 +23,7 @@ std::string to_json(const DrawingRecord& record) {
   nlohmann::ordered_json json = request_json(record.request);
   json["model_path"] = record.model_path;
   json["precision"] = record.precision;
+  if (!record.variant.empty()) json["variant"] = record.variant;
   json["version"] = NOSTOS_VERSION;
   return json_line(json);
 }
@@ -48,6 +49,7 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   request.latents = json.string("latents");
   record.model_path = json.string("model_path");
   record.precision = json.string("precision");
+  record.variant = json.string_or("variant", "");
   return record;
 }
 

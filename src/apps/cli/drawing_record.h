@@ -15,6 +15,7 @@ struct DrawingRecord {
   GenerationRequest request;       ///< all optionals set, num_outputs 1, seed that of this picture
   std::string model_path;          ///< as the user gave it; empty: the embedded model
   std::string precision = "auto";  ///< "auto", "f32" or "bf16"
+  std::string variant{};           ///< of the weights, as the user gave it; empty: none
 };
 
 /// Keyword of the PNG text chunk that holds to_json() of a picture's record.

@@ -1,10 +1,11 @@
 // Implements the search for the models that come with the program.
 #include "apps/cli/embedded_model.h"
 
-#include <cstdlib>
 #include <system_error>
 
 #include "base/error.h"
+#include "io/environment.h"
+#include "io/model_folder.h"
 
 namespace nostos::cli {
 namespace {
@@ -17,8 +18,8 @@ bool is_folder(const std::filesystem::path& path) {
 }  // namespace
 
 std::filesystem::path models_folder() {
-  if (const char* named = std::getenv("NOSTOS_MODELS_DIR"); named != nullptr && *named != '\0') {
-    require(is_folder(named), ErrorKind::model, "NOSTOS_MODELS_DIR names '{}', which is no folder", named);
+  if (std::filesystem::path named = path_from_environment("NOSTOS_MODELS_DIR"); !named.empty()) {
+    require(is_folder(named), ErrorKind::model, "NOSTOS_MODELS_DIR names '{}', which is no folder", named.string());
     return named;
   }
   std::error_code ignored;
@@ -37,6 +38,10 @@ std::filesystem::path embedded_model() {
   require(is_folder(folder), ErrorKind::model, "the embedded model '{}' is missing; give --model-path",
           folder.string());
   return folder;
+}
+
+std::filesystem::path find_model(const std::string& path_or_name) {
+  return path_or_name.empty() ? embedded_model() : resolve_model_path(path_or_name);
 }
 
 std::filesystem::path synthetic_model(const std::string& name_or_folder) {

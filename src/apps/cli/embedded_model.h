@@ -15,6 +15,10 @@ std::filesystem::path models_folder();
 /// there.
 std::filesystem::path embedded_model();
 
+/// \return the folder of the model of this path or name (see resolve_model_path()), that of embedded_model() for "".
+/// \throws Error model
+std::filesystem::path find_model(const std::string& path_or_name);
+
 /// \param name_or_folder a folder of configs, or the name of one under models_folder(), e.g. "z-image-turbo".
 /// \throws Error model naming the places looked at.
 std::filesystem::path synthetic_model(const std::string& name_or_folder);

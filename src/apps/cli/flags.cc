@@ -4,6 +4,7 @@
 #include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/model_folder.h"
 #include "pipeline/device_choice.h"
 
 namespace nostos::cli {
@@ -49,6 +50,22 @@ parallel::PlanKind parse_plan(const std::string& name) {
 
 CLI::Validator not_empty() {
   return CLI::Validator([](const std::string& text) { return text.empty() ? "an empty value" : std::string(); }, "");
+}
+
+std::string ModelFlags::named(const std::string& path_or_name) const {
+  return revision.empty() ? path_or_name : with_revision(path_or_name, revision);
+}
+
+void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights) {
+  command
+      .add_option("--revision", flags.revision,
+                  "branch, tag or commit of a model in the Hugging Face cache, as in OWNER/NAME@REVISION (main)")
+      ->check(not_empty());
+  if (!with_weights) return;
+  command
+      .add_option("--variant", flags.variant,
+                  "weights to take, e.g. fp16 for *.fp16.safetensors (the plain ones, else the only variant)")
+      ->check(not_empty());
 }
 
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {

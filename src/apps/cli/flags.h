@@ -28,6 +28,14 @@ struct EngineFlags {
   double comm_timeout_s = 0;
 };
 
+/// Flags that say which of a model's revisions and weights are meant.
+struct ModelFlags {
+  std::string revision, variant;
+
+  /// \return the model's path or name with the revision, if one is given. \throws Error as with_revision()
+  std::string named(const std::string& path_or_name) const;
+};
+
 /// Flags that every command has.
 struct CommonFlags {
   std::string config;
@@ -39,6 +47,8 @@ CLI::Validator not_empty();
 
 /// Adds the flags to `command`; `flags` must outlive it.
 void add_engine_flags(CLI::App& command, EngineFlags& flags);
+/// \param with_weights whether the command reads weights, not configs alone
+void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights = true);
 void add_common_flags(CLI::App& command, CommonFlags& flags);
 
 /// Reads the config file, if one is given, into the command's flags, and sets the log level.

@@ -19,7 +19,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
-#include "io/model_folder.h"
 #include "io/safetensors.h"
 
 namespace nostos::cli {
@@ -32,6 +31,7 @@ using Path = std::filesystem::path;
 struct GenerateFlags {
   CommonFlags common;
   EngineFlags engine;
+  ModelFlags model;
   std::optional<std::string> prompt, negative_prompt, model_path, rng, latents, from;
   std::optional<int64_t> height, width, num_inference_steps, seed, num_outputs;
   std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
@@ -72,6 +72,7 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
   command.add_option("--perf-dump-path", flags.perf_dump_path,
                      "JSON file for stage times, step times, bytes and ranks");
   command.add_flag("--json", flags.json, "write one JSON object to standard output in place of the pictures' paths");
+  add_model_flags(command, flags.model);
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
 }
@@ -99,6 +100,11 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   lay_over(flags.cfg_truncation, request.cfg_truncation);
   lay_over(flags.num_outputs, request.num_outputs);
   lay_over(flags.model_path, record.model_path);
+  if (!flags.model.variant.empty()) record.variant = flags.model.variant;
+  // A new revision replaces the one that the picture names.
+  if (!flags.model.revision.empty() && !flags.model_path)
+    record.model_path.resize(std::min(record.model_path.find('@'), record.model_path.size()));
+  record.model_path = flags.model.named(record.model_path);
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
   if (flags.seed) {
@@ -200,7 +206,8 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   const ModelLimits any_model{.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()};
   const int64_t count = resolve(record.request, any_model).request.num_outputs;
   if (is_root) require_outputs(flags, count);
-  options.model = record.model_path.empty() ? embedded_model() : resolve_model_path(record.model_path);
+  options.model = find_model(record.model_path);
+  options.variant = record.variant;
   options.memory.one_drawing = count == 1;
 
   const std::atomic<bool>& interrupted = catch_interrupts();

@@ -12,8 +12,8 @@
 #include "apps/cli/json_text.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "io/json_config.h"
-#include "io/model_folder.h"
 #include "io/weight_store.h"
 
 namespace nostos::cli {
@@ -24,6 +24,7 @@ using Path = std::filesystem::path;
 
 struct InspectFlags {
   CommonFlags common;
+  ModelFlags model;
   std::string model_path;
   bool json = false;
 };
@@ -41,35 +42,54 @@ struct Part {
 
 std::optional<JsonConfig> find_config(const Path& folder) {
   for (const char* file : {"config.json", "scheduler_config.json", "tokenizer_config.json"}) {
-    if (exists(folder / file)) return JsonConfig::load(folder / file);
+    if (std::optional<JsonConfig> config = JsonConfig::load_if_there(folder / file)) return config;
   }
   return std::nullopt;
 }
 
-Part read_part(const Path& model, const std::string& part_name, const std::string& class_name) {
+/// Reads a part that drawings need. \throws Error model
+Part read_part(const Path& model, const std::string& part_name, const std::string& class_name,
+               const std::string& variant) {
   constexpr std::array<std::string_view, 3> kWithWeights{"transformer", "text_encoder", "vae"};
   Part part;
   part.name = part_name;
   part.class_name = class_name;
   part.config = find_config(model / part_name);
   if (std::ranges::find(kWithWeights, part_name) == kWithWeights.end()) return part;
-  for (const auto& [tensor, info] : WeightStore::open(model / part_name).list()) {
+  const WeightStore store = WeightStore::open(model / part_name, variant);
+  for (const std::string& note : store.notes()) log_message(LogLevel::warning, note);
+  for (const auto& [tensor, info] : store.list()) {
     ++part.tensors;
-    part.parameters += info.shape.elements();
+    part.parameters += info.elements();
     part.bytes += info.end - info.begin;
-    ++part.dtypes[std::string(name(info.dtype))];
+    ++part.dtypes[info.dtype_name];
   }
   return part;
 }
 
-/// \return the parts that model_index.json lists, each as [library, class].
-std::vector<Part> read_parts(const Path& model, const JsonConfig& index) {
+/// \return the class of a part that model_index.json lists as [library, class], "" if it lists none.
+std::string class_of(const JsonConfig& index, const std::string& field) {
+  if (!index.has(field)) return "";
+  const std::vector<std::string> library_and_class = index.strings(field);
+  require(library_and_class.size() == 2, ErrorKind::model, "{}: {} must be [library, class]", index.name(), field);
+  return library_and_class[1];
+}
+
+/// \return the parts that model_index.json lists. A part that no drawing needs and that cannot be read is left out with
+/// a warning.
+std::vector<Part> read_parts(const Path& model, const JsonConfig& index, const std::string& variant) {
+  constexpr std::array<std::string_view, 5> kNeeded{"transformer", "text_encoder", "vae", "tokenizer", "scheduler"};
   std::vector<Part> parts;
   for (const std::string& field : index.fields()) {
-    if (field.starts_with("_") || !is_directory(model / field)) continue;
-    const std::vector<std::string> library_and_class = index.strings(field);
-    require(library_and_class.size() == 2, ErrorKind::model, "{}: {} must be [library, class]", index.name(), field);
-    parts.push_back(read_part(model, field, library_and_class[1]));
+    std::error_code ignored;
+    // A link to nothing is there, too: reading it says where it leads.
+    if (field.starts_with("_") || !exists(symlink_status(model / field, ignored))) continue;
+    try {
+      parts.push_back(read_part(model, field, class_of(index, field), variant));
+    } catch (const Error& error) {
+      if (std::ranges::find(kNeeded, field) != kNeeded.end()) throw;
+      log_warning("{}, which no drawing needs: {}", field, error.what());
+    }
   }
   return parts;
 }
@@ -122,12 +142,11 @@ void print_text(const Path& model, const std::string& class_name, const std::vec
 
 void inspect(CLI::App& command, const InspectFlags& flags) {
   apply_common_flags(command, flags.common);
-  const Path model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
+  const Path model = find_model(flags.model.named(flags.model_path));
   const JsonConfig index = JsonConfig::load(model / "model_index.json");
   const std::string class_name = index.string("_class_name");
-  const std::vector<Part> parts = read_parts(model, index);
-  std::optional<JsonConfig> generation;
-  if (exists(model / "generation_config.json")) generation = JsonConfig::load(model / "generation_config.json");
+  const std::vector<Part> parts = read_parts(model, index, flags.model.variant);
+  const std::optional<JsonConfig> generation = JsonConfig::load_if_there(model / "generation_config.json");
   (flags.json ? print_json : print_text)(model, class_name, parts, generation);
 }
 
@@ -138,6 +157,7 @@ void add_inspect_command(CLI::App& app) {
   auto flags = std::make_shared<InspectFlags>();
   command->add_option("--model-path", flags->model_path,
                       "model folder or Hugging Face name; without it the embedded model");
+  add_model_flags(*command, flags->model);
   command->add_flag("--json", flags->json, "write one JSON object to standard output");
   add_common_flags(*command, flags->common);
   command->callback([command, flags] { inspect(*command, *flags); });

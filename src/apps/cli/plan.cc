@@ -16,7 +16,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
-#include "io/model_folder.h"
 #include "parallel/shard_plan.h"
 #include "pipeline/model_shape.h"
 
@@ -34,6 +33,7 @@ constexpr int64_t kMaxRanks = 512;
 
 struct PlanFlags {
   CommonFlags common;
+  ModelFlags model;
   std::optional<int64_t> height, width;
   int64_t sp_degree = 1;
   std::string sp_plan = "token";
@@ -177,7 +177,7 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
     image_format(flags.output);
     require_writable(flags.output);
   }
-  const Path model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
+  const Path model = find_model(flags.model.named(flags.model_path));
   const ModelShape shape = read_model_shape(model);
   const ResolvedRequest resolved = resolve(request, shape.limits);
   const int64_t multiple = shape.limits.size_multiple;
@@ -217,6 +217,7 @@ void add_plan_command(CLI::App& app) {
   command->add_option("--sp-plan", flags->sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
   command->add_option("--model-path", flags->model_path,
                       "model folder, of which configs are enough, or Hugging Face name; without it the embedded model");
+  add_model_flags(*command, flags->model, false);
   command->add_option("--output", flags->output, "PNG, JPEG or WebP drawing of the token grid, coloured by rank");
   command->add_flag("--json", flags->json, "write one JSON object to standard output");
   add_common_flags(*command, flags->common);

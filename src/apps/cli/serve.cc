@@ -15,7 +15,6 @@
 #include "apps/cli/ranks.h"
 #include "apps/server/server.h"
 #include "base/error.h"
-#include "io/model_folder.h"
 #include "pipeline/engine.h"
 
 namespace nostos::cli {
@@ -24,6 +23,7 @@ namespace {
 struct ServeFlags {
   CommonFlags common;
   EngineFlags engine;
+  ModelFlags model;
   std::string model_path;
   std::string host = "127.0.0.1";
   uint16_t port = 30000;
@@ -54,6 +54,7 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       .add_option("--shutdown-grace", flags.shutdown_grace_s,
                   "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
       ->check(not_empty() & CLI::Range(0.0, 86'400.0));
+  add_model_flags(command, flags.model);
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
 }
@@ -139,7 +140,9 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   }
   EngineOptions options = engine_options(flags.engine, processes);
   options.kept_caption_bytes = kKeptCaptionBytes;
-  options.model = flags.model_path.empty() ? embedded_model() : resolve_model_path(flags.model_path);
+  const std::string model_path = flags.model.named(flags.model_path);
+  options.model = find_model(model_path);
+  options.variant = flags.model.variant;
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
   const SharedDrawing drawing(engine, processes);
@@ -158,8 +161,9 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   model.limits = {.model = engine.limits(),
                   .max_pixels = flags.max_pixels,
                   .wants_guidance = needs_guidance,
-                  .model_path = flags.model_path,
-                  .precision = engine.precision_name()};
+                  .model_path = model_path,
+                  .precision = engine.precision_name(),
+                  .variant = flags.model.variant};
   server->run(
       std::move(model),
       {.draw = [&drawing](std::span<const GenerationRequest> requests,

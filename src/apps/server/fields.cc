@@ -55,6 +55,7 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char*
                  "{} must switch guidance on: this server's ranks draw its two halves (--cfg-parallel-degree 2)",
                  guidance_field);
   order.record.model_path = limits.model_path;
+  order.record.variant = limits.variant;
   order.record.precision = limits.precision;
   return order;
 }

@@ -24,6 +24,7 @@ struct OrderLimits {
   bool wants_guidance = false;  ///< the ranks split its two halves, and cannot draw without
   std::string model_path;       ///< as the user gave it, for the pictures' records
   std::string precision;
+  std::string variant{};  ///< of the weights, for the records
 };
 
 /// \return the JSON object that `body` holds. \throws ApiError 400 if it is none, nested too deep, or no UTF-8.

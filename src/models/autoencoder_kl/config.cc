@@ -14,7 +14,8 @@ Config load_config(const std::filesystem::path& file) {
   constexpr std::array<std::string_view, 1> kClasses{"AutoencoderKL"};
   constexpr size_t kMaxLevels = 8;
   const JsonConfig json = JsonConfig::load(file);
-  json.class_name(kClasses);
+  json.check_class(kClasses);
+  json.require_unquantised();
   const auto bad = [&](std::string_view field, const std::string& what) {
     fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
   };
@@ -43,7 +44,8 @@ Config load_config(const std::filesystem::path& file) {
           fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
     }
   }
-  if (json.string_or("act_fn", "silu") != "silu") bad("act_fn", "is not \"silu\"");
+  const std::string activation = json.string_or("act_fn", "silu");
+  if (activation != "silu" && activation != "swish") bad("act_fn", "is not \"silu\", also called \"swish\"");
   const auto check_types = [&](std::string_view field, std::string_view type) {
     const std::vector<std::string> types =
         json.strings_or(field, std::vector<std::string>(config.block_channels.size(), std::string(type)));

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/json_config.h"
 
 namespace nostos::qwen3 {
@@ -15,40 +16,86 @@ nn::AttentionShape Config::attention_shape() const {
 
 GatedShape Config::feed_forward_shape() const { return {hidden, ffn, true}; }
 
+namespace {
+
+[[noreturn]] void refuse(const JsonConfig& json, std::string_view field, const std::string& what) {
+  fail(ErrorKind::model, "{}: field '{}' {}", json.name(), field, what);
+}
+
+/// \return the base of the rotary angles, as transformers 5 finds it: in `rope_scaling`, else in `rope_parameters`,
+/// else at the top, where checkpoints that went through transformers 4 may keep a stale one. \throws Error model
+double read_rope_theta(const JsonConfig& json) {
+  constexpr double kDefaultTheta = 1e4;  // transformers'
+  const auto theta_of = [](const JsonConfig& config, double otherwise) {
+    return config.number_or("rope_theta", otherwise, 1, 1e12);
+  };
+  const double outer = theta_of(json, kDefaultTheta);
+  for (const std::string field : {"rope_scaling", "rope_parameters"}) {
+    const std::optional<JsonConfig> rope = json.object(field);
+    if (!rope || rope->fields().empty()) continue;
+    const std::string type_field = rope->has("rope_type") ? "rope_type" : "type";
+    if (const std::string type = rope->string_or(type_field, "default"); type != "default")
+      refuse(json, field + "." + type_field,
+             fmt::format("is \"{}\", must be \"default\": nostos rotates without scaling", type));
+    for (const char* layers : {"full_attention", "sliding_attention"})
+      if (rope->has(layers)) refuse(json, field + "." + layers, "is set: nostos rotates all layers alike");
+    const double inner = theta_of(*rope, outer);
+    if (json.has("rope_theta") && inner != outer) {
+      log_warning("{}: field 'rope_theta' is {} and '{}.rope_theta' {}, which is taken, as transformers 5 does",
+                  json.name(), outer, field, inner);
+    }
+    return inner;
+  }
+  return outer;
+}
+
+/// \throws Error model unless every layer attends to the whole prompt.
+void require_full_attention(const JsonConfig& json, int64_t layers) {
+  const std::string whole = ": nostos attends to the whole prompt";
+  const bool has_window = json.boolean_or("use_sliding_window", false) && !json.is_null("sliding_window");
+  // The first max_window_layers layers have no window.
+  if (has_window && !json.has("layer_types") && json.integer_or("max_window_layers", 28, 0, 1 << 20) < layers)
+    refuse(json, "use_sliding_window", "is true" + whole);
+  for (const std::string& type : json.strings_or("layer_types", {}))
+    if (type != "full_attention") refuse(json, "layer_types", fmt::format("has the entry \"{}\"{}", type, whole));
+}
+
+}  // namespace
+
 Config load_config(const std::filesystem::path& file) {
   constexpr std::array<std::string_view, 2> kClasses{"Qwen3Model", "Qwen3ForCausalLM"};
   constexpr int64_t kMax = int64_t{1} << 22;
   const JsonConfig json = JsonConfig::load(file);
-  const auto bad = [&](std::string_view field, const std::string& what) {
-    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
-  };
+  json.check_class(kClasses);
+  json.require_unquantised();
+  if (const std::string type = json.string_or("model_type", "qwen3"); type != "qwen3")
+    refuse(json, "model_type", fmt::format("is \"{}\", must be \"qwen3\"", type));
 
   Config config;
-  config.is_causal_lm = json.class_name(kClasses) == "Qwen3ForCausalLM";
   config.vocabulary = json.integer("vocab_size", 1, kMax);
   config.hidden = json.integer("hidden_size", 1, kMax);
   config.ffn = json.integer("intermediate_size", 1, kMax);
   config.layers = json.integer("num_hidden_layers", 2, 1000);
   config.heads = json.integer("num_attention_heads", 1, 4096);
-  config.kv_heads = json.integer_or("num_key_value_heads", config.heads, 1, 4096);
+  // In transformers the field's absence means 32, null as many as there are heads.
+  const int64_t kv_heads = json.is_null("num_key_value_heads") ? config.heads : 32;
+  config.kv_heads = json.integer_or("num_key_value_heads", kv_heads, 1, 4096);
   config.head_dim = json.integer_or("head_dim", 128, 2, 4096);
   config.norm_eps = static_cast<float>(json.number_or("rms_norm_eps", 1e-6, 0, 1));
-  const std::optional<JsonConfig> rope = json.object("rope_parameters");
-  config.rope_theta = json.number_or("rope_theta", rope ? rope->number_or("rope_theta", 1e6, 1, 1e12) : 1e6, 1, 1e12);
+  config.rope_theta = read_rope_theta(json);
 
   if (config.heads % config.kv_heads != 0) {
-    bad("num_key_value_heads",
-        fmt::format("is {}, which does not divide num_attention_heads {}", config.kv_heads, config.heads));
+    refuse(json, "num_key_value_heads",
+           fmt::format("is {}, which does not divide num_attention_heads {}", config.kv_heads, config.heads));
   }
   if (config.head_dim % 2 != 0)
-    bad("head_dim", fmt::format("is {}, rotary embedding wants an even width", config.head_dim));
-  if (json.string_or("hidden_act", "silu") != "silu") bad("hidden_act", "is not \"silu\"");
-  if (json.boolean_or("attention_bias", false)) bad("attention_bias", "is true: Qwen3 projections have no bias");
-  if (json.boolean_or("use_sliding_window", false))
-    bad("use_sliding_window", "is true: nostos attends to the whole prompt");
-  if (json.has("rope_scaling")) bad("rope_scaling", "is set: nostos rotates without scaling");
-  if (rope && rope->string_or("rope_type", "default") != "default")
-    bad("rope_parameters.rope_type", "is not \"default\"");
+    refuse(json, "head_dim", fmt::format("is {}, rotary embedding wants an even width", config.head_dim));
+  const std::string activation = json.string_or("hidden_act", "silu");
+  if (activation != "silu" && activation != "swish")
+    refuse(json, "hidden_act", "is not \"silu\", also called \"swish\"");
+  if (json.boolean_or("attention_bias", false))
+    refuse(json, "attention_bias", "is true: Qwen3 projections have no bias");
+  require_full_attention(json, config.layers);
   return config;
 }
 

@@ -19,7 +19,6 @@ struct Config {
   int64_t head_dim = 128;
   float norm_eps = 1e-6f;
   double rope_theta = 1e6;
-  bool is_causal_lm = false;  ///< tensors are named "model.*"
 
   /// Layers whose output is used: features are the last but one hidden state, so the last layer never runs.
   int64_t used_layers() const { return layers - 1; }

@@ -26,7 +26,8 @@ Config load_config(const std::filesystem::path& file) {
   constexpr std::array<std::string_view, 1> kClasses{"ZImageTransformer2DModel"};
   constexpr int64_t kMax = int64_t{1} << 20;
   const JsonConfig json = JsonConfig::load(file);
-  json.class_name(kClasses);
+  json.check_class(kClasses);
+  json.require_unquantised();
   const auto bad = [&](std::string_view field, const std::string& what) {
     fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
   };
