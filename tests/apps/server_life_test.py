@@ -1,6 +1,6 @@
 """Starts, stops and kills `nostos serve`, also with several ranks, and checks that nothing is lost.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Crash]; NOSTOS_KILLS=50 for the long form
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Storage] [Crash]; NOSTOS_KILLS=50 for the long form
 of Crash. Exits with 77 if everything was skipped. Draws with the embedded model. Needs Python 3.11, and for Processes Open MPI's mpirun.
 """
 
@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
@@ -139,6 +140,72 @@ class Processes(unittest.TestCase):
                     self.assertEqual(ended["status"], "failed", ended)
                     self.assertIn("--cfg-parallel-degree", ended["error"]["message"])
                 self.assertEqual(server.wait_for(server.submit(guidance_scale=2))["status"], "completed")
+
+
+class Storage(unittest.TestCase):
+    """A full disk, and limits of what is kept. The disk is a small file system that the test must be allowed to mount."""
+
+    def mount(self, size: str) -> Path:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder.name], capture_output=True, text=True)
+        if mounted.returncode != 0:
+            self.skipTest(f"no small file system can be mounted: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", folder.name], check=True)
+        return Path(folder.name)
+
+    def test_a_full_disk_is_told_and_forgetting_makes_space(self):
+        disk = self.mount("600k")
+        with Server(data_dir=disk / "data") as server:
+            drawing = {"prompt": "x", "size": "256x256", "num_inference_steps": 1}
+            for _ in range(30):
+                answer = server.post("/v1/images/generations", drawing)
+                if answer.status != 200:
+                    break
+            self.assertEqual(answer.status, 507, answer.body)
+            for path, body in (("/v1/jobs", {"prompt": "x"}), ("/sdapi/v1/txt2img", {"prompt": "x"}), ("/v1/images/generations", drawing)):
+                refused = server.post(path, body)
+                self.assertEqual(refused.status, 507, refused.body)
+                self.assertGreater(int(refused.headers["retry-after"]), 0)
+            ready = server.get("/health/ready")
+            self.assertEqual((ready.status, ready.json()["status"]), (503, "unwritable"))
+            self.assertRegex(ready.json()["reason"], "(?i)full|no space")
+            self.assertIn(b"nostos_storage_writable 0\n", server.get("/metrics").body)
+            kept = server.get("/v1/jobs?status=completed").json()["data"]
+            storage = server.get("/v1/storage").json()
+            self.assertEqual((storage["writable"], storage["pictures"]), (False, len(kept)))
+            self.assertEqual(storage["bytes"], sum(image["bytes"] for job in kept for image in job["images"]))
+            for job in kept:
+                self.assertEqual(len(server.get(job["images"][0]["url"]).body), job["images"][0]["bytes"])
+            for job in kept:
+                self.assertEqual(server.request("DELETE", f"/v1/jobs/{job['id']}?forget=true").status, 200)
+            server.wait_until(lambda: server.get("/health/ready").status == 200)
+            self.assertEqual(server.post("/v1/images/generations", drawing).status, 200)
+
+    def test_a_job_whose_pictures_find_the_disk_full_waits_for_space(self):
+        disk = self.mount("16m")
+        with Server(data_dir=disk / "data") as server:
+            jobs = [server.submit(num_inference_steps=100, width=128, height=128), server.submit(seed=8)]
+            server.wait_for(jobs[0], "running")
+            (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize))
+            server.wait_until(lambda: [server.job(job)["status"] for job in jobs] == ["queued", "queued"])
+            self.assertEqual(server.get("/health/ready").status, 503)
+            (disk / "filler").unlink()
+            for job in jobs:
+                self.assertEqual(server.wait_for(job)["status"], "completed")
+            self.assertEqual(server.get("/health/ready").status, 200)
+
+    def test_the_oldest_are_forgotten(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with Server("--keep-pictures", "2", data_dir=folder) as server:
+                jobs = [server.wait_for(server.submit(seed=seed))["id"] for seed in range(3)]
+                server.wait_until(lambda: server.get(f"/v1/jobs/{jobs[0]}").status == 404)
+                self.assertEqual([job["id"] for job in server.get("/v1/jobs").json()["data"]], jobs[:0:-1])
+                self.assertEqual(server.get("/v1/storage").json()["keep"], {"days": None, "pictures": 2, "bytes": 100 << 30})
+            with Server("--keep-pictures", "0", "--keep-bytes", "1kb", data_dir=folder) as server:
+                server.wait_until(lambda: server.get(f"/v1/jobs/{jobs[1]}").status == 404)
+                self.assertEqual(server.job(jobs[2])["status"], "completed")  # the last stays
+                self.assertEqual(len(list((Path(folder) / "images").iterdir())), 1)
 
 
 class Crash(unittest.TestCase):
