@@ -39,6 +39,16 @@ struct ServeFlags {
   double shutdown_grace_s = 20;
 };
 
+/// \return a check that refuses a size below zero, which CLI11 would take for an enormous one.
+CLI::Validator starts_with_digit() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        const bool is_number = !text.empty() && text[0] >= '0' && text[0] <= '9';
+        return is_number ? std::string() : fmt::format("'{}' is no size; give one as 500MB, or 0", text);
+      },
+      "");
+}
+
 void add_flags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--model-path", flags.model_path, "checkpoint folder (the small model that comes with nostos)");
   command.add_option("--host", flags.host, "address to listen on (127.0.0.1)")->check(not_empty());
@@ -60,8 +70,8 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--keep-bytes", flags.keep_bytes,
                   "bytes of pictures, also as 500MB, beyond which the oldest jobs are forgotten; 0: no limit (100GB)")
-      ->check(not_empty())
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(starts_with_digit());  // goes first
   command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
       ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{1} << 40));
   command

@@ -15,7 +15,9 @@ void check_sqlite(int code, sqlite3* database, const char* what) {
   const std::string reason = sqlite3_errmsg(database);
   const std::string message = fmt::format("job database: cannot {}: {}", what, reason);
   const int kind = code & 0xff;
-  if (kind == SQLITE_FULL || kind == SQLITE_IOERR || kind == SQLITE_READONLY || kind == SQLITE_CANTOPEN)
+  // Busy: somebody else's tool holds the database, for longer than it was waited for.
+  if (kind == SQLITE_FULL || kind == SQLITE_IOERR || kind == SQLITE_READONLY || kind == SQLITE_CANTOPEN ||
+      kind == SQLITE_BUSY)
     throw StorageError(message, reason);
   throw Error(ErrorKind::internal, message);
 }

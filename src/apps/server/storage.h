@@ -23,8 +23,8 @@ struct StorageUse {
   uint64_t bytes = 0;   ///< of pictures
 };
 
-/// Nothing can be written: a full disk, a quota, a file system that is read-only or fails. What was to be written can be
-/// once that is mended.
+/// Nothing can be written: a full disk, a quota, a file system that is read-only or fails, a database that others hold.
+/// What was to be written can be once that is mended.
 class StorageError : public Error {
  public:
   /// \param reason what the system says, without names of files
