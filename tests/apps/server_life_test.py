@@ -1,12 +1,14 @@
 """Starts, stops and kills `nostos serve`, also with several ranks, and checks that nothing is lost.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Storage] [Crash]; NOSTOS_KILLS=50 for the long form
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Storage] [Busy] [Crash]; NOSTOS_KILLS=50 for the long form
 of Crash. Exits with 77 if everything was skipped. Draws with the embedded model. Needs Python 3.11, and for Processes Open MPI's mpirun.
 """
 
 import contextlib
+import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -214,6 +216,71 @@ class Storage(unittest.TestCase):
                 server.wait_until(lambda: server.get(f"/v1/jobs/{jobs[1]}").status == 404)
                 self.assertEqual(server.job(jobs[2])["status"], "completed")  # the last stays
                 self.assertEqual(len(list((Path(folder) / "images").iterdir())), 1)
+
+
+class Busy(unittest.TestCase):
+    """Clients of all kinds at once, with a model that is small enough for the thread sanitizer (preset cpu-tsan)."""
+
+    model = Path(__file__).resolve().parents[1] / "data" / "tiny" / "diffusers_test"
+    asked = {"prompt": "a boat", "width": 16, "height": 16, "num_inference_steps": 4, "guidance_scale": 0}
+
+    def follow(self, server: Server, number: int):
+        job = server.submit(**self.asked, seed=number)
+        stream = server.connect()
+        stream.request("GET", f"/v1/jobs/{job}/events")
+        if number % 3 == 0:
+            stream.getresponse().read1(10)
+            stream.close()
+            server.request("DELETE", f"/v1/jobs/{job}")
+        else:
+            self.assertIn(b"event: done", stream.getresponse().read())
+            stream.close()
+        if number % 4 == 1:
+            server.request("DELETE", f"/v1/jobs/{job}?forget=true")
+
+    def draw(self, server: Server, number: int):
+        path, more = (("/v1/images/generations", {}), ("/v1/images/generations", {"stream": True, "partial_images": 2}),
+                      ("/sdapi/v1/txt2img", {"steps": 4}))[number % 3]
+        if number % 5 == 4:
+            leaver = server.connect()
+            leaver.request("POST", path, json.dumps({**self.asked, **more}))
+            leaver.close()
+        else:
+            self.assertEqual(server.post(path, {**self.asked, **more, "seed": number}).status, 200)
+
+    def look(self, server: Server, number: int):
+        for path in ("/metrics", "/health/ready", "/v1/storage", "/sdapi/v1/progress", "/v1/jobs?limit=20"):
+            self.assertEqual(server.get(path).status, 200)
+        for job in server.get("/v1/jobs?limit=3").json()["data"]:
+            for image in job["images"]:
+                server.get(image["url"])  # or it is forgotten
+
+    def test_all_kinds_of_clients_until_it_ends(self):
+        with Server("--model-path", str(self.model), "--keep-pictures", "2", "--shutdown-grace", "1") as server:
+            stopping, failed = threading.Event(), []
+
+            def repeat(work):
+                number = 0
+                while not stopping.is_set():
+                    try:
+                        work(server, number := number + 1)
+                    except Exception as error:
+                        if not stopping.is_set():
+                            failed.append(error)
+                        return
+
+            threads = [threading.Thread(target=repeat, args=(work,)) for work in (self.follow, self.follow, self.draw, self.draw, self.look)]
+            for thread in threads:
+                thread.start()
+            time.sleep(3)
+            has = lambda told: re.search(told, server.get("/metrics").body.decode())
+            server.wait_until(lambda: has(r'nostos_jobs_total\{status="completed"\} [1-9]') and has("nostos_jobs_forgotten_total [1-9]"))
+            stopping.set()
+            server.process.send_signal(signal.SIGTERM)
+            for thread in threads:
+                thread.join()
+            self.assertEqual(failed, [])
+            self.assertEqual(server.process.wait(60), 0, "".join(line for line in server.log if not line.startswith("{")))
 
 
 class Crash(unittest.TestCase):
