@@ -2,7 +2,8 @@
 # Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
 #   scripts/test.sh          all tests but those labelled `long`
 #   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, the
-#                            thread ranks and the server under ThreadSanitizer, and the CUDA kernels compiled for every GPU generation
+#                            thread ranks and the server under ThreadSanitizer, and the CUDA kernels compiled for every GPU
+#                            generation
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1-}" in
