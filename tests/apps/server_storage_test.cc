@@ -1,4 +1,4 @@
-// Tests what becomes of jobs on a full disk, and what is forgotten where there are limits. The disk is a small tmpfs, for
+// Tests what becomes of jobs on a full disk, and what is forgotten where there are limits. The disk is a small tmpfs,
 // which the tests must be allowed to mount.
 #include <gtest/gtest.h>
 #include <sys/mount.h>

@@ -40,8 +40,8 @@ class FolderLock {
 /// Every change survives the process when the call returns. It survives the machine, too, where a client was promised
 /// so: new jobs, and ends of jobs, but not those of attached ones, whose client has the picture itself. Any thread.
 ///
-/// Where the disk is full, what throws StorageError has changed nothing. A reserve of some megabytes is given up for the
-/// ends of jobs and for removing them; new jobs and pictures are not written from then on, until probe() finds space.
+/// Where the disk is full, what throws StorageError has changed nothing. A reserve of some megabytes is given up for
+/// ends of jobs and for removing jobs; new jobs and pictures are not written from then on, until probe() finds space.
 class JobStore {
  public:
   /// Creates the folder if missing, locks it against other servers, brings jobs that were running back to the queue,
@@ -94,8 +94,8 @@ class JobStore {
   StorageUse use() const;
   /// \return bytes that are free on the disk; the largest number where the system does not say.
   uint64_t free_bytes() const { return reserve_.free_bytes(); }
-  /// \return ended jobs to be removed for the store to be within its limits, the first to end first, at most `most`: none
-  /// that is held, and for the limits of pictures and bytes not the last one.
+  /// \return ended jobs to be removed for the store to be within its limits, the first to end first, at most `most`:
+  /// none that is held, and for the limits of pictures and bytes not the last one.
   std::vector<std::string> surplus(int64_t most);
   /// \return what keeps the job out of surplus() while it lives, which must not be longer than the store does.
   std::shared_ptr<void> hold(const std::string& id);
