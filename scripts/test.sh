@@ -2,7 +2,8 @@
 # Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
 #   scripts/test.sh          all tests but those labelled `long`
 #   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, the
-#                            thread ranks under ThreadSanitizer, and the CUDA kernels compiled for every GPU generation
+#                            thread ranks and the server under ThreadSanitizer, and the CUDA kernels compiled for every GPU
+#                            generation
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1-}" in
@@ -48,7 +49,7 @@ done
 build_preset cpu-asan
 ctest --preset cpu-asan --parallel "$(nproc)"
 # Without OpenMP and oneDNN, which the thread sanitizer does not understand, the large cases would take too long.
-build_preset cpu-tsan parallel_communicator_test nn_test ranks_test models_test pipeline_test
+build_preset cpu-tsan parallel_communicator_test nn_test ranks_test models_test pipeline_test server_test nostos
 ctest --preset cpu-tsan --parallel "$(nproc)"
 build_preset cpu
 ctest --preset cpu --parallel "$(nproc)"

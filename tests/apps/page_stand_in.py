@@ -50,6 +50,8 @@ class StandIn(ThreadingHTTPServer):
         self.refusal = None  # (status, headers, error): what POST /v1/jobs answers
         self.failure = None  # the message with which every job fails
         self.preview = False
+        self.storage = {"object": "storage", "pictures": 1234, "bytes": 5 << 20, "free_bytes": 3 << 30, "writable": True, "reason": None,
+                        "keep": {"days": None, "pictures": 100000, "bytes": 100 << 30}}
         self.loading = False
         self.jobs, self.images, self.bodies, self.connections = [], {}, [], []
         self.changed = threading.Condition()
@@ -187,6 +189,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(503, "the model is being loaded.", {"Retry-After": "1"}, code="loading")
         if parts == ["v1", "models"]:
             return self.answer(200, {"object": "list", "data": [{"id": "stand-in", "object": "model", "nostos": MODEL}]})
+        if parts == ["v1", "storage"]:
+            return self.answer(200, server.storage)
         if parts == ["v1", "jobs"]:
             query = parse_qs(url.query)
             with server.changed:

@@ -217,6 +217,16 @@ class States(PageTest):
         self.wait(lambda: self.one("#form-error").text == "The queue is full. Try again in 7 s.", "the wait is told")
         self.assertTrue(self.one("#generate").is_enabled())
 
+    def test_what_is_kept_and_a_full_disk_are_told(self):
+        self.open()
+        facts = "1,234 pictures, 5 MB · 3 GB free · the oldest are deleted beyond 100,000 pictures or 100 GB"
+        self.wait(lambda: self.one("#storage").text == facts, "the storage is told")
+        self.assertFalse(self.one("#banner").is_displayed())
+        self.server.storage |= {"writable": False, "reason": "No space left on device", "free_bytes": None}
+        self.browser.refresh()
+        self.wait(lambda: "No space left on device" in self.one("#banner").text, "the full disk is told")
+        self.assertNotIn("free", self.one("#storage").text)
+
     def test_failed_job(self):
         self.server.failure = "out of memory: 12 GiB wanted"
         self.open()

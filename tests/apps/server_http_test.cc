@@ -64,6 +64,8 @@ class ServerHttp : public testing::Test {
   using Handle = decltype(HttpHooks::handle);
 
   void start(Handle handle, HttpLimits limits = {}) {
+    server_.reset();  // its thread may still be about to leave set_value()
+    ended_ = {};
     HttpHooks hooks{.handle = std::move(handle),
                     .refuse = [](int status, const std::string&) { return HttpResponse{.status = status}; },
                     .finished = [this](const HttpRequest&, const HttpOutcome& outcome) { ended_.set_value(outcome); }};
@@ -77,7 +79,6 @@ class ServerHttp : public testing::Test {
 
 TEST_F(ServerHttp, AClientThatTakesALittleAtATimeGetsAll) {
   for (const bool streams : {false, true}) {
-    ended_ = {};
     const auto handle = [streams](const HttpRequest&, const std::shared_ptr<Responder>& out) {
       if (!streams) return out->reply({.body = std::string(kMuch, 'x')});
       out->start_stream({.body = std::string(kMuch, 'x')});
@@ -123,7 +124,6 @@ TEST_F(ServerHttp, AStreamWithMoreToSayThanMayWaitIsCutThoughItsClientTakesALitt
 TEST_F(ServerHttp, APartThatComesDuringAWriteFollowsIt) {
   auto least = steady_clock::duration::max();
   for (int round = 0; round < 5; ++round) {
-    ended_ = {};
     start([](const HttpRequest&, const std::shared_ptr<Responder>& out) {
       out->start_stream({.body = std::string(kMuch, 'x')});
       std::this_thread::sleep_for(50ms);

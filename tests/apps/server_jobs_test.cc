@@ -1,38 +1,29 @@
 // Tests which jobs the service has drawn together, and what becomes of them, with an engine that draws nothing.
 #include <gtest/gtest.h>
-
-#include <filesystem>
-#include <thread>
+#include <nlohmann/json.hpp>
 
 #include "apps/server/api_error.h"
 #include "apps/server/database.h"
-#include "apps/server/identifiers.h"
-#include "apps/server/job_service.h"
 #include "base/error.h"
+#include "server_jobs_case.h"
 
 namespace nostos::server {
 namespace {
 
-namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using std::chrono::steady_clock;
 
 class ServerJobs : public testing::Test {
  protected:
-  ServerJobs() : folder_(fs::path(testing::TempDir()) / random_id("jobs_")), store_(folder_) {}
-  ~ServerJobs() override { fs::remove_all(folder_); }
+  ServerJobs() : store_(folder_.path()) {}
 
   /// A job that waits; the service takes it up when it is made.
   void wait(const std::string& id, int64_t width = 64, int64_t steps = 2, int64_t outputs = 1, bool attached = false) {
-    Job made;
-    made.id = id;
-    GenerationRequest request{.prompt = id, .seed = 5};
+    Job made = small_job(id, attached);
+    GenerationRequest& request = made.order.record.request;
     request.width = width;
-    request.height = 64;
     request.num_inference_steps = steps;
     request.num_outputs = outputs;
-    made.order.record.request = resolve(request, {}).request;
-    made.client = "client";
-    made.attached = attached;
-    made.created_at = 1;
     store_.insert(made);
   }
 
@@ -53,26 +44,11 @@ class ServerJobs : public testing::Test {
     return turns;
   }
 
-  /// A black picture for each that is asked for.
-  static std::vector<Generation> black(std::span<const GenerationRequest> requests, std::span<const Progress>) {
-    std::vector<Generation> made(requests.size());
-    for (size_t i = 0; i < requests.size(); ++i) {
-      for (int64_t n = 0; n < requests[i].num_outputs; ++n) {
-        const int64_t width = *requests[i].width, height = *requests[i].height;
-        made[i].pictures.push_back(
-            {.image = {height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))},
-             .latents = {},
-             .seed = 5});
-      }
-    }
-    return made;
-  }
-
   JobStatus status(const std::string& id) { return store_.find(id)->status; }
 
   /// Has the store refuse to give a job that status, as with a full disk, or no longer.
   void set_refused(JobStatus status, bool refused) {
-    Database database(folder_ / "jobs.sqlite");
+    Database database(folder_.path() / "jobs.sqlite");
     const std::string trigger = fmt::format("refuse_{}", name(status));
     database.execute((refused ? fmt::format("CREATE TRIGGER {} BEFORE UPDATE ON jobs WHEN NEW.status = '{}' BEGIN "
                                             "SELECT RAISE(ABORT, 'the disk is full'); END",
@@ -81,7 +57,7 @@ class ServerJobs : public testing::Test {
                          .c_str());
   }
 
-  fs::path folder_;
+  TemporaryFolder folder_;
   JobStore store_;
   Metrics metrics_;
 };
@@ -181,6 +157,55 @@ TEST_F(ServerJobs, OneThatIsForgottenAtItsEndIsDoneToThoseWhoWatch) {
   EXPECT_EQ(told.back(), "done");
   EXPECT_FALSE(service.forget("a"));
   EXPECT_EQ(status("slow"), JobStatus::completed);
+}
+
+// Another client's commit may take the disk as long as it likes: steps go on.
+TEST_F(ServerJobs, TheThreadThatDrawsWaitsForNoDiskBetweenItsSteps) {
+  for (const char* id : {"a", "b", "ended"}) wait(id);
+  store_.set_ended("ended", JobStatus::failed, "");
+  JobService service(store_, metrics_, 64);
+  std::vector<std::thread> others;
+  steady_clock::duration longest{};
+  const auto draw = [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    if (requests.front().prompt != "a") return black(requests, progress);
+    Database disk(folder_.path() / "jobs.sqlite");
+    disk.execute("BEGIN IMMEDIATE");  // who writes to the store now waits, and whoever else wants it
+    std::atomic<size_t> begun = 0;
+    const auto begin = [&](std::function<void()> work) {
+      others.emplace_back([&begun, work = std::move(work)] {
+        ++begun;
+        EXPECT_NO_THROW(work());
+      });
+    };
+    begin([&] { service.submit(small_job("new")); });
+    std::this_thread::sleep_for(100ms);
+    begin([&] { service.cancel("b"); });
+    begin([&] { service.cancel("ended"); });
+    begin([&] { service.describe("a"); });
+    begin([&] { service.describe_running(); });
+    begin([&] { service.watch("ended", {.tell = [](const JobEvent&) {}}); });
+    begin([&] { service.forget("ended"); });
+    while (begun < 7) std::this_thread::sleep_for(1ms);
+    std::this_thread::sleep_for(100ms);
+    for (int64_t step = 1; step <= 2; ++step) {
+      const auto start = steady_clock::now();
+      progress.front().on_stage("denoise");
+      progress.front().on_step(step, 2, 1.0);
+      progress.front().wants_preview({.picture = 0, .step = step});
+      longest = std::max(longest, steady_clock::now() - start);
+    }
+    disk.execute("ROLLBACK");
+    for (std::thread& other : others) other.join();
+    return black(requests, progress);
+  };
+  std::thread worker([&] { service.run({draw, one_at_once}); });
+  wait_until([&] { return service.waiting() == 0 && !service.is_drawing(); });
+  service.stop(0ms);
+  worker.join();
+  EXPECT_LT(longest, 1s);
+  EXPECT_EQ(status("a"), JobStatus::completed);
+  EXPECT_EQ(status("b"), JobStatus::cancelled);
+  EXPECT_EQ(status("new"), JobStatus::completed);
 }
 
 TEST_F(ServerJobs, OneThatLeavesIsCancelledAlone) {

@@ -1,13 +1,17 @@
 """Starts, stops and kills `nostos serve`, also with several ranks, and checks that nothing is lost.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Crash]; NOSTOS_KILLS=50 for the long form
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_life_test.py [Shutdown] [Ranks] [Processes] [Storage] [Busy] [Crash]; NOSTOS_KILLS=50 for the long form
 of Crash. Exits with 77 if everything was skipped. Draws with the embedded model. Needs Python 3.11, and for Processes Open MPI's mpirun.
 """
 
+import contextlib
+import json
 import os
 import random
+import re
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
@@ -139,6 +143,144 @@ class Processes(unittest.TestCase):
                     self.assertEqual(ended["status"], "failed", ended)
                     self.assertIn("--cfg-parallel-degree", ended["error"]["message"])
                 self.assertEqual(server.wait_for(server.submit(guidance_scale=2))["status"], "completed")
+
+
+class Storage(unittest.TestCase):
+    """A full disk, and limits of what is kept. The disk is a small file system that the test must be allowed to mount."""
+
+    def mount(self, size: str) -> Path:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder.name], capture_output=True, text=True)
+        if mounted.returncode != 0:
+            self.skipTest(f"no small file system can be mounted: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", folder.name], check=True)
+        return Path(folder.name)
+
+    def test_a_full_disk_is_told_and_forgetting_makes_space(self):
+        disk = self.mount("600k")
+        with Server(data_dir=disk / "data") as server:
+            drawing = {"prompt": "x", "size": "256x256", "num_inference_steps": 1}
+            for _ in range(30):
+                answer = server.post("/v1/images/generations", drawing)
+                if answer.status != 200:
+                    break
+            self.assertEqual(answer.status, 507, answer.body)
+            for path, body in (("/v1/jobs", {"prompt": "x"}), ("/sdapi/v1/txt2img", {"prompt": "x"}), ("/v1/images/generations", drawing)):
+                refused = server.post(path, body)
+                self.assertEqual(refused.status, 507, refused.body)
+                self.assertGreater(int(refused.headers["retry-after"]), 0)
+            ready = server.get("/health/ready")
+            self.assertEqual((ready.status, ready.json()["status"]), (503, "unwritable"))
+            self.assertRegex(ready.json()["reason"], "(?i)full|no space")
+            self.assertIn(b"nostos_storage_writable 0\n", server.get("/metrics").body)
+            kept = server.get("/v1/jobs?status=completed").json()["data"]
+            storage = server.get("/v1/storage").json()
+            self.assertEqual((storage["writable"], storage["pictures"]), (False, len(kept)))
+            self.assertEqual(storage["bytes"], sum(image["bytes"] for job in kept for image in job["images"]))
+            for job in kept:
+                self.assertEqual(len(server.get(job["images"][0]["url"]).body), job["images"][0]["bytes"])
+            for job in kept:
+                self.assertEqual(server.request("DELETE", f"/v1/jobs/{job['id']}?forget=true").status, 200)
+            server.wait_until(lambda: server.get("/health/ready").status == 200)
+            self.assertEqual(server.post("/v1/images/generations", drawing).status, 200)
+
+    def test_a_job_whose_pictures_find_the_disk_full_waits_for_space(self):
+        disk = self.mount("16m")
+        with Server(data_dir=disk / "data") as server:
+            jobs = [server.submit(num_inference_steps=100, width=128, height=128), server.submit(seed=8)]
+            server.wait_for(jobs[0], "running")
+            with contextlib.suppress(OSError):  # it ends where nothing more fits
+                (disk / "filler").write_bytes(bytes(32 << 20))
+            server.wait_until(lambda: [server.job(job)["status"] for job in jobs] == ["queued", "queued"])
+            self.assertEqual(server.get("/health/ready").status, 503)
+            server.kill()
+            server.__exit__()
+        with Server(data_dir=disk / "data", ready=False) as server:
+            server.wait_until(lambda: server.get("/health/ready").json()["status"] == "unwritable")
+            self.assertEqual(server.post("/v1/jobs", {"prompt": "x"}).status, 507)
+            self.assertEqual([server.get(f"/v1/jobs/{job}").status for job in jobs], [200, 200])
+            (disk / "filler").unlink()
+            for job in jobs:
+                self.assertEqual(server.wait_for(job)["status"], "completed")
+            self.assertEqual(server.get("/health/ready").status, 200)
+
+    def test_the_oldest_are_forgotten(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with Server("--keep-pictures", "2", data_dir=folder) as server:
+                jobs = [server.wait_for(server.submit(seed=seed))["id"] for seed in range(3)]
+                server.wait_until(lambda: server.get(f"/v1/jobs/{jobs[0]}").status == 404)
+                self.assertEqual([job["id"] for job in server.get("/v1/jobs").json()["data"]], jobs[:0:-1])
+                self.assertEqual(server.get("/v1/storage").json()["keep"], {"days": None, "pictures": 2, "bytes": 100 << 30})
+            with Server("--keep-pictures", "0", "--keep-bytes", "1kb", data_dir=folder) as server:
+                server.wait_until(lambda: server.get(f"/v1/jobs/{jobs[1]}").status == 404)
+                self.assertEqual(server.job(jobs[2])["status"], "completed")  # the last stays
+                self.assertEqual(len(list((Path(folder) / "images").iterdir())), 1)
+
+
+class Busy(unittest.TestCase):
+    """Clients of all kinds at once, with a model that is small enough for the thread sanitizer (preset cpu-tsan)."""
+
+    model = Path(__file__).resolve().parents[1] / "data" / "tiny" / "diffusers_test"
+    asked = {"prompt": "a boat", "width": 16, "height": 16, "num_inference_steps": 4, "guidance_scale": 0}
+
+    def follow(self, server: Server, number: int):
+        job = server.submit(**self.asked, seed=number)
+        stream = server.connect()
+        stream.request("GET", f"/v1/jobs/{job}/events")
+        if number % 3 == 0:
+            stream.getresponse().read1(10)
+            stream.close()
+            server.request("DELETE", f"/v1/jobs/{job}")
+        else:
+            self.assertIn(b"event: done", stream.getresponse().read())
+            stream.close()
+        if number % 4 == 1:
+            server.request("DELETE", f"/v1/jobs/{job}?forget=true")
+
+    def draw(self, server: Server, number: int):
+        path, more = (("/v1/images/generations", {}), ("/v1/images/generations", {"stream": True, "partial_images": 2}),
+                      ("/sdapi/v1/txt2img", {"steps": 4}))[number % 3]
+        if number % 5 == 4:
+            leaver = server.connect()
+            leaver.request("POST", path, json.dumps({**self.asked, **more}))
+            leaver.close()
+        else:
+            self.assertEqual(server.post(path, {**self.asked, **more, "seed": number}).status, 200)
+
+    def look(self, server: Server, number: int):
+        for path in ("/metrics", "/health/ready", "/v1/storage", "/sdapi/v1/progress", "/v1/jobs?limit=20"):
+            self.assertEqual(server.get(path).status, 200)
+        for job in server.get("/v1/jobs?limit=3").json()["data"]:
+            for image in job["images"]:
+                server.get(image["url"])  # or it is forgotten
+
+    def test_all_kinds_of_clients_until_it_ends(self):
+        with Server("--model-path", str(self.model), "--keep-pictures", "2", "--shutdown-grace", "1") as server:
+            stopping, failed = threading.Event(), []
+
+            def repeat(work):
+                number = 0
+                while not stopping.is_set():
+                    try:
+                        work(server, number := number + 1)
+                    except Exception as error:
+                        if not stopping.is_set():
+                            failed.append(error)
+                        return
+
+            threads = [threading.Thread(target=repeat, args=(work,)) for work in (self.follow, self.follow, self.draw, self.draw, self.look)]
+            for thread in threads:
+                thread.start()
+            time.sleep(3)
+            has = lambda told: re.search(told, server.get("/metrics").body.decode())
+            server.wait_until(lambda: has(r'nostos_jobs_total\{status="completed"\} [1-9]') and has("nostos_jobs_forgotten_total [1-9]"))
+            stopping.set()
+            server.process.send_signal(signal.SIGTERM)
+            for thread in threads:
+                thread.join()
+            self.assertEqual(failed, [])
+            self.assertEqual(server.process.wait(60), 0, "".join(line for line in server.log if not line.startswith("{")))
 
 
 class Crash(unittest.TestCase):

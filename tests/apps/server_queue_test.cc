@@ -51,6 +51,16 @@ TEST(FairQueue, ServedClientsWaitForAllOthers) {
   EXPECT_FALSE(queue.remove("a1"));
 }
 
+TEST(FairQueue, WhatIsPutBackFromTheLastOnIsWhereItWas) {
+  FairQueue queue;
+  for (const char* id : {"a1", "a2", "b1", "c1", "b2"}) queue.push(std::string(1, id[0]), id);
+  const std::vector<std::string> before = queue.order();
+  std::vector<std::string> taken;
+  for (int i = 0; i < 4; ++i) taken.push_back(*queue.pop());
+  for (auto id = taken.rbegin(); id != taken.rend(); ++id) queue.put_back(id->substr(0, 1), *id);
+  EXPECT_EQ(queue.order(), before);
+}
+
 TEST(Metrics, TextHasTypesLabelsAndCumulativeBuckets) {
   Metrics metrics;
   metrics.add("jobs_total", "status=\"completed\"");

@@ -32,9 +32,22 @@ struct ServeFlags {
   bool allow_remote_without_key = false;
   bool trust_client_id = false;
   int64_t queue = 64;
+  double keep_days = 0;
+  int64_t keep_pictures = 100'000;
+  uint64_t keep_bytes = uint64_t{100} << 30;
   int64_t max_pixels = int64_t{2048} * 2048;
   double shutdown_grace_s = 20;
 };
+
+/// \return a check that refuses a size below zero, which CLI11 would take for an enormous one.
+CLI::Validator starts_with_digit() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        const bool is_number = !text.empty() && text[0] >= '0' && text[0] <= '9';
+        return is_number ? std::string() : fmt::format("'{}' is no size; give one as 500MB, or 0", text);
+      },
+      "");
+}
 
 void add_flags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--model-path", flags.model_path, "checkpoint folder (the small model that comes with nostos)");
@@ -48,6 +61,17 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
                    "take turns by X-Client-Id, which a proxy in front sets, in place of the address");
   command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
       ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{10'000}));
+  command.add_option("--keep-days", flags.keep_days, "days after which ended jobs are forgotten; 0: never (0)")
+      ->check(not_empty() & CLI::Range(0.0, 1e6));
+  command
+      .add_option("--keep-pictures", flags.keep_pictures,
+                  "pictures beyond which the oldest jobs are forgotten; 0: no limit (100000)")
+      ->check(not_empty() & CLI::Range(int64_t{0}, int64_t{1} << 40));
+  command
+      .add_option("--keep-bytes", flags.keep_bytes,
+                  "bytes of pictures, also as 500MB, beyond which the oldest jobs are forgotten; 0: no limit (100GB)")
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(starts_with_digit());  // goes first
   command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
       ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{1} << 40));
   command
@@ -135,6 +159,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
     options.allow_remote_without_key = flags.allow_remote_without_key;
     options.trusts_client_ids = flags.trust_client_id;
     options.queue_limit = static_cast<size_t>(flags.queue);
+    options.keep = {.days = flags.keep_days, .pictures = flags.keep_pictures, .bytes = flags.keep_bytes};
     options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
     server = std::make_unique<server::Server>(options);
   }

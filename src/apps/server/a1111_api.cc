@@ -53,6 +53,7 @@ void a1111_txt2img(const Call& call) {
   submit_attached(
       call, std::move(order), [&state, model, body, send_images, batch_size, out = call.responder](const Job& job) {
         try {
+          if (job.status == JobStatus::failed && state.store.trouble()) throw insufficient_storage(job.error);
           if (job.status == JobStatus::failed) throw ApiError(500, "server_error", job.error);
           if (job.status == JobStatus::cancelled && state.stopping)
             throw overloaded("stopping", "the server is shutting down", 10);

@@ -44,6 +44,14 @@ inline ApiError overloaded(const std::string& code, const std::string& message, 
   return error;
 }
 
+/// \return a 507 that says why nothing can be stored.
+inline ApiError insufficient_storage(const std::string& reason) {
+  ApiError error(507, "insufficient_storage_error", "this server cannot store anything now: " + reason, {},
+                 "unwritable");
+  error.retry_after_s = 10;
+  return error;
+}
+
 /// \return a 405 that says which methods the path takes, e.g. "POST, GET".
 inline ApiError method_not_allowed(const std::string& allowed) {
   ApiError error(405, "invalid_request_error", "this path takes " + allowed, {}, "method_not_allowed");

@@ -3,13 +3,23 @@
 
 #include <sqlite3.h>
 
+#include "apps/server/storage.h"
 #include "base/error.h"
 
 namespace nostos::server {
 namespace {
 
+/// \throws StorageError, or Error internal, unless `code` is that of success
 void check_sqlite(int code, sqlite3* database, const char* what) {
-  require(code == SQLITE_OK, ErrorKind::internal, "job database: cannot {}: {}", what, sqlite3_errmsg(database));
+  if (code == SQLITE_OK) return;
+  const std::string reason = sqlite3_errmsg(database);
+  const std::string message = fmt::format("job database: cannot {}: {}", what, reason);
+  const int kind = code & 0xff;
+  // Busy: somebody else's tool holds the database, for longer than it was waited for.
+  if (kind == SQLITE_FULL || kind == SQLITE_IOERR || kind == SQLITE_READONLY || kind == SQLITE_CANTOPEN ||
+      kind == SQLITE_BUSY)
+    throw StorageError(message, reason);
+  throw Error(ErrorKind::internal, message);
 }
 
 }  // namespace
@@ -45,7 +55,7 @@ Statement& Statement::bind_null() {
 bool Statement::step() {
   const int code = sqlite3_step(statement_);
   if (code == SQLITE_ROW) return true;
-  require(code == SQLITE_DONE, ErrorKind::internal, "job database: {}", sqlite3_errmsg(database_));
+  check_sqlite(code == SQLITE_DONE ? SQLITE_OK : code, database_, "run a statement");
   return false;
 }
 
@@ -57,18 +67,22 @@ std::string Statement::text(int column) const {
 int64_t Statement::integer(int column) const { return sqlite3_column_int64(statement_, column); }
 double Statement::real(int column) const { return sqlite3_column_double(statement_, column); }
 
-Database::Database(const std::filesystem::path& file) {
+Database::Database(const std::filesystem::path& file, Sharing sharing) {
   const int code = sqlite3_open_v2(file.c_str(), &handle_,
                                    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
   try {
     check_sqlite(code, handle_, "open it");
     sqlite3_busy_timeout(handle_, 5000);
+    if (sharing == Sharing::nobody) execute("PRAGMA locking_mode = EXCLUSIVE");
     execute("PRAGMA journal_mode = WAL");
     execute("PRAGMA synchronous = FULL");
     execute("PRAGMA foreign_keys = ON");
     execute("PRAGMA cache_size = -512");  // KiB: a gallery of thousands is no reason to grow
     Statement integrity(handle_, "PRAGMA quick_check(1)");
     require(integrity.step() && integrity.text(0) == "ok", ErrorKind::internal, "{}", integrity.text(0));
+  } catch (const StorageError& error) {
+    sqlite3_close(handle_);
+    throw StorageError(fmt::format("{}: {}", file.string(), error.what()), error.reason());
   } catch (const Error& error) {
     sqlite3_close(handle_);
     fail(ErrorKind::internal, "{}: {}", file.string(), error.what());
@@ -80,6 +94,8 @@ Database::~Database() { sqlite3_close(handle_); }
 void Database::execute(const char* sql) {
   check_sqlite(sqlite3_exec(handle_, sql, nullptr, nullptr, nullptr), handle_, "execute");
 }
+
+int Database::changes() const { return sqlite3_changes(handle_); }
 
 Transaction::Transaction(Database& database) : database_(database) { database_.execute("BEGIN IMMEDIATE"); }
 

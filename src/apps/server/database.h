@@ -24,7 +24,7 @@ class Statement {
   Statement& bind(int64_t number);
   Statement& bind(double number);
   Statement& bind_null();
-  /// \return whether there is a row. \throws Error internal with SQLite's message
+  /// \return whether there is a row. \throws StorageError, Error internal with SQLite's message
   bool step();
   std::string text(int column) const;
   int64_t integer(int column) const;
@@ -36,16 +36,24 @@ class Statement {
   int bound_ = 0;
 };
 
-/// One connection in WAL mode. One thread at a time.
+/// One connection in WAL mode. One thread at a time. What cannot be written throws StorageError.
 class Database {
  public:
-  /// Opens or creates. \throws Error internal naming the file if it is no database or damaged
-  explicit Database(const std::filesystem::path& file);
+  /// Who else may open the database meanwhile.
+  enum class Sharing {
+    anybody,
+    nobody,  ///< no file of shared memory is made beside it, for which a full disk has no space
+  };
+
+  /// Opens or creates. \throws Error internal naming the file if it is no database or damaged, StorageError
+  explicit Database(const std::filesystem::path& file, Sharing sharing = Sharing::anybody);
   ~Database();
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
   void execute(const char* sql);
+  /// \return rows that the last statement inserted, changed or removed.
+  int changes() const;
   sqlite3* handle() const { return handle_; }
 
  private:

@@ -13,6 +13,15 @@ void FairQueue::push(const std::string& client, const std::string& id) {
     turns_.push_back({client, {id}});
 }
 
+void FairQueue::put_back(const std::string& client, const std::string& id) {
+  const auto turn = std::ranges::find(turns_, client, &Turn::client);
+  if (turn == turns_.end())
+    turns_.push_front({client, {}});
+  else
+    turns_.splice(turns_.begin(), turns_, turn);
+  turns_.front().ids.push_front(id);
+}
+
 std::optional<std::string> FairQueue::pop() {
   if (turns_.empty()) return std::nullopt;
   Turn& turn = turns_.front();

@@ -13,6 +13,8 @@ namespace nostos::server {
 class FairQueue {
  public:
   void push(const std::string& client, const std::string& id);
+  /// Puts a job in front of all others, whose turn it was before.
+  void put_back(const std::string& client, const std::string& id);
   /// \return the next job; its client's next turn comes after those of all others.
   std::optional<std::string> pop();
   /// \return whether the job was waiting.

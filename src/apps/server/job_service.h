@@ -29,7 +29,7 @@ struct JobEvent {
 
 /// Somebody who follows a job.
 struct JobWatcher {
-  /// Called with the service's lock held: hand the event on and return.
+  /// May be called with the service's lock held: hand the event on and return.
   std::function<void(const JobEvent& event)> tell;
   bool previews = false;       ///< told `preview` events, a few a second
   int64_t partial_images = 0;  ///< `partial` events wanted of each picture, spread evenly over its steps
@@ -51,8 +51,12 @@ class JobService {
   /// Takes up the jobs that the store has waiting. Both must outlive it.
   JobService(JobStore& store, Metrics& metrics, size_t queue_limit);
 
+  /// Goes on where the store can be written again: what it only now has waiting is taken up, and drawing begins.
+  void take_up();
+
   /// Puts a job that is on disk when this returns into the queue. \return the job, or that made earlier with its key
-  /// \throws ApiError 503 if the queue is full or stopping, 409 if the key was used with another body
+  /// \throws ApiError 503 if the queue is full or stopping, 507 if nothing can be stored, 409 if the key was used with
+  /// another body
   Job submit(Job job);
 
   /// Ends a waiting job at once, a running one within a step. \return the job as it is then, or nothing if unknown
@@ -78,8 +82,9 @@ class JobService {
   /// Forgets all watchers, which may not outlive what they write to.
   void unwatch_all();
 
-  /// Draws jobs until stop(). \throws nothing: a failing job fails alone; but for what ends_process(), after which
-  /// nothing can be drawn, and for a store that cannot be written.
+  /// Draws jobs until stop(). A job that the store has no space for returns to its place in the queue, and nothing more
+  /// is drawn until take_up(); one whose client waits fails. \throws nothing: a failing job fails alone; but for what
+  /// ends_process(), after which nothing can be drawn, and for a store that is damaged.
   void run(const Drawing& drawing);
 
   /// Admits no more and begins no more; those whose client waits in line are cancelled, the others stay on disk.
@@ -105,6 +110,7 @@ class JobService {
     std::map<uint64_t, JobWatcher> watchers{};
   };
 
+  bool has_taken_up() const;
   /// Puts a job that is in the store into the queue.
   void enqueue(const Job& job);
   /// A job while it is drawn.
@@ -123,21 +129,29 @@ class JobService {
   /// Says in the store that a turn's job runs, and gets what is stored of it.
   void begin(Turn& turn);
   void draw_together(std::span<Turn> turns, const Drawing& drawing);
+  /// Keeps what was made for each of `drawn`. \param failure what drawing threw, or null \return whether that ends the
+  /// process
+  bool finish_all(std::span<Turn* const> drawn, const std::vector<Generation>& made, const std::exception_ptr& failure,
+                  double engine_ms);
   void finish(Turn& turn, const Generation& generation, double engine_ms);
   /// Does `work` for a turn, which ends with what that throws.
   template <class Work>
   void guarded(Turn& turn, const Work& work);
-  /// Ends a turn: its job is done, or is back in the queue where the server stops.
+  /// Ends a turn: its job is done, or back in the queue.
   void leave(const Turn& turn, size_t together);
+  /// Puts a job that was not drawn, or not kept, back in its place in the queue.
+  void put_back(const Turn& turn);
+  /// \param images gets those whose files are there, at least in part
   /// \param encode_ms grows by the time that making the files' bytes takes
-  std::vector<JobImage> write_pictures(const Job& job, const Generation& generation, double& encode_ms);
+  void write_pictures(const Job& job, const Generation& generation, std::vector<JobImage>& images, double& encode_ms);
   Progress progress_of(const Job& job, Live& live);
   bool wants_preview(const Live& live, int64_t step) const;
   void show_preview(const Job& job, Live& live, const PictureStep& at, const Image& picture);
   void tell(const Live& live, const char* event, const nlohmann::ordered_json& data);
   void tell_positions();
   void end(const std::string& id);
-  nlohmann::ordered_json describe_locked(const Job& job) const;
+  /// \return the job object with what happens to the job now, or nothing if nothing does.
+  std::optional<nlohmann::ordered_json> describe_live(const Job& job) const;
 
   JobStore& store_;
   Metrics& metrics_;
@@ -149,6 +163,7 @@ class JobService {
   std::vector<std::string> running_;                   ///< jobs being drawn together; the first's turn it was
   size_t admitting_ = 0;                               ///< on their way into the store
   uint64_t watches_ = 0;
+  bool taken_up_ = false;  ///< what the store had waiting
   bool stopping_ = false;
 };
 

@@ -5,9 +5,6 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <map>
-#include <set>
-
 #include "base/error.h"
 #include "base/log.h"
 
@@ -44,6 +41,7 @@ CREATE TABLE IF NOT EXISTS images (
   bytes INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS images_by_job ON images (job, number);
 )";
+constexpr const char* kIndexSinceFirstVersion = "CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished_at)";
 
 constexpr std::string_view kColumns =
     "SELECT id, status, record, format, quality, client, idempotency_key, body_fingerprint, attached, attempts, "
@@ -80,6 +78,16 @@ JobImage read_image(const Statement& row) {
           .bytes = static_cast<uint64_t>(row.integer(5))};
 }
 
+/// \return the database. On a full disk the reserve makes room, and what other processes would share is not made.
+Database opened(const std::filesystem::path& file, DiskReserve& reserve) {
+  try {
+    return Database(file);
+  } catch (const StorageError&) {
+    reserve.release();
+  }
+  return Database(file, Database::Sharing::nobody);
+}
+
 /// \return the folder, made if it was missing.
 std::filesystem::path made(const std::filesystem::path& folder) {
   std::error_code error;
@@ -101,13 +109,26 @@ FolderLock::FolderLock(const std::filesystem::path& folder)
 
 FolderLock::~FolderLock() { ::close(descriptor_); }
 
-JobStore::JobStore(const std::filesystem::path& folder)
-    : folder_(made(folder)), lock_(folder_), database_(folder_ / "jobs.sqlite") {
+JobStore::JobStore(const std::filesystem::path& folder, const StorageLimits& limits)
+    : folder_(made(folder)),
+      limits_(limits),
+      lock_(folder_),
+      reserve_(folder_),
+      database_(opened(folder_ / "jobs.sqlite", reserve_)),
+      wanted_bytes_(reserve_.size()) {
   database_.execute(kSchema);
-  recover();
+  try {
+    recover();
+  } catch (const StorageError& error) {
+    set_trouble(error.reason());
+    count_use();
+  }
+  if (const std::string reason = reserve_.take(wanted_bytes_); !reason.empty()) set_trouble(reason);
 }
 
 void JobStore::recover() {
+  // Before anything is written: what a server that was killed left half done may be what fills the disk.
+  const std::set<std::string> given_up = check_pictures();
   {
     Transaction transaction(database_);
     const double now = unix_now();
@@ -126,10 +147,13 @@ void JobStore::recover() {
     database_.execute("UPDATE jobs SET status = 'queued', started_at = 0 WHERE status = 'running'");
     transaction.commit();
   }
-  recover_pictures();
+  give_up_pictures(given_up);
+  database_.execute(kIndexSinceFirstVersion);
+  recovered_ = true;
+  count_use();
 }
 
-void JobStore::recover_pictures() {
+std::set<std::string> JobStore::check_pictures() {
   struct Known {
     std::string job;
     uint64_t bytes = 0;
@@ -155,7 +179,6 @@ void JobStore::recover_pictures() {
                 (folder_ / "images" / file).string());
     given_up.insert(image.job);
   }
-  give_up_pictures(given_up);
   for (const auto& entry : std::filesystem::directory_iterator(folder_ / "images")) {
     const auto found = known.find(entry.path().filename().string());
     if (found != known.end() && !given_up.contains(found->second.job)) continue;
@@ -164,6 +187,7 @@ void JobStore::recover_pictures() {
     else
       log_warning("{} belongs to no completed job, and cannot be removed: {}", entry.path().string(), error.message());
   }
+  return given_up;
 }
 
 void JobStore::give_up_pictures(const std::set<std::string>& jobs) {
@@ -179,31 +203,57 @@ void JobStore::give_up_pictures(const std::set<std::string>& jobs) {
   transaction.commit();
 }
 
+void JobStore::count_use() {
+  Statement pictures(database_.handle(), "SELECT count(*), coalesce(sum(bytes), 0), count(DISTINCT job) FROM images");
+  Statement ended(database_.handle(), "SELECT count(*) FROM jobs WHERE finished_at > 0");
+  pictures.step();
+  ended.step();
+  const std::lock_guard lock(state_mutex_);
+  use_ = {.pictures = pictures.integer(0),
+          .entries = pictures.integer(0) + ended.integer(0) - pictures.integer(2),
+          .bytes = static_cast<uint64_t>(pictures.integer(1))};
+}
+
 void JobStore::wait_for_disk(bool wait) {
   database_.execute(wait ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
 }
 
+template <class Change>
+void JobStore::write(bool may_take_reserve, const Change& change) {
+  try {
+    return change();
+  } catch (const StorageError& error) {
+    set_trouble(error.reason());
+    if (!may_take_reserve) throw;
+  }
+  reserve_.release();
+  shorten_log();
+  change();
+}
+
 Job JobStore::insert(const Job& job) {
   const std::lock_guard lock(mutex_);
-  wait_for_disk(!job.attached);
   if (const auto earlier = find_by_key_locked(job.idempotency_key)) return *earlier;
-  Statement row(
-      database_.handle(),
-      "INSERT INTO jobs (id, status, record, format, quality, client, body_fingerprint, attached, created_at, "
-      "idempotency_key) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)");
-  row.bind(job.id)
-      .bind(cli::to_json(job.order.record))
-      .bind(name(job.order.format))
-      .bind(int64_t{job.order.quality})
-      .bind(job.client)
-      .bind(job.body_fingerprint)
-      .bind(int64_t{job.attached})
-      .bind(job.created_at);
-  if (job.idempotency_key.empty())
-    row.bind_null();
-  else
-    row.bind(job.idempotency_key);
-  row.step();
+  write(false, [&] {
+    wait_for_disk(!job.attached);
+    Statement row(
+        database_.handle(),
+        "INSERT INTO jobs (id, status, record, format, quality, client, body_fingerprint, attached, created_at, "
+        "idempotency_key) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)");
+    row.bind(job.id)
+        .bind(cli::to_json(job.order.record))
+        .bind(name(job.order.format))
+        .bind(int64_t{job.order.quality})
+        .bind(job.client)
+        .bind(job.body_fingerprint)
+        .bind(int64_t{job.attached})
+        .bind(job.created_at);
+    if (job.idempotency_key.empty())
+      row.bind_null();
+    else
+      row.bind(job.idempotency_key);
+    row.step();
+  });
   return job;
 }
 
@@ -223,7 +273,15 @@ std::optional<Job> JobStore::find_by_key_locked(std::string_view key) {
 std::vector<Job> JobStore::read_all(Statement& rows) {
   std::vector<Job> jobs;
   while (rows.step()) jobs.push_back(read_job(rows));
-  for (Job& job : jobs) load_images(job);
+  for (Job& job : jobs) {
+    const auto end = unwritten_.find(job.id);
+    if (end != unwritten_.end() && !has_ended(job.status)) {
+      job.status = end->second.status;
+      job.error = end->second.error;
+      job.finished_at = end->second.at;
+    }
+    load_images(job);
+  }
   return jobs;
 }
 
@@ -246,7 +304,9 @@ std::optional<Job> JobStore::find(std::string_view id) {
 std::vector<Job> JobStore::queued() {
   const std::lock_guard lock(mutex_);
   Statement rows(database_.handle(), std::string(kColumns) + "WHERE status = 'queued' ORDER BY sequence");
-  return read_all(rows);
+  std::vector<Job> jobs = read_all(rows);
+  std::erase_if(jobs, [](const Job& job) { return job.status != JobStatus::queued; });
+  return jobs;
 }
 
 std::vector<Job> JobStore::list(int64_t limit, std::string_view before, std::optional<JobStatus> status) {
@@ -263,68 +323,109 @@ std::vector<Job> JobStore::list(int64_t limit, std::string_view before, std::opt
 
 void JobStore::set_running(std::string_view id) {
   const std::lock_guard lock(mutex_);
-  wait_for_disk(false);
-  Statement(database_.handle(),
-            "UPDATE jobs SET status = 'running', started_at = ?, attempts = attempts + 1 WHERE id = ?")
-      .bind(unix_now())
-      .bind(id)
-      .step();
+  write(false, [&] {
+    wait_for_disk(false);
+    Statement(database_.handle(),
+              "UPDATE jobs SET status = 'running', started_at = ?, attempts = attempts + 1 WHERE id = ?")
+        .bind(unix_now())
+        .bind(id)
+        .step();
+  });
 }
 
 void JobStore::set_queued(std::string_view id) {
   const std::lock_guard lock(mutex_);
-  // Stopped on purpose: that attempt does not speak against the job.
-  Statement(database_.handle(),
-            "UPDATE jobs SET status = 'queued', started_at = 0, attempts = attempts - 1 WHERE id = ?")
-      .bind(id)
-      .step();
+  write(true, [&] {
+    wait_for_disk(false);
+    // Stopped on purpose: that attempt does not speak against the job.
+    Statement(database_.handle(),
+              "UPDATE jobs SET status = 'queued', started_at = 0, attempts = attempts - 1 WHERE id = ?")
+        .bind(id)
+        .step();
+  });
 }
 
 void JobStore::set_ended(std::string_view id, JobStatus status, std::string_view error) {
   const std::lock_guard lock(mutex_);
+  const End end{status, std::string(error), unix_now()};
+  try {
+    write(true, [&] { write_end(id, end); });
+  } catch (const StorageError&) {
+    unwritten_.try_emplace(std::string(id), end);
+  }
+}
+
+void JobStore::write_end(std::string_view id, const End& end) {
   wait_for_disk(true);
   Statement(database_.handle(),
             "UPDATE jobs SET status = ?, error = ?, finished_at = ? WHERE id = ? AND status IN ('queued', 'running')")
-      .bind(name(status))
-      .bind(error)
-      .bind(unix_now())
+      .bind(name(end.status))
+      .bind(end.error)
+      .bind(end.at)
       .bind(id)
       .step();
+  const std::lock_guard lock(state_mutex_);
+  use_.entries += database_.changes();
 }
 
 void JobStore::set_completed(const Job& job, std::span<const JobImage> images, std::string_view timings) {
   const std::lock_guard lock(mutex_);
-  wait_for_disk(!job.attached);
-  Transaction transaction(database_);
-  int64_t number = 0;
-  for (const JobImage& image : images) {
-    Statement(
-        database_.handle(),
-        "INSERT INTO images (id, job, number, seed, width, height, format, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(image.id)
+  write(true, [&] {
+    wait_for_disk(!job.attached);
+    Transaction transaction(database_);
+    int64_t number = 0;
+    for (const JobImage& image : images) {
+      Statement(
+          database_.handle(),
+          "INSERT INTO images (id, job, number, seed, width, height, format, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+          .bind(image.id)
+          .bind(job.id)
+          .bind(number++)
+          .bind(static_cast<int64_t>(image.seed))
+          .bind(image.width)
+          .bind(image.height)
+          .bind(name(image.format))
+          .bind(static_cast<int64_t>(image.bytes))
+          .step();
+    }
+    Statement(database_.handle(), "UPDATE jobs SET status = 'completed', timings = ?, finished_at = ? WHERE id = ?")
+        .bind(timings)
+        .bind(unix_now())
         .bind(job.id)
-        .bind(number++)
-        .bind(static_cast<int64_t>(image.seed))
-        .bind(image.width)
-        .bind(image.height)
-        .bind(name(image.format))
-        .bind(static_cast<int64_t>(image.bytes))
         .step();
-  }
-  Statement(database_.handle(), "UPDATE jobs SET status = 'completed', timings = ?, finished_at = ? WHERE id = ?")
-      .bind(timings)
-      .bind(unix_now())
-      .bind(job.id)
-      .step();
-  transaction.commit();
+    transaction.commit();
+  });
+  const std::lock_guard state(state_mutex_);
+  use_.pictures += std::ssize(images);
+  use_.entries += std::max<int64_t>(std::ssize(images), 1);
+  for (const JobImage& image : images) use_.bytes += image.bytes;
 }
 
 void JobStore::remove(const Job& job) {
   const std::lock_guard lock(mutex_);
-  Statement(database_.handle(), "DELETE FROM jobs WHERE id = ?").bind(job.id).step();
+  const auto remove_files = [&] {
+    std::error_code ignored;
+    for (const JobImage& image : job.images) std::filesystem::remove(image_file(image), ignored);
+  };
+  const auto remove_row = [&] {
+    wait_for_disk(true);
+    Statement(database_.handle(), "DELETE FROM jobs WHERE id = ?").bind(job.id).step();
+  };
+  try {
+    write(true, remove_row);
+  } catch (const StorageError&) {
+    remove_files();
+    write(true, remove_row);
+  }
+  const bool was_there = database_.changes() > 0;
+  const bool was_counted = unwritten_.erase(job.id) == 0;
   // Without their rows they are garbage, which the next start removes if this does not.
-  std::error_code ignored;
-  for (const JobImage& image : job.images) std::filesystem::remove(image_file(image), ignored);
+  remove_files();
+  if (!was_there) return;
+  const std::lock_guard state(state_mutex_);
+  use_.pictures -= std::ssize(job.images);
+  if (was_counted) use_.entries -= std::max<int64_t>(std::ssize(job.images), 1);
+  for (const JobImage& image : job.images) use_.bytes -= image.bytes;
 }
 
 std::optional<JobImage> JobStore::find_image(std::string_view id) {
@@ -332,10 +433,6 @@ std::optional<JobImage> JobStore::find_image(std::string_view id) {
   Statement row(database_.handle(), "SELECT id, seed, width, height, format, bytes FROM images WHERE id = ?");
   row.bind(id);
   return row.step() ? std::optional(read_image(row)) : std::nullopt;
-}
-
-std::filesystem::path JobStore::image_file(const JobImage& image) const {
-  return folder_ / "images" / (image.id + "." + name(image.format));
 }
 
 }  // namespace nostos::server

@@ -204,13 +204,16 @@ HttpResponse json_response(int status, const ordered_json& json) {
 
 void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done, int64_t partial_images,
                      std::function<void(const std::string&)> partial) {
-  const Job job = call.state.jobs.submit(new_job(call, std::move(order), true));
   ServerState& state = call.state;
-  const auto tell = [&state, id = job.id, path = call.request.path, out = call.responder, done = std::move(done),
+  Job asked = new_job(call, std::move(order), true);
+  // Not forgotten, however little may be kept, before its pictures are sent.
+  const std::shared_ptr<void> held = state.store.hold(asked.id);
+  const Job job = state.jobs.submit(std::move(asked));
+  const auto tell = [&state, held, id = job.id, path = call.request.path, out = call.responder, done = std::move(done),
                      partial = std::move(partial)](const JobEvent& event) {
     if (event.name == "partial") partial(event.data);
     if (event.name != "done") return;
-    state.post([&state, id, path, done, out] {
+    state.post([&state, held, id, path, done, out] {
       try {
         const auto ended = state.store.find(id);
         require(ended.has_value(), ErrorKind::internal, "the job was forgotten before its pictures were sent");

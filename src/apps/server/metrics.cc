@@ -18,6 +18,8 @@ std::string braced(const std::string& labels, const std::string& more = {}) {
 
 }  // namespace
 
+std::string label(std::string_view key, std::string_view value) { return fmt::format("{}=\"{}\"", key, value); }
+
 void Metrics::add(const std::string& name, const std::string& labels, double amount) {
   const std::lock_guard lock(mutex_);
   counters_[name][labels] += amount;

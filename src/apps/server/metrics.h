@@ -4,9 +4,13 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nostos::server {
+
+/// \return `key="value"`, as Metrics takes labels.
+std::string label(std::string_view key, std::string_view value);
 
 /// Any thread. `labels` are as the format has them, e.g. `status="completed"`, or empty.
 class Metrics {

@@ -37,6 +37,7 @@ ApiError ended_badly(const ServerState& state, const Job& job) {
   if (job.status == JobStatus::cancelled && state.stopping)
     return overloaded("stopping", "the server is shutting down", 10);
   if (job.status == JobStatus::cancelled) return {409, "conflict_error", "the job was cancelled", {}, "cancelled"};
+  if (state.store.trouble()) return insufficient_storage(job.error);
   return {500, "server_error", job.error};
 }
 

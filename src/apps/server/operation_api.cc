@@ -3,7 +3,9 @@
 
 #include <array>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "apps/server/api_error.h"
@@ -14,11 +16,25 @@
 namespace nostos::server {
 namespace {
 
+using nlohmann::ordered_json;
+
 double resident_bytes() {
   std::ifstream file("/proc/self/statm");
   double total_pages = 0, resident_pages = 0;
   file >> total_pages >> resident_pages;
   return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+/// \return how far the server can take work: "stopping", "loading", "unwritable" or "ready".
+std::string_view readiness(const ServerState& state) {
+  if (state.stopping) return "stopping";
+  if (!state.model_if_ready()) return "loading";
+  return state.store.trouble() ? "unwritable" : "ready";
+}
+
+/// \return the bytes that are free, or nothing where the system does not say.
+std::optional<uint64_t> known(uint64_t free_bytes) {
+  return free_bytes == std::numeric_limits<uint64_t>::max() ? std::nullopt : std::optional(free_bytes);
 }
 
 std::string_view content_type(std::string_view file) {
@@ -39,19 +55,45 @@ std::string_view content_type(std::string_view file) {
 void health_live(const Call& call) { call.responder->reply(json_response(200, {{"status", "ok"}})); }
 
 void health_ready(const Call& call) {
-  const bool is_loaded = call.state.model_if_ready() != nullptr;
-  const char* status = call.state.stopping ? "stopping" : is_loaded ? "ready" : "loading";
-  call.responder->reply(json_response(is_loaded && !call.state.stopping ? 200 : 503, {{"status", status}}));
+  const auto trouble = call.state.store.trouble();
+  const std::string_view status = readiness(call.state);
+  ordered_json json{{"status", status}};
+  if (status == "unwritable" && trouble) json["reason"] = *trouble;
+  call.responder->reply(json_response(status == "ready" ? 200 : 503, json));
 }
 
 void get_metrics(const Call& call) {
-  const std::string text =
-      call.state.metrics.text({{"nostos_queue_length", static_cast<double>(call.state.jobs.waiting())},
-                               {"nostos_drawing", call.state.jobs.is_drawing() ? 1 : 0},
-                               {"nostos_connections", static_cast<double>(call.state.connections())},
-                               {"nostos_ready", call.state.model_if_ready() != nullptr && !call.state.stopping ? 1 : 0},
-                               {"process_resident_memory_bytes", resident_bytes()}});
+  const JobStore& store = call.state.store;
+  const StorageUse use = store.use();
+  std::map<std::string, double> gauges{{"nostos_queue_length", static_cast<double>(call.state.jobs.waiting())},
+                                       {"nostos_drawing", call.state.jobs.is_drawing() ? 1 : 0},
+                                       {"nostos_connections", static_cast<double>(call.state.connections())},
+                                       {"nostos_ready", readiness(call.state) == "ready" ? 1 : 0},
+                                       {"nostos_storage_pictures", static_cast<double>(use.pictures)},
+                                       {"nostos_storage_bytes", static_cast<double>(use.bytes)},
+                                       {"nostos_storage_writable", store.trouble() ? 0 : 1},
+                                       {"process_resident_memory_bytes", resident_bytes()}};
+  if (const auto free = known(store.free_bytes())) gauges["nostos_storage_free_bytes"] = static_cast<double>(*free);
+  const std::string text = call.state.metrics.text(gauges);
   call.responder->reply({.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = text});
+}
+
+void get_storage(const Call& call) {
+  const JobStore& store = call.state.store;
+  const StorageUse use = store.use();
+  const StorageLimits& limits = store.limits();
+  const auto limit = [](auto value) { return value > 0 ? ordered_json(value) : ordered_json(); };
+  const auto free = known(store.free_bytes());
+  const auto trouble = store.trouble();
+  call.responder->reply(json_response(
+      200,
+      {{"object", "storage"},
+       {"pictures", use.pictures},
+       {"bytes", use.bytes},
+       {"free_bytes", free ? ordered_json(*free) : ordered_json()},
+       {"keep", {{"days", limit(limits.days)}, {"pictures", limit(limits.pictures)}, {"bytes", limit(limits.bytes)}}},
+       {"writable", !trouble},
+       {"reason", trouble ? ordered_json(*trouble) : ordered_json()}}));
 }
 
 void get_page(const Call& call) {

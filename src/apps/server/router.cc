@@ -8,6 +8,7 @@
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
+#include "apps/server/storage.h"
 #include "apps/server/web_files.h"
 #include "base/error.h"
 
@@ -28,6 +29,7 @@ constexpr std::array kRoutes{
     Route{"GET", "/v1/jobs/{id}/events", get_job_events},
     Route{"GET", "/v1/images/{id}", get_image},
     Route{"POST", "/v1/images/generations", openai_generate},
+    Route{"GET", "/v1/storage", get_storage},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", "/v1/models/{id}", get_model},
     Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img},
@@ -120,6 +122,8 @@ void route(ServerState& state, const HttpRequest& request, const ResponderPtr& r
     answer(state, request, responder);
   } catch (const ApiError& error) {
     refuse(error);
+  } catch (const StorageError& error) {
+    refuse(insufficient_storage(error.reason()));
   } catch (const std::exception& error) {
     log_json(LogLevel::error, "request failed", {{"request", request.id}, {"error", error.what()}});
     state.metrics.add("nostos_errors_total", "kind=\"internal\"");

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "apps/server/api_error.h"
+#include "apps/server/housekeeper.h"
 #include "apps/server/json_log.h"
 #include "apps/server/router.h"
 #include "base/error.h"
@@ -61,7 +62,7 @@ std::string read_api_key(const std::filesystem::path& file) {
 struct Server::Impl {
   explicit Impl(const ServerOptions& given)
       : options(given),
-        store((require_safe_address(given), given.data_dir)),
+        store((require_safe_address(given), given.data_dir), given.keep),
         jobs(store, metrics, given.queue_limit),
         state(store, jobs, metrics),
         http(given.host, given.port,
@@ -103,6 +104,7 @@ struct Server::Impl {
   HttpServer http;
   std::atomic<bool> finished{false};
   std::thread signal_thread;
+  Housekeeper housekeeper{store, jobs, metrics};
 };
 
 void hold_end_signals() {

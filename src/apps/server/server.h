@@ -20,6 +20,7 @@ struct ServerOptions {
   bool allow_remote_without_key = false;     ///< listen beyond this machine without a key
   bool trusts_client_ids = false;            ///< take X-Client-Id for the client: of a proxy that sets it itself
   size_t queue_limit = 64;                   ///< jobs that wait
+  StorageLimits keep;                        ///< beyond which jobs that have ended are forgotten
   std::chrono::milliseconds shutdown_grace;  ///< for the job being drawn when SIGTERM comes
 };
 

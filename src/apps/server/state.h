@@ -85,6 +85,7 @@ void a1111_set_options(const Call& call);
 void health_live(const Call& call);
 void health_ready(const Call& call);
 void get_metrics(const Call& call);
+void get_storage(const Call& call);
 void get_page(const Call& call);
 
 /// \return a job with a new id for `order`. \param attached its client waits on this connection

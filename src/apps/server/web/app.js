@@ -53,6 +53,27 @@ function showBanner(message) {
   $("banner").hidden = !message;
 }
 
+const count = new Intl.NumberFormat(), short = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
+
+function size(bytes) {
+  const power = Math.min(4, Math.floor(Math.log2(Math.max(bytes, 1)) / 10));
+  return `${short.format(bytes / 1024 ** power)} ${["bytes", "KB", "MB", "GB", "TB"][power]}`;
+}
+
+/** Says how much is kept and what is forgotten. @returns what the visitor must know, or an empty text. */
+function showStorage({ pictures, bytes, free_bytes: free, keep, writable, reason }) {
+  const facts = [`${count.format(pictures)} ${pictures === 1 ? "picture" : "pictures"}, ${size(bytes)}`];
+  if (free !== null) facts.push(`${size(free)} free`);
+  const limits = [];
+  if (keep.pictures) limits.push(`${count.format(keep.pictures)} pictures`);
+  if (keep.bytes) limits.push(size(keep.bytes));
+  if (keep.days) limits.push(`${count.format(keep.days)} days`);
+  if (limits.length) facts.push(`the oldest are deleted beyond ${limits.join(" or ")}`);
+  $("storage").textContent = facts.join(" · ");
+  $("storage").hidden = false;
+  return writable ? "" : `Nothing can be stored now: ${reason}. Deleting pictures makes space.`;
+}
+
 function askForKey() {
   if ($("key").open) return;
   if (hasKey()) $("key-note").textContent = "The server does not accept this key.";
@@ -160,7 +181,7 @@ async function poll() {
     if (before === changes) takeNewest(page);
     const place = [model.device, model.precision, model.ranks > 1 ? `${model.ranks} ranks` : ""].filter(Boolean).join(" · ");
     setState("ready", `${model.id} · ${place}`);
-    showBanner("");
+    showBanner(showStorage(await request("v1/storage")));
     render();
     followNext();
     wait = jobs.some(isLive) ? kBusyPollMs : kIdlePollMs;

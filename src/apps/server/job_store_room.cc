@@ -1,0 +1,146 @@
+// Implements what the job store does about the room that it takes: files of pictures, limits, and a full disk.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "apps/server/job_store.h"
+#include "apps/server/json_log.h"
+#include "base/error.h"
+
+namespace nostos::server {
+namespace {
+
+// Health tells it to everybody, and names of folders are nobody's business.
+constexpr const char* kNoFolder = "no file can be made in the folder of pictures";
+
+}  // namespace
+
+std::filesystem::path JobStore::image_file(const JobImage& image) const {
+  return folder_ / "images" / (image.id + "." + name(image.format));
+}
+
+void JobStore::write_image(const JobImage& image, std::span<const uint8_t> bytes, Survives survives) {
+  try {
+    write_file_atomically(image_file(image), bytes, survives);
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    const size_t name_end = message.rfind("': ");
+    std::string reason = name_end == std::string::npos ? message : message.substr(name_end + 3);
+    if (reason.find('/') != std::string::npos) reason = kNoFolder;
+    set_trouble(reason);
+    throw StorageError(message, reason);
+  }
+}
+
+void JobStore::remove_images(std::span<const JobImage> images, uint64_t wanted_bytes) {
+  std::error_code ignored;
+  for (const JobImage& image : images) std::filesystem::remove(image_file(image), ignored);
+  const std::lock_guard lock(state_mutex_);
+  wanted_bytes_ = std::max(wanted_bytes_, wanted_bytes);
+}
+
+void JobStore::shorten_log() {
+  try {
+    database_.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+  } catch (const StorageError&) {
+    // It stays as long as it is.
+  }
+}
+
+std::optional<std::string> JobStore::trouble() const {
+  const std::lock_guard lock(state_mutex_);
+  return trouble_.empty() ? std::nullopt : std::optional(trouble_);
+}
+
+void JobStore::set_trouble(const std::string& reason) {
+  {
+    const std::lock_guard lock(state_mutex_);
+    const bool is_known = !trouble_.empty();
+    trouble_ = reason;
+    if (is_known) return;
+  }
+  log_json(LogLevel::error, "storage unwritable", {{"reason", reason}});
+}
+
+bool JobStore::probe() {
+  const std::lock_guard lock(mutex_);
+  const bool was_in_trouble = trouble().has_value();
+  uint64_t wanted_bytes = 0;
+  {
+    const std::lock_guard state(state_mutex_);
+    wanted_bytes = wanted_bytes_;
+  }
+  if (!was_in_trouble && free_bytes() >= wanted_bytes) return false;
+  if (const std::string reason = reserve_.take(wanted_bytes); !reason.empty()) {
+    set_trouble(reason);
+    return false;
+  }
+  if (!was_in_trouble) return false;  // the file system gives more than it tells
+  try {
+    require_writable(folder_ / "images" / "probe");
+    shorten_log();
+    if (!recovered_) recover();
+    for (auto end = unwritten_.begin(); end != unwritten_.end(); end = unwritten_.erase(end))
+      write_end(end->first, end->second);
+    database_.execute("PRAGMA user_version = 1");  // whatever else there was to write, this is written
+  } catch (const StorageError& error) {
+    set_trouble(error.reason());
+    return false;
+  } catch (const Error& error) {
+    log_json(LogLevel::debug, "storage unwritable", {{"error", error.what()}});
+    set_trouble(kNoFolder);
+    return false;
+  }
+  {
+    const std::lock_guard state(state_mutex_);
+    trouble_.clear();
+    wanted_bytes_ = reserve_.size();
+  }
+  log_json(LogLevel::info, "storage writable again", {{"free_bytes", free_bytes()}});
+  return true;
+}
+
+StorageUse JobStore::use() const {
+  const std::lock_guard lock(state_mutex_);
+  return use_;
+}
+
+std::vector<std::string> JobStore::surplus(int64_t most) {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> ids;
+  StorageUse left = use();
+  int64_t behind = left.entries;  // of jobs that ended after the one that is looked at
+  const double oldest = limits_.days > 0 ? unix_now() - limits_.days * 86'400 : 0;
+  Statement rows(database_.handle(),
+                 "SELECT id, finished_at, (SELECT count(*) FROM images WHERE job = jobs.id), "
+                 "(SELECT coalesce(sum(bytes), 0) FROM images WHERE job = jobs.id) "
+                 "FROM jobs WHERE finished_at > 0 ORDER BY finished_at LIMIT ?");
+  rows.bind(most);
+  while (rows.step()) {
+    const int64_t pictures = rows.integer(2), entries = std::max<int64_t>(pictures, 1);
+    const bool is_old = rows.real(1) < oldest;
+    const bool is_over =
+        (limits_.pictures > 0 && left.entries > limits_.pictures) || (limits_.bytes > 0 && left.bytes > limits_.bytes);
+    behind -= entries;
+    if (!is_old && (!is_over || behind <= 0)) break;
+    {
+      const std::lock_guard state(state_mutex_);
+      if (held_.contains(rows.text(0))) continue;
+    }
+    ids.push_back(rows.text(0));
+    left.entries -= entries;
+    left.bytes -= static_cast<uint64_t>(rows.integer(3));
+  }
+  return ids;
+}
+
+std::shared_ptr<void> JobStore::hold(const std::string& id) {
+  const std::lock_guard lock(state_mutex_);
+  held_.insert(id);
+  return {nullptr, [this, id](std::nullptr_t) {
+            const std::lock_guard state(state_mutex_);
+            held_.erase(held_.find(id));
+          }};
+}
+
+}  // namespace nostos::server
