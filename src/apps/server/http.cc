@@ -45,7 +45,7 @@ using std::chrono::steady_clock;
 constexpr milliseconds kLinger{2000};
 constexpr int kHandlerThreads = 2;
 constexpr size_t kPieceBytes = size_t{64} << 10;  // of a file that is sent
-constexpr int kSecondsToProbe = 15, kProbes = 4;  // a host that vanished is noticed after a good minute
+constexpr int kSecondsToProbe = 15, kProbes = 4;  // a host that vanished is noticed after 75 s
 constexpr std::string_view kStreamComment = ": keep-alive\n\n";
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
