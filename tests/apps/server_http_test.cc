@@ -372,6 +372,21 @@ TEST_F(ServerHttp, AFileThatIsCutWhileItIsSentEndsTheConnection) {
   EXPECT_TRUE(ended_.get_future().get().disconnected);
 }
 
+TEST(ServerBodyFile, SaysWhatItCannotOpen) {
+  const auto kind = [](const std::string& path) {
+    try {
+      BodyFile file(path);
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(path), std::string::npos);
+      return error.kind();
+    }
+    return ErrorKind::cancelled;  // it was opened
+  };
+  EXPECT_EQ(kind(testing::TempDir() + "nostos_missing"), ErrorKind::invalid_input);
+  EXPECT_EQ(kind(testing::TempDir()), ErrorKind::invalid_input);
+  EXPECT_EQ(kind("/" + std::string(5000, 'x')), ErrorKind::internal);
+}
+
 double resident_mib() {
   double total_pages = 0, resident_pages = 0;
   std::ifstream("/proc/self/statm") >> total_pages >> resident_pages;

@@ -18,7 +18,8 @@ std::string reason(int error) { return std::generic_category().message(error); }
 }  // namespace
 
 BodyFile::BodyFile(const std::filesystem::path& path) : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-  require(descriptor_ >= 0, ErrorKind::invalid_input, "cannot read '{}': {}", path.string(), reason(errno));
+  require(descriptor_ >= 0, errno == ENOENT ? ErrorKind::invalid_input : ErrorKind::internal, "cannot read '{}': {}",
+          path.string(), reason(errno));
   struct stat status {};
   const bool is_file = ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
   if (!is_file) ::close(descriptor_);

@@ -11,7 +11,7 @@ namespace nostos::server {
 /// A file that is open for reading. One that is removed meanwhile can still be read. Any thread.
 class BodyFile {
  public:
-  /// \throws Error invalid_input naming the file if it is missing, unreadable or no file
+  /// \throws Error invalid_input naming the file if it is missing or no file, internal if it cannot be opened
   explicit BodyFile(const std::filesystem::path& path);
   ~BodyFile();
   BodyFile(const BodyFile&) = delete;

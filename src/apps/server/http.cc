@@ -57,7 +57,8 @@ size_t allowed_connections(size_t wanted) {
   constexpr rlim_t kOthers = 128;  // database, pictures, weights
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
-  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, std::max<rlim_t>(limit.rlim_cur, wanted + kOthers));
+  // Two for each: its socket, and the file of a picture that is sent.
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, std::max<rlim_t>(limit.rlim_cur, 2 * wanted + kOthers));
   setrlimit(RLIMIT_NOFILE, &limit);
   return std::min<size_t>(wanted, limit.rlim_cur > 2 * kOthers ? limit.rlim_cur - kOthers : kOthers);
 }

@@ -58,7 +58,8 @@ const char* content_type(ImageFormat format) {
 std::shared_ptr<const BodyFile> open_image(const ServerState& state, const JobImage& image) {
   try {
     return std::make_shared<const BodyFile>(state.store.image_file(image));
-  } catch (const Error&) {
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::invalid_input) throw;
     throw no_such("picture: its file was removed");
   }
 }
