@@ -1,6 +1,6 @@
 """Runs `nostos serve` and checks what it lets in: keys, other sites, hostile requests, full queues; and what it tells its operator.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_limits_test.py [Operation] [Keys] [Hostile] [Queue]. Exits with 77 if everything was
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_limits_test.py [Operation] [Keys] [Pages] [Hostile] [Queue]. Exits with 77 if everything was
 skipped. Draws with the embedded model. Needs Python 3.11 alone.
 """
 
@@ -58,6 +58,32 @@ class Operation(ServerTest):
         rebound = self.server.post("/v1/jobs", {"prompt": "x", **SMALL}, {"Origin": "http://evil.example", "Host": "evil.example"})
         self.assertEqual(rebound.status, 403)
 
+    def test_links_begin_with_what_the_client_of_the_first_proxy_used(self):
+        body = {"prompt": "x", **SMALL, "response_format": "url"}
+        for headers, base in (({"X-Forwarded-Proto": "https"}, f"https://127.0.0.1:{self.server.port}"),
+                              ({"X-Forwarded-Proto": "HTTPS, http", "X-Forwarded-Host": "draw.example, inner"}, "https://draw.example")):
+            answer = self.server.post("/v1/images/generations", body, headers).json()
+            self.assertTrue(answer["data"][0]["url"].startswith(base + "/v1/images/img_"), answer)
+
+    def test_pictures_are_sent_in_parts(self):
+        url = self.server.wait_for(self.server.submit())["images"][0]["url"]
+        whole = self.server.get(url)
+        size = len(whole.body)
+        beyond = self.server.get(url, Range=f"bytes={10**30}-")
+        self.assertEqual((beyond.status, beyond.headers["content-range"]), (416, f"bytes */{size}"))
+        self.assertEqual(self.server.get(url, Range=f"Bytes=0-{10**30}").headers["content-range"], f"bytes 0-{size - 1}/{size}")
+        tag = whole.headers["etag"]
+        self.assertEqual(self.server.get(url, Range="bytes=1-2", If_Range=tag).body, whole.body[1:3])
+        for other in (f"W/{tag}", '"other"'):
+            self.assertEqual(self.server.get(url, Range="bytes=1-2", If_Range=other).body, whole.body)
+        head = self.server.request("HEAD", url, headers={"Range": "bytes=1-2"})
+        self.assertEqual((head.status, int(head.headers["content-length"])), (200, size))
+        for same in ("*", f'"other", W/{tag}'):
+            self.assertEqual(self.server.get(url, If_None_Match=same).status, 304)
+        self.assertEqual(self.server.get(url, If_Match='"other"').status, 412)
+        page = self.server.get("/")
+        self.assertEqual(self.server.get("/", If_None_Match=f'"x", W/{page.headers["etag"]}').status, 304)
+
     def test_a_name_that_leads_here_is_refused_without_a_key(self):
         job = self.server.wait_for(self.server.submit())
         for host, status in (("evil.example", 403), (f"evil.example:{self.server.port}", 403), (f"localhost:{self.server.port}", 200)):
@@ -95,6 +121,7 @@ class Keys(unittest.TestCase):
                                     {"Authorization": key}):
                         self.assertEqual(server.get("/v1/jobs", **headers).status, 401, headers)
                 right = ({"Authorization": "Bearer s3cret-key"}, {"Authorization": basic("s3cret-key")},
+                         {"Authorization": "bearer s3cret-key"}, {"Authorization": basic("s3cret-key").replace("Basic", "BASIC ")},
                          {"Cookie": "a=b; nostos_key=s3cret-key"}, {"Cookie": "nostos_key=s3cret%2Dkey"})
                 for headers in right:
                     self.assertEqual(server.get("/v1/jobs", **headers).status, 200, headers)
@@ -105,6 +132,53 @@ class Keys(unittest.TestCase):
                 self.assertEqual(status_of(raw), 400, raw)
                 self.assertIn(b"Host", raw)
                 self.assertFalse(any("s3cret" in line for line in server.log))
+
+
+class Pages(ServerTest):
+    flags = ("--allow-origin", "http://localhost:3000", "--allow-origin", "https://app.example")
+    page = {"Origin": "https://app.example"}
+
+    def check(self, answer, status: int):
+        self.assertEqual((answer.status, answer.headers["access-control-allow-origin"]), (status, "https://app.example"), answer.body)
+        self.assertEqual(answer.headers["vary"], "Origin")
+        self.assertNotIn("access-control-allow-credentials", answer.headers)
+        return answer
+
+    def ask(self, path: str, origin: str):
+        return self.server.request("OPTIONS", path, headers={"Origin": origin, "Access-Control-Request-Method": "POST",
+                                                             "Access-Control-Request-Headers": "authorization,content-type"})
+
+    def test_pages_of_named_origins_draw(self):
+        asked = self.check(self.ask("/v1/images/generations", "https://app.example"), 204)
+        self.assertEqual(asked.headers["access-control-allow-methods"], "POST, OPTIONS")
+        self.assertEqual(asked.headers["access-control-allow-headers"], "authorization,content-type")
+        self.assertEqual(asked.headers["access-control-max-age"], "600")
+        self.check(self.server.post("/v1/images/generations", {"prompt": "x", **SMALL}, self.page), 200)
+        job = self.check(self.server.post("/v1/jobs", {"prompt": "x", **SMALL}, self.page), 202).json()["id"]
+        url = self.server.wait_for(job)["images"][0]["url"]
+        self.check(self.server.request("GET", f"/v1/jobs/{job}/events", headers=self.page), 200)
+        self.check(self.server.request("GET", url, headers={**self.page, "Range": "bytes=0-3"}), 206)
+        stream = self.check(self.server.post("/v1/images/generations", {"prompt": "x", **SMALL, "stream": True}, self.page), 200)
+        self.assertIn(b"image_generation.completed", stream.body)
+
+    def test_pages_of_named_origins_read_what_went_wrong(self):
+        self.check(self.server.post("/v1/images/generations", {"prompt": 5}, self.page), 400)
+        self.check(self.server.request("GET", "/nowhere", headers=self.page), 404)
+        self.check(self.server.post("/v1/jobs", b"x" * (2 << 20), self.page), 413)
+        self.check(self.server.post("/sdapi/v1/txt2img", b"x" * (2 << 20), self.page), 413)
+
+    def test_pages_of_others_do_not(self):
+        for origin in ("http://localhost:3001", "http://app.example", "https://app.example.evil", "null", "*"):
+            for answer in (self.ask("/v1/jobs", origin), self.server.post("/v1/jobs", {"prompt": "x"}, {"Origin": origin})):
+                self.assertEqual(answer.status, 403)
+                self.assertNotIn("access-control-allow-origin", answer.headers)
+                self.assertEqual(answer.headers["vary"], "Origin")
+        self.assertNotIn("access-control-allow-origin", self.server.get("/v1/jobs").headers)
+
+    def test_only_single_origins_can_be_named(self):
+        for origin in ("*", "null", "https://*.example", "localhost:3000", "http://localhost:3000/app"):
+            with self.assertRaisesRegex(RuntimeError, "--allow-origin"):
+                Server("--allow-origin", origin)
 
 
 class Hostile(ServerTest):
@@ -157,7 +231,7 @@ class Hostile(ServerTest):
                      "/v1//jobs", "/v1/jobs/x/y/z", "/index.html/../x", "/v1/jobs/%F0%9F%98%80", "/v1/models/%20"):
             with self.subTest(path=path):
                 self.assertEqual(self.server.get(path).status, 404)
-        for path in (b"/%00", b"/%zz", b"/%f", b"/\xff", b"/?a=%", b"/%ff", b"*", b"http://x/"):
+        for path in (b"/%00", b"/%zz", b"/%f", b"/\xff", b"/?a=%", b"/%ff", b"*", b"ftp://x/", b"http://u@x/", b"/#a"):
             with self.subTest(path=path):
                 raw = self.server.raw(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 self.assertEqual(status_of(raw), 400, raw[:100])
@@ -168,10 +242,39 @@ class Hostile(ServerTest):
     def test_methods(self):
         answer = self.server.request("PUT", "/v1/jobs", b"{}")
         self.assertEqual(answer.status, 405)
-        self.assertEqual(answer.headers["allow"], "POST, GET")
+        self.assertEqual(answer.headers["allow"], "POST, GET, HEAD, OPTIONS")
         self.assertIsNone(answer.json()["error"]["param"])
-        self.assertEqual(self.server.request("BREW", "/v1/jobs").status, 405)
+        self.assertEqual(self.server.request("BREW", "/v1/jobs").status, 501)
         self.assertEqual(self.server.request("OPTIONS", "/nowhere").status, 404)
+        allowed = {"/v1/jobs": "POST, GET, HEAD, OPTIONS", "/v1/jobs/x": "GET, HEAD, DELETE, OPTIONS", "/v1/images/x": "GET, HEAD, OPTIONS",
+                   "/v1/images/generations": "POST, OPTIONS", "/sdapi/v1/options": "GET, HEAD, POST, OPTIONS", "/": "GET, HEAD, OPTIONS",
+                   "/app.js": "GET, HEAD, OPTIONS", "/health/live": "GET, HEAD, OPTIONS", "*": "DELETE, GET, HEAD, OPTIONS, POST"}
+        for path, methods in allowed.items():
+            answer = self.server.request("OPTIONS", path)
+            self.assertEqual((answer.status, answer.headers["allow"], answer.body), (204, methods, b""), path)
+        self.assertEqual(self.server.get("/v1/images/generations").headers["allow"], "POST, OPTIONS")
+        for path in ("/", "/app.js", "/v1/jobs", "/v1/models", "/metrics", "/health/live", "/sdapi/v1/progress"):
+            self.assertEqual(self.server.request("HEAD", path).status, 200, path)
+        job = self.server.submit()
+        self.assertEqual(self.server.request("HEAD", f"/v1/jobs/{job}/events").status, 200)
+
+    def test_targets_of_the_absolute_form_name_the_host(self):
+        for target, host, status in ((b"http://localhost/v1/jobs", b"evil.example", 200), (b"http://evil.example/v1/jobs", b"localhost", 403)):
+            raw = self.server.raw(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+            self.assertEqual(status_of(raw), status, raw)
+
+    def test_pictures_cannot_be_edited_here(self):
+        form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--x--\r\n'
+        for path in ("/v1/images/edits", "/v1/images/variations", "/sdapi/v1/img2img"):
+            for body in (form, form * 40_000):  # pictures are often larger than any body may be
+                answer = self.server.post(path, body, {"Content-Type": "multipart/form-data; boundary=x"})
+                self.assertEqual(answer.status, 501, path)
+                self.assertIn("cannot edit or vary pictures", answer.body.decode())
+            self.assertEqual(self.server.get(path).headers["allow"], "POST, OPTIONS")
+
+    def test_coded_bodies_are_refused(self):
+        answer = self.server.post("/v1/jobs", b"x", {"Content-Encoding": "gzip"})
+        self.assertEqual((answer.status, answer.json()["error"]["param"]), (415, "Content-Encoding"))
 
     def test_garbage(self):
         for data in (b"\r\n\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"GET /\r\n\r\n",
@@ -179,7 +282,7 @@ class Hostile(ServerTest):
                      b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", os.urandom(5000), b"\0" * 5000):
             with self.subTest(data=data[:30]):
                 raw = self.server.raw(data, timeout=15, half_close=True)
-                self.assertIn(status_of(raw), (400, 413, 431, 0), raw[:200])
+                self.assertIn(status_of(raw), (400, 413, 431, 505, 0), raw[:200])
 
     def test_smuggling_is_refused(self):
         raw = self.server.raw(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
@@ -296,6 +399,15 @@ class Queue(ServerTest):
         connection.close()
         self.assertEqual(self.server.wait_for(job)["status"], "cancelled")
         self.cancel(blocker)
+
+    def test_a_client_that_ends_its_sending_alone_gets_its_picture(self):
+        body = json.dumps({"prompt": "half", **SMALL, "num_inference_steps": 30}).encode()
+        for version, stream in ((b"1.1", False), (b"1.0", False), (b"1.1", True)):
+            data = body[:-1] + b', "stream": true}' if stream else body
+            head = b"POST /v1/images/generations HTTP/%s\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (version, len(data))
+            raw = self.server.raw(head + data, timeout=60, half_close=True)
+            self.assertIn(b"HTTP/%s 200 OK\r\n" % version, raw)
+            self.assertIn(b"b64_json", raw)
 
     def test_a_watcher_that_leaves_stops_nothing(self):
         job = self.server.submit(num_inference_steps=100, width=128, height=128)

@@ -5,7 +5,7 @@
 
 #include "apps/server/api_error.h"
 #include "apps/server/fields.h"
-#include "apps/server/http.h"
+#include "apps/server/http_text.h"
 #include "apps/server/identifiers.h"
 #include "base/error.h"
 
@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // One line is the request's target, the rest its body.
   const size_t line = text.find('\n');
   HttpRequest request;
-  if (split_target(text.substr(0, line), request)) nostos::check(request.path.starts_with('/'), "a path begins with /");
+  if (read_target(text.substr(0, line), request)) nostos::check(request.path.starts_with('/'), "a path begins with /");
   from_base64(text);
   request_id(text);
   const std::string_view body = line == std::string_view::npos ? text : text.substr(line + 1);

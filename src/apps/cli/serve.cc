@@ -13,6 +13,7 @@
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/ranks.h"
+#include "apps/server/access.h"
 #include "apps/server/server.h"
 #include "base/error.h"
 #include "pipeline/engine.h"
@@ -30,6 +31,7 @@ struct ServeFlags {
   std::string data_dir = "nostos-data";
   std::string api_key_file;
   bool allow_remote_without_key = false;
+  std::vector<std::string> allow_origins;
   bool trust_client_id = false;
   int64_t queue = 64;
   double keep_days = 0;
@@ -57,6 +59,12 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       ->check(not_empty());
   command.add_option("--api-key-file", flags.api_key_file, "file with the key that clients must send");
   command.add_flag("--allow-remote-without-key", flags.allow_remote_without_key, "let other machines in without a key");
+  command
+      .add_option("--allow-origin", flags.allow_origins,
+                  "origin whose pages may use the APIs, as http://localhost:3000; may come several times")
+      ->type_name("ORIGIN")
+      ->allow_extra_args(false)
+      ->check(not_empty());
   command.add_flag("--trust-client-id", flags.trust_client_id,
                    "take turns by X-Client-Id, which a proxy in front sets, in place of the address");
   command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
@@ -157,6 +165,8 @@ void serve(const ServeFlags& flags, const Processes& processes) {
     options.data_dir = flags.data_dir;
     if (!flags.api_key_file.empty()) options.api_key = server::read_api_key(flags.api_key_file);
     options.allow_remote_without_key = flags.allow_remote_without_key;
+    for (const std::string& origin : flags.allow_origins)
+      options.allowed_origins.push_back(server::read_allowed_origin(origin));
     options.trusts_client_ids = flags.trust_client_id;
     options.queue_limit = static_cast<size_t>(flags.queue);
     options.keep = {.days = flags.keep_days, .pictures = flags.keep_pictures, .bytes = flags.keep_bytes};

@@ -1,31 +1,34 @@
 // Implements the listener on Boost.Beast: one coroutine a connection, all on one network thread.
 #include "apps/server/http.h"
 
+#include <fmt/chrono.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
-#include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
-#include <boost/asio/steady_timer.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
-#include <deque>
-#include <mutex>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
+#include <sstream>
 #include <thread>
 
+#include "apps/server/http_head.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
+#include "apps/server/outlet.h"
 #include "base/error.h"
 
 namespace nostos::server {
@@ -39,146 +42,23 @@ using net::ip::tcp;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr milliseconds kHangupCheck{250};
 constexpr milliseconds kLinger{2000};
 constexpr int kHandlerThreads = 2;
-constexpr std::chrono::seconds kStreamSilence{15};
+constexpr size_t kPieceBytes = size_t{64} << 10;  // of a file that is sent
+constexpr int kSecondsToProbe = 15, kProbes = 4;  // a host that vanished is noticed after 75 s
 constexpr std::string_view kStreamComment = ": keep-alive\n\n";
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
 net::redirect_error_t<net::use_awaitable_t<>> into(error_code& error) {
   return net::redirect_error(net::use_awaitable, error);
 }
 
-/// Runs `work` on a handler thread. What it throws has nobody else to catch it: it is logged, and the server goes on.
-void post_to(net::thread_pool& handlers, std::function<void()> work) {
-  net::post(handlers, [work = std::move(work)] {
-    try {
-      work();
-    } catch (const std::exception& error) {
-      log_json(LogLevel::error, "handler failed", {{"error", error.what()}});
-    }
-  });
-}
-
-/// Carries one answer from any thread to the connection's coroutine.
-class Outlet : public Responder, public std::enable_shared_from_this<Outlet> {
- public:
-  Outlet(net::io_context& network, net::thread_pool& handlers, size_t backlog_bytes)
-      : network_(network), handlers_(handlers), wake_(network), backlog_bytes_(backlog_bytes) {}
-
-  void reply(HttpResponse response) override {
-    change([&] {
-      if (head_) return;
-      head_ = std::move(response);
-      ended_ = true;
-    });
-  }
-  void start_stream(HttpResponse head) override {
-    change([&] {
-      if (head_) return;
-      parts_.push_back(std::exchange(head.body, {}));
-      head_ = std::move(head);
-      streams_ = true;
-    });
-  }
-  void write(std::string bytes) override {
-    change([&] {
-      if (gone_ || ended_) return;
-      unsent_bytes_ += bytes.size();
-      parts_.push_back(std::move(bytes));
-    });
-  }
-  void finish() override {
-    change([&] { ended_ = true; });
-  }
-  void on_disconnect(std::function<void()> gone) override {
-    const std::lock_guard lock(mutex_);
-    if (gone_)
-      post_to(handlers_, std::move(gone));
-    else
-      on_gone_ = std::move(gone);
-  }
-
-  // The rest is the coroutine's.
-  struct Next {
-    std::optional<HttpResponse> head;
-    std::string bytes;
-    bool streams = false, ended = false, too_slow = false;
-  };
-  /// \return what has not been sent yet.
-  Next take() {
-    const std::lock_guard lock(mutex_);
-    has_news_ = false;
-    Next next;
-    if (!head_) return next;
-    if (!head_taken_) {
-      next.head = std::move(*head_);
-      head_taken_ = true;
-    }
-    for (const std::string& part : parts_) next.bytes += part;
-    next.too_slow = unsent_bytes_ > backlog_bytes_;
-    parts_.clear();
-    unsent_bytes_ = 0;
-    next.streams = streams_;
-    next.ended = ended_;
-    return next;
-  }
-  /// \return whether more waits for a client that is slow to take what it has been sent than it may.
-  bool is_too_slow() {
-    const std::lock_guard lock(mutex_);
-    return !ended_ && unsent_bytes_ > backlog_bytes_;
-  }
-  /// Waits until there is something to take, or for the time after which to look whether the client has left.
-  net::awaitable<void> wait() {
-    {
-      const std::lock_guard lock(mutex_);
-      if (has_news_) co_return;
-    }
-    error_code ignored;
-    wake_.expires_after(kHangupCheck);
-    co_await wake_.async_wait(into(ignored));
-  }
-  void close(bool disconnected) {
-    std::function<void()> gone;
-    {
-      const std::lock_guard lock(mutex_);
-      gone_ = true;
-      parts_.clear();
-      gone = std::exchange(on_gone_, nullptr);
-    }
-    if (disconnected && gone) post_to(handlers_, std::move(gone));
-  }
-
- private:
-  template <class Change>
-  void change(const Change& change) {
-    {
-      const std::lock_guard lock(mutex_);
-      change();
-      has_news_ = true;
-    }
-    // On the network thread, where wait() looks for news and sets its timer without a gap between.
-    net::post(network_, [self = shared_from_this()] { self->wake_.cancel(); });
-  }
-
-  net::io_context& network_;
-  net::thread_pool& handlers_;
-  net::steady_timer wake_;
-  const size_t backlog_bytes_;
-  std::mutex mutex_;
-  std::optional<HttpResponse> head_;
-  std::deque<std::string> parts_;
-  std::function<void()> on_gone_;
-  size_t unsent_bytes_ = 0;
-  bool head_taken_ = false, streams_ = false, ended_ = false, gone_ = false;
-  bool has_news_ = false;  // since take()
-};
-
 size_t allowed_connections(size_t wanted) {
   constexpr rlim_t kOthers = 128;  // database, pictures, weights
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
-  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, std::max<rlim_t>(limit.rlim_cur, wanted + kOthers));
+  // Two for each: its socket, and the file of a picture that is sent.
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, std::max<rlim_t>(limit.rlim_cur, 2 * wanted + kOthers));
   setrlimit(RLIMIT_NOFILE, &limit);
   return std::min<size_t>(wanted, limit.rlim_cur > 2 * kOthers ? limit.rlim_cur - kOthers : kOthers);
 }
@@ -190,6 +70,54 @@ tcp::endpoint endpoint_of(const std::string& host, uint16_t port) {
           host);
   return {address, port};
 }
+
+void set_options(tcp::socket& socket) {
+  error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  socket.set_option(net::socket_base::keep_alive(true), ignored);
+  for (const auto& [option, value] : {std::pair(TCP_KEEPIDLE, kSecondsToProbe),
+                                      std::pair(TCP_KEEPINTVL, kSecondsToProbe), std::pair(TCP_KEEPCNT, kProbes)})
+    ::setsockopt(socket.native_handle(), IPPROTO_TCP, option, &value, sizeof value);
+}
+
+/// Empty lines before a request count for nothing (RFC 9112, 2.2).
+void skip_empty_lines(beast::flat_buffer& buffer) {
+  const auto begins_with_one = [&] {
+    const std::string_view text(static_cast<const char*>(buffer.data().data()), buffer.size());
+    return text.starts_with("\r\n");
+  };
+  while (begins_with_one()) buffer.consume(2);
+}
+
+/// What the kernel knows of a client that waits. One that has ended its sending alone (`half_closed`) wants its answer;
+/// one that has left looks the same, until its host answers what it is sent with a reset.
+enum class Peer { here, half_closed, gone };
+
+/// When a client that has nothing to take is sent something, so that its host can say whether it is still there.
+struct Pulse {
+  Peer peer = Peer::here;
+  bool has_asked = false;  // since the client ended its sending
+  steady_clock::time_point last_sent = steady_clock::now();
+
+  bool is_due(Peer now, bool streams, const HttpLimits& limits) {
+    peer = now;
+    const auto silence = steady_clock::now() - last_sent;
+    if (now != Peer::half_closed) return streams && silence >= limits.silence;
+    // The first time after a moment, which most answers are there before.
+    const bool is_due = silence >= (has_asked ? limits.silence : limits.peer_check);
+    has_asked |= is_due;
+    return is_due;
+  }
+};
+
+/// What an answer must know of its request.
+struct Terms {
+  unsigned version = 11;
+  bool keep_alive = false, is_head = false;
+  std::string id{};
+
+  bool chunks() const { return version >= 11; }
+};
 
 }  // namespace
 
@@ -228,7 +156,7 @@ struct HttpServer::Impl {
         co_await pause.async_wait(into(error));
         continue;
       }
-      socket.set_option(tcp::no_delay(true), error);
+      set_options(socket);
       auto connection = std::make_shared<Connection>(std::move(socket), limits.header_bytes + 4096);
       open.insert(connection);
       count = open.size();
@@ -244,11 +172,15 @@ struct HttpServer::Impl {
     const tcp::endpoint peer = c->stream.socket().remote_endpoint(error);
     c->peer = peer.address().to_string();
     if (open.size() > limits.connections) {
-      co_await refuse(*c, 503, "too many connections");
+      HttpRequest unread;
+      unread.peer = c->peer;
+      unread.id = request_id("");
+      co_await refuse(*c, std::move(unread), {503, "too many connections"});
       co_return;
     }
     bool go_on = true;
     while (go_on && !stopping) {
+      skip_empty_lines(c->buffer);
       if (c->buffer.size() == 0) {
         c->idle = true;
         c->stream.expires_after(limits.idle_timeout);
@@ -257,6 +189,7 @@ struct HttpServer::Impl {
         c->idle = false;
         if (error) co_return;
         c->buffer.commit(bytes);
+        continue;
       }
       go_on = co_await exchange(*c);
     }
@@ -271,185 +204,201 @@ struct HttpServer::Impl {
     parser.body_limit(limits.body_bytes);
     c.stream.expires_after(limits.header_timeout);
     co_await http::async_read_header(c.stream, c.buffer, parser, into(error));
-    if (!error && !parser.is_done()) {
-      c.stream.expires_after(limits.body_timeout);
-      if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
-        static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-        co_await net::async_write(c.stream, net::buffer(kContinue), into(error));
-      }
-      co_await http::async_read(c.stream, c.buffer, parser, into(error));
-    }
-    if (error) {
-      co_await refuse_unreadable(c, error);
+    HttpRequest request;
+    request.peer = c.peer;
+    std::optional<Refusal> refusal;
+    // Now, since Beast takes trailers for headers, which nobody before this server looked at.
+    if (!error || error == http::error::body_limit) refusal = read_head(parser.get(), request);
+    request.id = request_id(request.header("x-request-id"));
+    if (!error && !refusal && !parser.is_done()) co_await read_body(c, parser, request, error);
+    if (error && !refusal) refusal = refusal_of(error);
+    if (error && !refusal) co_return false;
+    if (refusal) {
+      co_await refuse(c, std::move(request), *refusal);
       co_return false;
     }
     const auto start = steady_clock::now();
-    http::request<http::string_body> message = parser.release();
-    HttpRequest request;
-    if (!split_target({message.target().data(), message.target().size()}, request)) {
-      co_await refuse(c, 400, "the request's path is not proper: it begins with / and is UTF-8 once %XX are decoded");
-      co_return false;
-    }
-    if (message.version() >= 11 && message.count(http::field::host) != 1) {
-      co_await refuse(c, 400, "a request of HTTP/1.1 has one Host header");
-      co_return false;
-    }
-    request.method = std::string(message.method_string());
-    for (const auto& field : message) {
-      std::string name(field.name_string());
-      std::ranges::transform(name, name.begin(), [](unsigned char ch) { return static_cast<char>(std::tolower(ch)); });
-      request.headers[std::move(name)] = std::string(field.value());
-    }
-    request.peer = c.peer;
-    request.id = request_id(request.header("x-request-id"));
-    request.body = std::move(message.body());
-
-    HttpRequest for_log = request;
-    for_log.body.clear();
-    for_log.headers.erase("authorization");
+    request.body = std::move(parser.get().body());
+    const HttpRequest for_log{.method = request.method, .path = request.path, .peer = request.peer, .id = request.id};
+    const Terms terms{parser.get().version(), parser.keep_alive() && !stopping, request.method == "HEAD", request.id};
     auto outlet = std::make_shared<Outlet>(network, handlers, limits.stream_backlog_bytes);
     post_to(handlers, [this, request = std::move(request), outlet] { hooks.handle(request, outlet); });
     HttpOutcome outcome;
-    const bool go_on = co_await answer(c, *outlet, message, for_log.id, outcome);
-    outlet->close(outcome.disconnected);
+    const bool go_on = co_await answer(c, *outlet, terms, outcome);
+    outlet->close(outcome.disconnected || terms.is_head);  // who asked for a head alone wants nothing of what comes
     outcome.ms = std::chrono::duration<double, std::milli>(steady_clock::now() - start).count();
     hooks.finished(for_log, outcome);
+    if (!go_on && !outcome.disconnected) co_await close_gently(c);
     co_return go_on;
   }
 
+  net::awaitable<void> read_body(Connection& c, http::request_parser<http::string_body>& parser,
+                                 const HttpRequest& request, error_code& error) {
+    c.stream.expires_after(limits.body_timeout);
+    const bool waits = parser.get().version() >= 11 && !request.header("expect").empty();
+    if (waits) co_await net::async_write(c.stream, net::buffer(kContinue), into(error));
+    if (!error) co_await http::async_read(c.stream, c.buffer, parser, into(error));
+  }
+
   /// Sends what comes through `outlet`. \return whether the connection can be used again.
-  net::awaitable<bool> answer(Connection& c, Outlet& outlet, const http::request<http::string_body>& message,
-                              const std::string& id, HttpOutcome& outcome) {
-    const bool is_head = message.method() == http::verb::head;
-    const bool chunked = message.version() >= 11;
-    bool keep_alive = message.keep_alive() && !stopping;
+  net::awaitable<bool> answer(Connection& c, Outlet& outlet, const Terms& terms, HttpOutcome& outcome) {
     error_code error;
-    auto last_sent = steady_clock::now();
+    Pulse pulse;
     for (bool was_stopping = false;;) {
       Outlet::Next next = outlet.take();
       // At the end of the server a stream that stays silent for a round has nothing more to say.
       next.ended |= next.streams && was_stopping && next.bytes.empty();
       was_stopping = stopping;
-      if (next.streams && !next.ended && next.bytes.empty() && steady_clock::now() - last_sent >= kStreamSilence)
-        next.bytes = kStreamComment;
-      c.stream.expires_after(limits.write_timeout);
+      if (next.head) outcome.status = next.head->status;
       if (next.head && !next.streams) {
-        outcome.status = next.head->status;
-        outcome.body_bytes = next.head->body.size();
-        co_await send(c, std::move(*next.head), message.version(), keep_alive, is_head, id, error);
-        outcome.disconnected = static_cast<bool>(error);
-        co_return keep_alive && !error;
+        co_await send(c, std::move(*next.head), terms, outcome, error);
+        co_return terms.keep_alive && !error;
       }
-      if (next.head) {
-        outcome.status = next.head->status;
-        keep_alive = keep_alive && chunked;
-        http::response<http::empty_body> head =
-            head_of<http::empty_body>(*next.head, message.version(), keep_alive, id);
-        head.chunked(chunked);
-        http::response_serializer<http::empty_body> serializer(head);
-        co_await http::async_write_header(c.stream, serializer, into(error));
-        if (is_head) {
-          outcome.disconnected = true;  // it wants nothing of what comes
-          co_return keep_alive && !error;
-        }
-      }
-      if (!error && !next.bytes.empty()) {
-        last_sent = steady_clock::now();
+      const bool asks = pulse.is_due(look_at(c), next.streams, limits) && next.bytes.empty() && !next.ended;
+      std::string before, after;
+      if (next.head) before = head_of(*next.head, terms, std::nullopt);
+      if (terms.is_head) next.bytes.clear();
+      if (asks && next.streams && !terms.is_head) next.bytes = kStreamComment;
+      // Clients skip it where they did not ask for it, too; of HTTP/1.0 there is nothing like it.
+      if (asks && !next.streams && terms.chunks()) before = kContinue;
+      if (next.streams && terms.chunks() && !terms.is_head) frame(next.bytes, next.ended, before, after);
+      const std::array<net::const_buffer, 3> buffers{net::buffer(before), net::buffer(next.bytes), net::buffer(after)};
+      if (net::buffer_size(buffers) > 0) {
+        pulse.last_sent = steady_clock::now();
         outcome.body_bytes += next.bytes.size();
-        if (chunked)
-          co_await write_pieces(c, outlet, http::make_chunk(net::buffer(next.bytes)), error);
-        else
-          co_await write_pieces(c, outlet, net::buffer(next.bytes), error);
+        co_await write_pieces(c, buffers, error, &outlet);
       }
-      if (!error && next.streams && next.ended) {
-        const auto last = http::make_chunk_last();
-        if (chunked) co_await net::async_write(c.stream, last, into(error));
-        outcome.disconnected = static_cast<bool>(error);
-        co_return keep_alive && !error;
-      }
-      if (error || next.too_slow || hung_up(c)) {
+      if (!error && next.streams && (next.ended || terms.is_head)) co_return terms.keep_alive&& terms.chunks();
+      if (error || next.too_slow || pulse.peer == Peer::gone) {
         outcome.disconnected = true;
         if (outcome.status == 0) outcome.status = 499;
         co_return false;
       }
-      c.stream.expires_never();
-      co_await outlet.wait();
+      co_await outlet.wait(limits.peer_check);
     }
   }
 
-  /// Writes all of `buffers`. Each piece that the client takes gives it the whole time again: one that is slow is not gone
-  /// for that, unless its stream meanwhile has more to say than may wait.
+  /// Makes a chunk of a part of a stream.
+  static void frame(const std::string& bytes, bool is_last, std::string& before, std::string& after) {
+    if (!bytes.empty()) {
+      before += fmt::format("{:x}\r\n", bytes.size());
+      after = "\r\n";
+    }
+    if (is_last) after += "0\r\n\r\n";
+  }
+
+  /// Sends a whole answer.
+  net::awaitable<void> send(Connection& c, HttpResponse response, const Terms& terms, HttpOutcome& outcome,
+                            error_code& error) {
+    if (response.file) response.body.clear();
+    const uint64_t length = response.file ? response.file->count : response.body.size();
+    const std::string head = head_of(response, terms, length);
+    if (terms.is_head) response.body.clear();
+    const std::array<net::const_buffer, 2> buffers{net::buffer(head), net::buffer(response.body)};
+    co_await write_pieces(c, buffers, error);
+    if (response.file && !terms.is_head && !error) co_await send_file(c, *response.file, error);
+    outcome.status = response.status;
+    outcome.body_bytes = terms.is_head ? 0 : length;
+    outcome.disconnected = static_cast<bool>(error);
+  }
+
+  /// Sends a part of a file, of which no more than a piece is ever in memory, and which handler threads read.
+  net::awaitable<void> send_file(Connection& c, const FilePart& part, error_code& error) {
+    std::vector<char> piece(std::min<uint64_t>(part.count, kPieceBytes));
+    for (uint64_t done = 0; !error && done < part.count;) {
+      const std::span<char> wanted(piece.data(), std::min<uint64_t>(piece.size(), part.count - done));
+      const auto read = [&part, done, wanted]() -> net::awaitable<bool> {
+        try {
+          co_return part.file->read(part.first + done, wanted) == wanted.size();
+        } catch (const Error& failure) {
+          log_json(LogLevel::error, "handler failed", {{"error", failure.what()}});
+          co_return false;
+        }
+      };
+      const bool is_whole = co_await net::co_spawn(handlers, read, net::use_awaitable);
+      // The length was promised: a client that gets less must see the connection end.
+      if (!is_whole)
+        error = http::error::partial_message;
+      else
+        co_await write_pieces(c, net::buffer(wanted.data(), wanted.size()), error);
+      done += wanted.size();
+    }
+  }
+
+  /// Writes all of `buffers`. Each piece that the client takes gives it the whole time again: one that is slow is not
+  /// gone for that, unless its stream meanwhile has more to say than may wait.
   template <class Buffers>
-  net::awaitable<void> write_pieces(Connection& c, Outlet& outlet, Buffers buffers, error_code& error) {
+  net::awaitable<void> write_pieces(Connection& c, Buffers buffers, error_code& error, Outlet* stream = nullptr) {
     beast::buffers_suffix<Buffers> left(buffers);
     while (!error && beast::buffer_bytes(left) > 0) {
       c.stream.expires_after(limits.write_timeout);
       left.consume(co_await c.stream.async_write_some(left, into(error)));
-      if (!error && outlet.is_too_slow()) error = beast::error::timeout;
+      if (!error && stream != nullptr && stream->is_too_slow()) error = beast::error::timeout;
     }
+    c.stream.expires_never();
   }
 
-  template <class Body>
-  static http::response<Body> head_of(const HttpResponse& from, unsigned version, bool keep_alive,
-                                      const std::string& id) {
-    http::response<Body> head(static_cast<http::status>(from.status), version);
+  /// \return the lines before the body. \param length of the body; nothing for a stream
+  static std::string head_of(const HttpResponse& from, const Terms& terms, std::optional<uint64_t> length) {
+    http::response<http::empty_body> head(static_cast<http::status>(from.status), terms.version);
     head.set(http::field::server, "nostos");
-    head.set(http::field::content_type, from.content_type);
-    if (!id.empty()) head.set("X-Request-Id", id);
-    for (const auto& [name, value] : from.headers) head.set(name, value);
-    head.keep_alive(keep_alive);
-    return head;
-  }
-
-  /// Sends a whole answer, giving the client time for each piece as write_pieces() does.
-  net::awaitable<void> send(Connection& c, HttpResponse response, unsigned version, bool keep_alive, bool is_head,
-                            const std::string& id, error_code& error) {
-    http::response<http::string_body> whole = head_of<http::string_body>(response, version, keep_alive, id);
-    whole.body() = std::move(response.body);
-    // A 304 has no body, and must not name the length of one.
-    if (response.status != 304) whole.prepare_payload();
-    http::response_serializer<http::string_body> serializer(whole);
-    const auto is_sent = [&] { return is_head ? serializer.is_header_done() : serializer.is_done(); };
-    serializer.split(is_head);
-    while (!error && !is_sent()) {
-      c.stream.expires_after(limits.write_timeout);
-      co_await http::async_write_some(c.stream, serializer, into(error));
+    head.set(http::field::date, fmt::format("{:%a, %d %b %Y %H:%M:%S GMT}", fmt::gmtime(std::time(nullptr))));
+    if (!terms.id.empty()) head.set("X-Request-Id", terms.id);
+    for (const auto& [name, value] : from.headers) head.insert(name, value);
+    // These have no body, and must not name the length of one.
+    if (from.status != 204 && from.status != 304) {
+      head.set(http::field::content_type, from.content_type);
+      if (length)
+        head.content_length(*length);
+      else
+        head.chunked(terms.chunks());
     }
+    head.keep_alive(terms.keep_alive && (length || terms.chunks()));
+    std::ostringstream text;
+    text << head.base();
+    return text.str();
   }
 
-  net::awaitable<void> refuse_unreadable(Connection& c, const error_code& why) {
-    if (why == http::error::header_limit || why == http::error::buffer_overflow) {
-      co_await refuse(c, 431, fmt::format("the headers are larger than {} bytes", limits.header_bytes));
-    } else if (why == http::error::body_limit) {
-      co_await refuse(c, 413, fmt::format("the body is larger than {} bytes", limits.body_bytes));
-    } else if (why == beast::error::timeout) {
-      co_await refuse(c, 408, "the request did not come in time");
-    } else if (why.category() == error_code(http::error::bad_method).category() && why != http::error::end_of_stream &&
-               why != http::error::partial_message) {
-      co_await refuse(c, 400, "not an HTTP request: " + why.message());
-    }
+  /// \return how to answer what could not be read, or nothing for a client that left before it asked.
+  std::optional<Refusal> refusal_of(const error_code& why) const {
+    if (why == http::error::header_limit || why == http::error::buffer_overflow)
+      return Refusal{431, fmt::format("the headers are larger than {} bytes", limits.header_bytes)};
+    if (why == http::error::body_limit)
+      return Refusal{413, fmt::format("the body is larger than {} bytes", limits.body_bytes)};
+    if (why == beast::error::timeout) return Refusal{408, "the request did not come in time"};
+    if (why == http::error::bad_version) return Refusal{505, "this server speaks HTTP/1.1 and HTTP/1.0"};
+    if (why == http::error::partial_message) return Refusal{400, "the request ended before its length"};
+    const bool is_syntax = why.category() == error_code(http::error::bad_method).category();
+    if (!is_syntax || why == http::error::end_of_stream) return std::nullopt;
+    return Refusal{400, "not an HTTP request: " + why.message()};
   }
 
-  /// Answers what never became a request, and closes without cutting the answer off.
-  net::awaitable<void> refuse(Connection& c, int status, std::string message) {
+  /// Answers what never became a request. \param request what could be read of it
+  net::awaitable<void> refuse(Connection& c, HttpRequest request, const Refusal& why) {
     error_code error;
-    HttpResponse response = hooks.refuse(status, message);
-    HttpOutcome outcome{status, response.body.size(), 0, false};
-    HttpRequest request;
-    request.peer = c.peer;
-    request.id = request_id("");
-    co_await send(c, std::move(response), 11, false, false, request.id, error);
+    HttpOutcome outcome;
+    const Terms terms{.is_head = request.method == "HEAD", .id = request.id};
+    co_await send(c, hooks.refuse(request, why.status, why.message), terms, outcome, error);
     hooks.finished(request, outcome);
-    // Unread bytes would make the kernel reset the connection, and the client lose the answer.
+    co_await close_gently(c);
+  }
+
+  /// Ends a connection whose client may still send: unread bytes would make the kernel reset it, and the client lose
+  /// the answer (RFC 9112, 9.6).
+  static net::awaitable<void> close_gently(Connection& c) {
+    error_code error;
+    c.idle = true;
     c.stream.expires_after(kLinger);
     c.stream.socket().shutdown(tcp::socket::shutdown_send, error);
     std::array<char, 16384> unread;
     while (!error) co_await c.stream.async_read_some(net::buffer(unread), into(error));
   }
 
-  static bool hung_up(Connection& c) {
+  static Peer look_at(Connection& c) {
     pollfd state{c.stream.socket().native_handle(), POLLRDHUP, 0};
-    return ::poll(&state, 1, 0) > 0 && (state.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+    if (::poll(&state, 1, 0) <= 0) return Peer::here;
+    if ((state.revents & (POLLHUP | POLLERR)) != 0) return Peer::gone;
+    return (state.revents & POLLRDHUP) != 0 ? Peer::half_closed : Peer::here;
   }
 
   HttpHooks hooks;

@@ -14,36 +14,47 @@
 #include <utility>
 #include <vector>
 
+#include "apps/server/body_file.h"
+
 namespace nostos::server {
 
 struct HttpRequest {
-  std::string method;
-  std::string path;                            ///< percent-decoded, without the query; begins with '/'
-  std::map<std::string, std::string> query;    ///< percent-decoded
-  std::map<std::string, std::string> headers;  ///< names in lower case; of repeated ones the last
-  std::string body;
-  std::string peer;  ///< address of the other end
-  std::string id;    ///< X-Request-Id, given or made
+  std::string method{};
+  std::string path{};                            ///< percent-decoded, without the query; begins with '/', or is "*"
+  std::map<std::string, std::string> query{};    ///< percent-decoded
+  std::map<std::string, std::string> headers{};  ///< names in lower case; repeated ones are one list
+  std::string body{};
+  std::string peer{};  ///< address of the other end
+  std::string id{};    ///< X-Request-Id, given or made
 
   /// \return the header of that lower-case name, or an empty text.
   std::string_view header(const std::string& name) const;
+};
+
+using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+
+/// A part of a file.
+struct FilePart {
+  std::shared_ptr<const BodyFile> file;
+  uint64_t first = 0, count = 0;  ///< bytes
 };
 
 struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
   std::string body{};
-  std::vector<std::pair<std::string, std::string>> headers{};
+  HttpHeaders headers{};
+  std::optional<FilePart> file{};  ///< the body, in place of `body`: read and sent piece by piece
 };
 
 /// The way back to one request's client. Any thread. Either reply(), or start_stream(), write()... and finish().
-/// What is sent to a client that has gone is dropped.
+/// What is sent to a client that has gone is dropped. A client that ends its own sending alone is still there.
 class Responder {
  public:
   virtual ~Responder() = default;
   virtual void reply(HttpResponse response) = 0;
-  /// Begins a stream of server-sent events whose `body` is its first part. A comment goes out where none comes for 15
-  /// s.
+  /// Begins a stream of server-sent events whose `body` is its first part. A comment goes out where none comes for
+  /// HttpLimits::silence.
   virtual void start_stream(HttpResponse head) = 0;
   virtual void write(std::string bytes) = 0;
   virtual void finish() = 0;
@@ -61,6 +72,8 @@ struct HttpLimits {
   std::chrono::milliseconds body_timeout{30'000};
   std::chrono::milliseconds idle_timeout{75'000};
   std::chrono::milliseconds write_timeout{30'000};  ///< in which a client takes nothing of what it is sent
+  std::chrono::milliseconds silence{15'000};        ///< after which a stream's client is sent a comment
+  std::chrono::milliseconds peer_check{250};        ///< between two looks whether a client that waits has left
 };
 
 /// What became of a request, for logs and metrics.
@@ -71,14 +84,14 @@ struct HttpOutcome {
   bool disconnected = false;
 };
 
-/// What the listener calls. `refuse` and `finished` must not throw; what `handle` throws is logged, and leaves the client
-/// without an answer.
+/// What the listener calls. `refuse` and `finished` must not throw; what `handle` throws is logged, and leaves the
+/// client without an answer.
 struct HttpHooks {
   /// On a handler thread: answers now or later.
   std::function<void(const HttpRequest& request, const std::shared_ptr<Responder>& responder)> handle;
-  /// On the network thread: the answer to what is no proper request.
-  std::function<HttpResponse(int status, const std::string& message)> refuse;
-  /// On the network thread, after each answered request.
+  /// On the network thread: the answer to what is no proper request. \param request what could be read of it
+  std::function<HttpResponse(const HttpRequest& request, int status, const std::string& message)> refuse;
+  /// On the network thread, after each answered request, of which it gets method, path, peer and id.
   std::function<void(const HttpRequest& request, const HttpOutcome& outcome)> finished;
 };
 
@@ -107,11 +120,5 @@ class HttpServer {
 
 /// \return whether `host` is this machine's own loopback address. \throws Error invalid_input if it is no address.
 bool is_loopback(const std::string& host);
-
-/// \return `text` with %XX decoded, or nothing for a broken escape, a NUL, or a text that is no UTF-8.
-std::optional<std::string> percent_decoded(std::string_view text);
-
-/// \return whether the target (path and query) could be split into request.path and request.query.
-bool split_target(std::string_view target, HttpRequest& request);
 
 }  // namespace nostos::server

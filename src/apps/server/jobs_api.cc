@@ -37,35 +37,6 @@ std::string query_text(const HttpRequest& request, const std::string& name) {
   return found == request.query.end() ? std::string() : found->second;
 }
 
-struct ByteRange {
-  uint64_t first = 0, last = 0;
-};
-
-/// \return the one range that a Range header asks for within `size` bytes; nothing if it is to be ignored.
-/// \throws ApiError 416
-std::optional<ByteRange> parse_range(std::string_view header, uint64_t size) {
-  if (!header.starts_with("bytes=") || header.find(',') != std::string_view::npos) return std::nullopt;
-  header.remove_prefix(6);
-  const size_t dash = header.find('-');
-  if (dash == std::string_view::npos) return std::nullopt;
-  const auto number = [](std::string_view text) -> std::optional<uint64_t> {
-    uint64_t value = 0;
-    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && stop == text.data() + text.size() ? std::optional(value) : std::nullopt;
-  };
-  const auto from = number(header.substr(0, dash)), to = number(header.substr(dash + 1));
-  const bool is_suffix = dash == 0;
-  if ((is_suffix && !to) || (!is_suffix && !from) || (!to && dash + 1 < header.size())) return std::nullopt;
-  const ApiError outside(416, "invalid_request_error", fmt::format("the picture has {} bytes", size), "Range");
-  if (is_suffix) {
-    if (*to == 0 || size == 0) throw outside;
-    return ByteRange{size - std::min(*to, size), size - 1};
-  }
-  if (*from >= size) throw outside;
-  if (to && *to < *from) return std::nullopt;
-  return ByteRange{*from, std::min(to.value_or(size - 1), size - 1)};
-}
-
 /// \return whose turn a request takes: its peer's, or that of whom a trusted proxy names.
 std::string client_of(const Call& call) {
   const std::string_view given = call.state.trusts_client_ids ? call.request.header("x-client-id") : std::string_view();
@@ -82,6 +53,22 @@ const char* content_type(ImageFormat format) {
       break;
   }
   return "image/webp";
+}
+
+std::shared_ptr<const BodyFile> open_image(const ServerState& state, const JobImage& image) {
+  try {
+    return std::make_shared<const BodyFile>(state.store.image_file(image));
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::invalid_input) throw;
+    throw no_such("picture: its file was removed");
+  }
+}
+
+HttpResponse unsatisfiable(uint64_t size) {
+  HttpResponse response =
+      openai_error({416, "invalid_request_error", fmt::format("the picture has {} bytes", size), "Range"});
+  response.headers.emplace_back("Content-Range", fmt::format("bytes */{}", size));
+  return response;
 }
 
 }  // namespace
@@ -156,24 +143,32 @@ void get_image(const Call& call) {
                                     {"Cache-Control", "private, max-age=31536000, immutable"},
                                     {"Accept-Ranges", "bytes"},
                                     {"X-Content-Type-Options", "nosniff"}}};
-  if (call.request.header("if-none-match") == tag) {
-    response.status = 304;
-    return call.responder->reply(std::move(response));
-  }
+  if (answers_precondition(call, tag, response)) return;
   if (query_text(call.request, "download") == "true")
     response.headers.emplace_back("Content-Disposition",
                                   fmt::format("attachment; filename=\"{}.{}\"", image->id, name(image->format)));
-  response.body = read_image(call.state, *image);
-  const std::string_view condition = call.request.header("if-range");
-  const uint64_t size = response.body.size();
-  if (condition.empty() || condition == tag) {
-    if (const auto range = parse_range(call.request.header("range"), size)) {
-      response.status = 206;
-      response.headers.emplace_back("Content-Range", fmt::format("bytes {}-{}/{}", range->first, range->last, size));
-      response.body = response.body.substr(range->first, range->last - range->first + 1);
-    }
+  const auto file = open_image(call.state, *image);
+  const uint64_t size = file->size();
+  response.file = FilePart{file, 0, size};
+  if (const auto range = asked_range(call.request, tag, size)) {
+    if (range->count == 0) return call.responder->reply(unsatisfiable(size));
+    response.status = 206;
+    response.headers.emplace_back("Content-Range",
+                                  fmt::format("bytes {}-{}/{}", range->first, range->first + range->count - 1, size));
+    response.file = FilePart{file, range->first, range->count};
   }
   call.responder->reply(std::move(response));
+}
+
+bool answers_precondition(const Call& call, const std::string& tag, const HttpResponse& head) {
+  const Precondition found = precondition(call.request, tag);
+  if (found == Precondition::met) return false;
+  if (found == Precondition::failed)
+    throw ApiError(412, "invalid_request_error", "If-Match names another tag than " + tag, "If-Match");
+  HttpResponse response = head;
+  response.status = 304;
+  call.responder->reply(std::move(response));
+  return true;
 }
 
 std::string read_image(ServerState& state, const JobImage& image) {

@@ -130,11 +130,9 @@ void openai_generate(const Call& call) {
   if (!stream) {
     std::string url_base;
     if (format == "url") {
-      const bool is_https = call.request.header("x-forwarded-proto") == "https";
-      const std::string_view host = call.request.header("host");
-      if (host.empty())
+      url_base = link_base(call.request);
+      if (url_base.empty())
         refuse_field("response_format", "missing", "response_format url wants a request with a Host header");
-      url_base = fmt::format("{}://{}", is_https ? "https" : "http", host);
     }
     return submit_attached(call, std::move(order), [&state, url_base, out](const Job& job) {
       try {

@@ -109,10 +109,8 @@ void get_page(const Call& call) {
                                     {"Content-Security-Policy",
                                      "default-src 'self'; img-src 'self' data: blob:; "
                                      "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"}}};
-  if (call.request.header("if-none-match") == tag)
-    response.status = 304;
-  else
-    response.body = *contents;
+  if (answers_precondition(call, tag, response)) return;
+  response.body = *contents;
   call.responder->reply(std::move(response));
 }
 

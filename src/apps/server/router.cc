@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
+#include "apps/server/access.h"
 #include "apps/server/api_error.h"
-#include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
 #include "apps/server/storage.h"
 #include "apps/server/web_files.h"
@@ -17,8 +20,8 @@ namespace {
 
 struct Route {
   std::string_view method, pattern;
-  void (*handler)(const Call& call);
-  bool is_open = false;  ///< for everybody
+  void (*handler)(const Call& call);  ///< null for what would need a picture of the client's
+  bool is_open = false;               ///< for everybody
 };
 
 constexpr std::array kRoutes{
@@ -30,9 +33,12 @@ constexpr std::array kRoutes{
     Route{"GET", "/v1/images/{id}", get_image},
     Route{"POST", "/v1/images/generations", openai_generate},
     Route{"GET", "/v1/storage", get_storage},
+    Route{"POST", "/v1/images/edits", nullptr},
+    Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", "/v1/models/{id}", get_model},
     Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img},
+    Route{"POST", "/sdapi/v1/img2img", nullptr},
     Route{"GET", "/sdapi/v1/progress", a1111_progress},
     Route{"POST", "/sdapi/v1/interrupt", a1111_interrupt},
     Route{"GET", "/sdapi/v1/sd-models", a1111_models},
@@ -56,78 +62,117 @@ std::optional<std::string_view> match(std::string_view pattern, std::string_view
   return id.find('/') == std::string_view::npos ? std::optional(id) : std::nullopt;
 }
 
-bool takes(const Route& route, const std::string& method) {
-  return route.method == method || (route.method == "GET" && method == "HEAD");
-}
-
 bool is_page(const HttpRequest& request) {
-  return request.path == "/" || web_file(std::string_view(request.path).substr(1)).has_value();
+  return request.path == "/" || (request.path.starts_with('/') && web_file(request.path.substr(1)));
 }
 
+/// What there is at a path.
 struct Found {
-  const Route* route = nullptr;
+  const Route* route = nullptr;  ///< that takes the request's method
   std::string id{};
-  std::string allowed{};  ///< methods of a path that does not take the request's
+  std::string methods{};  ///< all that the path takes, as Allow lists them; empty if there is nothing
+  bool is_open = false;   ///< for everybody
 };
 
 Found find_route(const HttpRequest& request) {
   Found found;
-  const auto consider = [&](const Route& route, std::string_view id) {
-    if (takes(route, request.method)) {
-      if (found.route == nullptr) found = {&route, std::string(id), {}};
-    } else {
-      found.allowed += (found.allowed.empty() ? "" : ", ") + std::string(route.method);
-    }
-  };
+  std::vector<std::pair<const Route*, std::string_view>> matches;
+  if (is_page(request)) matches.emplace_back(&kPage, std::string_view());
   for (const Route& route : kRoutes) {
-    if (const auto id = match(route.pattern, request.path)) consider(route, *id);
+    if (const auto id = match(route.pattern, request.path)) matches.emplace_back(&route, *id);
   }
-  if (is_page(request)) consider(kPage, {});
+  // "/v1/images/generations" is no picture of that name.
+  const bool is_literal = std::ranges::any_of(matches, [](const auto& match) { return match.second.empty(); });
+  if (is_literal) std::erase_if(matches, [](const auto& match) { return !match.second.empty(); });
+  const std::string_view method = request.method == "HEAD" ? "GET" : std::string_view(request.method);
+  for (const auto& [route, id] : matches) {
+    if (route->method == method) found.route = route;
+    found.id = std::string(id);
+    found.is_open |= route->is_open;
+    found.methods += std::string(route->method) + (route->method == "GET" ? ", HEAD, " : ", ");
+  }
+  if (!matches.empty()) found.methods += "OPTIONS";
+  if (request.path == "*") found = {.methods = "DELETE, GET, HEAD, OPTIONS, POST", .is_open = true};
   return found;
 }
 
-std::string host_without_port(std::string_view host) {
-  if (host.starts_with('[')) return std::string(host.substr(0, host.find(']') + 1));
-  return std::string(host.substr(0, host.find(':')));
-}
-
-bool is_numeric_or_local(const std::string& host) {
-  if (host == "localhost" || host.starts_with('[')) return true;
-  return !host.empty() && std::ranges::all_of(host, [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
-}
-
-void answer(ServerState& state, const HttpRequest& request, const ResponderPtr& responder) {
-  const Found found = find_route(request);
-  const bool has_key = !state.api_key.empty();
-  if (found.route == nullptr || !found.route->is_open) {
-    check_key(state.api_key, request);
-    check_host(has_key || state.lets_all_in, request);
-  }
-  check_origin(has_key, request);
-  if (found.route == nullptr && !found.allowed.empty()) throw method_not_allowed(found.allowed);
-  if (found.route == nullptr)
+/// Checks what can be checked before the body is read. \return what answers, null for OPTIONS \throws ApiError
+const Route* admit(const ServerState& state, const HttpRequest& request, const Found& found) {
+  const bool by_any_name = !state.api_key.empty() || state.lets_all_in;
+  // The browser asks before it sends a page's key. What it learns is what path and methods there are.
+  const bool is_ahead = is_preflight(request) && is_let_in(state.allowed_origins, request);
+  if (!found.is_open && !is_ahead) check_key(state.api_key, request);
+  if (!found.is_open) check_host(by_any_name, request);
+  check_origin(by_any_name, state.allowed_origins, request);
+  if (found.methods.empty())
     throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
-  found.route->handler({state, request, found.id, responder});
+  if (request.method == "OPTIONS") return nullptr;
+  if (found.route == nullptr) throw method_not_allowed(found.methods);
+  if (found.route->handler == nullptr)
+    throw ApiError(501, "invalid_request_error",
+                   "this server draws from text alone: it cannot edit or vary pictures; POST /v1/images/generations or "
+                   "/sdapi/v1/txt2img draws",
+                   {}, "unsupported");
+  const std::string coding(request.header("content-encoding"));
+  if (!coding.empty() && coding != "identity")
+    throw ApiError(415, "invalid_request_error", "bodies are read without Content-Encoding alone, not as " + coding,
+                   "Content-Encoding");
+  return found.route;
 }
+
+HttpResponse answer_of(const HttpRequest& request, const ApiError& error) {
+  HttpResponse response = error_answer(request.path, error);
+  if (!error.allowed.empty()) response.headers.emplace_back("Allow", error.allowed);
+  return response;
+}
+
+HttpResponse options_answer(const HttpRequest& request, const std::string& methods) {
+  HttpResponse response{.status = 204, .headers = {{"Allow", methods}, {"Cache-Control", "no-store"}}};
+  if (is_preflight(request))
+    std::ranges::move(preflight_headers(request, methods), std::back_inserter(response.headers));
+  return response;
+}
+
+/// Adds fields to whatever answer comes.
+class WithHeaders : public Responder {
+ public:
+  WithHeaders(ResponderPtr out, HttpHeaders headers) : out_(std::move(out)), headers_(std::move(headers)) {}
+
+  void reply(HttpResponse response) override { out_->reply(added(std::move(response))); }
+  void start_stream(HttpResponse head) override { out_->start_stream(added(std::move(head))); }
+  void write(std::string bytes) override { out_->write(std::move(bytes)); }
+  void finish() override { out_->finish(); }
+  void on_disconnect(std::function<void()> gone) override { out_->on_disconnect(std::move(gone)); }
+
+ private:
+  HttpResponse added(HttpResponse response) const {
+    response.headers.insert(response.headers.end(), headers_.begin(), headers_.end());
+    return response;
+  }
+
+  const ResponderPtr out_;
+  const HttpHeaders headers_;
+};
 
 }  // namespace
 
 void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder) {
-  const auto refuse = [&](const ApiError& error) {
-    HttpResponse response = error_answer(request.path, error);
-    if (!error.allowed.empty()) response.headers.emplace_back("Allow", error.allowed);
-    responder->reply(std::move(response));
-  };
+  const HttpHeaders headers = cross_origin_headers(state.allowed_origins, request);
+  const ResponderPtr out = headers.empty() ? responder : std::make_shared<WithHeaders>(responder, headers);
   try {
-    answer(state, request, responder);
+    const Found found = find_route(request);
+    if (const Route* const wanted = admit(state, request, found))
+      wanted->handler({state, request, found.id, out});
+    else
+      out->reply(options_answer(request, found.methods));
   } catch (const ApiError& error) {
-    refuse(error);
+    out->reply(answer_of(request, error));
   } catch (const StorageError& error) {
-    refuse(insufficient_storage(error.reason()));
+    out->reply(answer_of(request, insufficient_storage(error.reason())));
   } catch (const std::exception& error) {
     log_json(LogLevel::error, "request failed", {{"request", request.id}, {"error", error.what()}});
     state.metrics.add("nostos_errors_total", "kind=\"internal\"");
-    refuse(ApiError(500, "server_error", error.what()));
+    out->reply(answer_of(request, ApiError(500, "server_error", error.what())));
   }
 }
 
@@ -136,50 +181,16 @@ std::string_view route_pattern(const HttpRequest& request) {
   return found.route == nullptr ? "other" : found.route->pattern;
 }
 
-void check_key(const std::string& key, const HttpRequest& request) {
-  if (key.empty()) return;
-  const std::string_view header = request.header("authorization");
-  bool is_right = header.starts_with("Bearer ") && equal_in_constant_time(key, header.substr(7));
-  if (header.starts_with("Basic ")) {
-    const std::string login = from_base64(header.substr(6));
-    const size_t colon = login.find(':');
-    if (colon != std::string::npos) is_right |= equal_in_constant_time(key, std::string_view(login).substr(colon + 1));
+HttpResponse refuse(ServerState& state, const HttpRequest& request, int status, const std::string& message) {
+  HttpResponse response = error_answer(request.path, listener_error(status, message));
+  try {
+    // Who may not ask, or asks for what is not here, gains nothing by a smaller body.
+    if (status == 413) admit(state, request, find_route(request));
+  } catch (const ApiError& error) {
+    response = answer_of(request, error);
   }
-  constexpr std::string_view kCookie = "nostos_key=";
-  const std::string_view cookies = request.header("cookie");
-  for (size_t start = 0; start < cookies.size();) {
-    const size_t end = std::min(cookies.find(';', start), cookies.size());
-    std::string_view cookie = cookies.substr(start, end - start);
-    while (cookie.starts_with(' ')) cookie.remove_prefix(1);
-    if (cookie.starts_with(kCookie)) {
-      const auto value = percent_decoded(cookie.substr(kCookie.size()));
-      is_right |= value && equal_in_constant_time(key, *value);
-    }
-    start = end + 1;
-  }
-  if (is_right) return;
-  const bool has_any = !header.empty() || cookies.find(kCookie) != std::string_view::npos;
-  throw ApiError(401, "authentication_error",
-                 has_any ? "the API key is wrong" : "this server wants an API key: Authorization: Bearer KEY", {},
-                 "invalid_api_key");
-}
-
-void check_origin(bool has_key, const HttpRequest& request) {
-  const std::string_view origin = request.header("origin");
-  if (origin.empty()) return;
-  const size_t scheme = origin.find("://");
-  const std::string_view from = scheme == std::string_view::npos ? std::string_view() : origin.substr(scheme + 3);
-  const bool is_own = !from.empty() && from == request.header("host");
-  if (!is_own || (!has_key && !is_numeric_or_local(host_without_port(from))))
-    throw ApiError(403, "permission_error", "pages of other sites may not use this server", {}, "foreign_origin");
-}
-
-void check_host(bool by_any_name, const HttpRequest& request) {
-  if (by_any_name || is_numeric_or_local(host_without_port(request.header("host")))) return;
-  throw ApiError(403, "permission_error",
-                 "this server has no API key and answers to localhost and IP addresses alone: use its address, or give "
-                 "it --api-key-file",
-                 "Host", "foreign_host");
+  std::ranges::copy(cross_origin_headers(state.allowed_origins, request), std::back_inserter(response.headers));
+  return response;
 }
 
 }  // namespace nostos::server

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "apps/server/api_error.h"
 #include "apps/server/housekeeper.h"
 #include "apps/server/json_log.h"
 #include "apps/server/router.h"
@@ -68,13 +67,14 @@ struct Server::Impl {
         http(given.host, given.port,
              {.handle = [this](const HttpRequest& request,
                                const ResponderPtr& responder) { route(state, request, responder); },
-              .refuse = [](int status,
-                           const std::string& message) { return openai_error(listener_error(status, message)); },
+              .refuse = [this](const HttpRequest& request, int status,
+                               const std::string& message) { return refuse(state, request, status, message); },
               .finished = [this](const HttpRequest& request,
                                  const HttpOutcome& outcome) { log_outcome(metrics, request, outcome); }}) {
     state.api_key = options.api_key;
     state.trusts_client_ids = options.trusts_client_ids;
     state.lets_all_in = options.allow_remote_without_key;
+    state.allowed_origins = options.allowed_origins;
     state.post = [this](std::function<void()> work) { http.post(std::move(work)); };
     state.connections = [this] { return http.connections(); };
   }

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "apps/server/http_text.h"
 #include "apps/server/job_service.h"
 #include "apps/server/state.h"
 
@@ -19,6 +21,7 @@ struct ServerOptions {
   std::string api_key;                       ///< empty: none wanted
   bool allow_remote_without_key = false;     ///< listen beyond this machine without a key
   bool trusts_client_ids = false;            ///< take X-Client-Id for the client: of a proxy that sets it itself
+  std::vector<Origin> allowed_origins;       ///< other sites whose pages may use the APIs
   size_t queue_limit = 64;                   ///< jobs that wait
   StorageLimits keep;                        ///< beyond which jobs that have ended are forgotten
   std::chrono::milliseconds shutdown_grace;  ///< for the job being drawn when SIGTERM comes

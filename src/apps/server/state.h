@@ -6,9 +6,11 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "apps/server/fields.h"
 #include "apps/server/http.h"
+#include "apps/server/http_text.h"
 #include "apps/server/job_service.h"
 
 namespace nostos::server {
@@ -31,6 +33,7 @@ struct ServerState {
   std::string api_key{};                              ///< empty: none wanted
   bool trusts_client_ids = false;                     ///< a proxy in front says who its clients are
   bool lets_all_in = false;                           ///< without a key, from other machines too
+  std::vector<Origin> allowed_origins{};              ///< whose pages may use the APIs
   std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
   std::function<size_t()> connections{};
   std::atomic<bool> stopping{false};
@@ -93,6 +96,9 @@ Job new_job(const Call& call, DrawingOrder order, bool attached);
 /// \return one server-sent event.
 std::string sse(std::string_view event, std::string_view data);
 HttpResponse json_response(int status, const nlohmann::ordered_json& json);
+/// Answers where the request's conditions on the tag say that nothing is to be sent. \param head of the answer
+/// \return whether it did \throws ApiError 412
+bool answers_precondition(const Call& call, const std::string& tag, const HttpResponse& head);
 /// \return the bytes of a picture. \throws ApiError 404
 std::string read_image(ServerState& state, const JobImage& image);
 /// Submits the order of a client that waits for it: `done` runs on a handler thread once it has ended, and a client
