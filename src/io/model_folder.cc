@@ -34,6 +34,24 @@ std::filesystem::path hugging_face_cache() {
   return path_from_environment("HOME") / ".cache" / "huggingface" / "hub";
 }
 
+bool is_model_name(std::string_view text) {
+  const size_t slash = text.find('/');
+  return slash != std::string_view::npos && is_plain_name(text.substr(0, slash)) &&
+         is_plain_name(text.substr(slash + 1));
+}
+
+std::string snapshot_model(const std::filesystem::path& path) {
+  constexpr std::string_view kModels = "models--", kBetween = "--";
+  if (path.parent_path().filename() != "snapshots") return {};
+  std::string repository = path.parent_path().parent_path().filename().string();
+  if (!repository.starts_with(kModels)) return {};
+  repository.erase(0, kModels.size());
+  // No owner or name has two hyphens in a row.
+  if (const size_t end = repository.find(kBetween); end != std::string::npos)
+    repository.replace(end, kBetween.size(), "/");
+  return repository;
+}
+
 std::filesystem::path resolve_model_path(const std::string& path_or_name) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path_or_name, error);
@@ -41,12 +59,10 @@ std::filesystem::path resolve_model_path(const std::string& path_or_name) {
   require(!std::filesystem::exists(status), ErrorKind::model, "model '{}' is a file, must be a checkpoint folder",
           path_or_name);
 
-  const size_t slash = path_or_name.find('/');
-  const bool is_name = slash != std::string::npos && is_plain_name(std::string_view(path_or_name).substr(0, slash)) &&
-                       is_plain_name(std::string_view(path_or_name).substr(slash + 1));
-  require(is_name, ErrorKind::model,
+  require(is_model_name(path_or_name), ErrorKind::model,
           "model '{}' not found: it is no existing folder, nor a Hugging Face name like 'Tongyi-MAI/Z-Image-Turbo'",
           path_or_name);
+  const size_t slash = path_or_name.find('/');
   const std::string owner = path_or_name.substr(0, slash);
   const std::string name = path_or_name.substr(slash + 1);
   const std::filesystem::path repository = hugging_face_cache() / ("models--" + owner + "--" + name);

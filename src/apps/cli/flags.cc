@@ -1,6 +1,8 @@
 // Implements the flags that several commands share.
 #include "apps/cli/flags.h"
 
+#include <charconv>
+
 #include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -51,15 +53,34 @@ CLI::Validator not_empty() {
   return CLI::Validator([](const std::string& text) { return text.empty() ? "an empty value" : std::string(); }, "");
 }
 
+template <class T>
+CLI::Validator whole_number(T min, T max) {
+  const auto check = [min, max](std::string& text) -> std::string {
+    const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
+    if (text.size() == sign || text.find_first_not_of("0123456789", sign) != std::string::npos)
+      return fmt::format("'{}' is no whole number in decimal digits", text);
+    T number{};
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + (text.front() == '+' ? 1 : 0), end, number);
+    if (error != std::errc() || stop != end || number < min || number > max)
+      return fmt::format("{} is out of range; use {} to {}", text, min, max);
+    text = std::to_string(number);
+    return {};
+  };
+  return {check, ""};
+}
+template CLI::Validator whole_number(int64_t min, int64_t max);
+template CLI::Validator whole_number(uint64_t min, uint64_t max);
+
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--device", flags.device, "auto (GPUs where there are any), cpu, cuda (a GPU a rank) or cuda:N");
   command.add_flag("--allow-shared-gpu", flags.allow_shared_gpu,
                    "let all ranks draw on one GPU where there is none for each");
   command.add_option("--precision", flags.precision, "of weights and matrix products: auto, f32 or bf16");
   command.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")
-      ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
+      ->transform(whole_number(int64_t{0}, kMaxThreads));
   const auto number = [&](const char* name, auto& value, const char* help) {
-    return command.add_option(name, value, help)->check(not_empty());
+    return add_number(command, name, value, help);
   };
   command.add_option(
       "--memory", flags.memory,

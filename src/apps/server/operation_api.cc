@@ -14,13 +14,6 @@
 namespace nostos::server {
 namespace {
 
-double resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  double total_pages = 0, resident_pages = 0;
-  file >> total_pages >> resident_pages;
-  return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
-
 std::string_view content_type(std::string_view file) {
   constexpr std::array<std::pair<std::string_view, std::string_view>, 5> kTypes{
       {{".html", "text/html; charset=utf-8"},
@@ -35,6 +28,13 @@ std::string_view content_type(std::string_view file) {
 }
 
 }  // namespace
+
+double resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  double total_pages = 0, resident_pages = 0;
+  file >> total_pages >> resident_pages;
+  return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
 
 void health_live(const Call& call) { call.responder->reply(json_response(200, {{"status", "ok"}})); }
 
