@@ -93,6 +93,7 @@ TEST(DrawingRecord, WebuiTextIsTheOneThatToolsRead) {
   DrawingRecord record = full_record();
   record.request.prompt = "A crowded beach";
   record.request.seed = 42;
+  record.model_name.clear();  // as in older records
   EXPECT_EQ(webui_parameters(record),
             "A crowded beach\nNegative prompt: rain\nSteps: 9, Sampler: Euler, CFG scale: 5, Seed: 42, Size: 720x1280, "
             "Model: Some-Model, Guidance scale: 4, Version: nostos " NOSTOS_VERSION);
