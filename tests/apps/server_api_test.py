@@ -1,6 +1,6 @@
 """Runs `nostos serve` and checks its APIs: its own of jobs, that of OpenAI and that of AUTOMATIC1111's web UI.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_api_test.py [Jobs] [OpenAi] [A1111] [Names] [ServedName]. Exits with 77 if everything was skipped. Draws with
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_api_test.py [Jobs] [OpenAi] [A1111] [Names] [Log] [ServedName]. Exits with 77 if everything was skipped. Draws with
 the embedded model. Needs Python 3.11 alone; the OpenAI package's own test is skipped, saying so, without it (scripts/test.sh installs it).
 """
 
@@ -10,10 +10,11 @@ import struct
 import tempfile
 import threading
 import time
+import unittest
 from pathlib import Path
 
 from server_case import ServerTest, check_png, run_tests
-from server_process import ENDLESS, SMALL, events
+from server_process import ENDLESS, SMALL, Server, events
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -466,6 +467,18 @@ class Names(ServerTest):
             self.assertEqual(self.server.post("/sdapi/v1/options", {"sd_model_checkpoint": name}).status, 200)
         info = self.server.post("/sdapi/v1/txt2img", {"steps": 1, "width": 64, "height": 64}).json()["info"]
         self.assertIn("Model: Z-Mini.v1,", json.loads(info)["infotexts"][0])
+
+
+class Log(unittest.TestCase):
+    def test_every_line_is_json(self):
+        with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder) / "images"
+            images.mkdir()
+            (images / "stray.png").write_bytes(b"x")  # the store's own warning, from before the server listens
+            with Server(data_dir=folder) as server:
+                lines = [json.loads(line) for line in list(server.log)]
+        told = [(line["level"], line["message"]) for line in lines if "stray.png" in line["message"]]
+        self.assertEqual(told, [("info", f"{images / 'stray.png'} belongs to no completed job: removed")])
 
 
 class ServedName(ServerTest):

@@ -102,7 +102,13 @@ TEST(ServerFields, A1111NumbersMayStandInQuotes) {
   EXPECT_EQ(request.num_outputs, 2);
   EXPECT_EQ(request.width, 640);
   EXPECT_EQ(request.height, 70);
-  for (const char* bad : {"\"many\"", "\"\"", "\"70.5\"", "70.5", "\"1,5\"", "[1]", "\"[1]\"", "\"nan\"", "true"})
+  for (const char* twenty : {"\"+20\"", "\"020\"", "\"20.0\"", "\"2e1\"", "20.0", "\"\\t20\\n\""})
+    EXPECT_EQ(a1111_order(fmt::format(R"({{"steps": {}}})", twenty)).first->record.request.num_inference_steps, 20)
+        << twenty;
+  EXPECT_EQ(a1111_order(R"({"cfg_scale": "1.5"})").first->record.request.guidance_scale, 0.5);
+  EXPECT_EQ(a1111_order(R"({"cfg_scale": ".5"})").first->record.request.guidance_scale, 0);
+  for (const char* bad : {"\"many\"", "\"\"", "\" \"", "\"+-5\"", "\"0x5\"", "\"70.5\"", "70.5", "\"1,5\"", "[1]",
+                          "\"[1]\"", "\"nan\"", "true"})
     EXPECT_EQ(a1111_order(fmt::format(R"({{"steps": {}}})", bad)).second, "steps") << bad;
   // The other APIs take JSON's types alone.
   EXPECT_EQ(refused_field(R"({"prompt": "x", "num_inference_steps": "7"})"), "num_inference_steps");

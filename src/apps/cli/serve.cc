@@ -13,8 +13,10 @@
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/ranks.h"
+#include "apps/server/json_log.h"
 #include "apps/server/server.h"
 #include "base/error.h"
+#include "base/log_writer.h"
 #include "io/model_folder.h"
 #include "pipeline/engine.h"
 
@@ -197,6 +199,9 @@ void add_serve_command(CLI::App& app) {
   add_flags(*command, *flags);
   command->callback([command, flags] {
     server::hold_end_signals();
+    set_log_writer([](LogLevel level, std::string_view message) {
+      server::log_json(level, message, nlohmann::ordered_json::object());
+    });
     run_processes(*command, flags->common, flags->engine,
                   [&](const Processes& processes) { serve(*flags, processes); });
   });

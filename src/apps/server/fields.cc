@@ -25,16 +25,26 @@ std::string shown(const json& value) {
   return text;
 }
 
-/// \return the number that a text in quotes is; anything else as it is.
+/// \return the number that the whole of `text` is, or nothing.
+template <class Number>
+std::optional<json> parsed_as(std::string_view text) {
+  Number number{};
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && stop == text.data() + text.size() ? std::optional<json>(number) : std::nullopt;
+}
+
+/// \return the number that a text in quotes is, as Python reads it; anything else as it is.
 json unquoted(const json& value) {
   if (!value.is_string()) return value;
+  constexpr std::string_view kSpace = " \t\r\n";
   std::string_view text = value.get_ref<const std::string&>();
-  const char* const kSpace = " \t\r\n";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos || text.find_first_not_of("+-.0123456789eE \t\r\n") != std::string_view::npos)
-    return value;
-  json number = json::parse(text.substr(first), nullptr, false);
-  return number.is_number() ? number : value;
+  text.remove_prefix(std::min(text.find_first_not_of(kSpace), text.size()));
+  text = text.substr(0, text.find_last_not_of(kSpace) + 1);
+  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
+  if (text.find_first_not_of("-.0123456789eE") != std::string_view::npos) return value;  // such as infinity
+  if (auto number = parsed_as<uint64_t>(text)) return *number;
+  if (auto number = parsed_as<int64_t>(text)) return *number;
+  return parsed_as<double>(text).value_or(value);
 }
 
 /// \return whether a double is a whole number and stands for no other one.
