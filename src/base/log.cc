@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log_writer.h"
 #include "base/terminal.h"
 
 namespace nostos {
@@ -22,6 +23,11 @@ spdlog::logger& logger() {
     return made;
   }();
   return *instance;
+}
+
+std::function<void(LogLevel, std::string_view)>& writer() {
+  static std::function<void(LogLevel, std::string_view)> instance;
+  return instance;
 }
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
@@ -56,7 +62,11 @@ LogLevel parse_log_level(std::string_view name) {
   fail(ErrorKind::invalid_input, "log level '{}' is unknown; use debug, info, warning, error or off", name);
 }
 
+void set_log_writer(std::function<void(LogLevel, std::string_view)> write) { writer() = std::move(write); }
+
 void log_message(LogLevel level, std::string_view message) {
+  if (!log_enabled(level)) return;
+  if (writer()) return writer()(level, message);
   logger().log(to_spdlog(level), spdlog::string_view_t(message.data(), message.size()));
 }
 

@@ -131,6 +131,15 @@ int64_t JsonConfig::integer(std::string_view field, int64_t min, int64_t max) co
   return *number;
 }
 
+uint64_t JsonConfig::unsigned_integer(std::string_view field) const {
+  const Place place{name_, prefix_, field};
+  const std::string wanted = fmt::format("an integer from 0 to {}", std::numeric_limits<uint64_t>::max());
+  const json* value = lookup(document_->value, field);
+  if (value == nullptr) place.refuse_missing(wanted);
+  if (!value->is_number_unsigned()) place.refuse(*value, wanted);
+  return value->get<uint64_t>();
+}
+
 int64_t JsonConfig::integer_or(std::string_view field, int64_t otherwise, int64_t min, int64_t max) const {
   return has(field) ? integer(field, min, max) : otherwise;
 }

@@ -42,6 +42,8 @@ class JsonConfig {
 
   /// \return the field, an integer in [min, max].
   int64_t integer(std::string_view field, int64_t min, int64_t max) const;
+  /// \return the field, an integer in [0, 2^64).
+  uint64_t unsigned_integer(std::string_view field) const;
   int64_t integer_or(std::string_view field, int64_t otherwise, int64_t min, int64_t max) const;
   /// \return the field, a finite number (written as an integer or not) in [min, max].
   double number(std::string_view field, double min = kLowest, double max = kHighest) const;

@@ -156,6 +156,27 @@ ModelName parse_model_name(std::string_view text) {
   return parts;
 }
 
+bool is_model_name(std::string_view text) {
+  try {
+    parse_model_name(text);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+std::string snapshot_model(const Path& path) {
+  constexpr std::string_view kModels = "models--", kBetween = "--";
+  if (path.parent_path().filename() != "snapshots") return {};
+  std::string repository = path.parent_path().parent_path().filename().string();
+  if (!repository.starts_with(kModels)) return {};
+  repository.erase(0, kModels.size());
+  // No owner or name has two hyphens in a row.
+  if (const size_t end = repository.find(kBetween); end != std::string::npos)
+    repository.replace(end, kBetween.size(), "/");
+  return repository;
+}
+
 Path resolve_model_path(const std::string& path_or_name) {
   if (is_folder(path_or_name)) return path_or_name;
   std::error_code error;

@@ -21,6 +21,13 @@ struct ModelName {
 /// \return the parts of `text`. \throws Error model saying what is wrong if it is no such name.
 ModelName parse_model_name(std::string_view text);
 
+/// \return whether `text` has that form.
+bool is_model_name(std::string_view text);
+
+/// \return the `owner/name` (or `name`, which some old models have) whose snapshot in a Hugging Face cache the absolute
+/// path names, .../models--owner--name/snapshots/revision; empty for any other path.
+std::string snapshot_model(const std::filesystem::path& path);
+
 /// \param path_or_name an existing folder (returned as it is), or a name as parse_model_name() takes it. Without a
 /// revision the cached snapshot of `main` is taken or, with a warning, the only snapshot that there is.
 /// \throws Error model saying what was looked for where, what is there, and which command downloads it.

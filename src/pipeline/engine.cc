@@ -179,6 +179,14 @@ int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   return std::max<int64_t>(max_batch_rows(options.device) / (passes * ((tokens + ranks - 1) / ranks)), 1);
 }
 
+bool Engine::takes_together(const GenerationRequest& a, const GenerationRequest& b) const {
+  try {
+    return draws_together(resolve(a, limits()), resolve(b, limits()));
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 Generation Engine::generate(const GenerationRequest& request, const Progress& progress) {
   return std::move(generate(std::span(&request, 1), std::span(&progress, 1)).front());
 }

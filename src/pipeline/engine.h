@@ -76,6 +76,9 @@ class Engine {
   /// only wait for each other. \throws Error invalid_input
   int64_t pictures_at_once(const GenerationRequest& request) const;
 
+  /// \return whether generate() takes both requests in one list: neither is refused, and one drawing can serve both.
+  bool takes_together(const GenerationRequest& a, const GenerationRequest& b) const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -22,12 +22,21 @@ struct PictureStep {
   friend auto operator<=>(const PictureStep&, const PictureStep&) = default;
 };
 
+/// Which prompts of a request have more tokens than its max_sequence_length, and are drawn without their ends.
+struct PromptsCut {
+  bool prompt = false;
+  bool negative = false;  ///< never without guidance, which alone reads it
+
+  friend bool operator==(const PromptsCut&, const PromptsCut&) = default;
+};
+
 /// Called from the generating thread. Times are milliseconds of wall clock.
 struct Progress {
   /// After each denoising step of each of the request's pictures, 1-based. Pictures that are drawn together end their
   /// steps together, each of which counts with its part of the time.
   std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;
   std::function<void(const char* stage)> on_stage;  ///< "load", "text", "denoise", "decode"
+  std::function<void(PromptsCut cut)> on_prompts;   ///< once, before the text stage: what of the prompts is drawn
   const std::atomic<bool>* cancel = nullptr;        ///< watched between blocks; of several requests between steps
   /// Watched by rank 0 between denoising steps, where all ranks leave the drawing together: for ranks that are processes,
   /// which do not see each other's flags and go on to draw with each other.
@@ -76,8 +85,8 @@ struct Picture {
 struct Generation {
   ResolvedRequest resolved;
   std::vector<Picture> pictures;
-  bool prompt_truncated = false;  ///< the prompt was longer than the encoder takes
-  bool cancelled = false;         ///< while other requests of the drawing went on; then there are no pictures
+  PromptsCut cut;
+  bool cancelled = false;  ///< while other requests of the drawing went on; then there are no pictures
   RunReport report;
 };
 

@@ -16,8 +16,6 @@
 namespace nostos {
 namespace {
 
-constexpr int64_t kMaxPromptTokens = 512;  // the reference pipeline's max_sequence_length
-
 /// What a process takes of a GPU beside what it asks for: the driver's context, the kernels of CUDA's libraries, and
 /// rounding. Measured on an H200 with the reserve used up: 0.95 to 1.07 GiB, more with more weights on the device.
 constexpr size_t kContextBytes = size_t{1152} << 20;
@@ -99,18 +97,7 @@ bool ModelParts::fits_any_drawing(Context& ctx) const {
   return memory_.mode == MemoryMode::automatic && weights + kLargestScratchBytes <= available_bytes(ctx);
 }
 
-int64_t ModelParts::max_prompt_tokens() const {
-  // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
-  const int64_t rotary_tokens =
-      (transformer_config_.axes_lens[0] - 2) / zimage::kTokenMultiple * zimage::kTokenMultiple;
-  const int64_t max_tokens = std::min(kMaxPromptTokens, rotary_tokens);
-  require(max_tokens > 0, ErrorKind::model, "{}: axes_lens[0] is {}, too short for any caption (34 at least)",
-          folder_.string(), transformer_config_.axes_lens[0]);
-  return max_tokens;
-}
-
-PromptTokens ModelParts::tokenize(std::string_view prompt) const {
-  const int64_t max_tokens = max_prompt_tokens();
+PromptTokens ModelParts::tokenize(std::string_view prompt, int64_t max_tokens) const {
   if (tokenizer_) return tokenize_prompt(*tokenizer_, prompt, max_tokens);
   PromptTokens tokens{{}, false};
   for (const char byte : chat_prompt(prompt)) {
@@ -194,14 +181,15 @@ autoencoder_kl::Weights ModelParts::autoencoder_weights(Context& ctx, StoreSourc
 const qwen3::Encoder& ModelParts::encoder(Context& ctx) {
   if (!encoder_)
     encoder_ = std::make_unique<qwen3::Encoder>(ctx, encoder_config_, encoder_weights(ctx, StoreSource::Mode::load),
-                                                max_prompt_tokens());
+                                                limits_.max_sequence_length);
   return *encoder_;
 }
 
 const zimage::Transformer& ModelParts::transformer(Context& ctx) {
   if (!transformer_) {
-    transformer_ = std::make_unique<zimage::Transformer>(
-        ctx, transformer_config_, transformer_weights(ctx, StoreSource::Mode::load), dtype_, max_prompt_tokens());
+    transformer_ = std::make_unique<zimage::Transformer>(ctx, transformer_config_,
+                                                         transformer_weights(ctx, StoreSource::Mode::load), dtype_,
+                                                         limits_.max_sequence_length);
   }
   return *transformer_;
 }

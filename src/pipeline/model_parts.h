@@ -39,12 +39,9 @@ class ModelParts {
   /// \return the dtype of the matrix products.
   DType dtype() const { return dtype_; }
 
-  /// \return the prompt's token ids, at most as many as the encoder and the rotary tables take. A synthetic model
-  /// without a tokenizer
-  /// gets one token a byte.
-  PromptTokens tokenize(std::string_view prompt) const;
-  /// \return the tokens of the longest prompt.
-  int64_t max_prompt_tokens() const;
+  /// \param max_tokens beyond which the prompt is cut, at most limits().max_sequence_length.
+  /// \return the prompt's token ids. A synthetic model without a tokenizer gets one token a byte.
+  PromptTokens tokenize(std::string_view prompt, int64_t max_tokens = kDefaultSequenceLength) const;
 
   /// \return whether a part is loaded when its stage comes and released after: it saves memory and costs time.
   bool one_at_a_time() const { return one_at_a_time_; }

@@ -3,11 +3,18 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "io/json_config.h"
 #include "models/autoencoder_kl/config.h"
 #include "models/zimage/config.h"
 
 namespace nostos {
+
+namespace {
+
+constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whatever a config says
+
+}  // namespace
 
 ModelShape read_model_shape(const std::filesystem::path& folder) {
   const zimage::Config transformer = zimage::load_config(folder / "transformer" / "config.json");
@@ -20,6 +27,11 @@ ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Confi
   ModelLimits limits;
   limits.size_multiple = vae.scale() * transformer.patch;
   limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
+  // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
+  limits.max_sequence_length =
+      std::min((transformer.axes_lens[0] - 2) / zimage::kTokenMultiple * zimage::kTokenMultiple, kMostTokens);
+  require(limits.max_sequence_length > 0, ErrorKind::model,
+          "{}: axes_lens[0] is {}, too short for any caption (34 at least)", folder.string(), transformer.axes_lens[0]);
   limits.default_height = std::min(limits.default_height, limits.max_side);
   limits.default_width = std::min(limits.default_width, limits.max_side);
   const std::optional<JsonConfig> json = JsonConfig::load_if_there(folder / "generation_config.json");

@@ -1,7 +1,9 @@
 // Fills in a request's defaults and checks every field against its limits.
 #include "pipeline/request.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 
@@ -18,7 +20,7 @@ int64_t checked_side(const char* field, int64_t pixels, const ModelLimits& limit
 
 /// \return the next multiple of the model's size multiple, which is what gets drawn.
 int64_t drawn_side(const char* field, int64_t pixels, const ModelLimits& limits) {
-  const int64_t drawn = (pixels + limits.size_multiple - 1) / limits.size_multiple * limits.size_multiple;
+  const int64_t drawn = (pixels - 1) / limits.size_multiple * limits.size_multiple + limits.size_multiple;
   require(drawn <= limits.max_side, ErrorKind::invalid_input,
           "{} is {}: it would be drawn at {}, the next multiple of {}, but this model draws at most {} pixels a side",
           field, pixels, drawn, limits.size_multiple, limits.max_side);
@@ -45,7 +47,15 @@ void require_valid_sigmas(const std::vector<double>& sigmas) {
   }
 }
 
+/// \return the number of nine decimals next to `value`.
+double rounded(double value) { return std::round(value * 1e9) / 1e9; }
+
 }  // namespace
+
+ModelLimits any_model_limits() {
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  return {.size_multiple = 1, .max_side = kNone, .max_sequence_length = kNone};
+}
 
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits) {
   ResolvedRequest resolved{.request = request};
@@ -72,7 +82,21 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
           "cfg_truncation is {}: it must be above 0 and at most 1 (1 never switches guidance off)", r.cfg_truncation);
   require(r.num_outputs >= 1 && r.num_outputs <= kMaxOutputs, ErrorKind::invalid_input,
           "num_outputs is {}: it must be from 1 to {}", r.num_outputs, kMaxOutputs);
+  constexpr uint64_t kMaxSeed = std::numeric_limits<uint64_t>::max();
+  require(r.seed <= kMaxSeed - static_cast<uint64_t>(r.num_outputs - 1), ErrorKind::invalid_input,
+          "seed is {}: with {} pictures, of which picture i has seed + i, it must be at most {}", r.seed, r.num_outputs,
+          kMaxSeed - static_cast<uint64_t>(r.num_outputs - 1));
+  const int64_t tokens = limits.max_sequence_length;
+  r.max_sequence_length = request.max_sequence_length.value_or(std::min(kDefaultSequenceLength, tokens));
+  require(*r.max_sequence_length >= 1, ErrorKind::invalid_input,
+          "max_sequence_length is {}: it must be at least 1 token", *r.max_sequence_length);
+  require(*r.max_sequence_length <= tokens, ErrorKind::invalid_input,
+          "max_sequence_length is {}: this model takes prompts of at most {} tokens", *r.max_sequence_length, tokens);
   return resolved;
 }
+
+double cfg_scale_of(double guidance_scale) { return rounded(guidance_scale + 1); }
+
+double guidance_scale_of(double cfg_scale) { return std::max(rounded(cfg_scale - 1), 0.0); }
 
 }  // namespace nostos

@@ -15,6 +15,7 @@ namespace nostos {
 inline constexpr int64_t kMaxSteps = 1000;
 inline constexpr int64_t kMaxOutputs = 64;
 inline constexpr double kMaxGuidance = 1000;
+inline constexpr int64_t kDefaultSequenceLength = 512;  ///< the reference pipeline's max_sequence_length
 
 /// One prompt to be drawn, one or several times. Fields left empty take the model's defaults when the request is
 /// resolved.
@@ -27,11 +28,12 @@ struct GenerationRequest {
   std::optional<double> guidance_scale{};        ///< 0 switches classifier-free guidance off
   double cfg_normalization = 0;  ///< cap of |prediction| as a multiple of |positive prediction|; 0: none
   double cfg_truncation = 1;     ///< guidance is off once t = 1 - sigma exceeds this, in (0, 1]
-  uint64_t seed = 42;            ///< picture i uses seed + i
+  uint64_t seed = 42;            ///< picture i uses seed + i, which stays below 2^64
   int64_t num_outputs = 1;
   RngKind rng = RngKind::torch_cpu;
   std::vector<double> sigmas{};     ///< descending noise levels in (0, 1] before shifting; empty: the schedule's own
   std::filesystem::path latents{};  ///< safetensors file with `latents` float32 [1, channels, h, w] in place of noise
+  std::optional<int64_t> max_sequence_length{};  ///< tokens of a prompt, and of a negative one, beyond which it is cut
 };
 
 /// What a model draws when the request leaves it open, and what it can draw at all.
@@ -42,7 +44,11 @@ struct ModelLimits {
   int64_t default_width = 1024;
   int64_t default_steps = 8;
   double default_guidance_scale = 0;
+  int64_t max_sequence_length = 1504;  ///< tokens of a prompt, from the rotary tables' lengths
 };
+
+/// \return limits that no model goes beyond: what they refuse, every model does.
+ModelLimits any_model_limits();
 
 /// A request with every default filled in and every field checked.
 struct ResolvedRequest {
@@ -53,5 +59,12 @@ struct ResolvedRequest {
 
 /// \throws Error invalid_input naming the first field that is out of range, its value and what would be right.
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits);
+
+/// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g + 1.
+/// Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
+/// \return the usual scale s of g; 1 is off.
+double cfg_scale_of(double guidance_scale);
+/// \return the g of the usual scale; 0, which is off, for a scale of 1 and less.
+double guidance_scale_of(double cfg_scale);
 
 }  // namespace nostos

@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "io/safetensors.h"
 #include "nn/row_shards.h"
 #include "ops/noise.h"
@@ -195,10 +194,10 @@ const GenerationRequest& Worker::request_of(const PicturePlace& place) const {
 
 Picture& Worker::picture_at(const PicturePlace& place) { return made_[place.request].pictures[place.index]; }
 
-size_t Worker::caption_of(const std::string& text) {
-  const auto known = std::ranges::find(texts_, text);
+size_t Worker::caption_of(const Prompt& prompt) {
+  const auto known = std::ranges::find(texts_, prompt);
   const auto caption = static_cast<size_t>(known - texts_.begin());
-  if (known == texts_.end()) texts_.push_back(text);
+  if (known == texts_.end()) texts_.push_back(prompt);
   return caption;
 }
 
@@ -210,8 +209,8 @@ std::vector<PicturePlan> Worker::plan_pictures() {
     const GenerationRequest& r = made_[request].resolved.request;
     PicturePlan plan{.guidance = {static_cast<float>(*r.guidance_scale), static_cast<float>(r.cfg_normalization),
                                   static_cast<float>(r.cfg_truncation)}};
-    plan.captions[kPositive] = caption_of(r.prompt);
-    if (plan.guidance.is_on()) plan.captions[kNegative] = caption_of(r.negative_prompt);
+    plan.captions[kPositive] = caption_of({r.prompt, *r.max_sequence_length});
+    if (plan.guidance.is_on()) plan.captions[kNegative] = caption_of({r.negative_prompt, *r.max_sequence_length});
     for (int64_t i = 0; i < r.num_outputs; ++i) {
       made_[request].pictures.emplace_back().seed = r.seed + static_cast<uint64_t>(i);
       pictures_.push_back({request, static_cast<size_t>(i)});
@@ -227,17 +226,28 @@ void Worker::tokenize() {
   kept_.clear();
   if (is_root()) {
     for (size_t i = 0; i < texts_.size(); ++i) {
-      const PromptTokens& tokens = text_tokens_.emplace_back(process_.parts.tokenize(texts_[i]));
-      if (tokens.truncated) log_warning("the prompt was cut to its first {} tokens", tokens.ids.size());
+      const PromptTokens& tokens =
+          text_tokens_.emplace_back(process_.parts.tokenize(texts_[i].text, texts_[i].max_tokens));
       caption_lengths_[i] = static_cast<int64_t>(tokens.ids.size());
       kept_.push_back(process_.captions != nullptr ? process_.captions->find(tokens.ids) : nullptr);
     }
-    for (Generation& made : made_)
-      made.prompt_truncated = text_tokens_[caption_of(made.resolved.request.prompt)].truncated;
+    tell_truncated();
   }
   groups_.world().broadcast(host_bytes(std::span(caption_lengths_)), kRoot).wait();
   padded_captions_.clear();
   for (const int64_t length : caption_lengths_) padded_captions_.push_back(zimage::padded_tokens(length));
+}
+
+void Worker::tell_truncated() {
+  for (size_t i = 0; i < made_.size(); ++i) {
+    const GenerationRequest& request = made_[i].resolved.request;
+    const auto is_truncated = [&](const std::string& text) {
+      const auto known = std::ranges::find(texts_, Prompt{text, *request.max_sequence_length});
+      return known != texts_.end() && text_tokens_[static_cast<size_t>(known - texts_.begin())].truncated;
+    };
+    made_[i].cut = {is_truncated(request.prompt), *request.guidance_scale > 0 && is_truncated(request.negative_prompt)};
+    if (progress_[i].on_prompts) progress_[i].on_prompts(made_[i].cut);
+  }
 }
 
 void Worker::plan() {

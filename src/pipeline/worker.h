@@ -74,6 +74,13 @@ class Worker {
   struct PicturePlace {
     size_t request = 0, index = 0;
   };
+  /// What a caption is made of.
+  struct Prompt {
+    std::string text;
+    int64_t max_tokens = 0;
+
+    friend bool operator==(const Prompt&, const Prompt&) = default;
+  };
   /// Captions that are encoded together.
   struct TextBatch {
     Batch captions;
@@ -102,9 +109,11 @@ class Worker {
   void make_room(size_t scratch_bytes);
   /// \return the plans of the pictures, whose captions become texts_.
   std::vector<PicturePlan> plan_pictures();
-  /// \return which caption `text` is.
-  size_t caption_of(const std::string& text);
+  /// \return which caption `prompt` is.
+  size_t caption_of(const Prompt& prompt);
   void tokenize();
+  /// On rank 0: notes whose prompts were cut, and tells those who follow.
+  void tell_truncated();
   /// \param captions for captions and what makes them. \param arena for all else
   Views take_views(Arena& captions, Arena& arena) const;
   void take_text_views(Arena& arena, Views& views) const;
@@ -167,7 +176,7 @@ class Worker {
   std::vector<int64_t> steps_told_;  // of each request
   RunReport report_;
   std::vector<PicturePlace> pictures_;
-  std::vector<std::string> texts_;                  // that captions are made of: prompts and negative prompts
+  std::vector<Prompt> texts_;                       // that captions are made of: prompts and negative prompts
   std::vector<PromptTokens> text_tokens_;           // of each, on rank 0
   std::vector<int64_t> caption_lengths_;            // tokens of each, on every rank
   std::vector<int64_t> padded_captions_;            // the same, padded

@@ -156,6 +156,7 @@ class CommandLine(CliTest):
             "--cfg-normalization": ["-1", "nan"],
             "--num-outputs": ["0", "-1", "100000"],
             "--seed": ["-1", "99999999999999999999", "x"],
+            "--max-sequence-length": ["0", "-1", "x"],
             "--sigmas": ["0.5,1", "2", "nan", "1,x", "0"],
             "--rng": ["dice"],
             "--precision": ["f16"],
@@ -323,7 +324,7 @@ class Plan(CliTest):
         wrong = {
             "--sp-degree": ["0", "-2", "513", "2.5", "", "99999999999999999999"],
             "--sp-plan": ["rows", ""],
-            "--height": ["0", "tall", "9999999999"],
+            "--height": ["0", "tall", "99999999999999999999"],
             "--width": ["-16", ""],
             "--output": ["missing/a.png", "a.gif"],
             "--bogus": ["x"],
@@ -335,7 +336,8 @@ class Plan(CliTest):
                     self.assert_refused(arguments, value or flag.split("-")[-1])
                     self.assertNotIn("hf download", self.run_nostos(*arguments).stderr)
         self.assert_refused(["plan", "--model-path", "no/model"], "hf download no/model")
-        self.assert_refused(["plan", "--model-path", FULL_SIZE, "--height", "8193"], "8192")
+        for size in ("8193", "9999999999"):
+            self.assert_refused(["plan", "--model-path", FULL_SIZE, "--height", size], size, "at most 8192 pixels a side")
         self.assert_refused(["plan", "--model-path", self.dir], "config.json")
 
     def test_a_damaged_model_is_named(self):
@@ -373,11 +375,11 @@ class Drawing(ModelTest):
     def test_json_has_every_field(self):
         drawn = self.draw("--prompt", "a cat", "--output", "a.png")
         self.assertEqual(set(drawn), {"pictures", "model_path", "precision", "request", "drawn_height", "drawn_width",
-                                      "prompt_truncated", "report", "version"})
+                                      "prompt_truncated", "negative_prompt_truncated", "warnings", "report", "version"})
         self.assertEqual(drawn["pictures"], [{"path": "a.png", "seed": 42, "height": 64, "width": 64, "latents_path": None}])
         self.assertEqual(set(drawn["request"]), {"prompt", "negative_prompt", "height", "width", "num_inference_steps",
                                                  "guidance_scale", "cfg_normalization", "cfg_truncation", "seed", "num_outputs",
-                                                 "rng", "sigmas", "latents"})
+                                                 "rng", "sigmas", "latents", "max_sequence_length"})
         self.assertEqual(len(drawn["report"]["step_ms"]), 2)
         self.assertEqual(png_size(self.dir / "a.png"), (64, 64))
 
@@ -389,13 +391,13 @@ class Drawing(ModelTest):
     def test_the_picture_says_how_it_was_drawn(self):
         self.draw("--prompt", "a cat", "--negative-prompt", "雨", "--output", "a.png")
         texts = png_texts(self.dir / "a.png")
-        self.assertRegex(texts["parameters"], r"^a cat\nNegative prompt: 雨\nSteps: 2, Sampler: Euler, CFG scale: 2, Seed: 42, "
-                                              r"Size: 64x64, Model: nostos-mini, Version: nostos \d+\.\d+\.\d+$")
+        self.assertRegex(texts["parameters"], r"^a cat\nNegative prompt: 雨\nSteps: 2, Sampler: Euler, CFG scale: 3, Seed: 42, "
+                                              r"Size: 64x64, Model: nostos-mini, Guidance scale: 2, Version: nostos \d+\.\d+\.\d+$")
         self.assertEqual(json.loads(texts["nostos"])["negative_prompt"], "雨")
 
     def test_from_draws_the_same_bytes_again(self):
-        self.draw("--prompt", "a cat", "--negative-prompt", "rain", "--seed", "7", "--cfg-truncation", "0.9",
-                  "--cfg-normalization", "1.5", "--rng", "torch-cuda", "--output", "a.png")
+        self.draw("--prompt", "a cat", "--negative-prompt", "rain", "--seed", "18446744073709551615", "--cfg-truncation", "0.9",
+                  "--cfg-normalization", "1.5", "--rng", "torch-cuda", "--max-sequence-length", "10", "--output", "a.png")
         run = self.run_nostos("generate", "--from", "a.png", "--output", "b.png")
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual((self.dir / "a.png").read_bytes(), (self.dir / "b.png").read_bytes())
@@ -408,6 +410,17 @@ class Drawing(ModelTest):
         request = json.loads(run.stdout)["request"]
         self.assertEqual((request["prompt"], request["seed"], request["width"], request["height"]), ("a cat", 8, 80, 64))
         self.assertEqual((request["num_inference_steps"], request["sigmas"]), (3, []))
+
+    def test_the_picture_names_the_folder_that_a_dot_stands_for(self):
+        snapshot = self.dir / "hub" / "models--Some-Org--Z-Mini.v1" / "snapshots" / "abc"
+        snapshot.parent.mkdir(parents=True)
+        snapshot.symlink_to(ROOT / "models" / "mini")
+        self.draw("--prompt", "a cat", "--model-path", snapshot, "--output", "a.png")
+        self.assertIn("Model: Z-Mini.v1,", png_texts(self.dir / "a.png")["parameters"])
+        run = subprocess.run([BINARY, "generate", *SMALL, "--prompt", "a cat", "--model-path", ".", "--output", self.dir / "b.png"],
+                             capture_output=True, text=True, cwd=ROOT / "models" / "mini")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("Model: mini,", png_texts(self.dir / "b.png")["parameters"])
 
     def test_several_pictures_equal_their_single_selves(self):
         drawn = self.draw("--prompt", "a cat", "--num-outputs", "2", "--output", "many.png")
@@ -429,7 +442,12 @@ class Drawing(ModelTest):
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertTrue(json.loads(run.stdout)["prompt_truncated"])
         self.assertIn("warning", run.stderr)
-        self.assertFalse(self.draw("--prompt", "short")["prompt_truncated"])
+        short = self.draw("--prompt", "short <lora:x:1>")
+        self.assertEqual((short["prompt_truncated"], short["negative_prompt_truncated"], len(short["warnings"])), (False, False, 1))
+        self.assertIn("<lora:", short["warnings"][0])
+        run = self.run_nostos("generate", *SMALL, "--prompt", "a", "--negative-prompt", "b " * 90, "--max-sequence-length", "20", "--json")
+        self.assertEqual([json.loads(run.stdout)[key] for key in ("prompt_truncated", "negative_prompt_truncated")], [False, True])
+        self.assertIn("warning: the negative prompt was cut to its first 20 tokens", run.stderr)
 
     def test_other_sizes_are_cropped_evenly(self):
         # 72x56 is drawn at 80x64: 4 pixels are cut on every side.
@@ -445,9 +463,8 @@ class Drawing(ModelTest):
         self.assertEqual(png_rows(self.dir / "cut.png"), [row[12:-12] for row in png_rows(self.dir / "whole.png")[4:-4]])
 
     def test_a_size_beyond_the_model_is_refused_with_its_limit(self):
-        self.assert_refused(["generate", "--prompt", "x", "--height", "20000"], "20000")
-        run = self.run_nostos("generate", "--prompt", "x", "--height", "20000")
-        self.assertRegex(run.stderr.replace("20000", ""), r"\d{3,}")
+        for size in ("20000", "999999999999", "9223372036854775807"):
+            self.assert_refused(["generate", "--prompt", "x", "--height", size], size, "at most 8192 pixels a side")
 
     def test_latents_in_and_out(self):
         self.draw("--prompt", "a cat", "--save-latents", "final.safetensors", "--output", "a.png")

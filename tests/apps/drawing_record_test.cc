@@ -22,11 +22,13 @@ DrawingRecord full_record() {
   record.request.guidance_scale = 4;
   record.request.cfg_normalization = 0.1;
   record.request.cfg_truncation = 0.3;
-  record.request.seed = uint64_t{1} << 62;
+  record.request.seed = std::numeric_limits<uint64_t>::max();
   record.request.rng = RngKind::torch_cuda;
   record.request.sigmas = {1.0, 0.7, 0.1};
   record.request.latents = "noise.safetensors";
+  record.request.max_sequence_length = 700;
   record.model_path = "owner/Some-Model";
+  record.model_name = "Served";
   record.precision = "bf16";
   return record;
 }
@@ -62,8 +64,23 @@ TEST(DrawingRecord, ComesBackWhole) {
   EXPECT_EQ(back.request.sigmas, record.request.sigmas);
   EXPECT_EQ(back.request.latents, record.request.latents);
   EXPECT_EQ(back.model_path, record.model_path);
+  EXPECT_EQ(back.request.max_sequence_length, record.request.max_sequence_length);
+  EXPECT_EQ(back.model_name, record.model_name);
   EXPECT_EQ(back.precision, record.precision);
   EXPECT_EQ(to_json(back), to_json(record));
+}
+
+// A record that the first version wrote: it is drawn as it was.
+TEST(DrawingRecord, OlderOnesAreTakenAsTheyWere) {
+  const DrawingRecord back = parse_drawing_record(
+      R"({"prompt":"a cat","negative_prompt":"","height":64,"width":64,"num_inference_steps":2,"guidance_scale":1.5,)"
+      R"("cfg_normalization":0.0,"cfg_truncation":1.0,"seed":9223372036854775807,"num_outputs":1,"rng":"torch-cpu",)"
+      R"("sigmas":[],"latents":"","model_path":"a/b","precision":"f32","version":"0.1.0"})",
+      "test");
+  EXPECT_EQ(back.request.guidance_scale, 1.5);
+  EXPECT_EQ(back.request.seed, 9223372036854775807u);
+  EXPECT_FALSE(back.request.max_sequence_length);
+  EXPECT_EQ(back.model_name, "");
 }
 
 TEST(DrawingRecord, InvalidUtf8IsReplaced) {
@@ -76,23 +93,45 @@ TEST(DrawingRecord, WebuiTextIsTheOneThatToolsRead) {
   DrawingRecord record = full_record();
   record.request.prompt = "A crowded beach";
   record.request.seed = 42;
+  record.model_name.clear();  // as in older records
   EXPECT_EQ(webui_parameters(record),
-            "A crowded beach\nNegative prompt: rain\nSteps: 9, Sampler: Euler, CFG scale: 4, Seed: 42, Size: 720x1280, "
-            "Model: Some-Model, Version: nostos " NOSTOS_VERSION);
+            "A crowded beach\nNegative prompt: rain\nSteps: 9, Sampler: Euler, CFG scale: 5, Seed: 42, Size: 720x1280, "
+            "Model: Some-Model, Guidance scale: 4, Version: nostos " NOSTOS_VERSION);
   record.request.negative_prompt.clear();
-  record.request.guidance_scale = 1.5;
+  record.request.guidance_scale = 0.01;
+  record.request.seed = std::numeric_limits<uint64_t>::max();
   record.model_path.clear();
   EXPECT_EQ(webui_parameters(record),
-            "A crowded beach\nSteps: 9, Sampler: Euler, CFG scale: 1.5, Seed: 42, Size: 720x1280, Model: nostos-mini, "
-            "Version: nostos " NOSTOS_VERSION);
+            "A crowded beach\nSteps: 9, Sampler: Euler, CFG scale: 1.01, Seed: 18446744073709551615, Size: 720x1280, "
+            "Model: nostos-mini, Guidance scale: 0.01, Version: nostos " NOSTOS_VERSION);
+  record.model_name = "served, by \"me\"";
+  EXPECT_NE(webui_parameters(record).find(R"(, Model: "served, by \"me\"", Guid)"), std::string::npos)
+      << webui_parameters(record);
 }
 
-TEST(DrawingRecord, ModelLabelIsTheLastPartOfItsPath) {
-  DrawingRecord record;
-  for (const char* path : {"a/b/model", "a/b/model/", "./model", "model", "a/model/."}) {
-    record.model_path = path;
-    EXPECT_EQ(model_label(record), "model") << path;
+TEST(ModelLabel, IsTheLastPartOfTheAbsolutePath) {
+  for (const char* path : {"a/b/model", "a/b/model/", "./model", "model", "a/model/.", "/model", "x/../model/"}) {
+    EXPECT_EQ(model_label(path).shown, "model") << path;
+    EXPECT_EQ(model_label(path).full, "model") << path;
   }
+  const std::string here = std::filesystem::current_path().filename().string();
+  for (const char* path : {".", "./", "x/.."}) EXPECT_EQ(model_label(path).shown, here) << path;
+  EXPECT_EQ(model_label("/").shown, "model");
+  EXPECT_EQ(model_label("").shown, "nostos-mini");
+}
+
+TEST(ModelLabel, OfHuggingFaceHasItsOwner) {
+  const std::string cache = "/cache/hub/models--Some-Org--Z-Mini.v1/snapshots/";
+  for (const std::string& path : {std::string("Some-Org/Z-Mini.v1"), cache + "abc", cache + "abc/", cache + "abc/."}) {
+    EXPECT_EQ(model_label(path).shown, "Z-Mini.v1") << path;
+    EXPECT_EQ(model_label(path).full, "Some-Org/Z-Mini.v1") << path;
+  }
+  EXPECT_EQ(model_label("/cache/models--old/snapshots/abc").full, "old");
+  EXPECT_EQ(model_label("/cache/models--a--b/blobs/abc").shown, "abc");
+  // A folder that is there is no name.
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "owner" / "local";
+  std::filesystem::create_directories(folder);
+  EXPECT_EQ(model_label(folder.string()).full, "local");
 }
 
 TEST(DrawingRecord, WrongFieldsAreNamed) {
@@ -103,6 +142,9 @@ TEST(DrawingRecord, WrongFieldsAreNamed) {
                                                        {"num_inference_steps", "-1"},
                                                        {"seed", "-1"},
                                                        {"seed", "1.5"},
+                                                       {"seed", "18446744073709551616"},
+                                                       {"max_sequence_length", "0"},
+                                                       {"model_name", "7"},
                                                        {"rng", "\"dice\""},
                                                        {"sigmas", "[2]"},
                                                        {"sigmas", "{}"},

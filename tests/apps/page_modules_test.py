@@ -68,8 +68,8 @@ TEXT = {
 }
 RECORD = {"prompt": 'A boat, "two" sails\n日本', "negative_prompt": "fog", "height": 720, "width": 1280, "num_inference_steps": 9,
           "guidance_scale": 4.5, "seed": 7, "num_outputs": 1}
-WEBUI = ("A boat\nin the bay\nNegative prompt: fog\nSteps: 9, Sampler: Euler, CFG scale: 4.5, Seed: 9007199254740991, "
-         "Size: 720x1280, Model: m, Version: nostos 0")
+WEBUI = ("A boat\nin the bay\nNegative prompt: fog\nSteps: 9, Sampler: Euler, CFG scale: 5.5, Seed: 18446744073709551615, "
+         'Size: 720x1280, Model: "a, Seed: 1", Guidance scale: 4.5, Version: nostos 0')
 
 
 class Pictures(PageTest):
@@ -115,9 +115,14 @@ class Pictures(PageTest):
         self.assertEqual((found["seed"], found["prompt"]), ("9223372036854775807", '"seed": 1234567890123456789'))
         self.assertEqual(self.settings(parameters=WEBUI), {
             "prompt": "A boat\nin the bay", "negative_prompt": "fog", "width": "720", "height": "1280", "num_inference_steps": "9",
-            "guidance_scale": "4.5", "seed": "9007199254740991"})
+            "guidance_scale": "4.5", "seed": "18446744073709551615"})
         self.assertEqual(self.settings(parameters="Steps are here\nSteps: 4, Seed: 5")["prompt"], "Steps are here")
         self.assertEqual(self.settings(parameters="only words")["prompt"], "only words")
+        # The usual scale is one more than Z-Image's; the first versions of nostos wrote their own in its place.
+        for settings, guidance in (("CFG scale: 7", "6"), ("CFG scale: 1.01", "0.01"), ("CFG scale: 1", "0"), ("CFG scale: 0", "0"),
+                                   ("CFG scale: 4, Version: v1.9", "3"), ("CFG scale: 4, Version: nostos 0.1.0", "4"), ("Seed: 1", None)):
+            found = self.settings(parameters=f"a\nSteps: 4, {settings}")
+            self.assertEqual(found.get("guidance_scale"), guidance, settings)
         for bad in ({}, {"nostos": "{"}, {"title": "x"}):
             with self.assertRaises(ValueError, msg=bad):
                 self.settings(**bad)

@@ -135,7 +135,7 @@ class StandIn(ThreadingHTTPServer):
                     job["progress"] = {"stage": "denoise", "picture": picture + 1, "pictures": pictures, "step": step, "steps": steps,
                                        "step_ms": 1000 * self.step_s, "eta_s": self.step_s * ((pictures - picture) * steps - step)}
                     self.changed.notify_all()
-            seed = request["seed"] + picture
+            seed = int(request["seed"]) + picture
             record = {name: request[name] for name in ("prompt", "negative_prompt", "width", "height", "num_inference_steps",
                                                        "guidance_scale")} | {"seed": seed}
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())

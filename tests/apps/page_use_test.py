@@ -32,6 +32,16 @@ class Drawing(PageTest):
         self.assertFalse(self.one("#empty").is_displayed())
         self.assertTrue(self.cards("picture")[0].get_attribute("class").find("hero") >= 0)
 
+    def test_seeds_of_64_bits_are_not_rounded(self):
+        self.open()
+        self.press("x")
+        self.one("#lock").click()
+        self.fill(seed=18446744073709551615)
+        self.generate()
+        self.wait_for_pictures(1)
+        self.assertEqual(self.server.bodies[0]["seed"], "18446744073709551615")  # a JavaScript number would be another one
+        self.assertIn("seed 18446744073709551615", self.one("article").text)
+
     def test_seed_rolls_unless_locked(self):
         self.open()
         self.press("x")
@@ -200,7 +210,7 @@ class States(PageTest):
         self.fill(width=96)
         self.assertFalse(self.one("#form-error").is_displayed())
         self.one("#lock").click()
-        for name, text, words in (("seed", "-1", "whole number"), ("seed", "9007199254740993", "whole number"),
+        for name, text, words in (("seed", "-1", "whole number"), ("seed", "18446744073709551616", "whole number"),
                                   ("steps", "", "Steps must be a number")):
             self.fill(**{name: text})
             self.generate()

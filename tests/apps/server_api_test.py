@@ -1,17 +1,20 @@
 """Runs `nostos serve` and checks its APIs: its own of jobs, that of OpenAI and that of AUTOMATIC1111's web UI.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_api_test.py [Jobs] [OpenAi] [A1111]. Exits with 77 if everything was skipped. Draws with
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_api_test.py [Jobs] [OpenAi] [A1111] [Names] [Log] [ServedName]. Exits with 77 if everything was skipped. Draws with
 the embedded model. Needs Python 3.11 alone; the OpenAI package's own test is skipped, saying so, without it (scripts/test.sh installs it).
 """
 
 import base64
 import json
 import struct
+import tempfile
 import threading
 import time
+import unittest
+from pathlib import Path
 
 from server_case import ServerTest, check_png, run_tests
-from server_process import ENDLESS, SMALL, events
+from server_process import ENDLESS, SMALL, Server, events
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -25,6 +28,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 class Jobs(ServerTest):
+    flags = ("--trust-client-id",)
+
     def test_a_job_from_request_to_picture(self):
         answer = self.server.post("/v1/jobs", {"prompt": "a boat", **SMALL, "n": 2})
         self.assertEqual(answer.status, 202)
@@ -150,6 +155,26 @@ class Jobs(ServerTest):
         other = self.server.post("/v1/jobs", {**body, "seed": 8}, {"Idempotency-Key": "key-1"})
         self.assertEqual(other.status, 409)
         self.assertEqual(other.json()["error"]["code"], "idempotency_key_reused")
+        # Another client's key of the same text is its own, whatever comes with it.
+        theirs = self.server.post("/v1/jobs", body, {"Idempotency-Key": "key-1", "X-Client-Id": "other"})
+        self.assertEqual(theirs.status, 202)
+        self.assertNotEqual(theirs.json()["id"], first.json()["id"])
+
+    def test_seeds_of_64_bits_come_back_exactly(self):
+        for seed in (2**64 - 1, 2**63, 2**53 + 1):
+            job = self.server.wait_for(self.server.submit(seed=str(seed)))
+            self.assertEqual((job["request"]["seed"], job["images"][0]["seed"]), (seed, seed))
+            self.assertIn(f'"seed":{seed},'.encode(), self.server.get(job["images"][0]["url"]).body)
+
+    def test_prompts_that_are_cut_or_name_networks_are_told(self):
+        job = self.server.wait_for(self.server.submit(prompt="cat " * 1000 + "<lora:detail:0.8>", max_sequence_length=600))
+        self.assertEqual((job["request"]["max_sequence_length"], job["prompt_truncated"], job["negative_prompt_truncated"]), (600, True, False))
+        warnings = job["warnings"]
+        self.assertEqual([name for name in ("<lora:", "first 600 tokens") for warning in warnings if name in warning], ["<lora:", "first 600 tokens"])
+        logged = [json.loads(line) for line in list(self.server.log)]
+        self.assertEqual([line["message"] for line in logged if line["level"] == "warning" and line.get("job") == job["id"]], warnings)
+        job = self.server.wait_for(self.server.submit())
+        self.assertEqual((job["prompt_truncated"], job["warnings"]), (False, []))
 
     def test_idempotent_requests_at_once_make_one_job(self):
         ids = []
@@ -271,14 +296,22 @@ class OpenAi(ServerTest):
         self.assertEqual(models["object"], "list")
         name = models["data"][0]["id"]
         self.assertEqual(self.server.get(f"/v1/models/{name}").json(), models["data"][0])
-        self.assertEqual(self.server.get("/v1/models/other").json()["error"]["code"], "model_not_found")
+        for other in ("other", "owner/other", "owner%2Fother"):
+            self.assertEqual(self.server.get(f"/v1/models/{other}").json()["error"]["code"], "model_not_found")
+
+    def test_a_cut_prompt_is_told(self):
+        body = {"prompt": "cat " * 1000, **SMALL}
+        answer = self.server.post("/v1/images/generations", body).json()
+        self.assertEqual((answer["prompt_truncated"], len(answer["warnings"])), (True, 1))
+        told = events(self.server.post("/v1/images/generations", {**body, "stream": True}).body)
+        self.assertIs(told[-1][1]["prompt_truncated"], True)
 
     def test_errors_name_the_field(self):
         cases = [({}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": "x", "n": 11}, "n"), ({"prompt": "x", "n": 0}, "n"),
                  ({"prompt": "x", "n": 10**30}, "n"), ({"prompt": "x", "size": "64"}, "size"),
                  ({"prompt": "x", "size": "64x64x64"}, "size"), ({"prompt": "x", "size": "-64x64"}, "width"),
                  ({"prompt": "x", "size": "8192x8192"}, "size"), ({"prompt": "x", "width": 10**9}, "width"),
-                 ({"prompt": "x", "width": 1.5}, "width"), ({"prompt": "x", "seed": -1}, "seed"),
+                 ({"prompt": "x", "width": 1.5}, "width"), ({"prompt": "x", "seed": -2}, "seed"),
                  ({"prompt": "x", "guidance_scale": "high"}, "guidance_scale"), ({"prompt": "x", "guidance_scale": 1e300}, "guidance_scale"),
                  ({"prompt": "x", "num_inference_steps": 1001}, "num_inference_steps"), ({"prompt": "x" * 40_000}, "prompt"),
                  ({"prompt": "x", "cfg_truncation": 0}, "cfg_truncation"), ({"prompt": "x", "output_format": "gif"}, "output_format"),
@@ -330,8 +363,27 @@ class A1111(ServerTest):
         self.assertIn("Seed: 10", info["infotexts"][1])
         self.assertEqual(result["parameters"], body)
 
+    def draw(self, **body):
+        answer = self.server.post("/sdapi/v1/txt2img", {"prompt": "a red boat", "negative_prompt": "blue", "seed": 5, "width": 64,
+                                                        "height": 64, "steps": 2, **body})
+        self.assertEqual(answer.status, 200, answer.body)
+        return base64.b64decode(answer.json()["images"][0]), json.loads(answer.json()["info"])
+
+    def test_the_scale_is_the_usual_one(self):
+        for scale, guidance in ((1, 0), (1.01, 0.01), ("5", 4)):
+            picture, info = self.draw(cfg_scale=scale)
+            self.assertEqual(info["cfg_scale"], float(scale))
+            self.assertIn(f"CFG scale: {float(scale):g},", info["infotexts"][0])
+            own = self.server.post("/v1/images/generations", {"prompt": "a red boat", "negative_prompt": "blue", "seed": 5, "size": "64x64",
+                                                              "num_inference_steps": 2, "guidance_scale": guidance}).json()
+            self.assertEqual(picture, base64.b64decode(own["data"][0]["b64_json"]), scale)
+            # What its text says draws it again.
+            read = self.server.post("/sdapi/v1/png-info", {"image": base64.b64encode(picture).decode()}).json()["parameters"]
+            again, _ = self.draw(prompt=read["Prompt"], steps=read["Steps"], cfg_scale=read["CFG scale"], seed=read["Seed"])
+            self.assertEqual(again, picture, scale)
+
     def test_errors_have_its_shape(self):
-        for body in ({}, {"prompt": "x", "steps": "many"}, {"prompt": "x", "batch_size": 4, "n_iter": 4}):
+        for body in ({"prompt": 5}, {"prompt": "x", "steps": "many"}, {"prompt": "x", "batch_size": 4, "n_iter": 4}):
             answer = self.server.post("/sdapi/v1/txt2img", body)
             self.assertEqual(answer.status, 400)
             self.assertLessEqual({"error", "detail", "errors"}, set(answer.json()))
@@ -360,6 +412,83 @@ class A1111(ServerTest):
         self.assertEqual(self.server.get("/sdapi/v1/options").json()["sd_model_checkpoint"], name)
         self.assertEqual(self.server.post("/sdapi/v1/options", {"sd_model_checkpoint": name, "x": 1}).status, 200)
         self.assertEqual(self.server.post("/sdapi/v1/options", {"sd_model_checkpoint": "other"}).status, 400)
+        lists = {"schedulers": [{"name", "label", "aliases", "default_rho", "need_inner_model"}],
+                 "upscalers": [{"name", "model_name", "model_path", "model_url", "scale"}], "samplers": [{"name", "aliases", "options"}],
+                 "sd-models": [{"title", "model_name", "hash", "sha256", "filename", "config"}]}
+        for path, entries in lists.items():
+            self.assertEqual([set(entry) for entry in self.server.get(f"/sdapi/v1/{path}").json()], entries, path)
+        for path in ("latent-upscale-modes", "sd-vae", "sd-modules", "loras", "hypernetworks", "face-restorers", "realesrgan-models",
+                     "prompt-styles", "script-info"):
+            self.assertEqual(self.server.get(f"/sdapi/v1/{path}").json(), [], path)
+        self.assertEqual(self.server.get("/sdapi/v1/embeddings").json(), {"loaded": {}, "skipped": {}})
+        self.assertEqual(self.server.get("/sdapi/v1/scripts").json(), {"txt2img": [], "img2img": []})
+        self.assertEqual(self.server.get("/sdapi/v1/cmd-flags").json(), {"api": True})
+        memory = self.server.get("/sdapi/v1/memory").json()
+        self.assertGreater(memory["ram"]["total"], memory["ram"]["used"])
+        self.assertGreater(memory["ram"]["used"], 0)
+        for path in ("refresh-checkpoints", "refresh-vae", "refresh-loras", "skip"):
+            answer = self.server.post(f"/sdapi/v1/{path}", {})
+            self.assertEqual((answer.status, answer.json()), (200, None), path)
+
+    def test_png_info(self):
+        picture, info = self.draw(seed=2**64 - 1)
+        for image in (base64.b64encode(picture).decode(), "data:image/png;base64," + base64.b64encode(picture).decode()):
+            read = self.server.post("/sdapi/v1/png-info", {"image": image}).json()
+            self.assertEqual(read["info"], info["infotexts"][0])
+            self.assertEqual(json.loads(read["items"]["nostos"])["seed"], 2**64 - 1)
+            self.assertEqual({name: read["parameters"][name] for name in ("Prompt", "Negative prompt", "Seed", "Size-1", "Size-2")},
+                             {"Prompt": "a red boat", "Negative prompt": "blue", "Seed": str(2**64 - 1), "Size-1": "64", "Size-2": "64"})
+        for bad in (None, 5, "", "?", "data:", "data:image/png;base64,", base64.b64encode(b"GIF89a").decode(),
+                    base64.b64encode(picture[:100]).decode()):
+            answer = self.server.post("/sdapi/v1/png-info", {"image": bad})
+            self.assertEqual(answer.status, 400, bad)
+            self.assertIn("image", answer.json()["detail"], bad)
+
+
+class Names(ServerTest):
+    """A model that came from Hugging Face."""
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        snapshot = Path(folder.name) / "models--Some-Org--Z-Mini.v1" / "snapshots" / "abc"
+        snapshot.parent.mkdir(parents=True)
+        snapshot.symlink_to(Path(__file__).resolve().parents[2] / "models" / "mini")
+        cls.flags = ("--model-path", str(snapshot))
+        super().setUpClass()
+
+    def test_it_is_known_by_its_short_and_full_name(self):
+        model = self.server.get("/v1/models").json()["data"][0]
+        self.assertEqual(model["id"], "Z-Mini.v1")
+        for name in ("Z-Mini.v1", "Some-Org/Z-Mini.v1", "Some-Org%2FZ-Mini.v1"):
+            self.assertEqual(self.server.get(f"/v1/models/{name}").json(), model)
+        for name in ("Z-Mini.v1", "Some-Org/Z-Mini.v1"):
+            self.assertEqual(self.server.post("/sdapi/v1/options", {"sd_model_checkpoint": name}).status, 200)
+        info = self.server.post("/sdapi/v1/txt2img", {"steps": 1, "width": 64, "height": 64}).json()["info"]
+        self.assertIn("Model: Z-Mini.v1,", json.loads(info)["infotexts"][0])
+
+
+class Log(unittest.TestCase):
+    def test_every_line_is_json(self):
+        with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder) / "images"
+            images.mkdir()
+            (images / "stray.png").write_bytes(b"x")  # the store's own warning, from before the server listens
+            with Server(data_dir=folder) as server:
+                lines = [json.loads(line) for line in list(server.log)]
+        told = [(line["level"], line["message"]) for line in lines if "stray.png" in line["message"]]
+        self.assertEqual(told, [("info", f"{images / 'stray.png'} belongs to no completed job: removed")])
+
+
+class ServedName(ServerTest):
+    flags = ("--served-model-name", "my/model")
+
+    def test_it_is_known_by_that_name_alone(self):
+        self.assertEqual(self.server.get("/v1/models").json()["data"][0]["id"], "my/model")
+        self.assertEqual([self.server.get(f"/v1/models/{name}").status for name in ("my/model", "my%2Fmodel", "nostos-mini")], [200, 200, 404])
+        info = self.server.post("/sdapi/v1/txt2img", {"steps": 1, "width": 64, "height": 64}).json()["info"]
+        self.assertIn("Model: my/model,", json.loads(info)["infotexts"][0])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 // Tests what the server reads from requests that nobody vouches for: fields, keys, base64.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "apps/server/api_error.h"
 #include "apps/server/fields.h"
 #include "apps/server/identifiers.h"
+#include "apps/server/png_info.h"
 
 namespace nostos::server {
 namespace {
@@ -49,7 +52,106 @@ TEST(ServerFields, WholeNumbersMayBeWrittenAsReals) {
   EXPECT_EQ(order.record.request.seed, 1000u);
   EXPECT_EQ(refused_field(R"({"prompt": "x", "n": 2.5})"), "n");
   EXPECT_EQ(refused_field(R"({"prompt": "x", "n": true})"), "n");
-  EXPECT_EQ(refused_field(R"({"prompt": "x", "seed": 18446744073709551615})"), "seed");
+}
+
+/// \return the order in a body of A1111's txt2img, or nothing, and the field that it was refused for.
+std::pair<std::optional<DrawingOrder>, std::string> a1111_order(const std::string& body) {
+  try {
+    return {parse_a1111_order(parse_body(body), kLimits), ""};
+  } catch (const ApiError& error) {
+    EXPECT_EQ(error.status, 400);
+    return {std::nullopt, error.param};
+  }
+}
+
+TEST(ServerFields, SeedsHave64BitsAndMinusOneIsARandomOne) {
+  const auto own = [](const std::string& body) { return parse_order(parse_body(body), kLimits, true); };
+  const auto a1111 = [](const std::string& body) { return *a1111_order(body).first; };
+  const auto check = [](const auto& parse) {
+    for (const char* seed : {"18446744073709551615", "\"18446744073709551615\""})
+      EXPECT_EQ(parse(fmt::format(R"({{"prompt": "x", "seed": {}}})", seed)).record.request.seed, UINT64_MAX) << seed;
+    EXPECT_EQ(parse(R"({"prompt": "x", "seed": 9007199254740993})").record.request.seed, 9007199254740993u);
+    EXPECT_EQ(parse(R"({"prompt": "x", "seed": 0})").record.request.seed, 0u);
+    for (const char* random : {"-1", "null", "-1.0", "\"-1\""}) {
+      const std::string body = fmt::format(R"({{"prompt": "x", "seed": {}}})", random);
+      EXPECT_NE(parse(body).record.request.seed, parse(body).record.request.seed) << random;
+      EXPECT_LT(parse(body).record.request.seed, uint64_t{1} << 32);
+    }
+  };
+  check(own);
+  check(a1111);
+  // The last ones are doubles, which may stand for other numbers than were meant.
+  for (const char* bad : {"-2", "1.5", "true", "[]", "\"x\"", "\"\"", "\"1 2\"", "18446744073709551616", "1e18"}) {
+    const std::string body = fmt::format(R"({{"prompt": "x", "seed": {}}})", bad);
+    EXPECT_EQ(refused_field(body), "seed") << bad;
+    EXPECT_EQ(a1111_order(body).second, "seed") << bad;
+  }
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "seed": 18446744073709551615, "n": 2})"), "seed");
+}
+
+TEST(ServerFields, A1111NumbersMayStandInQuotes) {
+  // A client's own body (SipherAGI/sd-webui-agent-scheduler#259), and what pydantic makes of it.
+  const auto [order, refused] = a1111_order(
+      R"({"steps": "70", "cfg_scale": "5", "batch_size": "2", "n_iter": 1.0, "width": " 640 ", "height": 70.0})");
+  ASSERT_TRUE(order) << refused;
+  const GenerationRequest& request = order->record.request;
+  EXPECT_EQ(request.prompt, "");
+  EXPECT_EQ(request.num_inference_steps, 70);
+  EXPECT_EQ(request.guidance_scale, 4);
+  EXPECT_EQ(request.num_outputs, 2);
+  EXPECT_EQ(request.width, 640);
+  EXPECT_EQ(request.height, 70);
+  for (const char* twenty : {"\"+20\"", "\"020\"", "\"20.0\"", "\"2e1\"", "20.0", "\"\\t20\\n\""})
+    EXPECT_EQ(a1111_order(fmt::format(R"({{"steps": {}}})", twenty)).first->record.request.num_inference_steps, 20)
+        << twenty;
+  EXPECT_EQ(a1111_order(R"({"cfg_scale": "1.5"})").first->record.request.guidance_scale, 0.5);
+  EXPECT_EQ(a1111_order(R"({"cfg_scale": ".5"})").first->record.request.guidance_scale, 0);
+  for (const char* bad : {"\"many\"", "\"\"", "\" \"", "\"+-5\"", "\"0x5\"", "\"70.5\"", "70.5", "\"1,5\"", "[1]",
+                          "\"[1]\"", "\"nan\"", "true"})
+    EXPECT_EQ(a1111_order(fmt::format(R"({{"steps": {}}})", bad)).second, "steps") << bad;
+  // The other APIs take JSON's types alone.
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "num_inference_steps": "7"})"), "num_inference_steps");
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "guidance_scale": "7"})"), "guidance_scale");
+}
+
+TEST(ServerFields, A1111TruthMayBeAWordOrANumber) {
+  const auto sends = [](const char* value) {
+    const auto body = parse_body(fmt::format(R"({{"send_images": {}}})", value));
+    return Fields(body, Fields::Reading::lenient).boolean("send_images");
+  };
+  for (const char* yes : {"true", "1", "\"True\"", "\"on\"", "\"yes\"", "\"1\""}) EXPECT_EQ(sends(yes), true) << yes;
+  for (const char* no : {"false", "0", "\"FALSE\"", "\"off\"", "\"n\""}) EXPECT_EQ(sends(no), false) << no;
+  for (const char* bad : {"2", "\"\"", "\"maybe\"", "[]", "{}"}) EXPECT_THROW(sends(bad), ApiError) << bad;
+}
+
+// What SillyTavern and openOutpaint send, as their sources have it.
+TEST(ServerFields, A1111ClientsOwnBodiesAreTaken) {
+  const char* const bodies[] = {
+      R"({"prompt": "a cat", "negative_prompt": "rain", "sampler_name": "Euler", "scheduler": "Automatic", "steps": 20,
+          "cfg_scale": 7, "width": 512, "height": 512, "restore_faces": false, "enable_hr": false, "hr_upscaler": "Latent",
+          "hr_scale": 1, "hr_additional_modules": [], "denoising_strength": 0.7, "hr_second_pass_steps": 0, "seed": -1,
+          "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic", "forge_additional_modules": []},
+          "override_settings_restore_afterwards": true, "clip_skip": 1, "save_images": true, "send_images": true,
+          "do_not_save_grid": false, "do_not_save_samples": false})",
+      R"({"prompt": "a cat", "negative_prompt": "", "seed": "-1", "cfg_scale": 7, "sampler_index": "Euler", "steps": 30,
+          "width": 512, "height": 512, "batch_size": 2, "n_iter": 1, "denoising_strength": 0.7, "mask_blur": 0,
+          "enable_hr": false, "hr_scale": 2, "hr_upscaler": "None", "styles": [], "alwayson_scripts": {}, "script_args": []})"};
+  for (const char* body : bodies) {
+    const auto [order, refused] = a1111_order(body);
+    ASSERT_TRUE(order) << refused;
+    EXPECT_EQ(order->record.request.guidance_scale, 6);
+  }
+}
+
+TEST(ServerFields, PromptsHaveALimitOfTokens) {
+  const auto tokens = [](const char* body) {
+    return parse_order(parse_body(body), kLimits, true).record.request.max_sequence_length;
+  };
+  EXPECT_EQ(tokens(R"({"prompt": "x"})"), 512);
+  EXPECT_EQ(tokens(R"({"prompt": "x", "max_sequence_length": 1024})"), 1024);
+  for (const char* bad : {"0", "1505", "\"many\""})
+    EXPECT_EQ(refused_field(fmt::format(R"({{"prompt": "x", "max_sequence_length": {}}})", bad)),
+              "max_sequence_length");
 }
 
 TEST(ServerFields, FilesOfTheServerCannotBeNamed) {
@@ -67,14 +169,19 @@ TEST(ServerFields, DepthIsLimited) {
   EXPECT_THROW(parse_body(std::string(1 << 20, '[')), ApiError);
 }
 
-TEST(ServerFields, A1111GuidanceOfOneIsNone) {
+// A1111's scale is s of neg + s (pos - neg), the record's g of pos + g (pos - neg).
+TEST(ServerFields, A1111GuidanceIsTheUsualScale) {
   const auto guidance = [](const char* scale) {
     const auto body = parse_body(fmt::format(R"({{"prompt": "x", "cfg_scale": {}}})", scale));
     return *parse_a1111_order(body, kLimits).record.request.guidance_scale;
   };
   EXPECT_EQ(guidance("1"), 0);
   EXPECT_EQ(guidance("0.5"), 0);
-  EXPECT_EQ(guidance("4.5"), 4.5);
+  EXPECT_EQ(guidance("0"), 0);
+  EXPECT_EQ(guidance("1.01"), 0.01);
+  EXPECT_EQ(guidance("1.5"), 0.5);
+  EXPECT_EQ(guidance("5"), 4);
+  EXPECT_EQ(guidance("1001"), 1000);
   EXPECT_EQ(guidance("null"), kLimits.model.default_guidance_scale);
 }
 
@@ -99,6 +206,33 @@ TEST(ServerFields, GuidanceMustBeOnWhereRanksSplitItsHalves) {
   EXPECT_EQ(refused(R"({"prompt": "x"})", own), "accepted");
   EXPECT_EQ(refused(R"({"prompt": "x", "cfg_scale": 1})", parse_a1111_order), "cfg_scale");
   EXPECT_EQ(refused(R"({"prompt": "x", "cfg_scale": 2})", parse_a1111_order), "accepted");
+}
+
+// What A1111's parse_generation_parameters gives of such texts.
+TEST(ServerPngInfo, ReadsTheTextOfWebuiTools) {
+  using nlohmann::ordered_json;
+  EXPECT_EQ(webui_settings(
+                "A boat\nin the bay\nNegative prompt: fog\nat night\nSteps: 9, Sampler: Euler, CFG scale: 5, Seed: "
+                "18446744073709551615, Size: 64x48, Model: \"a, \\\"b\\\": c\", Version: nostos 0"),
+            (ordered_json{{"Prompt", "A boat\nin the bay"},
+                          {"Negative prompt", "fog\nat night"},
+                          {"Steps", "9"},
+                          {"Sampler", "Euler"},
+                          {"CFG scale", "5"},
+                          {"Seed", "18446744073709551615"},
+                          {"Size-1", "64"},
+                          {"Size-2", "48"},
+                          {"Model", "a, \"b\": c"},
+                          {"Version", "nostos 0"}}));
+  const auto prompt = [](const char* text) { return webui_settings(text).at("Prompt"); };
+  EXPECT_EQ(prompt(""), "");
+  EXPECT_EQ(prompt("only words"), "only words");
+  EXPECT_EQ(prompt("words: with, colons: in\nthem: all"), "words: with, colons: in\nthem: all");
+  EXPECT_EQ(prompt("Steps: 9, Seed: 4, Size: 1x1"), "");
+  for (const char* hostile : {"a\n:::", "a\nb: \"c", "a\nb: \"\\", "a\n,,,,", "a\nx: , y: , z: ,", "\n\n"})
+    EXPECT_NO_THROW(webui_settings(hostile)) << hostile;
+  EXPECT_NO_THROW(webui_settings(std::string(1 << 20, ',')));
+  EXPECT_NO_THROW(webui_settings(std::string(1 << 20, ':')));
 }
 
 TEST(ServerKeys, Base64BothWays) {

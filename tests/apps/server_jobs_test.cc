@@ -78,6 +78,13 @@ TEST_F(ServerJobs, OneSizeAndStepsAreDrawnTogetherAsFarAsThereIsRoom) {
     EXPECT_EQ(status(id), JobStatus::completed) << id;
 }
 
+TEST_F(ServerJobs, SizesThatAreDrawnAlikeAreDrawnTogether) {
+  for (const auto& [id, width] : {std::pair{"a", 64}, {"cropped", 50}, {"wider", 65}, {"narrower", 48}})
+    wait(id, width);
+  const Turns turns = draw_all({black, [](const GenerationRequest&) { return int64_t{8}; }});
+  EXPECT_EQ(turns, (Turns{{"a", "cropped"}, {"wider"}, {"narrower"}}));
+}
+
 TEST_F(ServerJobs, WhatFailsTogetherIsTriedAlone) {
   for (const char* id : {"a", "bad", "b"}) wait(id);
   const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "apps/server/identifiers.h"
 #include "apps/server/job_store.h"
@@ -55,6 +56,46 @@ TEST_F(ServerStore, KeepsEverythingOfAJob) {
   EXPECT_EQ(store.find_image("img_1")->bytes, 5u);
   EXPECT_FALSE(store.find("job_2"));
   EXPECT_FALSE(store.find_image("'; DROP TABLE jobs; --"));
+}
+
+TEST_F(ServerStore, KeepsSeedsOf64BitsAndWhichPromptsWereCut) {
+  const JobImage image{.id = "img_1", .seed = UINT64_MAX, .bytes = 5};
+  JobStore store(folder_);
+  Job made = job("job_1");
+  made.order.record.request.seed = UINT64_MAX;
+  store.insert(made);
+  made.cut = {.negative = true};
+  store.set_completed(made, {&image, 1}, "{}");
+  const Job kept = store.find("job_1").value();
+  EXPECT_EQ(kept.order.record.request.seed, UINT64_MAX);
+  EXPECT_EQ(kept.images.at(0).seed, UINT64_MAX);
+  EXPECT_EQ(kept.cut, (PromptsCut{.negative = true}));
+}
+
+// One that the first version wrote, with a key that was not yet a client's own.
+TEST_F(ServerStore, OpensEarlierDatabases) {
+  { JobStore store(folder_); }
+  {
+    Database database(folder_ / "jobs.sqlite");
+    database.execute("ALTER TABLE jobs DROP COLUMN cut");
+    Statement(
+        database.handle(),
+        "INSERT INTO jobs (id, status, record, format, quality, client, idempotency_key, body_fingerprint, attached, "
+        "created_at) VALUES ('old', 'queued', ?, 'png', 95, 'client', 'key', '0123456789abcdef', 0, 1)")
+        .bind(
+            R"({"prompt":"x","negative_prompt":"","height":64,"width":64,"num_inference_steps":2,"guidance_scale":0.0,)"
+            R"("cfg_normalization":0.0,"cfg_truncation":1.0,"seed":5,"num_outputs":1,"rng":"torch-cpu","sigmas":[],)"
+            R"("latents":"","model_path":"","precision":"f32","version":"0.1.0"})")
+        .step();
+  }
+  for (const char* what : {"first", "again"}) {
+    JobStore store(folder_);
+    const Job old = store.find("old").value();
+    EXPECT_EQ(old.order.record.request.prompt, "x") << what;
+    EXPECT_EQ(old.cut, PromptsCut{}) << what;
+    EXPECT_TRUE(job_json(old, 0, std::nullopt)["request"]["max_sequence_length"].is_null()) << what;
+    EXPECT_EQ(store.queued().size(), 1u) << what;
+  }
 }
 
 TEST_F(ServerStore, ADeadServersJobsComeBackOrEnd) {

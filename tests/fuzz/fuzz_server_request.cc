@@ -7,6 +7,7 @@
 #include "apps/server/fields.h"
 #include "apps/server/http_text.h"
 #include "apps/server/identifiers.h"
+#include "apps/server/png_info.h"
 #include "base/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -19,6 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (read_target(text.substr(0, line), request)) nostos::check(request.path.starts_with('/'), "a path begins with /");
   from_base64(text);
   request_id(text);
+  webui_settings(text);
   const std::string_view body = line == std::string_view::npos ? text : text.substr(line + 1);
   const auto within_limits = [&](const DrawingOrder& order) {
     const nostos::GenerationRequest& drawn = order.record.request;

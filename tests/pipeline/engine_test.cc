@@ -214,9 +214,46 @@ TEST(Engine, LongPromptsAreCut) {
   GenerationRequest lengthy = request(16, 16);
   lengthy.prompt = std::string(100000, 'a');
   lengthy.num_inference_steps = 1;
-  EXPECT_TRUE(engine.generate(lengthy).prompt_truncated);
-  lengthy.prompt = "";
-  EXPECT_FALSE(engine.generate(lengthy).prompt_truncated);
+  EXPECT_EQ(engine.generate(lengthy).cut, (PromptsCut{.prompt = true}));
+  std::swap(lengthy.prompt, lengthy.negative_prompt);
+  PromptsCut told;
+  Progress progress;
+  progress.on_prompts = [&](PromptsCut cut) { told = cut; };
+  EXPECT_EQ(engine.generate(lengthy, progress).cut, (PromptsCut{.negative = true}));
+  EXPECT_EQ(told, (PromptsCut{.negative = true}));
+  lengthy.guidance_scale = 0;  // nobody reads the negative prompt
+  EXPECT_EQ(engine.generate(lengthy).cut, PromptsCut{});
+}
+
+// A caption is that of the tokens which the limit leaves, also where captions are kept.
+TEST(Engine, TheSequenceLengthCutsThePrompt) {
+  EngineOptions keeping = options();
+  keeping.kept_caption_bytes = size_t{1} << 20;
+  Engine engine(keeping), forgetful(options());
+  GenerationRequest whole = request(16, 16);
+  whole.guidance_scale = 0;
+  GenerationRequest cut = whole;
+  cut.max_sequence_length = 6;
+  const Generation drawn = engine.generate(whole), shorter = engine.generate(cut);
+  EXPECT_FALSE(drawn.cut.prompt);
+  EXPECT_TRUE(shorter.cut.prompt);
+  EXPECT_EQ(shorter.report.kept_captions, 0);
+  EXPECT_FALSE(same_latents(drawn.pictures[0], shorter.pictures[0]));
+  EXPECT_TRUE(same_latents(shorter.pictures[0], forgetful.generate(cut).pictures[0]));
+  whole.max_sequence_length = 200;  // more than its tokens: the same caption
+  const Generation again = engine.generate(whole);
+  EXPECT_EQ(again.report.kept_captions, 1);
+  EXPECT_TRUE(same_latents(drawn.pictures[0], again.pictures[0]));
+  whole.max_sequence_length = engine.limits().max_sequence_length + 1;
+  const std::string message = failure([&] { engine.generate(whole); }, ErrorKind::invalid_input);
+  EXPECT_NE(message.find("max_sequence_length"), std::string::npos) << message;
+}
+
+TEST(Engine, TakesTogetherWhatIsDrawnAtOneSize) {
+  const Engine engine(options());
+  EXPECT_TRUE(engine.takes_together(request(16, 20), request(13, 17)));  // both drawn at 16x20
+  EXPECT_FALSE(engine.takes_together(request(16, 20), request(20, 16)));
+  EXPECT_FALSE(engine.takes_together(request(16, 20), request(16, 0)));
 }
 
 TEST(Engine, CaptionsOfUnlikeLengthShareOnePlan) {

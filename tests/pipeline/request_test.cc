@@ -99,6 +99,33 @@ TEST(Request, OutputsHaveALimit) {
   EXPECT_NO_THROW(resolve({.num_outputs = 64}, {}));
 }
 
+TEST(Request, SeedsHave64Bits) {
+  constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
+  EXPECT_EQ(resolve({.seed = kMax}, {}).request.seed, kMax);
+  EXPECT_NO_THROW(resolve({.seed = kMax - 3, .num_outputs = 4}, {}));
+  // The last picture's seed would wrap around.
+  expect_refused({.seed = kMax - 2, .num_outputs = 4},
+                 {"seed is 18446744073709551613", "4 pictures", "18446744073709551612"});
+}
+
+TEST(Request, PromptsHaveAsManyTokensAsTheModelTakes) {
+  EXPECT_EQ(resolve({}, {}).request.max_sequence_length, 512);
+  EXPECT_EQ(resolve({}, {.max_sequence_length = 96}).request.max_sequence_length, 96);
+  EXPECT_EQ(resolve({.max_sequence_length = 1504}, {}).request.max_sequence_length, 1504);
+  for (const int64_t bad : {-1, 0}) expect_refused({.max_sequence_length = bad}, {"max_sequence_length", "at least 1"});
+  expect_refused({.max_sequence_length = 1505}, {"max_sequence_length is 1505", "at most 1504 tokens"});
+}
+
+TEST(Request, TheUsualScaleIsOneMore) {
+  EXPECT_EQ(cfg_scale_of(0), 1);
+  EXPECT_EQ(cfg_scale_of(4), 5);
+  EXPECT_EQ(cfg_scale_of(0.01), 1.01);
+  EXPECT_EQ(guidance_scale_of(1.01), 0.01);
+  EXPECT_EQ(guidance_scale_of(5), 4);
+  for (const double off : {1.0, 0.5, 0.0, -3.0}) EXPECT_EQ(guidance_scale_of(off), 0) << off;
+  for (int i = 0; i <= 2000; ++i) EXPECT_EQ(guidance_scale_of(cfg_scale_of(i / 100.0)), i / 100.0) << i;
+}
+
 TEST(Request, SigmasGiveTheNumberOfSteps) {
   EXPECT_EQ(resolve({.sigmas = {1.0, 0.5, 0.1}}, {.default_steps = 8}).request.num_inference_steps, 3);
   EXPECT_EQ(resolve({.num_inference_steps = 2, .sigmas = {1.0, 0.5}}, {}).request.num_inference_steps, 2);

@@ -14,6 +14,7 @@
 #include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
+#include "apps/cli/request_warnings.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -49,7 +50,7 @@ struct Timings {
 
 void add_flags(CLI::App& command, BenchFlags& flags) {
   const auto number = [&](const char* name, auto& value, const char* help) {
-    return command.add_option(name, value, help)->check(not_empty());
+    return add_number(command, name, value, help);
   };
   auto* model = command.add_option("--model-path", flags.model_path,
                                    "model folder or Hugging Face name; without it the embedded model");
@@ -63,8 +64,9 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
-  number("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")->check(CLI::Range(0, 1000));
-  number("--repeat", flags.repeat, "runs that count (1)")->check(CLI::Range(1, 1000));
+  command.add_option("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")
+      ->transform(whole_number<int64_t>(0, 1000));
+  command.add_option("--repeat", flags.repeat, "runs that count (1)")->transform(whole_number<int64_t>(1, 1000));
   number("--pause", flags.pause_s,
          "seconds of rest before each run (0: as under load; a GPU at its power limit is faster after a rest)")
       ->check(CLI::Range(0., 600.));
@@ -201,6 +203,9 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
   progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };
+  progress.on_prompts = [&](PromptsCut cut) {
+    for (const std::string& warning : cut_warnings(request, cut)) log_warning("{}", warning);
+  };
   progress.cancel = &interrupted;
 
   Timings timings;

@@ -40,7 +40,9 @@ void apply_config(CLI::App& command, const std::string& config, const std::strin
   try {
     table = toml::parse(config, file);
   } catch (const toml::parse_error& error) {
-    fail(ErrorKind::invalid_input, "{}:{}: {}", file, error.source().begin.line, error.description());
+    const bool is_too_large = error.description().find("64 bits") != std::string_view::npos;
+    fail(ErrorKind::invalid_input, "{}:{}: {}{}", file, error.source().begin.line, error.description(),
+         is_too_large ? "; larger numbers stand in quotes" : "");
   }
   for (const auto& [key, value] : table) {
     const std::string where = fmt::format("{}:{}: {}", file, value.source().begin.line, key.str());

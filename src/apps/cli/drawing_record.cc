@@ -11,17 +11,24 @@
 #include "base/error.h"
 #include "io/file.h"
 #include "io/json_config.h"
+#include "io/model_folder.h"
 
 namespace nostos::cli {
 namespace {
 
 constexpr size_t kMaxPictureBytes = size_t{1} << 30;
 
+/// \return a value of the line of settings, in quotes where WebUI tools want them.
+std::string setting_value(const std::string& text) {
+  return text.find_first_of(",:\n\"") == std::string::npos ? text : json_line(text);
+}
+
 }  // namespace
 
 std::string to_json(const DrawingRecord& record) {
   nlohmann::ordered_json json = request_json(record.request);
   json["model_path"] = record.model_path;
+  json["model_name"] = record.model_name;
   json["precision"] = record.precision;
   if (!record.variant.empty()) json["variant"] = record.variant;
   json["version"] = NOSTOS_VERSION;
@@ -42,11 +49,14 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   request.guidance_scale = json.number("guidance_scale", 0, kLargest);
   request.cfg_normalization = json.number("cfg_normalization", 0, kLargest);
   request.cfg_truncation = json.number("cfg_truncation", 0, 1);
-  request.seed = static_cast<uint64_t>(json.integer("seed", 0, kMax));
+  request.seed = json.unsigned_integer("seed");
   request.num_outputs = json.integer("num_outputs", 1, kMax);
   request.rng = parse_rng(json.string("rng"));
   request.sigmas = json.numbers("sigmas", 0, 1);
   request.latents = json.string("latents");
+  // Records of earlier versions have neither of these.
+  if (json.has("max_sequence_length")) request.max_sequence_length = json.integer("max_sequence_length", 1, kMax);
+  record.model_name = json.string_or("model_name", "");
   record.model_path = json.string("model_path");
   record.precision = json.string("precision");
   record.variant = json.string_or("variant", "");
@@ -66,20 +76,33 @@ DrawingRecord read_drawing_record(const std::filesystem::path& png) {
   }
 }
 
-std::string model_label(const DrawingRecord& record) {
-  if (record.model_path.empty()) return "nostos-mini";
-  const std::filesystem::path path = std::filesystem::path(record.model_path).lexically_normal();
-  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+ModelLabel model_label(const std::string& model_path) {
+  if (model_path.empty()) return {"nostos-mini", "nostos-mini"};
+  std::error_code error;
+  if (!std::filesystem::exists(model_path, error) && is_model_name(model_path)) {
+    const ModelName model = parse_model_name(model_path);
+    return {model.name, model.owner + "/" + model.name};
+  }
+  std::filesystem::path path = std::filesystem::absolute(model_path, error).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  if (const std::string full = snapshot_model(path); !full.empty()) return {full.substr(full.find('/') + 1), full};
+  std::string name = path.filename().string();
+  if (name.empty()) name = "model";  // the root folder
+  return {name, name};
 }
 
 std::string webui_parameters(const DrawingRecord& record) {
   const GenerationRequest& request = record.request;
   const std::string negative =
       request.negative_prompt.empty() ? "" : fmt::format("Negative prompt: {}\n", request.negative_prompt);
+  const double guidance = request.guidance_scale.value();
   return fmt::format(
-      "{}\n{}Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Version: nostos {}",
-      request.prompt, negative, request.num_inference_steps.value(), request.guidance_scale.value(), request.seed,
-      request.width.value(), request.height.value(), model_label(record), NOSTOS_VERSION);
+      "{}\n{}Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Guidance scale: {}, Version: "
+      "nostos {}",
+      request.prompt, negative, request.num_inference_steps.value(), cfg_scale_of(guidance), request.seed,
+      request.width.value(), request.height.value(),
+      setting_value(record.model_name.empty() ? model_label(record.model_path).shown : record.model_name), guidance,
+      NOSTOS_VERSION);
 }
 
 std::vector<TextChunk> text_chunks(const DrawingRecord& record) {

@@ -16,6 +16,7 @@ struct DrawingRecord {
   std::string model_path;          ///< as the user gave it; empty: the embedded model
   std::string precision = "auto";  ///< "auto", "f32" or "bf16"
   std::string variant{};           ///< of the weights, as the user gave it; empty: none
+  std::string model_name{};        ///< as the picture shows it; empty: that of model_path
 };
 
 /// Keyword of the PNG text chunk that holds to_json() of a picture's record.
@@ -32,11 +33,19 @@ DrawingRecord parse_drawing_record(std::string_view json, const std::string& nam
 /// \return the record that nostos wrote into the PNG. \throws Error invalid_input if the file is no PNG or holds none.
 DrawingRecord read_drawing_record(const std::filesystem::path& png);
 
-/// \return the text that WebUI tools show: prompt, negative prompt, and one line of settings.
-std::string webui_parameters(const DrawingRecord& record);
+/// What a model is called.
+struct ModelLabel {
+  std::string shown;  ///< the last part: NAME of OWNER/NAME, or the folder's name
+  std::string full;   ///< OWNER/NAME of a model of Hugging Face, else as `shown`
+};
 
-/// \return the name that a picture gives its model: the last part of its path or name.
-std::string model_label(const DrawingRecord& record);
+/// \param model_path a folder, a snapshot in a Hugging Face cache, OWNER/NAME, or empty for the embedded model
+ModelLabel model_label(const std::string& model_path);
+
+/// \return the text that WebUI tools show: prompt, negative prompt, and one line of settings. Its `CFG scale` is the
+/// usual one (see cfg_scale_of()), its `Guidance scale` the record's. The first versions of nostos wrote the record's as
+/// `CFG scale`, without the other.
+std::string webui_parameters(const DrawingRecord& record);
 
 /// \return what goes into the image file of this record.
 std::vector<TextChunk> text_chunks(const DrawingRecord& record);

@@ -1,6 +1,8 @@
 // Implements the flags that several commands share.
 #include "apps/cli/flags.h"
 
+#include <charconv>
+
 #include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -67,6 +69,24 @@ void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights) {
                   "weights to take, e.g. fp16 for *.fp16.safetensors (the plain ones, else the only variant)")
       ->check(not_empty());
 }
+template <class T>
+CLI::Validator whole_number(T min, T max) {
+  const auto check = [min, max](std::string& text) -> std::string {
+    const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
+    if (text.size() == sign || text.find_first_not_of("0123456789", sign) != std::string::npos)
+      return fmt::format("'{}' is no whole number in decimal digits", text);
+    T number{};
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + (text.front() == '+' ? 1 : 0), end, number);
+    if (error != std::errc() || stop != end || number < min || number > max)
+      return fmt::format("{} is out of range; use {} to {}", text, min, max);
+    text = std::to_string(number);
+    return {};
+  };
+  return {check, ""};
+}
+template CLI::Validator whole_number(int64_t min, int64_t max);
+template CLI::Validator whole_number(uint64_t min, uint64_t max);
 
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--device", flags.device, "auto (GPUs where there are any), cpu, cuda (a GPU a rank) or cuda:N");
@@ -77,9 +97,9 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       .add_option(
           "--threads", flags.threads,
           "CPU threads; 0: as many as the CPUs that the process may use, by its affinity and its control groups")
-      ->check(not_empty() & CLI::Range(int64_t{0}, kMaxThreads));
+      ->transform(whole_number(int64_t{0}, kMaxThreads));
   const auto number = [&](const char* name, auto& value, const char* help) {
-    return command.add_option(name, value, help)->check(not_empty());
+    return add_number(command, name, value, help);
   };
   command.add_option(
       "--memory", flags.memory,

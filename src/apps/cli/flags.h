@@ -4,8 +4,10 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "apps/cli/config_file.h"
 #include "pipeline/engine.h"
@@ -44,6 +46,23 @@ struct CommonFlags {
 
 /// \return a check that refuses the empty text, which CLI11 would take for a flag that is not given.
 CLI::Validator not_empty();
+
+/// For Option::transform(): refuses all but whole numbers from `min` to `max` in decimal digits, naming what was given.
+/// CLI11 by itself takes the largest number for a larger one, and 010 for eight. \tparam T int64_t or uint64_t
+template <class T>
+CLI::Validator whole_number(T min = std::numeric_limits<T>::min(), T max = std::numeric_limits<T>::max());
+
+/// Adds a flag that takes a number, whole or not as `value` (an arithmetic type, or an optional of one) is.
+template <class Value>
+CLI::Option* add_number(CLI::App& command, const char* name, Value& value, const char* help) {
+  CLI::Option* option = command.add_option(name, value, help);
+  if constexpr (std::is_same_v<Value, int64_t> || std::is_same_v<Value, std::optional<int64_t>>)
+    return option->transform(whole_number<int64_t>());
+  else if constexpr (std::is_same_v<Value, std::optional<uint64_t>>)
+    return option->transform(whole_number<uint64_t>());
+  else
+    return option->check(not_empty());
+}
 
 /// Adds the flags to `command`; `flags` must outlive it.
 void add_engine_flags(CLI::App& command, EngineFlags& flags);

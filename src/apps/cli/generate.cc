@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -15,11 +14,13 @@
 #include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
+#include "apps/cli/request_warnings.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "pipeline/model_shape.h"
 
 namespace nostos::cli {
 namespace {
@@ -33,7 +34,8 @@ struct GenerateFlags {
   EngineFlags engine;
   ModelFlags model;
   std::optional<std::string> prompt, negative_prompt, model_path, rng, latents, from;
-  std::optional<int64_t> height, width, num_inference_steps, seed, num_outputs;
+  std::optional<int64_t> height, width, num_inference_steps, num_outputs, max_sequence_length;
+  std::optional<uint64_t> seed;
   std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
   std::optional<std::vector<double>> sigmas;
   std::string output = "nostos.png";
@@ -42,9 +44,7 @@ struct GenerateFlags {
 };
 
 void add_flags(CLI::App& command, GenerateFlags& flags) {
-  const auto number = [&](const char* name, auto& value, const char* help) {
-    command.add_option(name, value, help)->check(not_empty());
-  };
+  const auto number = [&](const char* name, auto& value, const char* help) { add_number(command, name, value, help); };
   command.add_option("--model-path", flags.model_path,
                      "model folder, or a name in the Hugging Face cache; without it the embedded model draws");
   command.add_option("--prompt", flags.prompt, "what to draw");
@@ -65,6 +65,8 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
   command.add_option("--sigmas", flags.sigmas, "noise levels in place of the schedule's, e.g. 1,0.75,0.5,0.25")
       ->delimiter(',')
       ->check(not_empty());
+  number("--max-sequence-length", flags.max_sequence_length,
+         "tokens of a prompt, and of a negative one, beyond which it is cut (512)");
   command.add_option("--latents", flags.latents, "safetensors file whose tensor `latents` is the initial noise");
   command.add_option("--save-latents", flags.save_latents,
                      "safetensors file for the final state, numbered as --output");
@@ -99,19 +101,18 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   lay_over(flags.cfg_normalization, request.cfg_normalization);
   lay_over(flags.cfg_truncation, request.cfg_truncation);
   lay_over(flags.num_outputs, request.num_outputs);
+  lay_over(flags.max_sequence_length, request.max_sequence_length);
   lay_over(flags.model_path, record.model_path);
   if (!flags.model.variant.empty()) record.variant = flags.model.variant;
   // A new revision replaces the one that the picture names.
   if (!flags.model.revision.empty() && !flags.model_path)
     record.model_path.resize(std::min(record.model_path.find('@'), record.model_path.size()));
   record.model_path = flags.model.named(record.model_path);
+  if (flags.model_path || record.model_name.empty()) record.model_name = model_label(record.model_path).shown;
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
   if (flags.seed) {
-    constexpr int64_t kMaxSeed = std::numeric_limits<int64_t>::max() - 1000;
-    require(*flags.seed >= 0 && *flags.seed <= kMaxSeed, ErrorKind::invalid_input,
-            "--seed {} is out of range; use 0 to {}", *flags.seed, kMaxSeed);
-    request.seed = static_cast<uint64_t>(*flags.seed);
+    request.seed = *flags.seed;
     request.latents.clear();
   }
   lay_over(flags.latents, request.latents);
@@ -195,6 +196,26 @@ void log_summary(const RunReport& report, size_t pictures, double total_ms) {
   log_info("drew {} picture{} in {:.2f} s{}", pictures, pictures == 1 ? "" : "s", total_ms / 1000, stages);
 }
 
+void warn(const std::vector<std::string>& warnings) {
+  for (const std::string& warning : warnings) log_warning("{}", warning);
+}
+
+/// \return the JSON output. \param record with the precision that it was drawn in \param model its folder
+nlohmann::ordered_json result_json(const DrawingRecord& record, const Path& model, const Generation& generation,
+                                   nlohmann::ordered_json pictures, nlohmann::ordered_json report) {
+  return {{"pictures", std::move(pictures)},
+          {"model_path", model.string()},
+          {"precision", record.precision},
+          {"request", request_json(record.request)},
+          {"drawn_height", generation.resolved.drawn_height},
+          {"drawn_width", generation.resolved.drawn_width},
+          {"prompt_truncated", generation.cut.prompt},
+          {"negative_prompt_truncated", generation.cut.negative},
+          {"warnings", warnings_of(record.request, generation.cut)},
+          {"report", std::move(report)},
+          {"version", NOSTOS_VERSION}};
+}
+
 void generate(CLI::App& command, const GenerateFlags& flags, const Processes& processes) {
   const auto start = std::chrono::steady_clock::now();
   const bool is_root = processes.is_root();
@@ -202,12 +223,12 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
   EngineOptions options = engine_options(engine_flags, processes);
-  // What no model can draw is found before one is loaded; the model's own limits follow.
-  const ModelLimits any_model{.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()};
-  const int64_t count = resolve(record.request, any_model).request.num_outputs;
+  // What no model can draw is found before one is looked for, and what this one cannot before it is loaded.
+  const int64_t count = resolve(record.request, any_model_limits()).request.num_outputs;
   if (is_root) require_outputs(flags, count);
   options.model = find_model(record.model_path);
   options.variant = record.variant;
+  resolve(record.request, read_model_shape(options.model).limits);
   options.memory.one_drawing = count == 1;
 
   const std::atomic<bool>& interrupted = catch_interrupts();
@@ -228,9 +249,11 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
              *record.request.height, engine.limits().size_multiple, resolved.drawn_width, resolved.drawn_height);
   }
   if (is_root) warn_of_unused(flags, record.request);
+  if (is_root) warn(network_warnings(record.request));
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
   progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };
+  progress.on_prompts = [&](PromptsCut cut) { warn(cut_warnings(record.request, cut)); };
   progress.cancel = &interrupted;
   const Generation generation = engine.generate(record.request, progress);
   display.clear();
@@ -245,17 +268,10 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   const double total_ms = ms_since(start);
   log_summary(generation.report, generation.pictures.size(), total_ms);
 
-  nlohmann::ordered_json json{{"pictures", pictures},
-                              {"model_path", options.model.string()},
-                              {"precision", record.precision},
-                              {"request", request_json(record.request)},
-                              {"drawn_height", resolved.drawn_height},
-                              {"drawn_width", resolved.drawn_width},
-                              {"prompt_truncated", generation.prompt_truncated},
-                              {"report", report_json(generation.report, start_ms, total_ms)},
-                              {"version", NOSTOS_VERSION}};
-  if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(json["report"]) + "\n");
-  if (flags.json) print_output("{}\n", json_pretty(json));
+  const nlohmann::ordered_json report = report_json(generation.report, start_ms, total_ms);
+  if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(report) + "\n");
+  if (flags.json)
+    print_output("{}\n", json_pretty(result_json(record, options.model, generation, std::move(pictures), report)));
 }
 
 }  // namespace

@@ -20,7 +20,9 @@ ordered_json request_json(const GenerationRequest& request) {
           {"num_outputs", request.num_outputs},
           {"rng", name(request.rng)},
           {"sigmas", request.sigmas},
-          {"latents", request.latents.string()}};
+          {"latents", request.latents.string()},
+          {"max_sequence_length",
+           request.max_sequence_length ? ordered_json(*request.max_sequence_length) : ordered_json()}};
 }
 
 ordered_json report_json(const RunReport& report, double start_ms, double total_ms) {

@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -172,7 +171,7 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
   request.height = flags.height;
   request.width = flags.width;
   // What no model can draw is found before one is looked for; the model's own limits follow.
-  resolve(request, {.size_multiple = 1, .max_side = std::numeric_limits<int32_t>::max()});
+  resolve(request, any_model_limits());
   if (!flags.output.empty()) {
     image_format(flags.output);
     require_writable(flags.output);
@@ -210,10 +209,10 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
 void add_plan_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Show how a picture is dealt to ranks");
   auto flags = std::make_shared<PlanFlags>();
-  command->add_option("--height", flags->height, "pixels; the model's default")->check(not_empty());
-  command->add_option("--width", flags->width, "pixels; the model's default")->check(not_empty());
+  add_number(*command, "--height", flags->height, "pixels; the model's default");
+  add_number(*command, "--width", flags->width, "pixels; the model's default");
   command->add_option("--sp-degree", flags->sp_degree, "ranks that share the picture (1)")
-      ->check(not_empty() & CLI::Range(int64_t{1}, kMaxRanks));
+      ->transform(whole_number(int64_t{1}, kMaxRanks));
   command->add_option("--sp-plan", flags->sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
   command->add_option("--model-path", flags->model_path,
                       "model folder, of which configs are enough, or Hugging Face name; without it the embedded model");

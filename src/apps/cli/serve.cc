@@ -14,8 +14,10 @@
 #include "apps/cli/flags.h"
 #include "apps/cli/ranks.h"
 #include "apps/server/access.h"
+#include "apps/server/json_log.h"
 #include "apps/server/server.h"
 #include "base/error.h"
+#include "base/log_writer.h"
 #include "pipeline/engine.h"
 
 namespace nostos::cli {
@@ -25,7 +27,7 @@ struct ServeFlags {
   CommonFlags common;
   EngineFlags engine;
   ModelFlags model;
-  std::string model_path;
+  std::string model_path, served_model_name;
   std::string host = "127.0.0.1";
   uint16_t port = 30000;
   std::string data_dir = "nostos-data";
@@ -51,10 +53,24 @@ CLI::Validator starts_with_digit() {
       "");
 }
 
+/// \return a check of a name that stands in URLs, lists and one line of text.
+CLI::Validator printable() {
+  const auto check = [](const std::string& text) -> std::string {
+    const auto is_control = [](unsigned char c) { return c < ' ' || c == 127; };
+    return text.empty() || std::ranges::any_of(text, is_control) ? "must be a printable text of one line" : "";
+  };
+  return {check, ""};
+}
+
 void add_flags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--model-path", flags.model_path, "checkpoint folder (the small model that comes with nostos)");
+  command
+      .add_option("--served-model-name", flags.served_model_name,
+                  "what the model is called in lists and pictures (the last part of its path or name)")
+      ->check(printable());
   command.add_option("--host", flags.host, "address to listen on (127.0.0.1)")->check(not_empty());
-  command.add_option("--port", flags.port, "port to listen on; 0: any free one (30000)")->check(not_empty());
+  command.add_option("--port", flags.port, "port to listen on; 0: any free one (30000)")
+      ->transform(whole_number<int64_t>(0, 65'535));
   command.add_option("--data-dir", flags.data_dir, "folder of the job database and pictures (nostos-data)")
       ->check(not_empty());
   command.add_option("--api-key-file", flags.api_key_file, "file with the key that clients must send");
@@ -68,20 +84,20 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
   command.add_flag("--trust-client-id", flags.trust_client_id,
                    "take turns by X-Client-Id, which a proxy in front sets, in place of the address");
   command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
-      ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{10'000}));
+      ->transform(whole_number<int64_t>(1, 10'000));
   command.add_option("--keep-days", flags.keep_days, "days after which ended jobs are forgotten; 0: never (0)")
       ->check(not_empty() & CLI::Range(0.0, 1e6));
   command
       .add_option("--keep-pictures", flags.keep_pictures,
                   "pictures beyond which the oldest jobs are forgotten; 0: no limit (100000)")
-      ->check(not_empty() & CLI::Range(int64_t{0}, int64_t{1} << 40));
+      ->transform(whole_number<int64_t>(0, int64_t{1} << 40));
   command
       .add_option("--keep-bytes", flags.keep_bytes,
                   "bytes of pictures, also as 500MB, beyond which the oldest jobs are forgotten; 0: no limit (100GB)")
       ->transform(CLI::AsSizeValue(false))
       ->transform(starts_with_digit());  // goes first
   command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
-      ->check(not_empty() & CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->transform(whole_number<int64_t>(1, int64_t{1} << 40));
   command
       .add_option("--shutdown-grace", flags.shutdown_grace_s,
                   "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
@@ -190,20 +206,26 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   const GenerationRequest first = warm_up_request(engine.limits(), needs_guidance);
   drawing.draw({&first, 1}, {&with_previews, 1});
   server::LoadedModel model;
-  model.name = model_label({.request = {}, .model_path = flags.model_path});
+  const ModelLabel label = model_label(flags.model_path);
+  const std::string& served = flags.served_model_name;
+  model.name = served.empty() ? label.shown : served;
+  model.full_name = served.empty() ? label.full : served;
   model.device = flags.engine.device == "auto" ? to_string(options.device) : flags.engine.device;
   model.ranks = options.parallelism.ranks();
   model.limits = {.model = engine.limits(),
                   .max_pixels = flags.max_pixels,
                   .wants_guidance = needs_guidance,
-                  .model_path = model_path,
-                  .precision = engine.precision_name(),
-                  .variant = flags.model.variant};
+                   .model_path = model_path,
+                   .model_name = model.name,
+                   .precision = engine.precision_name(),
+                   .variant = flags.model.variant};
   server->run(
       std::move(model),
       {.draw = [&drawing](std::span<const GenerationRequest> requests,
                           std::span<const Progress> progress) { return drawing.draw(requests, progress); },
-       .pictures_at_once = [&engine](const GenerationRequest& request) { return engine.pictures_at_once(request); }});
+       .pictures_at_once = [&engine](const GenerationRequest& request) { return engine.pictures_at_once(request); },
+       .takes_together = [&engine](const GenerationRequest& a,
+                                   const GenerationRequest& b) { return engine.takes_together(a, b); }});
   drawing.finish();
 }
 
@@ -215,6 +237,9 @@ void add_serve_command(CLI::App& app) {
   add_flags(*command, *flags);
   command->callback([command, flags] {
     server::hold_end_signals();
+    set_log_writer([](LogLevel level, std::string_view message) {
+      server::log_json(level, message, nlohmann::ordered_json::object());
+    });
     run_processes(*command, flags->common, flags->engine,
                   [&](const Processes& processes) { serve(*flags, processes); });
   });

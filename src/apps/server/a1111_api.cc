@@ -24,21 +24,23 @@ ordered_json info_json(const Job& job, const std::string& model, int64_t batch_s
     record.request.seed = image.seed;
     texts.push_back(cli::webui_parameters(record));
   }
-  return {{"prompt", request.prompt},
-          {"all_prompts", prompts},
-          {"negative_prompt", request.negative_prompt},
-          {"all_negative_prompts", negatives},
-          {"seed", request.seed},
-          {"all_seeds", seeds},
-          {"width", *request.width},
-          {"height", *request.height},
-          {"sampler_name", "Euler"},
-          {"cfg_scale", *request.guidance_scale},
-          {"steps", *request.num_inference_steps},
-          {"batch_size", batch_size},
-          {"sd_model_name", model},
-          {"infotexts", texts},
-          {"index_of_first_image", 0}};
+  ordered_json info{{"prompt", request.prompt},
+                    {"all_prompts", prompts},
+                    {"negative_prompt", request.negative_prompt},
+                    {"all_negative_prompts", negatives},
+                    {"seed", request.seed},
+                    {"all_seeds", seeds},
+                    {"width", *request.width},
+                    {"height", *request.height},
+                    {"sampler_name", "Euler"},
+                    {"cfg_scale", cfg_scale_of(*request.guidance_scale)},
+                    {"steps", *request.num_inference_steps},
+                    {"batch_size", batch_size},
+                    {"sd_model_name", model},
+                    {"infotexts", texts},
+                    {"index_of_first_image", 0}};
+  info.update(prompts_json(job));
+  return info;
 }
 
 }  // namespace
@@ -46,8 +48,9 @@ ordered_json info_json(const Job& job, const std::string& model, int64_t batch_s
 void a1111_txt2img(const Call& call) {
   const auto model = call.state.model();
   const nlohmann::json body = parse_body(call.request.body);
-  const bool send_images = Fields(body).boolean("send_images").value_or(true);
-  const int64_t batch_size = Fields(body).integer("batch_size", 1, kMaxPictures).value_or(1);
+  const Fields fields(body, Fields::Reading::lenient);
+  const bool send_images = fields.boolean("send_images").value_or(true);
+  const int64_t batch_size = fields.integer("batch_size", 1, kMaxPictures).value_or(1);
   DrawingOrder order = parse_a1111_order(body, model->limits);
   ServerState& state = call.state;
   submit_attached(
@@ -104,19 +107,6 @@ void a1111_interrupt(const Call& call) {
   call.responder->reply(json_response(200, ordered_json::object()));
 }
 
-void a1111_models(const Call& call) {
-  const auto model = call.state.model();
-  const ordered_json entry{{"title", model->name}, {"model_name", model->name}, {"hash", nullptr},
-                           {"sha256", nullptr},    {"filename", model->name},   {"config", nullptr}};
-  call.responder->reply(json_response(200, ordered_json::array({entry})));
-}
-
-void a1111_samplers(const Call& call) {
-  const ordered_json euler{
-      {"name", "Euler"}, {"aliases", ordered_json::array({"euler"})}, {"options", ordered_json::object()}};
-  call.responder->reply(json_response(200, ordered_json::array({euler})));
-}
-
 void a1111_options(const Call& call) {
   call.responder->reply(
       json_response(200, {{"sd_model_checkpoint", call.state.model()->name}, {"samples_format", "png"}}));
@@ -126,7 +116,7 @@ void a1111_set_options(const Call& call) {
   const auto model = call.state.model();
   const nlohmann::json body = parse_body(call.request.body);
   const auto wanted = Fields(body).string("sd_model_checkpoint", 1000);
-  if (wanted && *wanted != model->name)
+  if (wanted && !model->is_called(*wanted))
     refuse_field("sd_model_checkpoint", "model_not_found", "this server has the model {} alone", model->name);
   call.responder->reply(json_response(200, ordered_json::object()));
 }

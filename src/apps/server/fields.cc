@@ -1,8 +1,11 @@
 // Implements the reading of request bodies.
 #include "apps/server/fields.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
@@ -20,6 +23,41 @@ std::string shown(const json& value) {
   std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
   if (text.size() > 60) text = text.substr(0, 60) + "...";
   return text;
+}
+
+/// \return the number that the whole of `text` is, or nothing.
+template <class Number>
+std::optional<json> parsed_as(std::string_view text) {
+  Number number{};
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && stop == text.data() + text.size() ? std::optional<json>(number) : std::nullopt;
+}
+
+/// \return the number that a text in quotes is, as Python reads it; anything else as it is.
+json unquoted(const json& value) {
+  if (!value.is_string()) return value;
+  constexpr std::string_view kSpace = " \t\r\n";
+  std::string_view text = value.get_ref<const std::string&>();
+  text.remove_prefix(std::min(text.find_first_not_of(kSpace), text.size()));
+  text = text.substr(0, text.find_last_not_of(kSpace) + 1);
+  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
+  if (text.find_first_not_of("-.0123456789eE") != std::string_view::npos) return value;  // such as infinity
+  if (auto number = parsed_as<uint64_t>(text)) return *number;
+  if (auto number = parsed_as<int64_t>(text)) return *number;
+  return parsed_as<double>(text).value_or(value);
+}
+
+/// \return whether a double is a whole number and stands for no other one.
+bool is_exact_whole(double real) { return std::abs(real) < 0x1p53 && real == std::floor(real); }
+
+/// \return what pydantic takes the value for, or nothing.
+std::optional<bool> boolean_word(const json& value) {
+  static const std::set<std::string> kTrue{"1", "on", "t", "true", "y", "yes"},
+      kFalse{"0", "off", "f", "false", "n", "no"};
+  std::string word = value.is_string() ? value.get<std::string>() : value.dump();
+  std::ranges::transform(word, word.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (kTrue.contains(word)) return true;
+  return kFalse.contains(word) ? std::optional(false) : std::nullopt;
 }
 
 /// Reads "1024x768" into `request`; "auto" leaves it as it is.
@@ -56,6 +94,7 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char*
                  guidance_field);
   order.record.model_path = limits.model_path;
   order.record.variant = limits.variant;
+  order.record.model_name = limits.model_name;
   order.record.precision = limits.precision;
   return order;
 }
@@ -104,45 +143,62 @@ std::optional<std::string> Fields::string(const char* field, size_t max_bytes) c
 }
 
 std::optional<int64_t> Fields::integer(const char* field, int64_t min, int64_t max) const {
-  const json* value = find(field);
-  if (value == nullptr) return std::nullopt;
+  const json* given = find(field);
+  if (given == nullptr) return std::nullopt;
+  const json value = is_lenient_ ? unquoted(*given) : *given;
   std::optional<int64_t> number;
-  if (value->is_number_unsigned()) {
-    const auto wide = value->get<uint64_t>();
+  if (value.is_number_unsigned()) {
+    const auto wide = value.get<uint64_t>();
     if (wide <= static_cast<uint64_t>(INT64_MAX)) number = static_cast<int64_t>(wide);
-  } else if (value->is_number_integer()) {
-    number = value->get<int64_t>();
-  } else if (value->is_number_float()) {
+  } else if (value.is_number_integer()) {
+    number = value.get<int64_t>();
+  } else if (value.is_number_float()) {
     // Clients in JavaScript and Lua write whole numbers as 20.0.
-    const auto real = value->get<double>();
-    if (std::abs(real) < 9e15 && real == std::floor(real)) number = static_cast<int64_t>(real);
+    const auto real = value.get<double>();
+    if (is_exact_whole(real)) number = static_cast<int64_t>(real);
   } else {
-    refuse_field(field, "invalid_type", "{} is {}; it must be an integer from {} to {}", field, shown(*value), min,
+    refuse_field(field, "invalid_type", "{} is {}; it must be an integer from {} to {}", field, shown(*given), min,
                  max);
   }
   if (!number || *number < min || *number > max)
-    refuse_field(field, "out_of_range", "{} is {}; it must be an integer from {} to {}", field, shown(*value), min,
+    refuse_field(field, "out_of_range", "{} is {}; it must be an integer from {} to {}", field, shown(*given), min,
                  max);
   return number;
 }
 
+std::optional<uint64_t> Fields::seed(const char* field) const {
+  const json* given = find(field);
+  if (given == nullptr) return std::nullopt;
+  const json value = unquoted(*given);
+  const double real = value.is_number_float() ? value.get<double>() : 0.5;
+  if (value.is_number_unsigned()) return value.get<uint64_t>();
+  if (value == -1) return std::nullopt;
+  if (real >= 0 && is_exact_whole(real)) return static_cast<uint64_t>(real);
+  refuse_field(field, value.is_number() ? "out_of_range" : "invalid_type",
+               "{} is {}; it must be an integer from 0 to {}, or -1 for a random one", field, shown(*given),
+               std::numeric_limits<uint64_t>::max());
+}
+
 std::optional<double> Fields::number(const char* field, double min, double max) const {
-  const json* value = find(field);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_number())
-    refuse_field(field, "invalid_type", "{} is {}; it must be a number from {} to {}", field, shown(*value), min, max);
-  const auto number = value->get<double>();
+  const json* given = find(field);
+  if (given == nullptr) return std::nullopt;
+  const json value = is_lenient_ ? unquoted(*given) : *given;
+  if (!value.is_number())
+    refuse_field(field, "invalid_type", "{} is {}; it must be a number from {} to {}", field, shown(*given), min, max);
+  const auto number = value.get<double>();
   if (!(number >= min && number <= max))
-    refuse_field(field, "out_of_range", "{} is {}; it must be a number from {} to {}", field, shown(*value), min, max);
+    refuse_field(field, "out_of_range", "{} is {}; it must be a number from {} to {}", field, shown(*given), min, max);
   return number;
 }
 
 std::optional<bool> Fields::boolean(const char* field) const {
   const json* value = find(field);
   if (value == nullptr) return std::nullopt;
-  if (!value->is_boolean())
-    refuse_field(field, "invalid_type", "{} is {}; it must be true or false", field, shown(*value));
-  return value->get<bool>();
+  if (value->is_boolean()) return value->get<bool>();
+  if (is_lenient_) {
+    if (const auto meant = boolean_word(*value)) return meant;
+  }
+  refuse_field(field, "invalid_type", "{} is {}; it must be true or false", field, shown(*value));
 }
 
 void Fields::refuse_others(const std::set<std::string_view>& known) const {
@@ -154,11 +210,27 @@ void Fields::refuse_others(const std::set<std::string_view>& known) const {
 }
 
 DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool strict) {
-  static const std::set<std::string_view> kKnown{
-      "prompt",         "negative_prompt",    "width",           "height", "size",    "num_inference_steps",
-      "guidance_scale", "cfg_normalization",  "cfg_truncation",  "seed",   "n",       "output_format",
-      "model",          "output_compression", "response_format", "user",   "quality", "background",
-      "style",          "moderation"};
+  static const std::set<std::string_view> kKnown{"prompt",
+                                                 "negative_prompt",
+                                                 "width",
+                                                 "height",
+                                                 "size",
+                                                 "num_inference_steps",
+                                                 "guidance_scale",
+                                                 "cfg_normalization",
+                                                 "cfg_truncation",
+                                                 "seed",
+                                                 "n",
+                                                 "output_format",
+                                                 "model",
+                                                 "output_compression",
+                                                 "response_format",
+                                                 "user",
+                                                 "quality",
+                                                 "background",
+                                                 "style",
+                                                 "moderation",
+                                                 "max_sequence_length"};
   const Fields fields(body);
   if (strict) fields.refuse_others(kKnown);
   const int64_t max_side = limits.model.max_side;
@@ -173,8 +245,9 @@ DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool stric
   request.guidance_scale = fields.number("guidance_scale", 0, kMaxGuidance);
   request.cfg_normalization = fields.number("cfg_normalization", 0, kMaxGuidance).value_or(request.cfg_normalization);
   request.cfg_truncation = fields.number("cfg_truncation", 0, 1).value_or(request.cfg_truncation);
-  const auto seed = fields.integer("seed", 0, kMaxSeed);
-  request.seed = seed ? static_cast<uint64_t>(*seed) : random_seed();
+  const auto seed = fields.seed("seed");
+  request.seed = seed ? *seed : random_seed();
+  request.max_sequence_length = fields.integer("max_sequence_length", 1, limits.model.max_sequence_length);
   request.num_outputs = fields.integer("n", 1, kMaxPictures).value_or(1);
   if (const auto format = fields.string("output_format", 100)) {
     const auto known = parse_format(*format);
@@ -189,20 +262,19 @@ DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool stric
 }
 
 DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
-  const Fields fields(body);
+  const Fields fields(body, Fields::Reading::lenient);
   const int64_t max_side = limits.model.max_side;
   DrawingOrder order;
   GenerationRequest& request = order.record.request;
-  request.prompt = required_prompt(fields);
+  request.prompt = fields.string("prompt", kMaxPromptBytes).value_or("");
   request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
   request.width = fields.integer("width", 1, max_side);
   request.height = fields.integer("height", 1, max_side);
   request.num_inference_steps = fields.integer("steps", 1, kMaxSteps);
-  request.guidance_scale = fields.number("cfg_scale", 0, kMaxGuidance);
-  // There 1 means no guidance, here 0 does.
-  if (request.guidance_scale && *request.guidance_scale <= 1) request.guidance_scale = 0;
-  const int64_t seed = fields.integer("seed", -1, kMaxSeed).value_or(-1);
-  request.seed = seed >= 0 ? static_cast<uint64_t>(seed) : random_seed();
+  if (const auto scale = fields.number("cfg_scale", 0, cfg_scale_of(kMaxGuidance)))
+    request.guidance_scale = guidance_scale_of(*scale);
+  const auto seed = fields.seed("seed");
+  request.seed = seed ? *seed : random_seed();
   request.num_outputs =
       fields.integer("batch_size", 1, kMaxPictures).value_or(1) * fields.integer("n_iter", 1, kMaxPictures).value_or(1);
   if (request.num_outputs > kMaxPictures)

@@ -14,8 +14,7 @@ namespace nostos::server {
 
 constexpr int kMaxJsonDepth = 32;
 constexpr size_t kMaxPromptBytes = 32'000;
-constexpr int64_t kMaxPictures = 10;                         ///< of one request
-constexpr int64_t kMaxSeed = (int64_t{1} << 53) - 1 - 1000;  ///< seeds beyond it would not survive a client's doubles
+constexpr int64_t kMaxPictures = 10;  ///< of one request
 
 /// What this server draws, for checks and defaults.
 struct OrderLimits {
@@ -23,6 +22,7 @@ struct OrderLimits {
   int64_t max_pixels = 0;
   bool wants_guidance = false;  ///< the ranks split its two halves, and cannot draw without
   std::string model_path;       ///< as the user gave it, for the pictures' records
+  std::string model_name{};     ///< as the pictures show it
   std::string precision;
   std::string variant{};  ///< of the weights, for the records
 };
@@ -34,17 +34,26 @@ nlohmann::json parse_body(std::string_view body);
 /// where its type or range is wrong.
 class Fields {
  public:
-  explicit Fields(const nlohmann::json& object) : object_(object) {}
+  /// What counts as a number or as true and false: JSON's own alone, or also "70", 1 and "yes", as pydantic has it, which
+  /// A1111 reads its bodies with.
+  enum class Reading { strict, lenient };
+
+  explicit Fields(const nlohmann::json& object, Reading reading = Reading::strict)
+      : object_(object), is_lenient_(reading == Reading::lenient) {}
   std::optional<std::string> string(const char* field, size_t max_bytes) const;
   std::optional<int64_t> integer(const char* field, int64_t min, int64_t max) const;
   std::optional<double> number(const char* field, double min, double max) const;
   std::optional<bool> boolean(const char* field) const;
+  /// \return an integer from 0 to 2^64 - 1, which may stand in quotes, since clients whose numbers are doubles cannot write
+  /// all of them otherwise. Nothing for -1 either.
+  std::optional<uint64_t> seed(const char* field) const;
   /// Refuses fields other than `known`.
   void refuse_others(const std::set<std::string_view>& known) const;
 
  private:
   const nlohmann::json* find(const char* field) const;
   const nlohmann::json& object_;
+  bool is_lenient_;
 };
 
 /// \return the order in a body of the jobs' and OpenAI's APIs. \param strict refuse unknown fields

@@ -13,6 +13,15 @@ namespace nostos::server {
 namespace {
 
 constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+constexpr uint8_t kNoBase64 = 64;
+
+/// The value of each byte that base64 uses; pictures of megabytes are read by it.
+constexpr std::array<uint8_t, 256> kBase64Values = [] {
+  std::array<uint8_t, 256> values{};
+  values.fill(kNoBase64);
+  for (size_t i = 0; i < kBase64.size(); ++i) values[static_cast<uint8_t>(kBase64[i])] = static_cast<uint8_t>(i);
+  return values;
+}();
 
 template <size_t kBytes>
 std::array<uint8_t, kBytes> random_bytes() {
@@ -74,9 +83,9 @@ std::string from_base64(std::string_view text) {
   int bits = 0;
   while (text.ends_with('=')) text.remove_suffix(1);
   for (const char c : text) {
-    const size_t value = kBase64.find(c);
-    if (value == std::string_view::npos) return {};
-    group = group << 6 | static_cast<uint32_t>(value);
+    const uint8_t value = kBase64Values[static_cast<uint8_t>(c)];
+    if (value == kNoBase64) return {};
+    group = group << 6 | value;
     bits += 6;
     if (bits < 8) continue;
     bits -= 8;

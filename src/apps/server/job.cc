@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "apps/cli/request_warnings.h"
+
 namespace nostos::server {
 namespace {
 
@@ -61,6 +63,12 @@ ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
           {"eta_s", progress.eta_s ? ordered_json(*progress.eta_s) : ordered_json()}};
 }
 
+ordered_json prompts_json(const Job& job) {
+  return {{"prompt_truncated", job.cut.prompt},
+          {"negative_prompt_truncated", job.cut.negative},
+          {"warnings", cli::warnings_of(job.order.record.request, job.cut)}};
+}
+
 ordered_json job_json(const Job& job, std::optional<int64_t> position, const std::optional<JobProgress>& progress) {
   const GenerationRequest& r = job.order.record.request;
   ordered_json images = ordered_json::array();
@@ -80,30 +88,34 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
   }
   ordered_json error;
   if (job.status == JobStatus::failed) error = {{"message", job.error}, {"type", "server_error"}, {"code", nullptr}};
-  return {{"id", job.id},
-          {"object", "job"},
-          {"status", name(job.status)},
-          {"created_at", job.created_at},
-          {"started_at", time_or_null(job.started_at)},
-          {"finished_at", time_or_null(job.finished_at)},
-          {"position", position ? ordered_json(*position) : ordered_json()},
-          {"progress", progress_or_null},
-          {"request",
-           {{"prompt", r.prompt},
-            {"negative_prompt", r.negative_prompt},
-            {"width", r.width.value()},
-            {"height", r.height.value()},
-            {"num_inference_steps", r.num_inference_steps.value()},
-            {"guidance_scale", r.guidance_scale.value()},
-            {"cfg_normalization", r.cfg_normalization},
-            {"cfg_truncation", r.cfg_truncation},
-            {"seed", r.seed},
-            {"n", r.num_outputs},
-            {"output_format", name(job.order.format)},
-            {"output_compression", job.order.quality}}},
-          {"images", images},
-          {"error", error},
-          {"timings", job.timings.empty() ? ordered_json() : ordered_json::parse(job.timings)}};
+  ordered_json json{
+      {"id", job.id},
+      {"object", "job"},
+      {"status", name(job.status)},
+      {"created_at", job.created_at},
+      {"started_at", time_or_null(job.started_at)},
+      {"finished_at", time_or_null(job.finished_at)},
+      {"position", position ? ordered_json(*position) : ordered_json()},
+      {"progress", progress_or_null},
+      {"request",
+       {{"prompt", r.prompt},
+        {"negative_prompt", r.negative_prompt},
+        {"width", r.width.value()},
+        {"height", r.height.value()},
+        {"num_inference_steps", r.num_inference_steps.value()},
+        {"guidance_scale", r.guidance_scale.value()},
+        {"cfg_normalization", r.cfg_normalization},
+        {"cfg_truncation", r.cfg_truncation},
+        {"seed", r.seed},
+        {"max_sequence_length", r.max_sequence_length ? ordered_json(*r.max_sequence_length) : ordered_json()},
+        {"n", r.num_outputs},
+        {"output_format", name(job.order.format)},
+        {"output_compression", job.order.quality}}},
+      {"images", images},
+      {"error", error},
+      {"timings", job.timings.empty() ? ordered_json() : ordered_json::parse(job.timings)}};
+  json.update(prompts_json(job));
+  return json;
 }
 
 }  // namespace nostos::server

@@ -10,6 +10,7 @@
 
 #include "apps/cli/drawing_record.h"
 #include "io/image.h"
+#include "pipeline/generation.h"
 
 namespace nostos::server {
 
@@ -47,14 +48,15 @@ struct Job {
   JobStatus status = JobStatus::queued;
   DrawingOrder order{};
   std::string client{};           ///< whose turn it takes
-  std::string idempotency_key{};  ///< or empty
-  std::string body_fingerprint{};
-  bool attached = false;                                   ///< a connection waits for it: without that it is of no use
-  int attempts = 0;                                        ///< how often it was begun
+  std::string idempotency_key{};  ///< with the client, whose own it is; or empty
+  std::string body{};     ///< of the request, with such a key alone: what comes with the key again must be the same
+  bool attached = false;  ///< a connection waits for it: without that it is of no use
+  int attempts = 0;       ///< how often it was begun
   double created_at = 0, started_at = 0, finished_at = 0;  ///< Unix seconds; 0: not yet
   std::vector<JobImage> images{};
   std::string error{};    ///< of a failed or cancelled one
   std::string timings{};  ///< JSON, once completed
+  PromptsCut cut{};       ///< known once it was begun
 };
 
 /// How far a running job is.
@@ -70,6 +72,9 @@ double unix_now();
 
 /// \return the fields of JobProgress as events and the job object show them: steps of all the pictures.
 nlohmann::ordered_json progress_json(const JobProgress& progress, int64_t pictures);
+
+/// \return what every API says of a job's prompts: whether they were cut, and in words what else is not as asked for.
+nlohmann::ordered_json prompts_json(const Job& job);
 
 /// \return the job object of the API. \param position of a queued job \param progress of a running one
 nlohmann::ordered_json job_json(const Job& job, std::optional<int64_t> position,

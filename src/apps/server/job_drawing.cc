@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "apps/cli/json_text.h"
+#include "apps/cli/request_warnings.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/job_service.h"
 #include "apps/server/json_log.h"
@@ -36,12 +37,6 @@ bool is_partial_step(int64_t step, int64_t steps, int64_t count) {
 std::string encoded(const Image& picture, ImageFormat format, int quality) {
   const std::vector<uint8_t> bytes = encode_image(picture, format, {}, quality);
   return to_base64({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-}
-
-/// \return whether both are drawn at one size in steps of the same times.
-bool are_alike(const GenerationRequest& a, const GenerationRequest& b) {
-  return a.height == b.height && a.width == b.width && a.num_inference_steps == b.num_inference_steps &&
-         a.sigmas == b.sigmas;
 }
 
 /// \return how many pictures may join one that is drawn: none one that the engine refuses, which drawing it will say.
@@ -88,7 +83,7 @@ std::vector<JobService::Turn> JobService::take_turns(const Drawing& drawing) {
   int64_t room = room_beside(first, drawing);
   for (const std::string& id : queue_.order()) {
     const GenerationRequest& request = live_.at(id)->request;
-    if (request.num_outputs > room || !are_alike(first, request)) continue;
+    if (request.num_outputs > room || !drawing.takes_together(first, request)) continue;
     room -= request.num_outputs;
     queue_.remove(id);
     take(id);
@@ -143,6 +138,12 @@ Progress JobService::progress_of(const Job& job, Live& live) {
     const std::lock_guard lock(mutex_);
     live.progress.stage = stage;
     tell(live, "stage", {{"id", id}, {"stage", stage}});
+  };
+  progress.on_prompts = [this, id, &live](PromptsCut cut) {
+    for (const std::string& warning : cli::cut_warnings(live.request, cut))
+      log_json(LogLevel::warning, warning, {{"job", id}});
+    const std::lock_guard lock(mutex_);
+    live.cut = cut;
   };
   progress.on_step = [this, id, &live](int64_t step, int64_t steps, double step_ms) {
     metrics_.add("nostos_steps_total");
@@ -215,6 +216,8 @@ void JobService::begin(Turn& turn) {
   const auto job = store_.find(turn.id);
   check(job.has_value(), "a job that runs is in the store");
   turn.job = *job;
+  for (const std::string& warning : cli::network_warnings(job->order.record.request))
+    log_json(LogLevel::warning, warning, {{"job", turn.id}});
   turn.queue_ms = (job->started_at - job->created_at) * 1000;
   metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
 }
@@ -295,6 +298,7 @@ void JobService::finish(Turn& turn, const Generation& generation, double engine_
                                {"encode_ms", encode_ms},
                                {"total_ms", ms_since(turn.start)},
                                {"stages", stages}};
+    turn.job.cut = generation.cut;
     store_.set_completed(turn.job, images, cli::json_line(timings));
   } catch (const StorageError&) {
     // Begun again only where all of them will have space, and as much again for what others write meanwhile.

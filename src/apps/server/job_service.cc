@@ -47,7 +47,7 @@ void JobService::enqueue(const Job& job) {
 
 Job JobService::submit(Job job) {
   const auto same_body = [&job](Job earlier) {
-    if (earlier.body_fingerprint != job.body_fingerprint)
+    if (earlier.body != job.body)
       throw ApiError(409, "conflict_error", "this Idempotency-Key was used with another body", "Idempotency-Key",
                      "idempotency_key_reused");
     return earlier;
@@ -146,6 +146,7 @@ std::optional<ordered_json> JobService::describe_live(const Job& job) const {
   Job shown = job;
   shown.status = live.running ? JobStatus::running : JobStatus::queued;
   shown.started_at = live.started_at;
+  shown.cut = live.cut;
   if (live.running) return job_json(shown, std::nullopt, live.progress);
   return job_json(shown, std::max<int64_t>(live.position, 0), std::nullopt);
 }

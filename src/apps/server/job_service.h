@@ -17,6 +17,7 @@
 #include "apps/server/fair_queue.h"
 #include "apps/server/job_store.h"
 #include "apps/server/metrics.h"
+#include "pipeline/batch.h"
 #include "pipeline/generation.h"
 
 namespace nostos::server {
@@ -43,6 +44,11 @@ struct Drawing {
       draw;
   /// \return how many pictures like the request's are worth drawing together, at least 1. \throws Error invalid_input
   std::function<int64_t(const GenerationRequest& request)> pictures_at_once;
+  /// \return whether `draw` takes both in one list.
+  std::function<bool(const GenerationRequest& a, const GenerationRequest& b)> takes_together =
+      [](const GenerationRequest& a, const GenerationRequest& b) {
+        return draws_together(resolve(a, {}), resolve(b, {}));
+      };
 };
 
 /// Any thread, but for run(), which one thread calls.
@@ -103,6 +109,7 @@ class JobService {
     int64_t position = -1;            ///< that was told last
     double started_at = 0;
     JobProgress progress{};
+    PromptsCut cut{};
     std::chrono::steady_clock::time_point step_told{}, preview_made{}, preview_asked{};
     std::shared_ptr<const Image> preview{};
     std::atomic<bool> stop_drawing{false};

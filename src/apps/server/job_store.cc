@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS jobs (
   started_at REAL NOT NULL DEFAULT 0,
   finished_at REAL NOT NULL DEFAULT 0,
   error TEXT NOT NULL DEFAULT '',
-  timings TEXT NOT NULL DEFAULT '');
+  timings TEXT NOT NULL DEFAULT '',
+  cut INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, sequence);
 CREATE TABLE IF NOT EXISTS images (
   id TEXT PRIMARY KEY,
@@ -45,7 +46,10 @@ constexpr const char* kIndexSinceFirstVersion = "CREATE INDEX IF NOT EXISTS jobs
 
 constexpr std::string_view kColumns =
     "SELECT id, status, record, format, quality, client, idempotency_key, body_fingerprint, attached, attempts, "
-    "created_at, started_at, finished_at, error, timings FROM jobs ";
+    "created_at, started_at, finished_at, error, timings, cut FROM jobs ";
+
+// Bits of the column `cut`.
+constexpr int64_t kCutPrompt = 1, kCutNegative = 2;
 
 /// \return the job of the row that `row` stands on, without its pictures.
 Job read_job(const Statement& row) {
@@ -57,7 +61,7 @@ Job read_job(const Statement& row) {
                .quality = static_cast<int>(row.integer(4))};
   job.client = row.text(5);
   job.idempotency_key = row.text(6);
-  job.body_fingerprint = row.text(7);
+  job.body = row.text(7);
   job.attached = row.integer(8) != 0;
   job.attempts = static_cast<int>(row.integer(9));
   job.created_at = row.real(10);
@@ -65,6 +69,7 @@ Job read_job(const Statement& row) {
   job.finished_at = row.real(12);
   job.error = row.text(13);
   job.timings = row.text(14);
+  job.cut = {(row.integer(15) & kCutPrompt) != 0, (row.integer(15) & kCutNegative) != 0};
   return job;
 }
 
@@ -86,6 +91,12 @@ Database opened(const std::filesystem::path& file, DiskReserve& reserve) {
     reserve.release();
   }
   return Database(file, Database::Sharing::nobody);
+}
+
+/// Adds a column of `jobs` that databases of earlier versions lack.
+void add_missing_column(Database& database, std::string_view name, const std::string& definition) {
+  if (Statement(database.handle(), "SELECT 1 FROM pragma_table_info('jobs') WHERE name = ?").bind(name).step()) return;
+  database.execute(("ALTER TABLE jobs ADD COLUMN " + definition).c_str());
 }
 
 /// \return the folder, made if it was missing.
@@ -117,6 +128,7 @@ JobStore::JobStore(const std::filesystem::path& folder, const StorageLimits& lim
       database_(opened(folder_ / "jobs.sqlite", reserve_)),
       wanted_bytes_(reserve_.size()) {
   database_.execute(kSchema);
+  add_missing_column(database_, "cut", "cut INTEGER NOT NULL DEFAULT 0");
   try {
     recover();
   } catch (const StorageError& error) {
@@ -245,7 +257,7 @@ Job JobStore::insert(const Job& job) {
         .bind(name(job.order.format))
         .bind(int64_t{job.order.quality})
         .bind(job.client)
-        .bind(job.body_fingerprint)
+        .bind(job.body)
         .bind(int64_t{job.attached})
         .bind(job.created_at);
     if (job.idempotency_key.empty())
@@ -388,8 +400,10 @@ void JobStore::set_completed(const Job& job, std::span<const JobImage> images, s
           .bind(static_cast<int64_t>(image.bytes))
           .step();
     }
-    Statement(database_.handle(), "UPDATE jobs SET status = 'completed', timings = ?, finished_at = ? WHERE id = ?")
+    Statement(database_.handle(),
+              "UPDATE jobs SET status = 'completed', timings = ?, cut = ?, finished_at = ? WHERE id = ?")
         .bind(timings)
+        .bind((job.cut.prompt ? kCutPrompt : 0) | (job.cut.negative ? kCutNegative : 0))
         .bind(unix_now())
         .bind(job.id)
         .step();

@@ -81,7 +81,11 @@ void post_job(const Call& call) {
   const auto is_visible = [](char c) { return c > ' ' && c < 127; };
   if (job.idempotency_key.size() > 200 || !std::ranges::all_of(job.idempotency_key, is_visible))
     refuse_field("Idempotency-Key", "out_of_range", "Idempotency-Key must be 1 to 200 visible ASCII characters");
-  job.body_fingerprint = fingerprint(body.dump());
+  if (!job.idempotency_key.empty()) {
+    // Another client may have the same key. A key holds no space, so that this is no other client's either.
+    job.idempotency_key = job.client + ' ' + job.idempotency_key;
+    job.body = body.dump();
+  }
   const Job stored = call.state.jobs.submit(std::move(job));
   HttpResponse response = json_response(202, call.state.jobs.describe(stored));
   response.headers.emplace_back("Location", "/v1/jobs/" + stored.id);

@@ -25,6 +25,7 @@ ordered_json model_json(const LoadedModel& model) {
             {"size_multiple", limits.size_multiple},
             {"max_side", limits.max_side},
             {"max_pixels", model.limits.max_pixels},
+            {"max_sequence_length", limits.max_sequence_length},
             {"max_n", kMaxPictures},
             {"default_width", limits.default_width},
             {"default_height", limits.default_height},
@@ -64,6 +65,7 @@ void answer_whole(ServerState& state, const Job& job, const std::string& url_bas
   }
   ordered_json answer{{"created", static_cast<int64_t>(job.created_at)}};
   answer.update(common_json(job.order));
+  answer.update(prompts_json(job));
   answer["data"] = std::move(data);
   out->reply(json_response(200, answer));
 }
@@ -80,6 +82,7 @@ void answer_stream(ServerState& state, const Job& job, const ResponderPtr& out) 
                        {"seed", image.seed},
                        {"id", image.id}};
     event.update(common_json(job.order));
+    event.update(prompts_json(job));
     out->write(sse("image_generation.completed", cli::json_line(event)));
   }
   out->finish();
@@ -166,7 +169,7 @@ void list_models(const Call& call) {
 
 void get_model(const Call& call) {
   const auto model = call.state.model();
-  if (call.id != model->name)
+  if (!model->is_called(call.id))
     throw ApiError(404, "not_found_error", "no such model; this server has " + model->name, "model", "model_not_found");
   call.responder->reply(json_response(200, model_json(*model)));
 }

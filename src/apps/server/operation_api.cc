@@ -18,13 +18,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-double resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  double total_pages = 0, resident_pages = 0;
-  file >> total_pages >> resident_pages;
-  return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
-
 /// \return how far the server can take work: "stopping", "loading", "unwritable" or "ready".
 std::string_view readiness(const ServerState& state) {
   if (state.stopping) return "stopping";
@@ -51,6 +44,13 @@ std::string_view content_type(std::string_view file) {
 }
 
 }  // namespace
+
+double resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  double total_pages = 0, resident_pages = 0;
+  file >> total_pages >> resident_pages;
+  return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
 
 void health_live(const Call& call) { call.responder->reply(json_response(200, {{"status", "ok"}})); }
 

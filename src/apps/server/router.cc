@@ -24,6 +24,8 @@ struct Route {
   bool is_open = false;               ///< for everybody
 };
 
+constexpr std::string_view kModelPattern = "/v1/models/{id}";
+
 constexpr std::array kRoutes{
     Route{"POST", "/v1/jobs", post_job},
     Route{"GET", "/v1/jobs", list_jobs},
@@ -36,15 +38,35 @@ constexpr std::array kRoutes{
     Route{"POST", "/v1/images/edits", nullptr},
     Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
-    Route{"GET", "/v1/models/{id}", get_model},
+    Route{"GET", kModelPattern, get_model},
     Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img},
     Route{"POST", "/sdapi/v1/img2img", nullptr},
     Route{"GET", "/sdapi/v1/progress", a1111_progress},
     Route{"POST", "/sdapi/v1/interrupt", a1111_interrupt},
-    Route{"GET", "/sdapi/v1/sd-models", a1111_models},
-    Route{"GET", "/sdapi/v1/samplers", a1111_samplers},
+    Route{"POST", "/sdapi/v1/skip", a1111_skip},
     Route{"GET", "/sdapi/v1/options", a1111_options},
     Route{"POST", "/sdapi/v1/options", a1111_set_options},
+    Route{"GET", "/sdapi/v1/sd-models", a1111_models},
+    Route{"GET", "/sdapi/v1/samplers", a1111_samplers},
+    Route{"GET", "/sdapi/v1/schedulers", a1111_schedulers},
+    Route{"GET", "/sdapi/v1/upscalers", a1111_upscalers},
+    Route{"GET", "/sdapi/v1/latent-upscale-modes", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/sd-vae", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/sd-modules", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/loras", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/hypernetworks", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/face-restorers", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/realesrgan-models", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/prompt-styles", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/script-info", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/scripts", a1111_scripts},
+    Route{"GET", "/sdapi/v1/embeddings", a1111_embeddings},
+    Route{"GET", "/sdapi/v1/cmd-flags", a1111_cmd_flags},
+    Route{"GET", "/sdapi/v1/memory", a1111_memory},
+    Route{"POST", "/sdapi/v1/refresh-checkpoints", a1111_nothing_done},
+    Route{"POST", "/sdapi/v1/refresh-vae", a1111_nothing_done},
+    Route{"POST", "/sdapi/v1/refresh-loras", a1111_nothing_done},
+    Route{"POST", "/sdapi/v1/png-info", a1111_png_info},
     Route{"GET", "/health/live", health_live, true},
     Route{"GET", "/health/ready", health_ready, true},
     Route{"GET", "/metrics", get_metrics},
@@ -59,7 +81,8 @@ std::optional<std::string_view> match(std::string_view pattern, std::string_view
   if (path.size() <= before.size() + after.size() || !path.starts_with(before) || !path.ends_with(after))
     return std::nullopt;
   const std::string_view id = path.substr(before.size(), path.size() - before.size() - after.size());
-  return id.find('/') == std::string_view::npos ? std::optional(id) : std::nullopt;
+  // Models of Hugging Face have a slash in their names.
+  return pattern == kModelPattern || id.find('/') == std::string_view::npos ? std::optional(id) : std::nullopt;
 }
 
 bool is_page(const HttpRequest& request) {

@@ -17,10 +17,13 @@ namespace nostos::server {
 
 /// A model that is ready, as the APIs show it.
 struct LoadedModel {
-  std::string name;
+  std::string name;         ///< as lists and pictures show it
+  std::string full_name{};  ///< OWNER/NAME of a model of Hugging Face, else the same
   std::string device;
   int64_t ranks = 1;
   OrderLimits limits;
+
+  bool is_called(std::string_view text) const { return text == name || text == full_name; }
 };
 
 /// Lives as long as the server.
@@ -80,10 +83,20 @@ void get_model(const Call& call);
 void a1111_txt2img(const Call& call);
 void a1111_progress(const Call& call);
 void a1111_interrupt(const Call& call);
-void a1111_models(const Call& call);
-void a1111_samplers(const Call& call);
 void a1111_options(const Call& call);
 void a1111_set_options(const Call& call);
+void a1111_models(const Call& call);
+void a1111_samplers(const Call& call);
+void a1111_schedulers(const Call& call);
+void a1111_upscalers(const Call& call);
+void a1111_nothing_listed(const Call& call);
+void a1111_embeddings(const Call& call);
+void a1111_scripts(const Call& call);
+void a1111_cmd_flags(const Call& call);
+void a1111_memory(const Call& call);
+void a1111_nothing_done(const Call& call);
+void a1111_skip(const Call& call);
+void a1111_png_info(const Call& call);
 
 void health_live(const Call& call);
 void health_ready(const Call& call);
@@ -91,6 +104,8 @@ void get_metrics(const Call& call);
 void get_storage(const Call& call);
 void get_page(const Call& call);
 
+/// \return bytes of memory that the process holds.
+double resident_bytes();
 /// \return a job with a new id for `order`. \param attached its client waits on this connection
 Job new_job(const Call& call, DrawingOrder order, bool attached);
 /// \return one server-sent event.

@@ -1,4 +1,5 @@
 // Owns the talk with the server: the key, JSON requests, event streams and pictures. See docs/api.md.
+import { parseJson } from "./json.js";
 
 const kKeyName = "nostos.key";
 const kRetryMs = 1000;
@@ -49,7 +50,7 @@ async function send(path, options = {}) {
 
 /** @returns the JSON answer. @throws {ApiError} */
 export async function request(path, method = "GET") {
-  return (await send(path, { method })).json();
+  return parseJson(await (await send(path, { method })).text());
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -64,7 +65,7 @@ export async function submit(settings) {
   };
   for (let attempt = 1; ; ++attempt) {
     try {
-      return await (await send("v1/jobs", options)).json();
+      return parseJson(await (await send("v1/jobs", options)).text());
     } catch (error) {
       if (error.status !== 0 || attempt === 3) throw error;
       await pause(kRetryMs * attempt);
@@ -84,7 +85,7 @@ export async function follow(id, signal, onEvent) {
     for (const block of blocks) {
       const name = block.match(/^event: ?(.*)$/m)?.[1];
       const data = block.match(/^data: ?(.*)$/m)?.[1];
-      if (name && data) onEvent(name, JSON.parse(data));
+      if (name && data) onEvent(name, parseJson(data));
     }
   }
 }

@@ -1,8 +1,8 @@
 // Owns the form: its fields, size presets, the seed, what it remembers, and the shard plan of the chosen size.
+import { exactSeed, kMaxSeed } from "./json.js";
 import { drawPlan, makePlan } from "./plan.js";
 
 const kMultiple = 16;
-const kMaxSeed = Number.MAX_SAFE_INTEGER;
 const kRememberName = "nostos.form";
 const kAspects = [[9, 16], [3, 4], [1, 1], [4, 3], [16, 9]];
 const kLongSides = [256, 512, 768, 1024, 1280];
@@ -78,8 +78,8 @@ function number(name, label) {
 
 /** @returns the body of POST /v1/jobs. @throws {Error} with `param` where a field would be refused anyway. */
 export function settings() {
-  const seed = number("seed", "The seed");
-  if (!/^\d+$/.test(fields.seed.value.trim()) || seed > kMaxSeed)
+  const seed = fields.seed.value.trim();
+  if (!/^\d+$/.test(seed) || BigInt(seed) > kMaxSeed)
     throw Object.assign(new Error(`The seed must be a whole number from 0 to ${kMaxSeed}.`), { param: "seed" });
   return {
     prompt: fields.prompt.value.trim(),
@@ -88,7 +88,7 @@ export function settings() {
     height: number("height", "The height"),
     num_inference_steps: number("num_inference_steps", "Steps"),
     guidance_scale: number("guidance_scale", "Guidance"),
-    seed,
+    seed: exactSeed(seed),
     n: number("n", "Pictures"),
   };
 }

@@ -79,7 +79,7 @@ function noise(seed) {
   const canvas = element("canvas", { width: kNoiseSide, height: kNoiseSide, "aria-hidden": "true" });
   const context = canvas.getContext("2d"), picture = context.createImageData(kNoiseSide, kNoiseSide);
   const words = new Uint32Array(picture.data.buffer);
-  let state = seed % 0xffffffff + 1;
+  let state = Number(BigInt(seed) % 0xffffffffn) + 1;
   for (let i = 0; i < words.length; ++i) {
     state ^= state << 13, state ^= state >>> 17, state ^= state << 5;
     words[i] = state | 0xff000000;

@@ -1,4 +1,5 @@
 // Owns the reading of a picture's settings from the text chunks of a PNG.
+import { parseJson } from "./json.js";
 
 const kSignature = [137, 80, 78, 71, 13, 10, 26, 10];
 const kMaxTextBytes = 1 << 20;
@@ -62,26 +63,31 @@ export async function pngTexts(buffer) {
   }
 }
 
+/**
+ * @returns {string | undefined} Z-Image's guidance, one less than the usual scale of classifier-free guidance. nostos writes
+ * it down itself; its first versions wrote it in the place of the other.
+ */
+function guidance(field) {
+  const scale = field("CFG scale"), own = field("Guidance scale");
+  if (own !== undefined || scale === undefined) return own;
+  if (field("Version")?.startsWith("nostos ")) return scale;
+  return String(Math.max(0, Math.round((Number(scale) - 1) * 1e9) / 1e9));
+}
+
 /** Reads what WebUI tools write: prompt, negative prompt, and a last line of settings. */
 function parseWebui(text) {
   const lines = text.split("\n");
   const last = lines.findLastIndex((line) => /^Steps: \d+/.test(line));
   const line = last < 0 ? "" : lines[last];
   const [prompt, negative = ""] = (last < 0 ? lines : lines.slice(0, last)).join("\n").split(/^Negative prompt: ?/m);
-  const field = (name) => line.match(new RegExp(`(?:^|, )${name}: ([^,]+)`))?.[1];
+  // A value with a comma stands in quotes, which may hold what looks like a setting.
+  const plain = line.replace(/"(?:\\.|[^\\"])*"/g, '""');
+  const field = (name) => plain.match(new RegExp(`(?:^|, )${name}: ([^,]+)`))?.[1];
   const [width, height] = field("Size")?.split("x") ?? [];
   return {
     prompt: prompt.trim(), negative_prompt: negative.trim(), width, height,
-    num_inference_steps: field("Steps"), guidance_scale: field("CFG scale"), seed: field("Seed"),
+    num_inference_steps: field("Steps"), guidance_scale: guidance(field), seed: field("Seed"),
   };
-}
-
-/**
- * JSON.parse, but a seed too large for a JavaScript number stays the text of its digits. A quote within a string is escaped,
- * so the pattern meets field names alone.
- */
-export function parseJson(text) {
-  return JSON.parse(text.replace(/"seed":\s*(\d{16,})/g, '"seed":"$1"'));
 }
 
 /**

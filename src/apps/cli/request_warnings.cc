@@ -1,0 +1,55 @@
+// Implements what users are told of their prompts.
+#include "apps/cli/request_warnings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <optional>
+#include <string_view>
+
+namespace nostos::cli {
+namespace {
+
+/// \return the first tag of A1111's that asks for an extra network, as it stands in the prompt.
+std::optional<std::string_view> network_tag(std::string_view prompt) {
+  constexpr std::array<std::string_view, 3> kTags{"<lora:", "<lyco:", "<hypernet:"};
+  const auto is_same = [](unsigned char a, unsigned char b) { return std::tolower(a) == b; };
+  for (const std::string_view tag : kTags) {
+    const auto found = std::ranges::search(prompt, tag, is_same);
+    if (!found.empty()) return std::string_view(found.begin(), found.end());
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::string> network_warnings(const GenerationRequest& request) {
+  std::vector<std::string> warnings;
+  for (const auto& [what, prompt] :
+       {std::pair{"prompt", &request.prompt}, std::pair{"negative prompt", &request.negative_prompt}}) {
+    if (const auto tag = network_tag(*prompt))
+      warnings.push_back(fmt::format(
+          "the {} holds {}...>: no LoRA or other network is loaded, the tag is read as plain words", what, *tag));
+  }
+  return warnings;
+}
+
+std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsCut cut) {
+  std::vector<std::string> warnings;
+  for (const auto& [what, is_cut] : {std::pair{"prompt", cut.prompt}, std::pair{"negative prompt", cut.negative}}) {
+    if (is_cut)
+      warnings.push_back(fmt::format("the {} was cut to its first {} tokens (max_sequence_length)", what,
+                                     request.max_sequence_length.value_or(kDefaultSequenceLength)));
+  }
+  return warnings;
+}
+
+std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut) {
+  std::vector<std::string> warnings = network_warnings(request);
+  for (std::string& warning : cut_warnings(request, cut)) warnings.push_back(std::move(warning));
+  return warnings;
+}
+
+}  // namespace nostos::cli

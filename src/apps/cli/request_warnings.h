@@ -1,0 +1,20 @@
+// Owns what users are told of prompts that are not drawn as they may expect.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "pipeline/generation.h"
+
+namespace nostos::cli {
+
+/// \return of each prompt that holds a tag such as <lora:detail:0.8> that no network is loaded for it.
+std::vector<std::string> network_warnings(const GenerationRequest& request);
+
+/// \return of each prompt that was cut to how many tokens. \param request resolved
+std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsCut cut);
+
+/// \return both.
+std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut);
+
+}  // namespace nostos::cli
