@@ -1,10 +1,12 @@
 // Owns the program's entry: the command line, and how errors become exit codes.
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <exception>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/error_report.h"
 #include "apps/cli/standard_streams.h"
+#include "parallel/nccl_link.h"
 
 namespace {
 
@@ -31,12 +33,14 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   nostos::cli::prepare_standard_streams();
-  const int code = run(argc, argv);
-  if (code != 0) return code;
-  try {
-    nostos::cli::flush_output();
-    return 0;
-  } catch (...) {
-    return nostos::cli::report_error(std::current_exception());
+  int code = run(argc, argv);
+  if (code == 0) {
+    try {
+      nostos::cli::flush_output();
+    } catch (...) {
+      code = nostos::cli::report_error(std::current_exception());
+    }
   }
+  if (nostos::is_ending_a_link()) std::_Exit(code);
+  return code;
 }
