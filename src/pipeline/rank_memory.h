@@ -105,11 +105,13 @@ class RankMemory {
   bool must_move(Sizes& needed) {
     const Sizes there{captions_.capacity_bytes(), rest_.capacity_bytes()};
     if (there.captions < needed.captions || there.rest < needed.rest) {
-      lately_ = {};
       small_drawings_ = 0;
       return true;
     }
-    if (2 * needed.all() > there.all() || there.all() <= kSmallBytes) small_drawings_ = 0;
+    if (2 * needed.all() > there.all() || there.all() <= kSmallBytes) {
+      small_drawings_ = 0;
+      return false;
+    }
     if (small_drawings_++ == 0) lately_ = {};
     lately_ = {std::max(lately_.captions, needed.captions), std::max(lately_.rest, needed.rest)};
     if (small_drawings_ <= kPatience || 2 * lately_.all() > there.all()) return false;

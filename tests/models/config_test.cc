@@ -26,9 +26,17 @@ json read(const char* part) {
   return json::parse(file);
 }
 
-void load(const std::string& part, const json& config) {
-  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / (part + "_config.json");
+/// \return a file that holds `config`, of a name that no test beside this one has.
+std::filesystem::path written(const std::string& part, const json& config) {
+  const testing::TestInfo* const test = testing::UnitTest::GetInstance()->current_test_info();
+  const std::filesystem::path path =
+      std::filesystem::path(testing::TempDir()) / (part + "_" + test->name() + "_config.json");
   std::ofstream(path) << config.dump();
+  return path;
+}
+
+void load(const std::string& part, const json& config) {
+  const std::filesystem::path path = written(part, config);
   if (part == "transformer")
     zimage::load_config(path);
   else if (part == "text_encoder")
@@ -49,9 +57,7 @@ qwen3::Config encoder_config(const std::function<void(json&)>& change) {
   json config = read("text_encoder");
   for (const char* field : {"rope_theta", "rope_scaling", "rope_parameters"}) config.erase(field);
   change(config);
-  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / "encoder_config.json";
-  std::ofstream(path) << config.dump();
-  return qwen3::load_config(path);
+  return qwen3::load_config(written("encoder", config));
 }
 
 TEST(Config, RopeThetaIsFoundWhereTransformers5FindsIt) {
