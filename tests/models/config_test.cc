@@ -1,5 +1,6 @@
 // Tests that configs which nostos cannot draw with are refused with their file and field.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <functional>
@@ -26,11 +27,10 @@ json read(const char* part) {
   return json::parse(file);
 }
 
-/// \return a file that holds `config`, of a name that no test beside this one has.
+/// \return a file that holds `config`, of a name that no process beside this one has.
 std::filesystem::path written(const std::string& part, const json& config) {
-  const testing::TestInfo* const test = testing::UnitTest::GetInstance()->current_test_info();
   const std::filesystem::path path =
-      std::filesystem::path(testing::TempDir()) / (part + "_" + test->name() + "_config.json");
+      std::filesystem::path(testing::TempDir()) / (part + "_" + std::to_string(getpid()) + "_config.json");
   std::ofstream(path) << config.dump();
   return path;
 }
