@@ -2,7 +2,6 @@
 // model's widths.
 #include "ops/linear.h"
 
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -12,7 +11,7 @@
 
 #include "base/error.h"
 #include "cuda/gpu.h"
-#include "device/cuda/check.h"
+#include "device/graph.h"
 
 namespace nostos {
 namespace {
@@ -103,7 +102,7 @@ TEST(CudaLinear, PlansAreKeptOnDisk) {
 
 // A graph replays a product that has run before, also with a number of rows that has not; a new product is an error,
 // not a hang.
-TEST(CudaLinear, IsCaptured) {
+TEST(CudaLinear, IsRecorded) {
   constexpr int64_t kWidth = 192;
   const Linear weight = packed_weight(DType::bf16, kWidth, kWidth);
   const Tensor x = on_gpu(random_tensor(DType::bf16, {300, kWidth}, 1));
@@ -111,19 +110,13 @@ TEST(CudaLinear, IsCaptured) {
   Tensor unplanned = gpu_tensor(DType::f32, {300, kWidth});
   ops::linear(gpu(), x, weight, first);
   gpu().synchronize("test");
-  const cudaStream_t stream = gpu().stream().handle();
-  cudaGraph_t graph = nullptr;
-  cuda::check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cannot capture");
-  ops::linear(gpu(), x.view().rows(0, 100), weight, replayed.view().rows(0, 100));
-  ops::linear(gpu(), x.view().rows(100, 200), weight, replayed.view().rows(100, 200));
-  EXPECT_THROW(ops::linear(gpu(), x, weight, unplanned), Error);
-  cuda::check_cuda(cudaStreamEndCapture(stream, &graph), "cannot end the capture");
-  cudaGraphExec_t replay = nullptr;
-  cuda::check_cuda(cudaGraphInstantiate(&replay, graph, 0), "cannot make the graph");
-  cuda::check_cuda(cudaGraphLaunch(replay, stream), "cannot launch the graph");
+  const Graph recorded = Graph::record(gpu(), [&] {
+    ops::linear(gpu(), x.view().rows(0, 100), weight, replayed.view().rows(0, 100));
+    ops::linear(gpu(), x.view().rows(100, 200), weight, replayed.view().rows(100, 200));
+    EXPECT_THROW(ops::linear(gpu(), x, weight, unplanned), Error);
+  });
+  recorded.launch(gpu());
   EXPECT_TRUE(same_bits(on_host(first), on_host(replayed)));
-  cudaGraphExecDestroy(replay);
-  cudaGraphDestroy(graph);
 }
 
 }  // namespace
