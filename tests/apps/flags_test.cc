@@ -72,6 +72,12 @@ TEST(NumberFlags, WhatIsRefusedIsNamedAsItWasGiven) {
   }
 }
 
+TEST(NumberFlags, NotEveryDoubleIsANumber) {
+  const CLI::Validator check = number_in(0, 1e6);
+  for (std::string good : {"0", "1e6", "0.5", "1000000"}) EXPECT_EQ(check(good), "") << good;
+  for (std::string bad : {"nan", "-nan", "inf", "-1", "1000001", "x", ""}) EXPECT_NE(check(bad), "") << bad;
+}
+
 // TOML's integers have 63 bits and a sign.
 TEST(NumberFlags, LargeSeedsOfConfigFilesStandInQuotes) {
   Command command;

@@ -69,7 +69,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   command.add_option("--repeat", flags.repeat, "runs that count (1)")->transform(whole_number<int64_t>(1, 1000));
   number("--pause", flags.pause_s,
          "seconds of rest before each run (0: as under load; a GPU at its power limit is faster after a rest)")
-      ->check(CLI::Range(0., 600.));
+      ->check(number_in(0, 600));
   command.add_flag("--json", flags.json, "write one JSON object to standard output");
   add_model_flags(command, flags.model);
   add_engine_flags(command, flags.engine);

@@ -69,6 +69,16 @@ void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights) {
                   "weights to take, e.g. fp16 for *.fp16.safetensors (the plain ones, else the only variant)")
       ->check(not_empty());
 }
+CLI::Validator number_in(double min, double max) {
+  const auto check = [min, max](const std::string& text) -> std::string {
+    double number = 0;
+    const bool is_number = CLI::detail::lexical_cast(text, number);
+    if (is_number && number >= min && number <= max) return {};
+    return fmt::format("'{}' is no number from {} to {}", text, min, max);
+  };
+  return {check, ""};
+}
+
 template <class T>
 CLI::Validator whole_number(T min, T max) {
   const auto check = [min, max](std::string& text) -> std::string {
@@ -107,7 +117,7 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       "part for its stage), or auto: resident as far as there is room");
   number("--memory-limit", flags.memory_limit_gib,
          "GiB of GPU memory that the process may take (all that is free; with --memory offload 12)")
-      ->check(CLI::Range(0.0, kMaxMemoryGib));
+      ->check(number_in(0, kMaxMemoryGib));
   number("--num-gpus", flags.num_gpus,
          "ranks that share a picture, which stays the same; without GPUs they are CPU threads sharing the cores (1)");
   number("--ulysses-degree", flags.ulysses_degree, "ranks that share tokens and heads (what --num-gpus leaves)");
@@ -122,7 +132,7 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command
       .add_option("--comm-timeout", flags.comm_timeout_s,
                   "seconds after which a rank that does not come is given up; 0 waits for ever (0)")
-      ->check(not_empty() & CLI::Range(0.0, 1e6));
+      ->check(number_in(0, 1e6));
 }
 
 void add_common_flags(CLI::App& command, CommonFlags& flags) {

@@ -64,6 +64,9 @@ CLI::Option* add_number(CLI::App& command, const char* name, Value& value, const
     return option->check(not_empty());
 }
 
+/// \return a check that takes numbers from `min` to `max`, of which NaN is none.
+CLI::Validator number_in(double min, double max);
+
 /// Adds the flags to `command`; `flags` must outlive it.
 void add_engine_flags(CLI::App& command, EngineFlags& flags);
 /// \param with_weights whether the command reads weights, not configs alone

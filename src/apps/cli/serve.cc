@@ -18,6 +18,7 @@
 #include "apps/server/server.h"
 #include "base/error.h"
 #include "base/log_writer.h"
+#include "io/utf8.h"
 #include "pipeline/engine.h"
 
 namespace nostos::cli {
@@ -53,11 +54,15 @@ CLI::Validator starts_with_digit() {
       "");
 }
 
+constexpr size_t kMaxNameBytes = 256;
+
 /// \return a check of a name that stands in URLs, lists and one line of text.
 CLI::Validator printable() {
   const auto check = [](const std::string& text) -> std::string {
     const auto is_control = [](unsigned char c) { return c < ' ' || c == 127; };
-    return text.empty() || std::ranges::any_of(text, is_control) ? "must be a printable text of one line" : "";
+    const bool is_name = !text.empty() && text.size() <= kMaxNameBytes && text != "." && text != ".." &&
+                         encode_utf8(decode_utf8(text)) == text && std::ranges::none_of(text, is_control);
+    return is_name ? "" : fmt::format("must be a text of one line and at most {} bytes, not . or ..", kMaxNameBytes);
   };
   return {check, ""};
 }
@@ -86,7 +91,7 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
       ->transform(whole_number<int64_t>(1, 10'000));
   command.add_option("--keep-days", flags.keep_days, "days after which ended jobs are forgotten; 0: never (0)")
-      ->check(not_empty() & CLI::Range(0.0, 1e6));
+      ->check(number_in(0, 1e6));
   command
       .add_option("--keep-pictures", flags.keep_pictures,
                   "pictures beyond which the oldest jobs are forgotten; 0: no limit (100000)")
@@ -101,7 +106,7 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--shutdown-grace", flags.shutdown_grace_s,
                   "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
-      ->check(not_empty() & CLI::Range(0.0, 86'400.0));
+      ->check(number_in(0, 86'400));
   add_model_flags(command, flags.model);
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
@@ -215,10 +220,10 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   model.limits = {.model = engine.limits(),
                   .max_pixels = flags.max_pixels,
                   .wants_guidance = needs_guidance,
-                   .model_path = model_path,
-                   .model_name = model.name,
-                   .precision = engine.precision_name(),
-                   .variant = flags.model.variant};
+                  .model_path = model_path,
+                  .model_name = model.name,
+                  .precision = engine.precision_name(),
+                  .variant = flags.model.variant};
   server->run(
       std::move(model),
       {.draw = [&drawing](std::span<const GenerationRequest> requests,

@@ -71,7 +71,14 @@ bool JobStore::probe() {
     wanted_bytes = wanted_bytes_;
   }
   if (!was_in_trouble && free_bytes() >= wanted_bytes) return false;
-  if (const std::string reason = reserve_.take(wanted_bytes); !reason.empty()) {
+  std::string reason = reserve_.take(wanted_bytes);
+  if (!reason.empty()) {
+    // The log of changes may be what fills the disk, and to shorten it takes space, too.
+    reserve_.release();
+    shorten_log();
+    reason = reserve_.take(wanted_bytes);
+  }
+  if (!reason.empty()) {
     set_trouble(reason);
     return false;
   }

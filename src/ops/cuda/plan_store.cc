@@ -24,7 +24,6 @@ using Algorithm = cublasLtMatmulAlgo_t;
 
 constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr const char* kFormat = "nostos product plan 1";
-constexpr size_t kWords = std::size(Algorithm{}.data);
 
 std::string name_of(const Product& product) {
   return fmt::format("{}x{}-{}-{}{}{}{}", product.out, product.in, name(product.x), name(product.y),
