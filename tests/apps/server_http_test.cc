@@ -261,6 +261,7 @@ TEST_F(ServerHttp, AnOldClientThatEndsItsSendingAloneGetsNothingButItsAnswer) {
   const std::string answer = client.read_all();
   EXPECT_TRUE(answer.starts_with("HTTP/1.0 200 OK\r\n")) << answer;
   EXPECT_TRUE(answer.ends_with("the answer")) << answer;
+  other.out.get_future().get();  // a responder goes before its server
 }
 
 TEST_F(ServerHttp, AStreamsClientThatEndsItsSendingAloneGetsTheRest) {
@@ -268,7 +269,7 @@ TEST_F(ServerHttp, AStreamsClientThatEndsItsSendingAloneGetsTheRest) {
     Waiting waiting;
     start_again(waiting.handler(true), {.peer_check = 5ms});
     Client client(server_->port(), request);
-    const auto out = waiting.out.get_future().get();
+    auto out = waiting.out.get_future().get();
     EXPECT_NE(client.read_until("\r\n\r\n"), "");
     client.end_sending();
     EXPECT_NE(client.read_until(": keep-alive\n\n"), "");  // it was asked whether it is still there
@@ -276,6 +277,7 @@ TEST_F(ServerHttp, AStreamsClientThatEndsItsSendingAloneGetsTheRest) {
     out->finish();
     EXPECT_NE(client.read_all().find("the rest"), std::string::npos);
     EXPECT_FALSE(ended_.get_future().get().disconnected);
+    out = nullptr;  // a responder goes before its server
     server_.reset();
   }
 }
@@ -314,6 +316,7 @@ TEST_F(ServerHttp, AClientThatLeavesAfterItEndedItsSendingIsNoticed) {
     }
     waiting.gone.get_future().get();
     EXPECT_TRUE(ended_.get_future().get().disconnected);
+    waiting.out = {};  // a responder goes before its server
     server_.reset();
   }
 }

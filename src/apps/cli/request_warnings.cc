@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -17,8 +18,8 @@ std::optional<std::string_view> network_tag(std::string_view prompt) {
   constexpr std::array<std::string_view, 3> kTags{"<lora:", "<lyco:", "<hypernet:"};
   const auto is_same = [](unsigned char a, unsigned char b) { return std::tolower(a) == b; };
   for (const std::string_view tag : kTags) {
-    const auto found = std::ranges::search(prompt, tag, is_same);
-    if (!found.empty()) return std::string_view(found.begin(), found.end());
+    const auto found = std::search(prompt.begin(), prompt.end(), tag.begin(), tag.end(), is_same);
+    if (found != prompt.end()) return std::string_view(found, found + std::ssize(tag));
   }
   return std::nullopt;
 }

@@ -49,6 +49,7 @@ struct HttpResponse {
 
 /// The way back to one request's client. Any thread. Either reply(), or start_stream(), write()... and finish().
 /// What is sent to a client that has gone is dropped. A client that ends its own sending alone is still there.
+/// It goes before the HttpServer that made it.
 class Responder {
  public:
   virtual ~Responder() = default;
