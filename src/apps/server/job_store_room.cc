@@ -72,8 +72,10 @@ bool JobStore::probe() {
   }
   if (!was_in_trouble && free_bytes() >= wanted_bytes) return false;
   std::string reason = reserve_.take(wanted_bytes);
-  if (!reason.empty()) {
-    // The log of changes may be what fills the disk, and to shorten it takes space, too.
+  std::error_code missing;
+  const uint64_t log_bytes = std::filesystem::file_size(folder_ / "jobs.sqlite-wal", missing);
+  if (!reason.empty() && !missing && log_bytes > reserve_.size()) {
+    // On a small disk it is the log of changes that fills it, and to shorten it takes space, too.
     reserve_.release();
     shorten_log();
     reason = reserve_.take(wanted_bytes);
