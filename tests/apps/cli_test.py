@@ -188,7 +188,7 @@ class CommandLine(CliTest):
                  "--num-gpus 3 is no multiple of --cfg-parallel-degree 2 x --ring-degree 1 = 2"),
                 ("--num-gpus 0", "--num-gpus 0 is out of range"), ("--ulysses-degree 65", "1 to 64"),
                 ("--ring-degree 8 --ulysses-degree 16", "= 128 ranks are too many"),
-                ("--cfg-parallel-degree 3", "1 to 2"), ("--sp-plan rows", "token or axis"),
+                ("--cfg-parallel-degree 3", "1 to 2"), ("--sp-plan rows", "token or axis"), ("--exchange ring", "auto or nccl"),
                 ("--comm-timeout -1", "--comm-timeout")):
             self.assert_refused(["generate", "--prompt", "x", *flags.split()], message)
 
