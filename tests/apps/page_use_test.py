@@ -11,7 +11,7 @@ from pathlib import Path
 from page_case import DESKTOP, PHONE, Keys, PageTest, run_tests
 from page_stand_in import WEB, StandIn
 
-MAX_PAGE_BYTES = 64 * 1024
+MAX_PAGE_BYTES = 60 * 1024
 
 
 class Drawing(PageTest):
