@@ -9,9 +9,10 @@
 #include "ops/linear.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "pipeline/batch.h"
+#include "pipeline/draw.h"
 #include "pipeline/model_parts.h"
-#include "pipeline/rank_memory.h"
-#include "pipeline/worker.h"
+#include "pipeline/rank.h"
 
 namespace nostos {
 namespace {
@@ -30,8 +31,8 @@ struct LoadedModel {
   LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
       : ctx(device, threads),
         dtype(choose_dtype(ctx, options.precision)),
-        parts(ctx, options.model, options.synthetic, dtype, resolve_memory(options.memory, device, sharers),
-              options.variant) {}
+        parts(ctx, {options.model, dtype, options.synthetic, options.variant},
+              resolve_memory(options.memory, device, sharers)) {}
 
   Context ctx;
   DType dtype;
@@ -45,105 +46,102 @@ struct Engine::Impl {
   Impl(const EngineOptions& given, Communicator* given_processes);
   ~Impl();
 
+  /// One rank's part. \return as nostos::draw()
   std::vector<Generation> draw(Communicator& host, std::span<const ResolvedRequest> requests,
                                std::span<const Progress> progress);
+  /// After a drawing that failed, maybe on some ranks alone, and that no rank works at any more: the next one connects
+  /// all GPUs anew.
   void disconnect() noexcept;
 
-  size_t place_of(const Communicator& host) const {
-    return processes == nullptr ? static_cast<size_t>(host.rank()) : 0;
+  Rank& rank_of(const Communicator& host) {
+    return *ranks[processes == nullptr ? static_cast<size_t>(host.rank()) : 0];
   }
   /// \return the communicator of the rank whose hosts meet on `host`; connects its GPU with those of the others.
   Communicator& world_of(Communicator& host);
 
   EngineOptions options;
   Communicator* processes;
-  KeptCaptions captions;                                     // rank 0's
-  std::vector<std::unique_ptr<LoadedModel>> models;          // one, or one a place
-  std::vector<std::unique_ptr<Context>> thread_contexts;     // of several places that share a model and the threads
-  std::vector<std::unique_ptr<NcclCommunicator>> gpu_ranks;  // of places with a GPU each; null: not connected
+  KeptCaptions captions;                             // rank 0's
+  std::vector<std::unique_ptr<LoadedModel>> models;  // one, or one a place
+  std::vector<std::unique_ptr<Rank>> ranks;          // one a place
+  bool has_gpu_each;                                 // whether ranks are connected by their GPUs
 };
 
 Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
     : options(given), processes(given_processes), captions(given.kept_caption_bytes) {
-  const int64_t places = processes == nullptr ? options.parallelism.ranks() : 1;
-  const bool on_gpus = options.device.kind == DeviceKind::cuda;
-  models.resize(options.device_per_rank ? static_cast<size_t>(places) : 1);
-  if (options.device_per_rank && on_gpus) gpu_ranks.resize(models.size());
+  const auto places = static_cast<size_t>(processes == nullptr ? options.parallelism.ranks() : 1);
+  models.resize(options.device_per_rank ? places : 1);
+  ranks.resize(places);
+  has_gpu_each = options.device_per_rank && options.device.kind == DeviceKind::cuda;
   const int all_threads = Context({}, options.threads).threads();
   const auto share_of_threads = [&](size_t place, size_t sharers) {
     const std::vector<parallel::Range> shares = parallel::split(all_threads, static_cast<int64_t>(sharers));
     return static_cast<int>(std::max<int64_t>(shares[place].count, 1));
   };
+  const auto make_rank = [&](size_t place, std::unique_ptr<Context> context) {
+    LoadedModel& model = *models[models.size() == 1 ? 0 : place];
+    const RankProcess process{model.ctx, model.parts, options.kept_caption_bytes > 0 ? &captions : nullptr};
+    ranks[place] = std::make_unique<Rank>(process, std::move(context), place == 0 || models.size() > 1);
+  };
   const auto set_up = [&](Communicator& host) {
-    const size_t place = place_of(host);
+    const size_t place = processes == nullptr ? static_cast<size_t>(host.rank()) : 0;
     Device device = options.device;
-    if (on_gpus) device.index += static_cast<int>(place);
+    if (device.kind == DeviceKind::cuda) device.index += static_cast<int>(place);
     models[place] = std::make_unique<LoadedModel>(options, device, share_of_threads(place, models.size()),
-                                                  models.size() == 1 ? places : 1);
-    ModelParts& parts = models[place]->parts;
-    int64_t ranks_in_need = parts.wants_one_at_a_time(models[place]->ctx);
+                                                  static_cast<int64_t>(models.size() == 1 ? places : 1));
+    LoadedModel& model = *models[place];
+    int64_t ranks_in_need = model.parts.wants_one_at_a_time(model.ctx);
     host.all_reduce_sum(std::span(&ranks_in_need, 1));
-    parts.set_one_at_a_time(ranks_in_need > 0);
-    world_of(host);
-    parts.load_ahead(models[place]->ctx, host.rank() == 0);
+    model.parts.set_one_at_a_time(ranks_in_need > 0);
+    if (models.size() == places) make_rank(place, nullptr);
+    if (has_gpu_each) world_of(host);
+    model.parts.load_ahead(model.ctx, host.rank() == 0);
   };
   if (processes != nullptr)
     set_up(*processes);
   else
     run_thread_ranks(static_cast<int>(models.size()), set_up, {options.comm_timeout_s});
-  if (places == 1 || options.device_per_rank) return;
-  for (size_t place = 0; place < static_cast<size_t>(places); ++place)
-    thread_contexts.push_back(
-        std::make_unique<Context>(options.device, share_of_threads(place, static_cast<size_t>(places))));
+  for (size_t place = 0; place < places; ++place) {
+    if (ranks[place]) continue;
+    make_rank(place, std::make_unique<Context>(options.device, share_of_threads(place, places)));
+  }
 }
 
 Engine::Impl::~Impl() {
-  if (gpu_ranks.empty()) return;
+  if (!has_gpu_each) return;
   // Recorded steps go before the links they use, and the links together: each waits for the others' part of its end.
-  for (const std::unique_ptr<LoadedModel>& model : models) model->ctx.state<RankMemory>().forget();
+  for (const std::unique_ptr<Rank>& rank : ranks) rank->memory.forget();
   try {
-    run_thread_ranks(static_cast<int>(gpu_ranks.size()),
-                     [this](Communicator& host) { gpu_ranks[static_cast<size_t>(host.rank())].reset(); });
+    run_thread_ranks(static_cast<int>(ranks.size()),
+                     [this](Communicator& host) { ranks[static_cast<size_t>(host.rank())]->gpus.reset(); });
   } catch (const std::exception& error) {
     log_warning("the GPUs were not disconnected in order: {}", error.what());
   }
 }
 
 Communicator& Engine::Impl::world_of(Communicator& host) {
-  if (gpu_ranks.empty()) return host;
-  const size_t place = place_of(host);
-  std::unique_ptr<NcclCommunicator>& rank = gpu_ranks[place];
-  if (rank)
-    rank->meet_on(host);
+  if (!has_gpu_each) return host;
+  Rank& rank = rank_of(host);
+  if (rank.gpus)
+    rank.gpus->meet_on(host);
   else
-    rank = std::make_unique<NcclCommunicator>(host, models[place]->ctx.device(),
-                                              CommunicatorOptions{options.comm_timeout_s, options.peer_memory});
-  return *rank;
+    rank.gpus = std::make_unique<NcclCommunicator>(host, rank.ctx.device(),
+                                                   CommunicatorOptions{options.comm_timeout_s, options.peer_memory});
+  return *rank.gpus;
 }
 
-/// One rank's part. \return as Worker::draw()
 std::vector<Generation> Engine::Impl::draw(Communicator& host, std::span<const ResolvedRequest> requests,
                                            std::span<const Progress> progress) {
-  const size_t place = place_of(host);
-  LoadedModel& model = *models[models.size() == 1 ? 0 : place];
-  Context& ctx = thread_contexts.empty() ? model.ctx : *thread_contexts[place];
-  const bool leads = place == 0 || models.size() > 1;
-  Worker worker(
-      ctx, world_of(host), options.parallelism,
-      {model.ctx, model.parts, model.parts.one_at_a_time(), options.kept_caption_bytes > 0 ? &captions : nullptr},
-      leads);
-  return worker.draw(requests, progress);
+  return nostos::draw(rank_of(host), world_of(host), options.parallelism, requests, progress);
 }
 
-/// After a drawing that failed, maybe on some ranks alone, and that no rank works at any more: the next one connects all
-/// GPUs anew.
 void Engine::Impl::disconnect() noexcept {
-  for (size_t place = 0; place < gpu_ranks.size(); ++place) {
-    if (!gpu_ranks[place]) continue;
-    models[place]->ctx.state<RankMemory>().forget();
-    gpu_ranks[place]->leave();
+  for (const std::unique_ptr<Rank>& rank : ranks) {
+    if (!rank->gpus) continue;
+    rank->memory.forget();
+    rank->gpus->leave();
   }
-  for (std::unique_ptr<NcclCommunicator>& rank : gpu_ranks) rank.reset();
+  for (const std::unique_ptr<Rank>& rank : ranks) rank->gpus.reset();
 }
 
 Engine::Engine(const EngineOptions& options, Communicator* processes) {
@@ -156,23 +154,23 @@ Engine::Engine(const EngineOptions& options, Communicator* processes) {
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 
-const ModelLimits& Engine::limits() const { return impl_->models.front()->parts.limits(); }
+const ModelLimits& Engine::limits() const { return impl_->models.front()->parts.shape().limits; }
 
 const char* Engine::precision_name() const { return impl_->models.front()->dtype == DType::bf16 ? "bf16" : "f32"; }
 
 double Engine::measure_matmul_gflops(int64_t rows) {
   LoadedModel& model = *impl_->models.front();
-  const zimage::Config& config = model.parts.transformer_config();
-  const double of_one = ops::measure_linear_gflops(model.ctx, model.dtype, rows, config.hidden, 2 * config.ffn());
+  const auto [in, out] = model.parts.family().largest_product();
+  const double of_one = ops::measure_linear_gflops(model.ctx, model.dtype, rows, in, out);
   return of_one * static_cast<double>(impl_->models.size());
 }
 
 int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   constexpr int64_t kUsualCaption = 64;  // padded tokens
   const EngineOptions& options = impl_->options;
-  const ModelParts& parts = impl_->models.front()->parts;
+  const ModelShape& model = impl_->models.front()->parts.shape();
   const ResolvedRequest resolved = resolve(request, limits());
-  const int64_t side = parts.vae_config().scale() * parts.transformer_config().patch;
+  const int64_t side = model.pixels_per_latent * model.patch;
   const int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side) + kUsualCaption;
   const int64_t ranks = options.parallelism.ulysses * options.parallelism.ring;
   const int64_t passes = *resolved.request.guidance_scale > 0 && options.parallelism.cfg == 1 ? 2 : 1;

@@ -2,6 +2,7 @@
 #include "pipeline/memory_plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -90,39 +91,59 @@ std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes) 
   return part;
 }
 
+bool MemoryPlan::streams() const {
+  return std::ranges::any_of(parts, [](const PartMemory& part) { return part.host_bytes > 0; });
+}
+
+MemoryPlan resident_plan(std::span<const PartNeeds> parts) {
+  MemoryPlan plan;
+  for (const PartNeeds& part : parts) plan.parts.push_back(place_part(part.sizes, false, 0));
+  return plan;
+}
+
 MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes) {
   const size_t others = needs.scratch_bytes + needs.reserve_bytes;
   const size_t room = available_bytes - std::min(available_bytes, others);
-  const auto total = [&](const PartMemory& encoder, const PartMemory& transformer) {
-    return needs.one_at_a_time ? std::max(encoder.device_bytes, transformer.device_bytes)
-                               : encoder.device_bytes + transformer.device_bytes;
+  const auto total = [&](const MemoryPlan& plan) {
+    size_t sum = 0, largest = 0;
+    for (const PartMemory& part : plan.parts) {
+      sum += part.device_bytes;
+      largest = std::max(largest, part.device_bytes);
+    }
+    return needs.one_at_a_time ? largest : sum;
   };
-  const MemoryPlan whole{place_part(needs.encoder, false, 0), place_part(needs.transformer, false, 0)};
-  const size_t whole_bytes = total(whole.encoder, whole.transformer);
-  if (whole_bytes <= room) return whole;
+  const MemoryPlan whole = resident_plan(needs.parts);
+  if (total(whole) <= room) return whole;
   require(mode != MemoryMode::resident, ErrorKind::out_of_memory,
           "out of memory on {}: resident weights need {:.2f} GiB and this drawing {:.2f} GiB, and {:.2f} GiB may be "
           "used; --memory auto keeps a part of the weights in host memory",
-          to_string(needs.device), gib(whole_bytes), gib(others), gib(available_bytes));
+          to_string(needs.device), gib(total(whole)), gib(others), gib(available_bytes));
 
-  const PartMemory least_encoder = smallest(needs.encoder), least_transformer = smallest(needs.transformer);
-  const size_t least_bytes = total(least_encoder, least_transformer);
+  MemoryPlan plan;
+  for (const PartNeeds& part : needs.parts) plan.parts.push_back(smallest(part.sizes));
   require(
-      least_bytes <= room, ErrorKind::out_of_memory,
+      total(plan) <= room, ErrorKind::out_of_memory,
       "out of memory on {}: weights streamed from host memory still need {:.2f} GiB and this drawing {:.2f} GiB, and "
       "{:.2f} GiB may be used; draw a smaller picture",
-      to_string(needs.device), gib(least_bytes), gib(others), gib(available_bytes));
-  const size_t transformer_room = needs.one_at_a_time ? room : room - least_encoder.device_bytes;
-  const PartMemory transformer = fit_part(needs.transformer, transformer_room).value();
-  const size_t encoder_room = needs.one_at_a_time ? room : room - transformer.device_bytes;
-  return {fit_part(needs.encoder, encoder_room).value(), transformer};
+      to_string(needs.device), gib(total(plan)), gib(others), gib(available_bytes));
+  for (const bool each_step : {true, false}) {
+    for (size_t i = 0; i < plan.parts.size(); ++i) {
+      if (needs.parts[i].each_step != each_step) continue;
+      PartMemory& part = plan.parts[i];
+      const size_t part_room = needs.one_at_a_time ? room : room - (total(plan) - part.device_bytes);
+      part = fit_part(needs.parts[i].sizes, part_room).value();
+    }
+  }
+  return plan;
 }
 
 std::string describe(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes) {
-  return fmt::format("memory of {}: {:.2f} GiB may be used; {}, {}{}, drawing {:.2f} GiB, reserve {:.2f} GiB",
-                     to_string(needs.device), gib(available_bytes), part_text("text encoder", plan.encoder),
-                     part_text("transformer", plan.transformer), needs.one_at_a_time ? " one after the other" : "",
-                     gib(needs.scratch_bytes), gib(needs.reserve_bytes));
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < plan.parts.size(); ++i) parts.push_back(part_text(needs.parts[i].name, plan.parts[i]));
+  return fmt::format("memory of {}: {:.2f} GiB may be used; {}{}, drawing {:.2f} GiB, reserve {:.2f} GiB",
+                     to_string(needs.device), gib(available_bytes), fmt::join(parts, ", "),
+                     needs.one_at_a_time ? " one after the other" : "", gib(needs.scratch_bytes),
+                     gib(needs.reserve_bytes));
 }
 
 }  // namespace nostos

@@ -1,12 +1,15 @@
 // Owns the choice of which weights stay on the device and which are kept in host memory and streamed to it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
-#include "models/weight_builder.h"
+#include "families/model_part.h"
 
 namespace nostos {
 
@@ -53,26 +56,35 @@ PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t strea
 /// without the table, else with as few streamed blocks as fit. Nothing if streaming all does not fit.
 std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes);
 
+/// A part whose weights may be streamed.
+struct PartNeeds {
+  std::string_view name;  ///< as messages write it
+  const WeightSizes& sizes;
+  bool each_step = false;  ///< whether it runs in every denoising step
+};
+
 /// What must fit onto a GPU.
 struct MemoryNeeds {
   Device device;
-  const WeightSizes& encoder;
-  const WeightSizes& transformer;
-  bool one_at_a_time = false;  ///< whether the encoder is released before the transformer is loaded
+  std::vector<PartNeeds> parts;
+  bool one_at_a_time = false;  ///< whether a part is released before the next one is loaded
   size_t scratch_bytes = 0;    ///< of drawings
   size_t reserve_bytes = 0;    ///< to stay free
 };
 
 struct MemoryPlan {
-  PartMemory encoder, transformer;
+  std::vector<PartMemory> parts;  ///< in the order of MemoryNeeds::parts
 
-  bool streams() const { return encoder.host_bytes + transformer.host_bytes > 0; }
+  bool streams() const;
   friend bool operator==(const MemoryPlan& a, const MemoryPlan& b) {
-    return a.encoder.placement == b.encoder.placement && a.transformer.placement == b.transformer.placement;
+    return std::ranges::equal(a.parts, b.parts, {}, &PartMemory::placement, &PartMemory::placement);
   }
 };
 
-/// Divides `available_bytes` of a GPU: the transformer, which runs in every step, goes before the encoder.
+/// \return the plan in which all of the parts' weights stay on the device.
+MemoryPlan resident_plan(std::span<const PartNeeds> parts);
+
+/// Divides `available_bytes` of a GPU: parts that run in every step go before the others.
 /// \param mode resident: nothing is streamed.
 /// \throws Error out_of_memory saying what is needed at least and what there is
 MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes);

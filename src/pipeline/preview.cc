@@ -5,8 +5,6 @@
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <deque>
-#include <optional>
 #include <thread>
 #include <utility>
 
@@ -43,16 +41,15 @@ Tensor noise_on_all_scales(int64_t channels) {
 }
 
 /// \return what the decoder makes of `latents` on ctx's device: f32 [height, width, 3] on the host.
-Tensor decoded(Context& ctx, const autoencoder_kl::Autoencoder& vae, const Tensor& latents) {
-  const nn::RowShards shards(kFitSide);
-  const int64_t side = kFitSide * vae.config().scale();
+Tensor decoded(Context& ctx, const Family& family, const Tensor& latents) {
+  const int64_t side = kFitSide * family.shape().pixels_per_latent;
   Tensor image(Device{}, DType::f32, {side, side, kColors});
   const auto decode = [&](Arena& arena, bool measure) {
     const View given = take(arena, DType::f32, latents.shape()), made = take(arena, DType::f32, image.shape());
-    const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, kFitSide, kFitSide);
+    const std::unique_ptr<Decoder> decoder = family.take_decoder(arena, nn::RowShards(kFitSide), kFitSide, kFitSide);
     if (measure) return;
     upload(ctx, latents, given);
-    vae.decode(ctx, shards, given, scratch, made);
+    decoder->decode(ctx, given, made);
     download(ctx, made, image);
   };
   Arena measure(ctx.device());
@@ -98,26 +95,11 @@ void solve(std::vector<double>& a, std::vector<double>& b, size_t n) {
   }
 }
 
-/// What a rank's context keeps from one drawing to the next.
-struct PreviewState {
-  explicit PreviewState(Context& ctx) : device(ctx.device()) {}
-
-  Landing& landing_of(size_t picture) {
-    while (landings.size() <= picture) landings.emplace_back(device);
-    return landings[picture];
-  }
-
-  Device device;
-  std::deque<Landing> landings;  ///< of each picture of a batch
-  std::optional<LatentColors> colors;
-};
-
 }  // namespace
 
-LatentColors::LatentColors(Context& ctx, const autoencoder_kl::Autoencoder& vae)
-    : channels_(vae.config().latent_channels) {
+LatentColors::LatentColors(Context& ctx, const Family& family) : channels_(family.shape().latent_channels) {
   const Tensor latents = noise_on_all_scales(channels_);
-  const std::vector<double> colors = mean_colors(decoded(ctx, vae, latents), vae.config().scale());
+  const std::vector<double> colors = mean_colors(decoded(ctx, family, latents), family.shape().pixels_per_latent);
   // The normal equations over all latent pixels; the last unknown is the colour of none.
   const size_t n = static_cast<size_t>(channels_) + 1, pixels = kFitSide * kFitSide;
   std::vector<double> products(n * n), sums(n * kColors), pixel(n, 1.0);
@@ -156,21 +138,19 @@ Image LatentColors::picture(ConstView tokens, int64_t height, int64_t width, int
   return image;
 }
 
-PreviewMemory PreviewMemory::take(Arena& arena, const zimage::Config& config, const SamplerPlan& plan) {
-  return {nostos::take(arena, DType::f32, {plan.share.image_tokens(), config.patch_width()}),
+PreviewMemory PreviewMemory::take(Arena& arena, int64_t patch_width, const SamplerPlan& plan) {
+  return {nostos::take(arena, DType::f32, {plan.share.image_tokens(), patch_width}),
           nostos::take(arena, DType::f32, {plan.steps(), 1})};
 }
 
 Previewer::Previewer(Context& ctx, const SamplerPlan& plan, const SamplerMemory& sampler, const PreviewMemory& memory,
-                     const std::function<const autoencoder_kl::Autoencoder&()>& vae, bool delivers)
-    : ctx_(ctx), plan_(plan), sampler_(sampler), memory_(memory), delivers_(delivers) {
+                     PreviewState& state, const Family* family)
+    : ctx_(ctx), plan_(plan), sampler_(sampler), memory_(memory), state_(state), delivers_(family != nullptr) {
   Tensor negated(Device{}, DType::f32, memory_.negated_sigmas.shape());
   for (int64_t i = 0; i < plan_.steps(); ++i)
     negated.data<float>()[i] = -plan_.schedule.sigmas[static_cast<size_t>(i) + 1];
   upload(ctx_, negated, memory_.negated_sigmas);
-  if (!delivers_) return;
-  PreviewState& state = ctx_.state<PreviewState>();
-  if (!state.colors) state.colors.emplace(ctx_, vae());
+  if (delivers_ && !state_.colors) state_.colors.emplace(ctx_, *family);
 }
 
 void Previewer::after_step(size_t picture, int64_t step, Deliver deliver) {
@@ -180,20 +160,19 @@ void Previewer::after_step(size_t picture, int64_t step, Deliver deliver) {
   // The state of all ranks is not there before the end: until then its place is free.
   plan_.share.gather_tokens(ctx_, memory_.clean, sampler_.gathered_tokens, sampler_.all_tokens);
   if (!delivers_) return;
-  ctx_.state<PreviewState>().landing_of(picture).fetch(ctx_, sampler_.all_tokens);
+  state_.landing_of(picture).fetch(ctx_, sampler_.all_tokens);
   awaited_.push_back({picture, std::move(deliver)});
   if (ctx_.device().kind == DeviceKind::cpu) arrived();
 }
 
 void Previewer::arrived() {
-  PreviewState& state = ctx_.state<PreviewState>();
   const parallel::Grid& grid = plan_.share.grid();
   const int64_t patch = plan_.share.plan().request.patch;
   for (const Awaited& awaited : std::exchange(awaited_, {})) {
-    const Landing& landing = state.landing_of(awaited.picture);
+    const Landing& landing = state_.landing_of(awaited.picture);
     // The step before it is done, and the GPU has a step more to work on.
     while (!landing.is_done()) std::this_thread::sleep_for(std::chrono::microseconds(50));
-    awaited.deliver(state.colors->picture(landing.tensor(), grid.height, grid.width, patch));
+    awaited.deliver(state_.colors->picture(landing.tensor(), grid.height, grid.width, patch));
   }
 }
 

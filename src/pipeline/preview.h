@@ -2,24 +2,26 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "device/arena.h"
 #include "device/context.h"
+#include "families/family.h"
 #include "io/image.h"
-#include "models/autoencoder_kl/autoencoder.h"
 #include "pipeline/sampler.h"
 #include "tensor/landing.h"
 
 namespace nostos {
 
-/// The linear map that comes closest to a VAE's decoder: from the channels of a latent pixel to the mean colour of the
+/// The linear map that comes closest to a model's decoder: from the channels of a latent pixel to the mean colour of the
 /// pixels that it stands for.
 class LatentColors {
  public:
   /// Least squares over what the decoder makes of one latent of noise. Takes memory, and waits for the device.
-  LatentColors(Context& ctx, const autoencoder_kl::Autoencoder& vae);
+  LatentColors(Context& ctx, const Family& family);
 
   /// \param tokens f32 [height * width, patch * patch * channels] in host memory, as ops::patchify() makes them.
   /// \return a picture of one pixel a latent pixel: patch * height x patch * width.
@@ -30,12 +32,26 @@ class LatentColors {
   std::vector<float> factors_;  ///< [channels + 1, 3] to colours from -1 to 1; the last row is added
 };
 
+/// What a rank keeps of previews from one drawing to the next.
+struct PreviewState {
+  explicit PreviewState(Device device) : device(device) {}
+
+  Landing& landing_of(size_t picture) {
+    while (landings.size() <= picture) landings.emplace_back(device);
+    return landings[picture];
+  }
+
+  Device device;
+  std::deque<Landing> landings;  ///< of each picture of a batch
+  std::optional<LatentColors> colors;
+};
+
 /// Memory of a drawing's previews on one rank.
 struct PreviewMemory {
   View clean{};           ///< f32 [this rank's tokens, patch width]: the state without the noise that is left in it
   View negated_sigmas{};  ///< f32 [steps, 1]: of the noise that each step leaves, times -1
 
-  static PreviewMemory take(Arena& arena, const zimage::Config& config, const SamplerPlan& plan);
+  static PreviewMemory take(Arena& arena, int64_t patch_width, const SamplerPlan& plan);
 };
 
 /// Makes previews of what a sampler draws, of which it changes nothing. Never waits for a GPU's own work.
@@ -43,11 +59,11 @@ class Previewer {
  public:
   using Deliver = std::function<void(const Image& picture)>;
 
-  /// Every rank of a drawing makes one for each batch. \param sampler, memory of the sampler's run. \param vae for the
-  /// colours. \param delivers whether pictures come to this rank, 0, whose context keeps the colours: its first previewer
-  /// learns them, and waits for the device.
+  /// Every rank of a drawing makes one for each batch. \param sampler, memory of the sampler's run. \param state of this
+  /// rank. \param family null unless pictures come to this rank, 0: its first previewer learns the colours from the
+  /// decoder, and waits for the device.
   Previewer(Context& ctx, const SamplerPlan& plan, const SamplerMemory& sampler, const PreviewMemory& memory,
-            const std::function<const autoencoder_kl::Autoencoder&()>& vae, bool delivers);
+            PreviewState& state, const Family* family);
 
   /// Every rank calls it after the same steps but the last: takes the clean picture that the step predicts, x - sigma * v,
   /// and delivers it as soon as it has come home: on a GPU in arrived(). \param picture its place in the batch. \param step
@@ -66,6 +82,7 @@ class Previewer {
   const SamplerPlan& plan_;
   const SamplerMemory& sampler_;
   const PreviewMemory& memory_;
+  PreviewState& state_;
   bool delivers_;
   std::vector<Awaited> awaited_;  // previews on their way
 };

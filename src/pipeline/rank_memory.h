@@ -2,15 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <tuple>
 #include <vector>
 
 #include "base/lru_cache.h"
 #include "device/arena.h"
-#include "device/context.h"
 #include "device/graph.h"
 #include "pipeline/model_parts.h"
 #include "pipeline/parallelism.h"
@@ -24,22 +23,28 @@ struct DrawingShape {
   Parallelism parallelism{};
   int rank = 0;
   int64_t height = 0, width = 0, steps = 0;
-  std::vector<int64_t> caption_tokens{};  ///< of each caption, padded
+  std::vector<int64_t> caption_tokens{};  ///< rows of each prompt embedding
   std::vector<PicturePlan> pictures{};
 
   friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
 };
 
-/// What a recorded making of captions depends on: the tokens of each prompt, and where the features, the scratch memory
-/// and the captions are.
-using CaptionKey = std::tuple<std::vector<int64_t>, const std::byte*, const std::byte*, const std::byte*>;
+/// What a recorded encoding of prompts depends on: the tokens of each prompt, where the embeddings are, and where in the
+/// arena its other memory begins.
+struct CaptionKey {
+  std::vector<int64_t> lengths;
+  const std::byte* embeddings = nullptr;
+  size_t kept = 0, scratch = 0;
 
-/// Two arenas, a state of the rank's context: one of captions and what makes them, one of all else. Drawings follow each
+  friend auto operator<=>(const CaptionKey&, const CaptionKey&) = default;
+};
+
+/// Two arenas: one of captions and what makes them, one of all else. Drawings follow each
 /// other in them, laid out anew by each, so that a drawing that is no larger than one before allocates nothing, unless
 /// all of a long row of drawings were far smaller than that: then the memory shrinks.
 class RankMemory {
  public:
-  explicit RankMemory(Context& ctx) : captions_(ctx.device()), rest_(ctx.device()) {}
+  explicit RankMemory(Device device) : captions_(device), rest_(device) {}
 
   /// \return what `take(captions, rest)`, of two arenas, takes, in memory that is grown where it is too small. What a
   /// drawing of another shape has left in the rest is forgotten.

@@ -8,13 +8,12 @@
 #include <string_view>
 #include <vector>
 
+#include "families/model_shape.h"
 #include "pipeline/noise.h"
 
 namespace nostos {
 
-inline constexpr int64_t kMaxSteps = 1000;
 inline constexpr int64_t kMaxOutputs = 64;
-inline constexpr double kMaxGuidance = 1000;
 inline constexpr int64_t kDefaultSequenceLength = 512;  ///< the reference pipeline's max_sequence_length
 
 /// One prompt to be drawn, one or several times. Fields left empty take the model's defaults when the request is
@@ -34,17 +33,6 @@ struct GenerationRequest {
   std::vector<double> sigmas{};     ///< descending noise levels in (0, 1] before shifting; empty: the schedule's own
   std::filesystem::path latents{};  ///< safetensors file with `latents` float32 [1, channels, h, w] in place of noise
   std::optional<int64_t> max_sequence_length{};  ///< tokens of a prompt, and of a negative one, beyond which it is cut
-};
-
-/// What a model draws when the request leaves it open, and what it can draw at all.
-struct ModelLimits {
-  int64_t size_multiple = 16;  ///< pixels; other sizes are drawn at the next multiple and cropped
-  int64_t max_side = 8192;     ///< pixels, from the rotary tables' lengths
-  int64_t default_height = 1024;
-  int64_t default_width = 1024;
-  int64_t default_steps = 8;
-  double default_guidance_scale = 0;
-  int64_t max_sequence_length = 1504;  ///< tokens of a prompt, from the rotary tables' lengths
 };
 
 /// \return limits that no model goes beyond: what they refuse, every model does.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -12,9 +13,8 @@
 #include "device/context.h"
 #include "device/graph.h"
 #include "device/stopwatch.h"
-#include "models/zimage/transformer.h"
+#include "families/family.h"
 #include "nn/sequence_parallel.h"
-#include "pipeline/schedule.h"
 #include "tensor/tensor.h"
 
 namespace nostos {
@@ -31,13 +31,13 @@ struct Guidance {
   friend bool operator==(const Guidance&, const Guidance&) = default;
 };
 
-/// The two captions of a picture; there is no negative one without guidance.
+/// The two prompts of a picture; there is no negative one without guidance.
 enum Side : size_t { kPositive, kNegative };
 
 /// One picture of a batch.
 struct PicturePlan {
   Guidance guidance{};
-  std::array<size_t, 2> captions{};  ///< which of the captions there are; the negative of no meaning without guidance
+  std::array<size_t, 2> captions{};  ///< which of the prompt embeddings; the negative of no meaning without guidance
 
   friend bool operator==(const PicturePlan&, const PicturePlan&) = default;
 };
@@ -50,7 +50,7 @@ struct SamplerPlan {
   Communicator* halves = nullptr;
   Communicator* world = nullptr;  ///< of all ranks of the run; null where this one is alone
   Schedule schedule;
-  std::vector<int64_t> caption_tokens{};  ///< padded, of each caption
+  std::vector<int64_t> caption_tokens{};  ///< rows of each prompt embedding
   std::vector<PicturePlan> pictures{};
   bool passes_apart = false;  ///< see Batch
   bool can_record = false;    ///< whether steps are recorded: as all ranks do, and not where weights are streamed
@@ -69,19 +69,17 @@ struct SamplerMemory {
     std::array<View, 2> velocity{};  ///< f32, likewise, of each side; negative null without guidance
   };
   std::vector<Picture> pictures{};
-  std::vector<zimage::Conditioning> conditionings{};  ///< of each caption; empty for those of no pass of this rank
-  zimage::Modulation modulation{};
+  std::unique_ptr<Denoiser> denoiser{};
   View deltas{};                               ///< f32 [1, steps, 1]: the change of sigma in each step
   View step_delta{};                           ///< f32 [1, 1, 1]: of the step under way
   View token_squares{};                        ///< f64 [tokens, 2] of ops::guide(); null without a cap of the norm
   View all_tokens{}, all_squares{};            ///< of all ranks, of one picture after the other
   View gathered_tokens{}, gathered_squares{};  ///< room to gather them
-  View scratch{};                              ///< u8: what a step needs, laid out by each
 
-  /// Takes all but `scratch`.
-  static SamplerMemory take(Arena& arena, const zimage::Config& config, DType dtype, const SamplerPlan& plan);
-  /// Takes that: memory of which nothing is expected when a run begins.
-  void take_scratch(Arena& arena, const zimage::Config& config, DType dtype, const SamplerPlan& plan);
+  /// Takes all but what take_scratch() takes. \param plan outlives the memory.
+  static SamplerMemory take(Arena& arena, const Family& family, const SamplerPlan& plan);
+  /// Takes memory of which nothing is expected when a run begins.
+  void take_scratch(Arena& arena, const SamplerPlan& plan);
 };
 
 /// Scales `velocity` down so that the whole picture's norm is at most `ratio` times that of the positive prediction: the sums
@@ -111,11 +109,11 @@ struct SamplerLeft {
 /// places, which are filled before.
 class Sampler {
  public:
-  /// \param captions whole refined captions f32 [plan.caption_tokens, hidden]
+  /// \param captions whole prompt embeddings f32 [plan.caption_tokens, width]
   /// \param left by the sampler before, empty unless its memory was this one; what the sampler refers to must outlive
   /// it.
-  Sampler(Context& ctx, const zimage::Transformer& transformer, const SamplerPlan& plan, const SamplerMemory& memory,
-          std::span<const ConstView> captions, SamplerLeft& left);
+  Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, std::span<const ConstView> captions,
+          SamplerLeft& left);
 
   /// Called before each step. \return of each picture whether it is still wanted: the same on every rank.
   using Wanted = std::function<std::vector<bool>()>;
@@ -140,7 +138,6 @@ class Sampler {
   void enqueue_step(int64_t step, const StepKind& kind);
   /// Makes the factors and the change of sigma of `step` those of the step under way.
   void select_step(int64_t step);
-  void predict(const StepKind& kind);
   /// Guides and moves the tokens, for the step under way.
   void finish_step(const StepKind& kind);
   /// Runs this half's part of what the halves of guidance compute beside each other; on its first run the halves of GPUs
@@ -153,7 +150,6 @@ class Sampler {
   void keep_one_ahead(int64_t step, const OnStep& on_step);
 
   Context& ctx_;
-  const zimage::Transformer& transformer_;
   const SamplerPlan& plan_;
   const SamplerMemory& memory_;
   SamplerLeft& left_;

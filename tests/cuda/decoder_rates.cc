@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "device/cuda/runtime.h"
 #include "device/stopwatch.h"
+#include "models/zimage_model.h"
 #include "ops/backend.h"
-#include "pipeline/model_parts.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -157,7 +157,7 @@ void measure(Context& ctx, const autoencoder_kl::Autoencoder& vae, int64_t size)
 void run(const std::filesystem::path& folder) {
   Context ctx({DeviceKind::cuda, 0});
   fmt::print("{}\n", cuda::device_properties(0).name);
-  ModelParts parts(ctx, folder, true, DType::bf16);
+  ZImageModel parts(ctx, folder, true, DType::bf16);
   const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
   for (const int64_t size : {1024, 2048}) measure(ctx, vae, size);
 }

@@ -8,7 +8,7 @@
 #include "cuda/drawing.h"
 #include "cuda/gpu.h"
 #include "io/safetensors.h"
-#include "pipeline/model_parts.h"
+#include "models/zimage_model.h"
 
 namespace nostos::test {
 namespace {
@@ -32,7 +32,7 @@ TEST(CudaDecoder, Bf16IsNoWorseThanDiffusersOwn) {
   const std::map<std::string, double> reference_psnr_db{
       {"g0_cat_256x256_g0_s2", 60.40}, {"g1_beach_256x384_g4_s3", 61.52}, {"g2_two_apples_384x256_g4_s4", 66.61},
       {"g3_odd_208x208_g4_s3", 64.20}, {"g4_long_320x192_g4_s2", 61.59},  {"g5_city_192x320_g0_s4", 63.88}};
-  ModelParts parts(gpu(), model_dir("mini"), false, DType::bf16);
+  ZImageModel parts(gpu(), model_dir("mini"), false, DType::bf16);
   for (const GoldenCase& golden : read_cases(embedded_model_here())) {
     const SafetensorsFile file(golden.tensors);
     const Shape batch = file.tensor("final_latents").shape();
@@ -45,7 +45,7 @@ TEST(CudaDecoder, Bf16IsNoWorseThanDiffusersOwn) {
 }
 
 TEST(CudaDecoder, StripesGiveTheBytesOfTheWhole) {
-  ModelParts parts(gpu(), model_dir("mini"), false, DType::bf16);
+  ZImageModel parts(gpu(), model_dir("mini"), false, DType::bf16);
   const GoldenCase golden = read_cases(embedded_model_here()).front();
   const SafetensorsFile file(golden.tensors);
   const Shape batch = file.tensor("final_latents").shape();

@@ -10,7 +10,7 @@
 #include "cuda/meeting_link.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
-#include "pipeline/rank_memory.h"
+#include "pipeline/draw.h"
 
 namespace nostos::test {
 namespace {
@@ -43,7 +43,9 @@ GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double gui
 }
 
 SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype)
-    : process_(kGpu, kThreads), parts_(process_, folder, synthetic, dtype) {}
+    : process_(kGpu, kThreads),
+      parts_(process_, {folder, dtype, synthetic}),
+      alone_({process_, parts_}, nullptr, true) {}
 
 Generation SharedModel::draw(const GenerationRequest& request, const Parallelism& parallelism) {
   return std::move(draw(std::span(&request, 1), parallelism).front());
@@ -64,26 +66,29 @@ Generation SharedModel::draw_meeting_on_the_gpu(const GenerationRequest& request
 
 std::vector<Generation> SharedModel::draw(
     std::span<const GenerationRequest> requests, const Parallelism& parallelism,
-    const std::function<std::unique_ptr<Communicator>(Communicator& hosts)>& connect) {
+    const std::function<std::unique_ptr<NcclCommunicator>(Communicator& hosts)>& connect) {
   std::vector<ResolvedRequest> resolved;
-  for (const GenerationRequest& request : requests) resolved.push_back(resolve(request, parts_.limits()));
-  parts_.encoder(process_);
-  parts_.transformer(process_);
-  parts_.autoencoder(process_);
+  for (const GenerationRequest& request : requests) resolved.push_back(resolve(request, parts_.shape().limits));
+  parts_.load(process_, true);
   const auto count = static_cast<size_t>(parallelism.ranks());
-  while (count > 1 && ranks_.size() < count) ranks_.push_back(std::make_unique<Context>(kGpu, 1));
+  while (count > 1 && ranks_.size() < count) {
+    const bool leads = ranks_.empty();
+    ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::make_unique<Context>(kGpu, 1), leads));
+  }
   // What a rank keeps from one drawing to the next holds for one number of ranks and one plan.
-  for (const std::unique_ptr<Context>& rank : ranks_) rank->state<RankMemory>().release();
+  for (const std::unique_ptr<Rank>& rank : ranks_) rank->memory.release();
   std::vector<Generation> drawn;
   run_thread_ranks(static_cast<int>(count), [&](Communicator& hosts) {
     const auto rank = static_cast<size_t>(hosts.rank());
-    Context& ctx = count == 1 ? process_ : *ranks_[rank];
-    ctx.bind_thread();
-    const std::unique_ptr<Communicator> gpus = connect(hosts);
-    Worker worker(ctx, gpus ? *gpus : hosts, parallelism, {process_, parts_}, rank == 0);
-    std::vector<Generation> made = worker.draw(resolved, std::vector<Progress>(resolved.size()));
+    Rank& own = count == 1 ? alone_ : *ranks_[rank];
+    own.ctx.bind_thread();
+    own.gpus = connect(hosts);
+    Communicator& world = own.gpus ? *own.gpus : hosts;
+    std::vector<Generation> made =
+        nostos::draw(own, world, parallelism, resolved, std::vector<Progress>(resolved.size()));
     if (rank == 0) drawn = std::move(made);
-    if (gpus) ctx.state<RankMemory>().forget();  // what is recorded goes before the link
+    if (own.gpus) own.memory.forget();  // what is recorded goes before the link
+    own.gpus.reset();
   });
   return drawn;
 }

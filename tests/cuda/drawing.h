@@ -10,7 +10,7 @@
 
 #include "models/golden.h"
 #include "parallel/communicator.h"
-#include "pipeline/worker.h"
+#include "pipeline/rank.h"
 
 namespace nostos::test {
 
@@ -43,11 +43,12 @@ class SharedModel {
  private:
   /// \param connect called by every rank with the hosts' communicator: the GPUs' own, or null
   std::vector<Generation> draw(std::span<const GenerationRequest> requests, const Parallelism& parallelism,
-                               const std::function<std::unique_ptr<Communicator>(Communicator& hosts)>& connect);
+                               const std::function<std::unique_ptr<NcclCommunicator>(Communicator& hosts)>& connect);
 
   Context process_;
   ModelParts parts_;
-  std::vector<std::unique_ptr<Context>> ranks_;
+  Rank alone_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
 };
 
 /// Expects the same latents and the same pixels.

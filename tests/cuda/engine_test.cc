@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
-#include "pipeline/rank_memory.h"
+#include "pipeline/draw.h"
 
 namespace nostos::test {
 namespace {
@@ -18,27 +18,27 @@ namespace {
 class Drawer {
  public:
   explicit Drawer(KeptCaptions* captions = nullptr)
-      : parts_(ctx_, model_dir("mini"), false, DType::bf16), captions_(captions) {}
+      : parts_(ctx_, {model_dir("mini"), DType::bf16}), rank_({ctx_, parts_, captions}, nullptr, true) {
+    parts_.load(ctx_, true);
+  }
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
     SelfCommunicator world;
-    const ResolvedRequest resolved = resolve(request, parts_.limits());
-    Worker worker(ctx_, world, {}, {.ctx = ctx_, .parts = parts_, .captions = captions_}, true);
-    return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
+    const ResolvedRequest resolved = resolve(request, parts_.shape().limits);
+    return std::move(nostos::draw(rank_, world, {}, std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   int64_t host_waits() const { return ctx_.host_waits(); }
   /// \return how many makings of captions are recorded.
   int recorded_captions() {
     int recorded = 0;
-    ctx_.state<RankMemory>().captions().for_each(
-        [&](const CaptionKey&, const Graph& graph) { recorded += bool{graph}; });
+    rank_.memory.captions().for_each([&](const CaptionKey&, const Graph& graph) { recorded += bool{graph}; });
     return recorded;
   }
 
  private:
   Context ctx_{{DeviceKind::cuda, 0}, 2};
   ModelParts parts_;
-  KeptCaptions* captions_;
+  Rank rank_;
 };
 
 /// Steps without guidance, then steps with: both kinds are recorded.

@@ -4,9 +4,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "families/registry.h"
 #include "io/safetensors.h"
 #include "io/test_files.h"
-#include "pipeline/model_parts.h"
 
 namespace nostos::test {
 namespace {
@@ -25,7 +25,7 @@ class Checkpoint : public FolderTest {
 
   void open(const std::string& variant = "") {
     Context ctx({}, 1);
-    const ModelParts parts(ctx, folder_, false, DType::f32, {}, variant);
+    open_family(ctx, {.folder = folder_, .variant = variant});
   }
   void expect_refused(std::initializer_list<std::string_view> parts, const std::string& variant = "") {
     expect_error([&] { open(variant); }, ErrorKind::model, parts);

@@ -7,9 +7,9 @@
 #include <ostream>
 
 #include "models/golden.h"
+#include "models/zimage_model.h"
 #include "ops/linear.h"
 #include "ops/patches.h"
-#include "pipeline/model_parts.h"
 #include "pipeline/noise.h"
 #include "pipeline/sampler.h"
 
@@ -139,7 +139,7 @@ class Drawing {
   Tensor sample() {
     Tensor latents({}, DType::f32, latent_shape());
     fill_torch_cpu_normal(golden_.seed, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
-    const zimage::Transformer& model = parts_.transformer(ctx_);
+    parts_.transformer(ctx_);
     const Tensor positive = refine(encode(golden_.prompt));
     const Tensor negative = golden_.guidance_scale > 0 ? refine(encode(golden_.negative_prompt)) : Tensor{};
     const SamplerPlan plan{
@@ -150,12 +150,12 @@ class Drawing {
                        static_cast<float>(golden_.cfg_truncation)},
                       {0, 1}}}};
     const Planned memory([&](Arena& arena) {
-      SamplerMemory made = SamplerMemory::take(arena, model.config(), model.dtype(), plan);
-      made.take_scratch(arena, model.config(), model.dtype(), plan);
+      SamplerMemory made = SamplerMemory::take(arena, parts_, plan);
+      made.take_scratch(arena, plan);
       return made;
     });
     SamplerLeft left;
-    Sampler sampler(ctx_, model, plan, memory.views(), std::array{positive.view(), negative.view()}, left);
+    Sampler sampler(ctx_, plan, memory.views(), std::array{positive.view(), negative.view()}, left);
     int64_t steps = 0;
     const auto wanted = [] { return std::vector{true}; };
     sampler.run(std::array{latents.view()}, wanted, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });
@@ -180,7 +180,7 @@ class Drawing {
   const GoldenCase& golden_;
   SafetensorsFile file_;
   Context ctx_;
-  ModelParts parts_;
+  ZImageModel parts_;
 };
 
 class Golden : public testing::TestWithParam<Param> {};

@@ -7,8 +7,8 @@
 
 #include "models/golden.h"
 #include "models/weight_builder.h"
+#include "models/zimage_model.h"
 #include "ops/patches.h"
-#include "pipeline/model_parts.h"
 
 namespace nostos::test {
 namespace {
@@ -55,7 +55,7 @@ class Comparison {
 TEST(Probes, TextEncoder) {
   const SafetensorsFile file = probes("text_encoder");
   Context ctx;
-  ModelParts parts(ctx, embedded_model().model, false, DType::f32);
+  ZImageModel parts(ctx, embedded_model().model, false, DType::f32);
   const std::vector<int64_t> wide = integers(file.tensor("input_ids"));
   const std::vector<int32_t> ids(wide.begin(), wide.end());
   Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
@@ -72,7 +72,7 @@ TEST(Probes, TextEncoder) {
 TEST(Probes, Transformer) {
   const SafetensorsFile file = probes("transformer");
   Context ctx;
-  ModelParts parts(ctx, embedded_model().model, false, DType::f32);
+  ZImageModel parts(ctx, embedded_model().model, false, DType::f32);
   const zimage::Transformer& model = parts.transformer(ctx);
   const zimage::Config& config = model.config();
   const ConstView latents = file.tensor("latents"), features = file.tensor("prompt_embeds");
@@ -127,7 +127,7 @@ TEST(Probes, Transformer) {
 TEST(Probes, Autoencoder) {
   const SafetensorsFile file = probes("vae");
   Context ctx;
-  ModelParts parts(ctx, embedded_model().model, false, DType::f32);
+  ZImageModel parts(ctx, embedded_model().model, false, DType::f32);
   const autoencoder_kl::Config& config = parts.vae_config();
   WeightBuilder builder(
       ctx,

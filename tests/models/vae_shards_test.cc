@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "models/golden.h"
+#include "models/zimage_model.h"
 #include "ops/linear.h"
 #include "parallel/thread_communicator.h"
-#include "pipeline/model_parts.h"
 #include "pipeline/noise.h"
 
 namespace nostos::test {
@@ -65,7 +65,7 @@ class VaeShards : public testing::TestWithParam<Case> {
   }
 
   Context ctx_{{}, 2};
-  std::optional<ModelParts> parts_;
+  std::optional<ZImageModel> parts_;
   Tensor latents_, wanted_;
   std::vector<double> wanted_sums_;
 };
@@ -110,7 +110,7 @@ TEST_P(VaeShards, StripesGiveTheBytesOfTheWhole) {
 TEST(VaeScratch, FitsFourGibibytesAt2048x2048) {
   Context ctx({}, 2);
   if (!ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
-  ModelParts parts(ctx, NOSTOS_SOURCE_DIR "/models/z-image-turbo", true, DType::bf16);
+  ZImageModel parts(ctx, NOSTOS_SOURCE_DIR "/models/z-image-turbo", true, DType::bf16);
   Arena arena({DeviceKind::cuda, 0});
   constexpr int64_t kSide = 2048 / 8;
   parts.autoencoder(ctx).take_decode_scratch(arena, nn::RowShards(kSide), kSide, kSide);

@@ -34,9 +34,14 @@ std::string streamed(const PartMemory& part) {
 }
 
 MemoryPlan plan(size_t available, bool one_at_a_time = false, MemoryMode mode = MemoryMode::automatic) {
-  return plan_memory(mode, {{DeviceKind::cuda, 3}, encoder(), transformer(), one_at_a_time, kScratch - 20, 20},
-                     available);
+  const WeightSizes text = encoder(), steps = transformer();
+  return plan_memory(
+      mode, {{DeviceKind::cuda, 3}, {{"text", text}, {"steps", steps, true}}, one_at_a_time, kScratch - 20, 20},
+      available);
 }
+
+const PartMemory& encoder_of(const MemoryPlan& plan) { return plan.parts.at(0); }
+const PartMemory& transformer_of(const MemoryPlan& plan) { return plan.parts.at(1); }
 
 TEST(MemoryPlan, StreamsFirstWhatIsUsedOnceThenEvenly) {
   const WeightSizes sizes = transformer();
@@ -66,9 +71,9 @@ TEST(MemoryPlan, CountsEveryByteOnce) {
 TEST(MemoryPlan, KeepsAsMuchAsFitsTheTransformerFirst) {
   const auto expect = [](size_t room, const char* encoder_blocks, const char* transformer_blocks) {
     const MemoryPlan made = plan(kScratch + room);
-    EXPECT_EQ(streamed(made.encoder), encoder_blocks) << room;
-    EXPECT_EQ(streamed(made.transformer), transformer_blocks) << room;
-    EXPECT_LE(made.encoder.device_bytes + made.transformer.device_bytes, room);
+    EXPECT_EQ(streamed(encoder_of(made)), encoder_blocks) << room;
+    EXPECT_EQ(streamed(transformer_of(made)), transformer_blocks) << room;
+    EXPECT_LE(encoder_of(made).device_bytes + transformer_of(made).device_bytes, room);
   };
   expect(130, "....", "........");
   expect(129, "....", "........");  // the table alone goes
@@ -77,19 +82,19 @@ TEST(MemoryPlan, KeepsAsMuchAsFitsTheTransformerFirst) {
   expect(113, "ssss", "........");
   expect(112, "sss.", "..ss...s");
   expect(53, "ssss", "ssssssss");
-  EXPECT_TRUE(plan(kScratch + 129).encoder.placement.table_on_host);
+  EXPECT_TRUE(encoder_of(plan(kScratch + 129)).placement.table_on_host);
   EXPECT_FALSE(plan(kScratch + 130).streams());
 }
 
 TEST(MemoryPlan, UsesNeverLessOfMoreMemory) {
   for (const bool one_at_a_time : {false, true}) {
-    size_t last = plan(kScratch + 53, one_at_a_time).transformer.host_bytes;
+    size_t last = transformer_of(plan(kScratch + 53, one_at_a_time)).host_bytes;
     for (size_t room = 53; room <= 131; ++room) {
       const MemoryPlan made = plan(kScratch + room, one_at_a_time);
-      const size_t host = made.transformer.host_bytes + made.encoder.host_bytes;
-      EXPECT_LE(made.transformer.host_bytes, last) << room;
-      last = made.transformer.host_bytes;
-      const size_t encoder_bytes = made.encoder.device_bytes, transformer_bytes = made.transformer.device_bytes;
+      const size_t host = transformer_of(made).host_bytes + encoder_of(made).host_bytes;
+      EXPECT_LE(transformer_of(made).host_bytes, last) << room;
+      last = transformer_of(made).host_bytes;
+      const size_t encoder_bytes = encoder_of(made).device_bytes, transformer_bytes = transformer_of(made).device_bytes;
       EXPECT_LE(one_at_a_time ? std::max(encoder_bytes, transformer_bytes) : encoder_bytes + transformer_bytes, room);
       EXPECT_EQ(made.streams(), host > 0);
     }
@@ -100,8 +105,8 @@ TEST(MemoryPlan, PartsThatTakeTurnsShareTheRoom) {
   const MemoryPlan made = plan(kScratch + 100, true);
   EXPECT_FALSE(made.streams());
   const MemoryPlan less = plan(kScratch + 99, true);
-  EXPECT_EQ(less.encoder.host_bytes, 0u);
-  EXPECT_EQ(streamed(less.transformer), "..ss...s");
+  EXPECT_EQ(encoder_of(less).host_bytes, 0u);
+  EXPECT_EQ(streamed(transformer_of(less)), "..ss...s");
 }
 
 TEST(MemoryPlan, SaysWhatIsMissing) {
@@ -152,7 +157,7 @@ TEST(MemoryPlan, OfRanksThatShareAModelNeverChanges) {
       return std::nullopt;
     }
   };
-  const MemoryPlan first{place_part(encoder(), false, 0), place_part(transformer(), false, 0)};
+  const MemoryPlan first{{place_part(encoder(), false, 0), place_part(transformer(), false, 0)}};
   size_t refused = 0, streamed_alone = 0;
   for (size_t available = 0; available <= 300; ++available) {
     const std::optional<MemoryPlan> shared = plan_of(3, available), alone = plan_of(1, available);
@@ -168,8 +173,9 @@ TEST(MemoryPlan, OfRanksThatShareAModelNeverChanges) {
 TEST(MemoryPlan, CanBePrinted) {
   constexpr size_t kGib = size_t{1} << 30;
   const WeightSizes text{kGib, kGib, std::vector<size_t>(2, kGib), std::vector<BlockUse>(2, BlockUse::once_a_prompt)};
-  const MemoryPlan made{place_part(text, true, 1), place_part(text, false, 0)};
-  EXPECT_EQ(describe(made, {{DeviceKind::cuda, 2}, text, text, false, kGib / 2, kGib / 4}, 12 * kGib),
+  const MemoryPlan made{{place_part(text, true, 1), place_part(text, false, 0)}};
+  const std::vector<PartNeeds> parts{{"text encoder", text}, {"transformer", text, true}};
+  EXPECT_EQ(describe(made, {{DeviceKind::cuda, 2}, parts, false, kGib / 2, kGib / 4}, 12 * kGib),
             "memory of cuda:2: 12.00 GiB may be used; text encoder 4.00 GiB and 2.00 GiB in host memory (1 of 2 blocks "
             "streamed), transformer 4.00 GiB, drawing 0.50 GiB, reserve 0.25 GiB");
 }

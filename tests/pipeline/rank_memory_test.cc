@@ -7,11 +7,12 @@
 #include <array>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <vector>
 
 #include "base/error.h"
 #include "parallel/thread_communicator.h"
-#include "pipeline/worker.h"
+#include "pipeline/draw.h"
 
 namespace nostos {
 namespace {
@@ -22,8 +23,7 @@ auto take_bytes(size_t bytes) {
 const auto any_room = [](size_t) {};
 
 TEST(RankMemory, GrowsAndNeverMovesForWhatFits) {
-  Context ctx({}, 1);
-  RankMemory& memory = ctx.state<RankMemory>();
+  RankMemory memory{Device{}};
   std::byte* const first = memory.lay_out({.height = 8}, take_bytes(1000), any_room);
   ASSERT_NE(first, nullptr);
   EXPECT_EQ(memory.bytes(), 1024u);
@@ -38,8 +38,7 @@ TEST(RankMemory, GrowsAndNeverMovesForWhatFits) {
 // A drawing of a client's largest size must not hold its memory for ever.
 TEST(RankMemory, ShrinksAfterALongRowOfSmallDrawings) {
   constexpr size_t kLarge = 4 * RankMemory::kSmallBytes, kSmall = kLarge / 8;
-  Context ctx({}, 1);
-  RankMemory& memory = ctx.state<RankMemory>();
+  RankMemory memory{Device{}};
   std::vector<size_t> asked;
   const auto draw = [&](size_t bytes, int times) {
     for (int i = 0; i < times; ++i) memory.lay_out({}, take_bytes(bytes), [&](size_t room) { asked.push_back(room); });
@@ -67,8 +66,7 @@ TEST(RankMemory, ShrinksAfterALongRowOfSmallDrawings) {
 }
 
 TEST(RankMemory, HasRoomMadeBeforeItGrowsAlone) {
-  Context ctx({}, 1);
-  RankMemory& memory = ctx.state<RankMemory>();
+  RankMemory memory{Device{}};
   std::vector<size_t> asked;
   const auto note = [&](size_t bytes) { asked.push_back(bytes); };
   for (const size_t bytes : {size_t{1024}, size_t{512}, size_t{4096}, size_t{4096}})
@@ -82,8 +80,7 @@ TEST(RankMemory, HasRoomMadeBeforeItGrowsAlone) {
 }
 
 TEST(RankMemory, ForgetsWhatATurnedDrawingLeft) {
-  Context ctx({}, 1);
-  RankMemory& memory = ctx.state<RankMemory>();
+  RankMemory memory{Device{}};
   memory.lay_out({.height = 8, .width = 12}, take_bytes(1000), any_room);
   memory.left().has_positions = true;
   memory.lay_out({.height = 12, .width = 8}, take_bytes(1000), any_room);
@@ -91,8 +88,7 @@ TEST(RankMemory, ForgetsWhatATurnedDrawingLeft) {
 }
 
 TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
-  Context ctx({}, 1);
-  RankMemory& memory = ctx.state<RankMemory>();
+  RankMemory memory{Device{}};
   const DrawingShape shape{.height = 8, .width = 8, .caption_tokens = {32, 64}, .pictures = {{}}};
   const auto lay_out = [&](const DrawingShape& of, size_t bytes = 1000) {
     memory.lay_out(of, take_bytes(bytes), any_room);
@@ -130,29 +126,30 @@ TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
 /// A tiny model that any number of ranks draw with, each time with the same contexts.
 class Drawer {
  public:
-  Drawer()
-      : parts_(contexts_[0], std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test", false,
-               DType::f32) {
-    parts_.encoder(contexts_[0]);
-    parts_.transformer(contexts_[0]);
-    parts_.autoencoder(contexts_[0]);
+  Drawer() : parts_(process_, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"}) {
+    parts_.load(process_, true);
+    for (int i = 0; i < 3; ++i) {
+      auto context = i == 0 ? nullptr : std::make_unique<Context>(Device{}, 1);
+      ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::move(context), i == 0));
+    }
   }
 
   Generation draw(const GenerationRequest& request, const Parallelism& parallelism) {
-    const ResolvedRequest resolved = resolve(request, parts_.limits());
+    const ResolvedRequest resolved = resolve(request, parts_.shape().limits);
     Generation drawn;
     run_thread_ranks(static_cast<int>(parallelism.ranks()), [&](Communicator& world) {
       const auto rank = static_cast<size_t>(world.rank());
-      Worker worker(contexts_[rank], world, parallelism, {contexts_[0], parts_}, rank == 0);
-      std::vector<Generation> made = worker.draw(std::span(&resolved, 1), std::array<Progress, 1>{});
+      std::vector<Generation> made =
+          nostos::draw(*ranks_[rank], world, parallelism, std::span(&resolved, 1), std::array<Progress, 1>{});
       if (rank == 0) drawn = std::move(made.front());
     });
     return drawn;
   }
 
  private:
-  std::array<Context, 3> contexts_{Context({}, 1), Context({}, 1), Context({}, 1)};
+  Context process_{{}, 1};
   ModelParts parts_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
 };
 
 TEST(RankMemory, DrawingsInTheSameContextsLeaveNoTrace) {

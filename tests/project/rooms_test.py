@@ -23,7 +23,8 @@ ROOMS = {
     "parallel": {"base", "device", "tensor"},
     "nn": {"base", "device", "tensor", "ops", "parallel"},
     "models": {"base", "device", "tensor", "io", "ops", "nn"},
-    "pipeline": {"base", "device", "tensor", "io", "text", "ops", "parallel", "nn", "models"},
+    "families": {"base", "device", "tensor", "io", "text", "ops", "parallel", "nn", "models"},
+    "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "families"},
     "apps": {"base", "io", "parallel", "pipeline"},
 }
 CXX_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}

@@ -1,5 +1,5 @@
 // Tests the noise levels against diffusers' own values, and the scheduler configs that are refused.
-#include "pipeline/schedule.h"
+#include "families/schedule.h"
 
 #include <gtest/gtest.h>
 

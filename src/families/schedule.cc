@@ -3,7 +3,7 @@
 //
 // This file is compiled without contraction of products and sums (see CMakeLists.txt): where PyTorch's compiled code
 // fuses them, std::fma says so, and nowhere else.
-#include "pipeline/schedule.h"
+#include "families/schedule.h"
 
 #include <array>
 #include <cmath>

@@ -1,0 +1,140 @@
+// Owns what the pipeline sees of a model family. A family is a folder beside this file that implements it, and a line of
+// registry.cc.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "device/arena.h"
+#include "device/context.h"
+#include "families/model_part.h"
+#include "families/model_shape.h"
+#include "families/schedule.h"
+#include "nn/row_shards.h"
+#include "nn/sequence_parallel.h"
+#include "tensor/tensor.h"
+#include "text/chat_template.h"
+
+namespace nostos {
+
+/// What a family is opened with.
+struct FamilyOptions {
+  std::filesystem::path folder;  ///< checkpoint in the diffusers layout; for a synthetic model one with configs alone
+  DType dtype = DType::f32;      ///< of the matrix products: f32 or bf16
+  bool synthetic = false;        ///< random weights of the configs' shapes
+  std::string variant{};         ///< of the weights, see WeightStore::open(); at least one part must have it
+};
+
+/// The parts that the stages of a drawing need, as places in Family::parts().
+struct StageParts {
+  std::vector<size_t> text;     ///< one for each pass of PromptEncoding
+  std::vector<size_t> denoise;  ///< all at once
+  std::vector<size_t> decode;   ///< all at once
+};
+
+/// Turns some prompts into embeddings, on one rank. Works in *passes*, each of which needs one part
+/// (StageParts::text): the pipeline may load and release parts between them. Memory is taken before: what lies between
+/// two passes by Family::take_prompts(), what only one of them needs by take_scratch().
+class PromptEncoding {
+ public:
+  virtual ~PromptEncoding() = default;
+  /// Takes memory of which nothing is expected between two passes.
+  virtual void take_scratch(Arena& arena) = 0;
+  /// Puts the token ids of the prompts into the scratch memory. \throws Error model for an id outside the vocabulary
+  virtual void take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids) = 0;
+  /// Enqueues a pass. Neither allocates, nor waits, nor reads host memory, so that it can be recorded.
+  /// \throws Error cancelled
+  virtual void run(Context& ctx, size_t pass) = 0;
+};
+
+/// The denoising of a batch of images as far as it is known before anything is computed.
+struct DenoiserPlan {
+  const nn::SequenceParallel& share;        ///< this rank's share of an image; outlives the denoiser
+  std::span<const int64_t> embedding_rows;  ///< of each prompt embedding that there is
+  std::span<const size_t> embeddings;       ///< those that this rank's passes read; may name one several times
+  int64_t steps = 1;
+  bool passes_apart = false;  ///< whether passes run one after the other, which takes less memory
+};
+
+/// One forward pass of a step.
+struct DenoisePass {
+  size_t image = 0;      ///< of the batch: passes with the same one have the same tokens
+  size_t embedding = 0;  ///< of those that there are
+  ConstView tokens{};    ///< f32 [this rank's image tokens, patch width]: the state, as ops::patchify() lays it out
+  View velocity{};       ///< f32, as tokens: what the model predicts
+};
+
+/// Predicts the velocity of images, step by step, on one rank or as one of many. A prediction depends on its own image,
+/// embedding and time alone, bit for bit, whatever passes run beside it. Functions enqueue on ctx; none allocates.
+class Denoiser {
+ public:
+  virtual ~Denoiser() = default;
+  /// Takes memory of which nothing is expected when a run begins. \param passes of the largest step
+  virtual void take_scratch(Arena& arena, std::span<const DenoisePass> passes) = 0;
+  /// Takes this rank's rows of the embeddings. \param embeddings f32 [rows, width] of each that there is, whole
+  /// \param with_positions whether rotary tables are to be filled, too: they stay from one run to the next
+  virtual void take_embeddings(Context& ctx, std::span<const ConstView> embeddings, bool with_positions) = 0;
+  /// Makes what depends on the time alone, of all steps.
+  virtual void take_times(Context& ctx, std::span<const float> times) = 0;
+  /// Makes `step`, from 0, the step under way. Not part of what is recorded.
+  virtual void select_step(Context& ctx, int64_t step) = 0;
+  /// velocity <- the model's prediction, of each pass. Waits for the peers where there are any.
+  /// \throws Error cancelled between blocks, peer_failed
+  virtual void predict(Context& ctx, std::span<const DenoisePass> passes) = 0;
+
+  /// \return this rank's rows of a pass with this embedding.
+  virtual int64_t rows(size_t embedding) const = 0;
+  /// \return floating-point operations of the matrix products of predict(), all ranks together.
+  virtual double flop(std::span<const DenoisePass> passes) const = 0;
+};
+
+/// Decodes latents of one size, on one rank or as one of many, each of which makes some rows of the image.
+class Decoder {
+ public:
+  virtual ~Decoder() = default;
+  /// image = this rank's rows of the decoded latents, not clamped: the same bits on any number of ranks.
+  /// \param latents f32 [channels, height, width], whole \param image f32 [rows, width in pixels, 3] in about [-1, 1]
+  /// \throws Error cancelled between blocks, peer_failed
+  virtual void decode(Context& ctx, ConstView latents, View image) const = 0;
+  /// Begins to compile, beside other work, what decode() of these arguments runs. Not while ranks may exchange anything.
+  virtual void plan(Context& ctx, ConstView latents, View image) const = 0;
+};
+
+/// A model of a family: its shape, its parts, and the making of what draws with them. What is made refers to the family,
+/// and needs the parts of its stage loaded when it runs. `take_...` functions take memory of an arena, which may measure
+/// alone: what they make is then good for nothing.
+class Family {
+ public:
+  virtual ~Family() = default;
+
+  virtual const ModelShape& shape() const = 0;
+  /// \return the dtype of the matrix products.
+  virtual DType dtype() const = 0;
+  /// \return the noise levels of a run. \param sigmas the user's own, before shifting, as many as steps; empty: the model's
+  virtual Schedule schedule(int64_t steps, std::span<const double> sigmas) const = 0;
+  /// \return the parts in the order in which the stages need them.
+  virtual std::span<ModelPart* const> parts() const = 0;
+  virtual const StageParts& stage_parts() const = 0;
+  /// \return inputs and outputs of a layer's largest matrix product, which rates are compared with.
+  virtual std::pair<int64_t, int64_t> largest_product() const = 0;
+
+  /// \param max_tokens beyond which the prompt is cut, at most shape().limits.max_sequence_length.
+  virtual PromptTokens tokenize(std::string_view prompt, int64_t max_tokens) const = 0;
+  /// \return the shape of the embedding of a prompt of so many tokens: [rows, width].
+  virtual Shape embedding_shape(int64_t tokens) const = 0;
+  /// \param lengths the tokens of each prompt. \param embeddings f32, of all prompts, one after the other
+  virtual std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const int64_t> lengths,
+                                                       View embeddings) const = 0;
+  virtual std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const = 0;
+  /// The parts of the decoding stage, which say what memory it needs, must be loaded.
+  /// \param shards of the rows of latents [channels, height, width]
+  virtual std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
+                                                int64_t width) const = 0;
+};
+
+}  // namespace nostos

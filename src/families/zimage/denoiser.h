@@ -1,0 +1,47 @@
+// Owns the memory and the order of a Z-Image step: which images are refined, and the passes that share them.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "families/zimage/model.h"
+
+namespace nostos::zimage {
+
+/// Refines each image once for all passes whose captions are as long, which see it at the same positions.
+class TransformerDenoiser final : public Denoiser {
+ public:
+  /// Arguments are Family::take_denoiser()'s.
+  TransformerDenoiser(Arena& arena, const Model& model, const DenoiserPlan& plan);
+
+  void take_scratch(Arena& arena, std::span<const DenoisePass> passes) override;
+  void take_embeddings(Context& ctx, std::span<const ConstView> captions, bool with_positions) override;
+  void take_times(Context& ctx, std::span<const float> times) override;
+  void select_step(Context& ctx, int64_t step) override;
+  void predict(Context& ctx, std::span<const DenoisePass> passes) override;
+  int64_t rows(size_t caption) const override { return conditionings_[caption].sequence.rows(); }
+  double flop(std::span<const DenoisePass> passes) const override;
+
+ private:
+  /// Images to be refined, by a pass that reads each, and of every pass which of them it reads.
+  struct Images {
+    std::vector<size_t> passes;
+    std::vector<size_t> of_pass;
+  };
+  Images images_of(std::span<const DenoisePass> passes) const;
+  /// Lays out the memory of a step, phase by phase, all at once or pass by pass: calls refine(first, count, scratch,
+  /// refined) for images, then forward(first, count, scratch, refined) for passes.
+  template <class Refine, class Forward>
+  void lay_out(Arena& arena, std::span<const DenoisePass> passes, const Images& images, const Refine& refine,
+               const Forward& forward) const;
+
+  const Model& model_;
+  const nn::SequenceParallel& share_;
+  bool passes_apart_;
+  std::vector<int64_t> caption_rows_;        // of each caption, all ranks together
+  std::vector<Conditioning> conditionings_;  // of each caption; empty for those of no pass of this rank
+  Modulation modulation_;
+  View scratch_;  // u8
+};
+
+}  // namespace nostos::zimage

@@ -1,0 +1,170 @@
+// Reads a Z-Image folder and loads its parts.
+#include "families/zimage/model.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/error.h"
+#include "families/weights_folder.h"
+#include "families/zimage/denoiser.h"
+#include "families/zimage/prompt_encoding.h"
+
+namespace nostos::zimage {
+namespace {
+
+constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whatever a config says
+constexpr std::array<std::string_view, 3> kPartsWithWeights{"text_encoder", "transformer", "vae"};
+constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", "ZImageTransformer2DModel"},
+                                                 {"vae", "AutoencoderKL"},
+                                                 {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
+
+ModelShape shape_of(const std::filesystem::path& folder, const Config& transformer, const autoencoder_kl::Config& vae) {
+  ModelLimits limits;
+  limits.size_multiple = vae.scale() * transformer.patch;
+  limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
+  // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
+  limits.max_sequence_length = std::min((transformer.axes_lens[0] - 2) / kTokenMultiple * kTokenMultiple, kMostTokens);
+  require(limits.max_sequence_length > 0, ErrorKind::model,
+          "{}: axes_lens[0] is {}, too short for any caption (34 at least)", folder.string(), transformer.axes_lens[0]);
+  read_generation_config(folder, limits);
+  return {.limits = limits,
+          .latent_channels = transformer.in_channels,
+          .pixels_per_latent = vae.scale(),
+          .patch = transformer.patch,
+          .token_multiple = kTokenMultiple,
+          .heads = transformer.heads,
+          .head_dim = transformer.head_dim()};
+}
+
+Config load_transformer_config(const std::filesystem::path& folder) {
+  return load_config(folder / "transformer" / "config.json");
+}
+
+autoencoder_kl::Config load_vae_config(const std::filesystem::path& folder) {
+  return autoencoder_kl::load_config(folder / "vae" / "config.json");
+}
+
+/// The VAE's decoder on the rows of one rank.
+class VaeDecoder final : public Decoder {
+ public:
+  VaeDecoder(Arena& arena, const Model& model, const nn::RowShards& shards, int64_t height, int64_t width)
+      : model_(model),
+        shards_(shards),
+        scratch_(model.autoencoder().take_decode_scratch(arena, shards, height, width)) {}
+
+  void decode(Context& ctx, ConstView latents, View image) const override {
+    model_.autoencoder().decode(ctx, shards_, latents, scratch_, image);
+  }
+  void plan(Context& ctx, ConstView latents, View image) const override {
+    model_.autoencoder().plan_decode(ctx, shards_, latents, scratch_, image);
+  }
+
+ private:
+  const Model& model_;
+  nn::RowShards shards_;
+  autoencoder_kl::Scratch scratch_;
+};
+
+}  // namespace
+
+ModelShape read_shape(const std::filesystem::path& folder) {
+  return shape_of(folder, load_transformer_config(folder), load_vae_config(folder));
+}
+
+Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
+  const std::filesystem::path& folder = options.folder;
+  check_part_classes(folder, kPartClasses);
+  transformer_config_ = load_transformer_config(folder);
+  encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
+  vae_config_ = load_vae_config(folder);
+  scheduler_config_ = load_scheduler_config(folder / "scheduler" / "scheduler_config.json");
+  require(transformer_config_.caption_width == encoder_config_.hidden, ErrorKind::model,
+          "{}: the transformer takes captions of width {} (cap_feat_dim), the text encoder gives {} (hidden_size)",
+          folder.string(), transformer_config_.caption_width, encoder_config_.hidden);
+  require(transformer_config_.in_channels == vae_config_.latent_channels, ErrorKind::model,
+          "{}: the transformer takes {} latent channels (in_channels), the VAE gives {} (latent_channels)",
+          folder.string(), transformer_config_.in_channels, vae_config_.latent_channels);
+  shape_ = shape_of(folder, transformer_config_, vae_config_);
+  if (!options.synthetic || std::filesystem::exists(folder / "tokenizer"))
+    tokenizer_ = Tokenizer::load(folder / "tokenizer");
+  require_variant(options, kPartsWithWeights);
+  make_parts(ctx);
+}
+
+void Model::make_parts(Context& ctx) {
+  // One walk names a part's tensors, to check them now and to load them later: a part that does not fit is found now,
+  // not when its stage comes.
+  const auto encoder_weights = [this](Context& on, WeightWalk walk, const WeightPlacement& placement) {
+    // A language model with its head nests the encoder's tensors.
+    WeightBuilder builder =
+        weights_of(on, options_, "text_encoder", walk, placement, {"model.", "embed_tokens.weight"});
+    return qwen3::build_weights(encoder_config_, builder);
+  };
+  const auto transformer_weights = [this](Context& on, WeightWalk walk, const WeightPlacement& placement) {
+    WeightBuilder builder = weights_of(on, options_, "transformer", walk, placement);
+    return build_weights(transformer_config_, builder);
+  };
+  const auto vae_weights = [this](Context& on, WeightWalk walk) {
+    WeightBuilder builder = weights_of(on, options_, "vae", walk);
+    return autoencoder_kl::build_weights(vae_config_, false, builder);
+  };
+  const int64_t max_tokens = shape_.limits.max_sequence_length;
+  encoder_ = std::make_unique<ModelPartOf<qwen3::Encoder>>(
+      "text encoder", encoder_weights(ctx, WeightWalk::check, {}).storage.sizes,
+      [=, this](Context& on, const WeightPlacement& placement) {
+        return std::make_unique<qwen3::Encoder>(on, encoder_config_, encoder_weights(on, WeightWalk::load, placement),
+                                                max_tokens);
+      });
+  transformer_ = std::make_unique<ModelPartOf<Transformer>>(
+      "transformer", transformer_weights(ctx, WeightWalk::check, {}).storage.sizes,
+      [=, this](Context& on, const WeightPlacement& placement) {
+        return std::make_unique<Transformer>(
+            on, transformer_config_, transformer_weights(on, WeightWalk::load, placement), options_.dtype, max_tokens);
+      });
+  autoencoder_ = std::make_unique<ModelPartOf<autoencoder_kl::Autoencoder>>(
+      "VAE", vae_weights(ctx, WeightWalk::check).storage.sizes, [=, this](Context& on, const WeightPlacement&) {
+        return std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, vae_weights(on, WeightWalk::load),
+                                                             options_.dtype);
+      });
+  parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
+}
+
+Schedule Model::schedule(int64_t steps, std::span<const double> sigmas) const {
+  return sigmas.empty() ? make_schedule(scheduler_config_, steps) : make_schedule(scheduler_config_, sigmas);
+}
+
+std::pair<int64_t, int64_t> Model::largest_product() const {
+  return {transformer_config_.hidden, 2 * transformer_config_.ffn()};
+}
+
+PromptTokens Model::tokenize(std::string_view prompt, int64_t max_tokens) const {
+  if (tokenizer_) return tokenize_prompt(*tokenizer_, prompt, max_tokens);
+  PromptTokens tokens{{}, false};
+  for (const char byte : chat_prompt(prompt)) {
+    if (std::ssize(tokens.ids) == max_tokens) {
+      tokens.truncated = true;
+      break;
+    }
+    tokens.ids.push_back(static_cast<int32_t>(static_cast<unsigned char>(byte) % encoder_config_.vocabulary));
+  }
+  return tokens;
+}
+
+Shape Model::embedding_shape(int64_t tokens) const { return {padded_tokens(tokens), transformer_config_.hidden}; }
+
+std::unique_ptr<PromptEncoding> Model::take_prompts(Arena& arena, std::span<const int64_t> lengths,
+                                                    View embeddings) const {
+  return std::make_unique<CaptionEncoding>(arena, *this, lengths, embeddings);
+}
+
+std::unique_ptr<Denoiser> Model::take_denoiser(Arena& arena, const DenoiserPlan& plan) const {
+  return std::make_unique<TransformerDenoiser>(arena, *this, plan);
+}
+
+std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
+                                             int64_t width) const {
+  return std::make_unique<VaeDecoder>(arena, *this, shards, height, width);
+}
+
+}  // namespace nostos::zimage

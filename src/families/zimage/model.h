@@ -1,0 +1,73 @@
+// Owns a Z-Image model: its configs, its tokenizer, and its three parts (Qwen3 text encoder, transformer, VAE).
+#pragma once
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "families/family.h"
+#include "models/autoencoder_kl/autoencoder.h"
+#include "models/qwen3/encoder.h"
+#include "models/zimage/transformer.h"
+#include "text/tokenizer.h"
+
+namespace nostos::zimage {
+
+/// Classes of model_index.json; the pipelines from images have the same parts.
+inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
+                                                            "ZImageInpaintPipeline"};
+
+/// \return the shape of the model in a folder, from its configs. \throws Error model naming file and field
+ModelShape read_shape(const std::filesystem::path& folder);
+
+/// The family's own view of a model, with its networks by their types; the pipeline sees the Family alone.
+class Model : public Family {
+ public:
+  /// Reads every config and the tokenizer, and checks all weights; loads none. \throws Error model naming file and field
+  Model(Context& ctx, const FamilyOptions& options);
+
+  DType dtype() const override { return options_.dtype; }
+  const Config& transformer_config() const { return transformer_config_; }
+  const qwen3::Config& encoder_config() const { return encoder_config_; }
+  const autoencoder_kl::Config& vae_config() const { return vae_config_; }
+  const SchedulerConfig& scheduler_config() const { return scheduler_config_; }
+
+  /// Networks, which must be loaded.
+  const qwen3::Encoder& encoder() const { return encoder_->get(); }
+  const Transformer& transformer() const { return transformer_->get(); }
+  const autoencoder_kl::Autoencoder& autoencoder() const { return autoencoder_->get(); }
+
+  const ModelShape& shape() const override { return shape_; }
+  Schedule schedule(int64_t steps, std::span<const double> sigmas) const override;
+  std::span<ModelPart* const> parts() const override { return parts_; }
+  const StageParts& stage_parts() const override { return stage_parts_; }
+  std::pair<int64_t, int64_t> largest_product() const override;
+  /// A synthetic model without a tokenizer gets one token a byte.
+  PromptTokens tokenize(std::string_view prompt, int64_t max_tokens = 512) const override;
+  Shape embedding_shape(int64_t tokens) const override;
+  std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const int64_t> lengths,
+                                               View embeddings) const override;
+  std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const override;
+  std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
+                                        int64_t width) const override;
+
+ private:
+  void make_parts(Context& ctx);
+
+  FamilyOptions options_;
+  Config transformer_config_;
+  qwen3::Config encoder_config_;
+  autoencoder_kl::Config vae_config_;
+  SchedulerConfig scheduler_config_;
+  ModelShape shape_;
+  std::optional<Tokenizer> tokenizer_;
+  std::unique_ptr<ModelPartOf<qwen3::Encoder>> encoder_;
+  std::unique_ptr<ModelPartOf<Transformer>> transformer_;
+  std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
+  std::vector<ModelPart*> parts_;
+  const StageParts stage_parts_{.text = {0, 1}, .denoise = {1}, .decode = {2}};
+};
+
+}  // namespace nostos::zimage

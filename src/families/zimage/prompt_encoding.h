@@ -1,0 +1,30 @@
+// Owns the way from a prompt's tokens to a Z-Image caption: the text encoder's features, refined by the transformer.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "families/zimage/model.h"
+
+namespace nostos::zimage {
+
+/// Pass 0 encodes prompts, pass 1 embeds and refines their features. The embeddings are those of Transformer::refine().
+class CaptionEncoding final : public PromptEncoding {
+ public:
+  /// Takes the features. Arguments are Family::take_prompts()'s.
+  CaptionEncoding(Arena& arena, const Model& model, std::span<const int64_t> lengths, View captions);
+
+  void take_scratch(Arena& arena) override;
+  void take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids) override;
+  void run(Context& ctx, size_t pass) override;
+
+ private:
+  const Model& model_;
+  std::vector<int64_t> lengths_;
+  View features_;  // f32 [tokens of all, the encoder's hidden]
+  View captions_;  // f32 [padded tokens of all, hidden]
+  qwen3::Scratch encoder_;
+  RefineScratch refiner_;  // in the same memory
+};
+
+}  // namespace nostos::zimage

@@ -1,0 +1,43 @@
+// Owns the denoising stage of a drawing: its pictures in batches, each of which a Sampler denoises.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "pipeline/batch.h"
+#include "pipeline/drawing.h"
+#include "pipeline/preview.h"
+#include "pipeline/sampler.h"
+
+namespace nostos {
+
+/// The denoising of all pictures as far as it is known before anything is computed.
+struct DenoiseBatches {
+  std::vector<PicturePlace> places;  ///< of each picture
+  std::vector<Batch> batches;
+  std::vector<SamplerPlan> samplers;  ///< of each batch
+};
+
+/// Memory of the denoising stage.
+struct DenoiseMemory {
+  std::vector<View> states;             ///< of each picture, f32 [channels, height, width]: its latents
+  std::vector<SamplerMemory> samplers;  ///< of each batch, all in the same memory
+  PreviewMemory preview;
+};
+
+/// Deals the pictures to batches. \param pictures of each place \param embedding_rows of each prompt of the drawing
+DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, std::vector<PicturePlan> pictures,
+                            const std::vector<int64_t>& embedding_rows);
+
+/// Takes all but scratch memory. \param plan outlives it.
+DenoiseMemory take_denoise_memory(Arena& arena, const Drawing& drawing, const DenoiseBatches& plan);
+/// Takes the scratch memory of all batches, the same for each.
+void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemory& memory);
+
+/// memory.states <- the pictures' final latents, which rank 0 and the others have in drawing.made, too.
+/// \param embeddings of each prompt of the drawing \param after_first_step called once, while the GPU draws
+void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory,
+             std::span<const ConstView> embeddings, const std::function<void()>& after_first_step);
+
+}  // namespace nostos

@@ -1,0 +1,185 @@
+// Implements a drawing: plans it, lays out its memory, and hands values from stage to stage.
+#include "pipeline/draw.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "pipeline/captions.h"
+#include "pipeline/decode.h"
+#include "pipeline/denoise.h"
+#include "pipeline/drawing.h"
+#include "pipeline/report.h"
+
+namespace nostos {
+namespace {
+
+/// Lets a context watch a cancel flag for as long as a generation runs.
+class CancelWatch {
+ public:
+  CancelWatch(Context& ctx, const std::atomic<bool>* flag) : ctx_(ctx) { ctx_.watch_cancel(flag); }
+  ~CancelWatch() { ctx_.watch_cancel(nullptr); }
+  CancelWatch(const CancelWatch&) = delete;
+  CancelWatch& operator=(const CancelWatch&) = delete;
+
+ private:
+  Context& ctx_;
+};
+
+/// What the requests ask for: pictures, and the prompts that they are made of, each once.
+struct Wishes {
+  std::vector<Prompt> prompts;
+  std::vector<PicturePlace> places;
+  std::vector<PicturePlan> pictures;  ///< at each place; captions are places in prompts
+};
+
+struct DrawingMemory {
+  CaptionMemory captions;
+  DenoiseMemory denoise;
+  DecodeMemory decode;  ///< empty where parts take turns
+};
+
+void require_drawable(std::span<const ResolvedRequest> requests, const Parallelism& parallelism) {
+  for (size_t i = 0; i < requests.size(); ++i) {
+    check(draws_together(requests[i], requests.front()), "requests of one drawing share size and noise levels");
+    for_request(i, requests.size(), [&] {
+      require(*requests[i].request.guidance_scale > 0 || parallelism.cfg == 1, ErrorKind::invalid_input,
+              "--cfg-parallel-degree {} splits the two halves of guidance, and --guidance-scale 0 has one: use "
+              "--cfg-parallel-degree 1, or guidance",
+              parallelism.cfg);
+    });
+  }
+}
+
+Wishes wishes_of(std::span<const Generation> requests) {
+  Wishes wishes;
+  const auto prompt_of = [&](const std::string& text, int64_t max_tokens) {
+    const Prompt prompt{text, max_tokens};
+    const auto known = std::ranges::find(wishes.prompts, prompt);
+    const auto place = static_cast<size_t>(known - wishes.prompts.begin());
+    if (known == wishes.prompts.end()) wishes.prompts.push_back(prompt);
+    return place;
+  };
+  for (size_t request = 0; request < requests.size(); ++request) {
+    const GenerationRequest& r = requests[request].resolved.request;
+    PicturePlan plan{.guidance = {static_cast<float>(*r.guidance_scale), static_cast<float>(r.cfg_normalization),
+                                  static_cast<float>(r.cfg_truncation)}};
+    plan.captions[kPositive] = prompt_of(r.prompt, *r.max_sequence_length);
+    if (plan.guidance.is_on()) plan.captions[kNegative] = prompt_of(r.negative_prompt, *r.max_sequence_length);
+    for (int64_t i = 0; i < r.num_outputs; ++i) {
+      wishes.places.push_back({request, static_cast<size_t>(i)});
+      wishes.pictures.push_back(plan);
+    }
+  }
+  return wishes;
+}
+
+/// On the process's leader: has the weights leave room for this drawing, and loads them where they now belong.
+void make_room(Drawing& drawing, size_t scratch_bytes) {
+  Context& process = drawing.rank.process.ctx;
+  ModelParts& parts = drawing.parts();
+  parts.make_room(process, scratch_bytes, !drawing.rank.shares_parts());
+  if (drawing.takes_turns() || parts.is_loaded(drawing.is_root())) return;
+  drawing.enter_stage("load");
+  drawing.timed("load", process, [&] { parts.load(process, drawing.is_root()); });
+}
+
+/// \param captions for prompt embeddings and what makes them. \param arena for all else, whose stages share memory: each
+/// begins when the one before is done with it
+DrawingMemory take_memory(Arena& captions, Arena& arena, const Drawing& drawing, const PromptSet& prompts,
+                          const DenoiseBatches& plan) {
+  DrawingMemory memory{take_caption_memory(captions, drawing, prompts), take_denoise_memory(arena, drawing, plan), {}};
+  const size_t mark = arena.used_bytes();
+  take_denoise_scratch(arena, plan, memory.denoise);
+  arena.rewind(mark);
+  if (!drawing.takes_turns()) memory.decode = take_decode_memory(arena, drawing, plan.places.size());
+  return memory;
+}
+
+/// Lays out the drawing's memory, and decides with the other ranks whether steps are recorded.
+DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches& plan) {
+  RankMemory& rank_memory = drawing.rank.memory;
+  const SamplerPlan& first = plan.samplers.front();
+  std::vector<PicturePlan> pictures;
+  for (const SamplerPlan& sampler : plan.samplers)
+    pictures.insert(pictures.end(), sampler.pictures.begin(), sampler.pictures.end());
+  const Shape latent = drawing.latent_shape();
+  const DrawingShape shape{&drawing.parts(), drawing.parallelism, drawing.world().rank(), latent[1],
+                           latent[2],        first.steps(),       first.caption_tokens,   std::move(pictures)};
+  DrawingMemory memory = rank_memory.lay_out(
+      shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
+      [&](size_t bytes) {
+        if (drawing.rank.leads) make_room(drawing, bytes);
+      });
+  // Rank 0 alone holds the encoder's memory, and each rank has its own GPU's: one may have forgotten what others have
+  // left, or stream what others keep. What is recorded is launched together, or nowhere.
+  std::array<int64_t, 2> counts{!rank_memory.has_left(), drawing.parts().streams_in_steps()};
+  drawing.world().all_reduce_sum(std::span<int64_t>(counts));
+  const auto& [fresh, streaming] = counts;
+  if (fresh > 0) rank_memory.forget();
+  drawing.can_record =
+      drawing.ctx().device().kind == DeviceKind::cuda && drawing.world().can_record() && streaming == 0;
+  for (SamplerPlan& sampler : plan.samplers) sampler.can_record = drawing.can_record;
+  drawing.report.arena_bytes = rank_memory.bytes();
+  return memory;
+}
+
+/// All stages but the report.
+void run_stages(Drawing& drawing) {
+  Wishes wishes = wishes_of(drawing.made);
+  const PromptSet prompts = tokenize(drawing, wishes.prompts);
+  DenoiseBatches plan = plan_batches(drawing, std::move(wishes.places), std::move(wishes.pictures), prompts.rows);
+  DrawingMemory memory = lay_out(drawing, prompts, plan);
+
+  CaptionCopies copies = make_captions(drawing, prompts, memory.captions);
+
+  const StageParts& parts = drawing.family().stage_parts();
+  if (drawing.takes_turns() && parts.denoise != std::vector{parts.text.back()}) drawing.turn_to(parts.denoise);
+  drawing.enter_stage("denoise");
+  drawing.timed("denoise", drawing.ctx(), [&] {
+    denoise(drawing, plan, memory.denoise, embeddings_of(memory.captions, prompts),
+            [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
+  });
+
+  decode(drawing, plan.places, memory.denoise.states, std::move(memory.decode));
+  keep_captions(drawing, prompts, std::move(copies));
+}
+
+}  // namespace
+
+std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism& parallelism,
+                             std::span<const ResolvedRequest> requests, std::span<const Progress> progress) {
+  check(!requests.empty() && requests.size() == progress.size(), "each request has its progress");
+  require_drawable(requests, parallelism);
+  world.order_with(rank.ctx.stream());
+  const uint64_t bytes_sent_before = world.traffic().bytes;
+  // What blocks watch ends all ranks wherever they are; of several requests, ranks must agree on which go on.
+  const std::atomic<bool>* const flag = requests.size() == 1 ? progress.front().cancel : nullptr;
+  const CancelWatch watch(rank.ctx, flag);
+  std::optional<CancelWatch> process_watch;
+  if (rank.leads) process_watch.emplace(rank.process.ctx, flag);
+  std::optional<Drawing> drawing;
+  try {
+    drawing.emplace(rank, world, parallelism, requests, progress);
+    run_stages(*drawing);
+  } catch (...) {
+    // What is under way would write into the memory of the next drawing, and into results that are gone.
+    rank.memory.forget();
+    world.abandon_work(rank.ctx);
+    if (rank.leads) rank.process.ctx.abandon_work();
+    rank.memory.release();
+    throw;
+  }
+  finish_report(*drawing, world.traffic().bytes - bytes_sent_before);
+  if (drawing->takes_turns()) rank.memory.release();
+  for (Generation& made : drawing->made) {
+    if (!drawing->is_root() || made.cancelled) made.pictures.clear();
+    made.report = drawing->report;
+  }
+  return std::move(drawing->made);
+}
+
+}  // namespace nostos

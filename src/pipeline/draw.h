@@ -1,0 +1,36 @@
+// Owns one rank's part in a drawing, stage by stage.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "pipeline/generation.h"
+#include "pipeline/parallelism.h"
+#include "pipeline/rank.h"
+#include "pipeline/request.h"
+
+namespace nostos {
+
+/// Draws requests together. Every rank of the world calls it with the same requests, all of which can be
+/// (draws_together()). A rank's stages, in order; each is a file of functions beside this one:
+///
+///   stage          file           who works       parts in use       exchanges
+///   plan, load     draw           all; leaders    (loaded)           the prompts' lengths
+///   text           captions       rank 0          text               prompt embeddings, to all
+///   initial state  initial_state  rank 0, or all  none               noise, to all
+///   denoise        denoise        all             denoise            heads and rows of attention; tokens
+///   decode         decode         all             decode             halos, sums, keys and values; pixels to rank 0
+///   report         report         all             none               what each rank did
+///
+/// The leader of a process loads and releases the parts that its ranks share, all at once or each before its stage
+/// (ModelParts::one_at_a_time()). A rank draws one batch of requests at a time.
+/// \param progress of each request, called by rank 0 alone; the `cancel` of a single request all ranks watch, other
+/// flags rank 0 alone.
+/// \return of each request; rank 0's have the pictures and what all ranks report.
+/// \throws Error invalid_input (naming the request where there are several), out_of_memory, peer_failed, device_lost;
+/// cancelled once no request is wanted any more
+std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism& parallelism,
+                             std::span<const ResolvedRequest> requests, std::span<const Progress> progress);
+
+}  // namespace nostos

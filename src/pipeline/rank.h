@@ -1,0 +1,56 @@
+// Owns one rank of a process, with all that it keeps from one drawing to the next.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/lru_cache.h"
+#include "device/context.h"
+#include "parallel/nccl_communicator.h"
+#include "pipeline/model_parts.h"
+#include "pipeline/preview.h"
+#include "pipeline/rank_memory.h"
+#include "tensor/tensor.h"
+
+namespace nostos {
+
+/// Prompt embeddings that outlive their drawing, f32 [rows, width] in host memory, by the token ids of their prompt: a
+/// prompt that comes again is not encoded again, which at another size and with another seed gives the same bits. Costs
+/// are bytes.
+using KeptCaptions = LruCache<std::vector<int32_t>, Tensor>;
+
+/// What a rank has of its process, which it may share with others.
+struct RankProcess {
+  Context& ctx;                      ///< with all the process's threads: for what one rank does while the others wait
+  ModelParts& parts;                 ///< loaded and released by the leader while the others wait
+  KeptCaptions* captions = nullptr;  ///< rank 0's; null: none are kept
+};
+
+/// A rank. The fields end in the opposite of their order: what is recorded in the memory before the links that it uses,
+/// these before the context.
+struct Rank {
+  /// \param context null: the rank draws with its process's
+  /// \param leads whether this rank is the one of its process that loads the model
+  Rank(const RankProcess& process, std::unique_ptr<Context> context, bool leads)
+      : process(process),
+        leads(leads),
+        own_context(std::move(context)),
+        ctx(own_context ? *own_context : process.ctx),
+        memory(ctx.device()),
+        previews(ctx.device()) {}
+
+  /// \return whether the rank draws with a context beside its process's, as ranks do that share a model.
+  bool shares_parts() const { return own_context != nullptr; }
+
+  RankProcess process;
+  bool leads;
+  std::unique_ptr<Context> own_context;
+  Context& ctx;
+  std::unique_ptr<NcclCommunicator> gpus;  ///< of ranks with a GPU each; null: not connected, or the hosts' serves
+  RankMemory memory;
+  PreviewState previews;
+};
+
+}  // namespace nostos

@@ -1,0 +1,51 @@
+// Implements the report of a drawing.
+#include "pipeline/report.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "parallel/communicator.h"
+
+namespace nostos {
+namespace {
+
+void report_times(Drawing& drawing) {
+  RunReport& report = drawing.report;
+  for (const auto& [name, watch] : drawing.stages) {
+    const auto known = std::ranges::find(report.stages, name, &StageTime::name);
+    if (known == report.stages.end())
+      report.stages.push_back({name, watch.ms()});
+    else
+      known->ms += watch.ms();
+  }
+  for (const Stopwatch& step : drawing.steps) report.step_ms.push_back(step.ms());
+}
+
+void report_ranks(Drawing& drawing, uint64_t bytes_sent) {
+  std::vector<RankReport>& all = drawing.report.ranks;
+  RankReport own = all.front();
+  own.bytes_sent = bytes_sent;
+  all.resize(static_cast<size_t>(drawing.world().world()));
+  std::vector<Part> parts;
+  for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof(RankReport), sizeof(RankReport)});
+  drawing.world()
+      .all_gather(host_bytes(std::span<const RankReport>(&own, 1)), host_bytes(std::span(all)), parts)
+      .wait();
+}
+
+}  // namespace
+
+void report_weights(Drawing& drawing) {
+  if (!drawing.rank.leads) return;
+  RunReport& report = drawing.report;
+  report.weight_bytes = std::max(report.weight_bytes, drawing.parts().weight_bytes());
+  report.streamed_bytes = std::max(report.streamed_bytes, drawing.parts().streamed_bytes());
+}
+
+void finish_report(Drawing& drawing, uint64_t bytes_sent) {
+  report_weights(drawing);
+  report_times(drawing);
+  report_ranks(drawing, bytes_sent);
+}
+
+}  // namespace nostos
