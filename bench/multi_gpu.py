@@ -2,7 +2,7 @@
 
     python bench/multi_gpu.py --nostos build/cuda/bin/nostos [--parts equality mpirun sockets scaling failures] [--json out.json]
 
-equality  the same PNG bytes on 1, 2, 3 ... GPUs, five sizes, both plans, ranks that are threads
+equality  the same PNG bytes on 1, 2, 3 ... GPUs, five sizes, both plans, ranks that are threads, heads exchanged both ways
 mpirun    the same with ranks that are processes
 sockets   the same, one small size, with 2 and 3 processes on one GPU that NCCL takes for hosts of their own and connects by
           sockets: slow, but it needs one GPU alone; and one of two such processes killed
@@ -38,7 +38,7 @@ from mpirun import ENVIRONMENT, LIMIT_S, MPIRUN  # noqa: E402
 SIZES = ["720x720", "720x1280", "1280x720", "1024x1024", "2048x2048"]  # height x width
 SCALING_SIZES = {"1024x1024": 3, "720x1280": 3, "2048x2048": 2}  # repeats
 PLANS = ["token", "axis"]
-EXCHANGES = ["NCCL", "peer memory"]
+EXCHANGES = {"NCCL": ["--exchange", "nccl"], "peer memory": ["--exchange", "auto"]}
 MOST_GPUS = 8
 COMMAND_LIMIT_S = 300
 CAPTION_ROWS = 64  # of the prompt, which a synthetic model takes byte for byte
@@ -133,7 +133,9 @@ def check_equality(machine, report, name, launcher_of, sizes, most_ranks):
 def equality(machine, report):
     if machine.gpus < 2:
         report.skip("equality on 2 and more GPUs", f"this machine has {machine.gpus}")
-    check_equality(machine, report, "threads", lambda ranks: (["--num-gpus", ranks], []), SIZES, machine.gpus)
+    for name, exchange in EXCHANGES.items():
+        check_equality(machine, report, f"threads by {name}", lambda ranks: (["--num-gpus", ranks, *exchange], []), SIZES,
+                       machine.gpus)
 
 
 def mpirun(machine, report):
@@ -158,13 +160,13 @@ def sockets(machine, report):
                   shell=OWN_HOST + RANK_SHELL, message="rank 1 failed: its process has ended")
 
 
-def bench(machine, size, ranks, repeats, peer_memory=False):
-    """The JSON object of one nostos bench, or nothing and why."""
+def bench(machine, size, ranks, repeats, exchange=()):
+    """The JSON object of one nostos bench, or nothing and why; `exchange` gives flags of EXCHANGES."""
     height, width = size.split("x")
     command = [machine.nostos, "bench", "--json", "--log-level", "warning", "--device", "cuda", "--synthetic",
                "z-image-turbo", "--precision", "bf16", "--prompt", PROMPT, "--height", height, "--width", width,
                "--num-inference-steps", "8", "--guidance-scale", "0", "--warmup", "2", "--repeat", str(repeats),
-               "--num-gpus", str(ranks), "--exchange", "auto" if peer_memory else "nccl"]
+               "--num-gpus", str(ranks), *exchange]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -214,7 +216,7 @@ def scaling(machine, report):
         one = None
         for ranks, exchanges in [(1, "-"), *itertools.product(counts[1:], EXCHANGES)]:
             what = f"{size} on {ranks} GPUs" + (f" by {exchanges}" if ranks > 1 else "")
-            measured, why = bench(machine, size, ranks, repeats, exchanges == "peer memory")
+            measured, why = bench(machine, size, ranks, repeats, EXCHANGES.get(exchanges, []))
             report.expect(measured is not None, f"bench {what}" + (f": {why}" if why else ""))
             if measured is None:
                 continue
