@@ -10,7 +10,6 @@
 #include "cuda/meeting_link.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
-#include "pipeline/draw.h"
 
 namespace nostos::test {
 namespace {

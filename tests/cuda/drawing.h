@@ -10,7 +10,7 @@
 
 #include "models/golden.h"
 #include "parallel/communicator.h"
-#include "pipeline/rank.h"
+#include "pipeline/draw.h"
 
 namespace nostos::test {
 

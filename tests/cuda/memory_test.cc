@@ -19,21 +19,21 @@ constexpr Device kGpu{DeviceKind::cuda, 0};
 class Drawer {
  public:
   explicit Drawer(const MemoryOptions& memory, const std::string& model = "mini", bool synthetic = false)
-      : parts_(ctx_, model_dir(model), synthetic, DType::bf16, memory) {
+      : parts_(ctx_, {model_dir(model), DType::bf16, synthetic}, memory), rank_({ctx_, parts_}, nullptr, true) {
     parts_.load_ahead(ctx_, true);
   }
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}, KeptCaptions* captions = nullptr) {
     SelfCommunicator world;
-    const ResolvedRequest resolved = resolve(request, parts_.limits());
-    Worker worker(ctx_, world, {}, {ctx_, parts_, parts_.one_at_a_time(), captions}, true);
-    return std::move(worker.draw(std::span(&resolved, 1), std::span(&progress, 1)).front());
+    const ResolvedRequest resolved = resolve(request, parts_.shape().limits);
+    rank_.process.captions = captions;
+    return std::move(nostos::draw(rank_, world, {}, std::span(&resolved, 1), std::span(&progress, 1)).front());
   }
   /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
   bool has_room(size_t scratch_bytes, bool may_stream = true) {
     try {
       parts_.make_room(ctx_, scratch_bytes, true);
-      return may_stream || !parts_.memory_plan().streams();
+      return may_stream || !parts_.streams();
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
       return false;
@@ -45,6 +45,7 @@ class Drawer {
  private:
   Context ctx_{kGpu, 8};
   ModelParts parts_;
+  Rank rank_;
 };
 
 /// Steps without guidance, then steps with.
