@@ -126,11 +126,6 @@ class Communicator {
   [[nodiscard]] Pending exchange(const char* name, std::span<const SendTo> sends,
                                  std::span<const ReceiveFrom> receives);
 
-  /// Sends send_parts[p] of `send` to every rank p and receives receive_parts[p] from it. One message a peer, empty
-  /// ones included.
-  [[nodiscard]] Pending all_to_all(ConstByteView send, std::span<const Part> send_parts, ByteView receive,
-                                   std::span<const Part> receive_parts);
-
   /// Every rank p's `send` ends as receive_parts[p] of every rank's `receive`. `send` may be that very part.
   [[nodiscard]] Pending all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts);
 
