@@ -396,8 +396,9 @@ int64_t rows_of(std::span<const ShardedSequence* const> sequences) {
   return rows;
 }
 
-SequenceParallel::SequenceParallel(const parallel::Grid& grid, int64_t heads, int64_t head_dim)
-    : plan_(parallel::make_plan({.grid = grid, .heads = heads})), head_dim_(head_dim) {
+SequenceParallel::SequenceParallel(parallel::ShardPlan plan, int64_t head_dim)
+    : plan_(std::move(plan)), head_dim_(head_dim) {
+  check(is_alone(), "the plan is for one rank");
   deal_tokens();
 }
 
@@ -429,13 +430,13 @@ Range SequenceParallel::caption_rows(int64_t padded_caption) const {
 }
 
 ShardedSequence SequenceParallel::with_caption(int64_t padded_caption) const {
-  if (is_alone()) return ShardedSequence(grid().padded() + padded_caption);
+  if (is_alone()) return ShardedSequence(plan_.padded_tokens() + padded_caption);
   const std::vector<Range> captions = parallel::split(padded_caption, plan_.request.ranks);
   std::vector<std::vector<Range>> runs;
   for (int64_t peer = 0; peer < plan_.request.ranks; ++peer) {
     runs.push_back(parallel::native_runs(plan_, peer));
     const Range& caption = captions[static_cast<size_t>(peer)];
-    if (caption.count > 0) runs.back().push_back({grid().padded() + caption.begin, caption.count});
+    if (caption.count > 0) runs.back().push_back({plan_.padded_tokens() + caption.begin, caption.count});
   }
   return {*ranks_, std::move(runs), plan_.request.heads, head_dim_};
 }

@@ -124,8 +124,8 @@ int64_t rows_of(std::span<const ShardedSequence* const> sequences);
 /// A picture's image tokens dealt to ranks by a shard plan; captions are dealt evenly beside them.
 class SequenceParallel {
  public:
-  /// One rank holds all tokens.
-  SequenceParallel(const parallel::Grid& grid, int64_t heads, int64_t head_dim);
+  /// One rank holds all tokens. \param plan of one rank.
+  SequenceParallel(parallel::ShardPlan plan, int64_t head_dim);
   /// \param ranks outlives this. \param plan of as many ranks.
   SequenceParallel(const SequenceRanks& ranks, parallel::ShardPlan plan, int64_t head_dim);
 

@@ -8,8 +8,6 @@
 
 namespace nostos::parallel {
 
-inline constexpr int64_t kTokenMultiple = 32;  ///< image sequences and the axis plan's targets are multiples of this
-
 /// How the tokens of a picture are dealt to ranks.
 enum class PlanKind {
   token,  ///< contiguous ranges of the padded sequence, sizes differing by at most one
@@ -36,8 +34,6 @@ struct Grid {
   int64_t width = 0;
 
   int64_t tokens() const { return height * width; }
-  /// The length of the sequence on one rank: tokens() rounded up to kTokenMultiple.
-  int64_t padded() const;
 };
 
 /// A part of a grid, in tokens or in latent elements.
@@ -53,7 +49,7 @@ struct Rectangle {
 struct AxisCut {
   Axis axis = Axis::height;
   std::vector<int64_t> sizes{};  ///< tokens along the axis, one a rank; ranks beyond the tokens have 0
-  int64_t target = 0;            ///< aligned local length: max(sizes) * other side, rounded up to kTokenMultiple
+  int64_t target = 0;            ///< aligned local length: max(sizes) * other side, rounded up to the pad multiple
   int64_t cost = 0;              ///< padding tokens: target * ranks - grid tokens
 };
 
@@ -78,6 +74,11 @@ struct PlanRequest {
   PlanKind kind = PlanKind::token;
   int64_t heads = 1;
   int64_t patch = 2;  ///< latent elements along one side of a token
+  int64_t pad_multiple =
+      1;  ///< the sequence, and each target of the axis plan, is padded to a multiple of this; 1: not
+
+  /// \return the length of the image's sequence on one rank: the grid's tokens and pads.
+  int64_t padded_tokens() const;
 };
 
 struct ShardPlan {
@@ -88,6 +89,7 @@ struct ShardPlan {
   std::vector<Share> shares{};    ///< one a rank, of request.kind
 
   const AxisCut& cut() const { return cuts[static_cast<size_t>(axis)]; }
+  int64_t padded_tokens() const { return request.padded_tokens(); }
 };
 
 /// \return `count` things dealt to `parts`, contiguous and in order, the first count mod parts getting one more.
@@ -98,7 +100,7 @@ std::vector<Range> split(int64_t count, int64_t parts);
 /// padding tokens, on a tie the longer one, then height; its tokens dealt by split(), each rank's rectangle padded to
 /// the cut's target. The first pad slots in rank order stand for the pads that one rank has, the others are idle. Heads
 /// are dealt whole by split() in both.
-/// \throws Error invalid_input unless grid, ranks, heads and patch are all at least 1
+/// \throws Error invalid_input unless grid, ranks, heads, patch and pad_multiple are all at least 1
 ShardPlan make_plan(const PlanRequest& request);
 
 /// \return the rank's computed rows as indices into the padded native sequence of one rank, in the rank's own order: the

@@ -19,7 +19,8 @@ constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whate
 ModelShape read_model_shape(const std::filesystem::path& folder) {
   const zimage::Config transformer = zimage::load_config(folder / "transformer" / "config.json");
   const autoencoder_kl::Config vae = autoencoder_kl::load_config(folder / "vae" / "config.json");
-  return {read_limits(folder, transformer, vae), transformer.patch, transformer.heads, transformer.head_dim()};
+  return {read_limits(folder, transformer, vae), transformer.patch, transformer.heads, transformer.head_dim(),
+          zimage::kTokenMultiple};
 }
 
 ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Config& transformer,

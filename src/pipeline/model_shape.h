@@ -21,6 +21,7 @@ struct ModelShape {
   int64_t patch = 0;  ///< latent elements along one side of a token
   int64_t heads = 0;
   int64_t head_dim = 0;
+  int64_t token_multiple = 1;  ///< the image's sequence is padded to a multiple of this
 };
 
 /// Reads the transformer's, the VAE's and the folder's own configs. \throws Error model naming file and field

@@ -88,7 +88,7 @@ int64_t SamplerPlan::rows_of(size_t picture) const {
   const int64_t ranks = share.plan().request.ranks;
   const auto rows = [&](Side side) {
     const int64_t caption = caption_tokens[pictures[picture].captions[side]];
-    return (share.grid().padded() + caption + ranks - 1) / ranks;
+    return (share.plan().padded_tokens() + caption + ranks - 1) / ranks;
   };
   if (!pictures[picture].guidance.is_on()) return rows(kPositive);
   return halves != nullptr ? std::max(rows(kPositive), rows(kNegative)) : rows(kPositive) + rows(kNegative);
@@ -169,7 +169,7 @@ int64_t Sampler::rows() const {
 }
 
 double Sampler::step_flop() const {
-  const int64_t padded_image = plan_.share.grid().padded();
+  const int64_t padded_image = plan_.share.plan().padded_tokens();
   double flop = 0;
   for (const PicturePlan& picture : plan_.pictures) {
     const int64_t positive = plan_.caption_tokens[picture.captions[kPositive]];

@@ -14,6 +14,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/rounding.h"
 #include "device/arena.h"
 #include "ops/support.h"
 #include "parallel/thread_communicator.h"
@@ -24,13 +25,18 @@ namespace {
 using parallel::PlanKind;
 
 constexpr int64_t kHeadDim = 16;
+constexpr int64_t kPadMultiple = 32;
 constexpr float kScale = 0.25f;  // 1 / sqrt(kHeadDim)
 constexpr float kEps = 1e-5f;
 
 /// A sequence [padded grid | caption] and its attention on one rank.
 struct Layer {
   Layer(const parallel::Grid& grid, int64_t caption, int64_t heads, DType dtype)
-      : grid(grid), caption(caption), heads(heads), dtype(dtype), rows(grid.padded() + caption) {
+      : grid(grid),
+        caption(caption),
+        heads(heads),
+        dtype(dtype),
+        rows(round_up(grid.tokens(), kPadMultiple) + caption) {
     qkv = random_tensor(DType::f32, {rows, 3 * heads * kHeadDim}, 1, -8, 8);
     for (int64_t i = 0; i < qkv.shape().elements(); ++i) qkv.data<float>()[i] = std::round(qkv.data<float>()[i]);
     cos = random_tensor(DType::f32, {rows, kHeadDim / 2}, 2);
@@ -101,7 +107,8 @@ Tensor attend(const Layer& layer, const ShardedSequence& sequence) {
 }
 
 parallel::ShardPlan plan_of(const Layer& layer, int64_t ranks, PlanKind kind) {
-  return parallel::make_plan({.grid = layer.grid, .ranks = ranks, .kind = kind, .heads = layer.heads});
+  return parallel::make_plan(
+      {.grid = layer.grid, .ranks = ranks, .kind = kind, .heads = layer.heads, .pad_multiple = kPadMultiple});
 }
 
 std::vector<DType> dtypes() {
@@ -269,7 +276,8 @@ TEST_P(SequenceParallelOfWorld, CutTokensComeHomeAsTheyWere) {
 
 TEST(SequenceParallel, OneRankHoldsAllTokens) {
   const parallel::Grid grid{9, 7};
-  const SequenceParallel picture(grid, 3, kHeadDim);
+  const SequenceParallel picture(parallel::make_plan({.grid = grid, .heads = 3, .pad_multiple = kPadMultiple}),
+                                 kHeadDim);
   EXPECT_EQ(picture.image_tokens(), 63);
   EXPECT_EQ(picture.image().rows(), 64);
   EXPECT_EQ(picture.with_caption(7).rows(), 71);

@@ -171,7 +171,7 @@ void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstVi
 
 void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const {
   const int64_t padded_caption = out.padded_caption, tokens = picture.grid().tokens(),
-                padded_image = picture.grid().padded(), width = picture.grid().width;
+                padded_image = picture.plan().padded_tokens(), width = picture.grid().width;
   std::vector<nn::AxialPosition> positions;
   for (const auto& run : out.sequence.runs()) {
     for (int64_t row = run.begin; row < run.end(); ++row) {
