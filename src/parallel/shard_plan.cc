@@ -158,14 +158,17 @@ Rectangle latent_bounds(const ShardPlan& plan, int64_t rank) {
 }
 
 ExchangeBytes exchange_bytes(const ShardPlan& plan, int64_t rank, int64_t head_dim, int64_t element_bytes,
-                             int64_t padded_caption) {
+                             const std::vector<int64_t>& beside) {
   const Share& share = share_of(plan, rank);
-  const int64_t rows = share.active() + split(padded_caption, plan.request.ranks)[static_cast<size_t>(rank)].count;
+  int64_t rows = share.active(), all_rows = plan.padded_tokens();
+  for (const int64_t count : beside) {
+    rows += split(count, plan.request.ranks)[static_cast<size_t>(rank)].count;
+    all_rows += count;
+  }
   const int64_t head_bytes = head_dim * element_bytes;
   const int64_t others_heads = plan.request.heads - share.heads.count;
-  const int64_t others_rows = plan.padded_tokens() + padded_caption - rows;
   const int64_t outgoing = rows * others_heads * head_bytes;
-  const int64_t incoming = others_rows * share.heads.count * head_bytes;
+  const int64_t incoming = (all_rows - rows) * share.heads.count * head_bytes;
   return {.qkv_sent = 3 * outgoing, .qkv_received = 3 * incoming, .output_sent = incoming, .output_received = outgoing};
 }
 

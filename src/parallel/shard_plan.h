@@ -122,15 +122,16 @@ struct ExchangeBytes {
 };
 
 /// Ulysses: q, k and v of a rank's rows go to the ranks that own the heads, the attention output comes back. With T_r
-/// computed rows (share.active(), and its part of the caption, which split() deals) and H_r heads on rank r, T and H in
+/// computed rows (share.active(), and its part of what stands beside the image, which split() deals) and H_r heads on rank r, T and H in
 /// all, head width D and E bytes an element:
 ///
 ///     qkv_sent        = 3 T_r (H - H_r) D E        qkv_received    = 3 (T - T_r) H_r D E
 ///     output_sent     = (T - T_r) H_r D E          output_received = T_r (H - H_r) D E
 ///
 /// What a rank keeps for itself is not counted, and idle rows do not travel.
-/// \param element_bytes 4 for f32, 2 for bf16 \param padded_caption caption rows beside the picture's in this layer
+/// \param element_bytes 4 for f32, 2 for bf16 \param beside rows of each run beside the image's in this layer: of
+/// the text, of references
 ExchangeBytes exchange_bytes(const ShardPlan& plan, int64_t rank, int64_t head_dim, int64_t element_bytes,
-                             int64_t padded_caption = 0);
+                             const std::vector<int64_t>& beside = {});
 
 }  // namespace nostos::parallel

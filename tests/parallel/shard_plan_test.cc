@@ -334,13 +334,13 @@ TEST(ShardPlan, CountsEveryElementThatChangesItsRank) {
     for (const int64_t ranks : {1, 2, 3, 4, 7, 8, 30, 31}) {
       SCOPED_TRACE(testing::Message() << name(kind) << " " << ranks);
       const ShardPlan plan = plan_of(kind, 720, 1280, ranks);
-      constexpr int64_t kCaption = 96;
-      const std::vector<Range> captions = split(kCaption, ranks);
+      constexpr int64_t kCaption = 96, kReferences = 45;
+      const std::vector<Range> captions = split(kCaption, ranks), references = split(kReferences, ranks);
       std::vector<ExchangeBytes> want(static_cast<size_t>(ranks));
       for (size_t of_rows = 0; of_rows < want.size(); ++of_rows) {
         for (size_t of_heads = 0; of_heads < want.size(); ++of_heads) {
           if (of_rows == of_heads) continue;
-          const int64_t rows = plan.shares[of_rows].active() + captions[of_rows].count;
+          const int64_t rows = plan.shares[of_rows].active() + captions[of_rows].count + references[of_rows].count;
           const int64_t bytes = rows * plan.shares[of_heads].heads.count * 128 * 2;
           want[of_rows].qkv_sent += 3 * bytes;
           want[of_heads].qkv_received += 3 * bytes;
@@ -349,7 +349,8 @@ TEST(ShardPlan, CountsEveryElementThatChangesItsRank) {
         }
       }
       for (int64_t rank = 0; rank < ranks; ++rank) {
-        const ExchangeBytes got = exchange_bytes(plan, rank, 128, 2, kCaption), &sum = want[static_cast<size_t>(rank)];
+        const ExchangeBytes got = exchange_bytes(plan, rank, 128, 2, {kCaption, kReferences});
+        const ExchangeBytes& sum = want[static_cast<size_t>(rank)];
         EXPECT_EQ(got.qkv_sent, sum.qkv_sent);
         EXPECT_EQ(got.qkv_received, sum.qkv_received);
         EXPECT_EQ(got.output_sent, sum.output_sent);

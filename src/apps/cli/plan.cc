@@ -82,8 +82,8 @@ ordered_json share_json(const Planned& planned, int64_t rank) {
           {"head_offset", share.heads.begin},
           {"heads", share.heads.count},
           {"bytes_per_layer",
-           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4, kCaptionRows))},
-            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2, kCaptionRows))}}}};
+           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4, {kCaptionRows}))},
+            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2, {kCaptionRows}))}}}};
 }
 
 ordered_json plan_json(const Planned& planned, const std::string& output) {
@@ -151,7 +151,7 @@ void print_text(const Planned& planned) {
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const Share& share = plan.shares[static_cast<size_t>(rank)];
     const Rectangle latent = latent_bounds(plan, rank);
-    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, kCaptionRows).sent();
+    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, {kCaptionRows}).sent();
     total += f32_bytes;
     print_output("{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12.3f}{:>12.3f}\n", rank,
                  span_text(share.rows), share.image_tokens, share.pads.count, share.idle, span_text(share.bounds.rows),
