@@ -27,17 +27,72 @@ bool is_packed(Device device, DType dtype, const AttentionShape& shape, const Sh
   return !sequence.is_sharded() && ops::packs_attention(device, dtype, shape.head_dim, shape.causal);
 }
 
-/// mixed = attention(rope(norm(qkv))) of one sequence that this rank has to itself.
-void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, View qkv, const RopeTable& rope,
-            const HeadScratch& s, View mixed) {
-  if (!s.q) {
-    return ops::packed_attention(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                                 shape.heads, shape.kv_heads, score_scale(shape), mixed);
+/// \return tokens [first, first + count) of `groups`: head-major, only the tokens of one head are neighbours.
+std::vector<ops::HeadGroup> tokens_of(std::span<const ops::HeadGroup> groups, int64_t first, int64_t count) {
+  std::vector<ops::HeadGroup> some;
+  for (const ops::HeadGroup& group : groups) {
+    if (group.is_packed()) {
+      some.push_back({{}, {}, {}, group.packed.rows(first, count)});
+      continue;
+    }
+    const Shape& shape = group.q.shape();
+    check(group.k.shape() == shape, "rows of several streams have no grouped heads");
+    for (int64_t head = 0; head < shape[0]; ++head) {
+      const auto of = [&](View heads) {
+        return heads.rows(head, 1).reshape({shape[1], shape[2]}).rows(first, count).reshape({1, count, shape[2]});
+      };
+      some.push_back({of(group.q), of(group.k), of(group.v)});
+    }
   }
-  ops::split_heads_rope(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                        std::array{ops::HeadGroup{s.q, s.k, s.v}});
-  ops::attention(ctx, s.q, s.k, s.v, score_scale(shape), shape.causal, mixed);
+  return some;
 }
+
+/// One sequence in a layer: what its heads are made of.
+struct Projected {
+  Context& ctx;
+  const AttentionShape& shape;
+  std::span<const AttentionWeights> streams;
+  std::vector<StreamRows> stream_rows;  ///< of the sequence's rows
+  View qkv;
+  RopeTable rope;
+
+  /// Brings the heads of some rows to `groups`, each stream's by its own norms.
+  void split(const parallel::Range& rows, std::span<const ops::HeadGroup> groups) const {
+    for (const auto& [stream, of_stream] : stream_rows) {
+      const int64_t begin = std::max(rows.begin, of_stream.begin);
+      const int64_t count = std::min(rows.end(), of_stream.end()) - begin;
+      if (count <= 0) continue;
+      const AttentionWeights& w = streams[stream];
+      const RopeTable angles = rope.rows(begin, count);
+      const auto split_to = [&](std::span<const ops::HeadGroup> to) {
+        ops::split_heads_rope(ctx, qkv.rows(begin, count), w.q_norm, w.k_norm, shape.norm_eps, angles.cos, angles.sin,
+                              shape.pairs, to);
+      };
+      if (count == rows.count)
+        split_to(groups);
+      else
+        split_to(tokens_of(groups, begin - rows.begin, count));
+    }
+  }
+
+  /// mixed = attention(rope(norm(qkv))) of a sequence that this rank has to itself.
+  void attend(const HeadScratch& s, View mixed) const {
+    const float scale = score_scale(shape);
+    const parallel::Range all{0, qkv.shape()[0]};
+    if (s.q) {
+      split(all, std::array{ops::HeadGroup{s.q, s.k, s.v}});
+      return ops::attention(ctx, s.q, s.k, s.v, scale, shape.causal, mixed);
+    }
+    if (streams.size() == 1) {
+      const AttentionWeights& w = streams[0];
+      return ops::packed_attention(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
+                                   shape.heads, shape.kv_heads, scale, mixed);
+    }
+    // Each stream's heads are normalised and rotated where they lie.
+    split(all, std::array{ops::HeadGroup{{}, {}, {}, qkv.reshape({all.count, 3, shape.heads, shape.head_dim})}});
+    ops::packed_attention(ctx, qkv, {}, {}, 0, {}, {}, shape.pairs, shape.heads, shape.kv_heads, scale, mixed);
+  }
+};
 
 }  // namespace
 
@@ -64,24 +119,34 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
 }
 
 void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected, bool accumulate) {
+               std::span<const AttentionWeights> streams, const AttentionRows& rows, const AttentionScratch& s) {
   check(s.heads.size() == sequences.size(), "each sequence has its memory");
-  ops::linear(ctx, x, w.qkv, s.qkv);
+  std::vector<const ShardedSequence*> all;
+  for (const AttendedSequence& each : sequences) all.push_back(each.sequence);
+  const std::vector<StreamRows> by_stream = stream_rows(all, streams.size());
+  for (const auto& [stream, of_stream] : by_stream)
+    ops::linear(ctx, rows.x.rows(of_stream.begin, of_stream.count), streams[stream].qkv,
+                s.qkv.rows(of_stream.begin, of_stream.count));
   int64_t begin = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& [sequence, rope] = sequences[i];
     const View qkv = s.qkv.rows(begin, sequence->rows()), mixed = s.mixed.rows(begin, sequence->rows());
+    const Projected projected{ctx, shape, streams, stream_rows({&sequence, 1}, streams.size()), qkv, rope};
+    check((!sequence->is_sharded() && streams.size() == 1) || (!shape.causal && shape.kv_heads == shape.heads),
+          "a sequence that is sharded or has several streams has neither a causal mask nor grouped heads");
     if (sequence->is_sharded()) {
-      check(!shape.causal && shape.kv_heads == shape.heads,
-            "a sharded sequence has neither a causal mask nor grouped heads");
-      sequence->attend(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                       score_scale(shape), s.heads[i].exchange, mixed);
+      const auto split = [&](const parallel::Range& some, std::span<const ops::HeadGroup> groups) {
+        projected.split(some, groups);
+      };
+      sequence->attend(ctx, split, score_scale(shape), s.heads[i].exchange, mixed);
     } else {
-      attend(ctx, shape, w, qkv, rope, s.heads[i], mixed);
+      projected.attend(s.heads[i], mixed);
     }
     begin += sequence->rows();
   }
-  ops::linear(ctx, s.mixed, w.out, projected, accumulate);
+  for (const auto& [stream, of_stream] : by_stream)
+    ops::linear(ctx, s.mixed.rows(of_stream.begin, of_stream.count), streams[stream].out,
+                rows.projected.rows(of_stream.begin, of_stream.count), rows.accumulate);
 }
 
 }  // namespace nostos::nn

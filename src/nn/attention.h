@@ -7,7 +7,7 @@
 
 #include "device/context.h"
 #include "nn/rope.h"
-#include "nn/sequence_parallel.h"
+#include "nn/sharded_sequence.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
@@ -26,6 +26,7 @@ struct AttentionShape {
   int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
+/// Weights of one stream of rows.
 struct AttentionWeights {
   Linear qkv;        ///< [qkv_width, hidden]: q, k and v rows stacked
   ConstView q_norm;  ///< f32 [head_dim] or null
@@ -58,14 +59,20 @@ struct AttentionScratch {
                                std::span<const ShardedSequence* const> sequences, DType dtype);
 };
 
+/// What a layer reads and writes: rows of all its sequences.
+struct AttentionRows {
+  ConstView x;              ///< [rows, hidden] of the weights' dtype
+  View projected;           ///< f32, or ops::product_dtype() if not accumulating [rows, hidden]
+  bool accumulate = false;  ///< whether the result is added to what stands there
+};
+
 /// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all of
 /// itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there are
 /// any.
-/// \param shape without a causal mask and grouped heads where a sequence is sharded.
-/// \param x [rows of all sequences, hidden] of the weights' dtype. \param s for these sequences.
-/// \param projected f32, or ops::product_dtype() if not accumulating [rows, hidden]. \throws Error peer_failed
+/// \param shape without a causal mask and grouped heads where a sequence is sharded or has several streams.
+/// \param streams weights of all rows, or of each stream of the sequences' segments, whose heads attend together.
+/// \param s for these sequences. \throws Error peer_failed
 void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-               const AttentionWeights& w, ConstView x, const AttentionScratch& s, View projected,
-               bool accumulate = false);
+               std::span<const AttentionWeights> streams, const AttentionRows& rows, const AttentionScratch& s);
 
 }  // namespace nostos::nn

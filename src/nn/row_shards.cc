@@ -4,11 +4,6 @@
 #include "base/error.h"
 
 namespace nostos::nn {
-namespace {
-
-ByteView bytes_of(const Context& ctx, View view) { return {view.bytes(), view.size_in_bytes(), ctx.device()}; }
-
-}  // namespace
 
 RowShards::RowShards(int64_t rows) : rows_(rows), shares_{{0, rows}} {
   check(rows >= 1, "an image has at least one row");
@@ -36,8 +31,8 @@ void RowShards::exchange_halo(const Context& ctx, View slab) const {
   std::vector<SendTo> sends;
   std::vector<ReceiveFrom> receives;
   const auto meet = [&](int peer, int64_t own_row, int64_t halo_row) {
-    sends.push_back({peer, bytes_of(ctx, slab.rows(own_row, 1))});
-    receives.push_back({peer, bytes_of(ctx, slab.rows(halo_row, 1))});
+    sends.push_back({peer, device_bytes(ctx, slab.rows(own_row, 1))});
+    receives.push_back({peer, device_bytes(ctx, slab.rows(halo_row, 1))});
   };
   const int rank = communicator_->rank();
   const int64_t last = slab.shape()[0] - 1;
@@ -54,8 +49,8 @@ void RowShards::gather(const Context& ctx, std::initializer_list<View> wholes) c
     if (peer == rank_) continue;
     const int to = static_cast<int>(peer);
     for (const View& whole : wholes) {
-      if (shares_[rank_].count > 0) sends.push_back({to, bytes_of(ctx, own_of_whole(whole))});
-      if (shares_[peer].count > 0) receives.push_back({to, bytes_of(ctx, part(whole, peer))});
+      if (shares_[rank_].count > 0) sends.push_back({to, device_bytes(ctx, own_of_whole(whole))});
+      if (shares_[peer].count > 0) receives.push_back({to, device_bytes(ctx, part(whole, peer))});
     }
   }
   communicator_->exchange("row_gather", sends, receives).wait();

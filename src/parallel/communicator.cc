@@ -101,14 +101,6 @@ Pending Communicator::exchange_among(std::span<const int> callers, const char* n
   return {*this, start(name, sends_to_others, receives_from_others, callers)};
 }
 
-Pending Communicator::all_to_all(ConstByteView send, std::span<const Part> send_parts, ByteView receive,
-                                 std::span<const Part> receive_parts) {
-  check(std::ssize(send_parts) == world_ && std::ssize(receive_parts) == world_, "all_to_all takes one part a rank");
-  std::vector<SendTo> sends;
-  for (int peer = 0; peer < world_; ++peer) sends.push_back({peer, send.part(send_parts[peer])});
-  return exchange("all_to_all", sends, from_everyone(receive, receive_parts));
-}
-
 Pending Communicator::all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts) {
   check(std::ssize(receive_parts) == world_, "all_gather takes one part a rank");
   return exchange("all_gather", to_everyone(world_, send), from_everyone(receive, receive_parts));

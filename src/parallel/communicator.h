@@ -14,6 +14,7 @@
 #include "device/context.h"
 #include "device/device.h"
 #include "device/stream.h"
+#include "tensor/tensor.h"
 
 namespace nostos {
 
@@ -47,6 +48,14 @@ ByteView host_bytes(std::span<T> elements) {
 template <class T>
 ConstByteView host_bytes(std::span<const T> elements) {
   return {reinterpret_cast<const std::byte*>(elements.data()), elements.size_bytes(), Device{}};
+}
+
+/// \return the bytes of a tensor on the device of `ctx`.
+inline ByteView device_bytes(const Context& ctx, View view) {
+  return {view.bytes(), view.size_in_bytes(), ctx.device()};
+}
+inline ConstByteView device_bytes(const Context& ctx, ConstView view) {
+  return {view.bytes(), view.size_in_bytes(), ctx.device()};
 }
 
 /// One message to, or from, one peer. The k-th send from a rank to a peer meets the peer's k-th receive from that rank.
@@ -125,11 +134,6 @@ class Communicator {
   /// \throws Error internal if two ends of a message differ in size (where the backend sees it)
   [[nodiscard]] Pending exchange(const char* name, std::span<const SendTo> sends,
                                  std::span<const ReceiveFrom> receives);
-
-  /// Sends send_parts[p] of `send` to every rank p and receives receive_parts[p] from it. One message a peer, empty
-  /// ones included.
-  [[nodiscard]] Pending all_to_all(ConstByteView send, std::span<const Part> send_parts, ByteView receive,
-                                   std::span<const Part> receive_parts);
 
   /// Every rank p's `send` ends as receive_parts[p] of every rank's `receive`. `send` may be that very part.
   [[nodiscard]] Pending all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts);

@@ -4,19 +4,19 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace nostos::parallel {
 namespace {
 
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-AxisCut cut_along(Axis axis, const Grid& grid, int64_t ranks) {
+AxisCut cut_along(Axis axis, const PlanRequest& request) {
+  const Grid& grid = request.grid;
   const int64_t along = axis == Axis::height ? grid.height : grid.width;
   const int64_t other = axis == Axis::height ? grid.width : grid.height;
   AxisCut cut{.axis = axis};
-  for (const Range& part : split(along, ranks)) cut.sizes.push_back(part.count);
-  cut.target = round_up(std::ranges::max(cut.sizes) * other, kTokenMultiple);
-  cut.cost = cut.target * ranks - grid.tokens();
+  for (const Range& part : split(along, request.ranks)) cut.sizes.push_back(part.count);
+  cut.target = round_up(std::ranges::max(cut.sizes) * other, request.pad_multiple);
+  cut.cost = cut.target * request.ranks - grid.tokens();
   return cut;
 }
 
@@ -41,11 +41,12 @@ Range overlap(const Range& range, int64_t begin, int64_t end) {
   return {first - begin, std::clamp(range.end(), begin, end) - first};
 }
 
-Share token_share(const Grid& grid, const Range& rows) {
+Share token_share(const PlanRequest& request, const Range& rows) {
+  const Grid& grid = request.grid;
   Share share{.rows = rows};
   const Range image = overlap(rows, 0, grid.tokens());
   share.image_tokens = image.count;
-  share.pads = overlap(rows, grid.tokens(), grid.padded());
+  share.pads = overlap(rows, grid.tokens(), request.padded_tokens());
   if (image.count > 0) {
     const int64_t first = image.begin / grid.width;
     const int64_t last = (image.end() - 1) / grid.width;
@@ -54,10 +55,11 @@ Share token_share(const Grid& grid, const Range& rows) {
   return share;
 }
 
-std::vector<Share> axis_shares(const Grid& grid, const AxisCut& cut) {
+std::vector<Share> axis_shares(const PlanRequest& request, const AxisCut& cut) {
+  const Grid& grid = request.grid;
   std::vector<Share> shares;
   int64_t offset = 0, row = 0, pad = 0;
-  const int64_t single_rank_pads = grid.padded() - grid.tokens();
+  const int64_t single_rank_pads = request.padded_tokens() - grid.tokens();
   for (const int64_t size : cut.sizes) {
     Share share;
     if (size > 0) {
@@ -76,7 +78,7 @@ std::vector<Share> axis_shares(const Grid& grid, const AxisCut& cut) {
     pad = share.pads.end();
     shares.push_back(share);
   }
-  check(pad == single_rank_pads, "targets are multiples of kTokenMultiple, so every single-rank pad finds a slot");
+  check(pad == single_rank_pads, "targets are multiples of the pad multiple, so every single-rank pad finds a slot");
   return shares;
 }
 
@@ -100,7 +102,7 @@ std::string_view name(PlanKind kind) { return kind == PlanKind::token ? "token" 
 
 std::string_view name(Axis axis) { return axis == Axis::height ? "height" : "width"; }
 
-int64_t Grid::padded() const { return round_up(tokens(), kTokenMultiple); }
+int64_t PlanRequest::padded_tokens() const { return round_up(grid.tokens(), pad_multiple); }
 
 std::vector<Range> split(int64_t count, int64_t parts) {
   check(count >= 0 && parts >= 1, "split() deals 0 or more things to 1 or more parts");
@@ -115,18 +117,19 @@ std::vector<Range> split(int64_t count, int64_t parts) {
 
 ShardPlan make_plan(const PlanRequest& request) {
   const Grid& grid = request.grid;
-  require(grid.height >= 1 && grid.width >= 1 && request.ranks >= 1 && request.heads >= 1 && request.patch >= 1,
+  require(grid.height >= 1 && grid.width >= 1 && request.ranks >= 1 && request.heads >= 1 && request.patch >= 1 &&
+              request.pad_multiple >= 1,
           ErrorKind::invalid_input,
-          "a shard plan of {}x{} tokens (height x width), {} ranks, {} heads and patch {} is impossible: each must be "
-          "at least 1",
-          grid.height, grid.width, request.ranks, request.heads, request.patch);
-  ShardPlan plan{.request = request,
-                 .cuts = {cut_along(Axis::height, grid, request.ranks), cut_along(Axis::width, grid, request.ranks)}};
+          "a shard plan of {}x{} tokens (height x width), {} ranks, {} heads, patch {} and pad multiple {} is "
+          "impossible: each must be at least 1",
+          grid.height, grid.width, request.ranks, request.heads, request.patch, request.pad_multiple);
+  ShardPlan plan{.request = request, .cuts = {cut_along(Axis::height, request), cut_along(Axis::width, request)}};
   choose_axis(plan);
   if (request.kind == PlanKind::token) {
-    for (const Range& rows : split(grid.padded(), request.ranks)) plan.shares.push_back(token_share(grid, rows));
+    for (const Range& rows : split(plan.padded_tokens(), request.ranks))
+      plan.shares.push_back(token_share(request, rows));
   } else {
-    plan.shares = axis_shares(grid, plan.cut());
+    plan.shares = axis_shares(request, plan.cut());
   }
   const std::vector<Range> heads = split(request.heads, request.ranks);
   for (size_t rank = 0; rank < heads.size(); ++rank) plan.shares[rank].heads = heads[rank];
@@ -155,14 +158,17 @@ Rectangle latent_bounds(const ShardPlan& plan, int64_t rank) {
 }
 
 ExchangeBytes exchange_bytes(const ShardPlan& plan, int64_t rank, int64_t head_dim, int64_t element_bytes,
-                             int64_t padded_caption) {
+                             const std::vector<int64_t>& beside) {
   const Share& share = share_of(plan, rank);
-  const int64_t rows = share.active() + split(padded_caption, plan.request.ranks)[static_cast<size_t>(rank)].count;
+  int64_t rows = share.active(), all_rows = plan.padded_tokens();
+  for (const int64_t count : beside) {
+    rows += split(count, plan.request.ranks)[static_cast<size_t>(rank)].count;
+    all_rows += count;
+  }
   const int64_t head_bytes = head_dim * element_bytes;
   const int64_t others_heads = plan.request.heads - share.heads.count;
-  const int64_t others_rows = plan.request.grid.padded() + padded_caption - rows;
   const int64_t outgoing = rows * others_heads * head_bytes;
-  const int64_t incoming = others_rows * share.heads.count * head_bytes;
+  const int64_t incoming = (all_rows - rows) * share.heads.count * head_bytes;
   return {.qkv_sent = 3 * outgoing, .qkv_received = 3 * incoming, .output_sent = incoming, .output_received = outgoing};
 }
 

@@ -8,8 +8,6 @@
 
 namespace nostos::parallel {
 
-inline constexpr int64_t kTokenMultiple = 32;  ///< image sequences and the axis plan's targets are multiples of this
-
 /// How the tokens of a picture are dealt to ranks.
 enum class PlanKind {
   token,  ///< contiguous ranges of the padded sequence, sizes differing by at most one
@@ -36,8 +34,6 @@ struct Grid {
   int64_t width = 0;
 
   int64_t tokens() const { return height * width; }
-  /// The length of the sequence on one rank: tokens() rounded up to kTokenMultiple.
-  int64_t padded() const;
 };
 
 /// A part of a grid, in tokens or in latent elements.
@@ -53,7 +49,7 @@ struct Rectangle {
 struct AxisCut {
   Axis axis = Axis::height;
   std::vector<int64_t> sizes{};  ///< tokens along the axis, one a rank; ranks beyond the tokens have 0
-  int64_t target = 0;            ///< aligned local length: max(sizes) * other side, rounded up to kTokenMultiple
+  int64_t target = 0;            ///< aligned local length: max(sizes) * other side, rounded up to the pad multiple
   int64_t cost = 0;              ///< padding tokens: target * ranks - grid tokens
 };
 
@@ -78,6 +74,11 @@ struct PlanRequest {
   PlanKind kind = PlanKind::token;
   int64_t heads = 1;
   int64_t patch = 2;  ///< latent elements along one side of a token
+  int64_t pad_multiple =
+      1;  ///< the sequence, and each target of the axis plan, is padded to a multiple of this; 1: not
+
+  /// \return the length of the image's sequence on one rank: the grid's tokens and pads.
+  int64_t padded_tokens() const;
 };
 
 struct ShardPlan {
@@ -88,6 +89,7 @@ struct ShardPlan {
   std::vector<Share> shares{};    ///< one a rank, of request.kind
 
   const AxisCut& cut() const { return cuts[static_cast<size_t>(axis)]; }
+  int64_t padded_tokens() const { return request.padded_tokens(); }
 };
 
 /// \return `count` things dealt to `parts`, contiguous and in order, the first count mod parts getting one more.
@@ -98,7 +100,7 @@ std::vector<Range> split(int64_t count, int64_t parts);
 /// padding tokens, on a tie the longer one, then height; its tokens dealt by split(), each rank's rectangle padded to
 /// the cut's target. The first pad slots in rank order stand for the pads that one rank has, the others are idle. Heads
 /// are dealt whole by split() in both.
-/// \throws Error invalid_input unless grid, ranks, heads and patch are all at least 1
+/// \throws Error invalid_input unless grid, ranks, heads, patch and pad_multiple are all at least 1
 ShardPlan make_plan(const PlanRequest& request);
 
 /// \return the rank's computed rows as indices into the padded native sequence of one rank, in the rank's own order: the
@@ -120,15 +122,16 @@ struct ExchangeBytes {
 };
 
 /// Ulysses: q, k and v of a rank's rows go to the ranks that own the heads, the attention output comes back. With T_r
-/// computed rows (share.active(), and its part of the caption, which split() deals) and H_r heads on rank r, T and H in
+/// computed rows (share.active(), and its part of what stands beside the image, which split() deals) and H_r heads on rank r, T and H in
 /// all, head width D and E bytes an element:
 ///
 ///     qkv_sent        = 3 T_r (H - H_r) D E        qkv_received    = 3 (T - T_r) H_r D E
 ///     output_sent     = (T - T_r) H_r D E          output_received = T_r (H - H_r) D E
 ///
 /// What a rank keeps for itself is not counted, and idle rows do not travel.
-/// \param element_bytes 4 for f32, 2 for bf16 \param padded_caption caption rows beside the picture's in this layer
+/// \param element_bytes 4 for f32, 2 for bf16 \param beside rows of each run beside the image's in this layer: of
+/// the text, of references
 ExchangeBytes exchange_bytes(const ShardPlan& plan, int64_t rank, int64_t head_dim, int64_t element_bytes,
-                             int64_t padded_caption = 0);
+                             const std::vector<int64_t>& beside = {});
 
 }  // namespace nostos::parallel

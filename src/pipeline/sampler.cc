@@ -50,7 +50,7 @@ int64_t SamplerPlan::rows_of(size_t picture) const {
   const int64_t ranks = share.plan().request.ranks;
   const auto rows = [&](Side side) {
     const int64_t caption = caption_tokens[pictures[picture].captions[side]];
-    return (share.grid().padded() + caption + ranks - 1) / ranks;
+    return (share.plan().padded_tokens() + caption + ranks - 1) / ranks;
   };
   if (!pictures[picture].guidance.is_on()) return rows(kPositive);
   return halves != nullptr ? std::max(rows(kPositive), rows(kNegative)) : rows(kPositive) + rows(kNegative);

@@ -34,7 +34,7 @@ TEST(PlanDrawing, PaintsEachTokenInItsRanksColour) {
     for (const Grid& grid : {Grid{45, 80}, Grid{80, 45}, Grid{1, 64}, Grid{64, 1}, Grid{1, 1}, Grid{512, 300}}) {
       for (const int64_t ranks : {1, 2, 7, 30}) {
         SCOPED_TRACE(testing::Message() << name(kind) << " " << grid.height << "x" << grid.width << " on " << ranks);
-        const ShardPlan plan = make_plan({.grid = grid, .ranks = ranks, .kind = kind, .heads = 6});
+        const ShardPlan plan = make_plan({.grid = grid, .ranks = ranks, .kind = kind, .heads = 6, .pad_multiple = 32});
         const PlanDrawing drawing = draw_plan(plan, "title");
         int64_t wrong = 0, hidden = 0;
         for (int64_t rank = 0; rank < ranks; ++rank) {
@@ -57,7 +57,7 @@ TEST(PlanDrawing, PaintsEachTokenInItsRanksColour) {
 }
 
 TEST(PlanDrawing, EqualPlansGiveEqualPixels) {
-  const ShardPlan plan = make_plan({.grid = {13, 21}, .ranks = 3, .heads = 6});
+  const ShardPlan plan = make_plan({.grid = {13, 21}, .ranks = 3, .heads = 6, .pad_multiple = 32});
   EXPECT_EQ(draw_plan(plan, "a").image, draw_plan(plan, "a").image);
   EXPECT_NE(draw_plan(plan, "a").image, draw_plan(plan, "b").image);
 }

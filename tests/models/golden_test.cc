@@ -91,7 +91,10 @@ class Drawing {
 
   nn::SequenceParallel whole_picture() const {
     const zimage::Config& config = parts_.transformer_config();
-    return {{latent_shape()[1] / config.patch, latent_shape()[2] / config.patch}, config.heads, config.head_dim()};
+    return {parallel::make_plan({.grid = {latent_shape()[1] / config.patch, latent_shape()[2] / config.patch},
+                                 .heads = config.heads,
+                                 .pad_multiple = zimage::kTokenMultiple}),
+            config.head_dim()};
   }
 
   /// \return the caption as every layer sees it, f32 [padded tokens, hidden].

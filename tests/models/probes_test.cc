@@ -76,12 +76,15 @@ TEST(Probes, Transformer) {
   const zimage::Transformer& model = parts.transformer(ctx);
   const zimage::Config& config = model.config();
   const ConstView latents = file.tensor("latents"), features = file.tensor("prompt_embeds");
-  const nn::SequenceParallel picture({latents.shape()[2] / config.patch, latents.shape()[3] / config.patch},
-                                     config.heads, config.head_dim());
+  const nn::SequenceParallel picture(
+      parallel::make_plan({.grid = {latents.shape()[2] / config.patch, latents.shape()[3] / config.patch},
+                           .heads = config.heads,
+                           .pad_multiple = zimage::kTokenMultiple}),
+      config.head_dim());
   const std::vector<int64_t> image_rows = integers(file.tensor("image_rows")),
                              caption_rows = integers(file.tensor("caption_rows"));
   std::vector<int64_t> all_rows = image_rows;
-  for (const int64_t row : caption_rows) all_rows.push_back(picture.grid().padded() + row);
+  for (const int64_t row : caption_rows) all_rows.push_back(picture.plan().padded_tokens() + row);
 
   Comparison comparison(file);
   const nn::Probe probe = [&](std::string_view name, ConstView value) {

@@ -31,7 +31,7 @@ Tensor attend(const AttentionShape& shape, const AttentionWeights& w, std::span<
   const AttentionScratch scratch = take(arena);
   Tensor projected({}, DType::f32, {x.shape()[0], kHidden});
   std::fill_n(projected.data<float>(), projected.shape().elements(), 1.f);
-  attention(ctx, sequences, shape, w, x, scratch, projected, accumulate);
+  attention(ctx, sequences, shape, {&w, 1}, {x, projected, accumulate}, scratch);
   return projected;
 }
 

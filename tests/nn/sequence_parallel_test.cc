@@ -8,15 +8,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
-#include <memory>
 #include <string>
 #include <tuple>
+#include <variant>
 #include <vector>
 
+#include "base/rounding.h"
 #include "device/arena.h"
+#include "nn/ranks.h"
 #include "ops/support.h"
-#include "parallel/thread_communicator.h"
 
 namespace nostos::nn {
 namespace {
@@ -24,13 +24,46 @@ namespace {
 using parallel::PlanKind;
 
 constexpr int64_t kHeadDim = 16;
+constexpr int64_t kPadMultiple = 32;
 constexpr float kScale = 0.25f;  // 1 / sqrt(kHeadDim)
 constexpr float kEps = 1e-5f;
 
-/// A sequence [padded grid | caption] and its attention on one rank.
+/// How a family lays a sequence out.
+struct Layout {
+  std::string name;
+  std::vector<Segment> segments;
+  int64_t pad_multiple;
+
+  int64_t rows(const parallel::Grid& grid) const {
+    int64_t rows = 0;
+    for (const Segment& each : segments) rows += each.is_image ? round_up(grid.tokens(), pad_multiple) : each.rows;
+    return rows;
+  }
+  /// \return rows of what stands beside the image.
+  std::vector<int64_t> beside() const {
+    std::vector<int64_t> rows;
+    for (const Segment& each : segments)
+      if (!each.is_image) rows.push_back(each.rows);
+    return rows;
+  }
+};
+
+/// [image padded | caption padded]
+Layout with_caption(int64_t caption) {
+  return {fmt::format("caption {}", caption), {{.is_image = true}, {.rows = caption}}, kPadMultiple};
+}
+
+/// [text | image | references], none padded
+Layout with_references(int64_t text, int64_t references) {
+  return {fmt::format("text {}, references {}", text, references),
+          {{.rows = text, .stream = 1}, {.is_image = true}, {.rows = references}},
+          1};
+}
+
+/// A sequence and its attention on one rank.
 struct Layer {
-  Layer(const parallel::Grid& grid, int64_t caption, int64_t heads, DType dtype)
-      : grid(grid), caption(caption), heads(heads), dtype(dtype), rows(grid.padded() + caption) {
+  Layer(const parallel::Grid& grid, const Layout& layout, int64_t heads, DType dtype)
+      : grid(grid), layout(layout), heads(heads), dtype(dtype), rows(layout.rows(grid)) {
     qkv = random_tensor(DType::f32, {rows, 3 * heads * kHeadDim}, 1, -8, 8);
     for (int64_t i = 0; i < qkv.shape().elements(); ++i) qkv.data<float>()[i] = std::round(qkv.data<float>()[i]);
     cos = random_tensor(DType::f32, {rows, kHeadDim / 2}, 2);
@@ -65,24 +98,12 @@ struct Layer {
   }
 
   parallel::Grid grid;
-  int64_t caption, heads;
+  Layout layout;
+  int64_t heads;
   DType dtype;
   int64_t rows;
   Tensor qkv, cos, sin, q_norm, k_norm, q, k, v, mixed;
 };
-
-/// \return the rows of `whole` that `runs` name.
-Tensor rows_of(const Tensor& whole, std::span<const parallel::Range> runs, int64_t count) {
-  Shape shape = whole.shape();
-  Tensor made({}, whole.dtype(), {count, shape[1]});
-  int64_t at = 0;
-  for (const parallel::Range& run : runs) {
-    copy_bytes(whole.view().rows(run.begin, run.count), made.view().rows(at, run.count));
-    at += run.count;
-  }
-  EXPECT_EQ(at, count);
-  return made;
-}
 
 /// \return this rank's attention over the layer's rows.
 Tensor attend(const Layer& layer, const ShardedSequence& sequence) {
@@ -95,13 +116,22 @@ Tensor attend(const Layer& layer, const ShardedSequence& sequence) {
   const ShardedSequence::Scratch scratch = sequence.take(arena, layer.dtype);
   Tensor mixed({}, layer.dtype, {sequence.rows(), layer.heads * kHeadDim});
   const auto own = [&](const Tensor& whole) { return rows_of(whole, sequence.runs(), sequence.rows()); };
-  sequence.attend(ctx, own(layer.qkv), layer.q_norm, layer.k_norm, kEps, own(layer.cos), own(layer.sin),
-                  ops::RotaryPairs::interleaved, kScale, scratch, mixed);
+  const Tensor qkv = own(layer.qkv), cos = own(layer.cos), sin = own(layer.sin);
+  const auto split = [&](const parallel::Range& rows, std::span<const ops::HeadGroup> groups) {
+    const auto of = [&](const Tensor& each) { return each.view().rows(rows.begin, rows.count); };
+    ops::split_heads_rope(ctx, of(qkv), layer.q_norm, layer.k_norm, kEps, of(cos), of(sin),
+                          ops::RotaryPairs::interleaved, groups);
+  };
+  sequence.attend(ctx, split, kScale, scratch, mixed);
   return mixed;
 }
 
 parallel::ShardPlan plan_of(const Layer& layer, int64_t ranks, PlanKind kind) {
-  return parallel::make_plan({.grid = layer.grid, .ranks = ranks, .kind = kind, .heads = layer.heads});
+  return parallel::make_plan({.grid = layer.grid,
+                              .ranks = ranks,
+                              .kind = kind,
+                              .heads = layer.heads,
+                              .pad_multiple = layer.layout.pad_multiple});
 }
 
 std::vector<DType> dtypes() {
@@ -132,62 +162,33 @@ void expect_round_trip(const SequenceParallel& picture, const Tensor& whole) {
   EXPECT_EQ(values(home), values(whole));
 }
 
-/// Calls check(layer) for grids with many and with few tokens, odd captions, and fewer heads than ranks.
+/// Calls check(layer) for grids with many and with few tokens, odd captions and references, and fewer heads than ranks.
 template <class Check>
 void for_each_layer(const Check& check) {
+  const Layout layouts[] = {with_caption(0), with_caption(7), with_caption(65), with_references(5, 0),
+                            with_references(16, 43)};
   for (const DType dtype : dtypes()) {
     for (const parallel::Grid& grid : {parallel::Grid{9, 7}, parallel::Grid{1, 3}, parallel::Grid{3, 12}}) {
-      for (const int64_t caption : {0, 7, 65}) {
+      for (const Layout& layout : layouts) {
         for (const int64_t heads : {2, 6}) {
-          SCOPED_TRACE(fmt::format("{}x{} tokens, caption {}, {} heads, {}", grid.height, grid.width, caption, heads,
-                                   name(dtype)));
-          check(Layer(grid, caption, heads, dtype));
+          SCOPED_TRACE(
+              fmt::format("{}x{} tokens, {}, {} heads, {}", grid.height, grid.width, layout.name, heads, name(dtype)));
+          check(Layer(grid, layout, heads, dtype));
         }
       }
     }
   }
 }
 
-/// The same ranks as if they could not write to one another's memory.
-class RanksApart final : public Communicator {
- public:
-  explicit RanksApart(Communicator& ranks) : Communicator(ranks.rank(), ranks.world()), ranks_(ranks) {}
-  void abort(std::string_view reason) noexcept override { ranks_.abort(reason); }
-
- protected:
-  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives, std::span<const int>) override {
-    class Exchange final : public Operation {
-     public:
-      explicit Exchange(Pending pending) : pending_(std::move(pending)) {}
-      void wait() override { pending_.wait(); }
-
-     private:
-      Pending pending_;
-    };
-    return std::make_unique<Exchange>(ranks_.exchange(name, sends, receives));
-  }
-
- private:
-  Communicator& ranks_;
-};
-
 /// \return runs of all ranks' rows.
-size_t run_count(const parallel::ShardPlan& plan, int64_t caption) {
+size_t run_count(const parallel::ShardPlan& plan, const Layout& layout) {
   size_t count = 0;
-  const std::vector<parallel::Range> captions = parallel::split(caption, plan.request.ranks);
-  for (int64_t rank = 0; rank < plan.request.ranks; ++rank)
-    count += parallel::native_runs(plan, rank).size() + (captions[static_cast<size_t>(rank)].count > 0 ? 1 : 0);
+  for (int64_t rank = 0; rank < plan.request.ranks; ++rank) {
+    count += parallel::native_runs(plan, rank).size();
+    for (const int64_t rows : layout.beside())
+      count += parallel::split(rows, plan.request.ranks)[static_cast<size_t>(rank)].count > 0 ? 1 : 0;
+  }
   return count;
-}
-
-/// Runs `body` on thread ranks that write to one another's memory, and on ranks that cannot.
-void run_ranks(int world, const std::function<void(Communicator&)>& body) {
-  run_thread_ranks(world, body);
-  run_thread_ranks(world, [&](Communicator& ranks) {
-    RanksApart apart(ranks);
-    body(apart);
-  });
 }
 
 class SequenceParallelOfWorld : public testing::TestWithParam<std::tuple<int, PlanKind>> {
@@ -207,13 +208,15 @@ TEST_P(SequenceParallelOfWorld, AttendsBitForBit) {
     run_ranks(world(), [&](Communicator& comm) {
       const SequenceRanks ranks(comm, 1);
       const SequenceParallel picture(ranks, plan, kHeadDim);
-      const ShardedSequence sequence = picture.with_caption(layer.caption);
+      const ShardedSequence sequence = picture.sequence(layer.layout.segments);
       Arena measure{Device{}};
       const ShardedSequence::Scratch scratch = sequence.take(measure, layer.dtype);
       const bool may_be_packed = ops::packs_attention(Device{}, layer.dtype, kHeadDim, false);
-      EXPECT_TRUE(scratch.is_packed() == may_be_packed || kind() == PlanKind::axis);  // whose rows may be scattered
-      EXPECT_EQ(scratch.is_shared, scratch.is_packed() && comm.shares_memory(Device{}) &&
-                                       run_count(plan, layer.caption) <= ops::kMostRowTargets);
+      const bool is_shared = std::holds_alternative<SharedMemoryExchange>(scratch);
+      const bool is_packed = is_shared || std::holds_alternative<PackedExchange>(scratch);
+      EXPECT_TRUE(is_packed == may_be_packed || kind() == PlanKind::axis);  // whose rows may be scattered
+      EXPECT_EQ(is_shared,
+                is_packed && comm.shares_memory(Device{}) && run_count(plan, layer.layout) <= ops::kMostRowTargets);
       const Tensor mixed = attend(layer, sequence);
       const Tensor wanted = rows_of(layer.mixed, sequence.runs(), sequence.rows());
       EXPECT_TRUE(std::equal(mixed.view().bytes(), mixed.view().bytes() + mixed.size_in_bytes(), wanted.view().bytes()))
@@ -225,32 +228,32 @@ TEST_P(SequenceParallelOfWorld, AttendsBitForBit) {
 // More runs than a kernel takes as targets travel as messages, though the ranks share memory.
 TEST(SequenceParallel, ManyRanksAttendBitForBit) {
   constexpr int kWorld = 16;
-  const Layer layer(parallel::Grid{9, 7}, 20, 6, DType::f32);
+  const Layer layer(parallel::Grid{9, 7}, with_caption(20), 6, DType::f32);
   run_thread_ranks(kWorld, [&](Communicator& comm) {
     const SequenceRanks ranks(comm, 1);
     const SequenceParallel picture(ranks, plan_of(layer, kWorld, PlanKind::token), kHeadDim);
-    const ShardedSequence sequence = picture.with_caption(layer.caption);
+    const ShardedSequence sequence = picture.sequence(layer.layout.segments);
     Arena measure{Device{}};
-    EXPECT_FALSE(sequence.take(measure, layer.dtype).is_shared);
+    EXPECT_FALSE(std::holds_alternative<SharedMemoryExchange>(sequence.take(measure, layer.dtype)));
     const Tensor mixed = attend(layer, sequence), wanted = rows_of(layer.mixed, sequence.runs(), sequence.rows());
     EXPECT_TRUE(std::equal(mixed.view().bytes(), mixed.view().bytes() + mixed.size_in_bytes(), wanted.view().bytes()))
         << "rank " << comm.rank();
   });
 }
 
-// Rows travel run by run where those are few: by the token plan the picture's and the caption's, by the axis plan four.
+// Rows travel run by run where those are few: by the token plan one a segment, by the axis plan four.
 TEST_P(SequenceParallelOfWorld, SendsWhatThePlanSaysInFewMessages) {
-  const int most_runs = kind() == PlanKind::token ? 2 : 4;
   for_each_layer([&](const Layer& layer) {
     const parallel::ShardPlan plan = plan_of(layer, world(), kind());
+    const size_t most_runs = kind() == PlanKind::token ? layer.layout.segments.size() : 4;
     run_ranks(world(), [&](Communicator& comm) {
       const SequenceRanks ranks(comm, 1);
-      const ShardedSequence sequence = SequenceParallel(ranks, plan, kHeadDim).with_caption(layer.caption);
+      const ShardedSequence sequence = SequenceParallel(ranks, plan, kHeadDim).sequence(layer.layout.segments);
       attend(layer, sequence);
       const parallel::ExchangeBytes planned = parallel::exchange_bytes(
-          plan, comm.rank(), kHeadDim, static_cast<int64_t>(size_bytes(layer.dtype)), layer.caption);
+          plan, comm.rank(), kHeadDim, static_cast<int64_t>(size_bytes(layer.dtype)), layer.layout.beside());
       EXPECT_EQ(comm.traffic().bytes, static_cast<uint64_t>(planned.sent())) << "rank " << comm.rank();
-      EXPECT_LE(comm.traffic().messages, static_cast<uint64_t>(2 * most_runs * (comm.world() - 1)));  // two exchanges
+      EXPECT_LE(comm.traffic().messages, 2 * most_runs * static_cast<uint64_t>(comm.world() - 1));  // two exchanges
     });
   });
 }
@@ -269,12 +272,42 @@ TEST_P(SequenceParallelOfWorld, CutTokensComeHomeAsTheyWere) {
 
 TEST(SequenceParallel, OneRankHoldsAllTokens) {
   const parallel::Grid grid{9, 7};
-  const SequenceParallel picture(grid, 3, kHeadDim);
+  const SequenceParallel picture(parallel::make_plan({.grid = grid, .heads = 3, .pad_multiple = kPadMultiple}),
+                                 kHeadDim);
   EXPECT_EQ(picture.image_tokens(), 63);
   EXPECT_EQ(picture.image().rows(), 64);
   EXPECT_EQ(picture.with_caption(7).rows(), 71);
   EXPECT_FALSE(picture.with_caption(7).is_sharded());
   expect_round_trip(picture, counted_tokens(grid));
+}
+
+TEST(SequenceParallel, SaysWhichRowsOfEachSegmentARankHolds) {
+  const parallel::ShardPlan plan = parallel::make_plan({.grid = {3, 5}, .ranks = 4, .heads = 2});
+  run_thread_ranks(4, [&](Communicator& comm) {
+    const SequenceRanks ranks(comm, 1);
+    const SequenceParallel picture(ranks, plan, kHeadDim);
+    const ShardedSequence sequence = picture.sequence(with_references(6, 3).segments);
+    const std::span<const SegmentRows> segments = sequence.segments();
+    ASSERT_EQ(segments.size(), 3u);
+    EXPECT_EQ(segments[0].whole, (parallel::Range{0, 6}));
+    EXPECT_EQ(segments[1].whole, (parallel::Range{6, 15}));
+    EXPECT_EQ(segments[2].whole, (parallel::Range{21, 3}));
+    EXPECT_EQ(picture.beside_rows(6).count, segments[0].local.count);
+    if (comm.rank() == 1) {  // of 2, 2, 1, 1 rows of text, 4, 4, 4, 3 of the image and 1, 1, 1, 0 of references
+      EXPECT_EQ(segments[0].local, (parallel::Range{0, 2}));
+      EXPECT_EQ(segments[1].local, (parallel::Range{2, 4}));
+      EXPECT_EQ(segments[2].local, (parallel::Range{6, 1}));
+      EXPECT_EQ(std::vector(sequence.runs().begin(), sequence.runs().end()),
+                (std::vector<parallel::Range>{{2, 2}, {10, 4}, {22, 1}}));
+      EXPECT_EQ(picture.beside_rows(6), (parallel::Range{2, 2}));
+      const ShardedSequence* const one = &sequence;
+      EXPECT_EQ(stream_rows({&one, 1}, 2), (std::vector<StreamRows>{{1, {0, 2}}, {0, {2, 5}}}));
+      EXPECT_EQ(stream_rows({&one, 1}, 1), (std::vector<StreamRows>{{0, {0, 7}}}));
+    }
+    if (comm.rank() == 3) {
+      EXPECT_EQ(segments[2].local, (parallel::Range{4, 0}));
+    }
+  });
 }
 
 // Measured: at most 0.003 of the bound in float32, 0.125 in bfloat16.
@@ -292,7 +325,7 @@ TEST(SequenceParallel, RingsDifferByRounding) {
         std::vector<double> largest(static_cast<size_t>(world));
         run_thread_ranks(world, [&](Communicator& comm) {
           const SequenceRanks ranks(comm, degrees.ring);
-          const ShardedSequence sequence = SequenceParallel(ranks, plan, kHeadDim).with_caption(layer.caption);
+          const ShardedSequence sequence = SequenceParallel(ranks, plan, kHeadDim).sequence(layer.layout.segments);
           const Values got = values(attend(layer, sequence).view());
           const Values wanted = values(rows_of(layer.mixed, sequence.runs(), sequence.rows()).view());
           double& most = largest[static_cast<size_t>(comm.rank())];

@@ -35,6 +35,18 @@ inline size_t end_of(const std::vector<Part>& parts) {
   return parts.empty() ? 0 : parts.back().offset_bytes + parts.back().bytes;
 }
 
+/// Sends send_parts[p] of `send` to every rank p and receives receive_parts[p] from it.
+[[nodiscard]] inline Pending all_to_all(Communicator& comm, ConstByteView send, std::span<const Part> send_parts,
+                                        ByteView receive, std::span<const Part> receive_parts) {
+  std::vector<SendTo> sends;
+  std::vector<ReceiveFrom> receives;
+  for (int peer = 0; peer < comm.world(); ++peer) {
+    sends.push_back({peer, send.part(send_parts[static_cast<size_t>(peer)])});
+    receives.push_back({peer, receive.part(receive_parts[static_cast<size_t>(peer)])});
+  }
+  return comm.exchange("all_to_all", sends, receives);
+}
+
 /// Buffers of one all_to_all whose sizes every rank derives from `round`: uneven, a third of them zero.
 struct AllToAll {
   AllToAll(const Communicator& comm, uint64_t round, size_t max_bytes)
@@ -59,8 +71,8 @@ struct AllToAll {
   }
 
   [[nodiscard]] Pending start(Communicator& comm) {
-    return comm.all_to_all(host_bytes(std::span<const std::byte>(send)), send_parts, host_bytes(std::span(receive)),
-                           receive_parts);
+    return all_to_all(comm, host_bytes(std::span<const std::byte>(send)), send_parts, host_bytes(std::span(receive)),
+                      receive_parts);
   }
 
   void verify() const {

@@ -236,9 +236,8 @@ TEST_F(Nccl, ExchangesBitForBit) {
       Tensor received(ctx.device(), DType::u8, host_view(exchange.receive).shape());
       upload(ctx, host_view(exchange.send), sent);
       upload(ctx, host_view(exchange.receive), received);
-      ranks
-          .all_to_all(bytes_of(ctx, sent, exchange.send.size()), exchange.send_parts,
-                      bytes_of(ctx, received, exchange.receive.size()), exchange.receive_parts)
+      exchange_cases::all_to_all(ranks, bytes_of(ctx, sent, exchange.send.size()), exchange.send_parts,
+                                 bytes_of(ctx, received, exchange.receive.size()), exchange.receive_parts)
           .wait();
       download(ctx, received, host_view(exchange.receive));
       ranks.synchronize(ctx, "test");

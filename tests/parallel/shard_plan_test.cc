@@ -15,8 +15,14 @@ namespace {
 
 using Sizes = std::vector<int64_t>;
 
+constexpr int64_t kPadMultiple = 32;  // of the reference plans
+
 ShardPlan plan_of(PlanKind kind, int64_t height_px, int64_t width_px, int64_t ranks, int64_t heads = 30) {
-  return make_plan({.grid = {height_px / 16, width_px / 16}, .ranks = ranks, .kind = kind, .heads = heads});
+  return make_plan({.grid = {height_px / 16, width_px / 16},
+                    .ranks = ranks,
+                    .kind = kind,
+                    .heads = heads,
+                    .pad_multiple = kPadMultiple});
 }
 
 /// The axis plan's rule, written once more as the design has it. Sizes by dealing tokens one after the other.
@@ -26,19 +32,21 @@ struct Expected {
   int64_t target, cost;
 };
 
-Expected expected_cut(Axis axis, int64_t height, int64_t width, int64_t ranks) {
+Expected expected_cut(Axis axis, const PlanRequest& request) {
+  const auto& [height, width] = request.grid;
+  const int64_t ranks = request.ranks;
   const int64_t along = axis == Axis::height ? height : width;
   const int64_t other = height + width - along;
   Expected cut{axis, Sizes(static_cast<size_t>(ranks)), 0, 0};
   for (int64_t token = 0; token < along; ++token) ++cut.sizes[static_cast<size_t>(token % ranks)];
-  while (cut.target < cut.sizes[0] * other) cut.target += 32;
+  while (cut.target < cut.sizes[0] * other) cut.target += request.pad_multiple;
   cut.cost = cut.target * ranks - height * width;
   return cut;
 }
 
-Expected expected_plan(int64_t height, int64_t width, int64_t ranks) {
-  Expected by_height = expected_cut(Axis::height, height, width, ranks);
-  Expected by_width = expected_cut(Axis::width, height, width, ranks);
+Expected expected_plan(const PlanRequest& request) {
+  const auto& [height, width] = request.grid;
+  Expected by_height = expected_cut(Axis::height, request), by_width = expected_cut(Axis::width, request);
   const bool width_wins = by_width.cost < by_height.cost || (by_width.cost == by_height.cost && width > height);
   return width_wins ? by_width : by_height;
 }
@@ -59,12 +67,15 @@ void for_every_size(const Check& check) {
 /// Every index of the padded native sequence is on exactly one rank, and each rank has as many as its share says.
 void expect_each_token_once(const ShardPlan& plan, std::vector<uint8_t>& seen) {
   const Grid& grid = plan.request.grid;
-  seen.assign(static_cast<size_t>(grid.padded()), 0);
+  const int64_t padded = plan.padded_tokens();
+  ASSERT_TRUE(padded % plan.request.pad_multiple == 0 && padded >= grid.tokens() &&
+              padded - grid.tokens() < plan.request.pad_multiple);
+  seen.assign(static_cast<size_t>(padded), 0);
   for (int64_t rank = 0; rank < plan.request.ranks; ++rank) {
     const Share& share = plan.shares[static_cast<size_t>(rank)];
     int64_t rows = 0, pads = 0;
     for (const Range& run : native_runs(plan, rank)) {
-      ASSERT_TRUE(run.begin >= 0 && run.count > 0 && run.end() <= grid.padded());
+      ASSERT_TRUE(run.begin >= 0 && run.count > 0 && run.end() <= padded);
       for (int64_t index = run.begin; index < run.end(); ++index) ++seen[static_cast<size_t>(index)];
       rows += run.count;
       pads += std::max(run.end() - std::max(run.begin, grid.tokens()), int64_t{0});
@@ -72,7 +83,7 @@ void expect_each_token_once(const ShardPlan& plan, std::vector<uint8_t>& seen) {
     ASSERT_EQ(rows, share.active());
     ASSERT_EQ(pads, share.pads.count);
   }
-  ASSERT_EQ(std::count(seen.begin(), seen.end(), 1), grid.padded());
+  ASSERT_EQ(std::count(seen.begin(), seen.end(), 1), padded);
 }
 
 /// Ranges follow one another from 0 to `count`.
@@ -105,7 +116,7 @@ std::vector<Range> ranges_of(const ShardPlan& plan, Member member) {
 
 void expect_token_plan(const ShardPlan& plan, std::vector<uint8_t>& seen) {
   const Grid& grid = plan.request.grid;
-  expect_dealt_evenly(ranges_of(plan, &Share::rows), grid.padded());
+  expect_dealt_evenly(ranges_of(plan, &Share::rows), plan.padded_tokens());
   expect_dealt_evenly(ranges_of(plan, &Share::heads), plan.request.heads);
   expect_each_token_once(plan, seen);
   for (const Share& share : plan.shares) {
@@ -124,8 +135,8 @@ void expect_token_plan(const ShardPlan& plan, std::vector<uint8_t>& seen) {
 }
 
 void expect_axis_plan(const ShardPlan& plan, std::vector<uint8_t>& seen) {
-  const auto& [grid, ranks, kind, heads, patch] = plan.request;
-  const Expected expected = expected_plan(grid.height, grid.width, ranks);
+  const auto& [grid, ranks, kind, heads, patch, pad_multiple] = plan.request;
+  const Expected expected = expected_plan(plan.request);
   ASSERT_EQ(plan.axis, expected.axis);
   ASSERT_EQ(plan.cut().sizes, expected.sizes);
   ASSERT_EQ(plan.cut().target, expected.target);
@@ -133,7 +144,7 @@ void expect_axis_plan(const ShardPlan& plan, std::vector<uint8_t>& seen) {
   ASSERT_EQ(plan.cut().cost, std::min(plan.cuts[0].cost, plan.cuts[1].cost));
 
   expect_dealt_evenly(ranges_of(plan, &Share::heads), heads);
-  expect_dealt(ranges_of(plan, &Share::pads), grid.padded() - grid.tokens());
+  expect_dealt(ranges_of(plan, &Share::pads), plan.padded_tokens() - grid.tokens());
   int64_t offset = 0, row = 0;
   bool idle_seen = false;
   for (int64_t rank = 0; rank < ranks; ++rank) {
@@ -172,8 +183,7 @@ TEST(ShardPlan, EqualsTheReferencePlans) {
     EXPECT_EQ(axis.cut().target, want["target_tokens"].get<int64_t>());
     EXPECT_EQ(axis.cut().cost, want["padding_tokens"].get<int64_t>());
     const ShardPlan token = plan_of(PlanKind::token, height, width, ranks);
-    EXPECT_EQ(token.request.grid.padded() - token.request.grid.tokens(),
-              want["single_rank_padding_tokens"].get<int64_t>());
+    EXPECT_EQ(token.padded_tokens() - token.request.grid.tokens(), want["single_rank_padding_tokens"].get<int64_t>());
     nlohmann::json ranges = nlohmann::json::array();
     for (const Share& share : token.shares) ranges.push_back({share.rows.begin, share.rows.end()});
     EXPECT_EQ(ranges, want["token_ranges"]);
@@ -248,7 +258,7 @@ TEST(ShardPlan, HoldsOnMoreRanksThanRowsTokensOrHeads) {
     for (int64_t ranks = 1; ranks <= 40; ++ranks) {
       for (const int64_t heads : {1, 6, 30}) {
         SCOPED_TRACE(testing::Message() << grid.height << "x" << grid.width << " tokens on " << ranks);
-        PlanRequest request{.grid = grid, .ranks = ranks, .kind = PlanKind::token, .heads = heads};
+        PlanRequest request{.grid = grid, .ranks = ranks, .heads = heads, .pad_multiple = kPadMultiple};
         expect_token_plan(make_plan(request), seen);
         request.kind = PlanKind::axis;
         expect_axis_plan(make_plan(request), seen);
@@ -258,8 +268,41 @@ TEST(ShardPlan, HoldsOnMoreRanksThanRowsTokensOrHeads) {
   }
 }
 
+TEST(ShardPlan, HoldsForEveryPadMultiple) {
+  std::vector<uint8_t> seen;
+  for (const int64_t multiple : {1, 2, 7, 16, 64, 1000}) {
+    for (const Grid& grid : {Grid{1, 1}, Grid{3, 7}, Grid{16, 16}, Grid{13, 21}, Grid{45, 80}}) {
+      for (const int64_t ranks : {1, 2, 3, 5, 8, 23}) {
+        SCOPED_TRACE(testing::Message() << grid.height << "x" << grid.width << " tokens on " << ranks << " padded to "
+                                        << multiple);
+        PlanRequest request{.grid = grid, .ranks = ranks, .heads = 6, .pad_multiple = multiple};
+        expect_token_plan(make_plan(request), seen);
+        request.kind = PlanKind::axis;
+        expect_axis_plan(make_plan(request), seen);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(ShardPlan, AMultipleOfOnePadsNothing) {
+  for (const PlanKind kind : {PlanKind::token, PlanKind::axis}) {
+    const ShardPlan plan = make_plan({.grid = {5, 7}, .ranks = 3, .kind = kind, .heads = 6});
+    EXPECT_EQ(plan.padded_tokens(), 35);
+    for (const Share& share : plan.shares) {
+      EXPECT_EQ(share.pads.count, 0);
+      EXPECT_EQ(share.active(), share.image_tokens);
+    }
+  }
+  const ShardPlan axis = make_plan({.grid = {5, 7}, .ranks = 3, .kind = PlanKind::axis, .heads = 6});
+  EXPECT_EQ(axis.cut().target, 14);  // of 2, 2 and 1 rows of 7 tokens; 3, 2 and 2 columns would make 15
+  EXPECT_EQ(axis.shares[2].idle, 7);
+  EXPECT_EQ(native_runs(axis, 2), (std::vector<Range>{{28, 7}}));
+}
+
 TEST(ShardPlan, RanksBeyondTokensAndHeadsHoldNothing) {
-  const ShardPlan plan = make_plan({.grid = {1, 1}, .ranks = 40, .kind = PlanKind::axis, .heads = 6});
+  const ShardPlan plan =
+      make_plan({.grid = {1, 1}, .ranks = 40, .kind = PlanKind::axis, .heads = 6, .pad_multiple = kPadMultiple});
   EXPECT_EQ(plan.shares[0].pads, (Range{0, 31}));
   EXPECT_EQ(plan.shares[5].heads, (Range{5, 1}));
   for (int64_t rank = 6; rank < 40; ++rank) {
@@ -269,7 +312,7 @@ TEST(ShardPlan, RanksBeyondTokensAndHeadsHoldNothing) {
     const ExchangeBytes bytes = exchange_bytes(plan, rank, 48, 4);
     EXPECT_EQ(bytes.sent() + bytes.received(), 0);
   }
-  const ShardPlan token = make_plan({.grid = {1, 1}, .ranks = 40, .heads = 6});
+  const ShardPlan token = make_plan({.grid = {1, 1}, .ranks = 40, .heads = 6, .pad_multiple = kPadMultiple});
   EXPECT_EQ(token.shares[31].pads, (Range{30, 1}));
   EXPECT_EQ(token.shares[32].active(), 0);
 }
@@ -291,13 +334,13 @@ TEST(ShardPlan, CountsEveryElementThatChangesItsRank) {
     for (const int64_t ranks : {1, 2, 3, 4, 7, 8, 30, 31}) {
       SCOPED_TRACE(testing::Message() << name(kind) << " " << ranks);
       const ShardPlan plan = plan_of(kind, 720, 1280, ranks);
-      constexpr int64_t kCaption = 96;
-      const std::vector<Range> captions = split(kCaption, ranks);
+      constexpr int64_t kCaption = 96, kReferences = 45;
+      const std::vector<Range> captions = split(kCaption, ranks), references = split(kReferences, ranks);
       std::vector<ExchangeBytes> want(static_cast<size_t>(ranks));
       for (size_t of_rows = 0; of_rows < want.size(); ++of_rows) {
         for (size_t of_heads = 0; of_heads < want.size(); ++of_heads) {
           if (of_rows == of_heads) continue;
-          const int64_t rows = plan.shares[of_rows].active() + captions[of_rows].count;
+          const int64_t rows = plan.shares[of_rows].active() + captions[of_rows].count + references[of_rows].count;
           const int64_t bytes = rows * plan.shares[of_heads].heads.count * 128 * 2;
           want[of_rows].qkv_sent += 3 * bytes;
           want[of_heads].qkv_received += 3 * bytes;
@@ -306,7 +349,8 @@ TEST(ShardPlan, CountsEveryElementThatChangesItsRank) {
         }
       }
       for (int64_t rank = 0; rank < ranks; ++rank) {
-        const ExchangeBytes got = exchange_bytes(plan, rank, 128, 2, kCaption), &sum = want[static_cast<size_t>(rank)];
+        const ExchangeBytes got = exchange_bytes(plan, rank, 128, 2, {kCaption, kReferences});
+        const ExchangeBytes& sum = want[static_cast<size_t>(rank)];
         EXPECT_EQ(got.qkv_sent, sum.qkv_sent);
         EXPECT_EQ(got.qkv_received, sum.qkv_received);
         EXPECT_EQ(got.output_sent, sum.output_sent);
@@ -325,7 +369,7 @@ TEST(ShardPlan, RefusesWhatCannotBeDealt) {
   for (const auto& spoil : std::vector<void (*)(PlanRequest&)>{
            [](PlanRequest& r) { r.grid.height = 0; }, [](PlanRequest& r) { r.grid.width = -1; },
            [](PlanRequest& r) { r.ranks = 0; }, [](PlanRequest& r) { r.heads = 0; },
-           [](PlanRequest& r) { r.patch = 0; }}) {
+           [](PlanRequest& r) { r.patch = 0; }, [](PlanRequest& r) { r.pad_multiple = 0; }}) {
     PlanRequest bad = good;
     spoil(bad);
     try {

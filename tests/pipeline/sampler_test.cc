@@ -31,7 +31,10 @@ TEST(CapNorm, AddsTheTokensInThePicturesOrder) {
         Context ctx({}, 1);
         const nn::SequenceRanks sequence(world, 1);
         const nn::SequenceParallel share(
-            sequence, parallel::make_plan({.grid = grid, .ranks = ranks, .kind = kind, .heads = 4, .patch = 2}), 16);
+            sequence,
+            parallel::make_plan(
+                {.grid = grid, .ranks = ranks, .kind = kind, .heads = 4, .patch = 2, .pad_multiple = 32}),
+            16);
         std::vector<double> own(static_cast<size_t>(2 * share.image_tokens())), all(squares), gathered(squares.size());
         std::vector<float> own_floats(own.size()), all_floats(squares.begin(), squares.end());
         std::vector<float> velocity(static_cast<size_t>(share.image_tokens()), 3.f);

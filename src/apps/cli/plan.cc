@@ -82,19 +82,19 @@ ordered_json share_json(const Planned& planned, int64_t rank) {
           {"head_offset", share.heads.begin},
           {"heads", share.heads.count},
           {"bytes_per_layer",
-           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4, kCaptionRows))},
-            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2, kCaptionRows))}}}};
+           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4, {kCaptionRows}))},
+            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2, {kCaptionRows}))}}}};
 }
 
 ordered_json plan_json(const Planned& planned, const std::string& output) {
   const ShardPlan& plan = planned.plan;
-  const auto& [grid, ranks, kind, heads, patch] = plan.request;
+  const auto& [grid, ranks, kind, heads, patch, pad_multiple] = plan.request;
   ordered_json axes = ordered_json::array(), token_ranges = ordered_json::array(), shares = ordered_json::array();
   for (const parallel::AxisCut& cut : plan.cuts) {
     axes.push_back(
         {{"axis", name(cut.axis)}, {"sizes", cut.sizes}, {"target_tokens", cut.target}, {"padding_tokens", cut.cost}});
   }
-  for (const parallel::Range& range : parallel::split(grid.padded(), ranks))
+  for (const parallel::Range& range : parallel::split(plan.padded_tokens(), ranks))
     token_ranges.push_back({range.begin, range.end()});
   for (int64_t rank = 0; rank < ranks; ++rank) shares.push_back(share_json(planned, rank));
   return {{"width", planned.width()},
@@ -110,7 +110,7 @@ ordered_json plan_json(const Planned& planned, const std::string& output) {
           {"token_height", grid.height},
           {"token_width", grid.width},
           {"tokens", grid.tokens()},
-          {"single_rank_padding_tokens", grid.padded() - grid.tokens()},
+          {"single_rank_padding_tokens", plan.padded_tokens() - grid.tokens()},
           {"axis", name(plan.axis)},
           {"reason", plan.reason},
           {"sizes", plan.cut().sizes},
@@ -130,15 +130,15 @@ std::string span_text(const parallel::Range& range) {
 
 void print_text(const Planned& planned) {
   const ShardPlan& plan = planned.plan;
-  const auto& [grid, ranks, kind, heads, patch] = plan.request;
+  const auto& [grid, ranks, kind, heads, patch, pad_multiple] = plan.request;
   print_output("{}x{} on {} rank{}, {} plan, {} heads of {}\n", planned.resolved.drawn_width,
                planned.resolved.drawn_height, ranks, ranks == 1 ? "" : "s", name(kind), heads, planned.shape.head_dim);
   print_output("{} x {} tokens (height x width): {}, and {} pads as on one rank\n\n", grid.height, grid.width,
-               grid.tokens(), grid.padded() - grid.tokens());
+               grid.tokens(), plan.padded_tokens() - grid.tokens());
   if (kind == PlanKind::token) {
     print_output(
         "token plan: {} rows in {} contiguous ranges, no further padding; the axis plan would cut as follows\n",
-        grid.padded(), ranks);
+        plan.padded_tokens(), ranks);
   }
   print_output("{:<8}{:>10}{:>10}  {}\n", "axis", "target", "padding", "tokens along it");
   for (const parallel::AxisCut& cut : plan.cuts) {
@@ -151,7 +151,7 @@ void print_text(const Planned& planned) {
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const Share& share = plan.shares[static_cast<size_t>(rank)];
     const Rectangle latent = latent_bounds(plan, rank);
-    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, kCaptionRows).sent();
+    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, {kCaptionRows}).sent();
     total += f32_bytes;
     print_output("{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12.3f}{:>12.3f}\n", rank,
                  span_text(share.rows), share.image_tokens, share.pads.count, share.idle, span_text(share.bounds.rows),
@@ -186,7 +186,8 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
                            .ranks = flags.sp_degree,
                            .kind = kind,
                            .heads = shape.heads,
-                           .patch = shape.patch})};
+                           .patch = shape.patch,
+                           .pad_multiple = shape.token_multiple})};
   if (resolved.drawn_height != planned.height() || resolved.drawn_width != planned.width()) {
     log_info("{}x{} is no multiple of {}: planned at {}x{}", planned.width(), planned.height(), multiple,
              resolved.drawn_width, resolved.drawn_height);

@@ -59,7 +59,7 @@ void write(Image& image, int64_t left, int64_t top, std::string_view text, int64
 
 /// \return the rank of every token and pad in native order.
 std::vector<int64_t> owners(const ShardPlan& plan) {
-  std::vector<int64_t> owner(static_cast<size_t>(plan.request.grid.padded()));
+  std::vector<int64_t> owner(static_cast<size_t>(plan.padded_tokens()));
   for (int64_t rank = 0; rank < plan.request.ranks; ++rank) {
     for (const Range& run : native_runs(plan, rank)) std::fill_n(owner.begin() + run.begin, run.count, rank);
   }
@@ -111,9 +111,10 @@ void number_ranks(PlanDrawing& drawing, const ShardPlan& plan, const std::vector
 }
 
 /// Pads as squares in one line, in the rank's colour with a black lower half.
-void draw_pads(PlanDrawing& drawing, const Grid& grid, const std::vector<int64_t>& owner) {
+void draw_pads(PlanDrawing& drawing, const ShardPlan& plan, const std::vector<int64_t>& owner) {
+  const Grid& grid = plan.request.grid;
   const int64_t top = drawing.top + grid.height * drawing.cell + kMargin;
-  for (int64_t pad = 0; pad < grid.padded() - grid.tokens(); ++pad) {
+  for (int64_t pad = 0; pad < plan.padded_tokens() - grid.tokens(); ++pad) {
     const int64_t x = drawing.left + pad * kPad;
     fill(drawing.image, x, top, kPad, kPad, kBlack);
     fill(drawing.image, x, top, kPad, kPad / 2, rank_colour(owner[static_cast<size_t>(grid.tokens() + pad)]));
@@ -155,7 +156,7 @@ PlanDrawing draw_plan(const ShardPlan& plan, const std::string& title) {
   const Grid& grid = plan.request.grid;
   PlanDrawing drawing{.left = kMargin, .top = kMargin + kLine + kMargin / 2};
   drawing.cell = std::clamp(kGridSide / std::max(grid.height, grid.width), int64_t{1}, kMaxCell);
-  const int64_t pads = grid.padded() - grid.tokens();
+  const int64_t pads = plan.padded_tokens() - grid.tokens();
   const int64_t legend_left = drawing.left + std::max(grid.width * drawing.cell, pads * kPad) + kMargin;
   const int64_t legend_height = kLine * (plan.request.ranks + 1);
   const int64_t grid_height = grid.height * drawing.cell + (pads > 0 ? kMargin + kPad : 0);
@@ -168,7 +169,7 @@ PlanDrawing draw_plan(const ShardPlan& plan, const std::string& title) {
   write(image, kMargin, kMargin, title, kSmall);
   draw_grid(drawing, grid, owner);
   number_ranks(drawing, plan, owner);
-  draw_pads(drawing, grid, owner);
+  draw_pads(drawing, plan, owner);
   draw_legend(image, legend_left, drawing.top, plan);
   return drawing;
 }

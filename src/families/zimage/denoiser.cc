@@ -103,7 +103,7 @@ void TransformerDenoiser::predict(Context& ctx, std::span<const DenoisePass> pas
 
 double TransformerDenoiser::flop(std::span<const DenoisePass> passes) const {
   const Transformer& transformer = model_.transformer();
-  const int64_t padded_image = share_.grid().padded();
+  const int64_t padded_image = share_.plan().padded_tokens();
   double flop = static_cast<double>(images_of(passes).passes.size()) * transformer.refine_flop(padded_image);
   for (const DenoisePass& pass : passes) flop += transformer.forward_flop(padded_image, caption_rows_[pass.embedding]);
   return flop;

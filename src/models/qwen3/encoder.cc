@@ -20,7 +20,7 @@ void layer_forward(Context& ctx, const Config& c, std::span<const nn::AttendedSe
   ctx.throw_if_cancelled();
   ops::rms_norm(ctx, x, w.input_norm, {}, c.norm_eps, s.normed);
   w.visit.begin(ctx);
-  nn::attention(ctx, sequences, c.attention_shape(), w.attention, s.normed, s.attention, x, true);
+  nn::attention(ctx, sequences, c.attention_shape(), {&w.attention, 1}, {s.normed, x, true}, s.attention);
   ops::rms_norm(ctx, x, w.post_attention_norm, {}, c.norm_eps, s.normed);
   nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, x, true);
   w.visit.end(ctx);

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/rounding.h"
 #include "io/json_config.h"
 
 namespace nostos::zimage {
@@ -67,6 +68,6 @@ Config load_config(const std::filesystem::path& file) {
   return config;
 }
 
-int64_t padded_tokens(int64_t tokens) { return (tokens + kTokenMultiple - 1) / kTokenMultiple * kTokenMultiple; }
+int64_t padded_tokens(int64_t tokens) { return round_up(tokens, kTokenMultiple); }
 
 }  // namespace nostos::zimage

@@ -38,7 +38,7 @@ void block_forward(Context& ctx, const Config& config, std::span<const nn::Atten
   ctx.throw_if_cancelled();
   report(probe, name + ".attention_norm1_scaled", s.normed);
   w.visit.begin(ctx);
-  nn::attention(ctx, sequences, config.attention_shape(), w.attention, s.normed, s.attention, s.projected);
+  nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
   ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x,
@@ -171,7 +171,7 @@ void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstVi
 
 void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const {
   const int64_t padded_caption = out.padded_caption, tokens = picture.grid().tokens(),
-                padded_image = picture.grid().padded(), width = picture.grid().width;
+                padded_image = picture.plan().padded_tokens(), width = picture.grid().width;
   std::vector<nn::AxialPosition> positions;
   for (const auto& run : out.sequence.runs()) {
     for (int64_t row = run.begin; row < run.end(); ++row) {
@@ -188,7 +188,7 @@ void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& pictu
 
 void Transformer::take_caption(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,
                                const Conditioning& out) const {
-  const auto rows = picture.caption_rows(caption.shape()[0]);
+  const auto rows = picture.beside_rows(caption.shape()[0]);
   ops::convert(ctx, caption.rows(rows.begin, rows.count), out.caption);
 }
 
