@@ -39,6 +39,7 @@ struct GenerationRequest {
 /// What a model draws when the request leaves it open, and what it can draw at all.
 struct ModelLimits {
   int64_t size_multiple = 16;  ///< pixels; other sizes are drawn at the next multiple and cropped
+  int64_t token_multiple = 1;  ///< a shard plan pads the image's tokens to a multiple of this
   int64_t max_side = 8192;     ///< pixels, from the rotary tables' lengths
   int64_t default_height = 1024;
   int64_t default_width = 1024;

@@ -23,6 +23,7 @@ ordered_json model_json(const LoadedModel& model) {
             {"device", model.device},
             {"ranks", model.ranks},
             {"size_multiple", limits.size_multiple},
+            {"token_multiple", limits.token_multiple},
             {"max_side", limits.max_side},
             {"max_pixels", model.limits.max_pixels},
             {"max_sequence_length", limits.max_sequence_length},
