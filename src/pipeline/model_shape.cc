@@ -27,6 +27,8 @@ ModelLimits read_limits(const std::filesystem::path& folder, const zimage::Confi
   ModelLimits limits;
   limits.size_multiple = vae.scale() * transformer.patch;
   limits.token_multiple = zimage::kTokenMultiple;
+  limits.latent_channels = transformer.in_channels;
+  limits.latent_pixels = vae.scale();
   limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
   // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
   limits.max_sequence_length =

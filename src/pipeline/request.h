@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "pipeline/noise.h"
@@ -16,6 +17,18 @@ inline constexpr int64_t kMaxSteps = 1000;
 inline constexpr int64_t kMaxOutputs = 64;
 inline constexpr double kMaxGuidance = 1000;
 inline constexpr int64_t kDefaultSequenceLength = 512;  ///< the reference pipeline's max_sequence_length
+
+class Tensor;
+
+/// What GenerationRequest::rng makes from the seed.
+struct Noise {};
+
+/// Latents in the place of noise, the same for all pictures of a request.
+struct Latents {
+  std::string file{};  ///< that they were read from, as messages and records name it
+  /// float32 [1, channels, height, width] of the drawn size, finite. Null in processes other than rank 0's, which sends them.
+  std::shared_ptr<const Tensor> values{};
+};
 
 /// One prompt to be drawn, one or several times. Fields left empty take the model's defaults when the request is
 /// resolved.
@@ -31,8 +44,8 @@ struct GenerationRequest {
   uint64_t seed = 42;            ///< picture i uses seed + i, which stays below 2^64
   int64_t num_outputs = 1;
   RngKind rng = RngKind::torch_cpu;
-  std::vector<double> sigmas{};     ///< descending noise levels in (0, 1] before shifting; empty: the schedule's own
-  std::filesystem::path latents{};  ///< safetensors file with `latents` float32 [1, channels, h, w] in place of noise
+  std::vector<double> sigmas{};  ///< descending noise levels in (0, 1] before shifting; empty: the schedule's own
+  std::variant<Noise, Latents> start{};          ///< what denoising starts from
   std::optional<int64_t> max_sequence_length{};  ///< tokens of a prompt, and of a negative one, beyond which it is cut
 };
 
@@ -46,6 +59,8 @@ struct ModelLimits {
   int64_t default_steps = 8;
   double default_guidance_scale = 0;
   int64_t max_sequence_length = 1504;  ///< tokens of a prompt, from the rotary tables' lengths
+  int64_t latent_channels = 0;         ///< 0: not known, and given latents may have any shape
+  int64_t latent_pixels = 8;           ///< along one side of a latent
 };
 
 /// \return limits that no model goes beyond: what they refuse, every model does.

@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "io/safetensors.h"
 #include "nn/row_shards.h"
 #include "ops/noise.h"
 #include "ops/patches.h"
@@ -48,20 +47,6 @@ size_t peak_resident_bytes() {
 bool is_finite(ConstView values) {
   const float* const first = values.data<float>();
   return std::all_of(first, first + values.elements(), [](float value) { return std::isfinite(value); });
-}
-
-/// Fills `latents` from the file that the request names. \param latents f32 [channels, height, width]
-void read_latents(const std::filesystem::path& path, View latents) {
-  const SafetensorsFile file(path);
-  const ConstView given = file.tensor("latents");
-  const Shape& shape = latents.shape();
-  const Shape wanted{1, shape[0], shape[1], shape[2]};
-  require(given.dtype() == DType::f32 && given.shape() == wanted, ErrorKind::invalid_input,
-          "{}: tensor 'latents' is {} {}, this size wants F32 {}", path.string(), name(given.dtype()),
-          to_string(given.shape()), to_string(wanted));
-  require(is_finite(given), ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers",
-          path.string());
-  std::memcpy(latents.bytes(), given.bytes(), given.size_in_bytes());
 }
 
 int64_t sum(std::span<const int64_t> counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
@@ -482,13 +467,14 @@ void Worker::keep_captions() {
 void Worker::fill_noise(const PicturePlace& place, View latents, View state) {
   const GenerationRequest& request = request_of(place);
   const uint64_t seed = picture_at(place).seed;
-  if (request.latents.empty() && request.rng == RngKind::torch_cuda) return ops::philox_normal(ctx_, seed, state);
+  const Latents* const given = std::get_if<Latents>(&request.start);
+  if (given == nullptr && request.rng == RngKind::torch_cuda) return ops::philox_normal(ctx_, seed, state);
   if (is_root()) {
     for_request(place.request, made_.size(), [&] {
-      if (request.latents.empty())
-        fill_torch_cpu_normal(seed, {latents.data<float>(), static_cast<size_t>(latents.elements())});
-      else
-        read_latents(request.latents, latents);
+      if (given == nullptr)
+        return fill_torch_cpu_normal(seed, {latents.data<float>(), static_cast<size_t>(latents.elements())});
+      require(given->values != nullptr, ErrorKind::invalid_input, "{}: its latents were not read", given->file);
+      std::memcpy(latents.bytes(), given->values->view().bytes(), latents.size_in_bytes());
     });
   }
   groups_.world().broadcast({latents.bytes(), latents.size_in_bytes(), Device{}}, kRoot).wait();

@@ -11,14 +11,14 @@
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/interrupt.h"
-#include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
-#include "apps/cli/request_warnings.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/json_text.h"
 #include "pipeline/engine.h"
+#include "pipeline/request_warnings.h"
 
 namespace nostos::cli {
 namespace {

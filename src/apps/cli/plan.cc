@@ -9,12 +9,12 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
-#include "apps/cli/json_text.h"
 #include "apps/cli/plan_drawing.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
+#include "io/json_text.h"
 #include "parallel/shard_plan.h"
 #include "pipeline/model_shape.h"
 

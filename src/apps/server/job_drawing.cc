@@ -4,13 +4,13 @@
 #include <ranges>
 #include <utility>
 
-#include "apps/cli/json_text.h"
-#include "apps/cli/request_warnings.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/job_service.h"
 #include "apps/server/json_log.h"
 #include "base/error.h"
 #include "io/file.h"
+#include "io/json_text.h"
+#include "pipeline/request_warnings.h"
 
 namespace nostos::server {
 namespace {
@@ -118,7 +118,7 @@ void JobService::show_preview(const Job& job, Live& live, const PictureStep& at,
   std::string preview, partial;
   if (has_live) {
     const std::string url = "data:image/jpeg;base64," + encoded(picture, ImageFormat::jpeg, kPreviewQuality);
-    preview = cli::json_line({{"id", job.id}, {"picture", at.picture + 1}, {"step", at.step}, {"image", url}});
+    preview = json_line({{"id", job.id}, {"picture", at.picture + 1}, {"step", at.step}, {"image", url}});
   }
   if (has_partial) partial = encoded(picture, job.order.format, job.order.quality);
   const std::lock_guard lock(mutex_);
@@ -140,7 +140,7 @@ Progress JobService::progress_of(const Job& job, Live& live) {
     tell(live, "stage", {{"id", id}, {"stage", stage}});
   };
   progress.on_prompts = [this, id, &live](PromptsCut cut) {
-    for (const std::string& warning : cli::cut_warnings(live.request, cut))
+    for (const std::string& warning : cut_warnings(live.request, cut))
       log_json(LogLevel::warning, warning, {{"job", id}});
     const std::lock_guard lock(mutex_);
     live.cut = cut;
@@ -171,12 +171,12 @@ Progress JobService::progress_of(const Job& job, Live& live) {
 void JobService::write_pictures(const Job& job, const Generation& generation, std::vector<JobImage>& images,
                                 double& encode_ms) {
   for (const Picture& picture : generation.pictures) {
-    cli::DrawingRecord record = job.order.record;
+    DrawingRecord record = job.order.record;
     record.request.seed = picture.seed;
     record.request.num_outputs = 1;
     const auto start = steady_clock::now();
     const std::vector<uint8_t> bytes =
-        encode_image(picture.image, job.order.format, cli::text_chunks(record), job.order.quality);
+        encode_image(picture.image, job.order.format, text_chunks(record), job.order.quality);
     encode_ms += ms_since(start);
     // The same name at a second attempt, so that nothing is left of the first.
     const JobImage image{.id = fmt::format("img_{}_{}", job.id.substr(job.id.find('_') + 1), images.size()),
@@ -216,7 +216,7 @@ void JobService::begin(Turn& turn) {
   const auto job = store_.find(turn.id);
   check(job.has_value(), "a job that runs is in the store");
   turn.job = *job;
-  for (const std::string& warning : cli::network_warnings(job->order.record.request))
+  for (const std::string& warning : network_warnings(job->order.record.request))
     log_json(LogLevel::warning, warning, {{"job", turn.id}});
   turn.queue_ms = (job->started_at - job->created_at) * 1000;
   metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
@@ -299,7 +299,7 @@ void JobService::finish(Turn& turn, const Generation& generation, double engine_
                                {"total_ms", ms_since(turn.start)},
                                {"stages", stages}};
     turn.job.cut = generation.cut;
-    store_.set_completed(turn.job, images, cli::json_line(timings));
+    store_.set_completed(turn.job, images, json_line(timings));
   } catch (const StorageError&) {
     // Begun again only where all of them will have space, and as much again for what others write meanwhile.
     uint64_t largest = 0;

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
 #include "apps/server/json_log.h"
+#include "io/json_text.h"
 
 namespace nostos::server {
 using nlohmann::ordered_json;
@@ -185,20 +185,20 @@ uint64_t JobService::watch(const std::string& id, JobWatcher watcher) {
   const auto found = live_.find(id);
   if (found == live_.end()) {
     lock.unlock();
-    if (const auto job = store_.find(id)) watcher.tell({"done", cli::json_line(describe(*job))});
+    if (const auto job = store_.find(id)) watcher.tell({"done", json_line(describe(*job))});
     return 0;
   }
   Live& live = *found->second;
   if (live.running) {
-    watcher.tell({"started", cli::json_line({{"id", id}, {"started_at", live.started_at}})});
-    watcher.tell({"stage", cli::json_line({{"id", id}, {"stage", live.progress.stage}})});
+    watcher.tell({"started", json_line({{"id", id}, {"started_at", live.started_at}})});
+    watcher.tell({"stage", json_line({{"id", id}, {"stage", live.progress.stage}})});
     if (live.progress.step > 0) {
       ordered_json step{{"id", id}};
       step.update(progress_json(live.progress, live.pictures));
-      watcher.tell({"step", cli::json_line(step)});
+      watcher.tell({"step", json_line(step)});
     }
   } else {
-    watcher.tell({"queued", cli::json_line({{"id", id}, {"position", std::max<int64_t>(live.position, 0)}})});
+    watcher.tell({"queued", json_line({{"id", id}, {"position", std::max<int64_t>(live.position, 0)}})});
   }
   live.watchers[++watches_] = std::move(watcher);
   return watches_;
@@ -218,7 +218,7 @@ void JobService::unwatch_all() {
 
 void JobService::tell(const Live& live, const char* event, const ordered_json& data) {
   if (live.watchers.empty()) return;
-  const JobEvent told{event, cli::json_line(data)};
+  const JobEvent told{event, json_line(data)};
   for (const auto& [watch, watcher] : live.watchers) watcher.tell(told);
 }
 
