@@ -38,8 +38,8 @@ std::string to_json(const DrawingRecord& record);
 /// range.
 DrawingRecord parse_drawing_record(std::string_view json, const std::string& name);
 
-/// \return the text of the record that nostos wrote into the PNG, for parse_drawing_record(). \throws Error invalid_input
-/// if the file is no PNG or holds none.
+/// \return the text of the record that nostos wrote into the PNG, for parse_drawing_record(). \throws Error
+/// invalid_input if the file is no PNG or holds none.
 std::string read_record_text(const std::filesystem::path& png);
 
 /// What a model is called.
@@ -52,8 +52,8 @@ struct ModelLabel {
 ModelLabel model_label(const std::string& model_path);
 
 /// \return the text that WebUI tools show: prompt, negative prompt, and one line of settings. Its `CFG scale` is the
-/// usual one (see cfg_scale_of()), its `Guidance scale` the record's. The first versions of nostos wrote the record's as
-/// `CFG scale`, without the other.
+/// usual one (see cfg_scale_of()), its `Guidance scale` the record's. The first versions of nostos wrote the record's
+/// as `CFG scale`, without the other.
 std::string webui_parameters(const DrawingRecord& record);
 
 /// \return what goes into the image file of this record.

@@ -26,7 +26,8 @@ struct Noise {};
 /// Latents in the place of noise, the same for all pictures of a request.
 struct Latents {
   std::string file{};  ///< that they were read from, as messages and records name it
-  /// float32 [1, channels, height, width] of the drawn size, finite. Null in processes other than rank 0's, which sends them.
+  /// float32 [1, channels, height, width] of the drawn size, finite. Null in processes other than rank 0's, which sends
+  /// them.
   std::shared_ptr<const Tensor> values{};
 };
 
@@ -76,8 +77,8 @@ struct ResolvedRequest {
 /// \throws Error invalid_input naming the first field that is out of range, its value and what would be right.
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits);
 
-/// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g + 1.
-/// Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
+/// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g +
+/// 1. Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
 /// \return the usual scale s of g; 1 is off.
 double cfg_scale_of(double guidance_scale);
 /// \return the g of the usual scale; 0, which is off, for a scale of 1 and less.

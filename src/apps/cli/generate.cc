@@ -260,7 +260,8 @@ struct Settled {
 };
 
 /// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
-/// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is loaded.
+/// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is
+/// loaded.
 Settled settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
                const Processes& processes) {
   EngineOptions options = engine_options(engine_flags, processes);

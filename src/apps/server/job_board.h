@@ -1,4 +1,4 @@
-// Owns the live jobs, those that have not ended: whose turn is next, which are drawn, how far they are, who watches them.
+// Owns the live jobs, which have not ended: whose turn is next, which are drawn, how far they are, who watches them.
 #pragma once
 
 #include <atomic>
@@ -59,9 +59,10 @@ class LiveJob {
   std::map<uint64_t, JobWatcher> watchers{};
 };
 
-/// Any thread. The rule of its one lock: every call takes it, none is held while the store reads or writes, for the thread
-/// that draws takes it at each step and would wait for the disk. So the board knows no store; under the lock it calls
-/// watchers' `tell`, and what take_turns() was given, which ask for no lock of the board and wait for nothing.
+/// Any thread may call it. The lock rule: each call takes the board's one lock, and holds it for work in memory alone.
+/// The board knows no store, so nothing waits for the disk under the lock, which the thread that draws takes at each
+/// step. Under the lock the board calls `tell` of watchers and what take_turns() was given: these call nothing of the
+/// board, and wait for nothing.
 class JobBoard {
  public:
   /// What became of a job that is not to be drawn.
@@ -87,7 +88,7 @@ class JobBoard {
   void end(const std::string& id, const std::optional<Job>& job);
 
   /// Waits until a job can be drawn. \param can_draw whether one can, asked whenever the board changes
-  /// \param joins whether the waiting job `other` is drawn with the `first`, whose turn it is: asked once of each, in order
+  /// \param joins whether the waiting job `other` is drawn with `first`, whose turn it is: asked once of each, in order
   /// \return the job whose turn it is and those that join it, running from now on; empty once the board is closed
   std::vector<std::shared_ptr<LiveJob>> take_turns(
       const std::function<bool()>& can_draw,
@@ -122,8 +123,8 @@ class JobBoard {
   std::string drawn_first() const;
   /// \return the last preview of drawn_first(), or null; from now on, for a while, it has some.
   std::shared_ptr<const Image> preview_of_drawn();
-  /// Tells `watcher` what is true now, then what changes; `done` is the last. \return a name for unwatch(), or 0 if the job is
-  /// not live; then the watcher is left to the caller
+  /// Tells `watcher` what is true now, then what changes; `done` is the last. \return a name for unwatch(), or 0 if the
+  /// job is not live; then the watcher is left to the caller
   uint64_t watch(const std::string& id, JobWatcher&& watcher);
   void unwatch(const std::string& id, uint64_t watch);
   void unwatch_all();
@@ -132,7 +133,7 @@ class JobBoard {
   bool is_drawing() const;
 
  private:
-  // All with the lock held.
+  // Both with the lock held.
   void tell(const LiveJob& job, const char* event, const nlohmann::ordered_json& data);
   void changed();  ///< tells positions, and wakes those who wait
 

@@ -34,12 +34,12 @@ struct Drawing {
 /// One thread.
 class JobRunner {
  public:
-  /// \param cancel cancels a job of the board by its id \note all must outlive it
+  /// All must outlive it. \param cancel cancels a job of the board by its id
   JobRunner(JobStore& store, Metrics& metrics, JobBoard& board, std::function<void(const std::string& id)> cancel);
 
   /// Draws jobs until the board is closed. A job that the store has no space for returns to its place in the queue, and
-  /// nothing more is drawn until there is some; one whose client waits fails. \throws nothing: a failing job fails alone;
-  /// but for what ends_process(), after which nothing can be drawn, and for a store that is damaged.
+  /// nothing more is drawn until there is some; one whose client waits fails. \throws nothing: a failing job fails
+  /// alone; but for what ends_process(), after which nothing can be drawn, and for a store that is damaged.
   void run(const Drawing& drawing);
 
  private:

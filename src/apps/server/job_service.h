@@ -1,5 +1,5 @@
-// Owns the jobs of a server: lets them in, cancels and forgets them, and says what becomes of them. What is live of them is
-// job_board.h's, their drawing job_runner.h's, what is kept of them job_store.h's.
+// Owns the jobs of a server: lets them in, cancels and forgets them, and says what becomes of them. What is live of
+// them is job_board.h's, their drawing job_runner.h's, what is kept of them job_store.h's.
 #pragma once
 
 #include <atomic>
