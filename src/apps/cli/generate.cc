@@ -253,17 +253,11 @@ nlohmann::ordered_json result_json(const DrawingRecord& record, const Path& mode
           {"version", NOSTOS_VERSION}};
 }
 
-/// What draws a record, and at what size.
-struct Settled {
-  EngineOptions engine;
-  int64_t drawn_height = 0, drawn_width = 0;  ///< pixels
-};
-
 /// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
 /// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is
-/// loaded.
-Settled settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
-               const Processes& processes) {
+/// loaded. \return what draws it
+EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
+                     const Processes& processes) {
   EngineOptions options = engine_options(engine_flags, processes);
   const int64_t count = resolve(record.request, any_model_limits()).request.num_outputs;
   if (processes.is_root()) require_outputs(flags, count);
@@ -272,24 +266,17 @@ Settled settle(DrawingRecord& record, const EngineFlags& engine_flags, const Gen
   options.memory.one_drawing = count == 1;
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
-  const ResolvedRequest resolved = resolve(record.request, read_model_shape(options.model).limits);
+  const ModelLimits limits = read_model_shape(options.model).limits;
+  const ResolvedRequest resolved = resolve(record.request, limits);
+  const int64_t height = *resolved.request.height, width = *resolved.request.width;
+  if (processes.is_root() && (resolved.drawn_height != height || resolved.drawn_width != width))
+    log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", width, height, limits.size_multiple,
+             resolved.drawn_width, resolved.drawn_height);
   record.request = resolved.request;
-  if (processes.communicator() != nullptr) {
-    const std::string agreed = processes.from_root([&record] { return to_json(record); });
-    if (!processes.is_root()) record = parse_drawing_record(agreed, "the record of rank 0");
-  }
-  return {options, resolved.drawn_height, resolved.drawn_width};
-}
-
-/// Says what the user may not expect of the picture.
-void warn_before(const GenerateFlags& flags, const Settled& settled, const GenerationRequest& request,
-                 int64_t size_multiple) {
-  if (settled.drawn_height != *request.height || settled.drawn_width != *request.width) {
-    log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", *request.width, *request.height,
-             size_multiple, settled.drawn_width, settled.drawn_height);
-  }
-  warn_of_unused(flags, request);
-  warn(network_warnings(request));
+  if (processes.communicator() == nullptr) return options;
+  const std::string agreed = processes.from_root([&record] { return to_json(record); });
+  if (!processes.is_root()) record = parse_drawing_record(agreed, "the record of rank 0");
+  return options;
 }
 
 /// How long the command took in milliseconds, from its start.
@@ -322,17 +309,18 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   DrawingRecord record = asked_for(flags, processes);
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
-  const Settled settled = settle(record, engine_flags, flags, processes);
+  const EngineOptions options = settle(record, engine_flags, flags, processes);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(is_root && log_enabled(LogLevel::info));
   display.on_stage("load");
-  Engine engine(settled.engine, processes.communicator());
+  Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
   record.precision = engine.precision_name();
   times.ready_ms = ms_since(times.start);
   display.clear();
-  if (is_root) warn_before(flags, settled, record.request, engine.limits().size_multiple);
+  if (is_root) warn_of_unused(flags, record.request);
+  if (is_root) warn(network_warnings(record.request));
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
   progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };
@@ -340,7 +328,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   progress.cancel = &interrupted;
   const Generation generation = engine.generate(record.request, progress);
   display.clear();
-  if (is_root) write_results(flags, record, settled.engine.model, generation, times, interrupted);
+  if (is_root) write_results(flags, record, options.model, generation, times, interrupted);
 }
 
 }  // namespace
