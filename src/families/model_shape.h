@@ -12,26 +12,26 @@ inline constexpr double kMaxGuidance = 1000;
 /// What a model draws when the request leaves it open, and what it can draw at all.
 struct ModelLimits {
   int64_t size_multiple = 16;  ///< pixels; other sizes are drawn at the next multiple and cropped
+  int64_t token_multiple = 1;  ///< a shard plan pads the image's rows of a sequence to a multiple of this
   int64_t max_side = 8192;     ///< pixels
   int64_t default_height = 1024;
   int64_t default_width = 1024;
   int64_t default_steps = 8;
   double default_guidance_scale = 0;
   int64_t max_sequence_length = 1504;  ///< tokens of a prompt
+  int64_t latent_channels = 0;         ///< 0: not known, and given latents may have any shape
+  int64_t pixels_per_latent = 8;       ///< along one side of a latent element
 };
 
 /// Latents and token sequence of a model: what a shard plan, noise and previews need to know of it.
 struct ModelShape {
   ModelLimits limits;
-  int64_t latent_channels = 0;
-  int64_t pixels_per_latent = 0;  ///< along one side of a latent element
-  int64_t patch = 0;              ///< latent elements along one side of a token
-  int64_t token_multiple = 1;     ///< the image's rows of a sequence are padded to a multiple of this
-  int64_t heads = 0;              ///< of each attention layer
+  int64_t patch = 0;  ///< latent elements along one side of a token
+  int64_t heads = 0;  ///< of each attention layer
   int64_t head_dim = 0;
 
   /// \return values of one token of latents.
-  int64_t patch_width() const { return patch * patch * latent_channels; }
+  int64_t patch_width() const { return patch * patch * limits.latent_channels; }
 };
 
 /// Puts the steps, the guidance and the size of the folder's generation_config.json, if it has one, in the place of the

@@ -55,7 +55,7 @@ Image crop_evenly(Image drawn, int64_t height, int64_t width) {
 
 /// \return the rows of a drawn picture that `rank` decodes.
 parallel::Range pixel_rows(const Drawing& drawing, int rank) {
-  const int64_t scale = drawing.parts().shape().pixels_per_latent;
+  const int64_t scale = drawing.parts().shape().limits.pixels_per_latent;
   const parallel::Range rows =
       parallel::split(drawing.latent_shape()[1], drawing.world().world())[static_cast<size_t>(rank)];
   return {rows.begin * scale, rows.count * scale};
@@ -120,7 +120,7 @@ void gather_picture(Drawing& drawing, Image drawn, const PicturePlace& place) {
 DecodeMemory take_decode_memory(Arena& arena, const Drawing& drawing, size_t pictures) {
   const Shape latent = drawing.latent_shape();
   const nn::RowShards shards(drawing.world(), latent[1]);
-  const Shape pixels{shards.local(drawing.parts().shape().pixels_per_latent).count,
+  const Shape pixels{shards.local(drawing.parts().shape().limits.pixels_per_latent).count,
                      drawing.made.front().resolved.drawn_width, 3};
   return {take(arena, DType::f32, pixels), take(arena, DType::u8, pixels),
           take(arena, DType::i32, {static_cast<int64_t>(pictures)}),

@@ -2,7 +2,6 @@
 #include "pipeline/device_choice.h"
 
 #include <charconv>
-#include <cstdlib>
 #include <optional>
 #include <string>
 
@@ -37,13 +36,12 @@ std::optional<DeviceName> parse_name(std::string_view name) {
   return DeviceName{false, index};
 }
 
-DeviceChoice choose_for_process(std::string_view name, std::optional<int> index, const DeviceUsers& users, int gpus,
-                                bool is_shown_one) {
+DeviceChoice choose_for_process(std::string_view name, std::optional<int> index, const DeviceUsers& users, int gpus) {
   require(
       !index, ErrorKind::invalid_input,
       "--device {} would be the GPU of all {} processes: with --device cuda each takes that of its place on its host",
       name, users.ranks);
-  const bool has_own = is_shown_one && gpus == 1;
+  const bool has_own = users.is_shown_one && gpus == 1;
   require(
       has_own || gpus >= users.on_host, ErrorKind::invalid_input,
       "{} processes on this host want a GPU each and it has {}: start no more than that, or --device cpu; ranks that "
@@ -66,15 +64,15 @@ DeviceChoice choose_for_threads(std::optional<int> index, const DeviceUsers& use
 
 }  // namespace
 
-DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus, bool is_shown_one) {
+DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus) {
   if (name == "cpu") return {kCpu};
   const std::optional<DeviceName> named = parse_name(name);
   require(named.has_value(), ErrorKind::invalid_input, "device '{}' is unknown; use auto, cpu, cuda or cuda:N", name);
   const bool several_processes = users.are_processes && users.ranks > 1;
-  const bool enough = several_processes ? gpus >= users.on_host || (is_shown_one && gpus == 1) : gpus > 0;
+  const bool enough = several_processes ? gpus >= users.on_host || (users.is_shown_one && gpus == 1) : gpus > 0;
   if (named->may_be_cpu && !enough) return {kCpu};
   if (users.ranks == 1) return {gpu(named->index.value_or(0))};
-  return several_processes ? choose_for_process(name, named->index, users, gpus, is_shown_one)
+  return several_processes ? choose_for_process(name, named->index, users, gpus)
                            : choose_for_threads(named->index, users, gpus);
 }
 
@@ -90,7 +88,7 @@ DeviceChoice choose_device(std::string_view name, const DeviceUsers& users) {
   } else if (parse_name(name)) {
     gpus = cuda::device_count();
   }
-  const DeviceChoice choice = choose_device(name, users, gpus, std::getenv("CUDA_VISIBLE_DEVICES") != nullptr);
+  const DeviceChoice choice = choose_device(name, users, gpus);
   if (choice.device.kind == DeviceKind::cpu) return choice;
   const int64_t used = choice.per_rank && !users.are_processes ? users.ranks : 1;
   const std::string& first = cuda::device_properties(choice.device.index).name;

@@ -16,6 +16,7 @@ struct DeviceUsers {
   bool may_share_gpu = false;  ///< whether several threads may draw on one GPU
   int64_t place = 0;           ///< of this process among those of its host, whose number is:
   int64_t on_host = 1;
+  bool is_shown_one = false;  ///< the launcher has chosen what GPUs this process sees, by CUDA_VISIBLE_DEVICES
 };
 
 /// What a process draws on.
@@ -37,8 +38,7 @@ DeviceChoice choose_device(std::string_view name, const DeviceUsers& users);
 /// \return the name of a GPU that was chosen, or "CPU".
 std::string device_name(Device device);
 
-/// The same as choose_device() for a machine with `gpus` usable GPUs, any of which may be too old. \param is_shown_one whether the launcher
-/// has chosen what this process sees.
-DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus, bool is_shown_one);
+/// The same for a machine with `gpus` usable GPUs, any of which may be too old.
+DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus);
 
 }  // namespace nostos

@@ -31,8 +31,8 @@ Drawing::Drawing(Rank& of_rank, Communicator& of_world, const Parallelism& of_pa
 Shape Drawing::latent_shape() const {
   const ModelShape& model = parts().shape();
   const ResolvedRequest& resolved = made.front().resolved;
-  return {model.latent_channels, resolved.drawn_height / model.pixels_per_latent,
-          resolved.drawn_width / model.pixels_per_latent};
+  return {model.limits.latent_channels, resolved.drawn_height / model.limits.pixels_per_latent,
+          resolved.drawn_width / model.limits.pixels_per_latent};
 }
 
 void Drawing::enter_stage(const char* name) const {

@@ -170,7 +170,7 @@ int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   const EngineOptions& options = impl_->options;
   const ModelShape& model = impl_->models.front()->parts.shape();
   const ResolvedRequest resolved = resolve(request, limits());
-  const int64_t side = model.pixels_per_latent * model.patch;
+  const int64_t side = model.limits.pixels_per_latent * model.patch;
   const int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side) + kUsualCaption;
   const int64_t ranks = options.parallelism.ulysses * options.parallelism.ring;
   const int64_t passes = *resolved.request.guidance_scale > 0 && options.parallelism.cfg == 1 ? 2 : 1;

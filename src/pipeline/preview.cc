@@ -42,7 +42,7 @@ Tensor noise_on_all_scales(int64_t channels) {
 
 /// \return what the decoder makes of `latents` on ctx's device: f32 [height, width, 3] on the host.
 Tensor decoded(Context& ctx, const Family& family, const Tensor& latents) {
-  const int64_t side = kFitSide * family.shape().pixels_per_latent;
+  const int64_t side = kFitSide * family.shape().limits.pixels_per_latent;
   Tensor image(Device{}, DType::f32, {side, side, kColors});
   const auto decode = [&](Arena& arena, bool measure) {
     const View given = take(arena, DType::f32, latents.shape()), made = take(arena, DType::f32, image.shape());
@@ -97,9 +97,9 @@ void solve(std::vector<double>& a, std::vector<double>& b, size_t n) {
 
 }  // namespace
 
-LatentColors::LatentColors(Context& ctx, const Family& family) : channels_(family.shape().latent_channels) {
+LatentColors::LatentColors(Context& ctx, const Family& family) : channels_(family.shape().limits.latent_channels) {
   const Tensor latents = noise_on_all_scales(channels_);
-  const std::vector<double> colors = mean_colors(decoded(ctx, family, latents), family.shape().pixels_per_latent);
+  const std::vector<double> colors = mean_colors(decoded(ctx, family, latents), family.shape().limits.pixels_per_latent);
   // The normal equations over all latent pixels; the last unknown is the colour of none.
   const size_t n = static_cast<size_t>(channels_) + 1, pixels = kFitSide * kFitSide;
   std::vector<double> products(n * n), sums(n * kColors), pixel(n, 1.0);

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "tensor/tensor.h"
 
 namespace nostos {
 namespace {
@@ -47,6 +48,20 @@ void require_valid_sigmas(const std::vector<double>& sigmas) {
   }
 }
 
+/// \throws Error invalid_input unless the latents are those of the drawn size
+void require_fitting(const Latents& latents, const ResolvedRequest& resolved, const ModelLimits& limits) {
+  if (latents.values == nullptr || limits.latent_channels == 0) return;
+  const Tensor& given = *latents.values;
+  const Shape wanted{1, limits.latent_channels, resolved.drawn_height / limits.pixels_per_latent,
+                     resolved.drawn_width / limits.pixels_per_latent};
+  require(given.dtype() == DType::f32 && given.shape() == wanted, ErrorKind::invalid_input,
+          "{}: tensor 'latents' is {} {}, this size wants F32 {}", latents.file, name(given.dtype()),
+          to_string(given.shape()), to_string(wanted));
+  const float* const first = given.data<float>();
+  require(std::all_of(first, first + wanted.elements(), [](float value) { return std::isfinite(value); }),
+          ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers", latents.file);
+}
+
 /// \return the number of nine decimals next to `value`.
 double rounded(double value) { return std::round(value * 1e9) / 1e9; }
 
@@ -65,6 +80,8 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
   r.width = checked_side("width", request.width.value_or(limits.default_width), limits);
   resolved.drawn_height = drawn_side("height", *r.height, limits);
   resolved.drawn_width = drawn_side("width", *r.width, limits);
+
+  if (const Latents* const latents = std::get_if<Latents>(&r.start)) require_fitting(*latents, resolved, limits);
 
   require_valid_sigmas(r.sigmas);
   const int64_t levels = static_cast<int64_t>(r.sigmas.size());

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "families/model_shape.h"
@@ -15,6 +16,19 @@ namespace nostos {
 
 inline constexpr int64_t kMaxOutputs = 64;
 inline constexpr int64_t kDefaultSequenceLength = 512;  ///< the reference pipeline's max_sequence_length
+
+class Tensor;
+
+/// What GenerationRequest::rng makes from the seed.
+struct Noise {};
+
+/// Latents in the place of noise, the same for all pictures of a request.
+struct Latents {
+  std::string file{};  ///< that they were read from, as messages and records name it
+  /// float32 [1, channels, height, width] of the drawn size, finite. Null in processes other than rank 0's, which sends
+  /// them.
+  std::shared_ptr<const Tensor> values{};
+};
 
 /// One prompt to be drawn, one or several times. Fields left empty take the model's defaults when the request is
 /// resolved.
@@ -30,8 +44,8 @@ struct GenerationRequest {
   uint64_t seed = 42;            ///< picture i uses seed + i, which stays below 2^64
   int64_t num_outputs = 1;
   RngKind rng = RngKind::torch_cpu;
-  std::vector<double> sigmas{};     ///< descending noise levels in (0, 1] before shifting; empty: the schedule's own
-  std::filesystem::path latents{};  ///< safetensors file with `latents` float32 [1, channels, h, w] in place of noise
+  std::vector<double> sigmas{};  ///< descending noise levels in (0, 1] before shifting; empty: the schedule's own
+  std::variant<Noise, Latents> start{};          ///< what denoising starts from
   std::optional<int64_t> max_sequence_length{};  ///< tokens of a prompt, and of a negative one, beyond which it is cut
 };
 
@@ -48,8 +62,8 @@ struct ResolvedRequest {
 /// \throws Error invalid_input naming the first field that is out of range, its value and what would be right.
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits);
 
-/// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g + 1.
-/// Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
+/// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g +
+/// 1. Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
 /// \return the usual scale s of g; 1 is off.
 double cfg_scale_of(double guidance_scale);
 /// \return the g of the usual scale; 0, which is off, for a scale of 1 and less.

@@ -480,6 +480,13 @@ class Drawing(ModelTest):
         self.assert_refused(["generate", *QUICK, "--prompt", "x", "--height", "128", "--width", "64", "--latents",
                              "final.safetensors"], "latents")
         self.assert_refused(["generate", *SMALL, "--prompt", "x", "--latents", "missing.safetensors"], "missing.safetensors")
+        for name, dtype, values, words in (
+            ("noise", "F32", bytes(4096), "no tensor 'latents'"), ("latents", "BF16", bytes(2048), "this size wants F32 [1, 16, 8, 8]"),
+            ("latents", "F32", struct.pack("<f", float("nan")) * 1024, "has values that are no numbers"),
+        ):
+            header = json.dumps({name: {"dtype": dtype, "shape": [1, 16, 8, 8], "data_offsets": [0, len(values)]}}).encode()
+            (self.dir / "bad.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + values)
+            self.assert_refused(["generate", *SMALL, "--prompt", "x", "--latents", "bad.safetensors"], "bad.safetensors", words)
 
     def test_jpeg_and_webp(self):
         self.draw("--prompt", "a cat", "--output", "a.jpg")

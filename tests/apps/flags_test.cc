@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include "apps/cli/config_file.h"
-#include "apps/cli/request_warnings.h"
 #include "base/error.h"
 
 namespace nostos::cli {
@@ -87,22 +86,6 @@ TEST(NumberFlags, LargeSeedsOfConfigFilesStandInQuotes) {
   const std::string message = refusal("seed = 18446744073709551615", bare);
   EXPECT_NE(message.find("c.toml:1"), std::string::npos) << message;
   EXPECT_NE(message.find("quotes"), std::string::npos) << message;
-}
-
-TEST(PromptWarnings, NameTagsOfNetworksThatAreNotLoaded) {
-  EXPECT_TRUE(network_warnings({.prompt = "a <loran> of (red:1.3) lora: x"}).empty());
-  const auto warnings = network_warnings({.prompt = "x <LoRA:detail:0.8>", .negative_prompt = "<hypernet:y>"});
-  ASSERT_EQ(warnings.size(), 2u);
-  EXPECT_NE(warnings[0].find("the prompt holds <LoRA:"), std::string::npos) << warnings[0];
-  EXPECT_NE(warnings[1].find("the negative prompt holds <hypernet:"), std::string::npos) << warnings[1];
-}
-
-TEST(PromptWarnings, SayToHowManyTokensAPromptWasCut) {
-  const GenerationRequest request{.prompt = "<lora:x>", .max_sequence_length = 9};
-  EXPECT_TRUE(cut_warnings(request, {}).empty());
-  EXPECT_EQ(cut_warnings(request, {.prompt = true}).front(),
-            "the prompt was cut to its first 9 tokens (max_sequence_length)");
-  EXPECT_EQ(warnings_of(request, {.prompt = true, .negative = true}).size(), 3u);
 }
 
 }  // namespace

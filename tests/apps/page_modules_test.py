@@ -10,7 +10,9 @@ import tempfile
 import zlib
 
 from page_case import PageTest, run_tests
-from page_stand_in import ROOT, chunk, png
+from page_stand_in import MODEL, ROOT, chunk, png
+
+TOKEN_MULTIPLE = MODEL["token_multiple"]  # of the models whose plans sp_plan.json holds, too
 
 
 class Plan(PageTest):
@@ -20,7 +22,8 @@ class Plan(PageTest):
         self.open()
         cases = json.loads((ROOT / "tests" / "data" / "sp_plan.json").read_text())
         self.assertGreater(len(cases), 100)
-        plans = self.module("plan.js", "return input[0].map(({width, height, ranks}) => page.makePlan(width, height, ranks))", cases)
+        plan = "return input[0].map(({width, height, ranks}) => page.makePlan(width, height, ranks, input[1]))"
+        plans = self.module("plan.js", plan, cases, TOKEN_MULTIPLE)
         for case, plan in zip(cases, plans, strict=True):
             name = f"{case['width']}x{case['height']} on {case['ranks']}"
             self.assertEqual(plan["axis"], case["axis"], name)
@@ -30,12 +33,18 @@ class Plan(PageTest):
             self.assertEqual(plan["pads"], case["single_rank_padding_tokens"], name)
             self.assertEqual(plan["ranges"], case["token_ranges"], name)
 
+    def test_the_model_says_what_is_padded(self):
+        self.open()
+        for multiple, pads in ((1, 0), (8, 7), (TOKEN_MULTIPLE, 31)):
+            self.assertEqual(self.module("plan.js", "return page.makePlan(16, 16, 1, input[0]).pads", multiple), pads)
+
     def test_every_token_is_drawn_once(self):
         self.open()
         for width, height, ranks in ((720, 1280, 3), (1280, 720, 8), (16, 1024, 5), (48, 32, 8), (100, 70, 4)):
             for kind in ("token", "axis"):
                 plan, shares = self.module(
-                    "plan.js", "const plan = page.makePlan(...input[0]); return [plan, page.shares(plan, input[1])]", [width, height, ranks], kind)
+                    "plan.js", "const plan = page.makePlan(...input[0]); return [plan, page.shares(plan, input[1])]",
+                    [width, height, ranks, TOKEN_MULTIPLE], kind)
                 cells = []
                 for rank, share in enumerate(shares):
                     held = [(x, y) for part in share["parts"] for x in range(part["x"], part["x"] + part["width"])

@@ -20,7 +20,7 @@ WEB = ROOT / "src" / "apps" / "server" / "web"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
 POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'"
 MODEL = {
-    "version": "0", "precision": "f32", "device": "cpu", "ranks": 2, "size_multiple": 16, "max_side": 8192, "max_pixels": 1 << 26,
+    "version": "0", "precision": "f32", "device": "cpu", "ranks": 2, "size_multiple": 16, "token_multiple": 32, "max_side": 8192, "max_pixels": 1 << 26,
     "max_n": 10, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
 }
 

@@ -295,6 +295,7 @@ class OpenAi(ServerTest):
         models = self.server.get("/v1/models").json()
         self.assertEqual(models["object"], "list")
         name = models["data"][0]["id"]
+        self.assertEqual(models["data"][0]["nostos"]["token_multiple"], 32)
         self.assertEqual(self.server.get(f"/v1/models/{name}").json(), models["data"][0])
         for other in ("other", "owner/other", "owner%2Fother"):
             self.assertEqual(self.server.get(f"/v1/models/{other}").json()["error"]["code"], "model_not_found")

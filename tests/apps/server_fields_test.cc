@@ -157,7 +157,7 @@ TEST(ServerFields, PromptsHaveALimitOfTokens) {
 TEST(ServerFields, FilesOfTheServerCannotBeNamed) {
   EXPECT_EQ(refused_field(R"({"prompt": "x", "latents": "/etc/passwd"})"), "latents");
   const DrawingOrder order = parse_order(parse_body(R"({"prompt": "x", "latents": "/etc/passwd"})"), kLimits, false);
-  EXPECT_TRUE(order.record.request.latents.empty());
+  EXPECT_TRUE(std::holds_alternative<Noise>(order.record.request.start));
 }
 
 TEST(ServerFields, DepthIsLimited) {

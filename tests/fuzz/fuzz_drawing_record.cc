@@ -4,12 +4,11 @@
 #include <string>
 #include <string_view>
 
-#include "apps/cli/drawing_record.h"
 #include "base/error.h"
+#include "pipeline/record.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace nostos;
-  using namespace nostos::cli;
   try {
     const DrawingRecord record =
         parse_drawing_record(std::string_view(reinterpret_cast<const char*>(data), size), "fuzz");

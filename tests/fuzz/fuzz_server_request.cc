@@ -26,7 +26,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const nostos::GenerationRequest& drawn = order.record.request;
     nostos::check(*drawn.width * *drawn.height <= limits.max_pixels, "pixels are limited");
     nostos::check(drawn.num_outputs >= 1 && drawn.num_outputs <= kMaxPictures, "pictures are limited");
-    nostos::check(drawn.latents.empty() && drawn.sigmas.empty(), "no client names files or levels");
+    nostos::check(std::holds_alternative<nostos::Noise>(drawn.start) && drawn.sigmas.empty(),
+                  "no client names files or levels");
   };
   try {
     const nlohmann::json parsed = parse_body(body);

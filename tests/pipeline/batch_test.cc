@@ -341,8 +341,11 @@ TEST(Batches, AFailureNamesTheRequest) {
     requests[1].sigmas = {1, 0.5, 0.2, 0.1};
     expect_named(requests, ErrorKind::invalid_input, "sigmas");
     requests = good;
-    requests[1].latents = "/nonexistent/latents.safetensors";
-    expect_named(requests, ErrorKind::model, "/nonexistent/latents.safetensors");
+    requests[1].start = Latents{.file = "of_another_size",
+                                .values = std::make_shared<Tensor>(Device{}, DType::f32, Shape{1, 16, 2, 2})};
+    expect_named(requests, ErrorKind::invalid_input, "of_another_size: tensor 'latents' is F32 [1, 16, 2, 2]");
+    requests[1].start = Latents{.file = "not_read"};
+    expect_named(requests, ErrorKind::invalid_input, "not_read");
     EXPECT_EQ(engine.generate(good).size(), 3u);
   }
   Engine halves(options(Precision::f32, {.cfg = 2}));

@@ -26,15 +26,10 @@ bool has_gpu() {
 DeviceChoice shared(int index) { return {{DeviceKind::cuda, index}, false}; }
 DeviceChoice own(int index) { return {{DeviceKind::cuda, index}, true}; }
 
-/// The choice on a machine of so many GPUs.
-DeviceChoice choose(std::string_view name, const DeviceUsers& users, int gpus, bool is_shown_one = false) {
-  return choose_device(name, users, gpus, is_shown_one);
-}
-
 void expect_refused(std::string_view name, const DeviceUsers& users, int gpus,
                     std::initializer_list<const char*> parts) {
   try {
-    choose(name, users, gpus);
+    choose_device(name, users, gpus);
     ADD_FAILURE() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
@@ -45,26 +40,26 @@ void expect_refused(std::string_view name, const DeviceUsers& users, int gpus,
 
 TEST(DeviceChoice, TheCpuSuitsAnyNumberOfRanks) {
   for (const int gpus : {0, 1, 8}) {
-    EXPECT_EQ(choose("cpu", {}, gpus), kCpu);
-    EXPECT_EQ(choose("cpu", {.ranks = 8}, gpus), kCpu);
-    EXPECT_EQ(choose("cpu", {.ranks = 8, .are_processes = true}, gpus), kCpu);
+    EXPECT_EQ(choose_device("cpu", {}, gpus), kCpu);
+    EXPECT_EQ(choose_device("cpu", {.ranks = 8}, gpus), kCpu);
+    EXPECT_EQ(choose_device("cpu", {.ranks = 8, .are_processes = true}, gpus), kCpu);
   }
 }
 
 TEST(DeviceChoice, OneRankTakesTheGpuThatIsNamedOrTheFirst) {
   for (const bool are_processes : {false, true}) {
-    EXPECT_EQ(choose("auto", {.are_processes = are_processes}, 0), kCpu);
-    EXPECT_EQ(choose("auto", {.are_processes = are_processes}, 4), shared(0));
-    EXPECT_EQ(choose("cuda", {.are_processes = are_processes}, 4), shared(0));
-    EXPECT_EQ(choose("cuda:3", {.are_processes = are_processes}, 4), shared(3));
+    EXPECT_EQ(choose_device("auto", {.are_processes = are_processes}, 0), kCpu);
+    EXPECT_EQ(choose_device("auto", {.are_processes = are_processes}, 4), shared(0));
+    EXPECT_EQ(choose_device("cuda", {.are_processes = are_processes}, 4), shared(0));
+    EXPECT_EQ(choose_device("cuda:3", {.are_processes = are_processes}, 4), shared(3));
   }
 }
 
 TEST(DeviceChoice, ThreadsHaveAGpuEachWhereThereAreEnough) {
   for (const char* name : {"auto", "cuda"}) {
     for (const bool may_share : {false, true}) {
-      EXPECT_EQ(choose(name, {.ranks = 3, .may_share_gpu = may_share}, 3), own(0));
-      EXPECT_EQ(choose(name, {.ranks = 3, .may_share_gpu = may_share}, 8), own(0));
+      EXPECT_EQ(choose_device(name, {.ranks = 3, .may_share_gpu = may_share}, 3), own(0));
+      EXPECT_EQ(choose_device(name, {.ranks = 3, .may_share_gpu = may_share}, 8), own(0));
     }
   }
 }
@@ -72,11 +67,11 @@ TEST(DeviceChoice, ThreadsHaveAGpuEachWhereThereAreEnough) {
 TEST(DeviceChoice, ThreadsShareAGpuOnlyWhenAllowed) {
   for (const char* name : {"auto", "cuda", "cuda:0"}) {
     expect_refused(name, {.ranks = 3}, 1, {"3 ranks", "1 GPU:", "--allow-shared-gpu"});
-    EXPECT_EQ(choose(name, {.ranks = 3, .may_share_gpu = true}, 1), shared(0));
+    EXPECT_EQ(choose_device(name, {.ranks = 3, .may_share_gpu = true}, 1), shared(0));
   }
   expect_refused("cuda", {.ranks = 3}, 2, {"3 ranks", "2 GPUs", "--allow-shared-gpu"});
   expect_refused("cuda:1", {.ranks = 2}, 4, {"2 ranks", "1 GPU:", "--allow-shared-gpu"});
-  EXPECT_EQ(choose("cuda:1", {.ranks = 2, .may_share_gpu = true}, 4), shared(1));
+  EXPECT_EQ(choose_device("cuda:1", {.ranks = 2, .may_share_gpu = true}, 4), shared(1));
 }
 
 TEST(DeviceChoice, SomeRanksSharingAndOthersNotIsRefused) {
@@ -88,11 +83,13 @@ TEST(DeviceChoice, AProcessTakesTheGpuOfItsPlaceOnItsHost) {
   for (const char* name : {"auto", "cuda"}) {
     // Eight processes on two hosts.
     for (const int place : {0, 1, 2, 3})
-      EXPECT_EQ(choose(name, {.ranks = 8, .are_processes = true, .place = place, .on_host = 4}, 4), own(place));
-    EXPECT_EQ(choose(name, {.ranks = 8, .are_processes = true, .place = 3, .on_host = 4}, 1, true), own(0));
+      EXPECT_EQ(choose_device(name, {.ranks = 8, .are_processes = true, .place = place, .on_host = 4}, 4), own(place));
+    EXPECT_EQ(
+        choose_device(name, {.ranks = 8, .are_processes = true, .place = 3, .on_host = 4, .is_shown_one = true}, 1),
+        own(0));
   }
-  EXPECT_EQ(choose("auto", {.ranks = 2, .are_processes = true, .place = 1, .on_host = 2}, 1), kCpu);
-  EXPECT_EQ(choose("auto", {.ranks = 2, .are_processes = true, .place = 1, .on_host = 2}, 0), kCpu);
+  EXPECT_EQ(choose_device("auto", {.ranks = 2, .are_processes = true, .place = 1, .on_host = 2}, 1), kCpu);
+  EXPECT_EQ(choose_device("auto", {.ranks = 2, .are_processes = true, .place = 1, .on_host = 2}, 0), kCpu);
   for (const bool may_share : {false, true}) {
     const DeviceUsers two{.ranks = 2, .are_processes = true, .may_share_gpu = may_share, .place = 1, .on_host = 2};
     expect_refused("cuda", two, 1, {"2 processes", "it has 1", "--device cpu", "--allow-shared-gpu"});

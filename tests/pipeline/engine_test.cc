@@ -123,44 +123,43 @@ TEST(Engine, ThreadsAndReleasedPartsDoNotChangeThePicture) {
 TEST(Engine, GivenLatentsReplaceTheNoise) {
   Engine engine(options());
   Context ctx({}, 1);
-  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "engine_latents.safetensors";
+  const auto latents = [](const Shape& shape, float value = 0) {
+    auto made = std::make_shared<Tensor>(Device{}, DType::f32, shape);
+    std::fill_n(made->data<float>(), shape.elements(), value);
+    return made;
+  };
   GenerationRequest drawn;
   for (const RngKind rng : {RngKind::torch_cpu, RngKind::torch_cuda}) {
     drawn = request(16, 16);
     drawn.rng = rng;
-    Tensor latents({}, DType::f32, {1, 16, 8, 8});
+    const auto noise = latents({1, 16, 8, 8});
     if (rng == RngKind::torch_cpu)
-      fill_torch_cpu_normal(drawn.seed, {latents.data<float>(), 16 * 8 * 8});
+      fill_torch_cpu_normal(drawn.seed, {noise->data<float>(), 16 * 8 * 8});
     else
-      ops::philox_normal(ctx, drawn.seed, latents);
-    const NamedTensor named{"latents", latents.view()};
-    write_safetensors(file, {&named, 1});
+      ops::philox_normal(ctx, drawn.seed, *noise);
     const Generation from_seed = engine.generate(drawn);
-    drawn.latents = file;
+    drawn.start = Latents{.file = "", .values = noise};
     drawn.seed = 99;
     EXPECT_TRUE(same_latents(from_seed.pictures[0], engine.generate(drawn).pictures[0])) << name(rng);
   }
-  Tensor spoiled({}, DType::f32, {1, 16, 8, 8});
-  std::fill_n(spoiled.data<float>(), 16 * 8 * 8, 0.f);
-  spoiled.data<float>()[77] = std::nanf("");
-  const NamedTensor named{"latents", spoiled.view()};
-  write_safetensors(file, {&named, 1});
-  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("no numbers"), std::string::npos);
+  const auto expect_refused = [&](std::shared_ptr<const Tensor> values, const char* what) {
+    drawn.start = Latents{.file = "x.safetensors", .values = std::move(values)};
+    const std::string message = failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input);
+    EXPECT_TRUE(message.starts_with("x.safetensors: ")) << message;
+    EXPECT_NE(message.find(what), std::string::npos) << message;
+  };
+  const auto spoiled = latents({1, 16, 8, 8});
+  spoiled->data<float>()[77] = std::nanf("");
+  expect_refused(spoiled, "tensor 'latents' has values that are no numbers");
+  expect_refused(std::make_shared<Tensor>(Device{}, DType::bf16, Shape{1, 16, 8, 8}),
+                 "tensor 'latents' is BF16 [1, 16, 8, 8], this size wants F32 [1, 16, 8, 8]");
+  expect_refused(nullptr, "not read");
   drawn.height = 20;
-  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 10, 8]"),
-            std::string::npos);
+  expect_refused(latents({1, 16, 8, 8}), "[1, 16, 10, 8]");
   // As many numbers as the turned picture has.
   drawn.height = 32;
   drawn.width = 16;
-  Tensor turned({}, DType::f32, {1, 16, 8, 16});
-  std::fill_n(turned.data<float>(), turned.shape().elements(), 0.f);
-  const NamedTensor named_turned{"latents", turned.view()};
-  write_safetensors(file, {&named_turned, 1});
-  EXPECT_NE(failure([&] { engine.generate(drawn); }, ErrorKind::invalid_input).find("[1, 16, 16, 8]"),
-            std::string::npos);
-  drawn.latents = "/nonexistent/latents.safetensors";
-  failure([&] { engine.generate(drawn); }, ErrorKind::model);
-  std::filesystem::remove(file);
+  expect_refused(latents({1, 16, 8, 16}), "[1, 16, 16, 8]");
 }
 
 TEST(Engine, CancelsBetweenBlocksAndDrawsAgain) {

@@ -4,14 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <filesystem>
 #include <map>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "io/safetensors.h"
 #include "pipeline/engine.h"
 #include "pipeline/noise.h"
 
@@ -124,18 +123,13 @@ TEST_P(Turned, GivenLatentsAreThoseOfTheSize) {
   const Way& way = GetParam();
   Engine engine(options(way));
   for (const auto& [height, width] : {Size{24, 40}, {40, 24}, {24, 40}}) {
-    Tensor latents({}, DType::f32, {1, 16, height / 2, width / 2});
-    fill_torch_cpu_normal(5, {latents.data<float>(), static_cast<size_t>(latents.shape().elements())});
-    const std::filesystem::path file =
-        std::filesystem::path(testing::TempDir()) / fmt::format("turned_{}.safetensors", way.name);
-    const NamedTensor named{"latents", latents.view()};
-    write_safetensors(file, {&named, 1});
+    const auto latents = std::make_shared<Tensor>(Device{}, DType::f32, Shape{1, 16, height / 2, width / 2});
+    fill_torch_cpu_normal(5, {latents->data<float>(), static_cast<size_t>(latents->shape().elements())});
     const GenerationRequest from_seed = request({height, width});
     GenerationRequest given = request({height, width}, 77);
-    given.latents = file;
+    given.start = Latents{.file = "", .values = latents};
     const Generation a = engine.generate(from_seed), b = engine.generate(given);
     EXPECT_EQ(a.pictures[0].image, b.pictures[0].image) << height << "x" << width;
-    std::filesystem::remove(file);
   }
 }
 

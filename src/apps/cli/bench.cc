@@ -11,14 +11,14 @@
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/interrupt.h"
-#include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
-#include "apps/cli/request_warnings.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/json_text.h"
 #include "pipeline/engine.h"
+#include "pipeline/request_warnings.h"
 
 namespace nostos::cli {
 namespace {
@@ -101,9 +101,16 @@ std::string digest(const Image& image) {
   return fmt::format("{:016x}", hash);
 }
 
-ordered_json result_json(const std::string& model, const std::string& precision, const GenerationRequest& request,
-                         const BenchFlags& flags, int64_t warmup, const Timings& timings, const Generation& drawn,
-                         double matmul_gflops) {
+/// What is timed.
+struct Subject {
+  std::string model_path, precision;
+  GenerationRequest request;
+  int64_t warmup = 0;  ///< runs that are not timed
+};
+
+ordered_json result_json(const Subject& subject, const BenchFlags& flags, const Timings& timings,
+                         const Generation& drawn, double matmul_gflops) {
+  const GenerationRequest& request = subject.request;
   const RunReport& last = drawn.report;
   const double step_ms = median(timings.step_ms);
   const double transformer_gflops = step_ms > 0 ? last.transformer_flop / step_ms / 1e6 : 0;
@@ -112,14 +119,14 @@ ordered_json result_json(const std::string& model, const std::string& precision,
     const std::vector<double>& times = timings.stage_ms.at(name);
     stages.push_back({{"name", name}, {"median_ms", median(times)}, {"ms", times}});
   }
-  return {{"model_path", model},
-          {"precision", precision},
+  return {{"model_path", subject.model_path},
+          {"precision", subject.precision},
           {"height", request.height.value()},
           {"width", request.width.value()},
           {"num_inference_steps", request.num_inference_steps.value()},
           {"guidance_scale", request.guidance_scale.value()},
           {"num_outputs", request.num_outputs},
-          {"warmup", warmup},
+          {"warmup", subject.warmup},
           {"repeat", flags.repeat},
           {"pause_s", flags.pause_s},
           {"stages", stages},
@@ -222,7 +229,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));
   if (processes.communicator() != nullptr) processes.communicator()->all_reduce_sum(std::span(&matmul_gflops, 1));
   if (!processes.is_root()) return;
-  const ordered_json result = result_json(options.model.string(), engine.precision_name(), request, flags, warmup,
+  const ordered_json result = result_json({options.model.string(), engine.precision_name(), request, warmup}, flags,
                                           timings, drawn, matmul_gflops);
   if (flags.json)
     print_output("{}\n", json_pretty(result));

@@ -1,4 +1,4 @@
-// Owns the list of the program's commands.
+// Owns the list of the commands that need no server; apps/serve.h has the other one.
 #pragma once
 
 namespace CLI {
@@ -13,6 +13,5 @@ void add_generate_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
-void add_serve_command(CLI::App& app);
 
 }  // namespace nostos::cli

@@ -36,8 +36,8 @@ struct CpuShare {
   int quota_sharers = 1;        ///< processes that this quota is for
 };
 
-/// \return the part of process `self` of `all`. Launchers bind processes apart, or not at all: those of one host that may
-/// run on the same CPUs divide them, and those in a control group divide its quota, each rounded down, at least 1.
+/// \return the part of process `self` of `all`. Launchers bind processes apart, or not at all: those of one host that
+/// may run on the same CPUs divide them, and those in a control group divide its quota, each rounded down, at least 1.
 CpuShare share_of_cpus(std::span<const CpuReport> all, size_t self);
 
 }  // namespace nostos::cli

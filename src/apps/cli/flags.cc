@@ -2,6 +2,7 @@
 #include "apps/cli/flags.h"
 
 #include <charconv>
+#include <cstdlib>
 
 #include "apps/cli/ranks.h"
 #include "base/error.h"
@@ -155,8 +156,12 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   options.peer_memory = parse_exchange(flags.exchange);
   options.comm_timeout_s = flags.comm_timeout_s;
   const Processes::Place place = processes.place_on_host();
-  DeviceChoice choice = choose_device(flags.device, {options.parallelism.ranks(), processes.communicator() != nullptr,
-                                                     flags.allow_shared_gpu, place.rank, place.world});
+  DeviceChoice choice = choose_device(flags.device, {.ranks = options.parallelism.ranks(),
+                                                     .are_processes = processes.communicator() != nullptr,
+                                                     .may_share_gpu = flags.allow_shared_gpu,
+                                                     .place = place.rank,
+                                                     .on_host = place.world,
+                                                     .is_shown_one = std::getenv("CUDA_VISIBLE_DEVICES") != nullptr});
   if (!processes.all_have(choice.device.kind == DeviceKind::cuda)) choice = {};
   processes.require_same_device(device_name(choice.device));
   options.device = choice.device;

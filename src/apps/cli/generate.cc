@@ -2,25 +2,26 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "apps/cli/commands.h"
-#include "apps/cli/drawing_record.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/interrupt.h"
-#include "apps/cli/json_text.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
-#include "apps/cli/request_warnings.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
+#include "io/json_text.h"
 #include "io/safetensors.h"
 #include "pipeline/model_shape.h"
+#include "pipeline/record.h"
+#include "pipeline/request_warnings.h"
 
 namespace nostos::cli {
 namespace {
@@ -83,8 +84,8 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
 DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) {
   DrawingRecord record;
   if (flags.from) {
-    record = parse_drawing_record(processes.from_root([&] { return to_json(read_drawing_record(*flags.from)); }),
-                                  "the record of --from");
+    record = parse_drawing_record(processes.from_root([&] { return read_record_text(*flags.from); }),
+                                  fmt::format("{}: text chunk '{}'", *flags.from, kRecordKeyword));
   }
   GenerationRequest& request = record.request;
   require(flags.prompt || flags.from, ErrorKind::invalid_input,
@@ -113,14 +114,24 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
   if (flags.seed) {
     request.seed = *flags.seed;
-    request.latents.clear();
+    request.start = Noise{};
   }
-  lay_over(flags.latents, request.latents);
+  if (flags.latents && flags.latents->empty()) request.start = Noise{};
+  if (flags.latents && !flags.latents->empty()) request.start = Latents{.file = *flags.latents};
   if (flags.sigmas) request.num_inference_steps.reset();
   if (flags.num_inference_steps) request.sigmas.clear();
   lay_over(flags.sigmas, request.sigmas);
   lay_over(flags.num_inference_steps, request.num_inference_steps);
   return record;
+}
+
+/// \throws Error model if the file holds no tensor `latents`
+std::shared_ptr<const Tensor> read_latents(const Path& path) {
+  const SafetensorsFile file(path);
+  const ConstView given = file.tensor("latents");
+  auto latents = std::make_shared<Tensor>(Device{}, given.dtype(), given.shape());
+  std::memcpy(latents->view().bytes(), given.bytes(), given.size_in_bytes());
+  return latents;
 }
 
 /// \return `path`, or with several pictures `path` with _index before its extension.
@@ -190,6 +201,32 @@ nlohmann::ordered_json write_picture(const GenerateFlags& flags, const DrawingRe
           {"latents_path", latents_path}};
 }
 
+/// \return what a run cost: stages, steps, step times in milliseconds, bytes.
+/// \param start_ms time from the command's start until the engine was ready
+/// \param total_ms time from the command's start until all was written
+nlohmann::ordered_json report_json(const RunReport& report, double start_ms, double total_ms) {
+  nlohmann::ordered_json stages = nlohmann::ordered_json::array();
+  for (const StageTime& stage : report.stages) stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
+  nlohmann::ordered_json ranks = nlohmann::ordered_json::array();
+  for (const RankReport& rank : report.ranks) {
+    ranks.push_back({{"rank", rank.rank},
+                     {"image_tokens", rank.image_tokens},
+                     {"heads", rank.heads},
+                     {"bytes_sent", rank.bytes_sent}});
+  }
+  return {{"start_ms", start_ms},
+          {"stages", stages},
+          {"steps", report.step_ms.size()},
+          {"step_ms", report.step_ms},
+          {"total_ms", total_ms},
+          {"weight_bytes", report.weight_bytes},
+          {"arena_bytes", report.arena_bytes},
+          {"peak_host_bytes", report.peak_host_bytes},
+          {"transformer_flop_per_step", report.transformer_flop},
+          {"world_size", report.ranks.size()},
+          {"ranks", ranks}};
+}
+
 void log_summary(const RunReport& report, size_t pictures, double total_ms) {
   std::string stages;
   for (const StageTime& stage : report.stages) stages += fmt::format(", {} {:.2f}", stage.name, stage.ms / 1000);
@@ -216,38 +253,72 @@ nlohmann::ordered_json result_json(const DrawingRecord& record, const Path& mode
           {"version", NOSTOS_VERSION}};
 }
 
+/// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
+/// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is
+/// loaded. \return what draws it
+EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
+                     const Processes& processes) {
+  EngineOptions options = engine_options(engine_flags, processes);
+  const int64_t count = resolve(record.request, any_model_limits()).request.num_outputs;
+  if (processes.is_root()) require_outputs(flags, count);
+  options.model = find_model(record.model_path);
+  options.variant = record.variant;
+  options.memory.one_drawing = count == 1;
+  if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
+    latents->values = read_latents(latents->file);
+  const ModelLimits limits = read_model_shape(options.model).limits;
+  const ResolvedRequest resolved = resolve(record.request, limits);
+  const int64_t height = *resolved.request.height, width = *resolved.request.width;
+  if (processes.is_root() && (resolved.drawn_height != height || resolved.drawn_width != width))
+    log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", width, height, limits.size_multiple,
+             resolved.drawn_width, resolved.drawn_height);
+  record.request = resolved.request;
+  if (processes.communicator() == nullptr) return options;
+  const std::string agreed = processes.from_root([&record] { return to_json(record); });
+  if (!processes.is_root()) record = parse_drawing_record(agreed, "the record of rank 0");
+  return options;
+}
+
+/// How long the command took in milliseconds, from its start.
+struct Times {
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+  double ready_ms = 0;  ///< until the engine was ready
+};
+
+/// Writes all that the flags ask for. \param record with the precision that it was drawn in \param model its folder
+void write_results(const GenerateFlags& flags, const DrawingRecord& record, const Path& model,
+                   const Generation& generation, const Times& times, const std::atomic<bool>& interrupted) {
+  nlohmann::ordered_json pictures = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < generation.pictures.size(); ++i) {
+    require(!interrupted, ErrorKind::cancelled, "interrupted");
+    pictures.push_back(write_picture(flags, record, generation, i));
+    if (!flags.json) print_output("{}\n", pictures.back()["path"].get<std::string>());
+  }
+  const double total_ms = ms_since(times.start);
+  log_summary(generation.report, generation.pictures.size(), total_ms);
+
+  const nlohmann::ordered_json report = report_json(generation.report, times.ready_ms, total_ms);
+  if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(report) + "\n");
+  if (flags.json)
+    print_output("{}\n", json_pretty(result_json(record, model, generation, std::move(pictures), report)));
+}
+
 void generate(CLI::App& command, const GenerateFlags& flags, const Processes& processes) {
-  const auto start = std::chrono::steady_clock::now();
+  Times times;
   const bool is_root = processes.is_root();
   DrawingRecord record = asked_for(flags, processes);
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
-  EngineOptions options = engine_options(engine_flags, processes);
-  // What no model can draw is found before one is looked for, and what this one cannot before it is loaded.
-  const int64_t count = resolve(record.request, any_model_limits()).request.num_outputs;
-  if (is_root) require_outputs(flags, count);
-  options.model = find_model(record.model_path);
-  options.variant = record.variant;
-  resolve(record.request, read_model_shape(options.model).limits);
-  options.memory.one_drawing = count == 1;
+  const EngineOptions options = settle(record, engine_flags, flags, processes);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(is_root && log_enabled(LogLevel::info));
   display.on_stage("load");
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
-  const double start_ms = ms_since(start);
-  const ResolvedRequest resolved = resolve(record.request, engine.limits());
-  record.request = resolved.request;
   record.precision = engine.precision_name();
-  // The root's defaults hold, whatever generation_config.json the others have.
-  const std::string agreed = processes.from_root([&record] { return to_json(record); });
-  if (!is_root) record = parse_drawing_record(agreed, "the record of rank 0");
+  times.ready_ms = ms_since(times.start);
   display.clear();
-  if (is_root && (resolved.drawn_height != *record.request.height || resolved.drawn_width != *record.request.width)) {
-    log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", *record.request.width,
-             *record.request.height, engine.limits().size_multiple, resolved.drawn_width, resolved.drawn_height);
-  }
   if (is_root) warn_of_unused(flags, record.request);
   if (is_root) warn(network_warnings(record.request));
   Progress progress;
@@ -257,21 +328,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   progress.cancel = &interrupted;
   const Generation generation = engine.generate(record.request, progress);
   display.clear();
-  if (!is_root) return;
-
-  nlohmann::ordered_json pictures = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < generation.pictures.size(); ++i) {
-    require(!interrupted, ErrorKind::cancelled, "interrupted");
-    pictures.push_back(write_picture(flags, record, generation, i));
-    if (!flags.json) print_output("{}\n", pictures.back()["path"].get<std::string>());
-  }
-  const double total_ms = ms_since(start);
-  log_summary(generation.report, generation.pictures.size(), total_ms);
-
-  const nlohmann::ordered_json report = report_json(generation.report, start_ms, total_ms);
-  if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(report) + "\n");
-  if (flags.json)
-    print_output("{}\n", json_pretty(result_json(record, options.model, generation, std::move(pictures), report)));
+  if (is_root) write_results(flags, record, options.model, generation, times, interrupted);
 }
 
 }  // namespace

@@ -9,11 +9,11 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
-#include "apps/cli/json_text.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/json_config.h"
+#include "io/json_text.h"
 #include "io/weight_store.h"
 
 namespace nostos::cli {

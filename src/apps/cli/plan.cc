@@ -9,12 +9,12 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
-#include "apps/cli/json_text.h"
 #include "apps/cli/plan_drawing.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
+#include "io/json_text.h"
 #include "parallel/shard_plan.h"
 #include "pipeline/model_shape.h"
 
@@ -187,7 +187,7 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
                            .kind = kind,
                            .heads = shape.heads,
                            .patch = shape.patch,
-                           .pad_multiple = shape.token_multiple})};
+                           .pad_multiple = shape.limits.token_multiple})};
   if (resolved.drawn_height != planned.height() || resolved.drawn_width != planned.width()) {
     log_info("{}x{} is no multiple of {}: planned at {}x{}", planned.width(), planned.height(), multiple,
              resolved.drawn_width, resolved.drawn_height);

@@ -12,9 +12,9 @@ namespace nostos::cli {
 /// \param columns that the line may take at most: the bar gets shorter, then is left out, and at last the line is cut
 std::string progress_line(int64_t step, int64_t steps, double mean_step_ms, int64_t columns);
 
-/// Shows one run. On a terminal the current line is redrawn in place, as wide as the terminal is then, and cleared at the
-/// end; elsewhere, and on terminals without escape sequences, lines `step K/N` are written, at most one a second. What
-/// cannot be written is dropped. One thread.
+/// Shows one run. On a terminal the current line is redrawn in place, as wide as the terminal is then, and cleared at
+/// the end; elsewhere, and on terminals without escape sequences, lines `step K/N` are written, at most one a second.
+/// What cannot be written is dropped. One thread.
 class ProgressDisplay {
  public:
   /// \param enabled false shows nothing

@@ -44,8 +44,8 @@ class Processes {
   /// root's: the picture would depend on which process computes what.
   void require_same_device(const std::string& own) const;
 
-  /// All processes call it with the precision that theirs computes in, "f32" or "bf16". \throws Error device where it is
-  /// not the root's: the picture would depend on which process computes what.
+  /// All processes call it with the precision that theirs computes in, "f32" or "bf16". \throws Error device where it
+  /// is not the root's: the picture would depend on which process computes what.
   void require_same_precision(const std::string& own) const;
 
  private:

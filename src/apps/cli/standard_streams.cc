@@ -17,7 +17,7 @@ void prepare_standard_streams() {
   std::signal(SIGPIPE, SIG_IGN);
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (fcntl(descriptor, F_GETFD) != -1 || errno != EBADF) continue;
-    // open() gives the lowest number that is free: this one. The wrong direction has every use fail, as on a closed one.
+    // open() gives the lowest number that is free: this one. The wrong direction has every use fail, as if closed.
     static_cast<void>(open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY));
   }
 }

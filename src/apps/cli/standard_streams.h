@@ -9,8 +9,8 @@
 namespace nostos::cli {
 
 /// To be called before anything is opened. Descriptors 0 to 2 that are closed are opened such that reading from them or
-/// writing to them fails, so that no file of the program gets their numbers. A pipe whose reader is gone fails likewise, in
-/// place of ending the process.
+/// writing to them fails, so that no file of the program gets their numbers. A pipe whose reader is gone fails
+/// likewise, in place of ending the process.
 void prepare_standard_streams();
 
 /// Writes to standard output. What fails is told by flush_output().

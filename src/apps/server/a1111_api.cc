@@ -1,10 +1,10 @@
 // Implements what clients of A1111's API commonly call.
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/state.h"
+#include "io/json_text.h"
 
 namespace nostos::server {
 namespace {
@@ -20,9 +20,9 @@ ordered_json info_json(const Job& job, const std::string& model, int64_t batch_s
     prompts.push_back(request.prompt);
     negatives.push_back(request.negative_prompt);
     seeds.push_back(image.seed);
-    cli::DrawingRecord record = job.order.record;
+    DrawingRecord record = job.order.record;
     record.request.seed = image.seed;
-    texts.push_back(cli::webui_parameters(record));
+    texts.push_back(webui_parameters(record));
   }
   ordered_json info{{"prompt", request.prompt},
                     {"all_prompts", prompts},
@@ -53,24 +53,25 @@ void a1111_txt2img(const Call& call) {
   const int64_t batch_size = fields.integer("batch_size", 1, kMaxPictures).value_or(1);
   DrawingOrder order = parse_a1111_order(body, model->limits);
   ServerState& state = call.state;
-  submit_attached(
-      call, std::move(order), [&state, model, body, send_images, batch_size, out = call.responder](const Job& job) {
-        try {
-          if (job.status == JobStatus::failed && state.store.trouble()) throw insufficient_storage(job.error);
-          if (job.status == JobStatus::failed) throw ApiError(500, "server_error", job.error);
-          if (job.status == JobStatus::cancelled && state.stopping)
-            throw overloaded("stopping", "the server is shutting down", 10);
-          // An interrupted one has no pictures, and is no error there.
-          ordered_json images = ordered_json::array();
-          if (send_images)
-            for (const JobImage& image : job.images) images.push_back(to_base64(read_image(state, image)));
-          out->reply(json_response(200, {{"images", images},
-                                         {"parameters", body},
-                                         {"info", cli::json_line(info_json(job, model->name, batch_size))}}));
-        } catch (const ApiError& error) {
-          out->reply(a1111_error(error));
-        }
-      });
+  submit_attached(call, std::move(order),
+                  [&state, model, body, send_images, batch_size, out = call.responder](const Job& job) {
+                    try {
+                      if (job.status == JobStatus::failed && state.store.trouble())
+                        throw insufficient_storage(job.error);
+                      if (job.status == JobStatus::failed) throw ApiError(500, "server_error", job.error);
+                      if (job.status == JobStatus::cancelled && state.stopping)
+                        throw overloaded("stopping", "the server is shutting down", 10);
+                      // An interrupted one has no pictures, and is no error there.
+                      ordered_json images = ordered_json::array();
+                      if (send_images)
+                        for (const JobImage& image : job.images) images.push_back(to_base64(read_image(state, image)));
+                      out->reply(json_response(200, {{"images", images},
+                                                     {"parameters", body},
+                                                     {"info", json_line(info_json(job, model->name, batch_size))}}));
+                    } catch (const ApiError& error) {
+                      out->reply(a1111_error(error));
+                    }
+                  });
 }
 
 void a1111_progress(const Call& call) {

@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/json_text.h"
+#include "io/json_text.h"
 
 namespace nostos::server {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 using nlohmann::ordered_json;
 
 HttpResponse answer(const ApiError& error, const ordered_json& body) {
-  HttpResponse response{.status = error.status, .body = cli::json_line(body)};
+  HttpResponse response{.status = error.status, .body = json_line(body)};
   if (error.retry_after_s > 0) response.headers.emplace_back("Retry-After", std::to_string(error.retry_after_s));
   if (error.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer realm=\"nostos\"");
   return response;

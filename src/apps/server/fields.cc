@@ -74,7 +74,7 @@ void read_size(const std::string& size, GenerationRequest& request) {
   request.height = sides[1];
 }
 
-/// Lets the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
+/// Has the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
 DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char* guidance_field) {
   GenerationRequest& request = order.record.request;
   const int64_t width = request.width.value_or(limits.model.default_width);

@@ -34,8 +34,8 @@ nlohmann::json parse_body(std::string_view body);
 /// where its type or range is wrong.
 class Fields {
  public:
-  /// What counts as a number or as true and false: JSON's own alone, or also "70", 1 and "yes", as pydantic has it, which
-  /// A1111 reads its bodies with.
+  /// What counts as a number or as true and false: JSON's own alone, or also "70", 1 and "yes", as pydantic has it,
+  /// which A1111 reads its bodies with.
   enum class Reading { strict, lenient };
 
   explicit Fields(const nlohmann::json& object, Reading reading = Reading::strict)
@@ -44,8 +44,8 @@ class Fields {
   std::optional<int64_t> integer(const char* field, int64_t min, int64_t max) const;
   std::optional<double> number(const char* field, double min, double max) const;
   std::optional<bool> boolean(const char* field) const;
-  /// \return an integer from 0 to 2^64 - 1, which may stand in quotes, since clients whose numbers are doubles cannot write
-  /// all of them otherwise. Nothing for -1 either.
+  /// \return an integer from 0 to 2^64 - 1, which may stand in quotes, since clients whose numbers are doubles cannot
+  /// write all of them otherwise. Nothing for -1 either.
   std::optional<uint64_t> seed(const char* field) const;
   /// Refuses fields other than `known`.
   void refuse_others(const std::set<std::string_view>& known) const;

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "apps/cli/request_warnings.h"
+#include "pipeline/request_warnings.h"
 
 namespace nostos::server {
 namespace {
@@ -66,7 +66,7 @@ ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
 ordered_json prompts_json(const Job& job) {
   return {{"prompt_truncated", job.cut.prompt},
           {"negative_prompt_truncated", job.cut.negative},
-          {"warnings", cli::warnings_of(job.order.record.request, job.cut)}};
+          {"warnings", warnings_of(job.order.record.request, job.cut)}};
 }
 
 ordered_json job_json(const Job& job, std::optional<int64_t> position, const std::optional<JobProgress>& progress) {

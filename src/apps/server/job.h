@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "apps/cli/drawing_record.h"
 #include "io/image.h"
 #include "pipeline/generation.h"
+#include "pipeline/record.h"
 
 namespace nostos::server {
 
@@ -30,7 +30,7 @@ std::optional<ImageFormat> parse_format(std::string_view text);
 
 /// What a client asks to be drawn, checked.
 struct DrawingOrder {
-  cli::DrawingRecord record;  ///< all optionals set; num_outputs pictures
+  DrawingRecord record;  ///< all optionals set; num_outputs pictures
   ImageFormat format = ImageFormat::png;
   int quality = 95;  ///< of JPEG and WebP
 };

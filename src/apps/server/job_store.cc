@@ -56,7 +56,7 @@ Job read_job(const Statement& row) {
   Job job;
   job.id = row.text(0);
   job.status = parse_status(row.text(1)).value_or(JobStatus::failed);
-  job.order = {.record = cli::parse_drawing_record(row.text(2), "the record of job " + job.id),
+  job.order = {.record = parse_drawing_record(row.text(2), "the record of job " + job.id),
                .format = parse_format(row.text(3)).value_or(ImageFormat::png),
                .quality = static_cast<int>(row.integer(4))};
   job.client = row.text(5);
@@ -253,7 +253,7 @@ Job JobStore::insert(const Job& job) {
         "INSERT INTO jobs (id, status, record, format, quality, client, body_fingerprint, attached, created_at, "
         "idempotency_key) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)");
     row.bind(job.id)
-        .bind(cli::to_json(job.order.record))
+        .bind(to_json(job.order.record))
         .bind(name(job.order.format))
         .bind(int64_t{job.order.quality})
         .bind(job.client)

@@ -2,13 +2,13 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
 #include "apps/server/state.h"
 #include "base/error.h"
 #include "io/file.h"
+#include "io/json_text.h"
 
 namespace nostos::server {
 namespace {
@@ -198,7 +198,7 @@ std::string sse(std::string_view event, std::string_view data) {
 }
 
 HttpResponse json_response(int status, const ordered_json& json) {
-  return {.status = status, .body = cli::json_line(json), .headers = {{"Cache-Control", "no-store"}}};
+  return {.status = status, .body = json_line(json), .headers = {{"Cache-Control", "no-store"}}};
 }
 
 void submit_attached(const Call& call, DrawingOrder order, std::function<void(const Job&)> done, int64_t partial_images,

@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/json_text.h"
+#include "io/json_text.h"
 
 namespace nostos::server {
 
@@ -21,7 +21,7 @@ void log_json(LogLevel level, std::string_view message, const nlohmann::ordered_
       {"level", kNames[static_cast<int>(level)]},
       {"message", message}};
   line.update(fields);
-  const std::string text = cli::json_line(line) + "\n";
+  const std::string text = json_line(line) + "\n";
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 

@@ -1,10 +1,10 @@
 // Implements OpenAI's Images API and its list of models.
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/json_text.h"
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/state.h"
+#include "io/json_text.h"
 
 namespace nostos::server {
 namespace {
@@ -23,6 +23,7 @@ ordered_json model_json(const LoadedModel& model) {
             {"device", model.device},
             {"ranks", model.ranks},
             {"size_multiple", limits.size_multiple},
+            {"token_multiple", limits.token_multiple},
             {"max_side", limits.max_side},
             {"max_pixels", model.limits.max_pixels},
             {"max_sequence_length", limits.max_sequence_length},
@@ -83,7 +84,7 @@ void answer_stream(ServerState& state, const Job& job, const ResponderPtr& out) 
                        {"id", image.id}};
     event.update(common_json(job.order));
     event.update(prompts_json(job));
-    out->write(sse("image_generation.completed", cli::json_line(event)));
+    out->write(sse("image_generation.completed", json_line(event)));
   }
   out->finish();
 }
@@ -100,7 +101,7 @@ class PartialImages {
                        {"created_at", static_cast<int64_t>(unix_now())},
                        {"partial_image_index", sent_++ % count_}};
     event.update(common_);
-    out_->write(sse("image_generation.partial_image", cli::json_line(event)));
+    out_->write(sse("image_generation.partial_image", json_line(event)));
   }
 
  private:

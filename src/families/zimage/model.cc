@@ -22,19 +22,16 @@ constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", "ZImageTransfor
 ModelShape shape_of(const std::filesystem::path& folder, const Config& transformer, const autoencoder_kl::Config& vae) {
   ModelLimits limits;
   limits.size_multiple = vae.scale() * transformer.patch;
+  limits.token_multiple = kTokenMultiple;
+  limits.latent_channels = transformer.in_channels;
+  limits.pixels_per_latent = vae.scale();
   limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
   // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
   limits.max_sequence_length = std::min((transformer.axes_lens[0] - 2) / kTokenMultiple * kTokenMultiple, kMostTokens);
   require(limits.max_sequence_length > 0, ErrorKind::model,
           "{}: axes_lens[0] is {}, too short for any caption (34 at least)", folder.string(), transformer.axes_lens[0]);
   read_generation_config(folder, limits);
-  return {.limits = limits,
-          .latent_channels = transformer.in_channels,
-          .pixels_per_latent = vae.scale(),
-          .patch = transformer.patch,
-          .token_multiple = kTokenMultiple,
-          .heads = transformer.heads,
-          .head_dim = transformer.head_dim()};
+  return {.limits = limits, .patch = transformer.patch, .heads = transformer.heads, .head_dim = transformer.head_dim()};
 }
 
 Config load_transformer_config(const std::filesystem::path& folder) {

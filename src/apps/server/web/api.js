@@ -17,9 +17,7 @@ const key = () => sessionStorage.getItem(kKeyName);
 export const hasKey = () => key() !== null;
 
 /** Keeps the key for this tab. */
-export function setKey(value) {
-  sessionStorage.setItem(kKeyName, value);
-}
+export const setKey = (value) => sessionStorage.setItem(kKeyName, value);
 
 async function failure(response) {
   const retry = response.headers.get("Retry-After");
@@ -49,8 +47,8 @@ async function send(path, options = {}) {
 }
 
 /** @returns the JSON answer. @throws {ApiError} */
-export async function request(path, method = "GET") {
-  return parseJson(await (await send(path, { method })).text());
+export async function request(path, options) {
+  return parseJson(await (await send(path, options)).text());
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -65,7 +63,7 @@ export async function submit(settings) {
   };
   for (let attempt = 1; ; ++attempt) {
     try {
-      return parseJson(await (await send("v1/jobs", options)).text());
+      return await request("v1/jobs", options);
     } catch (error) {
       if (error.status !== 0 || attempt === 3) throw error;
       await pause(kRetryMs * attempt);
@@ -91,10 +89,11 @@ export async function follow(id, signal, onEvent) {
 }
 
 const blobs = new Map();
+const pathOf = (image) => image.url.replace(/^\//, "");
 
 /** @returns a URL for <img>, which cannot send the key: where there is one, that of a copy in memory. */
 export async function imageUrl(image) {
-  const path = image.url.replace(/^\//, "");
+  const path = pathOf(image);
   if (!key()) return path;
   if (!blobs.has(path)) blobs.set(path, send(path).then((response) => response.blob()).then(URL.createObjectURL));
   try {
@@ -107,7 +106,7 @@ export async function imageUrl(image) {
 
 /** Frees the copy of a picture that is shown no more. */
 export function forgetImage(image) {
-  const path = image.url.replace(/^\//, "");
+  const path = pathOf(image);
   blobs.get(path)?.then(URL.revokeObjectURL, () => {});
   blobs.delete(path);
 }

@@ -1,6 +1,6 @@
 // Owns the page's state: the jobs it knows, what it hears about them, and what the visitor's actions do.
 import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
-import { applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
+import { $, applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { pictureSettings, pngTexts } from "./png.js";
 
@@ -11,7 +11,6 @@ const kOfflinePollMs = 2000;
 const kToastMs = 6000;
 const kIdeas = ["A lion on a beach at sunset", "Three apples on a wooden table", "A night sky over the city"];
 
-const $ = (id) => document.getElementById(id);
 let jobs = [];      // newest first
 let hasMore = false;
 let changes = 0;    // of the list by this page: an answer that set out before one is out of date
@@ -22,35 +21,29 @@ let pollTimer = 0;
 const drawing = () => jobs.find((job) => job.status === "running");
 const nextLive = () => drawing() ?? jobs.filter(isLive).at(-1);
 
+/** Shows a message in its place; without one there is none. */
+function say(id, message = "") {
+  $(id).textContent = message;
+  $(id).hidden = !message;
+}
+
 function toast(message) {
-  $("toast").textContent = message;
-  $("toast").hidden = false;
+  say("toast", message);
   clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => ($("toast").hidden = true), kToastMs);
+  toast.timer = setTimeout(() => say("toast"), kToastMs);
 }
 
 function showFormError(error) {
-  $("form-error").textContent = error.message;
-  $("form-error").hidden = false;
-  markField(error.param);
-}
-
-function clearFormError() {
-  $("form-error").hidden = true;
-  markField(null);
+  say("form-error", error?.message);
+  markField(error?.param);
 }
 
 /** Says what went wrong; an answer that wants a key asks for one. */
 function report(error) {
-  if (error.status === 401) askForKey(error);
-  else if (error.status === 0) showBanner(error.message);
+  if (error.status === 401) askForKey();
+  else if (error.status === 0) say("banner", error.message);
   else toast(error.message);
   if (!(error instanceof ApiError)) console.error(error);
-}
-
-function showBanner(message) {
-  $("banner").textContent = message;
-  $("banner").hidden = !message;
 }
 
 const count = new Intl.NumberFormat(), short = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
@@ -62,15 +55,14 @@ function size(bytes) {
 
 /** Says how much is kept and what is forgotten. @returns what the visitor must know, or an empty text. */
 function showStorage({ pictures, bytes, free_bytes: free, keep, writable, reason }) {
-  const facts = [`${count.format(pictures)} ${pictures === 1 ? "picture" : "pictures"}, ${size(bytes)}`];
+  const facts = [`${count.format(pictures)} picture${pictures === 1 ? "" : "s"}, ${size(bytes)}`];
   if (free !== null) facts.push(`${size(free)} free`);
   const limits = [];
   if (keep.pictures) limits.push(`${count.format(keep.pictures)} pictures`);
   if (keep.bytes) limits.push(size(keep.bytes));
   if (keep.days) limits.push(`${count.format(keep.days)} days`);
   if (limits.length) facts.push(`the oldest are deleted beyond ${limits.join(" or ")}`);
-  $("storage").textContent = facts.join(" · ");
-  $("storage").hidden = false;
+  say("storage", facts.join(" · "));
   return writable ? "" : `Nothing can be stored now: ${reason}. Deleting pictures makes space.`;
 }
 
@@ -109,9 +101,7 @@ function update(job) {
   followNext();
 }
 
-function announce(text) {
-  $("status").textContent = text;
-}
+const announce = (text) => ($("status").textContent = text);
 
 function hear(job, name, data) {
   if (name === "done") {
@@ -181,7 +171,7 @@ async function poll() {
     if (before === changes) takeNewest(page);
     const place = [model.device, model.precision, model.ranks > 1 ? `${model.ranks} ranks` : ""].filter(Boolean).join(" · ");
     setState("ready", `${model.id} · ${place}`);
-    showBanner(showStorage(await request("v1/storage")));
+    say("banner", showStorage(await request("v1/storage")));
     render();
     followNext();
     wait = jobs.some(isLive) ? kBusyPollMs : kIdlePollMs;
@@ -190,7 +180,7 @@ async function poll() {
     else if (error.status === 401) setState("waiting", "Waiting for a key");
     else setState("offline", "Offline");
     if (error.status === 0) {
-      showBanner("The server does not answer. Trying again …");
+      say("banner", "The server does not answer. Trying again …");
       // A stream over a dead line may never end by itself.
       stream?.abort.abort();
       stream = null;
@@ -205,20 +195,16 @@ function schedulePoll(ms) {
   pollTimer = setTimeout(poll, ms);
 }
 
-/** Sends a job. @returns whether the server took it. */
 async function draw(values) {
-  clearFormError();
+  showFormError();
   try {
-    const job = await submit(values);
-    update(job);
+    update(await submit(values));
     announce("Queued");
     document.querySelector(".hero").scrollIntoView({ block: "nearest" });
     schedulePoll(kBusyPollMs);
-    return true;
   } catch (error) {
     if (error.status === 401) report(error);
     else showFormError(error);
-    return false;
   }
 }
 
@@ -237,19 +223,13 @@ async function generate() {
   $("generate").disabled = false;
 }
 
-async function cancel(job) {
-  try {
-    update(await request(`v1/jobs/${job.id}`, "DELETE"));
-  } catch (error) {
-    report(error);
-  }
-}
+const cancel = (job) => request(`v1/jobs/${job.id}`, { method: "DELETE" }).then(update).catch(report);
 
 async function remove(job) {
   const count = job.images.length;
   if (count > 0 && !confirm(count === 1 ? "Delete this picture?" : `Delete this job and its ${count} pictures?`)) return;
   try {
-    await request(`v1/jobs/${job.id}?forget=true`, "DELETE");
+    await request(`v1/jobs/${job.id}?forget=true`, { method: "DELETE" });
     jobs = jobs.filter((other) => other.id !== job.id);
     ++changes;
     render();
@@ -294,26 +274,21 @@ async function loadOlder() {
 }
 
 function startDrop() {
-  const hasFile = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", (event) => {
-    if (!hasFile(event)) return;
+  window.ondragover = window.ondrop = (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
-    $("drop").hidden = false;
-  });
-  addEventListener("dragleave", (event) => {
+    const [file] = event.dataTransfer.files;  // known once it is dropped
+    $("drop").hidden = event.type === "drop";
+    if (file && event.type === "drop") readPicture(file);
+  };
+  window.ondragleave = (event) => {
     if (!event.relatedTarget) $("drop").hidden = true;
-  });
-  addEventListener("drop", (event) => {
-    if (!hasFile(event)) return;
-    event.preventDefault();
-    $("drop").hidden = true;
-    if (event.dataTransfer.files[0]) readPicture(event.dataTransfer.files[0]);
-  });
-  $("open-file").addEventListener("click", () => $("file").click());
-  $("file").addEventListener("change", async () => {
+  };
+  $("open-file").onclick = () => $("file").click();
+  $("file").onchange = async () => {
     await readPicture($("file").files[0]);
     $("file").value = "";
-  });
+  };
 }
 
 function start() {
@@ -321,20 +296,20 @@ function start() {
   startForm();
   startGallery({ drawAgain, useSettings, remove, cancel, report });
   startDrop();
-  $("form").addEventListener("submit", (event) => {
+  $("form").onsubmit = (event) => {
     event.preventDefault();
     generate();
-  });
-  $("form").addEventListener("input", clearFormError);
-  $("cancel").addEventListener("click", () => cancel(nextLive()));
-  $("more").addEventListener("click", loadOlder);
-  $("key").addEventListener("close", () => {
+  };
+  $("form").addEventListener("input", () => showFormError());
+  $("cancel").onclick = () => cancel(nextLive());
+  $("more").onclick = loadOlder;
+  $("key").onclose = () => {
     const value = $("key-value").value.trim();
     if (!value) return;
     setKey(value);
     poll();
-  });
-  addEventListener("keydown", (event) => {
+  };
+  window.onkeydown = (event) => {
     if (event.isComposing || document.querySelector("dialog[open]")) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -342,8 +317,8 @@ function start() {
     } else if (event.key === "Escape" && nextLive()) {
       cancel(nextLive());
     }
-  });
-  document.addEventListener("visibilitychange", () => document.hidden || poll());
+  };
+  document.onvisibilitychange = () => document.hidden || poll();
   $("ideas").append(...kIdeas.map((idea) => Object.assign(document.createElement("button"), {
     textContent: idea, onclick: () => useSettings({ prompt: idea }, false),
   })));

@@ -8,38 +8,34 @@ const kAspects = [[9, 16], [3, 4], [1, 1], [4, 3], [16, 9]];
 const kLongSides = [256, 512, 768, 1024, 1280];
 const kMaxRanks = 8;
 
-const $ = (id) => document.getElementById(id);
+export const $ = (id) => document.getElementById(id);
 const fields = {
   prompt: $("prompt"), negative_prompt: $("negative"), width: $("width"), height: $("height"),
   num_inference_steps: $("steps"), guidance_scale: $("guidance"), seed: $("seed"), n: $("count"),
 };
 const ranges = { num_inference_steps: $("steps-range"), guidance_scale: $("guidance-range"), n: $("count-range") };
 
+let tokenMultiple = 0;  // the model's, once it is known
+
 const snap = (pixels) => Math.max(kMultiple, Math.round(pixels / kMultiple) * kMultiple);
 
 /** @returns {number} a seed that is short enough to read out. */
-export function randomSeed() {
-  return crypto.getRandomValues(new Uint32Array(1))[0];
-}
+export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
-export function seedIsLocked() {
-  return $("lock").getAttribute("aria-pressed") === "true";
-}
+export const seedIsLocked = () => $("lock").getAttribute("aria-pressed") === "true";
 
 function lockSeed(locked) {
   $("lock").setAttribute("aria-pressed", String(locked));
   $("lock").querySelector("use").setAttribute("href", locked ? "#i-locked" : "#i-open");
 }
 
-function size() {
-  return [Number(fields.width.value), Number(fields.height.value)];
-}
+const size = () => [Number(fields.width.value), Number(fields.height.value)];
 
 function showPlan() {
   const [width, height] = size();
-  if (!$("plan").open || !(width >= 1 && height >= 1)) return;
+  if (!$("plan").open || !tokenMultiple || !(width >= 1 && height >= 1)) return;
   const ranks = Number($("ranks").value), kind = $("plan-kind").value;
-  const plan = makePlan(width, height, ranks);
+  const plan = makePlan(width, height, ranks, tokenMultiple);
   drawPlan($("plan-drawing"), $("plan-shares"), plan, kind);
   const most = (counts) => Math.max(...counts).toLocaleString("en");
   $("plan-summary").textContent = kind === "token"
@@ -96,23 +92,19 @@ export function settings() {
 /** Fills in what `values` says, leaves the rest as it is. */
 export function fill(values, lock = false) {
   for (const [name, field] of Object.entries(fields)) {
-    if (values[name] !== undefined && values[name] !== null) field.value = values[name];
+    field.value = values[name] ?? field.value;
   }
   if (lock) lockSeed(true);
   refresh();
 }
 
-export function rerollSeed() {
-  fields.seed.value = randomSeed();
-  refresh();
-}
+export const rerollSeed = () => fill({ seed: randomSeed() });
 
-/** Marks the field that was refused; null clears the mark. */
+/** Marks the field of this name, which was refused, and no other. */
 export function markField(name) {
   for (const field of Object.values(fields)) field.removeAttribute("aria-invalid");
-  if (!fields[name]) return;
-  fields[name].setAttribute("aria-invalid", "true");
-  fields[name].focus();
+  fields[name]?.setAttribute("aria-invalid", "true");
+  fields[name]?.focus();
 }
 
 /** Takes limits and, where nothing is remembered, defaults from the model's entry in GET /v1/models. */
@@ -120,11 +112,12 @@ export function applyModel(model) {
   for (const name of ["width", "height"]) fields[name].max = model.max_side;
   for (const field of [fields.n, ranges.n]) field.max = model.max_n;
   for (const option of [...$("long-side").options]) if (Number(option.value) > model.max_side) option.remove();
-  $("ranks").value = String(Math.min(model.ranks, kMaxRanks));
-  fill(Object.fromEntries(["width", "height", "num_inference_steps", "guidance_scale"]
-    .filter((name) => fields[name].value === "").map((name) => [name, model[`default_${name}`]])));
+  $("ranks").value = Math.min(model.ranks, kMaxRanks);
+  tokenMultiple = model.token_multiple;
+  fill(Object.fromEntries(Object.keys(fields).filter((name) => !fields[name].value).map((name) => [name, model[`default_${name}`]])));
 }
 
+/** Makes the size of this shape as long as the chosen longer side. */
 function chooseAspect(across, down) {
   const longer = Number($("long-side").value) || snap(Math.max(...size()));
   const scale = longer / Math.max(across, down);
@@ -135,7 +128,7 @@ function makePresets() {
   for (const [across, down] of kAspects) {
     const label = document.createElement("label");
     const radio = Object.assign(document.createElement("input"), { type: "radio", name: "aspect", value: `${across}:${down}` });
-    radio.addEventListener("change", () => chooseAspect(across, down));
+    radio.onchange = () => chooseAspect(across, down);
     const shape = document.createElement("i");
     shape.style.aspectRatio = `${across} / ${down}`;
     shape.style[across > down ? "width" : "height"] = "1.75rem";
@@ -153,27 +146,18 @@ export function startForm() {
   lockSeed(remembered.locked === true);
   fill({ seed: randomSeed(), n: 1, ...remembered });
 
-  $("long-side").addEventListener("change", () => {
-    const [width, height] = size();
-    const scale = Number($("long-side").value) / Math.max(width, height);
-    fill({ width: snap(width * scale), height: snap(height * scale) });
-  });
-  $("swap").addEventListener("click", () => {
-    const [width, height] = size();
-    fill({ width: height, height: width });
-  });
-  for (const name of ["width", "height"]) {
-    fields[name].addEventListener("change", () => fill({ [name]: snap(Number(fields[name].value)) }));
-  }
-  for (const [name, range] of Object.entries(ranges)) {
-    range.addEventListener("input", () => fill({ [name]: range.value }));
-  }
-  $("reroll").addEventListener("click", rerollSeed);
-  $("lock").addEventListener("click", () => {
+  $("long-side").onchange = () => chooseAspect(...size());
+  $("swap").onclick = () => {
+    const [height, width] = size();
+    fill({ width, height });
+  };
+  for (const name of ["width", "height"]) fields[name].onchange = () => fill({ [name]: snap(Number(fields[name].value)) });
+  for (const [name, range] of Object.entries(ranges)) range.oninput = () => fill({ [name]: range.value });
+  $("reroll").onclick = rerollSeed;
+  $("lock").onclick = () => {
     lockSeed(!seedIsLocked());
     refresh();
-  });
-  for (const id of ["ranks", "plan-kind"]) $(id).addEventListener("change", showPlan);
-  $("plan").addEventListener("toggle", showPlan);
+  };
+  $("ranks").onchange = $("plan-kind").onchange = $("plan").ontoggle = showPlan;
   $("form").addEventListener("input", refresh);
 }

@@ -1,10 +1,10 @@
 // Owns what is drawn and being drawn: a card each, the first one large, and the full-screen viewer.
 import { forgetImage, imageUrl } from "./api.js";
+import { $ } from "./form.js";
 
 const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
 
-const $ = (id) => document.getElementById(id);
-const cards = new Map();
+const viewer = $("viewer"), cards = new Map();
 let handlers = {};
 let pictures = [];  // {job, image}, in the order of the page
 
@@ -38,9 +38,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+const line = (className, textContent, title = "") => element("p", { className, textContent, title });
+const words = (job) => job.request.prompt || "No prompt";
+
 function action(icon, label, onclick, title = label) {
   const button = element("button", { type: "button", title, onclick });
-  button.innerHTML = `<svg aria-hidden="true"><use href="#i-${icon}"/></svg><span>${label}</span>`;
+  button.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true"><use href="#i-${icon}"/></svg><span>${label}</span>`;
   return button;
 }
 
@@ -61,8 +64,7 @@ function duration(ms) {
 const settingsOf = (job, image) => ({ ...job.request, seed: image?.seed ?? job.request.seed, n: 1 });
 
 async function download(image) {
-  const link = element("a", { href: await imageUrl(image), download: `nostos-${image.seed}.${image.format}` });
-  link.click();
+  element("a", { href: await imageUrl(image), download: `nostos-${image.seed}.${image.format}` }).click();
 }
 
 function actions(job, image) {
@@ -93,22 +95,17 @@ function liveCard(card, job) {
   card.replaceChildren(
     element("div", { className: "frame" }, noise(job.request.seed), element("img", { className: "preview", alt: "", hidden: true })),
     element("div", { className: "about" },
-      element("p", { className: "prompt", textContent: job.request.prompt }),
-      element("p", { className: "facts", textContent: facts(job) }),
-      element("p", { className: "state" }),
-      bar,
+      line("prompt", job.request.prompt), line("facts", facts(job)), line("state"), bar,
       element("div", { className: "actions" }, action("close", "Cancel", () => handlers.cancel(job)))));
 }
 
 function pictureCard(card, job, image) {
-  const words = job.request.prompt || "No prompt";
-  const frame = element("button", { className: "frame", type: "button", "aria-label": `Open: ${words}`, onclick: () => openViewer(image.id) },
-    element("img", { alt: words, decoding: "async", width: image.width, height: image.height }));
+  const text = words(job);
+  const frame = element("button", { className: "frame", type: "button", "aria-label": `Open: ${text}`, onclick: () => openViewer(image.id) },
+    element("img", { alt: text, decoding: "async", width: image.width, height: image.height }));
   card.image = image;
   card.replaceChildren(frame, element("div", { className: "about" },
-    element("p", { className: "prompt", textContent: words, title: words }),
-    element("p", { className: "facts", textContent: facts(job, image) }),
-    element("p", { className: "when", textContent: when(job) }),
+    line("prompt", text, text), line("facts", facts(job, image)), line("when", when(job)),
     element("div", { className: "actions" }, ...actions(job, image))));
   nearWindow.observe(card);
 }
@@ -117,8 +114,7 @@ function endedCard(card, job) {
   const failed = job.status === "failed";
   const reason = failed ? `Failed: ${job.error?.message ?? "the server gave no reason"}` : "Cancelled";
   card.replaceChildren(element("div", { className: "about" },
-    element("p", { className: "prompt", textContent: job.request.prompt || "No prompt" }),
-    element("p", { className: failed ? "error" : "facts", textContent: reason }),
+    line("prompt", words(job)), line(failed ? "error" : "facts", reason),
     element("div", { className: "actions" }, ...actions(job))));
 }
 
@@ -133,7 +129,7 @@ export const isLive = (job) => job.status === "queued" || job.status === "runnin
 /** @returns in words how far a job is. */
 function progressText(job) {
   if (job.status === "queued") {
-    return job.position > 0 ? `Waiting: ${job.position} ${job.position === 1 ? "job" : "jobs"} before it` : "Waiting for its turn";
+    return job.position > 0 ? `Waiting: ${job.position} job${job.position === 1 ? "" : "s"} before it` : "Waiting for its turn";
   }
   const progress = job.progress;
   if (!progress || progress.stage === "text") return "Reading the prompt";
@@ -196,25 +192,23 @@ export function showJobs(jobs) {
     if (gallery.children[place] !== card) gallery.insertBefore(card, gallery.children[place] ?? null);
     if (kind === "live") showProgress(job);
   });
-  if ($("viewer").open) showInViewer($("viewer").dataset.image);
+  if (viewer.open) showInViewer(viewer.dataset.image);
 }
 
+const indexOf = (id) => pictures.findIndex((item) => item.image.id === id);
+
 function showInViewer(id) {
-  const index = pictures.findIndex((item) => item.image.id === id);
-  if (index < 0) {
-    $("viewer").close();
-    return;
-  }
+  const index = indexOf(id);
+  if (index < 0) return viewer.close();
   const { job, image } = pictures[index];
   $("viewer-previous").disabled = index === 0;
   $("viewer-next").disabled = index === pictures.length - 1;
-  if ($("viewer").dataset.image === id && $("viewer").open) return;
-  $("viewer").dataset.image = id;
+  if (viewer.dataset.image === id && viewer.open) return;
+  viewer.dataset.image = id;
   const img = $("viewer-image");
   img.classList.remove("loaded");
   img.closest("figure").classList.remove("broken");
-  img.alt = job.request.prompt || "No prompt";
-  Object.assign(img, { width: image.width, height: image.height });
+  Object.assign(img, { alt: words(job), width: image.width, height: image.height });
   loadImage(img, image);
   $("viewer-prompt").textContent = job.request.prompt;
   const negative = job.request.negative_prompt ? ` · without: ${job.request.negative_prompt}` : "";
@@ -224,31 +218,29 @@ function showInViewer(id) {
 
 function openViewer(id) {
   showInViewer(id);
-  $("viewer").showModal();
+  viewer.showModal();
 }
 
 function stepViewer(by) {
-  const index = pictures.findIndex((item) => item.image.id === $("viewer").dataset.image);
-  const next = pictures[index + by];
+  const next = pictures[indexOf(viewer.dataset.image) + by];
   if (next) showInViewer(next.image.id);
 }
 
 /** @param callbacks drawAgain(settings), useSettings(settings), remove(job), cancel(job), report(error) */
 export function startGallery(callbacks) {
   handlers = callbacks;
-  const viewer = $("viewer");
-  $("viewer-close").addEventListener("click", () => viewer.close());
-  $("viewer-previous").addEventListener("click", () => stepViewer(-1));
-  $("viewer-next").addEventListener("click", () => stepViewer(1));
-  viewer.addEventListener("click", (event) => {
+  $("viewer-close").onclick = () => viewer.close();
+  $("viewer-previous").onclick = () => stepViewer(-1);
+  $("viewer-next").onclick = () => stepViewer(1);
+  viewer.onclick = (event) => {
     if (event.target === viewer || event.target.tagName === "FIGURE") viewer.close();
-  });
-  viewer.addEventListener("close", () => {
+  };
+  viewer.onclose = () => {
     [...cards.values()].find((card) => card.image?.id === viewer.dataset.image)?.querySelector(".frame").focus();
     delete viewer.dataset.image;
-  });
-  viewer.addEventListener("keydown", (event) => {
+  };
+  viewer.onkeydown = (event) => {
     if (event.key === "ArrowLeft") stepViewer(-1);
     if (event.key === "ArrowRight") stepViewer(1);
-  });
+  };
 }

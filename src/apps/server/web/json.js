@@ -2,15 +2,12 @@
 
 export const kMaxSeed = 2n ** 64n - 1n;
 
-/**
- * JSON.parse, but a seed too large for a JavaScript number stays the text of its digits. A quote within a string is escaped,
- * so the pattern meets field names alone.
- */
+/** JSON.parse with such seeds. A quote within a string is escaped, so the pattern meets field names alone. */
 export function parseJson(text) {
   return JSON.parse(text.replace(/"seed":\s*(\d{16,})/g, '"seed":"$1"'));
 }
 
-/** @returns {number | string} the seed of these digits, as a text where a number would be another one. */
+/** @returns the seed of these digits: a number, or such a text. */
 export function exactSeed(digits) {
   return BigInt(digits) <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(digits) : BigInt(digits).toString();
 }

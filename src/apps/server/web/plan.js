@@ -1,37 +1,33 @@
 // Owns the shard plans shown on the page: the rules of src/parallel/shard_plan.cc, and their diagram.
 
 const kTokenPixels = 16;
-const kTokenMultiple = 32;
 const kSvg = "http://www.w3.org/2000/svg";
 
 const roundUp = (value, multiple) => Math.ceil(value / multiple) * multiple;
 
-/** @returns {number[]} `count` things dealt to `parts`, the first count mod parts getting one more. */
-export function split(count, parts) {
+/** @returns `count` things dealt to `parts`, the first count mod parts getting one more. */
+function split(count, parts) {
   return Array.from({ length: parts }, (_, i) => Math.floor(count / parts) + (i < count % parts ? 1 : 0));
 }
 
-function cutAlong(axis, rows, columns, ranks) {
+function cutAlong(axis, rows, columns, ranks, multiple) {
   const [along, other] = axis === "height" ? [rows, columns] : [columns, rows];
   const sizes = split(along, ranks);
-  const target = roundUp(Math.max(...sizes) * other, kTokenMultiple);
+  const target = roundUp(Math.max(...sizes) * other, multiple);
   return { axis, sizes, target, cost: target * ranks - rows * columns };
 }
 
 /**
- * The token plan and the axis plan of a picture.
- * @param {number} width pixels; sizes that are no multiples of 16 are drawn at the next one
- * @param {number} height pixels
- * @param {number} ranks at least 1
+ * Plans a picture of this size in pixels, drawn at the next multiple of 16. A model pads sequences to a multiple of tokens.
  * @returns rows, columns and pads of the token grid on one rank; ranges: the token plan, [begin, end) of the padded sequence
  * a rank; axis, sizes, target, cost: the axis plan, all in tokens
  */
-export function makePlan(width, height, ranks) {
+export function makePlan(width, height, ranks, multiple) {
   const rows = Math.ceil(height / kTokenPixels), columns = Math.ceil(width / kTokenPixels);
-  const padded = roundUp(rows * columns, kTokenMultiple);
+  const padded = roundUp(rows * columns, multiple);
   let begin = 0;
   const ranges = split(padded, ranks).map((count) => [begin, (begin += count)]);
-  const down = cutAlong("height", rows, columns, ranks), across = cutAlong("width", rows, columns, ranks);
+  const [down, across] = ["height", "width"].map((axis) => cutAlong(axis, rows, columns, ranks, multiple));
   const takeHeight = down.cost !== across.cost ? down.cost < across.cost : rows >= columns;
   return { rows, columns, pads: padded - rows * columns, ranges, ...(takeHeight ? down : across) };
 }
@@ -73,9 +69,7 @@ export function shares(plan, kind) {
 }
 
 /** Steps of the golden ratio keep neighbouring ranks' hues apart. */
-function hue(rank) {
-  return Math.round(360 * ((rank * 0.618034 + 0.52) % 1));
-}
+const hue = (rank) => Math.round(360 * ((rank * 0.618034 + 0.52) % 1));
 
 /** Draws the plan into the svg and its numbers into the table body. */
 export function drawPlan(svg, body, plan, kind) {
@@ -88,7 +82,7 @@ export function drawPlan(svg, body, plan, kind) {
     return rectangle;
   })));
   svg.setAttribute("aria-label",
-    `${plan.rows} rows of ${plan.columns} tokens on ${dealt.length} ${dealt.length === 1 ? "rank" : "ranks"}`);
+    `${plan.rows} rows of ${plan.columns} tokens on ${dealt.length} rank${dealt.length === 1 ? "" : "s"}`);
   body.replaceChildren(...dealt.map(({ tokens, pads, idle }, rank) => {
     const row = document.createElement("tr");
     row.innerHTML = `<th scope="row"><i></i>${rank}</th>` +

@@ -26,26 +26,19 @@ function cut(bytes) {
 }
 
 async function readText(kind, body) {
-  const [keyword, rest] = cut(body);
-  let text;
-  if (kind === "tEXt") {
-    text = latin1(rest);
-  } else if (kind === "zTXt") {
-    text = latin1(await inflate(rest.subarray(1)));
-  } else {
-    const compressed = rest[0] === 1;
+  let [keyword, rest] = cut(body), packed = kind === "zTXt";
+  if (packed) {
+    rest = rest.subarray(1);
+  } else if (kind === "iTXt") {
+    packed = rest[0] === 1;
     const [, afterLanguage] = cut(rest.subarray(2));
-    const [, value] = cut(afterLanguage);
-    text = utf8(compressed ? await inflate(value) : value);
+    [, rest] = cut(afterLanguage);
   }
-  return [latin1(keyword), text];
+  if (packed) rest = await inflate(rest);
+  return [latin1(keyword), kind === "iTXt" ? utf8(rest) : latin1(rest)];
 }
 
-/**
- * @param {ArrayBuffer} buffer a PNG file
- * @returns {Promise<Object<string, string>>} its texts by keyword
- * @throws {Error} if it is no PNG or damaged
- */
+/** @returns the texts of a PNG file, an ArrayBuffer, by keyword. @throws {Error} if it is no PNG or damaged */
 export async function pngTexts(buffer) {
   const bytes = new Uint8Array(buffer), view = new DataView(buffer);
   if (!kSignature.every((value, i) => bytes[i] === value)) throw new Error("this is no PNG file");
@@ -63,10 +56,7 @@ export async function pngTexts(buffer) {
   }
 }
 
-/**
- * @returns {string | undefined} Z-Image's guidance, one less than the usual scale of classifier-free guidance. nostos writes
- * it down itself; its first versions wrote it in the place of the other.
- */
+/** @returns Z-Image's guidance, one less than the usual scale. The first versions of nostos wrote it in the other's place. */
 function guidance(field) {
   const scale = field("CFG scale"), own = field("Guidance scale");
   if (own !== undefined || scale === undefined) return own;
@@ -90,11 +80,7 @@ function parseWebui(text) {
   };
 }
 
-/**
- * @param {Object<string, string>} texts of a PNG
- * @returns settings of the form, each undefined where the picture does not say
- * @throws {Error} if the picture holds none
- */
+/** @returns settings of the form from a PNG's texts, undefined where they do not say. @throws {Error} if they hold none */
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);

@@ -4,14 +4,14 @@
   const systems = () => system.matches ? "dark" : "light";
   const apply = () => (root.dataset.theme = localStorage.getItem("nostos.theme") ?? systems());
   apply();
-  system.addEventListener("change", apply);
+  system.onchange = apply;
   addEventListener("DOMContentLoaded", () => {
-    document.getElementById("theme").addEventListener("click", () => {
+    document.getElementById("theme").onclick = () => {
       const chosen = root.dataset.theme === "dark" ? "light" : "dark";
       // Back at the system's own scheme, follow it again.
       if (chosen === systems()) localStorage.removeItem("nostos.theme");
       else localStorage.setItem("nostos.theme", chosen);
       apply();
-    });
+    };
   });
 }

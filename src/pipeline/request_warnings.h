@@ -6,7 +6,7 @@
 
 #include "pipeline/generation.h"
 
-namespace nostos::cli {
+namespace nostos {
 
 /// \return of each prompt that holds a tag such as <lora:detail:0.8> that no network is loaded for it.
 std::vector<std::string> network_warnings(const GenerationRequest& request);
@@ -17,4 +17,4 @@ std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsC
 /// \return both.
 std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut);
 
-}  // namespace nostos::cli
+}  // namespace nostos

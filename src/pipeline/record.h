@@ -1,6 +1,9 @@
-// Owns the text that a picture carries: what WebUI tools read, and what nostos needs to draw it again.
+// Owns the record of a drawing: what decides a picture, as text. Pictures carry it (with what WebUI tools read), the
+// server's jobs are stored as it, and rank 0 sends it to ranks in other processes.
 #pragma once
 
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -8,7 +11,7 @@
 #include "io/image.h"
 #include "pipeline/request.h"
 
-namespace nostos::cli {
+namespace nostos {
 
 /// Everything that decides a picture.
 struct DrawingRecord {
@@ -22,16 +25,22 @@ struct DrawingRecord {
 /// Keyword of the PNG text chunk that holds to_json() of a picture's record.
 constexpr std::string_view kRecordKeyword = "nostos";
 
+/// \return the fields of a resolved request under the names that the flags have (with underscores): every field always,
+/// in a fixed order.
+nlohmann::ordered_json request_json(const GenerationRequest& request);
+
 /// \return the record as one line of JSON.
 std::string to_json(const DrawingRecord& record);
 
 /// \param name stands for the text in messages
+/// \return the record; of latents it has the file, whose values the caller reads.
 /// \throws Error model or invalid_input naming the field: no JSON, a field missing, of the wrong type or out of any
 /// range.
 DrawingRecord parse_drawing_record(std::string_view json, const std::string& name);
 
-/// \return the record that nostos wrote into the PNG. \throws Error invalid_input if the file is no PNG or holds none.
-DrawingRecord read_drawing_record(const std::filesystem::path& png);
+/// \return the text of the record that nostos wrote into the PNG, for parse_drawing_record(). \throws Error
+/// invalid_input if the file is no PNG or holds none.
+std::string read_record_text(const std::filesystem::path& png);
 
 /// What a model is called.
 struct ModelLabel {
@@ -43,11 +52,11 @@ struct ModelLabel {
 ModelLabel model_label(const std::string& model_path);
 
 /// \return the text that WebUI tools show: prompt, negative prompt, and one line of settings. Its `CFG scale` is the
-/// usual one (see cfg_scale_of()), its `Guidance scale` the record's. The first versions of nostos wrote the record's as
-/// `CFG scale`, without the other.
+/// usual one (see cfg_scale_of()), its `Guidance scale` the record's. The first versions of nostos wrote the record's
+/// as `CFG scale`, without the other.
 std::string webui_parameters(const DrawingRecord& record);
 
 /// \return what goes into the image file of this record.
 std::vector<TextChunk> text_chunks(const DrawingRecord& record);
 
-}  // namespace nostos::cli
+}  // namespace nostos

@@ -1,5 +1,5 @@
 // Implements the writing and reading of drawing records.
-#include "apps/cli/drawing_record.h"
+#include "pipeline/record.h"
 
 #include <fmt/format.h>
 
@@ -7,13 +7,13 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/json_text.h"
 #include "base/error.h"
 #include "io/file.h"
 #include "io/json_config.h"
+#include "io/json_text.h"
 #include "io/model_folder.h"
 
-namespace nostos::cli {
+namespace nostos {
 namespace {
 
 constexpr size_t kMaxPictureBytes = size_t{1} << 30;
@@ -24,6 +24,25 @@ std::string setting_value(const std::string& text) {
 }
 
 }  // namespace
+
+nlohmann::ordered_json request_json(const GenerationRequest& request) {
+  const Latents* const latents = std::get_if<Latents>(&request.start);
+  return {{"prompt", request.prompt},
+          {"negative_prompt", request.negative_prompt},
+          {"height", request.height.value()},
+          {"width", request.width.value()},
+          {"num_inference_steps", request.num_inference_steps.value()},
+          {"guidance_scale", request.guidance_scale.value()},
+          {"cfg_normalization", request.cfg_normalization},
+          {"cfg_truncation", request.cfg_truncation},
+          {"seed", request.seed},
+          {"num_outputs", request.num_outputs},
+          {"rng", name(request.rng)},
+          {"sigmas", request.sigmas},
+          {"latents", latents == nullptr ? "" : latents->file},
+          {"max_sequence_length", request.max_sequence_length ? nlohmann::ordered_json(*request.max_sequence_length)
+                                                              : nlohmann::ordered_json()}};
+}
 
 std::string to_json(const DrawingRecord& record) {
   nlohmann::ordered_json json = request_json(record.request);
@@ -53,7 +72,7 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   request.num_outputs = json.integer("num_outputs", 1, kMax);
   request.rng = parse_rng(json.string("rng"));
   request.sigmas = json.numbers("sigmas", 0, 1);
-  request.latents = json.string("latents");
+  if (std::string file = json.string("latents"); !file.empty()) request.start = Latents{.file = std::move(file)};
   // Records of earlier versions have neither of these.
   if (json.has("max_sequence_length")) request.max_sequence_length = json.integer("max_sequence_length", 1, kMax);
   record.model_name = json.string_or("model_name", "");
@@ -63,14 +82,14 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   return record;
 }
 
-DrawingRecord read_drawing_record(const std::filesystem::path& png) {
+std::string read_record_text(const std::filesystem::path& png) {
   const std::string bytes = read_file(png, kMaxPictureBytes);
   try {
     const std::vector<TextChunk> chunks = read_png_text({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
     const auto found = std::ranges::find(chunks, kRecordKeyword, &TextChunk::keyword);
     require(found != chunks.end(), ErrorKind::invalid_input,
             "the picture holds no text chunk '{}', so it does not say how nostos drew it", kRecordKeyword);
-    return parse_drawing_record(found->text, fmt::format("text chunk '{}'", kRecordKeyword));
+    return found->text;
   } catch (const Error& error) {
     fail(error.kind(), "{}: {}", png.string(), error.what());
   }
@@ -109,4 +128,4 @@ std::vector<TextChunk> text_chunks(const DrawingRecord& record) {
   return {{"parameters", webui_parameters(record)}, {std::string(kRecordKeyword), to_json(record)}};
 }
 
-}  // namespace nostos::cli
+}  // namespace nostos

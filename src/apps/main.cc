@@ -6,6 +6,7 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/error_report.h"
 #include "apps/cli/standard_streams.h"
+#include "apps/serve.h"
 #include "parallel/nccl_link.h"
 
 namespace {
@@ -18,7 +19,7 @@ int run(int argc, char** argv) {
   nostos::cli::add_inspect_command(app);
   nostos::cli::add_bench_command(app);
   nostos::cli::add_plan_command(app);
-  nostos::cli::add_serve_command(app);
+  nostos::add_serve_command(app);
   try {
     app.parse(argc, argv);
     return 0;

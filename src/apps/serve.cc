@@ -1,4 +1,6 @@
-// Owns the command `serve`: a server's flags, its model, and the ranks that draw under it.
+// Implements the command `serve`: a server's flags, its model, and the ranks that draw under it.
+#include "apps/serve.h"
+
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -8,8 +10,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "apps/cli/commands.h"
-#include "apps/cli/drawing_record.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/ranks.h"
@@ -20,9 +20,12 @@
 #include "base/log_writer.h"
 #include "io/utf8.h"
 #include "pipeline/engine.h"
+#include "pipeline/record.h"
 
-namespace nostos::cli {
+namespace nostos {
 namespace {
+
+using namespace cli;
 
 struct ServeFlags {
   CommonFlags common;
@@ -250,4 +253,4 @@ void add_serve_command(CLI::App& app) {
   });
 }
 
-}  // namespace nostos::cli
+}  // namespace nostos

@@ -1,5 +1,5 @@
 // Implements what users are told of their prompts.
-#include "apps/cli/request_warnings.h"
+#include "pipeline/request_warnings.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include <optional>
 #include <string_view>
 
-namespace nostos::cli {
+namespace nostos {
 namespace {
 
 /// \return the first tag of A1111's that asks for an extra network, as it stands in the prompt.
@@ -53,4 +53,4 @@ std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCu
   return warnings;
 }
 
-}  // namespace nostos::cli
+}  // namespace nostos

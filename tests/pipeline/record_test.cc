@@ -1,5 +1,5 @@
 // Tests the text that pictures carry: round trips, the WebUI line, and hostile records.
-#include "apps/cli/drawing_record.h"
+#include "pipeline/record.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "io/file.h"
 
-namespace nostos::cli {
+namespace nostos {
 namespace {
 
 DrawingRecord full_record() {
@@ -25,7 +25,7 @@ DrawingRecord full_record() {
   record.request.seed = std::numeric_limits<uint64_t>::max();
   record.request.rng = RngKind::torch_cuda;
   record.request.sigmas = {1.0, 0.7, 0.1};
-  record.request.latents = "noise.safetensors";
+  record.request.start = Latents{.file = "noise.safetensors"};
   record.request.max_sequence_length = 700;
   record.model_path = "owner/Some-Model";
   record.model_name = "Served";
@@ -62,7 +62,7 @@ TEST(DrawingRecord, ComesBackWhole) {
   EXPECT_EQ(back.request.num_outputs, 1);
   EXPECT_EQ(back.request.rng, record.request.rng);
   EXPECT_EQ(back.request.sigmas, record.request.sigmas);
-  EXPECT_EQ(back.request.latents, record.request.latents);
+  EXPECT_EQ(std::get<Latents>(back.request.start).file, "noise.safetensors");
   EXPECT_EQ(back.model_path, record.model_path);
   EXPECT_EQ(back.request.max_sequence_length, record.request.max_sequence_length);
   EXPECT_EQ(back.model_name, record.model_name);
@@ -78,6 +78,7 @@ TEST(DrawingRecord, OlderOnesAreTakenAsTheyWere) {
       R"("sigmas":[],"latents":"","model_path":"a/b","precision":"f32","version":"0.1.0"})",
       "test");
   EXPECT_EQ(back.request.guidance_scale, 1.5);
+  EXPECT_TRUE(std::holds_alternative<Noise>(back.request.start));
   EXPECT_EQ(back.request.seed, 9223372036854775807u);
   EXPECT_FALSE(back.request.max_sequence_length);
   EXPECT_EQ(back.model_name, "");
@@ -177,15 +178,15 @@ TEST(DrawingRecord, APictureWithoutOneIsRefused) {
   const Image image{.height = 2, .width = 2, .rgb = std::vector<uint8_t>(12)};
   write_file_atomically(file, encode_image(image, ImageFormat::png));
   try {
-    read_drawing_record(file);
+    read_record_text(file);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
     EXPECT_NE(std::string(error.what()).find("plain.png"), std::string::npos);
   }
   write_file_atomically(file, encode_image(image, ImageFormat::png, text_chunks(full_record())));
-  EXPECT_EQ(to_json(read_drawing_record(file)), to_json(full_record()));
+  EXPECT_EQ(read_record_text(file), to_json(full_record()));
 }
 
 }  // namespace
-}  // namespace nostos::cli
+}  // namespace nostos
