@@ -548,7 +548,7 @@ class Scanner(unittest.TestCase):
                          [("f", 4, 0)])
         self.assertEqual(self.names("A<std::pair<int, int>, 2> f(void (*g)(int, int), const int (&h)[2]);"),
                          [("f", 2, 0)])
-        self.assertEqual(self.names("template <class T, auto k, class... Args>\nauto f(T a, Args&&... args) -> g<T, T>;"),
+        self.assertEqual(self.names("template <class T, class... Args>\nauto f(T a, Args&&... args) -> g<T, T>;"),
                          [("f", 2, 0)])
 
     def test_classes_and_constructors_are_followed(self):
