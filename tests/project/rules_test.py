@@ -36,7 +36,6 @@ KNOWN_LONG_LINES: dict[str, int] = {
     "src/apps/server/png_info.h": 1,
     "src/base/cpu_quota.h": 2,
     "src/base/log.h": 1,
-    "src/device/context.h": 2,
     "src/families/family.h": 5,
     "src/families/weights_folder.h": 1,
     "src/families/zimage/model.h": 1,
