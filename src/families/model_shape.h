@@ -1,5 +1,5 @@
 // Owns what the configs of a model folder say about sizes, for every family. Checks of requests, shard plans and
-// previews need it, and no weight.
+// previews need it before any weight is there.
 #pragma once
 
 #include <cstdint>

@@ -83,13 +83,6 @@ KNOWN_LONG_LINES: dict[str, int] = {
     "src/parallel/thread_communicator.h": 1,
     "src/pipeline/request.h": 1,
     "tests/apps/server_fields_test.cc": 2,
-    "tests/cuda/decoder_rates.cc": 1,
-    "tests/fuzz/fuzz_drawing_record.cc": 1,
-    "tests/fuzz/fuzz_server_request.cc": 1,
-    "tests/models/golden_test.cc": 1,
-    "tests/nn/sequence_parallel_test.cc": 1,
-    "tests/parallel/communicator_test.cc": 1,
-    "tests/parallel/exchange_cases.h": 1,
 }
 KNOWN_PARAMETERS: dict[str, int] = {
     "src/apps/cli/bench.cc result_json": 8,
