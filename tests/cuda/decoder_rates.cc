@@ -1,6 +1,6 @@
 // Prints what a VAE decode takes on the GPU: its first run, its median, and where the time goes, op by op, with the
-// full model's shapes and random weights. This ops::backend_of() takes the place of the library's and sets events
-// around each op.
+// full model's shapes and random weights. This ops::backend_of() takes the place of the library's and sets events around
+// each op.
 //   cuda_decoder_rates [folder of the model's configs]
 #include <fmt/format.h>
 
