@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # Z-Image-Turbo
 HEADS, HEAD_DIM, LAYERS, REFINERS, ELEMENT_BYTES = 30, 128, 30, 2, 2
 
-# Measured on one H200 in bf16 (docs/performance.md): all matrix products of a block at 4128 rows, and its attention.
+# Measured on one H200 in bf16 (docs/lab-notes.md): all matrix products of a block at 4128 rows, and its attention.
 PRODUCTS_MS, ATTENTION_MS, AT_ROWS = 0.463 + 0.169 + 0.810 + 0.455, 0.480, 4128
 COPY_GB_S = 4260.0  # read + write
 

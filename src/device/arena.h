@@ -1,4 +1,5 @@
-// Owns the scratch memory of one planned run: a bump allocator that can be measured before it is filled.
+// Owns the scratch memory of one planned run: a bump allocator that can be measured before it is filled. Use it for
+// what a run needs between its ops; ops themselves take no memory.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@
 
 namespace nostos {
 
-/// Hands out pieces of one block in order. A measuring arena (no memory behind it) counts what a plan would take: run
-/// the plan once on a measuring arena, then once more on an arena of peak_bytes().
+/// Hands out pieces of one block in order. A measuring arena has no memory and counts what a plan would take. Run the
+/// plan once on a measuring arena, then once more on an arena of peak_bytes().
 class Arena {
  public:
   /// A measuring arena: every piece is a null pointer.
@@ -18,8 +19,8 @@ class Arena {
   /// An arena of `bytes` on `device`. \throws Error out_of_memory
   Arena(Device device, size_t bytes)
       : device_(device), block_(device, bytes), memory_(block_.data()), capacity_(bytes) {}
-  /// An arena inside memory that somebody else owns, for what is laid out anew again and again. \param memory aligned
-  /// to Buffer::kAlignment
+  /// An arena inside memory that the caller owns, for what is laid out anew again and again.
+  /// \param memory aligned to Buffer::kAlignment
   Arena(Device device, std::byte* memory, size_t bytes) : device_(device), memory_(memory), capacity_(bytes) {}
 
   /// \return the next `bytes`, aligned to Buffer::kAlignment; null while measuring. \throws Error internal beyond the

@@ -1,4 +1,5 @@
-// Owns weights that live in host memory and visit the device in turn, because it has no room for all of them.
+// Owns weights that live in host memory and visit the device in turn. Use it where a device has no room for all
+// weights; BlockVisit lets the same code run where it has.
 #pragma once
 
 #include <array>
@@ -13,10 +14,10 @@
 
 namespace nostos {
 
-/// Blocks of bytes, each at home in page-locked host memory, that are used one after the other. Each visits the device
-/// at a fixed address, in one of two slots: it travels on the copy stream as soon as the block that was in its slot is
-/// done with, so that the host, which enqueues ahead of the GPU, has blocks travel while others are computed with.
-/// Serves one rank: visits are ordered with its streams.
+/// Blocks of bytes that are used one after the other. A block's home is page-locked host memory. A block visits the
+/// device at a fixed address, in one of two slots. It travels on the copy stream as soon as the block before it in the
+/// same slot is done with. The host enqueues ahead of the GPU, so blocks travel while others are computed with. A
+/// BlockStream serves one rank, whose streams order the visits.
 class BlockStream {
  public:
   static constexpr size_t kSlots = 2;
@@ -29,12 +30,13 @@ class BlockStream {
 
   /// Begins another block. \return its number. \throws Error out_of_memory
   size_t add_block();
-  /// Adds `bytes` at `from`, on the device, to the block added last; they come home in the order of ctx.stream().
-  /// \return where they will stand on the device during a visit.
+  /// Adds the `bytes` at `from`, on the device, to the block added last. The copy home is made in the order of
+  /// ctx.stream().
+  /// \return where the bytes will stand on the device during a visit.
   const std::byte* add(Context& ctx, const std::byte* from, size_t bytes);
 
-  /// What is enqueued on ctx.stream() from now on finds the block in its place. Blocks come in any order, but no other
-  /// between a block's begin and end.
+  /// What is enqueued on ctx.stream() from now on finds the block in its place. Blocks come in any order; no visit
+  /// begins before the visit under way has ended.
   void begin_visit(Context& ctx, size_t block);
   /// What is enqueued on ctx.stream() from now on does not use the block.
   void end_visit(Context& ctx, size_t block);
@@ -61,10 +63,11 @@ class BlockStream {
   Buffer memory_;  // given back first, which waits for copies from the homes
 };
 
-/// When a block's weights are needed: from begin() to end(). Nothing to do for weights that stay on the device.
+/// The stretch of work in which a block's weights are needed, from begin() to end(). Both do nothing for weights that
+/// stay on the device.
 class BlockVisit {
  public:
-  /// Of weights that stay.
+  /// A visit of weights that stay on the device.
   BlockVisit() = default;
   BlockVisit(std::shared_ptr<BlockStream> stream, size_t block) : stream_(std::move(stream)), block_(block) {}
 

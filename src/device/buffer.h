@@ -1,4 +1,4 @@
-// Owns raw device memory.
+// Owns raw device memory. Tensors and arenas are made of it; take one of these where it serves.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 
 namespace nostos {
 
-/// Move-only owner of bytes on a device, aligned to 64 bytes on the CPU and 256 on a GPU, where giving it back waits
-/// for the GPU's work. Contents are unspecified until written.
+/// Move-only owner of bytes on a device, aligned to 64 bytes on the CPU and to 256 on a GPU. Giving a GPU's memory back
+/// waits for the GPU's work. The contents are unspecified until written.
 class Buffer {
  public:
   static constexpr size_t kAlignment = 64;

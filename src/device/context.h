@@ -1,5 +1,5 @@
-// Owns what every op needs to run on one rank: the device, its threads and streams, its library handles and the cancel
-// flag.
+// Owns what every op needs to run on one rank: the device, threads, streams, library handles and the cancel flag. Make
+// one for each rank, and hand it to every op and model function.
 #pragma once
 
 #include <atomic>
@@ -16,11 +16,11 @@
 
 namespace nostos {
 
-/// \return how many CPUs this process may keep busy: those that it may run on, but no more than its control groups allow
-/// (cpu_quotas()).
+/// \return how many CPUs this process may keep busy: the CPUs that the process may run on, but no more than its control
+/// groups allow (cpu_quotas()).
 int usable_cpus();
 
-/// Goes first into every op and model function. One per rank, used by one host thread at a time.
+/// A context goes first into every op and model function. Each rank has one. One host thread at a time uses it.
 class Context {
  public:
   /// \param threads CPU threads that this rank's ops may use; 0 takes usable_cpus().
@@ -34,15 +34,16 @@ class Context {
 
   /// The stream that ops enqueue on.
   Stream& stream() { return stream_; }
-  /// A stream for uploads that run beside the ops; order it with events.
+  /// A stream for uploads that run beside the ops. Events order the two streams.
   Stream& copy_stream() { return copy_stream_; }
 
-  /// Waits until everything enqueued on stream() is done, then finishes what defer() was given. The only host wait of a
-  /// run.
+  /// Waits until everything enqueued on stream() is done, then runs what defer() was given. A run waits for the GPU
+  /// nowhere else.
   /// \param reason for the record of waits, e.g. "picture".
   /// \throws Error device_lost if the GPU was lost or a kernel failed
   void synchronize(const char* reason);
-  /// After a run that failed: waits likewise, and forgets what defer() was given, whose memory may be gone.
+  /// For a run that failed: waits like synchronize(), and forgets what defer() was given, because memory that it refers
+  /// to may be gone.
   void abandon_work() noexcept;
   /// \return how often the host has waited for the GPU; always 0 on the CPU.
   int64_t host_waits() const { return host_waits_; }
@@ -51,11 +52,12 @@ class Context {
   /// Runs `finish` in the next synchronize().
   void defer(std::function<void()> finish) { deferred_.push_back(std::move(finish)); }
 
-  /// Makes the calling thread work for this context: its parallel regions use its threads, its CUDA calls its GPU.
-  /// Every op begins with it: the settings belong to the host thread, which may have worked for another context since.
+  /// Makes the calling thread work for this context: the thread's parallel regions use the context's number of threads,
+  /// and its CUDA calls go to the context's GPU. Every op begins with bind_thread(), because a host thread may have
+  /// worked for another context since the last op.
   void bind_thread() const;
 
-  /// \return the one `T` of this context, made as T(*this) on first use: a backend's handles and caches.
+  /// \return the one `T` of this context, made as T(*this) on first use. For a backend's handles and caches.
   template <class T>
   T& state() {
     std::shared_ptr<void>& slot = states_[std::type_index(typeid(T))];
@@ -63,17 +65,20 @@ class Context {
     return *static_cast<T*>(slot.get());
   }
 
-  /// Has keep() fill `kept`; null ends it. For Graph::record().
+  /// Has keep() fill `kept`; null ends that. Graph::record() calls it.
   using Kept = std::vector<std::shared_ptr<const void>>;
   void keep_for_recording(Kept* kept) { recording_ = kept; }
-  /// \return whether what is enqueued is being recorded: then nothing may be allocated, waited for or measured.
+  /// \return whether what is enqueued is being recorded. While that is so, nothing may be allocated, waited for or
+  /// measured.
   bool is_recording() const { return recording_ != nullptr; }
-  /// Keeps what a recording under way uses, memory or code, as long as there is the recording. Does nothing without one.
+  /// Keeps memory or code that a recording under way uses for as long as there is the recording. Does nothing while
+  /// nothing is recorded.
   void keep(std::shared_ptr<const void> used) {
     if (is_recording()) recording_->push_back(std::move(used));
   }
 
-  /// Watches `flag` (may be null): once it is true, throw_if_cancelled() throws. The flag must outlive the watch.
+  /// Watches `flag`, which may be null: once the flag is true, throw_if_cancelled() throws. The flag must outlive the
+  /// watch.
   void watch_cancel(const std::atomic<bool>* flag) { cancel_ = flag; }
   /// \throws Error cancelled once the watched flag is set. Called between blocks and steps.
   void throw_if_cancelled() const;

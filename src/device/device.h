@@ -1,4 +1,4 @@
-// Owns the name of a place where tensors live and ops run.
+// Owns the name of a place where tensors live and ops run: the CPU, or one GPU.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// Owns recorded work: the kernels of a stretch of a stream, enqueued again with one call.
+// Owns recorded work: the kernels of a stretch of a stream, enqueued again with one call. Use it for GPU work that
+// repeats on the same memory, such as a denoising step.
 #pragma once
 
 #include <functional>
@@ -9,9 +10,9 @@ struct CUgraphExec_st;  // *CUgraphExec_st is cudaGraphExec_t
 
 namespace nostos {
 
-/// Work of a GPU stream that is repeated on the same memory: each launch enqueues all that was recorded, at the cost to
-/// the host of one call. It holds the addresses and numbers that its kernels were given, which must stay valid, but for
-/// what ops keep for themselves (Context::keep()).
+/// Work of a GPU stream that is repeated on the same memory. Each launch enqueues all that was recorded and costs the
+/// host one call. A graph holds the addresses and numbers that its kernels were given. What an address names must
+/// outlive the graph; what ops keep for themselves (Context::keep()) the graph keeps alive.
 class Graph {
  public:
   /// Empty.
@@ -20,8 +21,9 @@ class Graph {
   Graph(Graph&& other) noexcept;
   Graph& operator=(Graph&& other) noexcept;
 
-  /// Records what `enqueue` enqueues on ctx.stream(), which does not run yet. `enqueue` neither allocates GPU memory
-  /// nor waits: what its ops find out on first use is found out by a run before.
+  /// Records what `enqueue` enqueues on ctx.stream(); the recorded work does not run yet. `enqueue` neither allocates
+  /// GPU memory nor waits. Run the same work once before recording, so that its ops have found out what they find out
+  /// on first use.
   /// \throws Error device on the CPU, whose ops run when they are called; internal if something cannot be recorded;
   /// what `enqueue` throws
   static Graph record(Context& ctx, const std::function<void()>& enqueue);

@@ -1,4 +1,4 @@
-// Owns host memory that a GPU copies from and to by itself.
+// Owns host memory that a GPU copies from and to by itself. Use it for copies that nobody waits for.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace nostos {
 
-/// Move-only owner of host bytes, page-locked for a cuda device and ordinary for the CPU. Contents are unspecified
+/// Move-only owner of host bytes, page-locked for a cuda device and ordinary for the CPU. The contents are unspecified
 /// until written.
 class PinnedBuffer {
  public:

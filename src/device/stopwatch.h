@@ -1,4 +1,4 @@
-// Owns the measurement of a stretch of a context's work.
+// Owns the measurement of a stretch of a context's work. Use it for the times of reports; it makes nobody wait.
 #pragma once
 
 #include <chrono>
@@ -8,7 +8,8 @@
 
 namespace nostos {
 
-/// Measures what a context works between begin and end: on a GPU by events, without a wait, else by wall clock.
+/// Measures a context's work between construction and end(): on a GPU by events, without a wait, on the CPU by wall
+/// clock.
 class Stopwatch {
  public:
   /// Begins.

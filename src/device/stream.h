@@ -1,4 +1,5 @@
-// Owns streams and events: the order of work on a device.
+// Owns streams and events: the order of work on a device. Ops take a Context, which has two streams; make others only
+// for work beside them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@ namespace nostos {
 
 class Stream;
 
-/// A point in a stream's work. On the CPU, whose ops run when they are called, every event is done.
+/// A point in a stream's work. On the CPU every event is done, because ops run there when they are called.
 class Event {
  public:
   /// \param timed whether elapsed_ms() will be asked for. \throws Error device
@@ -43,7 +44,7 @@ class Stream {
   Stream(Stream&& other) noexcept;
   Stream& operator=(Stream&& other) noexcept;
 
-  /// Work enqueued from now on begins after `event`.
+  /// Work enqueued on this stream from now on begins after `event`.
   void wait(const Event& event);
   /// Copies between any two of the device's memory and PinnedBuffers, in the order of the stream.
   void copy(std::byte* to, const std::byte* from, size_t bytes);

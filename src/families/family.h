@@ -1,5 +1,5 @@
-// Owns what the pipeline sees of a model family. A family is a folder beside this file that implements it, and a line of
-// registry.cc.
+// Owns what the pipeline sees of a model family. A family is a folder beside this file, which implements these classes,
+// and a line of registry.cc. Read this file before you add a family; the pipeline calls nothing else of one.
 #pragma once
 
 #include <cstdint>
@@ -37,22 +37,23 @@ struct StageParts {
   std::vector<size_t> decode;   ///< all at once
 };
 
-/// Turns some prompts into embeddings, on one rank. Works in *passes*, each of which needs one part
-/// (StageParts::text): the pipeline may load and release parts between them. Memory is taken before: what lies between
-/// two passes by Family::take_prompts(), what only one of them needs by take_scratch().
+/// Turns some prompts into embeddings, on one rank. The work is cut into *passes*, each of which needs one part
+/// (StageParts::text). The pipeline may load and release parts between passes. Memory is taken before the first pass:
+/// memory that lasts from one pass to the next by Family::take_prompts(), memory of a single pass by take_scratch().
 class PromptEncoding {
  public:
   virtual ~PromptEncoding() = default;
-  /// Takes memory of which nothing is expected between two passes.
+  /// Takes memory whose contents need not last from one pass to the next.
   virtual void take_scratch(Arena& arena) = 0;
-  /// Puts the token ids of the prompts into the scratch memory. \throws Error model for an id outside the vocabulary
+  /// Puts the token ids of the prompts into the scratch memory.
+  /// \throws Error model for an id outside the vocabulary
   virtual void take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids) = 0;
-  /// Enqueues a pass. Neither allocates, nor waits, nor reads host memory, so that it can be recorded.
+  /// Enqueues a pass. The call neither allocates, nor waits, nor reads host memory, so that a pass can be recorded.
   /// \throws Error cancelled
   virtual void run(Context& ctx, size_t pass) = 0;
 };
 
-/// The denoising of a batch of images as far as it is known before anything is computed.
+/// What is known of the denoising of a batch of images before anything is computed.
 struct DenoiserPlan {
   const nn::SequenceParallel& share;        ///< this rank's share of an image; outlives the denoiser
   std::span<const int64_t> embedding_rows;  ///< of each prompt embedding that there is
@@ -70,44 +71,49 @@ struct DenoisePass {
 };
 
 /// Predicts the velocity of images, step by step, on one rank or as one of many. A prediction depends on its own image,
-/// embedding and time alone, bit for bit, whatever passes run beside it. Functions enqueue on ctx; none allocates.
+/// embedding and time alone, bit for bit, whatever passes run beside it. All functions enqueue on ctx, and none
+/// allocates.
 class Denoiser {
  public:
   virtual ~Denoiser() = default;
-  /// Takes memory of which nothing is expected when a run begins. \param passes of the largest step
+  /// Takes memory whose contents need not last from one run to the next.
+  /// \param passes of the largest step
   virtual void take_scratch(Arena& arena, std::span<const DenoisePass> passes) = 0;
-  /// Takes this rank's rows of the embeddings. \param embeddings f32 [rows, width] of each that there is, whole
-  /// \param with_positions whether rotary tables are to be filled, too: they stay from one run to the next
+  /// Takes this rank's rows of the embeddings.
+  /// \param embeddings f32 [rows, width] of each that there is, whole
+  /// \param with_positions whether to fill the rotary tables, too; the tables stay from one run to the next
   virtual void take_embeddings(Context& ctx, std::span<const ConstView> embeddings, bool with_positions) = 0;
-  /// Makes what depends on the time alone, of all steps.
+  /// Computes, for all steps, what depends on the time alone.
   virtual void take_times(Context& ctx, std::span<const float> times) = 0;
-  /// Makes `step`, from 0, the step under way. Not part of what is recorded.
+  /// Makes `step`, counted from 0, the step under way. A recording of predict() holds no call of select_step().
   virtual void select_step(Context& ctx, int64_t step) = 0;
-  /// velocity <- the model's prediction, of each pass. Waits for the peers where there are any.
+  /// velocity <- the model's prediction, of each pass. Waits for the other ranks where there are any.
   /// \throws Error cancelled between blocks, peer_failed
   virtual void predict(Context& ctx, std::span<const DenoisePass> passes) = 0;
 
   /// \return this rank's rows of a pass with this embedding.
   virtual int64_t rows(size_t embedding) const = 0;
-  /// \return floating-point operations of the matrix products of predict(), all ranks together.
+  /// \return floating-point operations of the matrix products of predict(), of all ranks together.
   virtual double flop(std::span<const DenoisePass> passes) const = 0;
 };
 
-/// Decodes latents of one size, on one rank or as one of many, each of which makes some rows of the image.
+/// Decodes latents of one size, on one rank or as one of many. Each rank makes some rows of the image.
 class Decoder {
  public:
   virtual ~Decoder() = default;
-  /// image = this rank's rows of the decoded latents, not clamped: the same bits on any number of ranks.
-  /// \param latents f32 [channels, height, width], whole \param image f32 [rows, width in pixels, 3] in about [-1, 1]
+  /// image = this rank's rows of the decoded latents, not clamped. The bits are the same on any number of ranks.
+  /// \param latents f32 [channels, height, width], whole
+  /// \param image f32 [rows, width in pixels, 3] in about [-1, 1]
   /// \throws Error cancelled between blocks, peer_failed
   virtual void decode(Context& ctx, ConstView latents, View image) const = 0;
-  /// Begins to compile, beside other work, what decode() of these arguments runs. Not while ranks may exchange anything.
+  /// Begins to compile, beside other work, what decode() of these arguments runs. Call plan() only while no ranks
+  /// exchange anything.
   virtual void plan(Context& ctx, ConstView latents, View image) const = 0;
 };
 
-/// A model of a family: its shape, its parts, and the making of what draws with them. What is made refers to the family,
-/// and needs the parts of its stage loaded when it runs. `take_...` functions take memory of an arena, which may measure
-/// alone: what they make is then good for nothing.
+/// A model of a family: its shape, its parts, and the makers of what draws with the parts. What a maker returns refers
+/// to the family, and runs only while the parts of its stage are loaded. The `take_...` functions take memory of an
+/// arena. What such a function makes of a measuring arena is good for nothing but measuring.
 class Family {
  public:
   virtual ~Family() = default;
@@ -115,23 +121,25 @@ class Family {
   virtual const ModelShape& shape() const = 0;
   /// \return the dtype of the matrix products.
   virtual DType dtype() const = 0;
-  /// \return the noise levels of a run. \param sigmas the user's own, before shifting, as many as steps; empty: the model's
+  /// \param sigmas the user's own noise levels, before shifting, as many as steps; empty: the model's
+  /// \return the noise levels of a run.
   virtual Schedule schedule(int64_t steps, std::span<const double> sigmas) const = 0;
   /// \return the parts in the order in which the stages need them.
   virtual std::span<ModelPart* const> parts() const = 0;
   virtual const StageParts& stage_parts() const = 0;
-  /// \return inputs and outputs of a layer's largest matrix product, which rates are compared with.
+  /// \return inputs and outputs of a layer's largest matrix product, with whose rate a step's rate is compared.
   virtual std::pair<int64_t, int64_t> largest_product() const = 0;
 
-  /// \param max_tokens beyond which the prompt is cut, at most shape().limits.max_sequence_length.
+  /// \param max_tokens at most shape().limits.max_sequence_length; a longer prompt is cut
   virtual PromptTokens tokenize(std::string_view prompt, int64_t max_tokens) const = 0;
   /// \return the shape of the embedding of a prompt of so many tokens: [rows, width].
   virtual Shape embedding_shape(int64_t tokens) const = 0;
-  /// \param lengths the tokens of each prompt. \param embeddings f32, of all prompts, one after the other
+  /// \param lengths the tokens of each prompt
+  /// \param embeddings f32, of all prompts, one after the other
   virtual std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const int64_t> lengths,
                                                        View embeddings) const = 0;
   virtual std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const = 0;
-  /// The parts of the decoding stage, which say what memory it needs, must be loaded.
+  /// The parts of the decoding stage must be loaded, because they say what memory decoding needs.
   /// \param shards of the rows of latents [channels, height, width]
   virtual std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                                 int64_t width) const = 0;

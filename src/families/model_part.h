@@ -1,4 +1,5 @@
-// Owns a part of a model: a network whose weights are loaded and released by themselves, such as a text encoder.
+// Owns a part of a model: a network whose weights are loaded and released by themselves, such as a text encoder. A
+// family makes its parts; ModelParts of the pipeline loads and releases them.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +14,11 @@
 
 namespace nostos {
 
-/// What the pipeline does with a part, whatever network it is.
+/// What the pipeline does with a part, whatever network the part is.
 class ModelPart {
  public:
-  /// \param name as messages write it, e.g. "text encoder" \param sizes of its weights, from a walk that loads nothing
+  /// \param name as messages write it, e.g. "text encoder"
+  /// \param sizes of the part's weights, from a walk that loads nothing
   ModelPart(std::string_view name, WeightSizes sizes) : name_(name), sizes_(std::move(sizes)) {}
   virtual ~ModelPart() = default;
   ModelPart(const ModelPart&) = delete;
@@ -24,10 +26,11 @@ class ModelPart {
 
   std::string_view name() const { return name_; }
   const WeightSizes& sizes() const { return sizes_; }
-  /// \return whether blocks of the part may be kept in host memory; a part without blocks is always on the device.
+  /// \return whether blocks of the part may be kept in host memory. A part without blocks is always on the device.
   bool can_stream() const { return !sizes_.blocks.empty(); }
 
-  /// Loads the weights, unless they are loaded. \throws Error model, out_of_memory
+  /// Loads the weights, unless they are loaded already.
+  /// \throws Error model, out_of_memory
   virtual void load(Context& ctx, const WeightPlacement& placement) = 0;
   virtual void release() = 0;
   virtual bool is_loaded() const = 0;
@@ -39,7 +42,7 @@ class ModelPart {
   WeightSizes sizes_;
 };
 
-/// A part that is a `Network`, which has weights() with their storage.
+/// A part that is a `Network`: a class with weights() that have a `storage`.
 template <class Network>
 class ModelPartOf final : public ModelPart {
  public:

@@ -1,4 +1,5 @@
-// Owns what the configs of a model folder say about sizes, of whatever family, before any weight is there.
+// Owns what the configs of a model folder say about sizes, for every family. Checks of requests, shard plans and
+// previews need it before any weight is there.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ struct ModelLimits {
   int64_t pixels_per_latent = 8;       ///< along one side of a latent element
 };
 
-/// Latents and token sequence of a model: what a shard plan, noise and previews need to know of it.
+/// Latents and token sequence of a model, as shard plans, noise and previews need them.
 struct ModelShape {
   ModelLimits limits;
   int64_t patch = 0;  ///< latent elements along one side of a token
@@ -34,8 +35,9 @@ struct ModelShape {
   int64_t patch_width() const { return patch * patch * limits.latent_channels; }
 };
 
-/// Puts the steps, the guidance and the size of the folder's generation_config.json, if it has one, in the place of the
-/// defaults. The default size is kept within max_side. \throws Error model naming file and field
+/// Puts the steps, the guidance and the size of the folder's generation_config.json in the place of the defaults. A
+/// folder without that file leaves the defaults. The default size is kept within max_side.
+/// \throws Error model naming file and field
 void read_generation_config(const std::filesystem::path& folder, ModelLimits& limits);
 
 }  // namespace nostos

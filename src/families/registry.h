@@ -1,4 +1,4 @@
-// Owns the list of model families: which of them a model folder belongs to.
+// Owns the list of model families, and the choice of the family that a model folder belongs to. Open models through it.
 #pragma once
 
 #include <filesystem>
@@ -9,8 +9,9 @@
 
 namespace nostos {
 
-/// Reads every config and the tokenizer of a model folder, and checks names, shapes and dtypes of all weights; loads
-/// none. \throws Error model naming file and field
+/// Reads every config and the tokenizer of a model folder, and checks names, shapes and dtypes of all weights. Loads no
+/// weights.
+/// \throws Error model naming file and field
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options);
 
 /// \return the shape of the model, from its configs alone. \throws Error model naming file and field

@@ -1,4 +1,5 @@
-// Owns the noise levels of a run: the flow-match Euler schedule.
+// Owns the noise levels of a run: the flow-match Euler schedule. Family::schedule() of families that use it is made
+// here.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ struct SchedulerConfig {
 };
 
 /// \throws Error model for a missing file, another `_class_name`, a wrong type or range, or an option that nostos
-/// does not draw with (dynamic shifting, Karras, exponential or beta sigmas, inverted sigmas, stochastic sampling, a
+/// cannot draw with (dynamic shifting, Karras, exponential or beta sigmas, inverted sigmas, stochastic sampling, a
 /// terminal shift).
 SchedulerConfig load_scheduler_config(const std::filesystem::path& file);
 
@@ -23,14 +24,15 @@ SchedulerConfig load_scheduler_config(const std::filesystem::path& file);
 /// AVX-512. Source: diffusers pipeline_z_image.py and scheduling_flow_match_euler_discrete.py @58eb52c0.
 struct Schedule {
   std::vector<float> sigmas;  ///< steps + 1, the last is 0
-  std::vector<float>
-      times;  ///< steps; (1000 - T * sigma) / 1000, T = num_train_timesteps: what the transformer is called with
+  std::vector<float> times;   ///< steps; what the transformer is called with: (1000 - T * sigma) / 1000,
+                              ///< T = num_train_timesteps
 };
 
-/// \param steps >= 1: sigmas = shifted linspace(1, 1/steps, steps), then 0; shifted s = shift * s / (1 + (shift - 1) *
-/// s). \throws Error internal if steps < 1.
+/// \param steps >= 1
+/// \return sigmas = shifted linspace(1, 1/steps, steps), then 0; shifted s = shift * s / (1 + (shift - 1) * s).
+/// \throws Error internal if steps < 1.
 Schedule make_schedule(const SchedulerConfig& config, int64_t steps);
-/// The same from the user's own levels (before shifting, as diffusers' set_timesteps(sigmas=...) takes them).
+/// The same from the user's own levels before shifting, as diffusers' set_timesteps(sigmas=...) takes them.
 /// \throws Error internal if there are none.
 Schedule make_schedule(const SchedulerConfig& config, std::span<const double> sigmas);
 

@@ -1,4 +1,5 @@
-// Owns reading whole files and writing files so that nothing partial is ever left under their name.
+// Owns reading whole files, and writing files so that nothing partial is ever left under a file's name. Write every
+// file through it.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +14,8 @@
 namespace nostos {
 
 /// \return the bytes of `path`.
-/// \throws Error `kind` naming the file if it is missing (see why_unreadable()), unreadable, no file, a git-lfs
-/// pointer, or larger than `max_bytes`.
+/// \throws Error `kind` naming the file if the file is missing (see why_unreadable()), unreadable, no regular file, a
+/// git-lfs pointer, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind = ErrorKind::invalid_input);
 
 /// What a written file survives.
@@ -23,9 +24,10 @@ enum class Survives {
   machine,  ///< a power cut
 };
 
-/// A file being written: bytes go to a temporary name in the same folder, commit() renames it into place and an
-/// uncommitted file vanishes. A symbolic link is followed, so that what it points to is replaced. A device or pipe has
-/// no contents to protect and is written directly. One thread.
+/// A file being written. Bytes go to a temporary name in the same folder, and commit() renames the temporary file into
+/// place. A file that is not committed vanishes. Where the path is a symbolic link, the link stays and the file that
+/// the link names is replaced. A device or pipe has no contents to protect and is written directly. One thread uses an
+/// AtomicFile.
 class AtomicFile {
  public:
   /// \throws Error invalid_input naming the path if no file can be made there.
@@ -38,7 +40,8 @@ class AtomicFile {
   void write(std::span<const std::byte> bytes);
   /// Appends the bytes of `text`, as write().
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  /// Puts the file under its name, first flushed to disk if it is to survive the machine. Call once, last.
+  /// Puts the file under its name, after flushing it to disk if the file is to survive the machine. Call commit() once,
+  /// and last.
   /// \throws Error internal
   void commit(Survives survives = Survives::machine);
 
@@ -48,14 +51,15 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
-/// Writes `bytes` as the whole contents of `path`, as AtomicFile does.
-/// \throws Error invalid_input if no file can be made there, internal on a full disk; `path` is then as it was before.
+/// Writes `bytes` as the whole contents of `path`, through an AtomicFile.
+/// \throws Error invalid_input if no file can be made there, internal on a full disk; `path` then is as it was before.
 void write_file_atomically(const std::filesystem::path& path, std::span<const uint8_t> bytes,
                            Survives survives = Survives::machine);
 
-/// Finds out, before any work starts, whether `path` can be written: its folder exists and a file can be made in it.
-/// Leaves nothing behind. \return the file that writing makes or replaces, with symbolic links followed; empty for a
-/// device or pipe. \throws Error invalid_input saying what is in the way.
+/// Finds out, before any work starts, whether `path` can be written: whether the folder exists and a file can be made
+/// in the folder. Leaves nothing behind.
+/// \return the file that writing makes or replaces, with symbolic links followed; empty for a device or pipe.
+/// \throws Error invalid_input saying what is in the way.
 std::filesystem::path require_writable(const std::filesystem::path& path);
 
 }  // namespace nostos

@@ -1,4 +1,4 @@
-// Owns pictures as users keep them: 8-bit RGB to and from PNG, JPEG and WebP, with text beside the pixels.
+// Owns images as users keep them: 8-bit RGB to PNG, JPEG and WebP and from PNG, with text beside the pixels.
 #pragma once
 
 #include <cstdint>
@@ -33,9 +33,9 @@ enum class ImageFormat { png, jpeg, webp };
 ImageFormat image_format(const std::filesystem::path& file);
 
 /// Encodes an image; equal input gives equal bytes.
-/// \param text for PNG each becomes a tEXt chunk if Latin-1 can write it, else an iTXt chunk. JPEG and WebP keep the
-/// one with the keyword "parameters" as Exif UserComment, where WebUI tools look for it (a JPEG leaves it out, with a
-/// warning, beyond 64 kB). Invalid UTF-8 and NUL, which PNG cannot hold, become U+FFFD.
+/// \param text in a PNG each text becomes a tEXt chunk if Latin-1 can write it, else an iTXt chunk. JPEG and WebP keep
+/// the text with the keyword "parameters" alone, as Exif UserComment, where WebUI tools look for it. A JPEG leaves out
+/// a text beyond 64 kB, with a warning. Invalid UTF-8 and NUL, which PNG cannot hold, become U+FFFD.
 /// \param quality of JPEG and WebP, 1 to 100
 /// \throws Error invalid_input if the size is more than the format can hold (PNG here 16,384, JPEG 65,500, WebP 16,383
 /// a side), internal if the image or a keyword is malformed.

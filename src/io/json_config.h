@@ -1,5 +1,5 @@
-// Owns checked reading of JSON configuration files: every complaint names file, field, what was found and what would be
-// right.
+// Owns checked reading of JSON configuration files. Read every config of a model through it: each complaint names file,
+// field, what was found and what would be right.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace nostos {
 
-/// A JSON object read from a file, cheap to copy. Every getter throws Error model if the field is missing (unless it is
-/// an `_or` form, for which null counts as missing), of another type, or out of range.
+/// A JSON object read from a file, cheap to copy. Every getter throws Error model if the field is of another type, out
+/// of range, or missing. The `_or` forms return `otherwise` where the field is missing or null.
 class JsonConfig {
  public:
   static constexpr size_t kMaxBytes = 16u << 20;
@@ -23,10 +23,10 @@ class JsonConfig {
   static constexpr double kLowest = std::numeric_limits<double>::lowest();
   static constexpr double kHighest = std::numeric_limits<double>::max();
 
-  /// \throws Error model if the file is missing, larger than kMaxBytes, no JSON object, nested deeper than kMaxDepth or
-  /// names a field twice.
+  /// \throws Error model if the file is missing, is larger than kMaxBytes, holds no JSON object, is nested deeper than
+  /// kMaxDepth, or names a field twice.
   static JsonConfig load(const std::filesystem::path& file);
-  /// As load(), nothing if there is no such file. A link to nothing is an error.
+  /// As load(), but returns nothing if there is no such file. A link to nothing is an error.
   static std::optional<JsonConfig> load_if_there(const std::filesystem::path& file);
   /// As load(), from memory. \param name stands for the file in messages.
   static JsonConfig parse(std::string_view text, std::string name);
@@ -66,7 +66,7 @@ class JsonConfig {
   /// \return `_class_name`, or the first of `architectures` where there is no `_class_name`.
   /// \throws Error model unless it is one of `known`.
   std::string class_name(std::span<const std::string_view> known) const;
-  /// As class_name(), but a config need not name its class: of a part, model_index.json does.
+  /// As class_name(), but the config may leave its class out, because model_index.json names the class of a part.
   void check_class(std::span<const std::string_view> known) const;
   /// Refuses a config that says how its weights are quantised (`quantization_config`). \throws Error model
   void require_unquantised() const;

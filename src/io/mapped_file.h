@@ -1,4 +1,5 @@
-// Owns the bytes of a file that is only read: mapped into memory, or read where they are few.
+// Owns the bytes of a file that is only read: a large file is mapped into memory, a small one is read. Weights are read
+// through it.
 #pragma once
 
 #include <cstddef>
@@ -8,14 +9,14 @@
 
 namespace nostos {
 
-/// A file's bytes. Those of a file of at most kReadBytes are read once and stay as they are; a larger file is mapped,
-/// so that it must not be cut short by others: the system ends a process that reads beyond its end (SIGBUS).
-/// Move-only; spans stay valid across moves, not beyond the object.
+/// A file's bytes. A file of at most kReadBytes is read once, and its bytes stay as they are. A larger file is mapped.
+/// Nobody may cut a mapped file short: the system ends a process that reads beyond the file's end (SIGBUS). A
+/// MappedFile is move-only; spans stay valid across moves, not beyond the object.
 class MappedFile {
  public:
   static constexpr size_t kReadBytes = size_t{1} << 20;
 
-  /// \throws Error model naming the file if it is missing, unreadable, no file or a git-lfs pointer.
+  /// \throws Error model naming the file if the file is missing, unreadable, no regular file or a git-lfs pointer.
   explicit MappedFile(const std::filesystem::path& file);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
@@ -26,11 +27,12 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
-  /// Looks whether a mapped file still has all its bytes. \throws Error model if it has been cut short since.
+  /// Looks whether a mapped file still has all its bytes.
+  /// \throws Error model if the file has been cut short since it was mapped
   void require_whole() const;
-  /// Asks the kernel to read these bytes ahead, which lie in bytes().
+  /// Asks the kernel to read `part` of bytes() ahead.
   void will_need(std::span<const std::byte> part) const;
-  /// Drops the pages of a mapped file that hold nothing but these bytes; a later access reads them again.
+  /// Drops the pages of a mapped file that hold nothing but `part`. A later access reads the pages again.
   void release(std::span<const std::byte> part) const;
 
  private:

@@ -1,4 +1,5 @@
-// Owns turning what a user calls a model into a folder: a path, or a name in the local Hugging Face cache.
+// Owns the way from what a user calls a model to a folder. The user gives a path, or a name in the local Hugging Face
+// cache. Call it before anything opens the model.
 #pragma once
 
 #include <filesystem>
@@ -18,23 +19,27 @@ struct ModelName {
   std::string revision;  ///< a branch, a tag or a commit; "" where none is named
 };
 
-/// \return the parts of `text`. \throws Error model saying what is wrong if it is no such name.
+/// \return the parts of `text`.
+/// \throws Error model saying what is wrong if `text` is no such name
 ModelName parse_model_name(std::string_view text);
 
-/// \return whether `text` has that form.
+/// \return whether `text` has the form of a ModelName.
 bool is_model_name(std::string_view text);
 
-/// \return the `owner/name` (or `name`, which some old models have) whose snapshot in a Hugging Face cache the absolute
-/// path names, .../models--owner--name/snapshots/revision; empty for any other path.
+/// \param path absolute
+/// \return `owner/name`, or `name` as some old models have, of a path to a snapshot in a Hugging Face cache:
+/// .../models--owner--name/snapshots/revision. Empty for any other path.
 std::string snapshot_model(const std::filesystem::path& path);
 
-/// \param path_or_name an existing folder (returned as it is), or a name as parse_model_name() takes it. Without a
-/// revision the cached snapshot of `main` is taken or, with a warning, the only snapshot that there is.
-/// \throws Error model saying what was looked for where, what is there, and which command downloads it.
+/// \param path_or_name an existing folder, which is returned as it is, or a name that parse_model_name() takes. Without
+/// a revision the cached snapshot of `main` is taken or, with a warning, the only snapshot that there is.
+/// \throws Error model saying what was looked for and where, what is there, and which command downloads the model.
 std::filesystem::path resolve_model_path(const std::string& path_or_name);
 
-/// \return `path_or_name` with the revision, as resolve_model_path() takes it. \throws Error invalid_input if it is no
-/// name (a folder has no revisions), or names another revision already; `revision` must not be empty.
+/// \param revision must not be empty
+/// \return `path_or_name` with the revision, for resolve_model_path().
+/// \throws Error invalid_input if `path_or_name` is no name (a folder has no revisions), or names another revision
+/// already
 std::string with_revision(const std::string& path_or_name, const std::string& revision);
 
 }  // namespace nostos

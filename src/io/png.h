@@ -1,4 +1,4 @@
-// Owns the PNG writer behind encode_image; the readers are in image.h.
+// Owns the PNG writer behind encode_image(). Call encode_image(); the readers of PNGs are in image.h, too.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,8 @@
 
 namespace nostos {
 
-/// \return the image and its text as a PNG, see encode_image(). The image's size must be one that a PNG may have.
+/// \param image of a size that a PNG may have
+/// \return the image and its text as a PNG, see encode_image().
 std::vector<uint8_t> encode_png(const Image& image, std::span<const TextChunk> text);
 
 }  // namespace nostos

@@ -1,4 +1,5 @@
-// Owns which requests may be drawn together, and which pictures share a forward pass: pure functions.
+// Owns which requests may be drawn together, and which images share a forward pass. These are pure functions: the
+// engine and the server call the same ones.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +14,12 @@
 
 namespace nostos {
 
-/// \return whether one drawing can serve both requests: they are drawn at the same size with the same noise levels, so
-/// that their steps have the same times. Prompts, seeds, noise, guidance and numbers of pictures are each request's own.
+/// \return whether one drawing can serve both requests. Both must be drawn at the same size with the same noise levels,
+/// so that their steps have the same times. Prompts, seeds, noise, guidance and numbers of images are each request's
+/// own.
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b);
 
-/// Consecutive pictures that are denoised together, or captions that are encoded together.
+/// Consecutive images that are denoised together, or prompts that are encoded together.
 struct Batch {
   size_t first = 0;
   size_t count = 0;
@@ -26,16 +28,17 @@ struct Batch {
   friend bool operator==(const Batch&, const Batch&) = default;
 };
 
-/// Deals pictures to batches in order: as many to each as stay within `max_rows`, at least one. A picture that is beyond
-/// it by itself has its passes apart.
-/// \param rows that the forward passes of each picture have together on one rank.
+/// Deals images to batches in order. Each batch takes as many images as stay within `max_rows`, and at least one. An
+/// image that is beyond `max_rows` by itself has its passes apart.
+/// \param rows of each image: what its forward passes have together on one rank
 std::vector<Batch> batch_plan(std::span<const int64_t> rows, int64_t max_rows);
 
-/// \return how many rows a rank computes at once at most: what keeps `device` busy. More would only make everybody in
-/// the batch wait, and take more memory.
+/// \return how many rows a rank computes at once at most: as many as keep `device` busy. More rows would make everybody
+/// in the batch wait, and take more memory.
 int64_t max_batch_rows(Device device);
 
-/// Runs `work` for request `index` of `count`: where there are several, an Error that it throws says whose it is.
+/// Runs `work` for request `index` of `count`. Where there are several requests, an Error that `work` throws names the
+/// request.
 template <class Work>
 auto for_request(size_t index, size_t count, const Work& work) {
   try {

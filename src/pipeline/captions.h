@@ -1,4 +1,5 @@
-// Owns the text stage of a drawing: prompts become embeddings ("captions"), on rank 0, which gives them to all ranks.
+// Owns the text stage of a drawing: rank 0 turns prompts into prompt embeddings ("captions") and gives the embeddings
+// to all ranks. draw() calls these functions in the order in which they stand here.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@
 
 namespace nostos {
 
-/// What an embedding is made of.
+/// What a prompt embedding is made of.
 struct Prompt {
   std::string text;
   int64_t max_tokens = 0;  ///< beyond which it is cut
@@ -32,31 +33,31 @@ struct PromptSet {
 
 /// Memory of the text stage.
 struct CaptionMemory {
-  /// Prompts that are encoded together.
+  /// Some prompts that are encoded together.
   struct TextBatch {
     Batch prompts;
     std::unique_ptr<PromptEncoding> encoding;
     CaptionKey key;  ///< of what is recorded of it
   };
 
-  View embeddings;  ///< f32 [rows of all, width], one after the other
-  std::vector<TextBatch>
-      batches;  ///< on rank 0, of prompts whose embedding is not kept; their scratch is the same memory
+  View embeddings;                 ///< f32 [rows of all, width], one after the other
+  std::vector<TextBatch> batches;  ///< on rank 0, of prompts whose embedding is not kept; all use the same scratch
 };
 
-/// Embeddings on their way to those that are kept, by their prompts.
+/// Embeddings on their way into KeptCaptions, each with the place of its prompt.
 using CaptionCopies = std::vector<std::pair<size_t, Tensor>>;
 
-/// \return the prompts by their tokens. Rank 0 tells those who follow which were cut. All ranks call it.
+/// \return the tokens of the prompts. Rank 0 tells each request's Progress which prompts were cut. All ranks call it.
 PromptSet tokenize(Drawing& drawing, std::span<const Prompt> prompts);
 
 /// Takes the memory of the text stage on this rank.
 CaptionMemory take_caption_memory(Arena& arena, const Drawing& drawing, const PromptSet& prompts);
 
-/// Fills memory.embeddings, on every rank. \return on rank 0 copies under way, of embeddings that are to be kept
+/// Fills memory.embeddings, on every rank.
+/// \return on rank 0 copies under way, of embeddings that are to be kept
 CaptionCopies make_captions(Drawing& drawing, const PromptSet& prompts, const CaptionMemory& memory);
 
-/// Keeps what make_captions() has copied, once the drawing is done and the copies are there.
+/// Keeps what make_captions() has copied. Call it when the drawing is done, because the copies have arrived then.
 void keep_captions(Drawing& drawing, const PromptSet& prompts, CaptionCopies copies);
 
 /// \return the embedding of each prompt, whole.

@@ -1,4 +1,5 @@
-// Owns the denoising stage of a drawing: its pictures in batches, each of which a Sampler denoises.
+// Owns the denoising stage of a drawing: the images are dealt to batches, and a Sampler denoises each batch. draw()
+// calls these functions in the order in which they stand here; the loop over steps is in sampler.h.
 #pragma once
 
 #include <functional>
@@ -12,7 +13,7 @@
 
 namespace nostos {
 
-/// The denoising of all pictures as far as it is known before anything is computed.
+/// What is known of the denoising of all images before anything is computed.
 struct DenoiseBatches {
   std::vector<PicturePlace> places;  ///< of each picture
   std::vector<Batch> batches;
@@ -26,17 +27,21 @@ struct DenoiseMemory {
   PreviewMemory preview;
 };
 
-/// Deals the pictures to batches. \param pictures of each place \param embedding_rows of each prompt of the drawing
+/// Deals the images to batches.
+/// \param pictures of each place
+/// \param embedding_rows of each prompt of the drawing
 DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, std::vector<PicturePlan> pictures,
                             const std::vector<int64_t>& embedding_rows);
 
-/// Takes all but scratch memory. \param plan outlives it.
+/// Takes all memory but scratch.
+/// \param plan outlives the memory
 DenoiseMemory take_denoise_memory(Arena& arena, const Drawing& drawing, const DenoiseBatches& plan);
-/// Takes the scratch memory of all batches, the same for each.
+/// Takes scratch memory. All batches use the same, one after the other.
 void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemory& memory);
 
-/// memory.states <- the pictures' final latents, which rank 0 and the others have in drawing.made, too.
-/// \param embeddings of each prompt of the drawing \param after_first_step called once, while the GPU draws
+/// memory.states <- the images' final latents. Every rank has the latents in drawing.made, too.
+/// \param embeddings of each prompt of the drawing
+/// \param after_first_step called once, while the GPU draws
 void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory,
              std::span<const ConstView> embeddings, const std::function<void()>& after_first_step);
 

@@ -1,4 +1,5 @@
-// Owns the choice of the devices that a run draws on.
+// Owns the choice of the devices that a run draws on. Programs call it with what the user named, before they make an
+// Engine.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +28,12 @@ struct DeviceChoice {
   friend bool operator==(const DeviceChoice&, const DeviceChoice&) = default;
 };
 
-/// \return the device that `name` means: "cpu", "cuda:N", "cuda" (GPU 0, and where there are several ranks, a GPU each),
-/// or "auto": as "cuda" where this build has CUDA and the machine a usable GPU, or for several processes one for each on
-/// this host; otherwise the CPU. A process that sees one GPU because its launcher has set CUDA_VISIBLE_DEVICES takes that.
+/// \return the device that `name` means: "cpu", "cuda:N", "cuda" (GPU 0, and where there are several ranks, a GPU
+/// each), or "auto". "auto" is "cuda" where this build has CUDA and the machine a usable GPU, or for several processes
+/// a GPU for each on this host; otherwise it is the CPU. A process that sees one GPU alone, because its launcher has
+/// set CUDA_VISIBLE_DEVICES, takes that GPU.
 /// \throws Error invalid_input for another name, for too few GPUs where ranks may not share one, and for a GPU that is
-/// named for several processes; device for a GPU that is not there, too old or without a driver, and for threads on
+/// named for several processes. Error device for a GPU that is missing, too old or without a driver, and for threads on
 /// different GPUs
 DeviceChoice choose_device(std::string_view name, const DeviceUsers& users);
 

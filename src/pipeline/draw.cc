@@ -87,8 +87,8 @@ void make_room(Drawing& drawing, size_t scratch_bytes) {
   drawing.timed("load", process, [&] { parts.load(process, drawing.is_root()); });
 }
 
-/// \param captions for prompt embeddings and what makes them. \param arena for all else, whose stages share memory: each
-/// begins when the one before is done with it
+/// \param captions for prompt embeddings and what makes them. \param arena for all else, whose stages share memory:
+/// each begins when the one before is done with it
 DrawingMemory take_memory(Arena& captions, Arena& arena, const Drawing& drawing, const PromptSet& prompts,
                           const DenoiseBatches& plan) {
   DrawingMemory memory{take_caption_memory(captions, drawing, prompts), take_denoise_memory(arena, drawing, plan), {}};

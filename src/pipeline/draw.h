@@ -1,4 +1,5 @@
-// Owns one rank's part in a drawing, stage by stage.
+// Owns one rank's part in a drawing, stage by stage. Engine calls draw() on every rank; start here to see how an image
+// is made.
 #pragma once
 
 #include <span>
@@ -12,8 +13,9 @@
 
 namespace nostos {
 
-/// Draws requests together. Every rank of the world calls it with the same requests, all of which can be
-/// (draws_together()). A rank's stages, in order; each is a file of functions beside this one:
+/// Draws requests together. Every rank of the world calls it with the same requests, which must be requests that can be
+/// drawn together (draws_together()). These are a rank's stages, in order. Each stage is a file of functions beside
+/// this one:
 ///
 ///   stage          file           who works       parts in use       exchanges
 ///   plan, load     draw           all; leaders    (loaded)           the prompts' lengths
@@ -23,11 +25,11 @@ namespace nostos {
 ///   decode         decode         all             decode             halos, sums, keys and values; pixels to rank 0
 ///   report         report         all             none               what each rank did
 ///
-/// The leader of a process loads and releases the parts that its ranks share, all at once or each before its stage
-/// (ModelParts::one_at_a_time()). A rank draws one batch of requests at a time.
-/// \param progress of each request, called by rank 0 alone; the `cancel` of a single request all ranks watch, other
-/// flags rank 0 alone.
-/// \return of each request; rank 0's have the pictures and what all ranks report.
+/// The leader of a process loads and releases the parts that the process's ranks share: all at once, or each before its
+/// stage (ModelParts::one_at_a_time()). A rank makes one drawing at a time.
+/// \param progress of each request, called by rank 0 alone. All ranks watch the `cancel` of a single request; rank 0
+/// alone watches all other flags.
+/// \return the generation of each request. Those of rank 0 have the images, and what all ranks report.
 /// \throws Error invalid_input (naming the request where there are several), out_of_memory, peer_failed, device_lost;
 /// cancelled once no request is wanted any more
 std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism& parallelism,

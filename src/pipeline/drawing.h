@@ -1,5 +1,5 @@
-// Owns what the stages of one drawing share on one rank: requests and their results, the ranks that draw together, and the
-// report in the making.
+// Owns what the stages of one drawing share on one rank: requests and their results, the ranks that draw together, and
+// the report in the making. What one stage makes for the next is not here: stages return it.
 #pragma once
 
 #include <optional>
@@ -21,14 +21,15 @@ namespace nostos {
 
 inline constexpr int kRoot = 0;  ///< the rank that makes what comes from the host, and gets the pictures
 
-/// A picture's place in the results.
+/// An image's place in the results.
 struct PicturePlace {
   size_t request = 0, index = 0;
 };
 
 class Drawing {
  public:
-  /// \param requests which can be drawn together \param progress of each
+  /// \param requests which can be drawn together
+  /// \param progress of each request
   Drawing(Rank& rank, Communicator& world, const Parallelism& parallelism, std::span<const ResolvedRequest> requests,
           std::span<const Progress> progress);
 
@@ -37,19 +38,19 @@ class Drawing {
   const Family& family() const { return parts().family(); }
   Communicator& world() const { return groups.world(); }
   bool is_root() const { return world().rank() == kRoot; }
-  /// \return whether parts are loaded when their stage comes and released after.
+  /// \return whether each part is loaded when its stage comes, and released after the stage.
   bool takes_turns() const { return parts().one_at_a_time(); }
   /// \return f32 [channels, height, width] of the drawn size.
   Shape latent_shape() const;
 
   const GenerationRequest& request_of(const PicturePlace& place) const { return made[place.request].resolved.request; }
   Picture& picture_at(const PicturePlace& place) { return made[place.request].pictures[place.index]; }
-  /// \return whether somebody still waits for the picture, the same on all ranks.
+  /// \return whether somebody still waits for the image. The answer is the same on all ranks.
   bool is_wanted(const PicturePlace& place) const { return !made[place.request].cancelled; }
 
-  /// On rank 0: tells those who follow that a stage begins.
+  /// On rank 0: tells each request's Progress that a stage begins.
   void enter_stage(const char* name) const;
-  /// Runs `work`, which works on `on`, as part of a stage of the report.
+  /// Runs `work` on the context `on`, and adds its time to a stage of the report.
   template <class Work>
   void timed(const char* stage, Context& on, const Work& work) {
     Stopwatch watch(on);
@@ -57,10 +58,12 @@ class Drawing {
     watch.end(on);
     stages.emplace_back(stage, std::move(watch));
   }
-  /// Where parts take turns: loads `parts`, and releases all others, as a stage of its own, while the other ranks wait.
+  /// Where parts take turns: loads `parts` and releases all other parts, while the other ranks wait. The report has it
+  /// as a stage.
   void turn_to(std::span<const size_t> parts);
-  /// Runs `work`, which exchanges with the ranks, on a GPU the second time and later by launching what was recorded after
-  /// the first, if that can be. \param recorded is forgotten before the memory that `work` is on.
+  /// Runs `work`, which exchanges with the ranks. On a GPU the first run is followed by a recording, where recording is
+  /// possible; later runs launch the recording.
+  /// \param recorded is forgotten before the memory that `work` uses is given back
   template <class Work>
   void run_recorded(Graph& recorded, const Work& work) {
     if (recorded) return world().enqueue_together([&] { recorded.launch(ctx()); });

@@ -1,4 +1,5 @@
-// Owns a loaded model and turns requests into pictures.
+// Owns a loaded model, and turns requests into images. This is the library's front: programs make one Engine and call
+// generate().
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@
 
 namespace nostos {
 
-/// Arithmetic of weights and matrix products; sums and the residual stream are float32 in both.
+/// The arithmetic of weights and matrix products. Sums and the residual stream are float32 in either.
 enum class Precision { automatic, f32, bf16 };
 
 struct EngineOptions {
@@ -25,8 +26,8 @@ struct EngineOptions {
   std::string variant;          ///< of the weights, e.g. "fp16"; "": the plain ones or, without these, the only variant
   bool synthetic = false;       ///< random weights of the configs' shapes, made in memory
   Device device;
-  /// Ranks have a device each, GPUs connected by NCCL: thread rank r the r-th from `device` on, each with its copy of the
-  /// model. Otherwise all ranks of this process share `device` and the model.
+  /// Whether ranks have a device each. Then thread rank r has the r-th device from `device` on and a copy of the model,
+  /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
   int threads = 0;  ///< CPU threads of the process, shared by its ranks; 0: all that it may use
@@ -37,15 +38,16 @@ struct EngineOptions {
   size_t kept_caption_bytes = 0;  ///< of captions that are not encoded again when they come again; rank 0's host memory
 };
 
-/// A model ready to draw. One thread at a time. It ends before main() does: after that CUDA's libraries may have ended, too,
-/// and what it has on a GPU cannot be given back.
+/// A model that is ready to draw. One thread at a time uses an engine. An engine must end before main() does: after
+/// main() CUDA's libraries may have ended, and memory on a GPU can no longer be given back.
 class Engine {
  public:
-  /// Reads configs and tokenizer, checks every weight, and loads all where options.memory allows to know already where.
+  /// Reads configs and tokenizer, and checks every weight. Loads the weights now if options.memory settles already
+  /// where they go.
   /// \throws Error model (file, tensor or field named), device, out_of_memory, invalid_input if `processes` are not as
   /// many as the ranks
   /// \param processes null: all ranks are threads of this process, which live as long as a generate(). Otherwise this
-  /// process is one rank of that world, outlived by it, and every process makes the same calls.
+  /// process is one rank of that world, the communicator outlives the engine, and every process makes the same calls.
   explicit Engine(const EngineOptions& options, Communicator* processes = nullptr);
   ~Engine();
   Engine(Engine&&) noexcept;
@@ -54,29 +56,32 @@ class Engine {
   /// \return "f32" or "bf16": what the matrix products run in.
   const char* precision_name() const;
 
-  /// \return GFLOP/s of this process's devices in matrix products of `rows` rows with a weight of the transformer's FFN:
-  /// the ceiling that the transformer's own rate is compared with. Measured on the first device.
+  /// \return GFLOP/s of this process's devices in matrix products of `rows` rows with a weight of the transformer's
+  /// FFN. The transformer's own rate is compared with this ceiling. The first device is measured.
   double measure_matmul_gflops(int64_t rows);
 
-  /// The same bits on any number of ranks, but for a ring, which rounds differently.
-  /// \return pictures on rank 0 alone. \throws Error invalid_input, out_of_memory, cancelled, peer_failed,
-  /// device_lost
+  /// Draws one request. The bits are the same on any number of ranks, but for a ring, which rounds differently.
+  /// \return the images, on rank 0 alone.
+  /// \throws Error invalid_input, out_of_memory, cancelled, peer_failed, device_lost
   Generation generate(const GenerationRequest& request, const Progress& progress = {});
 
-  /// Draws requests together, which is faster than one after the other where pictures are small. Each gets the bits that
-  /// it would get alone. draws_together() says which requests can be.
+  /// Draws requests together, which is faster than one after the other where images are small. Each image has the bits
+  /// that it would have alone. takes_together() says which requests can be drawn together.
   /// \param progress of each request, or nothing. A request whose `cancel` is set is given up within a step while the
-  /// others go on: its result says `cancelled`.
-  /// \return of each request, in order.
-  /// \throws Error as above, for all of them, naming the request that is to blame; cancelled once all are
+  /// others go on; the result of the request says `cancelled`.
+  /// \return the generation of each request, in order.
+  /// \throws Error as above, for all requests together, naming the request that is to blame; cancelled once all
+  /// requests are
   std::vector<Generation> generate(std::span<const GenerationRequest> requests,
                                    std::span<const Progress> progress = {});
 
-  /// \return how many pictures like the request's one forward pass takes (see batch_plan()), at least 1: more would
-  /// only wait for each other. \throws Error invalid_input
+  /// \return how many images like the request's one forward pass takes (see batch_plan()), at least 1. More images
+  /// would only wait for each other.
+  /// \throws Error invalid_input
   int64_t pictures_at_once(const GenerationRequest& request) const;
 
-  /// \return whether generate() takes both requests in one list: neither is refused, and one drawing can serve both.
+  /// \return whether generate() takes both requests in one list: neither request is refused, and one drawing can serve
+  /// both.
   bool takes_together(const GenerationRequest& a, const GenerationRequest& b) const;
 
  private:

@@ -1,4 +1,5 @@
-// Owns what a generation gives: pictures, what they cost, and progress on the way.
+// Owns what a generation gives: images, what they cost, and progress on the way. Those who call Engine::generate()
+// include it with engine.h.
 #pragma once
 
 #include <atomic>
@@ -14,7 +15,7 @@
 
 namespace nostos {
 
-/// A step of one of a request's pictures.
+/// A step of one of a request's images.
 struct PictureStep {
   int64_t picture = 0;  ///< from 0
   int64_t step = 0;     ///< from 1
@@ -22,7 +23,8 @@ struct PictureStep {
   friend auto operator<=>(const PictureStep&, const PictureStep&) = default;
 };
 
-/// Which prompts of a request have more tokens than its max_sequence_length, and are drawn without their ends.
+/// Which prompts of a request have more tokens than the request's max_sequence_length. Such a prompt is drawn without
+/// its end.
 struct PromptsCut {
   bool prompt = false;
   bool negative = false;  ///< never without guidance, which alone reads it
@@ -30,21 +32,22 @@ struct PromptsCut {
   friend bool operator==(const PromptsCut&, const PromptsCut&) = default;
 };
 
-/// Called from the generating thread. Times are milliseconds of wall clock.
+/// What a caller is told while its request is drawn. The generating thread makes the calls, and waits for each. Times
+/// are milliseconds of wall clock.
 struct Progress {
-  /// After each denoising step of each of the request's pictures, 1-based. Pictures that are drawn together end their
-  /// steps together, each of which counts with its part of the time.
+  /// After each denoising step of each of the request's images, counted from 1. Images that are drawn together end
+  /// their steps together; each image's step counts with its part of the time.
   std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;
   std::function<void(const char* stage)> on_stage;  ///< "load", "text", "denoise", "decode"
   std::function<void(PromptsCut cut)> on_prompts;   ///< once, before the text stage: what of the prompts is drawn
   const std::atomic<bool>* cancel = nullptr;        ///< watched between blocks; of several requests between steps
-  /// Watched by rank 0 between denoising steps, where all ranks leave the drawing together: for ranks that are processes,
-  /// which do not see each other's flags and go on to draw with each other.
+  /// Rank 0 watches this flag between denoising steps, and all ranks leave the drawing together. For ranks that are
+  /// processes: such ranks do not see each other's flags, and go on to draw with each other.
   const std::atomic<bool>* cancel_together = nullptr;
-  /// Rank 0's: whether on_preview is to be called for this step; asked after every step of a picture but its last.
+  /// Whether on_preview is to be called for this step. Rank 0 asks after every step of an image but the last.
   std::function<bool(const PictureStep& step)> wants_preview;
-  /// The picture that a step predicts, roughly: one pixel a latent pixel. Comes before the next step's on_step. None where
-  /// parts of the model take turns on the device.
+  /// The image that a step predicts, roughly: one pixel for each latent pixel. The call comes before the next step's
+  /// on_step. There are no previews where parts of the model take turns on the device.
   std::function<void(const PictureStep& step, const Image& picture)> on_preview;
 };
 
@@ -61,7 +64,7 @@ struct RankReport {
   uint64_t bytes_sent = 0;  ///< to other ranks, in the whole generation
 };
 
-/// What a drawing cost, all its requests together; times and bytes of memory are rank 0's.
+/// What a drawing cost, for all its requests together. Times and bytes of memory are rank 0's.
 struct RunReport {
   std::vector<StageTime> stages;
   std::vector<double> step_ms;    ///< each denoising step, of all pictures of a batch at once, in order

@@ -1,13 +1,15 @@
-// Owns what a drawing's denoising begins with: the latents of each picture, noise or the request's own.
+// Owns what denoising begins with: the latents of each image, which are noise or the request's own. draw() calls it
+// before the first step of an image.
 #pragma once
 
 #include "pipeline/drawing.h"
 
 namespace nostos {
 
-/// state <- the picture's initial latents, the same on every rank, which all call it.
-/// \param host f32 [channels, height, width] in host memory: room for what the host makes \param state of this rank's
-/// device, likewise \throws Error invalid_input for latents of another shape, or with values that are no numbers
+/// state <- the image's initial latents, the same on every rank. All ranks call it.
+/// \param host f32 [channels, height, width] in host memory: room for what the host makes
+/// \param state on this rank's device, of the same shape and dtype
+/// \throws Error invalid_input for latents of another shape, or with values that are no numbers
 void fill_initial_state(Drawing& drawing, const PicturePlace& place, View host, View state);
 
 }  // namespace nostos

@@ -1,4 +1,5 @@
-// Owns the choice of which weights stay on the device and which are kept in host memory and streamed to it.
+// Owns the choice of which weights stay on the device, and which are kept in host memory and streamed to the device.
+// These are pure functions; ModelParts carries the choice out.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 
 namespace nostos {
 
-/// Where weights are while nobody uses them.
+/// Where weights are while no stage uses them.
 enum class MemoryMode {
   automatic,  ///< on the device, as far as it has room
   resident,   ///< on the device
@@ -25,21 +26,22 @@ MemoryMode parse_memory_mode(std::string_view name);
 
 struct MemoryOptions {
   MemoryMode mode = MemoryMode::automatic;
-  /// Nothing is drawn after the first drawing: unless the mode is resident, or automatic on a GPU that has room for all,
-  /// each part is loaded when its stage comes and released after.
+  /// Whether nothing is drawn after the first drawing. Then each part is loaded when its stage comes and released after
+  /// the stage, unless the mode is resident, or automatic on a GPU that has room for all parts.
   bool one_drawing = false;
-  /// Bytes of GPU memory that the process may take; without one all that is free, for offload kOffloadLimitBytes.
+  /// Bytes of GPU memory that the process may take. Without a limit the process takes all that is free, and with
+  /// offload kOffloadLimitBytes.
   std::optional<size_t> limit_bytes{};
 
   static constexpr size_t kOffloadLimitBytes = size_t{12} << 30;
 };
 
-/// \return the options for `ranks` of a process that share the weights on `device`. On a GPU several have them
-/// resident: a block cannot visit it for each at its own time.
+/// \return the options for `ranks` of a process that share the weights on `device`. Several ranks on a GPU have the
+/// weights resident, because a block cannot visit the GPU at each rank's own time.
 /// \throws Error invalid_input for several ranks that are to stream, and for a limit on the CPU
 MemoryOptions resolve_memory(const MemoryOptions& asked, Device device, int64_t ranks);
 
-/// A part's weights as they are kept.
+/// Where a part's weights are kept, and what they take there.
 struct PartMemory {
   WeightPlacement placement{};
   size_t device_bytes = 0;  ///< with the slots of streamed blocks
@@ -48,12 +50,13 @@ struct PartMemory {
   size_t blocks_streamed() const;
 };
 
-/// \return the part with `streamed` of its blocks in host memory, and the table if `table_on_host`: first those that
-/// are used once a prompt, then of the others every so many, so that each has the time of those before it to travel.
+/// \return the part with `streamed` of its blocks in host memory, and with the table there if `table_on_host`. Blocks
+/// that are used once a prompt go first. Of the other blocks every so many go, so that each block travels while the
+/// blocks before it compute.
 PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t streamed);
 
-/// \return the part with as few in host memory as `room_bytes` of the device allow: everything on the device, else
-/// without the table, else with as few streamed blocks as fit. Nothing if streaming all does not fit.
+/// \return the part with as little in host memory as `room_bytes` of the device allow: everything on the device, else
+/// everything but the table, else as few streamed blocks as fit. Nothing if even streaming all blocks does not fit.
 std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes);
 
 /// A part whose weights may be streamed.
@@ -84,12 +87,12 @@ struct MemoryPlan {
 /// \return the plan in which all of the parts' weights stay on the device.
 MemoryPlan resident_plan(std::span<const PartNeeds> parts);
 
-/// Divides `available_bytes` of a GPU: parts that run in every step go before the others.
+/// Divides `available_bytes` of a GPU. Parts that run in every step get room before the other parts.
 /// \param mode resident: nothing is streamed.
 /// \throws Error out_of_memory saying what is needed at least and what there is
 MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes);
 
-/// \return a line that says where all bytes go.
+/// \return a line for the log that says where all bytes go.
 std::string describe(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes);
 
 }  // namespace nostos

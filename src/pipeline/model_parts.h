@@ -1,5 +1,5 @@
-// Owns which parts of a model are loaded, and where their weights are: each is loaded when first needed, as the device has
-// room.
+// Owns which parts of a model are loaded, and where their weights are. A part is loaded when it is first needed, as the
+// device has room. The leader of a process calls what loads and releases; its ranks read the rest.
 #pragma once
 
 #include <cstddef>
@@ -12,48 +12,54 @@
 
 namespace nostos {
 
-/// A model on a device.
+/// A model on a device. All ranks of a process that share the device share one ModelParts.
 class ModelParts {
  public:
-  /// Opens the model and loads nothing yet. \throws Error model naming file and field
+  /// Opens the model and loads nothing yet.
+  /// \throws Error model naming file and field
   ModelParts(Context& ctx, const FamilyOptions& options, const MemoryOptions& memory = {});
 
   const Family& family() const { return *family_; }
   const ModelShape& shape() const { return family_->shape(); }
 
-  /// \return whether a part is loaded when its stage comes and released after: it saves memory and costs time.
+  /// \return whether each part is loaded when its stage comes, and released after the stage. That saves memory and
+  /// costs time.
   bool one_at_a_time() const { return one_at_a_time_; }
-  /// \return whether the options ask for parts that take turns, and the device needs it: a GPU that has room for all parts
-  /// does not.
+  /// \return whether the options ask for parts that take turns, and the device has no room for all parts at once.
   bool wants_one_at_a_time(Context& ctx) const;
   /// \return whether nothing is drawn after the first drawing.
   bool draws_once() const { return memory_.one_drawing; }
-  /// Sets whether parts take turns, the same on all ranks. To be called before anything is loaded.
+  /// Sets whether parts take turns. All ranks must set the same, before anything is loaded.
   void set_one_at_a_time(bool is) { one_at_a_time_ = is; }
 
-  /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts, or the decoder's alone,
-  /// which say what memory drawings need.
-  /// \param with_text whether prompts are encoded with these parts. \throws Error model, out_of_memory
+  /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts, or the decoder's parts
+  /// alone, which say what memory drawings need.
+  /// \param with_text whether prompts are encoded with these parts
+  /// \throws Error model, out_of_memory
   void load_ahead(Context& ctx, bool with_text);
-  /// Loads all parts, those of the text stage alone only if asked for. \throws Error model, out_of_memory
+  /// Loads all parts.
+  /// \param with_text false: leaves out parts that the text stage alone needs
+  /// \throws Error model, out_of_memory
   void load(Context& ctx, bool with_text);
   /// \return whether there is nothing for load() to do.
   bool is_loaded(bool with_text) const;
-  /// Where parts take turns: releases all parts but `parts`, and loads these. \throws Error model, out_of_memory
+  /// Where parts take turns: releases all parts but `parts`, and loads `parts`.
+  /// \throws Error model, out_of_memory
   void turn_to(Context& ctx, std::span<const size_t> parts);
 
-  /// On a GPU, decides which weights stay there beside `scratch_bytes` of drawings, and says so in the log. What is
-  /// loaded in another way is released. To be called, while nobody uses the parts, before that scratch memory is taken.
-  /// \param alone whether one rank draws with these parts: several read the plan at any time, so that it never changes
-  /// (resolve_memory() gives them resident weights).
+  /// On a GPU, decides which weights stay on the GPU beside `scratch_bytes` of drawings, and logs the choice. Parts
+  /// that are loaded otherwise than was chosen are released. Call it before the scratch memory is taken, while nobody
+  /// uses the parts.
+  /// \param alone whether one rank draws with these parts. Several ranks read the memory plan at any time, so their
+  /// plan never changes: resolve_memory() gives several ranks resident weights.
   /// \throws Error out_of_memory
   void make_room(Context& ctx, size_t scratch_bytes, bool alone);
   /// \return whether any weights are streamed from host memory.
   bool streams() const { return plan_.streams(); }
-  /// \return whether weights that each denoising step uses are.
+  /// \return whether weights that each denoising step uses are streamed.
   bool streams_in_steps() const;
 
-  /// \return bytes of the weights that are loaded now, on the device and in host memory for streaming.
+  /// \return bytes of the weights that are loaded now: on the device, and in host memory for streaming.
   size_t weight_bytes() const;
   size_t streamed_bytes() const;
 
@@ -62,9 +68,9 @@ class ModelParts {
   /// \return whether a part is used by the text stage alone.
   bool is_for_text_alone(size_t part) const;
   void load_part(Context& ctx, size_t part);
-  /// \return bytes that weights and drawings may take of the GPU, beside what is there for good.
+  /// \return bytes of the GPU that weights and drawings may take, beside what stays there for good.
   size_t available_bytes(Context& ctx) const;
-  /// \return whether a GPU has room for all weights and any usual drawing, and the mode lets them have it.
+  /// \return whether a GPU has room for all weights and any usual drawing, and the memory mode allows to use the room.
   bool fits_any_drawing(Context& ctx) const;
 
   MemoryOptions memory_;

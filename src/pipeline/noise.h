@@ -1,4 +1,5 @@
-// Owns the choice of the initial noise, and that of PyTorch's CPU generator; ops/noise.h has the GPU's.
+// Owns the choice of the initial noise, and the noise of PyTorch's CPU generator. The noise of PyTorch's GPU generator
+// is in ops/noise.h.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,10 @@ enum class RngKind {
   torch_cuda,  ///< torch.Generator("cuda"): ops::philox_normal()
 };
 
-/// \return the kind named "torch-cpu" or "torch-cuda". \throws Error invalid_input for any other name.
+/// \return the kind named "torch-cpu" or "torch-cuda".
+/// \throws Error invalid_input for any other name
 RngKind parse_rng(std::string_view name);
-/// \return the name that parse_rng takes.
+/// \return the name that parse_rng() takes.
 std::string_view name(RngKind kind);
 
 /// Fills `out` with what torch.randn(out.size(), generator=torch.Generator("cpu").manual_seed(seed), dtype=float32)

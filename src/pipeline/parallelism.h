@@ -1,4 +1,5 @@
-// Owns how many ranks share the drawing of a picture, and in which way.
+// Owns how many ranks share an image, and in which way. Programs resolve the user's degrees with it before they make an
+// Engine.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +23,12 @@ struct Parallelism {
   friend bool operator==(const Parallelism&, const Parallelism&) = default;
 };
 
-/// Fills in the degrees that were not given: ring and cfg are 1, and ulysses is what the number of ranks leaves, so that
-/// nothing changes the picture's bits unasked. Without a number of ranks their product gives it.
+/// Fills in the degrees that were not given. ring and cfg become 1, and ulysses becomes what the number of ranks
+/// leaves, so that nothing changes the image's bits unasked. Without a number of ranks, the product of the degrees is
+/// the number of ranks.
 /// \param ranks_name how messages name `num_ranks`, e.g. "mpirun -n"
-/// \throws Error invalid_input with the arithmetic shown where the degrees do not make the number of ranks; for a degree
-/// below 1, a cfg above 2, and more than kMaxRanks ranks
+/// \throws Error invalid_input where the degrees do not multiply to the number of ranks, with the arithmetic; for a
+/// degree below 1, a cfg above 2, and more than kMaxRanks ranks
 Parallelism resolve_parallelism(std::optional<int64_t> num_ranks, std::optional<int64_t> ulysses,
                                 std::optional<int64_t> ring, std::optional<int64_t> cfg, parallel::PlanKind plan,
                                 std::string_view ranks_name = "--num-gpus");

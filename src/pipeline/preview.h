@@ -1,4 +1,5 @@
-// Owns the small picture that shows what a drawing is becoming while it is drawn.
+// Owns the small image that shows what a drawing is becoming. The denoising stage makes one Previewer for each batch;
+// previews change nothing of the drawing.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +17,16 @@
 
 namespace nostos {
 
-/// The linear map that comes closest to a model's decoder: from the channels of a latent pixel to the mean colour of the
-/// pixels that it stands for.
+/// The linear map that comes closest to a model's decoder. It leads from the channels of a latent pixel to the mean
+/// colour of the pixels that the latent pixel stands for.
 class LatentColors {
  public:
-  /// Least squares over what the decoder makes of one latent of noise. Takes memory, and waits for the device.
+  /// Fits the map by least squares to what the decoder makes of one latent of noise. Takes memory, and waits for the
+  /// device.
   LatentColors(Context& ctx, const Family& family);
 
   /// \param tokens f32 [height * width, patch * patch * channels] in host memory, as ops::patchify() makes them.
-  /// \return a picture of one pixel a latent pixel: patch * height x patch * width.
+  /// \return an image of one pixel for each latent pixel: patch * height x patch * width.
   Image picture(ConstView tokens, int64_t height, int64_t width, int64_t patch) const;
 
  private:
@@ -54,22 +56,27 @@ struct PreviewMemory {
   static PreviewMemory take(Arena& arena, int64_t patch_width, const SamplerPlan& plan);
 };
 
-/// Makes previews of what a sampler draws, of which it changes nothing. Never waits for a GPU's own work.
+/// Makes previews of what a sampler draws. A previewer changes nothing that the sampler reads, and never waits for a
+/// GPU's own work.
 class Previewer {
  public:
   using Deliver = std::function<void(const Image& picture)>;
 
-  /// Every rank of a drawing makes one for each batch. \param sampler, memory of the sampler's run. \param state of this
-  /// rank. \param family null unless pictures come to this rank, 0: its first previewer learns the colours from the
-  /// decoder, and waits for the device.
+  /// Every rank of a drawing makes one for each batch.
+  /// \param sampler memory of the sampler's run
+  /// \param state of this rank
+  /// \param family null on every rank but rank 0, to which previews come. Rank 0's first previewer learns the colours
+  /// from the decoder, and waits for the device.
   Previewer(Context& ctx, const SamplerPlan& plan, const SamplerMemory& sampler, const PreviewMemory& memory,
             PreviewState& state, const Family* family);
 
-  /// Every rank calls it after the same steps but the last: takes the clean picture that the step predicts, x - sigma * v,
-  /// and delivers it as soon as it has come home: on a GPU in arrived(). \param picture its place in the batch. \param step
-  /// from 0. \throws Error peer_failed
+  /// Takes the clean image that a step predicts, x - sigma * v, and delivers the image as soon as it has arrived on the
+  /// host: on a GPU in arrived(). Every rank calls it after the same steps, the last step excepted.
+  /// \param picture the image's place in the batch
+  /// \param step from 0
+  /// \throws Error peer_failed
   void after_step(size_t picture, int64_t step, Deliver deliver);
-  /// Delivers what was taken before the last step and has come, or is on the way behind work that is done.
+  /// Delivers what was taken before the last step and has arrived, or is on the way behind work that is done.
   void arrived();
 
  private:

@@ -1,4 +1,5 @@
-// Owns one rank of a process, with all that it keeps from one drawing to the next.
+// Owns one rank of a process, with all that the rank keeps from one drawing to the next. Engine makes the ranks; draw()
+// works on one.
 #pragma once
 
 #include <cstdint>
@@ -16,22 +17,22 @@
 
 namespace nostos {
 
-/// Prompt embeddings that outlive their drawing, f32 [rows, width] in host memory, by the token ids of their prompt: a
-/// prompt that comes again is not encoded again, which at another size and with another seed gives the same bits. Costs
-/// are bytes.
+/// Prompt embeddings that outlive their drawing, f32 [rows, width] in host memory, by the token ids of their prompt. A
+/// prompt that comes again is not encoded again. An embedding does not depend on size or seed, so the image has the
+/// same bits. The costs of the cache are bytes.
 using KeptCaptions = LruCache<std::vector<int32_t>, Tensor>;
 
-/// What a rank has of its process, which it may share with others.
+/// What a rank has of its process, and may share with other ranks of the process.
 struct RankProcess {
   Context& ctx;                      ///< with all the process's threads: for what one rank does while the others wait
   ModelParts& parts;                 ///< loaded and released by the leader while the others wait
   KeptCaptions* captions = nullptr;  ///< rank 0's; null: none are kept
 };
 
-/// A rank. The fields end in the opposite of their order: what is recorded in the memory before the links that it uses,
-/// these before the context.
+/// A rank. C++ destroys the fields in the opposite of their order: the memory with its recordings before the link that
+/// recordings use, and the link before the context.
 struct Rank {
-  /// \param context null: the rank draws with its process's
+  /// \param context null: the rank draws with the context of its process
   /// \param leads whether this rank is the one of its process that loads the model
   Rank(const RankProcess& process, std::unique_ptr<Context> context, bool leads)
       : process(process),
@@ -41,7 +42,7 @@ struct Rank {
         memory(ctx.device()),
         previews(ctx.device()) {}
 
-  /// \return whether the rank draws with a context beside its process's, as ranks do that share a model.
+  /// \return whether the rank has a context of its own beside its process's. Ranks that share a model have.
   bool shares_parts() const { return own_context != nullptr; }
 
   RankProcess process;

@@ -1,4 +1,5 @@
-// Owns how the ranks of a run are grouped: guidance halves, each a set of ranks that share one sequence.
+// Owns how the ranks of a run are grouped: the two branches of guidance ("halves"), each a set of ranks that share one
+// sequence. Each Drawing has one.
 #pragma once
 
 #include <memory>
@@ -9,16 +10,18 @@
 
 namespace nostos {
 
-/// Rank r of a run: r / (ring * ulysses) is its guidance half, the rest its place among the ranks of that half.
+/// Rank r of a run belongs to half r / (ring * ulysses); the remainder is the rank's place among the ranks of that
+/// half.
 class RankGroups {
  public:
-  /// \param world outlives this, and has parallelism.ranks() ranks.
+  /// \param world outlives the groups, and has parallelism.ranks() ranks
   RankGroups(Communicator& world, const Parallelism& parallelism);
 
   Communicator& world() const { return world_; }
   /// The ranks of this rank's half.
   const nn::SequenceRanks& sequence() const { return *sequence_; }
-  /// This rank and the one with the same share of the other half, in the halves' order; null without CFG parallelism.
+  /// This rank and the rank with the same share in the other half, in the order of the halves; null without CFG
+  /// parallelism.
   Communicator* halves() const { return halves_.get(); }
 
  private:

@@ -1,4 +1,5 @@
-// Owns what a rank keeps from one drawing to the next: the memory of its runs, and what was left in it.
+// Owns what a rank keeps from one drawing to the next: the memory of its runs, and what a drawing has left in that
+// memory. draw() lays every drawing out in it.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +30,8 @@ struct DrawingShape {
   friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
 };
 
-/// What a recorded encoding of prompts depends on: the tokens of each prompt, where the embeddings are, and where in the
-/// arena its other memory begins.
+/// What a recorded encoding of prompts depends on: the tokens of each prompt, where the embeddings are, and where in
+/// the arena the encoding's other memory begins.
 struct CaptionKey {
   std::vector<int64_t> lengths;
   const std::byte* embeddings = nullptr;
@@ -39,16 +40,17 @@ struct CaptionKey {
   friend auto operator<=>(const CaptionKey&, const CaptionKey&) = default;
 };
 
-/// Two arenas: one of captions and what makes them, one of all else. Drawings follow each
-/// other in them, laid out anew by each, so that a drawing that is no larger than one before allocates nothing, unless
-/// all of a long row of drawings were far smaller than that: then the memory shrinks.
+/// Two arenas: one of captions and what makes them, one of all else. Each drawing lays the arenas out anew. A drawing
+/// that is no larger than an earlier one allocates nothing. The memory shrinks once a long row of drawings were all far
+/// smaller than the memory.
 class RankMemory {
  public:
   explicit RankMemory(Device device) : captions_(device), rest_(device) {}
 
-  /// \return what `take(captions, rest)`, of two arenas, takes, in memory that is grown where it is too small. What a
-  /// drawing of another shape has left in the rest is forgotten.
-  /// \param make_room called with the bytes before memory is taken, while this has none. \throws Error out_of_memory
+  /// Grows the memory where it is too small, and forgets what a drawing of another shape has left in the second arena.
+  /// \param take called as take(captions, rest) with the two arenas; its result is returned
+  /// \param make_room called with the bytes before memory is taken, while the rank has none
+  /// \throws Error out_of_memory
   template <class Take, class MakeRoom>
   auto lay_out(const DrawingShape& shape, const Take& take, const MakeRoom& make_room) {
     Sizes needed = measure(take);
@@ -70,18 +72,18 @@ class RankMemory {
   size_t bytes() const { return bytes_; }
   /// \return what the last sampler left.
   SamplerLeft& left() { return left_; }
-  /// \return the recorded decode of picture `index` of the drawing; empty until the caller has recorded it.
+  /// \return the recorded decode of image `index` of the drawing; empty until the caller has recorded one.
   Graph& decode(size_t index) { return decodes_[index]; }
-  /// \return the recorded makings of captions, of whatever drawings.
+  /// \return the recorded encodings of prompts, of all drawings.
   LruCache<CaptionKey, Graph>& captions() { return recorded_captions_; }
-  /// \return whether a drawing has left anything.
+  /// \return whether a drawing has left anything in the memory.
   bool has_left() const { return left_.has_positions; }
   /// Forgets what the last sampler left, and recorded decodes.
   void forget() {
     left_ = {};
     decodes_.clear();
   }
-  /// Gives the memory back, and forgets what was left and recorded in it.
+  /// Gives the memory back, and forgets what was left and recorded there.
   void release() {
     forget();
     recorded_captions_.clear();
@@ -106,7 +108,8 @@ class RankMemory {
     return {captions.peak_bytes(), rest.peak_bytes()};
   }
 
-  /// \param needed becomes what is to be taken if there is. \return whether other memory is to be taken.
+  /// \param needed becomes the sizes to take, if other memory is to be taken
+  /// \return whether other memory is to be taken.
   bool must_move(Sizes& needed) {
     const Sizes there{captions_.capacity_bytes(), rest_.capacity_bytes()};
     if (there.captions < needed.captions || there.rest < needed.rest) {

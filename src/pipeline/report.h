@@ -1,4 +1,4 @@
-// Owns the last stage of a drawing: what it cost.
+// Owns the last stage of a drawing: the report of what the drawing cost.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,12 @@
 
 namespace nostos {
 
-/// On a process's leader: notes what weights are loaded now, if they are the most so far.
+/// On a process's leader: notes how much of the weights is loaded now, if that is the most so far. Stages call it when
+/// parts have been loaded.
 void report_weights(Drawing& drawing);
 
-/// Fills in times, and what every rank did, which rank 0 gets. All ranks call it. \param bytes_sent by this rank, to others
+/// Fills in the times, and on rank 0 what every rank did. All ranks call it.
+/// \param bytes_sent by this rank to other ranks
 void finish_report(Drawing& drawing, uint64_t bytes_sent);
 
 }  // namespace nostos

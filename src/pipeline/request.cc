@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "tensor/finite.h"
 #include "tensor/tensor.h"
 
 namespace nostos {
@@ -57,9 +58,7 @@ void require_fitting(const Latents& latents, const ResolvedRequest& resolved, co
   require(given.dtype() == DType::f32 && given.shape() == wanted, ErrorKind::invalid_input,
           "{}: tensor 'latents' is {} {}, this size wants F32 {}", latents.file, name(given.dtype()),
           to_string(given.shape()), to_string(wanted));
-  const float* const first = given.data<float>();
-  require(std::all_of(first, first + wanted.elements(), [](float value) { return std::isfinite(value); }),
-          ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers", latents.file);
+  require(is_finite(given), ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers", latents.file);
 }
 
 /// \return the number of nine decimals next to `value`.

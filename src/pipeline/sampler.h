@@ -1,4 +1,5 @@
-// Owns the denoising loop: flow-match Euler steps with classifier-free guidance.
+// Owns the denoising loop: flow-match Euler steps with classifier-free guidance. The denoising stage makes one Sampler
+// for each batch. What depends on a model's family a Denoiser does (families/family.h).
 #pragma once
 
 #include <array>
@@ -31,10 +32,11 @@ struct Guidance {
   friend bool operator==(const Guidance&, const Guidance&) = default;
 };
 
-/// The two prompts of a picture; there is no negative one without guidance.
+/// The two prompts of an image, and so the two branches of guidance: conditional (positive) and unconditional
+/// (negative). Without guidance there is no negative one.
 enum Side : size_t { kPositive, kNegative };
 
-/// One picture of a batch.
+/// One image of a batch.
 struct PicturePlan {
   Guidance guidance{};
   std::array<size_t, 2> captions{};  ///< which of the prompt embeddings; the negative of no meaning without guidance
@@ -42,11 +44,11 @@ struct PicturePlan {
   friend bool operator==(const PicturePlan&, const PicturePlan&) = default;
 };
 
-/// The denoising of a batch on one rank as far as it is known before anything is computed.
+/// What is known of the denoising of a batch on one rank before anything is computed.
 struct SamplerPlan {
   nn::SequenceParallel share;  ///< this rank's share of a picture
-  /// The ranks with the same share of the two guidance halves, of which each computes one; null where this rank
-  /// computes both.
+  /// The two ranks that have the same share of the tokens, each of which computes one branch of guidance; null where
+  /// this rank computes both branches.
   Communicator* halves = nullptr;
   Communicator* world = nullptr;  ///< of all ranks of the run; null where this one is alone
   Schedule schedule;
@@ -56,13 +58,13 @@ struct SamplerPlan {
   bool can_record = false;    ///< whether steps are recorded: as all ranks do, and not where weights are streamed
 
   int64_t steps() const { return static_cast<int64_t>(schedule.times.size()); }
-  /// \return whether this rank makes the predictions of `side`.
+  /// \return whether this rank computes the predictions of `side`.
   bool computes(Side side) const { return halves == nullptr || halves->rank() == static_cast<int>(side); }
-  /// \return the rows of the passes of picture `picture` on one rank, rounded up: the same on every rank.
+  /// \return the rows of the passes of image `picture` on one rank, rounded up. All ranks get the same number.
   int64_t rows_of(size_t picture) const;
 };
 
-/// Memory of a batch. Tokens are this rank's unless said.
+/// Memory of a batch. "Tokens" are this rank's tokens, unless the comment says otherwise.
 struct SamplerMemory {
   struct Picture {
     View tokens{};                   ///< f32 [tokens, patch width]: the state, in token layout through the whole loop
@@ -76,23 +78,25 @@ struct SamplerMemory {
   View all_tokens{}, all_squares{};            ///< of all ranks, of one picture after the other
   View gathered_tokens{}, gathered_squares{};  ///< room to gather them
 
-  /// Takes all but what take_scratch() takes. \param plan outlives the memory.
+  /// Takes all memory but what take_scratch() takes.
+  /// \param plan outlives the memory
   static SamplerMemory take(Arena& arena, const Family& family, const SamplerPlan& plan);
-  /// Takes memory of which nothing is expected when a run begins.
+  /// Takes memory whose contents need not last from one run to the next.
   void take_scratch(Arena& arena, const SamplerPlan& plan);
 };
 
-/// Scales `velocity` down so that the whole picture's norm is at most `ratio` times that of the positive prediction: the sums
-/// of all ranks' tokens (memory.token_squares) are added in the picture's own order on every rank, however they are dealt.
+/// Scales `velocity` down so that its norm over the whole image is at most `ratio` times the norm of the positive
+/// prediction. Every rank adds the sums of all tokens (memory.token_squares) in the order of the image, so the result
+/// does not depend on how tokens are dealt.
 /// \param velocity f32, this rank's tokens
 void cap_norm(Context& ctx, const nn::SequenceParallel& share, const SamplerMemory& memory, float ratio, View velocity);
 
-/// What a step makes of a picture, by the number of passes: none where nobody wants it any more.
+/// What a step does with an image, by the number of passes. `none`: nobody wants the image any more.
 enum class Prediction : uint8_t { none, plain, guided };
-/// The same of each picture of a batch.
+/// What a step does with each image of a batch.
 using StepKind = std::vector<Prediction>;
 
-/// What a sampler leaves to the next one that has the same plan, in the same memory.
+/// What a sampler leaves in its memory for the next sampler that has the same plan and the same memory.
 struct SamplerLeft {
   std::vector<int64_t> caption_tokens{};  ///< whose plan it was
   std::vector<PicturePlan> pictures{};
@@ -102,51 +106,54 @@ struct SamplerLeft {
   static constexpr size_t kMostSteps = 8;  ///< a client that cancels some of many pictures makes other kinds
 };
 
-/// Denoises a batch of pictures of one size, step by step, on one rank or as one of many. Each picture has the bits that
-/// it would have alone. Neither allocates GPU memory nor waits for the GPU.
+/// Denoises a batch of images of one size, step by step, on one rank or as one of many. Each image has the bits that it
+/// would have alone. A sampler neither allocates GPU memory nor waits for the GPU.
 ///
-/// On a GPU each kind of step runs once as it is and is recorded then, while the GPU works, if the plan says so; later steps launch the recording. What changes from step to step stands in fixed
-/// places, which are filled before.
+/// On a GPU, if the plan says so, each kind of step is recorded after it ran once, while the GPU works. Later steps
+/// launch the recording. What changes from step to step stands in fixed places, which the host fills before each step.
 class Sampler {
  public:
   /// \param captions whole prompt embeddings f32 [plan.caption_tokens, width]
-  /// \param left by the sampler before, empty unless its memory was this one; what the sampler refers to must outlive
-  /// it.
+  /// \param left what the sampler before has left; empty if that sampler had other memory. All that a sampler is given
+  /// by reference must outlive it.
   Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, std::span<const ConstView> captions,
           SamplerLeft& left);
 
-  /// Called before each step. \return of each picture whether it is still wanted: the same on every rank.
+  /// Called before each step.
+  /// \return of each image whether it is still wanted, the same on every rank.
   using Wanted = std::function<std::vector<bool>()>;
-  /// Called for each step with its number, from 1, and the milliseconds of the last one that is done: on the CPU this
-  /// one, on a GPU, where the host is one step ahead, the one before.
+  /// Called for each step with the step's number, from 1, and the milliseconds of the last step that is done. On the
+  /// CPU that is this step. On a GPU it is the step before, because the host is one step ahead.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
 
-  /// latents <- the schedule's end, from noise; the ranks meet at the end, but for the exchanges of each layer.
-  /// \param latents of each picture, f32 [channels, height, width], whole on every rank, in place; unspecified for one
-  /// that is not wanted to the end. \throws Error cancelled, peer_failed
+  /// latents <- the state at the schedule's end. Beside the exchanges of each layer, the ranks meet at the end alone.
+  /// \param latents of each image, f32 [channels, height, width], whole on every rank: first the initial state, then
+  /// the result. Unspecified for an image that is not wanted to the end.
+  /// \throws Error cancelled, peer_failed
   void run(std::span<const View> latents, const Wanted& wanted, const OnStep& on_step);
 
-  /// \return this rank's rows of a forward pass, the largest.
+  /// \return this rank's rows of the largest forward pass.
   int64_t rows() const;
   /// \return the time of each step.
   std::vector<Stopwatch> take_steps() { return std::move(steps_); }
-  /// \return floating-point operations of the matrix products of one guided step, all ranks together.
+  /// \return floating-point operations of the matrix products of one guided step, of all ranks together.
   double step_flop() const;
 
  private:
-  /// Enqueues a step by launching its recording, if there is one.
+  /// Enqueues a step, by launching the step's recording if there is one.
   void enqueue_step(int64_t step, const StepKind& kind);
-  /// Makes the factors and the change of sigma of `step` those of the step under way.
+  /// Makes `step` the step under way: its factors and its change of sigma.
   void select_step(int64_t step);
-  /// Guides and moves the tokens, for the step under way.
+  /// Applies guidance and moves the tokens, for the step under way.
   void finish_step(const StepKind& kind);
-  /// Runs this half's part of what the halves of guidance compute beside each other; on its first run the halves of GPUs
-  /// take turns, for what is loaded then must not be beside another half's exchanges (see NcclCommunicator).
+  /// Runs what this rank's branch of guidance computes beside the other branch. On the first run the branches on GPUs
+  /// take turns, because kernels are loaded then, which must not happen beside another rank's exchanges (see
+  /// NcclCommunicator).
   void run_half(bool is_first, const std::function<void()>& work);
-  /// Gives the predictions of this rank's half to the other, so that both take the same step.
+  /// Exchanges the predictions of the two branches, so that both ranks take the same step.
   void exchange_halves(const StepKind& kind);
   void guide(size_t picture);
-  /// Waits, without blocking on the GPU, until at most one step is under way, and tells on_step.
+  /// Waits, without blocking on the GPU, until at most one step is under way. Then calls on_step.
   void keep_one_ahead(int64_t step, const OnStep& on_step);
 
   Context& ctx_;

@@ -1,4 +1,4 @@
-// Owns the bfloat16 element and its exact conversions.
+// Owns the bfloat16 element and its conversions: exact, or rounded to nearest even.
 #pragma once
 
 #include <bit>

@@ -1,4 +1,4 @@
-// Owns element types and their names as safetensors and users write them.
+// Owns the element types of tensors: their sizes, and their names in safetensors files.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Owns a copy from a device to the host that nobody waits for.
+// Owns a copy from a device to the host that nobody waits for. Use it to look at values while the GPU works on, as
+// previews do.
 #pragma once
 
 #include "device/context.h"
@@ -7,17 +8,18 @@
 
 namespace nostos {
 
-/// Room on the host for one tensor at a time, and whether it has come.
+/// Room on the host for one tensor at a time, and whether the tensor has come.
 class Landing {
  public:
   explicit Landing(Device device) : device_(device), landed_(device) {}
 
-  /// Enqueues a copy of `from` on ctx.stream(); what came before is lost. Takes memory where there is too little.
+  /// Enqueues a copy of `from` on ctx.stream(). The tensor that came before is lost. Takes memory where there is too
+  /// little.
   /// \throws Error out_of_memory
   void fetch(Context& ctx, ConstView from);
   /// \return whether the last copy has come; true before the first.
   bool is_done() const { return landed_.is_done(); }
-  /// \return what came, once is_done(); it lives until the next fetch().
+  /// \return the tensor that came, once is_done(). The tensor lives until the next fetch().
   ConstView tensor() const { return {memory_.data(), dtype_, shape_}; }
 
  private:

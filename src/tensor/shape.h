@@ -1,4 +1,4 @@
-// Owns the extents of a dense row-major tensor.
+// Owns the extents of a dense row-major tensor, outermost first.
 #pragma once
 
 #include <array>

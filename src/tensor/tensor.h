@@ -1,4 +1,5 @@
-// Owns dense row-major tensors and the views that ops take.
+// Owns dense row-major tensors and the views that ops take. A Tensor owns its memory; a View refers to memory of a
+// Tensor, an Arena or a file.
 #pragma once
 
 #include <cstddef>
@@ -33,8 +34,8 @@ constexpr DType dtype_of() {
   }
 }
 
-/// A dense row-major tensor owned by somebody else; trivially copyable, null data when absent. `Byte` is std::byte or
-/// const std::byte.
+/// A dense row-major tensor that somebody else owns. A view is trivially copyable; its data is null where there is no
+/// tensor. `Byte` is std::byte or const std::byte.
 template <class Byte>
 class BasicView {
  public:

@@ -1,4 +1,5 @@
-// Owns copies between host memory and a context's device.
+// Owns copies between host memory and a context's device. A download never waits, an upload only where staging memory
+// is full.
 #pragma once
 
 #include "device/context.h"
@@ -6,12 +7,12 @@
 
 namespace nostos {
 
-/// Copies `host` to `to` on ctx's device, in the order of ctx.stream(). `host` may be reused at once. Waits only while
-/// staging memory is full of earlier copies still on their way (ctx.host_waits() counts it).
+/// Copies `host` to `to` on ctx's device, in the order of ctx.stream(). `host` may be reused at once. The call waits
+/// only while staging memory is full of earlier copies that are still on their way; ctx.host_waits() counts such waits.
 /// \param to of the same dtype and shape.
 void upload(Context& ctx, ConstView host, View to);
 
-/// Copies `from` on ctx's device to `host`, which is filled once ctx.synchronize() has returned and must live until
+/// Copies `from` on ctx's device to `host`. `host` is filled once ctx.synchronize() has returned, and must live until
 /// then.
 /// \param host of the same dtype and shape.
 void download(Context& ctx, ConstView from, View host);

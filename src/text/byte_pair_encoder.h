@@ -1,4 +1,5 @@
-// Owns byte-level byte-pair encoding: the merge table and its application to one word.
+// Owns byte-level byte-pair encoding: the merge table and its application to one word. Tokenizer calls it with the
+// words of the pre-tokenizer.
 #pragma once
 
 #include <array>
@@ -14,10 +15,11 @@ namespace nostos {
 /// Token text, in GPT-2's byte alphabet, to token id.
 using Vocabulary = std::unordered_map<std::string, int32_t>;
 
-/// Pairs of token texts in the order in which they are to be merged.
+/// Pairs of token texts, in the order in which pairs are merged.
 using MergeList = std::vector<std::pair<std::string, std::string>>;
 
-/// Merges the bytes of a word into tokens, always the leftmost of the pairs of lowest rank first. Immutable.
+/// Merges the bytes of a word into tokens. Of all pairs that could be merged, the pair of the lowest rank goes first,
+/// and of several such pairs the leftmost. Immutable.
 /// Source: Sennrich et al. (arXiv 1508.07909); the byte alphabet is GPT-2's.
 class BytePairEncoder {
  public:
@@ -25,7 +27,7 @@ class BytePairEncoder {
   /// \throws Error model if a byte's token or a merge's part or result is not in `vocabulary`, or a pair comes twice.
   BytePairEncoder(const Vocabulary& vocabulary, const MergeList& merges, std::string_view file);
 
-  /// Appends the token ids of `word` (any bytes, possibly none) to `ids`. Takes O(n log n) for n bytes.
+  /// Appends the token ids of `word` to `ids`. `word` may hold any bytes, or none. Takes O(n log n) for n bytes.
   void encode(std::string_view word, std::vector<int32_t>& ids) const;
 
  private:

@@ -1,4 +1,5 @@
-// Owns the pre-tokenizer: cutting text into words with the regular expression that the tokenizer's files name.
+// Owns the pre-tokenizer: it cuts text into words with the regular expression that the tokenizer's files name.
+// Tokenizer calls it before byte-pair encoding.
 #pragma once
 
 #include <memory>
@@ -17,12 +18,14 @@ extern const char* const kQwen2Pattern;
 class PreTokenizer {
  public:
   /// \param pattern in the syntax that Oniguruma (the `tokenizers` library's engine) and PCRE2 share; classes are
-  /// Unicode's. \param file names the origin of the pattern in errors. \throws Error model if the pattern does not
-  /// compile.
+  /// Unicode's.
+  /// \param file names the origin of the pattern in errors.
+  /// \throws Error model if the pattern does not compile.
   PreTokenizer(const std::string& pattern, std::string file);
 
-  /// \return the words of `text`, valid UTF-8, in order: every match and every gap between matches, together the whole
-  /// text (the `tokenizers` library's Split with behaviour "Isolated"). Views into `text`.
+  /// \param text valid UTF-8
+  /// \return the words of `text` in order, as views into `text`: every match and every gap between matches, together
+  /// the whole text. This is the `tokenizers` library's Split with behaviour "Isolated".
   /// \throws Error model if matching exceeds its work limit, which Qwen2's pattern cannot.
   std::vector<std::string_view> split(std::string_view text) const;
 

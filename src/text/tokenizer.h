@@ -1,4 +1,5 @@
-// Owns the tokenizer of the text encoder: Qwen2's byte-level BPE.
+// Owns the tokenizer of the text encoder: Qwen2's byte-level BPE. Load one for each model, and encode every prompt with
+// it.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@
 
 namespace nostos {
 
-/// Turns text into token ids as the Python `tokenizers` library does. Immutable; one object may serve many threads.
+/// Turns text into token ids as the Python `tokenizers` library does. A Tokenizer is immutable; one object may serve
+/// many threads.
 class Tokenizer {
  public:
   /// Reads the files of a checkpoint's tokenizer folder: tokenizer.json, or vocab.json + merges.txt +
@@ -22,12 +24,12 @@ class Tokenizer {
   /// \throws Error model if merges and vocabulary do not fit, or the pattern does not compile.
   explicit Tokenizer(TokenizerDefinition definition);
 
-  /// \return the token ids of `text`: added tokens are recognised by their exact text, the longest first; what lies
-  /// between is brought to NFC, cut into words and merged. Nothing is added in front or behind. Invalid UTF-8 is mended
-  /// first: see replace_invalid_utf8(). Takes O(n log n).
+  /// \return the token ids of `text`. Invalid UTF-8 is mended first: see replace_invalid_utf8(). Added tokens are
+  /// recognised by their exact text, the longest first. The text between added tokens is brought to NFC, cut into words
+  /// and merged. Nothing is added in front or behind. Takes O(n log n).
   std::vector<int32_t> encode(std::string_view text) const;
 
-  /// \return the largest id + 1: what the text encoder's embedding must have rows for.
+  /// \return the largest id + 1. The text encoder's embedding must have as many rows.
   int64_t vocabulary_size() const { return vocabulary_size_; }
 
  private:

@@ -336,8 +336,8 @@ TokenizerDefinition read_tokenizer_files(const std::filesystem::path& folder) {
   }
   if (!is_there("vocab.json")) {
     fail(ErrorKind::model,
-         "{}: holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have{}", folder.string(),
-         partial_download(folder));
+         "{}: holds neither tokenizer.json nor vocab.json, one of which a tokenizer folder must have{}",
+         folder.string(), partial_download(folder));
   }
   VocabularyFiles files{read_text(folder / "vocab.json"), read_text(folder / "merges.txt"),
                         read_text(folder / "tokenizer_config.json")};

@@ -1,4 +1,5 @@
-// Owns the reading of a checkpoint's tokenizer files into one checked definition.
+// Owns the reading of a checkpoint's tokenizer files into one checked definition. Tokenizer::load() calls it; the
+// parsers take texts, for tests and fuzzing.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@
 
 namespace nostos {
 
-/// A token that is recognised by its exact text wherever it stands, before normalization; "<|im_end|>" is one.
+/// A token that is recognised by its exact text wherever the text stands, before normalization. "<|im_end|>" is an
+/// added token.
 struct AddedToken {
   std::string content;
   int32_t id;
@@ -29,10 +31,10 @@ struct TokenizerDefinition {
 
 /// Reads `folder`/tokenizer.json or, where there is none, `folder`/vocab.json, merges.txt, tokenizer_config.json and,
 /// where that has no "added_tokens_decoder", added_tokens.json.
-/// \throws Error model naming file and field: missing, damaged, or asking for a feature other than Qwen2's.
+/// \throws Error model naming file and field, if one is missing or damaged, or asks for a feature other than Qwen2's.
 TokenizerDefinition read_tokenizer_files(const std::filesystem::path& folder);
 
-/// The texts of the files of the older layout.
+/// The texts of the files of the older layout, which has no tokenizer.json.
 struct VocabularyFiles {
   std::string vocabulary;                     ///< vocab.json
   std::string merges;                         ///< merges.txt
@@ -40,11 +42,15 @@ struct VocabularyFiles {
   std::optional<std::string> added_tokens{};  ///< added_tokens.json, where it is there: texts to ids
 };
 
-/// Reads the older layout from memory. \param folder stands for the files' place in errors. \throws Error model
+/// Reads the older layout from memory.
+/// \param folder stands for the files' place in errors.
+/// \throws Error model
 TokenizerDefinition parse_vocabulary_files(const VocabularyFiles& files, const std::filesystem::path& folder);
 
-/// Reads the text of a tokenizer.json of the `tokenizers` library. Its "truncation" and "padding" are ignored, as the
-/// Python pipelines replace them, and so is "decoder". \param file names the text in errors. \throws Error model
+/// Reads the text of a tokenizer.json of the `tokenizers` library. The fields "truncation" and "padding" are ignored,
+/// because the Python pipelines replace them. The field "decoder" is ignored, too.
+/// \param file names the text in errors.
+/// \throws Error model
 TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file);
 
 }  // namespace nostos

@@ -1,5 +1,6 @@
 // Owns the code points that the `tokenizers` library treats otherwise than PCRE2 10.42 and utf8proc 2.8, because the
-// Unicode versions behind them differ. Made and checked by tools/make_tokenizer_golden.py against tokenizers 0.23.
+// libraries follow different versions of Unicode. tools/make_tokenizer_golden.py makes and checks the tables against
+// tokenizers 0.23.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@ struct CodePointRange {
   uint32_t last;
 };
 
-/// Letters of Unicode 15 and 16, which the library's regular expressions know and PCRE2's (Unicode 14) do not.
+/// Letters of Unicode 15 and 16. The regular expressions of `tokenizers` know these letters; PCRE2's (Unicode 14) do
+/// not.
 inline constexpr CodePointRange kNewerLetters[] = {
     {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3}, {0x10D4A, 0x10D65},
     {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x1123F, 0x11240}, {0x11380, 0x11389}, {0x1138B, 0x1138B},
@@ -28,11 +30,12 @@ inline constexpr CodePointRange kNewerNumbers[] = {
     {0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x11F50, 0x11F59}, {0x16130, 0x16139},
     {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1D2C0, 0x1D2D3}, {0x1E4F0, 0x1E4F9}, {0x1E5F1, 0x1E5FA}};
 
-/// What PCRE2's \s matches and Unicode's White_Space, the library's \s, has not held since version 6.3.
+/// What PCRE2's \s matches, and the \s of `tokenizers` does not: Unicode's White_Space has not held it since version
+/// 6.3.
 inline constexpr CodePointRange kFormerSpaces[] = {{0x180E, 0x180E}};
 
-/// Combining marks younger than the library's normalization data, for which they neither reorder nor compose. U+11930
-/// is a vowel sign that composes since Unicode 13.
+/// Combining marks that are younger than the normalization data of `tokenizers`, which therefore neither reorders nor
+/// composes them. U+11930 is a vowel sign that composes since Unicode 13.
 inline constexpr CodePointRange kNewerMarks[] = {
     {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},   {0x0C3C, 0x0C3C},
     {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},
@@ -43,7 +46,8 @@ inline constexpr CodePointRange kNewerMarks[] = {
     {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE},
     {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}};
 
-/// \return whether `code_point` lies in one of `ranges`, which are sorted.
+/// \param ranges sorted
+/// \return whether `code_point` lies in one of `ranges`.
 template <std::size_t N>
 constexpr bool in_ranges(const CodePointRange (&ranges)[N], uint32_t code_point) {
   const auto* range = std::lower_bound(std::begin(ranges), std::end(ranges), code_point,

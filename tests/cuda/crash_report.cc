@@ -1,7 +1,7 @@
 // A library that gpu_check.sh loads into every process: one that crashes, be it at its very end, says where.
 //
-// Lines read PROGRAM(+0xOFFSET); `addr2line -Cfie PROGRAM 0xOFFSET` on the program as it was built, unstripped, names the
-// source.
+// Lines read PROGRAM(+0xOFFSET); `addr2line -Cfie PROGRAM 0xOFFSET` on the program as it was built, unstripped, names
+// the source.
 #include <execinfo.h>
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
-// Tests that a GPU lost in the middle of a drawing ends the process with a clear error. Each case is a process of its own,
-// which can do nothing else afterwards.
+// Tests that a GPU lost in the middle of a drawing ends the process with a clear error. Each case is a process of its
+// own, which can do nothing else afterwards.
 #include <gtest/gtest.h>
 
 #include <cstdio>

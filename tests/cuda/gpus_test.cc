@@ -1,5 +1,6 @@
-// Tests the promise on ranks with a GPU each: whatever their number and plan, the same picture, recorded or not; and that
-// a drawing that was given up leaves the GPUs connected anew. Without two GPUs one rank has the only one, through NCCL.
+// Tests the promise on ranks with a GPU each: whatever their number and plan, the same picture, recorded or not; and
+// that a drawing that was given up leaves the GPUs connected anew. Without two GPUs one rank has the only one, through
+// NCCL.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -141,7 +142,8 @@ TEST_F(CudaGpus, ADrawingThatWasGivenUpLeavesNoTrace) {
   }
 }
 
-// A longer caption of as many padded tokens needs more of rank 0's memory alone, which then forgets what it had recorded.
+// A longer caption of as many padded tokens needs more of rank 0's memory alone, which then forgets what it had
+// recorded.
 TEST_F(CudaGpus, LongerCaptionsOfTheSamePaddingDrawTheSame) {
   Engine engine(on_gpus({.ulysses = gpus()}));
   for (const char* prompt : {"A", "A", "A crowded beach, with", "A crowded beach, with", "A"}) {

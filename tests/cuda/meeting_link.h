@@ -22,7 +22,8 @@ struct Mail {
   std::map<std::pair<int, int>, std::deque<const std::byte*>> sent;  ///< by sender and receiver
 };
 
-/// Messages are copies on the receiver's stream, between two meetings of the GPU's streams: all are there, all are taken.
+/// Messages are copies on the receiver's stream, between two meetings of the GPU's streams: all are there, all are
+/// taken.
 class MeetingLink final : public GpuLink {
  public:
   /// \param memory of its own, not null

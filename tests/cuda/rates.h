@@ -22,8 +22,8 @@ inline double seconds_now() {
 }
 
 /// \return a tensor on the context's device of normally distributed values, mean 0 and deviation 1, that depend on the
-/// seed. The shape matters to the time: a card at its power limit multiplies uniform values faster, and a model's weights
-/// and activations are bell-shaped.
+/// seed. The shape matters to the time: a card at its power limit multiplies uniform values faster, and a model's
+/// weights and activations are bell-shaped.
 inline Tensor random_operand(Context& ctx, DType dtype, const Shape& shape, uint32_t seed) {
   constexpr int64_t kPattern = (1 << 20) + 7;  // no multiple of a row, so that rows differ
   Tensor host(Device{}, DType::f32, {kPattern}), made(ctx.device(), dtype, shape),

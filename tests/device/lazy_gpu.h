@@ -1,5 +1,5 @@
-// Owns a stand-in for a GPU that runs nothing before the host waits for it, and then the streams' work in any order that
-// streams and events allow: work that is not ordered shows.
+// Owns a stand-in for a GPU that runs nothing before the host waits for it, and then the streams' work in any order
+// that streams and events allow: work that is not ordered shows.
 #pragma once
 
 #include <cstddef>

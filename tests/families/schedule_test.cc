@@ -89,8 +89,9 @@ class SchedulerConfigFile : public testing::Test {
 
 TEST_F(SchedulerConfigFile, ReadsShiftAndTrainTimesteps) {
   const SchedulerConfig config = load_scheduler_config(write(
-      R"({"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.36.0", "num_train_timesteps": 500, "shift": 2.5,
-          "use_dynamic_shifting": false, "shift_terminal": null, "base_shift": 0.5, "time_shift_type": "exponential"})"));
+      R"({"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.36.0", "num_train_timesteps": 500,
+          "shift": 2.5, "use_dynamic_shifting": false, "shift_terminal": null, "base_shift": 0.5,
+          "time_shift_type": "exponential"})"));
   EXPECT_EQ(config.num_train_timesteps, 500);
   EXPECT_EQ(config.shift, 2.5);
 }

@@ -1,5 +1,5 @@
-// Fuzzes flags from outside: a TOML file of `--config`, and the same bytes as the value of each kind of flag on the command
-// line. They are refused as bad input, or every flag has a value that it may have.
+// Fuzzes flags from outside: a TOML file of `--config`, and the same bytes as the value of each kind of flag on the
+// command line. They are refused as bad input, or every flag has a value that it may have.
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <optional>

@@ -1,5 +1,5 @@
-// Fuzzes the record of a drawing, which pictures of strangers carry: any text is refused, or gives a record that is written
-// and read back as it is.
+// Fuzzes the record of a drawing, which pictures of strangers carry: any text is refused, or gives a record that is
+// written and read back as it is.
 #include <cstdint>
 #include <string>
 #include <string_view>

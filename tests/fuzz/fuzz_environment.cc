@@ -1,4 +1,5 @@
-// Fuzzes what the program reads of its surroundings at the start: the control groups' files, and the launcher's variables.
+// Fuzzes what the program reads of its surroundings at the start: the control groups' files, and the launcher's
+// variables.
 #include <cstdint>
 #include <optional>
 #include <string>

@@ -1,4 +1,5 @@
-// Fuzzes what the server does with a client's bytes once HTTP is read: the target, the JSON body, the fields of each API.
+// Fuzzes what the server does with a client's bytes once HTTP is read: the target, the JSON body, the fields of each
+// API.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

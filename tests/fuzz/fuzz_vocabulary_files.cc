@@ -1,5 +1,5 @@
-// Fuzzes the tokenizer's older layout. The input: a byte that chooses one of the files, and the text that replaces it in
-// a small sound set of vocab.json, merges.txt, tokenizer_config.json and added_tokens.json.
+// Fuzzes the tokenizer's older layout. The input: a byte that chooses one of the files, and the text that replaces it
+// in a small sound set of vocab.json, merges.txt, tokenizer_config.json and added_tokens.json.
 #include <array>
 #include <cstdint>
 #include <cstdlib>

@@ -16,7 +16,8 @@
 namespace nostos::test {
 namespace {
 
-// Measured on a Zen 5 CPU (AVX-512) and with oneDNN limited to AVX2: at most 3.5e-6 (final latents). The bound is the project's promise.
+// Measured on a Zen 5 CPU (AVX-512) and with oneDNN limited to AVX2: at most 3.5e-6 (final latents). The bound is the
+// project's promise.
 constexpr double kTolerance = 1e-4;
 
 struct Param {

@@ -48,7 +48,8 @@ class VaeShards : public testing::TestWithParam<Case> {
   const autoencoder_kl::Autoencoder& vae() { return parts_->autoencoder(ctx_); }
 
   /// Decodes this rank's rows into their place in `whole`; all ranks use the weights that one of them packed.
-  /// \return the sums of the last group norm, of all rows: the picture alone, being float32, would not show their order.
+  /// \return the sums of the last group norm, of all rows: the picture alone, being float32, would not show their
+  /// order.
   static std::vector<double> decode(Context& ctx, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards,
                                     ConstView latents, View whole,
                                     int64_t stripe_bytes = autoencoder_kl::kStripeBytes) {

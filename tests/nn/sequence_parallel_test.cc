@@ -1,5 +1,5 @@
-// Tests that attention over rows dealt to ranks gives the bits of one rank, and sends what the plan says. Built twice: with
-// the CPU's backend, and with one that attends to heads as they lie token-major.
+// Tests that attention over rows dealt to ranks gives the bits of one rank, and sends what the plan says. Built twice:
+// with the CPU's backend, and with one that attends to heads as they lie token-major.
 #include "nn/sequence_parallel.h"
 
 #include <fmt/format.h>

@@ -20,8 +20,8 @@ Tensor noise(uint64_t seed, const Shape& shape) {
   return made;
 }
 
-// Measured on the host: 2.4e-7 on these goldens of an H200, 4.8e-7 on 4 x 13 seeds and sizes up to 4,194,304 values of an
-// H100; the difference is the last bit of the logarithm.
+// Measured on the host: 2.4e-7 on these goldens of an H200, 4.8e-7 on 4 x 13 seeds and sizes up to 4,194,304 values of
+// an H100; the difference is the last bit of the logarithm.
 TEST(PhiloxNormal, WithinOneMillionthOfTorch) {
   const char* moved = std::getenv("NOSTOS_SOURCE_DIR");  // of a program that was carried to another machine
   const std::string root = moved != nullptr ? moved : NOSTOS_SOURCE_DIR;

@@ -268,8 +268,8 @@ TEST(ThreadRanks, ATimeOutBlamesNoRankThatWaitsItself) {
 }
 
 TEST(ThreadRanks, ATimeOutCountsFromTheLastArrival) {
-  // Each rank comes 0.25 s after the one before: 1.75 s in all, which is more than the limit, but never half of it without an
-  // arrival. A machine so busy that it was more may fail the ranks, and then they try again.
+  // Each rank comes 0.25 s after the one before: 1.75 s in all, which is more than the limit, but never half of it
+  // without an arrival. A machine so busy that it was more may fail the ranks, and then they try again.
   constexpr int kRanks = 8, kStepMs = 250, kTries = 5;
   constexpr double kTimeoutS = 1.25;
   for (int i = 1;; ++i) {

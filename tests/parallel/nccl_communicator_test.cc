@@ -235,8 +235,8 @@ TEST(GpuRanks, NoRankLeavesAnExchangeBeforeItsPeersHaveEnqueuedIt) {
   });
 }
 
-// Or a rank could wait, somewhere, for the GPU of a peer whose messages wait for this rank: also one that this rank has no
-// messages for, and one of another group.
+// Or a rank could wait, somewhere, for the GPU of a peer whose messages wait for this rank: also one that this rank has
+// no messages for, and one of another group.
 TEST(GpuRanks, NoRankEnqueuesAnExchangeBeforeAllHaveCome) {
   constexpr int kWorld = 4;
   Wires wires(kWorld);

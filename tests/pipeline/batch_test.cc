@@ -74,7 +74,8 @@ GenerationRequest request(const std::string& prompt, uint64_t seed, double guida
   return made;
 }
 
-/// Captions of three lengths and one that is cut, each kind of guidance, several pictures, a crop, shared and own negative prompts.
+/// Captions of three lengths and one that is cut, each kind of guidance, several pictures, a crop, shared and own
+/// negative prompts.
 std::vector<GenerationRequest> unlike_requests(bool all_guided) {
   const std::string longer = "a long prompt of more than thirty-two tokens, so that it is padded to another length";
   std::vector<GenerationRequest> made{request("two red apples", 42, 3), request(longer, 7, all_guided ? 2 : 0),
@@ -144,8 +145,8 @@ TEST(Batches, GuidanceHalvesDrawThemAsAlone) {
   for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(true), precision, ways);
 }
 
-// A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows. The pictures of the first request are more than fit;
-// the last batch holds the second's too, whose captions are longer.
+// A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows. The pictures of the first request are more than
+// fit; the last batch holds the second's too, whose captions are longer.
 TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
   std::vector<GenerationRequest> requests{request("two red apples", 3, 3),
                                           request("a prompt that is longer than the other one, by a few words", 8, 0)};
@@ -174,8 +175,8 @@ TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
   }
 }
 
-// On one rank the passes of so large a picture run one after the other, on three at once; captions as long as each other
-// share the image before them, others do not.
+// On one rank the passes of so large a picture run one after the other, on three at once; captions as long as each
+// other share the image before them, others do not.
 TEST(Batches, PassesApartDrawTheSameAsPassesAtOnce) {
   for (const Precision precision : precisions()) {
     for (const char* negative : {"rain", "a long prompt of more than thirty-two tokens, padded to another length"}) {
@@ -194,8 +195,8 @@ TEST(Batches, PassesApartDrawTheSameAsPassesAtOnce) {
   }
 }
 
-// Three guided pictures of 128x128 have just over the rows that are computed at once on a rank of three, and just under them
-// on one whose tokens are fewer: all ranks count the same.
+// Three guided pictures of 128x128 have just over the rows that are computed at once on a rank of three, and just under
+// them on one whose tokens are fewer: all ranks count the same.
 TEST(Batches, RanksAgreeOnTheBatchesOfPicturesThatTheirOwnRowsWouldSplitUnlike) {
   GenerationRequest three = request("two red apples", 3, 3);
   three.height = three.width = 128;

@@ -146,7 +146,8 @@ TEST(MemoryOptions, StreamForOneRankOnAGpuAlone) {
   EXPECT_NE(refusal({.limit_bytes = 5}, {}, 1).find("--memory-limit"), std::string::npos);
 }
 
-// Ranks that share a model read its plan while one of them has room made: under any pressure it is the first one, or none.
+// Ranks that share a model read its plan while one of them has room made: under any pressure it is the first one, or
+// none.
 TEST(MemoryPlan, OfRanksThatShareAModelNeverChanges) {
   const auto plan_of = [](int64_t ranks, size_t available) -> std::optional<MemoryPlan> {
     const MemoryOptions options = resolve_memory({MemoryMode::automatic}, {DeviceKind::cuda, 0}, ranks);

@@ -1,4 +1,5 @@
-// Tests the memory that a rank keeps between drawings, and that drawings with the same contexts leave each other no trace.
+// Tests the memory that a rank keeps between drawings, and that drawings with the same contexts leave each other no
+// trace.
 #include "pipeline/rank_memory.h"
 
 #include <fmt/format.h>

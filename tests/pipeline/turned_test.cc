@@ -1,5 +1,5 @@
-// Tests that nothing confuses height and width: one engine draws landscape, portrait and landscape again, in every way that
-// an engine can draw.
+// Tests that nothing confuses height and width: one engine draws landscape, portrait and landscape again, in every way
+// that an engine can draw.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Owns the seam to the CUDA runtime: the calls that the rest of the room is built on, without a CUDA header. A build
-// without CUDA links a stand-in whose every call that can fail throws Error device.
+// without CUDA links a stand-in; every call of the stand-in that can fail throws Error device.
 #pragma once
 
 #include <cstddef>
@@ -42,11 +42,11 @@ std::byte* allocate(int index, size_t bytes);
 /// Waits for the GPU's work, as cudaFree does. Null is allowed.
 void release(int index, std::byte* memory) noexcept;
 
-/// \return page-locked host memory, which the GPU copies from and to by itself. \throws Error out_of_memory
+/// \return page-locked host memory, from and to which the GPU copies by itself. \throws Error out_of_memory
 std::byte* allocate_pinned(size_t bytes);
 void release_pinned(std::byte* memory) noexcept;
 
-/// \return how often this process has taken GPU memory or page-locked memory so far: a run that is warm takes none.
+/// \return how often this process has taken GPU memory or page-locked memory so far. A warm run takes none.
 int64_t allocations();
 
 /// \return a stream of GPU `index` that does not wait for the default stream.

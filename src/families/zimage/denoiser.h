@@ -1,4 +1,5 @@
-// Owns the memory and the order of a Z-Image step: which images are refined, and the passes that share them.
+// Owns the memory and the order of a Z-Image step: which images are refined, and which passes share a refined image.
+// Model::take_denoiser() makes one for each batch.
 #pragma once
 
 #include <span>
@@ -8,10 +9,10 @@
 
 namespace nostos::zimage {
 
-/// Refines each image once for all passes whose captions are as long, which see it at the same positions.
+/// Refines each image once for all passes with captions of one length: such passes see the image at the same positions.
 class TransformerDenoiser final : public Denoiser {
  public:
-  /// Arguments are Family::take_denoiser()'s.
+  /// The arguments are those of Family::take_denoiser().
   TransformerDenoiser(Arena& arena, const Model& model, const DenoiserPlan& plan);
 
   void take_scratch(Arena& arena, std::span<const DenoisePass> passes) override;
@@ -23,14 +24,14 @@ class TransformerDenoiser final : public Denoiser {
   double flop(std::span<const DenoisePass> passes) const override;
 
  private:
-  /// Images to be refined, by a pass that reads each, and of every pass which of them it reads.
+  /// Images to be refined, each named by a pass that reads it; and for every pass the image that the pass reads.
   struct Images {
     std::vector<size_t> passes;
     std::vector<size_t> of_pass;
   };
   Images images_of(std::span<const DenoisePass> passes) const;
-  /// Lays out the memory of a step, phase by phase, all at once or pass by pass: calls refine(first, count, scratch,
-  /// refined) for images, then forward(first, count, scratch, refined) for passes.
+  /// Lays out the memory of a step, phase by phase, all passes at once or pass by pass. Calls refine(first, count,
+  /// scratch, refined) for images, then forward(first, count, scratch, refined) for passes.
   template <class Refine, class Forward>
   void lay_out(Arena& arena, std::span<const DenoisePass> passes, const Images& images, const Refine& refine,
                const Forward& forward) const;

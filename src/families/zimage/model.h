@@ -1,4 +1,5 @@
-// Owns a Z-Image model: its configs, its tokenizer, and its three parts (Qwen3 text encoder, transformer, VAE).
+// Owns a Z-Image model: its configs, its tokenizer, and its three parts (Qwen3 text encoder, transformer, VAE). Change
+// it to add a part to Z-Image; its networks are in models/zimage, models/qwen3 and models/autoencoder_kl.
 #pragma once
 
 #include <array>
@@ -15,17 +16,19 @@
 
 namespace nostos::zimage {
 
-/// Classes of model_index.json; the pipelines from images have the same parts.
+/// Classes of model_index.json. The pipelines that start from images have the same parts.
 inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
                                                             "ZImageInpaintPipeline"};
 
-/// \return the shape of the model in a folder, from its configs. \throws Error model naming file and field
+/// \return the shape of the model in `folder`, from its configs.
+/// \throws Error model naming file and field
 ModelShape read_shape(const std::filesystem::path& folder);
 
-/// The family's own view of a model, with its networks by their types; the pipeline sees the Family alone.
+/// A Z-Image model with its networks by their types. The pipeline sees the Family alone.
 class Model : public Family {
  public:
-  /// Reads every config and the tokenizer, and checks all weights; loads none. \throws Error model naming file and field
+  /// Reads every config and the tokenizer, and checks all weights. Loads no weights.
+  /// \throws Error model naming file and field
   Model(Context& ctx, const FamilyOptions& options);
 
   DType dtype() const override { return options_.dtype; }
@@ -34,7 +37,7 @@ class Model : public Family {
   const autoencoder_kl::Config& vae_config() const { return vae_config_; }
   const SchedulerConfig& scheduler_config() const { return scheduler_config_; }
 
-  /// Networks, which must be loaded.
+  /// The networks. Each must be loaded when it is asked for.
   const qwen3::Encoder& encoder() const { return encoder_->get(); }
   const Transformer& transformer() const { return transformer_->get(); }
   const autoencoder_kl::Autoencoder& autoencoder() const { return autoencoder_->get(); }
@@ -44,7 +47,7 @@ class Model : public Family {
   std::span<ModelPart* const> parts() const override { return parts_; }
   const StageParts& stage_parts() const override { return stage_parts_; }
   std::pair<int64_t, int64_t> largest_product() const override;
-  /// A synthetic model without a tokenizer gets one token a byte.
+  /// A synthetic model without a tokenizer makes one token of each byte.
   PromptTokens tokenize(std::string_view prompt, int64_t max_tokens = 512) const override;
   Shape embedding_shape(int64_t tokens) const override;
   std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const int64_t> lengths,

@@ -1,4 +1,5 @@
-// Owns the way from a prompt's tokens to a Z-Image caption: the text encoder's features, refined by the transformer.
+// Owns the way from a prompt's tokens to Z-Image's prompt embedding ("caption"): the text encoder's features, refined
+// by the transformer. Model::take_prompts() makes one for each batch of prompts.
 #pragma once
 
 #include <span>
@@ -8,10 +9,10 @@
 
 namespace nostos::zimage {
 
-/// Pass 0 encodes prompts, pass 1 embeds and refines their features. The embeddings are those of Transformer::refine().
+/// Pass 0 encodes the prompts. Pass 1 embeds and refines the features of pass 0, by Transformer::refine().
 class CaptionEncoding final : public PromptEncoding {
  public:
-  /// Takes the features. Arguments are Family::take_prompts()'s.
+  /// Takes the memory of the features. The arguments are those of Family::take_prompts().
   CaptionEncoding(Arena& arena, const Model& model, std::span<const int64_t> lengths, View captions);
 
   void take_scratch(Arena& arena) override;
