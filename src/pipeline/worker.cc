@@ -106,7 +106,7 @@ Worker::Worker(Context& ctx, Communicator& world, const Parallelism& parallelism
       parallelism_(parallelism),
       groups_(world, parallelism),
       memory_(ctx.state<RankMemory>()) {
-  world.order_with(ctx.stream());
+  world.device().order_with(ctx.stream());
 }
 
 template <class Work>
@@ -171,7 +171,7 @@ std::vector<Generation> Worker::draw(std::span<const ResolvedRequest> requests, 
   } catch (...) {
     // What is under way would write into the memory of the next drawing, and into results that are gone.
     memory_.forget();
-    groups_.world().abandon_work(ctx_);
+    groups_.world().device().abandon_work(ctx_);
     if (leads_) process_.ctx.abandon_work();
     memory_.release();
     throw;
@@ -296,7 +296,7 @@ void Worker::plan() {
   groups_.world().all_reduce_sum(std::span<int64_t>(counts));
   const auto& [fresh, streaming] = counts;
   if (fresh > 0) memory_.forget();
-  can_record_ = ctx_.device().kind == DeviceKind::cuda && groups_.world().can_record() && streaming == 0;
+  can_record_ = ctx_.device().kind == DeviceKind::cuda && groups_.world().device().can_record() && streaming == 0;
   for (SamplerPlan& each : plans_) each.can_record = can_record_;
   report_.arena_bytes = memory_.bytes();
 }
@@ -574,7 +574,7 @@ void Worker::preview(Previewer& previewer, std::span<const PicturePlace> batch, 
 
 void Worker::run_recorded(Graph& recorded, const std::function<void()>& work) {
   Communicator& world = groups_.world();
-  if (recorded) return world.enqueue_together([&] { recorded.launch(ctx_); });
+  if (recorded) return world.device().enqueue_together([&] { recorded.launch(ctx_); });
   work();
   if (can_record_ && !process_.parts.draws_once()) recorded = Graph::record(ctx_, work);
 }
@@ -625,7 +625,7 @@ void Worker::decode() {
     }
     download(ctx_, invalid, host_view(invalid_pictures));
   });
-  groups_.world().synchronize(ctx_, "pictures");
+  groups_.world().device().synchronize(ctx_, "pictures");
   // Ranks that fail together can go on together.
   std::vector<int64_t> ranks_with_invalid(invalid_pictures.begin(), invalid_pictures.end());
   groups_.world().all_reduce_sum(std::span(ranks_with_invalid));

@@ -115,7 +115,8 @@ inline void overlapping(Communicator& comm, int rounds, size_t max_bytes) {
   }
 }
 
-/// Rank p contributes p * 1000 + 1 bytes in even rounds and, zero among them, p * 7 % 3 bytes in odd ones; in place or from outside.
+/// Rank p contributes p * 1000 + 1 bytes in even rounds and, zero among them, p * 7 % 3 bytes in odd ones; in place or
+/// from outside.
 inline void all_gather(Communicator& comm, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     std::vector<size_t> sizes;

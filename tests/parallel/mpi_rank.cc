@@ -82,7 +82,8 @@ void run_mode(const std::string& mode, Communicator& comm) {
     sleep_ms(1500);
     comm.barrier();
   } else if (mode == "throw-with-a-send-that-is-met-late") {
-    // Rank 0 has posted its receive before the failure, and lets MPI progress only when the sender's buffer is long gone.
+    // Rank 0 has posted its receive before the failure, and lets MPI progress only when the sender's buffer is long
+    // gone.
     constexpr size_t kBytes = 64 << 20;  // of its own pages, which the system takes back at once
     std::vector<std::byte> received(comm.rank() == 0 ? kBytes : 0);
     comm.barrier();
