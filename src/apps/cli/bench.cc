@@ -17,6 +17,7 @@
 #include "apps/cli/request_warnings.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "pipeline/engine.h"
 
@@ -95,11 +96,7 @@ void add_run(Timings& timings, const RunReport& report, double total_ms) {
 }
 
 /// \return FNV-1a of the picture's bytes: whether two runs have drawn the same.
-std::string digest(const Image& image) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const uint8_t byte : image.rgb) hash = (hash ^ byte) * 0x100000001b3;
-  return fmt::format("{:016x}", hash);
-}
+std::string digest(const Image& image) { return fmt::format("{:016x}", fnv1a(image.rgb)); }
 
 ordered_json result_json(const std::string& model, const std::string& precision, const GenerationRequest& request,
                          const BenchFlags& flags, int64_t warmup, const Timings& timings, const Generation& drawn,
