@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "device/device.h"
 
@@ -16,19 +17,18 @@ class Buffer {
   Buffer() = default;
   /// \throws Error out_of_memory naming the size if the device cannot give `bytes`; device if there is no such device.
   Buffer(Device device, size_t bytes);
-  ~Buffer();
-  Buffer(Buffer&& other) noexcept;
-  Buffer& operator=(Buffer&& other) noexcept;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
 
-  std::byte* data() const { return data_; }
-  size_t size_bytes() const { return bytes_; }
-  Device device() const { return device_; }
+  std::byte* data() const { return data_.get(); }
+  size_t size_bytes() const { return data_ ? bytes_ : 0; }
+  Device device() const { return data_.get_deleter().device; }
 
  private:
-  Device device_;
-  std::byte* data_ = nullptr;
+  struct Release {
+    Device device;
+    void operator()(std::byte* data) const noexcept;
+  };
+
+  std::unique_ptr<std::byte, Release> data_;
   size_t bytes_ = 0;
 };
 

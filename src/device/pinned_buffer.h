@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "device/device.h"
 
@@ -14,16 +15,17 @@ class PinnedBuffer {
   PinnedBuffer() = default;
   /// \throws Error out_of_memory
   PinnedBuffer(Device device, size_t bytes);
-  ~PinnedBuffer();
-  PinnedBuffer(PinnedBuffer&& other) noexcept;
-  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept;
 
-  std::byte* data() const { return data_; }
-  size_t size_bytes() const { return bytes_; }
+  std::byte* data() const { return data_.get(); }
+  size_t size_bytes() const { return data_ ? bytes_ : 0; }
 
  private:
-  Device device_;
-  std::byte* data_ = nullptr;
+  struct Release {
+    Device device;
+    void operator()(std::byte* data) const noexcept;
+  };
+
+  std::unique_ptr<std::byte, Release> data_;
   size_t bytes_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "device/cuda/runtime.h"
 #include "device/device.h"
@@ -16,9 +17,6 @@ class Event {
  public:
   /// \param timed whether elapsed_ms() will be asked for. \throws Error device
   explicit Event(Device device = {}, bool timed = false);
-  ~Event();
-  Event(Event&& other) noexcept;
-  Event& operator=(Event&& other) noexcept;
 
   /// Marks the work enqueued on `stream` so far.
   void record(Stream& stream);
@@ -28,11 +26,15 @@ class Event {
   static float elapsed_ms(const Event& begin, const Event& end);
 
   /// \return the cudaEvent_t; null on the CPU.
-  CUevent_st* handle() const { return handle_; }
+  CUevent_st* handle() const { return handle_.get(); }
 
  private:
-  Device device_;
-  CUevent_st* handle_ = nullptr;
+  struct Destroy {
+    Device device;
+    void operator()(CUevent_st* event) const noexcept { cuda::destroy_event(device.index, event); }
+  };
+
+  std::unique_ptr<CUevent_st, Destroy> handle_;
 };
 
 /// Work of one device that runs in order.
@@ -40,22 +42,23 @@ class Stream {
  public:
   /// \throws Error device
   explicit Stream(Device device);
-  ~Stream();
-  Stream(Stream&& other) noexcept;
-  Stream& operator=(Stream&& other) noexcept;
 
   /// Work enqueued on this stream from now on begins after `event`.
   void wait(const Event& event);
   /// Copies between any two of the device's memory and PinnedBuffers, in the order of the stream.
   void copy(std::byte* to, const std::byte* from, size_t bytes);
 
-  Device device() const { return device_; }
+  Device device() const { return handle_.get_deleter().device; }
   /// \return the cudaStream_t; null on the CPU.
-  CUstream_st* handle() const { return handle_; }
+  CUstream_st* handle() const { return handle_.get(); }
 
  private:
-  Device device_;
-  CUstream_st* handle_ = nullptr;
+  struct Destroy {
+    Device device;
+    void operator()(CUstream_st* stream) const noexcept { cuda::destroy_stream(device.index, stream); }
+  };
+
+  std::unique_ptr<CUstream_st, Destroy> handle_;
 };
 
 }  // namespace nostos

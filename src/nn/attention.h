@@ -66,9 +66,9 @@ struct AttentionRows {
   bool accumulate = false;  ///< whether the result is added to what stands there
 };
 
-/// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all of
-/// itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there are
-/// any.
+/// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all
+/// of itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there
+/// are any.
 /// \param shape without a causal mask and grouped heads where a sequence is sharded or has several streams.
 /// \param streams weights of all rows, or of each stream of the sequences' segments, whose heads attend together.
 /// \param s for these sequences. \throws Error peer_failed

@@ -18,8 +18,8 @@ namespace nostos::nn {
 /// ops::split_heads_rope() does with a layer's projections. \param groups of as many tokens as there are rows
 using SplitHeads = std::function<void(parallel::Range rows, std::span<const ops::HeadGroup> groups)>;
 
-/// Ranks that reach one another's memory: the kernel that splits heads writes each to where its owner attends to it, and
-/// attention writes each row's result to the row's owner. No message is sent.
+/// Ranks that reach one another's memory: the kernel that splits heads writes each to where its owner attends to it,
+/// and attention writes each row's result to the row's owner. No message is sent.
 struct SharedMemoryExchange {
   View packed;  ///< [the group's rows, 3, this rank's heads, head_dim]: the peers write into it
 

@@ -21,8 +21,8 @@ struct FeedForwardScratch {
   static FeedForwardScratch take(Arena& arena, const GatedShape& shape, int64_t tokens, DType dtype);
 };
 
-/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32, or
-/// ops::product_dtype() if not accumulating [tokens, hidden].
+/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32,
+/// or ops::product_dtype() if not accumulating [tokens, hidden].
 void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,
                   bool accumulate = false);
 

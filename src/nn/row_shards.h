@@ -13,8 +13,9 @@
 
 namespace nostos::nn {
 
-/// This rank's slab of an image. parallel::split() deals the rows of its coarsest resolution; at `scale` each of them is
-/// `scale` image rows. Ranks beyond the rows hold none and still make every call. On one rank nothing is copied or sent.
+/// This rank's slab of an image. parallel::split() deals the rows of its coarsest resolution; at `scale` each of them
+/// is `scale` image rows. Ranks beyond the rows hold none and still make every call. On one rank nothing is copied or
+/// sent.
 ///
 /// A *whole* tensor has room for the rows of all ranks (its outermost axis is a multiple of rows(): image rows, or
 /// tokens), of which a rank computes its own. A *slab* has the own rows between those of the neighbours, its halo: one
@@ -43,7 +44,8 @@ class RowShards {
   /// Fills the halo of `slab` [slab_rows, ...] with the neighbours' outermost own rows. One message a neighbour.
   /// \throws Error peer_failed
   void exchange_halo(const Context& ctx, View slab) const;
-  /// \return zero padding with which a 3x3 convolution of a slab gives its own rows: where the image ends, not the slab.
+  /// \return zero padding with which a 3x3 convolution of a slab gives its own rows: where the image ends, not the
+  /// slab.
   Padding padding() const { return {1 - above(), 1, 1 - below(), 1}; }
 
   /// Fills each whole tensor with the rows of all ranks, in the image's order; the own rows stand in place already. One

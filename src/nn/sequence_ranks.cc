@@ -11,8 +11,8 @@ namespace {
 
 using parallel::Range;
 
-/// Rows travel without being packed where they lie in so few runs: an image by the token plan is one, by a cut along the
-/// height two, and by one along the width as many as it has rows of tokens; each segment beside it is one more.
+/// Rows travel without being packed where they lie in so few runs: an image by the token plan is one, by a cut along
+/// the height two, and by one along the width as many as it has rows of tokens; each segment beside it is one more.
 constexpr size_t kMaxRuns = 4;
 
 std::vector<int> consecutive(int first, int stride, int count) {

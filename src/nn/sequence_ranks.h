@@ -1,5 +1,5 @@
-// Owns the ranks that share one sequence, and which of its heads and rows each holds: what the exchanges around attention
-// go by.
+// Owns the ranks that share one sequence, and which of its heads and rows each holds: what the exchanges around
+// attention go by.
 #pragma once
 
 #include <cstdint>

@@ -24,8 +24,8 @@ struct SegmentRows {
 
 /// One sequence whose rows are dealt to the ranks: what this rank holds, and attention over all of it.
 ///
-/// Without a ring every rank attends with whole heads over keys in the order of the undealt sequence, so its results are
-/// those of one rank, bit for bit. With a ring they differ by rounding.
+/// Without a ring every rank attends with whole heads over keys in the order of the undealt sequence, so its results
+/// are those of one rank, bit for bit. With a ring they differ by rounding.
 class ShardedSequence {
  public:
   using Range = parallel::Range;

@@ -9,7 +9,7 @@ namespace nostos::nn {
 bool SharedMemoryExchange::serves(const SequenceGroup& group, Device device, DType dtype) {
   size_t runs = 0;
   for (const SequenceGroup::Member& member : group.members) runs += member.into_group.size();
-  return PackedExchange::serves(group, device, dtype) && group.peers().shares_memory(device) &&
+  return PackedExchange::serves(group, device, dtype) && group.peers().device().shares_memory(device) &&
          runs <= ops::kMostRowTargets;
 }
 

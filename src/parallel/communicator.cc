@@ -1,9 +1,6 @@
 // Implements the checks of every exchange and the collectives made of it, for all backends.
 #include "parallel/communicator.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -12,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "parallel/waiting.h"
 
 namespace nostos {
 namespace {
@@ -40,6 +38,10 @@ BasicByteView<Byte> BasicByteView<Byte>::part(Part part) const {
 
 template struct BasicByteView<std::byte>;
 template struct BasicByteView<const std::byte>;
+
+bool HostRankDevice::can_record() const { return messages_.world() == 1; }
+
+void HostRankDevice::check_peers() { messages_.exchange("a look at the other ranks", {}, {}).wait(); }
 
 Communicator::Communicator(int rank, int world)
     : rank_(rank), world_(world), everyone_(static_cast<size_t>(std::max(world, 0))) {
@@ -259,11 +261,6 @@ std::unique_ptr<Operation> SelfCommunicator::start(const char*, std::span<const 
   return nullptr;
 }
 
-void throw_peer_failed(const CommunicatorFailure& failure, int self) {
-  if (failure.rank == self) fail(ErrorKind::peer_failed, "this rank ({}) ended the run: {}", self, failure.reason);
-  fail(ErrorKind::peer_failed, "rank {} failed: {}", failure.rank, failure.reason);
-}
-
 std::string describe(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
@@ -272,10 +269,6 @@ std::string describe(const std::exception_ptr& error) {
   } catch (...) {
     return "it threw something that is no std::exception";
   }
-}
-
-std::string rank_list(std::span<const int> ranks) {
-  return fmt::format("{} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "));
 }
 
 }  // namespace nostos

@@ -1,10 +1,10 @@
-// Owns the one interface through which ranks exchange bytes; the code above never asks which backend serves it.
+// Owns the one interface through which ranks exchange bytes; the code above never asks which backend serves it. What
+// ranks do together with their devices stands beside it, in RankDevice.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,7 +13,7 @@
 
 #include "device/context.h"
 #include "device/device.h"
-#include "device/stream.h"
+#include "parallel/rank_device.h"
 #include "tensor/tensor.h"
 
 namespace nostos {
@@ -149,34 +149,14 @@ class Communicator {
   /// Returns once every rank has called it.
   void barrier();
 
-  /// Orders exchanges of this rank's device buffers with the work on `stream`, which outlives the communicator: they
-  /// begin after what was enqueued before the call, and what is enqueued after wait() comes after them. Without a
-  /// stream only host buffers can be exchanged.
-  virtual void order_with(Stream& stream) { static_cast<void>(stream); }
+  /// \return what these ranks do together with their devices. One of a group is that of all its parent's ranks.
+  virtual RankDevice& device() = 0;
 
-  /// \return whether a Graph can record exchanges of device buffers: the host takes no part in them. One rank has none.
-  virtual bool can_record() const { return world_ == 1; }
-
-  /// Context::synchronize() for work that exchanges with the other ranks. Every rank calls it, and where GPUs wait for one
-  /// another it ends with an error if a rank never comes. \throws Error peer_failed, internal
-  virtual void synchronize(Context& ctx, const char* reason) { ctx.synchronize(reason); }
-
-  /// Context::abandon_work() likewise: ends what would wait for other ranks for ever. What was recorded of exchanges is
-  /// gone before. Afterwards the communicator serves no exchange of device buffers.
-  virtual void abandon_work(Context& ctx) noexcept { ctx.abandon_work(); }
-
-  /// Runs `enqueue`, which enqueues exchanges that were recorded. Every rank calls it, and returns when all have enqueued.
-  /// \throws Error peer_failed, what `enqueue` throws
-  virtual void enqueue_together(const std::function<void()>& enqueue) { enqueue(); }
-
-  /// \return whether what runs on this rank's device can write to memory of the others' devices at the address that it has
-  /// there; the same on all ranks.
-  virtual bool shares_memory(Device device) const { return static_cast<void>(device), false; }
-
-  /// Orders what the ranks' streams (of order_with()) write into one another's memory, where they share it: what is
-  /// enqueued after the call comes after all that any rank had enqueued before, and sees what that wrote. Every rank
-  /// calls it; none waits for its device.
-  /// \param written what this rank has written to others since the last, which counts as sent. \throws Error peer_failed
+  /// Orders what the ranks' streams (RankDevice::order_with()) write into one another's memory, where they share it:
+  /// what is enqueued after the call comes after all that any rank had enqueued before, and sees what that wrote. Every
+  /// rank calls it; none waits for its device.
+  /// \param written what this rank has written to others since the last, which counts as sent. \throws Error
+  /// peer_failed
   void fence(const char* name, Traffic written = {});
   /// The same; besides, the hosts tell one another where memory lies. \return `own` of every rank.
   template <class T>
@@ -185,16 +165,6 @@ class Communicator {
     if (world_ > 1) start_fence(name, everyone_, everyone_, host_bytes(std::span(&own, 1)), host_bytes(std::span(all)));
     return all;
   }
-
-  /// Says whether this rank's device has work that may write to the others' memory, which they free only when it is done:
-  /// after a failure they call wait_for_writers().
-  virtual void set_writing(bool writing) { static_cast<void>(writing); }
-  /// Returns once no rank is writing, or after ten seconds.
-  virtual void wait_for_writers() noexcept {}
-
-  /// To be called again and again by a rank that polls for its device's work, which may wait for other ranks. Any rank may
-  /// call it alone. \throws Error peer_failed
-  virtual void check_peers() { exchange("a look at the other ranks", {}, {}).wait(); }
 
   /// Makes every rank's pending and later calls throw Error peer_failed with this rank and `reason`. The first of
   /// several aborts counts.
@@ -241,8 +211,8 @@ class Communicator {
 };
 
 /// Some ranks of a communicator as a world of their own, numbered in the order of `ranks`: rings, head groups, guidance
-/// halves. Shares the parent's abort, its waits for devices and recorded exchanges, which are for all of the parent's ranks,
-/// and its order of messages: two ranks that meet in several groups exchange in the same order in all of them.
+/// halves. Shares the parent's abort and device, which are for all of the parent's ranks, and its order of messages:
+/// two ranks that meet in several groups exchange in the same order in all of them.
 class GroupCommunicator final : public Communicator {
  public:
   enum class Pace {
@@ -252,12 +222,7 @@ class GroupCommunicator final : public Communicator {
   /// \param ranks parent ranks, each once, the caller's among them. \throws Error internal otherwise
   GroupCommunicator(Communicator& parent, std::vector<int> ranks, Pace pace = Pace::own);
   void abort(std::string_view reason) noexcept override { parent_.abort(reason); }
-  bool can_record() const override { return parent_.can_record(); }
-  void synchronize(Context& ctx, const char* reason) override { parent_.synchronize(ctx, reason); }
-  void abandon_work(Context& ctx) noexcept override { parent_.abandon_work(ctx); }
-  void enqueue_together(const std::function<void()>& enqueue) override { parent_.enqueue_together(enqueue); }
-  void check_peers() override { parent_.check_peers(); }
-  bool shares_memory(Device device) const override { return parent_.shares_memory(device); }
+  RankDevice& device() override { return parent_.device(); }
 
  protected:
   void start_fence(const char* name, std::span<const int> members, std::span<const int> callers, ConstByteView own,
@@ -283,29 +248,19 @@ class SelfCommunicator final : public Communicator {
  public:
   SelfCommunicator() : Communicator(0, 1) {}
   void abort(std::string_view reason) noexcept override;
+  RankDevice& device() override { return device_; }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                    std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
 
  private:
+  HostRankDevice device_{*this};
   std::string reason_;
   bool aborted_ = false;
 };
 
-/// Why a communicator no longer works.
-struct CommunicatorFailure {
-  int rank = 0;  ///< the rank at fault
-  std::string reason;
-};
-
-/// Throws Error peer_failed with the failing rank and its reason, as rank `self` tells it.
-[[noreturn]] void throw_peer_failed(const CommunicatorFailure& failure, int self);
-
 /// \return the message of `error`, for abort().
 std::string describe(const std::exception_ptr& error);
-
-/// \return "rank 3" or "ranks 1, 3".
-std::string rank_list(std::span<const int> ranks);
 
 }  // namespace nostos

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <thread>
@@ -11,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "parallel/waiting.h"
 
 namespace nostos {
 namespace {
@@ -20,19 +22,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kCauseTime{1000};  // for the ranks to name the cause of a broken link
 constexpr std::chrono::milliseconds kDrainTime{2000};  // for the work of a rank that fails to end by itself
 
-/// Yields at first, then sleeps: what is short ends soon, what is long leaves the processor to others.
-class Poll {
- public:
-  void pause() {
-    if (++turns_ <= 1000)
-      std::this_thread::yield();
-    else
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
-
- private:
-  int turns_ = 0;
-};
+Backoff poll_pauses() { return {1000, 50}; }
 
 /// An empty message needs no GPU at either end.
 template <class Message>
@@ -87,6 +77,7 @@ NcclCommunicator::NcclCommunicator(Communicator& host, std::unique_ptr<PeerMemor
       memory_(std::move(memory)),
       link_(std::move(link)),
       exceptions_(std::uncaught_exceptions()) {
+  check(memory_ == nullptr || writers() != nullptr, "ranks that share memory tell one another when they write");
   connect();
 }
 
@@ -140,7 +131,8 @@ void NcclCommunicator::abandon_work(Context& ctx) noexcept {
     Event done(ctx.device());
     done.record(ctx.stream());
     const auto deadline = Clock::now() + kDrainTime;
-    for (Poll poll; !done.is_done() && Clock::now() < deadline; poll.pause()) host_->check_peers();
+    for (Backoff poll = poll_pauses(); !done.is_done() && Clock::now() < deadline; poll.pause())
+      host_->device().check_peers();
   } catch (const std::exception& error) {
     log_debug("rank {} leaves its exchanges: {}", rank(), error.what());
   }
@@ -150,11 +142,11 @@ void NcclCommunicator::abandon_work(Context& ctx) noexcept {
   // What this rank frees next, others may write to until they have heard of the failure.
   abort_with_cause();
   try {
-    host_->set_writing(false);
+    writers()->set_writing(false);
   } catch (const std::exception& error) {
     log_debug("rank {} still counts as writing: {}", rank(), error.what());
   }
-  host_->wait_for_writers();
+  writers()->wait_for_writers();
 }
 
 void NcclCommunicator::synchronize(Context& ctx, const char* reason) {
@@ -163,7 +155,7 @@ void NcclCommunicator::synchronize(Context& ctx, const char* reason) {
     done.record(ctx.stream());
     wait_together("the end of the GPUs' work", [&done] { return done.is_done(); });
   });
-  if (memory_) host_->set_writing(false);
+  if (memory_) writers()->set_writing(false);
   ctx.synchronize(reason);
 }
 
@@ -195,7 +187,7 @@ std::unique_ptr<Operation> NcclCommunicator::start(const char* name, std::span<c
 
 void NcclCommunicator::enqueue_together(const std::function<void()>& enqueue) {
   guarded([&] {
-    if (memory_) host_->set_writing(true);
+    if (memory_) writers()->set_writing(true);
     meet("recorded exchanges", everyone());
     enqueue();
     meet("recorded exchanges", everyone());
@@ -206,7 +198,7 @@ void NcclCommunicator::start_fence(const char* name, std::span<const int> member
                                    ConstByteView own, ByteView all) {
   check(shares_memory(link_->device()) && compute_ != nullptr, "GPUs that share memory have a stream to order it with");
   guarded([&] {
-    host_->set_writing(true);
+    writers()->set_writing(true);
     const Messages messages = to_members(members, own, all);
     host_->exchange(name, messages.sends, messages.receives).wait();
     meet(name, callers);
@@ -216,7 +208,7 @@ void NcclCommunicator::start_fence(const char* name, std::span<const int> member
 }
 
 void NcclCommunicator::check_peers() {
-  guarded([this] { host_->check_peers(); });
+  guarded([this] { host_->device().check_peers(); });
 }
 
 /// Returns once the hosts of all `callers` have called it.
@@ -244,9 +236,9 @@ void NcclCommunicator::copy(ByteView to, ConstByteView from) {
 
 /// Waits until the link has enqueued what it was given. All ways are open: this takes no peer.
 void NcclCommunicator::await_link() {
-  Poll poll;
+  Backoff poll = poll_pauses();
   while (!link_->is_ready()) {
-    host_->check_peers();
+    host_->device().check_peers();
     poll.pause();
   }
 }
@@ -254,15 +246,14 @@ void NcclCommunicator::await_link() {
 /// Waits until `is_done` on every rank. The ranks meet at the end, and before it in every half of the time-out, so that
 /// the host's time-out finds one that is missing and blames none that still waits for its GPU.
 void NcclCommunicator::wait_together(const char* name, const std::function<bool()>& is_done) {
-  constexpr double kForeverS = 1e9;  // keeps the deadline within the clock's range
-  const double round_s = options_.timeout_s > 0 ? std::min(options_.timeout_s / 2, kForeverS) : kForeverS;
+  // A time-out of 0 waits for ever.
+  const auto round = clock_duration(options_.timeout_s > 0 ? options_.timeout_s / 2 : HUGE_VAL);
   std::vector<std::byte> all(static_cast<size_t>(world()));
   for (;;) {
-    const auto deadline =
-        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(round_s));
+    const auto deadline = Clock::now() + round;
     bool done = is_done();
-    for (Poll poll; !done && Clock::now() < deadline; done = is_done()) {
-      host_->check_peers();
+    for (Backoff poll = poll_pauses(); !done && Clock::now() < deadline; done = is_done()) {
+      host_->device().check_peers();
       poll.pause();
     }
     const std::byte own{done};
@@ -290,7 +281,7 @@ void NcclCommunicator::end_with(const std::exception_ptr& error) {
   end_links();
   const auto deadline = Clock::now() + kCauseTime;
   while (Clock::now() < deadline) {
-    host_->check_peers();
+    host_->device().check_peers();
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   host_->abort(describe(error));

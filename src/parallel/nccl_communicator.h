@@ -26,13 +26,13 @@ namespace nostos {
 /// the hosts that make an exchange meet before any of them enqueues it, and again when all have: between the two
 /// they call CUDA for nothing else.
 ///
-/// Where all ranks are threads of one process, and each GPU reaches all others' memory, kernels may write there, too, in the
-/// order that fence() gives.
+/// Where all ranks are threads of one process, and each GPU reaches all others' memory, kernels may write there, too,
+/// in the order that fence() gives.
 ///
 /// A failure of any rank ends the messages under way on this GPU, so that freeing their buffers does not wait for ever.
-/// It is noticed wherever this rank starts an exchange, waits in synchronize() or calls check_peers(); a rank that fails
-/// by itself calls abandon_work() or abort() before the buffers of its exchanges under way are freed.
-class NcclCommunicator final : public Communicator {
+/// It is noticed wherever this rank starts an exchange, waits in synchronize() or calls check_peers(); a rank that
+/// fails by itself calls abandon_work() or abort() before the buffers of its exchanges under way are freed.
+class NcclCommunicator final : public Communicator, public RankDevice {
  public:
   /// Connects the GPUs; every rank of `host` calls it. \param host outlives this; its time-out is that of `options`.
   /// \throws Error device without NCCL or such a GPU; peer_failed if a rank fails or stays away
@@ -44,10 +44,11 @@ class NcclCommunicator final : public Communicator {
 
   /// From now on the ranks, which stay the same, meet on `host`. The one before may be gone.
   void meet_on(Communicator& host);
-  /// Ends the link whether or not the peers do, while nothing is under way; the host may be gone. All that is left to do
-  /// is to destroy this.
+  /// Ends the link whether or not the peers do, while nothing is under way; the host may be gone. All that is left to
+  /// do is to destroy this.
   void leave() noexcept { end_links(); }
 
+  RankDevice& device() override { return *this; }
   void order_with(Stream& stream) override { compute_ = &stream; }
   bool can_record() const override { return true; }
   /// Returns once the work of all ranks is done.
@@ -57,6 +58,7 @@ class NcclCommunicator final : public Communicator {
   void enqueue_together(const std::function<void()>& enqueue) override;
   void check_peers() override;
   bool shares_memory(Device device) const override { return memory_ != nullptr && device == link_->device(); }
+  WriterBoard* writers() override { return host_->device().writers(); }
 
  protected:
   void start_fence(const char* name, std::span<const int> members, std::span<const int> callers, ConstByteView own,

@@ -37,8 +37,8 @@ class GpuLink {
 /// \return whether this build has NCCL.
 bool built_with_nccl();
 
-/// \return whether a link that was aborted is still ending, on a thread of its own: the process must then end by _Exit(), so
-/// that this thread does not meet what is left of the libraries.
+/// \return whether a link that was aborted is still ending, on a thread of its own: the process must then end by
+/// _Exit(), so that this thread does not meet what is left of the libraries.
 bool is_ending_a_link();
 
 /// Begins to connect the GPU `gpu` with those of all ranks of `host`; every rank calls it, each with a GPU of its own.

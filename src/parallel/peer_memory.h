@@ -10,9 +10,10 @@
 
 namespace nostos {
 
-/// One rank's end of GPUs whose kernels reach all of their memory, for ranks with a GPU each. Ranks can meet on one GPU, too,
-/// for tests, as long as nothing that waits stands in one of its queues before what it waits for: branches of several
-/// ranks' recorded steps may share one, and so may more streams than the GPU has queues. Used by one host thread.
+/// One rank's end of GPUs whose kernels reach all of their memory, for ranks with a GPU each. Ranks can meet on one
+/// GPU, too, for tests, as long as nothing that waits stands in one of its queues before what it waits for: branches of
+/// several ranks' recorded steps may share one, and so may more streams than the GPU has queues. Used by one host
+/// thread.
 class PeerMemory {
  public:
   /// As abort(): what others still wait for comes to an end. All that was enqueued is done, or the peers are gone.
@@ -26,7 +27,8 @@ class PeerMemory {
   virtual void abort() noexcept = 0;
 };
 
-/// Lets the kernels of `gpu` reach the memory of the GPUs of all ranks of `host`, and theirs its own; every rank calls it.
+/// Lets the kernels of `gpu` reach the memory of the GPUs of all ranks of `host`, and theirs its own; every rank calls
+/// it.
 /// \return null, on all ranks, if there is one rank, one that is another process, or a GPU that another cannot reach.
 /// \throws Error device, peer_failed
 std::unique_ptr<PeerMemory> open_peer_memory(Communicator& host, Device gpu);

@@ -38,8 +38,8 @@ struct TcpConnection {
 /// \return the established connections of this process, whoever made them.
 std::vector<TcpConnection> tcp_connections();
 
-/// Watches processes of this host through the kernel's handles of them (none before Linux 5.3), and those of other hosts
-/// through connections that are there anyway and that only the end of the process closes.
+/// Watches processes of this host through the kernel's handles of them (none before Linux 5.3), and those of other
+/// hosts through connections that are there anyway and that only the end of the process closes.
 class PeerWatch {
  public:
   PeerWatch(std::span<const ProcessIdentity> processes, int self);
@@ -47,13 +47,13 @@ class PeerWatch {
   PeerWatch(const PeerWatch&) = delete;
   PeerWatch& operator=(const PeerWatch&) = delete;
 
-  /// Watches process `rank` through each of this process's connections `own` that is one of `theirs` seen from the other
-  /// end. The watch has descriptors of its own for them: whoever made a connection may close it, and its number may come
-  /// to be another's.
+  /// Watches process `rank` through each of this process's connections `own` that is one of `theirs` seen from the
+  /// other end. The watch has descriptors of its own for them: whoever made a connection may close it, and its number
+  /// may come to be another's.
   void add_connections(int rank, std::span<const TcpConnection> own, std::span<const TcpConnection> theirs);
 
-  /// Starts a thread that calls `on_end` once, with the first process that ends. Nothing is added from here on. Where the
-  /// system refuses to watch, a warning says so.
+  /// Starts a thread that calls `on_end` once, with the first process that ends. Nothing is added from here on. Where
+  /// the system refuses to watch, a warning says so.
   void start(std::function<void(int rank)> on_end);
   /// Ends that thread, once on_end has returned if it is under way, and lets go of all processes and connections.
   void stop();

@@ -55,7 +55,8 @@ struct AxisCut {
 
 /// One rank's part. A rank that holds nothing has zero counts and takes part in every collective with zero rows.
 struct Share {
-  /// Token plan: of the padded native sequence. Axis plan: of the exchanged one, which is the ranks' rows in rank order.
+  /// Token plan: of the padded native sequence. Axis plan: of the exchanged one, which is the ranks' rows in rank
+  /// order.
   Range rows{};
   /// Axis plan: the tokens held. Token plan: the fewest whole grid rows that hold them.
   Rectangle bounds{};
@@ -103,8 +104,8 @@ std::vector<Range> split(int64_t count, int64_t parts);
 /// \throws Error invalid_input unless grid, ranks, heads, patch and pad_multiple are all at least 1
 ShardPlan make_plan(const PlanRequest& request);
 
-/// \return the rank's computed rows as indices into the padded native sequence of one rank, in the rank's own order: the
-/// fewest runs, none empty. Index n < grid tokens is the token in row n / width, column n % width; pads follow.
+/// \return the rank's computed rows as indices into the padded native sequence of one rank, in the rank's own order:
+/// the fewest runs, none empty. Index n < grid tokens is the token in row n / width, column n % width; pads follow.
 std::vector<Range> native_runs(const ShardPlan& plan, int64_t rank);
 
 /// \return share.bounds in latent elements.
@@ -122,8 +123,8 @@ struct ExchangeBytes {
 };
 
 /// Ulysses: q, k and v of a rank's rows go to the ranks that own the heads, the attention output comes back. With T_r
-/// computed rows (share.active(), and its part of what stands beside the image, which split() deals) and H_r heads on rank r, T and H in
-/// all, head width D and E bytes an element:
+/// computed rows (share.active(), and its part of what stands beside the image, which split() deals) and H_r heads on
+/// rank r, T and H in all, head width D and E bytes an element:
 ///
 ///     qkv_sent        = 3 T_r (H - H_r) D E        qkv_received    = 3 (T - T_r) H_r D E
 ///     output_sent     = (T - T_r) H_r D E          output_received = T_r (H - H_r) D E

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "parallel/waiting.h"
 
 namespace nostos {
 namespace {
@@ -218,9 +219,7 @@ class ThreadOperation final : public Operation {
   }
 
   void wait_until_done(std::unique_lock<std::mutex>& lock) {
-    constexpr double kForeverS = 1e9;  // keeps the deadline within the clock's range
-    const auto timeout =
-        std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::min(timeout_s_, kForeverS)));
+    const auto timeout = clock_duration(timeout_s_);
     auto deadline = Clock::now() + timeout;
     int64_t done = 0;
     bool renewed = false;
@@ -247,22 +246,19 @@ class ThreadOperation final : public Operation {
     }
   }
 
-  /// Fails everybody, naming the ranks that have not come, unless all have (a long copy is under way). A rank that waits
-  /// itself is a victim like this one: if all do, they get the time to name the culprit, once.
+  /// Fails everybody, naming the ranks that have not come, unless all have (a long copy is under way). A rank that
+  /// waits itself is a victim like this one: if all do, they get the time to name the culprit, once.
   void give_up_on_absent(bool waited_for_others) {
     std::vector<int> missing;
     for (const End& end : ends_)
       if (end.state == End::State::open) missing.push_back(end.peer);
     if (missing.empty()) return;
-    std::sort(missing.begin(), missing.end());
-    missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+    missing = distinct(std::move(missing));
     std::vector<int> absent = missing;
     std::erase_if(absent, [this](int rank) { return world_.ranks[rank].waiting; });
     if (absent.empty() && !waited_for_others) return;
     if (!absent.empty()) missing = absent;
-    world_.fail_all(rank_, {missing.front(),
-                            fmt::format("{} did not come to {} within {} s (rank {} waited)",
-                                        missing.size() == 1 ? "it" : rank_list(missing), name_, timeout_s_, rank_)});
+    world_.fail_all(rank_, absence(missing, name_, timeout_s_, rank_));
     throw_peer_failed(*world_.failure, rank_);
   }
 
@@ -275,10 +271,13 @@ class ThreadOperation final : public Operation {
   std::vector<End> ends_;
 };
 
-class ThreadCommunicator final : public Communicator {
+class ThreadCommunicator final : public Communicator, private HostRankDevice, private WriterBoard {
  public:
   ThreadCommunicator(ThreadWorld& world, int rank, const CommunicatorOptions& options)
-      : Communicator(rank, world.world()), world_(world), options_(options) {}
+      : Communicator(rank, world.world()),
+        HostRankDevice(static_cast<Communicator&>(*this)),
+        world_(world),
+        options_(options) {}
 
   void abort(std::string_view reason) noexcept override {
     std::string text;
@@ -290,31 +289,7 @@ class ThreadCommunicator final : public Communicator {
     std::lock_guard lock(world_.mutex);
     world_.fail_all(rank(), {rank(), std::move(text)});
   }
-  void order_with(Stream& stream) override { stream_ = &stream; }
-  bool shares_memory(Device device) const override { return reaches(device); }
-
-  void set_writing(bool writing) override {
-    const std::lock_guard lock(world_.mutex);
-    self().is_writing = writing;
-  }
-
-  void wait_for_writers() noexcept override {
-    constexpr std::chrono::seconds kMost{10};
-    const auto deadline = Clock::now() + kMost;
-    const auto are_some = [this] {
-      const std::lock_guard lock(world_.mutex);
-      return std::ranges::any_of(world_.ranks, &ThreadWorld::Rank::is_writing);
-    };
-    while (are_some() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
-
-  void abandon_work(Context& ctx) noexcept override {
-    if (!is_writing()) return ctx.abandon_work();
-    abort_with_cause();
-    ctx.abandon_work();
-    set_writing(false);
-    wait_for_writers();
-  }
+  RankDevice& device() override { return *this; }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
@@ -352,6 +327,33 @@ class ThreadCommunicator final : public Communicator {
   }
 
  private:
+  void order_with(Stream& stream) override { stream_ = &stream; }
+  bool shares_memory(Device device) const override { return reaches(device); }
+  WriterBoard* writers() override { return this; }
+
+  void set_writing(bool writing) override {
+    const std::lock_guard lock(world_.mutex);
+    self().is_writing = writing;
+  }
+
+  void wait_for_writers() noexcept override {
+    constexpr std::chrono::seconds kMost{10};
+    const auto deadline = Clock::now() + kMost;
+    const auto are_some = [this] {
+      const std::lock_guard lock(world_.mutex);
+      return std::ranges::any_of(world_.ranks, &ThreadWorld::Rank::is_writing);
+    };
+    while (are_some() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+
+  void abandon_work(Context& ctx) noexcept override {
+    if (!is_writing()) return ctx.abandon_work();
+    abort_with_cause();
+    ctx.abandon_work();
+    set_writing(false);
+    wait_for_writers();
+  }
+
   ThreadWorld::Rank& self() { return world_.ranks[rank()]; }
   bool is_writing() {
     const std::lock_guard lock(world_.mutex);

@@ -147,7 +147,7 @@ void decode(Drawing& drawing, std::span<const PicturePlace> places, std::span<co
   std::vector<int32_t> invalid(places.size(), 0);
   std::vector<Image> drawn;
   drawing.timed("vae_decode", ctx, [&] { drawn = decode_own_rows(drawing, places, states, memory, invalid); });
-  drawing.world().synchronize(ctx, "pictures");
+  drawing.world().device().synchronize(ctx, "pictures");
   // Ranks that fail together can go on together.
   std::vector<int64_t> ranks_with_invalid(invalid.begin(), invalid.end());
   drawing.world().all_reduce_sum(std::span(ranks_with_invalid));

@@ -121,7 +121,7 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   const auto& [fresh, streaming] = counts;
   if (fresh > 0) rank_memory.forget();
   drawing.can_record =
-      drawing.ctx().device().kind == DeviceKind::cuda && drawing.world().can_record() && streaming == 0;
+      drawing.ctx().device().kind == DeviceKind::cuda && drawing.world().device().can_record() && streaming == 0;
   for (SamplerPlan& sampler : plan.samplers) sampler.can_record = drawing.can_record;
   drawing.report.arena_bytes = rank_memory.bytes();
   return memory;
@@ -154,7 +154,7 @@ std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism&
                              std::span<const ResolvedRequest> requests, std::span<const Progress> progress) {
   check(!requests.empty() && requests.size() == progress.size(), "each request has its progress");
   require_drawable(requests, parallelism);
-  world.order_with(rank.ctx.stream());
+  world.device().order_with(rank.ctx.stream());
   const uint64_t bytes_sent_before = world.traffic().bytes;
   // What blocks watch ends all ranks wherever they are; of several requests, ranks must agree on which go on.
   const std::atomic<bool>* const flag = requests.size() == 1 ? progress.front().cancel : nullptr;
@@ -168,7 +168,7 @@ std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism&
   } catch (...) {
     // What is under way would write into the memory of the next drawing, and into results that are gone.
     rank.memory.forget();
-    world.abandon_work(rank.ctx);
+    world.device().abandon_work(rank.ctx);
     if (rank.leads) rank.process.ctx.abandon_work();
     rank.memory.release();
     throw;

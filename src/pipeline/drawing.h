@@ -66,7 +66,7 @@ class Drawing {
   /// \param recorded is forgotten before the memory that `work` uses is given back
   template <class Work>
   void run_recorded(Graph& recorded, const Work& work) {
-    if (recorded) return world().enqueue_together([&] { recorded.launch(ctx()); });
+    if (recorded) return world().device().enqueue_together([&] { recorded.launch(ctx()); });
     work();
     if (can_record && !parts().draws_once()) recorded = Graph::record(ctx(), work);
   }

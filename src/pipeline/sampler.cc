@@ -159,7 +159,7 @@ void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
   const bool is_first = known == left_.steps.end();
   if (!is_first && known->second) {
     const auto launch = [&] { known->second.launch(ctx_); };
-    return plan_.world == nullptr ? launch() : plan_.world->enqueue_together(launch);
+    return plan_.world == nullptr ? launch() : plan_.world->device().enqueue_together(launch);
   }
   const std::vector<DenoisePass> passes = own_passes(plan_, memory_, kind);
   run_half(is_first, [&] { memory_.denoiser->predict(ctx_, passes); });
@@ -206,7 +206,7 @@ void Sampler::keep_one_ahead(int64_t step, const OnStep& on_step) {
   while (before != nullptr && !before->is_done()) {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
     ctx_.throw_if_cancelled();
-    if (plan_.world != nullptr) plan_.world->check_peers();
+    if (plan_.world != nullptr) plan_.world->device().check_peers();
   }
   on_step(step, now.is_done() ? now.ms() : before != nullptr ? before->ms() : 0);
 }

@@ -33,6 +33,7 @@ class RanksApart final : public Communicator {
  public:
   explicit RanksApart(Communicator& ranks) : Communicator(ranks.rank(), ranks.world()), ranks_(ranks) {}
   void abort(std::string_view reason) noexcept override { ranks_.abort(reason); }
+  RankDevice& device() override { return device_; }
 
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
@@ -49,6 +50,7 @@ class RanksApart final : public Communicator {
   }
 
  private:
+  HostRankDevice device_{*this};
   Communicator& ranks_;
 };
 

@@ -215,8 +215,8 @@ TEST_P(SequenceParallelOfWorld, AttendsBitForBit) {
       const bool is_shared = std::holds_alternative<SharedMemoryExchange>(scratch);
       const bool is_packed = is_shared || std::holds_alternative<PackedExchange>(scratch);
       EXPECT_TRUE(is_packed == may_be_packed || kind() == PlanKind::axis);  // whose rows may be scattered
-      EXPECT_EQ(is_shared,
-                is_packed && comm.shares_memory(Device{}) && run_count(plan, layer.layout) <= ops::kMostRowTargets);
+      EXPECT_EQ(is_shared, is_packed && comm.device().shares_memory(Device{}) &&
+                               run_count(plan, layer.layout) <= ops::kMostRowTargets);
       const Tensor mixed = attend(layer, sequence);
       const Tensor wanted = rows_of(layer.mixed, sequence.runs(), sequence.rows());
       EXPECT_TRUE(std::equal(mixed.view().bytes(), mixed.view().bytes() + mixed.size_in_bytes(), wanted.view().bytes()))

@@ -84,7 +84,7 @@ TEST_P(ThreadRanks, ComeAndWaitAtAnyTime) {
 // Each rank writes to the others' memory, in groups and all together, and reads what was written to its own.
 TEST_P(ThreadRanks, FencesOrderWhatRanksWriteToOneAnother) {
   run_thread_ranks(GetParam(), [](Communicator& comm) {
-    EXPECT_TRUE(comm.shares_memory(Device{}));
+    EXPECT_TRUE(comm.device().shares_memory(Device{}));
     std::vector<int> pair;
     for (int rank = comm.rank() / 2 * 2; rank < std::min(comm.rank() / 2 * 2 + 2, comm.world()); ++rank)
       pair.insert(pair.begin(), rank);
@@ -118,7 +118,7 @@ TEST(ThreadRanks, AbandonWorkWhenNoneWritesToOthers) {
           sleep_ms(50);
           writing = false;
         }
-        comm.abandon_work(ctx);
+        comm.device().abandon_work(ctx);
         EXPECT_FALSE(writing);
         throw;
       }
@@ -340,6 +340,7 @@ TEST(GroupCommunicator, CopiesToItselfAsItsParentDoes) {
    public:
     Backend() : Communicator(0, 1) {}
     void abort(std::string_view) noexcept override {}
+    RankDevice& device() override { return device_; }
     int copies = 0;
 
    protected:
@@ -351,6 +352,9 @@ TEST(GroupCommunicator, CopiesToItselfAsItsParentDoes) {
       ++copies;
       Communicator::copy(to, from);
     }
+
+   private:
+    HostRankDevice device_{*this};
   };
   Backend backend;
   GroupCommunicator half(backend, {0}), group(half, {0});

@@ -303,9 +303,8 @@ TEST(GpuRanks, EnqueueFencesTogether) {
 
 TEST(GpuRanks, WithoutSharedMemoryThereIsNoFence) {
   Wires wires(2);
-  expect_error(ErrorKind::internal, "share memory", [&] {
-    run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator&) { gpus.fence("test"); });
-  });
+  expect_error(ErrorKind::internal, "share memory",
+               [&] { run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator&) { gpus.fence("test"); }); });
 }
 
 // What a rank frees after a drawing that failed, no other GPU may write to any more.
@@ -426,11 +425,11 @@ TEST(GpuRanks, ExchangesBetweenGpusAloneCanBeRecorded) {
   Wires wires(2);
   run_gpu_ranks(wires, [](NcclCommunicator& gpus, Communicator& host) {
     EXPECT_TRUE(gpus.can_record());
-    EXPECT_FALSE(host.can_record());
-    EXPECT_TRUE(GroupCommunicator(gpus, {0, 1}).can_record());
-    EXPECT_FALSE(GroupCommunicator(host, {0, 1}).can_record());
+    EXPECT_FALSE(host.device().can_record());
+    EXPECT_TRUE(GroupCommunicator(gpus, {0, 1}).device().can_record());
+    EXPECT_FALSE(GroupCommunicator(host, {0, 1}).device().can_record());
   });
-  EXPECT_TRUE(SelfCommunicator().can_record());
+  EXPECT_TRUE(SelfCommunicator().device().can_record());
 }
 
 TEST(GpuRanks, ReachNoGpuWithoutAStreamAndNoOtherGpu) {

@@ -15,6 +15,7 @@
 #include "apps/cli/ranks.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "io/json_text.h"
 #include "pipeline/engine.h"
@@ -95,11 +96,7 @@ void add_run(Timings& timings, const RunReport& report, double total_ms) {
 }
 
 /// \return FNV-1a of the picture's bytes: whether two runs have drawn the same.
-std::string digest(const Image& image) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const uint8_t byte : image.rgb) hash = (hash ^ byte) * 0x100000001b3;
-  return fmt::format("{:016x}", hash);
-}
+std::string digest(const Image& image) { return fmt::format("{:016x}", fnv1a(image.rgb)); }
 
 /// What is timed.
 struct Subject {

@@ -14,6 +14,7 @@
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
 #include "apps/cli/standard_streams.h"
+#include "base/elapsed.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
@@ -166,10 +167,6 @@ void warn_of_unused(const GenerateFlags& flags, const GenerationRequest& request
   };
   warn(flags.negative_prompt && !flags.negative_prompt->empty(), "--negative-prompt");
   warn(flags.cfg_normalization && *flags.cfg_normalization > 0, "--cfg-normalization");
-}
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 void write_text(const Path& path, const std::string& text) {

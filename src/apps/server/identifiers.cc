@@ -8,6 +8,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace nostos::server {
 namespace {
@@ -59,11 +60,7 @@ bool equal_in_constant_time(std::string_view secret, std::string_view given) {
   return difference == 0;
 }
 
-std::string fingerprint(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return fmt::format("{:016x}", hash);
-}
+std::string fingerprint(std::string_view text) { return fmt::format("{:016x}", fnv1a(text)); }
 
 std::string to_base64(std::string_view bytes) {
   std::string text;

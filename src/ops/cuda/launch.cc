@@ -4,14 +4,13 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace nostos::cuda {
 namespace {
 
 constexpr int64_t kWarp = 32;
 constexpr int64_t kBlockThreads = 256;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
