@@ -28,15 +28,11 @@ bool is_packed(Device device, DType dtype, const AttentionShape& shape, const Sh
 }
 
 /// mixed = attention(rope(norm(qkv))) of one sequence that this rank has to itself.
-void attend(Context& ctx, const AttentionShape& shape, const AttentionWeights& w, View qkv, const RopeTable& rope,
-            const HeadScratch& s, View mixed) {
-  if (!s.q) {
-    return ops::packed_attention(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                                 shape.heads, shape.kv_heads, score_scale(shape), mixed);
-  }
-  ops::split_heads_rope(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                        std::array{ops::HeadGroup{s.q, s.k, s.v}});
-  ops::attention(ctx, s.q, s.k, s.v, score_scale(shape), shape.causal, mixed);
+void attend(Context& ctx, const AttentionShape& shape, View qkv, const ops::RotaryHeads& rotary, const HeadScratch& s,
+            View mixed) {
+  if (!s.q) return ops::packed_attention(ctx, qkv, rotary, {shape.heads, shape.kv_heads}, score_scale(shape), mixed);
+  ops::split_heads_rope(ctx, qkv, rotary, std::array{ops::HeadGroup{s.q, s.k, s.v}});
+  ops::attention(ctx, {s.q, s.k, s.v}, score_scale(shape), shape.causal, mixed);
 }
 
 }  // namespace
@@ -71,13 +67,13 @@ void attention(Context& ctx, std::span<const AttendedSequence> sequences, const 
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& [sequence, rope] = sequences[i];
     const View qkv = s.qkv.rows(begin, sequence->rows()), mixed = s.mixed.rows(begin, sequence->rows());
+    const ops::RotaryHeads rotary{w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs};
     if (sequence->is_sharded()) {
       check(!shape.causal && shape.kv_heads == shape.heads,
             "a sharded sequence has neither a causal mask nor grouped heads");
-      sequence->attend(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                       score_scale(shape), s.heads[i].exchange, mixed);
+      sequence->attend(ctx, qkv, rotary, score_scale(shape), s.heads[i].exchange, mixed);
     } else {
-      attend(ctx, shape, w, qkv, rope, s.heads[i], mixed);
+      attend(ctx, shape, qkv, rotary, s.heads[i], mixed);
     }
     begin += sequence->rows();
   }

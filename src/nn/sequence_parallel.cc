@@ -167,25 +167,23 @@ ShardedSequence::Scratch ShardedSequence::take(Arena& arena, DType dtype) const 
   return s;
 }
 
-void ShardedSequence::attend(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                             ConstView sin, ops::RotaryPairs pairs, float scale, const Scratch& s, View mixed) const {
+void ShardedSequence::attend(Context& ctx, ConstView qkv, const ops::RotaryHeads& rotary, float scale, const Scratch& s,
+                             View mixed) const {
   const auto split = [&](const Range& rows, std::span<const ops::HeadGroup> groups) {
-    const auto of = [&](ConstView each) { return each ? each.rows(rows.begin, rows.count) : each; };
-    ops::split_heads_rope(ctx, qkv.rows(rows.begin, rows.count), q_norm, k_norm, eps, of(cos), of(sin), pairs, groups);
+    ops::split_heads_rope(ctx, qkv.rows(rows.begin, rows.count), rotary.rows(rows.begin, rows.count), groups);
   };
-  if (s.is_shared) return attend_in_shared_memory(ctx, split, pairs, scale, s, mixed);
+  if (s.is_shared) return attend_in_shared_memory(ctx, split, scale, s, mixed);
   if (s.is_packed()) {
     exchange_packed_heads(ctx, split, s);
     const int64_t heads = self().heads.count, rows = s.packed.shape()[0];
     if (heads > 0)  // those were normalised and rotated before they travelled
-      ops::packed_attention(ctx, s.packed.reshape({rows, 3 * heads * head_dim_}), {}, {}, 0, {}, {}, pairs, heads,
-                            heads, scale, s.mixed);
+      ops::packed_attention(ctx, s.packed.reshape({rows, 3 * heads * head_dim_}), {}, {heads, heads}, scale, s.mixed);
   } else {
     exchange_heads(ctx, split, s);
     if (ranks_->ring().world() > 1)
       attend_around_ring(ctx, scale, s);
     else
-      ops::attention(ctx, s.q, s.k, s.v, scale, false, s.mixed);
+      ops::attention(ctx, {s.q, s.k, s.v}, scale, false, s.mixed);
   }
   exchange_rows(ctx, s, mixed);
 }
@@ -257,8 +255,8 @@ void ShardedSequence::exchange_packed_heads(Context& ctx, const SplitHeads& spli
   pending.wait();
 }
 
-void ShardedSequence::attend_in_shared_memory(Context& ctx, const SplitHeads& split, ops::RotaryPairs pairs,
-                                              float scale, const Scratch& s, View mixed) const {
+void ShardedSequence::attend_in_shared_memory(Context& ctx, const SplitHeads& split, float scale, const Scratch& s,
+                                              View mixed) const {
   Communicator& peers = ranks_->ulysses();
   const DType dtype = s.packed.dtype();
   const int64_t own_heads = self().heads.count, group = s.packed.shape()[0], row_bytes = head_dim_ * size_bytes(dtype);
@@ -293,8 +291,8 @@ void ShardedSequence::attend_in_shared_memory(Context& ctx, const SplitHeads& sp
     }
   }
   if (own_heads > 0)
-    ops::packed_attention(ctx, s.packed.reshape({group, 3 * own_heads * head_dim_}), {}, {}, 0, {}, {}, pairs,
-                          own_heads, own_heads, scale, results);
+    ops::packed_attention_to(ctx, s.packed.reshape({group, 3 * own_heads * head_dim_}), {}, {own_heads, own_heads},
+                             scale, results);
   peers.fence("attention rows", written);
 }
 
@@ -373,7 +371,7 @@ void ShardedSequence::attend_around_ring(Context& ctx, float scale, const Scratc
     const int64_t keys = keys_values.shape()[2];
     if (keys > 0) {
       const auto part = [&](int64_t i) { return keys_values.rows(i, 1).reshape({heads, keys, head_dim_}); };
-      ops::attention_part(ctx, s.q, part(0), part(1), scale, first ? s.total : s.part,
+      ops::attention_part(ctx, {s.q, part(0), part(1)}, scale, first ? s.total : s.part,
                           first ? s.total_lse : s.part_lse);
       if (!first) ops::merge_attention(ctx, s.part, s.part_lse, s.total, s.total_lse);
       first = false;

@@ -78,10 +78,10 @@ class ShardedSequence {
   Scratch take(Arena& arena, DType dtype) const;
 
   /// mixed = attention of this rank's rows over the whole sequence. Waits for the peers.
-  /// \param qkv, q_norm ... pairs as ops::split_heads_rope takes them, of this rank's rows.
+  /// \param qkv, rotary as ops::split_heads_rope() takes them, of this rank's rows.
   /// \param mixed [rows, heads * head_dim] of scratch's dtype. \throws Error peer_failed
-  void attend(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
-              ops::RotaryPairs pairs, float scale, const Scratch& scratch, View mixed) const;
+  void attend(Context& ctx, ConstView qkv, const ops::RotaryHeads& rotary, float scale, const Scratch& scratch,
+              View mixed) const;
 
  private:
   /// A member of this rank's group: its heads, and where its rows stand among the group's.
@@ -101,8 +101,7 @@ class ShardedSequence {
   void exchange_packed_heads(Context& ctx, const SplitHeads& split, const Scratch& s) const;
   void exchange_rows(Context& ctx, const Scratch& s, View mixed) const;
   /// attend() by kernels that write heads and results where they are read, on any rank.
-  void attend_in_shared_memory(Context& ctx, const SplitHeads& split, ops::RotaryPairs pairs, float scale,
-                               const Scratch& s, View mixed) const;
+  void attend_in_shared_memory(Context& ctx, const SplitHeads& split, float scale, const Scratch& s, View mixed) const;
   void attend_around_ring(Context& ctx, float scale, const Scratch& s) const;
 
   const SequenceRanks* ranks_ = nullptr;

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "device/context.h"
+#include "ops/capabilities.h"
 #include "ops/packed_weight.h"
 #include "tensor/tensor.h"
 
@@ -40,8 +41,8 @@ namespace ops {
 /// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
 Linear pack_linear(Context& ctx, ConstView weight);
 
-/// \return `weight` [out, in] to be used where it lies, in memory of the caller's that holds it whenever it is used:
-/// for backends that keep weights in that layout. \throws Error device for one that does not, the CPU's
+/// \return `weight` [out, in] to be used where it lies, in memory of the caller's that holds it whenever it is used.
+/// \throws Error device without Capabilities::borrowed_weights
 Linear borrow_linear(Context& ctx, ConstView weight);
 
 /// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
@@ -60,17 +61,18 @@ void interleave_gates(Context& ctx, ConstView weight, View out);
 /// \param x [rows, in] of the weights' dtype. \param scratch product_dtype() [rows, 2 * ffn], or null where it is fused.
 /// \param out [rows, ffn] of the weights' dtype, not overlapping.
 void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out);
+/// The same where it is fused. \param w [2 * ffn, in], interleaved.
+void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
 /// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose
 /// ops are bound by memory; f32 on the CPU.
 DType product_dtype(Device device, DType weights);
 
-/// \return whether this device multiplies bf16 matrices natively (AVX-512 BF16 or better through oneDNN).
-bool has_bf16_products(Context& ctx);
+/// \return whether the context's device multiplies bf16 matrices natively: see Capabilities.
+inline bool has_bf16_products(const Context& ctx) { return capabilities(ctx.device()).bf16_products; }
 
 /// \return GFLOP/s of `ctx`'s matrix product of [rows, in] by [in, out] in `dtype`, the best of a few runs: the
-/// ceiling that the
-/// model's own rate is compared with.
+/// ceiling that the model's own rate is compared with.
 double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out);
 
 }  // namespace ops

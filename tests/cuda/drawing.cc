@@ -8,6 +8,8 @@
 #include <cstring>
 
 #include "cuda/meeting_link.h"
+#include "io/environment.h"
+#include "io/folder_cache.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "pipeline/rank_memory.h"
@@ -43,7 +45,7 @@ GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double gui
 }
 
 SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype)
-    : process_(kGpu, kThreads), parts_(process_, folder, synthetic, dtype) {}
+    : process_(kGpu, kThreads, FolderCache::in(cache_folder())), parts_(process_, folder, synthetic, dtype) {}
 
 Generation SharedModel::draw(const GenerationRequest& request, const Parallelism& parallelism) {
   return std::move(draw(std::span(&request, 1), parallelism).front());

@@ -44,8 +44,8 @@ struct Layer {
     v = Tensor({}, dtype, heads_shape);
     mixed = Tensor({}, dtype, {rows, heads * kHeadDim});
     const std::vector<ops::HeadGroup> all{{q.view(), k.view(), v.view()}};
-    ops::split_heads_rope(ctx, qkv, q_norm, k_norm, kEps, cos, sin, ops::RotaryPairs::interleaved, all);
-    ops::attention(ctx, q, k, v, kScale, false, mixed);
+    ops::split_heads_rope(ctx, qkv, {q_norm, k_norm, kEps, cos, sin, ops::RotaryPairs::interleaved}, all);
+    ops::attention(ctx, {q, k, v}, kScale, false, mixed);
   }
 
   /// Bound of the difference of two ways to add up attention: over all keys at once, or over those of `ring` groups
@@ -95,8 +95,9 @@ Tensor attend(const Layer& layer, const ShardedSequence& sequence) {
   const ShardedSequence::Scratch scratch = sequence.take(arena, layer.dtype);
   Tensor mixed({}, layer.dtype, {sequence.rows(), layer.heads * kHeadDim});
   const auto own = [&](const Tensor& whole) { return rows_of(whole, sequence.runs(), sequence.rows()); };
-  sequence.attend(ctx, own(layer.qkv), layer.q_norm, layer.k_norm, kEps, own(layer.cos), own(layer.sin),
-                  ops::RotaryPairs::interleaved, kScale, scratch, mixed);
+  sequence.attend(ctx, own(layer.qkv),
+                  {layer.q_norm, layer.k_norm, kEps, own(layer.cos), own(layer.sin), ops::RotaryPairs::interleaved},
+                  kScale, scratch, mixed);
   return mixed;
 }
 

@@ -5,10 +5,14 @@
 
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/onednn.h"
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
+#include "ops/device_op.h"
+#include "ops/linear.h"
 
-namespace nostos::cpu {
+namespace nostos {
+namespace ops {
+
+using namespace cpu;
 
 namespace {
 
@@ -24,9 +28,9 @@ const PackedMatrix& packed_of(const Linear& w) { return static_cast<const Packed
 
 }  // namespace
 
-bool has_bf16_products(Context& ctx) { return ctx.state<OneDnn>().has_bf16(); }
+Capabilities run(OnCpu<capabilities>, Device) { return {.bf16_products = OneDnn::has_bf16()}; }
 
-Linear pack_linear(Context& ctx, ConstView weight) {
+Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   OneDnn& dnn = ctx.state<OneDnn>();
   Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr, {}};
   auto packed = std::make_shared<PackedMatrix>();
@@ -94,7 +98,7 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
 
 }  // namespace
 
-void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   OneDnn& dnn = ctx.state<OneDnn>();
   if (x.shape()[0] == 0) return;
   if (!packed_of(w).blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
@@ -104,6 +108,9 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
                  y.data<float>());
 }
 
+}  // namespace ops
+
+namespace cpu {
 namespace {
 
 OneDnn::MatmulKey key_of(const BlockMatmul::Product& p, DType dtype) {
@@ -134,4 +141,5 @@ std::byte* BlockMatmul::workspace(int thread, size_t bytes) const {
   return ctx_.state<OneDnn>().workspace(thread, bytes);
 }
 
-}  // namespace nostos::cpu
+}  // namespace cpu
+}  // namespace nostos
