@@ -32,8 +32,8 @@ Linear borrow_linear(Context& ctx, ConstView weight) {
 }
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
-  check(x.dtype() == w.dtype, "linear takes inputs of the weight's dtype");
-  check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx.device(), w.dtype) && !accumulate),
+  check(x.dtype() == w.input, "linear takes the inputs that the weight is for");
+  check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx.device(), w.input) && !accumulate),
         "linear gives f32, or without accumulating product_dtype()");
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
@@ -46,8 +46,14 @@ void interleave_gates(Context& ctx, ConstView weight, View out) {
   dispatch_to_gpu<interleave_gates>(ctx, weight, out);
 }
 
-// Few rows: measured on an H200, at 64 rows, where reading the weights is all, the kernel's large tiles take 0.4 ms of the
-// full text encoder's 4.4 ms more than the library's small ones.
+std::vector<NamedRows> interleaved_rows(Device device, const std::string& gate, const std::string& up, int64_t ffn) {
+  const int64_t run = capabilities(device).gated_multiple;
+  check(run > 0, "gates are interleaved where gated_linear() is one kernel");
+  return {{gate, 0, ffn, run, 2 * run}, {up, run, ffn, run, 2 * run}};
+}
+
+// Few rows: measured on an H200, at 64 rows, where reading the weights is all, the kernel's large tiles take 0.4 ms of
+// the full text encoder's 4.4 ms more than the library's small ones.
 bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape) {
   const int64_t multiple = capabilities(device).gated_multiple;
   return multiple > 0 && dtype == DType::bf16 && shape.in % multiple == 0 && shape.ffn % multiple == 0 &&
@@ -56,7 +62,7 @@ bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape) {
 
 void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out) {
   const int64_t rows = x.shape()[0];
-  check(x.dtype() == w.gate_up.dtype && out.dtype() == w.gate_up.dtype, "gated_linear keeps the weights' dtype");
+  check(x.dtype() == w.gate_up.input && out.dtype() == w.gate_up.input, "gated_linear keeps the inputs' dtype");
   check(x.shape() == Shape({rows, w.gate_up.in}) && out.shape() == Shape({rows, w.gate_up.out / 2}),
         "gated_linear's shapes do not match");
   if (w.is_fused) return fused_gated_linear(ctx, x, w.gate_up, out);

@@ -96,6 +96,22 @@ TEST(CudaLinear, PlansAreKeptOnDisk) {
   std::filesystem::remove_all(folder);
 }
 
+// What interleave_gates() does is what interleaved_rows() says.
+TEST(CudaLinear, InterleavedRowsAreNamed) {
+  constexpr int64_t kFfn = 48, kIn = 16;
+  if (!ops::fuses_gated_linear(gpu().device(), DType::bf16, {kIn, kFfn, false})) GTEST_SKIP() << "gates are not fused";
+  const Tensor weight = random_tensor(DType::bf16, {2 * kFfn, kIn}, 1);
+  Tensor interleaved = gpu_tensor(DType::bf16, weight.shape());
+  ops::interleave_gates(gpu(), on_gpu(weight), interleaved);
+  const Tensor found = on_host(interleaved);
+  int64_t from = 0;
+  for (const NamedRows& rows : ops::interleaved_rows(gpu().device(), "gate", "up", kFfn)) {
+    for (int64_t i = 0; i < rows.count; ++i, ++from)
+      EXPECT_TRUE(same_bits(found.view().rows(rows.row(i), 1), weight.view().rows(from, 1))) << rows.name << " " << i;
+  }
+  EXPECT_EQ(from, 2 * kFfn);
+}
+
 // A graph replays a product that has run before, also with a number of rows that has not; a new product is an error,
 // not a hang.
 TEST(CudaLinear, IsRecorded) {

@@ -32,13 +32,13 @@ Capabilities run(OnCpu<capabilities>, Device) { return {.bf16_products = OneDnn:
 
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   OneDnn& dnn = ctx.state<OneDnn>();
-  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr, {}};
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
   auto packed = std::make_shared<PackedMatrix>();
   packed->blocked = dnn.rows_independent(weight.dtype());
   if (packed->blocked) {
     with_dnnl_errors("packing a weight", [&] {
-      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.dtype), dnnl::memory::format_tag::ba);
-      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.dtype);
+      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.format.element), dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.format.element);
       packed->storage = Buffer(ctx.device(), blocked.get_size());
       dnnl::memory from(plain, dnn.engine(), const_cast<std::byte*>(weight.bytes()));
       dnnl::memory to(blocked, dnn.engine(), packed->storage.data());
@@ -61,11 +61,11 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
   const int64_t rows = x.shape()[0];
   const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows,
                 column_blocks = (w.out + kBlockColumns - 1) / kBlockColumns;
-  const size_t element = size_bytes(w.dtype);
+  const size_t element = size_bytes(w.input);
   const size_t padded_x_bytes = static_cast<size_t>(kBlockRows * w.in) * element;
   const size_t padded_y_bytes = static_cast<size_t>(kBlockRows * kBlockColumns) * sizeof(float);
   const auto key = [&](int64_t columns) {
-    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.dtype, static_cast<bool>(w.bias),
+    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.input, static_cast<bool>(w.bias),
                              false,      true};
   };
   const OneDnn::MatmulKey block_key = key(std::min(kBlockColumns, w.out));
@@ -102,7 +102,7 @@ void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool
   OneDnn& dnn = ctx.state<OneDnn>();
   if (x.shape()[0] == 0) return;
   if (!packed_of(w).blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
-  const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
+  const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.input, static_cast<bool>(w.bias),
                               accumulate,   false};
   dnn.run_matmul(*dnn.matmul(key), key, x.bytes(), packed_of(w).storage.data(), w.bias ? w.bias.data<float>() : nullptr,
                  y.data<float>());

@@ -29,7 +29,7 @@ const PackedMatrix& packed_of(const Linear& w) { return static_cast<const Packed
 Capabilities run(OnCpu<capabilities>, Device) { return {}; }
 
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
-  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr, {}};
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
   auto packed = std::make_shared<PackedMatrix>();
   packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
   std::memcpy(packed->storage.data(), weight.bytes(), weight.size_in_bytes());

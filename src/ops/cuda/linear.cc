@@ -235,7 +235,7 @@ Linear matrix(Context& ctx, ConstView weight, Buffer storage) {
   packed->storage = std::move(storage);
   packed->data = weight.bytes();
   packed->plans = ctx.state<PackedPlans>().plans;
-  return {weight.shape()[1], weight.shape()[0], weight.dtype(), std::move(packed), {}};
+  return {weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, std::move(packed)};
 }
 
 }  // namespace
@@ -255,7 +255,7 @@ void run(OnCuda<linear>, Context& ctx, ConstView x, const Linear& w, View y, boo
   const bool has_bias = static_cast<bool>(w.bias);
   nostos::check(!has_bias || y.dtype() == DType::f32, "a product with a bias is written in f32");
   const auto& packed = static_cast<const DeviceMatrix&>(*w.packed);
-  const Product product{w.in, w.out, w.dtype, y.dtype(), has_bias, accumulate, false};
+  const Product product{w.in, w.out, w.input, y.dtype(), has_bias, accumulate, false};
   const Algorithm algorithm = packed.plans->algorithm(ctx, product, rows);
   ctx.state<BlasLt>().run(product, rows, algorithm, {x.bytes(), packed.data, optional_data<float>(w.bias), y.bytes()});
 }

@@ -78,6 +78,10 @@ class Mirror {
   std::shared_ptr<T> place(const std::shared_ptr<T>& packed) {
     return packed;  // made by the GPU's own op
   }
+  template <class T>
+  std::vector<T> place(const std::vector<T>& names) {
+    return names;  // no memory that an op reads
+  }
   /// Of a structure the members, of a number itself.
   template <class T>
   T place(const T& value) {
