@@ -58,3 +58,15 @@ function(nostos_test name)
       PROPERTIES ${properties} ENVIRONMENT ONEDNN_MAX_CPU_ISA=AVX2)
   endif()
 endfunction()
+
+# nostos_dispatch_ops_by(NAME FOLDER [a.cc ...]): compiles into the program NAME once more what dispatches ops (some of its
+# files, or all), with FOLDER/ops/dispatch.h in the place of the library's. The linker then leaves out the library's own.
+function(nostos_dispatch_ops_by name folder)
+  set(files ${ARGN})
+  if(NOT files)
+    get_property(files GLOBAL PROPERTY nostos_op_families)
+  endif()
+  list(TRANSFORM files PREPEND ${CMAKE_SOURCE_DIR}/src/ops/)
+  target_sources(${name} PRIVATE ${files})
+  target_include_directories(${name} BEFORE PRIVATE ${folder})
+endfunction()

@@ -18,8 +18,12 @@ int usable_cpus() {
   return cpus;
 }
 
-Context::Context(Device device, int threads)
-    : device_(device), threads_(threads > 0 ? threads : usable_cpus()), stream_(device), copy_stream_(device) {}
+Context::Context(Device device, int threads, std::shared_ptr<const TextCache> cache)
+    : device_(device),
+      threads_(threads > 0 ? threads : usable_cpus()),
+      cache_(std::move(cache)),
+      stream_(device),
+      copy_stream_(device) {}
 
 void Context::synchronize(const char* reason) {
   if (stream_.handle() != nullptr) {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/text_cache.h"
 #include "device/device.h"
 #include "device/stream.h"
 
@@ -24,13 +25,15 @@ int usable_cpus();
 class Context {
  public:
   /// \param threads CPU threads that this rank's ops may use; 0 takes usable_cpus().
+  /// \param cache of what ops find out by trials; null: nothing is kept
   /// \throws Error device if the device is missing, too old or not supported by this build
-  explicit Context(Device device = {}, int threads = 0);
+  explicit Context(Device device = {}, int threads = 0, std::shared_ptr<const TextCache> cache = nullptr);
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   Device device() const { return device_; }
   int threads() const { return threads_; }
+  const std::shared_ptr<const TextCache>& cache() const { return cache_; }
 
   /// The stream that ops enqueue on.
   Stream& stream() { return stream_; }
@@ -86,6 +89,7 @@ class Context {
  private:
   Device device_;
   int threads_;
+  std::shared_ptr<const TextCache> cache_;
   Stream stream_;
   Stream copy_stream_;
   int64_t host_waits_ = 0;

@@ -138,24 +138,6 @@ void check_coverage(const SafetensorsHeader& header, size_t data_bytes, const st
 
 }  // namespace
 
-std::optional<Shape> TensorInfo::shape() const {
-  if (extents.size() > static_cast<size_t>(Shape::kMaxRank)) return std::nullopt;
-  Shape shape;
-  for (const int64_t extent : extents) shape.push_back(extent);
-  return shape;
-}
-
-int64_t TensorInfo::elements() const {
-  return std::accumulate(extents.begin(), extents.end(), int64_t{1}, std::multiplies<>());
-}
-
-std::string to_string(const TensorInfo& info) {
-  constexpr size_t kMostAxes = 8;
-  const auto shown = std::span(info.extents).first(std::min(kMostAxes, info.extents.size()));
-  return fmt::format("{:.20} [{}{}]", info.dtype_name, fmt::join(shown, ", "),
-                     shown.size() < info.extents.size() ? ", ..." : "");
-}
-
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, size_t file_bytes,
                                            const std::string& name) {
   require(file_bytes >= kLengthBytes && start.size() >= kLengthBytes, ErrorKind::model,

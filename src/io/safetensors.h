@@ -5,38 +5,16 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "io/mapped_file.h"
-#include "tensor/dtype.h"
-#include "tensor/shape.h"
+#include "io/tensor_file.h"
 #include "tensor/tensor.h"
 
 namespace nostos {
-
-/// What the header of a safetensors file says about one tensor. nostos cannot use every such tensor.
-struct TensorInfo {
-  std::string dtype_name;        ///< as the file writes it, e.g. "BF16" or "F8_E4M3"
-  std::vector<int64_t> extents;  ///< any number, each >= 0
-  size_t begin = 0;              ///< first byte, counted from the start of the data section
-  size_t end = 0;                ///< one past the last byte
-
-  /// \return the type, or nothing for a type that nostos does not know.
-  std::optional<DType> dtype() const { return parse_dtype(dtype_name); }
-  /// \return the shape, or nothing if there are more axes than Shape holds.
-  std::optional<Shape> shape() const;
-  /// \return the product of the extents, at most 2^63 - 1.
-  int64_t elements() const;
-
-  friend bool operator==(const TensorInfo&, const TensorInfo&) = default;
-};
-
-/// \return e.g. "BF16 [4, 384]".
-std::string to_string(const TensorInfo& info);
 
 /// The parsed header of a safetensors file.
 struct SafetensorsHeader {
@@ -57,27 +35,18 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, siz
                                            const std::string& name);
 
 /// A safetensors file, read-only. The object is move-only; views stay valid across moves, not beyond the object. Nobody
-/// may cut the file short meanwhile: see MappedFile.
-class SafetensorsFile {
+/// may cut the file short meanwhile: see MappedFile. Tensors that an old writer left unaligned are copied.
+class SafetensorsFile final : public TensorFile {
  public:
   /// \throws Error model as parse_safetensors_header(), or if the file is missing, unreadable or a git-lfs pointer.
   explicit SafetensorsFile(const std::filesystem::path& file);
 
-  const std::filesystem::path& path() const { return file_.path(); }
-  const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return header_.tensors; }
+  const std::filesystem::path& path() const override { return file_.path(); }
+  const std::map<std::string, TensorInfo, std::less<>>& tensors() const override { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
-
-  /// \return the tensor's data, never null, not even for an empty tensor. The data is aligned for its dtype: what an
-  /// old writer left unaligned has been copied out.
-  /// \throws Error model naming the file if the file has no such tensor, if nostos cannot use the tensor's dtype or
-  /// number of axes, or if the file has been cut short.
-  ConstView tensor(std::string_view name) const;
-
-  /// Asks the kernel to read the tensor's pages ahead. Does nothing for an unknown name.
-  void will_need(std::string_view name) const;
-  /// Drops the tensor's pages from this process. A later access reads the pages again. Does nothing for an unknown
-  /// name.
-  void release(std::string_view name) const;
+  ConstView tensor(std::string_view name) const override;
+  void will_need(std::string_view name) const override;
+  void release(std::string_view name) const override;
 
  private:
   std::span<const std::byte> data(const TensorInfo& info) const;

@@ -172,8 +172,8 @@ WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
 }
 
 void WeightStore::add_file(const Path& file) {
-  files_.emplace_back(file);
-  for (const auto& [name, info] : files_.back().tensors()) entries_.emplace(name, Entry{files_.size() - 1});
+  files_.push_back(open_tensor_file(file));
+  for (const auto& [name, info] : files_.back()->tensors()) entries_.emplace(name, Entry{files_.size() - 1});
 }
 
 void WeightStore::add_shards(const Path& index) {
@@ -188,8 +188,8 @@ void WeightStore::add_shards(const Path& index) {
       fail(ErrorKind::model, "'{}', named by {}, is missing: {}{}", file.string(), index.string(), reason,
            reason.find("incomplete") == std::string::npos ? " (is the download incomplete?)" : "");
     }
-    files_.emplace_back(file);
-    for (const auto& [name, info] : files_.back().tensors()) {
+    files_.push_back(open_tensor_file(file));
+    for (const auto& [name, info] : files_.back()->tensors()) {
       const auto named = shard_of.find(name);
       if (named != shard_of.end() && named->second == shard) entries_.emplace(name, Entry{files_.size() - 1});
     }
@@ -202,19 +202,19 @@ void WeightStore::add_shards(const Path& index) {
 
 const TensorInfo* WeightStore::info(std::string_view name) const {
   const auto found = entries_.find(name);
-  return found == entries_.end() ? nullptr : &files_[found->second.file].tensors().find(name)->second;
+  return found == entries_.end() ? nullptr : &files_[found->second.file]->tensors().find(name)->second;
 }
 
 std::optional<ConstView> WeightStore::find(std::string_view name) {
   const auto found = entries_.find(name);
   if (found == entries_.end()) return std::nullopt;
   found->second.used = true;
-  return files_[found->second.file].tensor(name);
+  return files_[found->second.file]->tensor(name);
 }
 
 std::string WeightStore::where(std::string_view name) const {
   const auto found = entries_.find(name);
-  return found == entries_.end() ? folder_.string() : files_[found->second.file].path().string();
+  return found == entries_.end() ? folder_.string() : files_[found->second.file]->path().string();
 }
 
 std::vector<std::string> WeightStore::unused() const {
@@ -233,12 +233,12 @@ std::vector<std::pair<std::string, TensorInfo>> WeightStore::list() const {
 
 void WeightStore::will_need(std::string_view name) const {
   const auto found = entries_.find(name);
-  if (found != entries_.end()) files_[found->second.file].will_need(name);
+  if (found != entries_.end()) files_[found->second.file]->will_need(name);
 }
 
 void WeightStore::release(std::string_view name) const {
   const auto found = entries_.find(name);
-  if (found != entries_.end()) files_[found->second.file].release(name);
+  if (found != entries_.end()) files_[found->second.file]->release(name);
 }
 
 }  // namespace nostos

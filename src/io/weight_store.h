@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,7 +11,7 @@
 #include <vector>
 
 #include "io/json_config.h"
-#include "io/safetensors.h"
+#include "io/tensor_file.h"
 
 namespace nostos {
 
@@ -41,7 +42,7 @@ class WeightStore {
   /// \return what is known of the tensor, nothing if there is none of this name. It lives as long as the store.
   const TensorInfo* info(std::string_view name) const;
   /// \return the tensor, recorded as used, or nothing. The view lives as long as the store.
-  /// \throws Error model if it is none that nostos can use: see SafetensorsFile::tensor()
+  /// \throws Error model if it is none that nostos can use: see TensorFile::tensor()
   std::optional<ConstView> find(std::string_view name);
   /// \return the file that holds the tensor, or the folder if none does: for messages.
   std::string where(std::string_view name) const;
@@ -69,7 +70,7 @@ class WeightStore {
   std::filesystem::path folder_;
   std::string variant_;
   std::vector<std::string> notes_;
-  std::vector<SafetensorsFile> files_;
+  std::vector<std::unique_ptr<const TensorFile>> files_;
   std::map<std::string, Entry, std::less<>> entries_;
 };
 

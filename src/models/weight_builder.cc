@@ -8,6 +8,12 @@
 #include "tensor/transfer.h"
 
 namespace nostos {
+namespace {
+
+/// \return rows that lie in one piece.
+NamedRows piece(const std::string& name, int64_t begin, int64_t count) { return {name, begin, count, count, count}; }
+
+}  // namespace
 
 void WeightBuilder::begin_block(BlockUse use) {
   check(!in_block_, "blocks are not nested");
@@ -27,14 +33,14 @@ BlockVisit WeightBuilder::end_block() {
   return streamed ? BlockVisit(storage_.stream, *streamed) : BlockVisit();
 }
 
-View WeightBuilder::stage(DType dtype, const Shape& shape) {
-  const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(dtype);
+View WeightBuilder::stage(const WeightFormat& format, const Shape& shape) {
+  const size_t bytes = size_bytes(format, shape[0], shape.elements() / shape[0]);
   if (in_block_)
     storage_.sizes.blocks.back() += BlockStream::aligned(bytes);
   else
     storage_.sizes.fixed += bytes;
   if (staging_.size_bytes() < bytes) staging_ = Buffer(ctx_.device(), bytes);
-  return {staging_.data(), dtype, shape};
+  return {staging_.data(), format.element, shape};
 }
 
 bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) {
@@ -60,13 +66,16 @@ ConstView WeightBuilder::keep(Tensor tensor) {
   return std::as_const(storage_.tensors.back()).view();
 }
 
-Linear WeightBuilder::pack(ConstView weight) {
+Linear WeightBuilder::pack(ConstView weight, std::vector<NamedRows> rows) {
+  Linear packed;
   if (streamed_block_) {
     const std::byte* place = storage_.stream->add(ctx_, weight.bytes(), weight.size_in_bytes());
-    return ops::borrow_linear(ctx_, {place, weight.dtype(), weight.shape()});
+    packed = ops::borrow_linear(ctx_, {place, weight.dtype(), weight.shape()});
+  } else {
+    packed = ops::pack_linear(ctx_, weight);
+    storage_.bytes += packed.size_in_bytes();
   }
-  Linear packed = ops::pack_linear(ctx_, weight);
-  storage_.bytes += packed.size_in_bytes();
+  packed.rows = std::move(rows);
   return packed;
 }
 
@@ -81,52 +90,57 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
                               int64_t in) {
   int64_t all = 0;
   for (int64_t out : outs) all += out;
-  const View made = stage(dtype_, {all, in});
+  const View made = stage({dtype_}, {all, in});
   bool complete = true;
+  std::vector<NamedRows> rows;
   int64_t row = 0;
   auto out = outs.begin();
   for (const std::string& name : names) {
     complete = fetch(name, {*out, in}, made.rows(row, *out)) && complete;
+    rows.push_back(piece(name, row, *out));
     row += *out++;
   }
-  return complete ? pack(made) : Linear{};
+  return complete ? pack(made, std::move(rows)) : Linear{};
 }
 
 GatedLinear WeightBuilder::gated(const std::string& gate, const std::string& up, const GatedShape& shape) {
   const int64_t in = shape.in, ffn = shape.ffn;
-  const View made = stage(dtype_, {2 * ffn, in});
+  const View made = stage({dtype_}, {2 * ffn, in});
   const bool has_gate = fetch(gate, {ffn, in}, made.rows(0, ffn)), has_up = fetch(up, {ffn, in}, made.rows(ffn, ffn));
   if (!has_gate || !has_up) return {};
-  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape)) return {pack(made), false};
+  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape))
+    return {pack(made, {piece(gate, 0, ffn), piece(up, ffn, ffn)}), false};
   if (raw_.size_bytes() < made.size_in_bytes()) raw_ = Buffer(ctx_.device(), made.size_in_bytes());
   const View interleaved(raw_.data(), dtype_, made.shape());
   ops::interleave_gates(ctx_, made, interleaved);
-  return {pack(interleaved), true};
+  return {pack(interleaved, ops::interleaved_rows(ctx_.device(), gate, up, ffn)), true};
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
-  const View made = stage(dtype, {out, in});
+  const View made = stage({dtype}, {out, in});
   const bool complete = fetch(name + ".weight", {out, in}, made);
   const ConstView bias_view = bias ? small(name + ".bias", {out}) : ConstView{};
   if (!complete) return {};
-  Linear packed = pack(made);
+  Linear packed = pack(made, {piece(name + ".weight", 0, out)});
   packed.bias = bias_view;
   return packed;
 }
 
 Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in) {
   const int64_t count = static_cast<int64_t>(names.size());
-  const View weight = stage(dtype_, {count * out, in});
+  const View weight = stage({dtype_}, {count * out, in});
   Tensor bias(ctx_.device(), DType::f32, {count * out});
   bool complete = true;
+  std::vector<NamedRows> rows;
   int64_t row = 0;
   for (const std::string& name : names) {
+    rows.push_back(piece(name + ".weight", row, out));
     complete = fetch(name + ".weight", {out, in}, weight.rows(row, out)) && complete;
     complete = fetch(name + ".bias", {out}, bias.view().rows(row, out)) && complete;
     row += out;
   }
   if (!complete) return {};
-  Linear packed = pack(weight);
+  Linear packed = pack(weight, std::move(rows));
   packed.bias = keep(std::move(bias));
   return packed;
 }
@@ -141,7 +155,7 @@ Conv2d WeightBuilder::upsampling_conv(const std::string& name, int64_t out, int6
 
 Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
                                   Conv2d (*pack)(Context&, ConstView, ConstView)) {
-  const View made = stage(dtype_, shape);
+  const View made = stage({dtype_}, shape);
   const bool complete = fetch(name + ".weight", shape, made);
   const ConstView bias = small(name + ".bias", {shape[0]});
   if (!complete || !bias) return {};

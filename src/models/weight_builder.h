@@ -16,6 +16,7 @@
 #include "ops/conv.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
+#include "tensor/weight_format.h"
 
 namespace nostos {
 
@@ -95,10 +96,11 @@ class WeightBuilder {
   void load(ConstView host, View to);
   /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would
   /// double load time.
-  View stage(DType dtype, const Shape& shape);
+  View stage(const WeightFormat& format, const Shape& shape);
   /// Copies `name` to `to`, converted to its dtype. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
-  Linear pack(ConstView weight);
+  /// \param rows where `weight`'s come from.
+  Linear pack(ConstView weight, std::vector<NamedRows> rows);
   /// conv(), packed by `pack`.
   Conv2d packed_conv(const std::string& name, const Shape& shape, Conv2d (*pack)(Context&, ConstView, ConstView));
   ConstView keep(Tensor tensor);

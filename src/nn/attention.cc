@@ -56,6 +56,12 @@ struct Projected {
   View qkv;
   RopeTable rope;
 
+  /// \return how a stream's heads of some rows are normalised and rotated.
+  ops::RotaryHeads rotary(const AttentionWeights& w, int64_t begin, int64_t count) const {
+    const RopeTable angles = rope.rows(begin, count);
+    return {w.q_norm, w.k_norm, shape.norm_eps, angles.cos, angles.sin, shape.pairs};
+  }
+
   /// Brings the heads of some rows to `groups`, each stream's by its own norms.
   void split(const parallel::Range& rows, std::span<const ops::HeadGroup> groups) const {
     for (const auto& [stream, of_stream] : stream_rows) {
@@ -63,10 +69,8 @@ struct Projected {
       const int64_t count = std::min(rows.end(), of_stream.end()) - begin;
       if (count <= 0) continue;
       const AttentionWeights& w = streams[stream];
-      const RopeTable angles = rope.rows(begin, count);
       const auto split_to = [&](std::span<const ops::HeadGroup> to) {
-        ops::split_heads_rope(ctx, qkv.rows(begin, count), w.q_norm, w.k_norm, shape.norm_eps, angles.cos, angles.sin,
-                              shape.pairs, to);
+        ops::split_heads_rope(ctx, qkv.rows(begin, count), rotary(w, begin, count), to);
       };
       if (count == rows.count)
         split_to(groups);
@@ -81,16 +85,14 @@ struct Projected {
     const parallel::Range all{0, qkv.shape()[0]};
     if (s.q) {
       split(all, std::array{ops::HeadGroup{s.q, s.k, s.v}});
-      return ops::attention(ctx, s.q, s.k, s.v, scale, shape.causal, mixed);
+      return ops::attention(ctx, {s.q, s.k, s.v}, scale, shape.causal, mixed);
     }
-    if (streams.size() == 1) {
-      const AttentionWeights& w = streams[0];
-      return ops::packed_attention(ctx, qkv, w.q_norm, w.k_norm, shape.norm_eps, rope.cos, rope.sin, shape.pairs,
-                                   shape.heads, shape.kv_heads, scale, mixed);
-    }
+    const ops::HeadCounts heads{shape.heads, shape.kv_heads};
+    if (streams.size() == 1)
+      return ops::packed_attention(ctx, qkv, rotary(streams[0], 0, all.count), heads, scale, mixed);
     // Each stream's heads are normalised and rotated where they lie.
     split(all, std::array{ops::HeadGroup{{}, {}, {}, qkv.reshape({all.count, 3, shape.heads, shape.head_dim})}});
-    ops::packed_attention(ctx, qkv, {}, {}, 0, {}, {}, shape.pairs, shape.heads, shape.kv_heads, scale, mixed);
+    ops::packed_attention(ctx, qkv, {}, heads, scale, mixed);
   }
 };
 

@@ -99,8 +99,8 @@ void PackedExchange::attend(Context& ctx, const SequenceGroup& group, const Spli
   pending.wait();
   const int64_t heads = self.heads.count;
   if (heads > 0)  // those were normalised and rotated before they travelled
-    ops::packed_attention(ctx, packed.reshape({group.rows(), 3 * heads * group.head_dim}), {}, {}, 0, {}, {},
-                          ops::RotaryPairs::interleaved, heads, heads, scale, results.mixed);
+    ops::packed_attention(ctx, packed.reshape({group.rows(), 3 * heads * group.head_dim}), {},
+                          {heads, heads}, scale, results.mixed);
   results.send_home(ctx, group, mixed);
 }
 
@@ -123,7 +123,7 @@ void HeadMajorExchange::attend(Context& ctx, const SequenceGroup& group, const S
   if (ring)
     ring->attend(ctx, group, heads, scale, results.mixed);
   else
-    ops::attention(ctx, entry(heads, 0), entry(heads, 1), entry(heads, 2), scale, false, results.mixed);
+    ops::attention(ctx, {entry(heads, 0), entry(heads, 1), entry(heads, 2)}, scale, false, results.mixed);
   results.send_home(ctx, group, mixed);
 }
 

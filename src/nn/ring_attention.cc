@@ -43,7 +43,7 @@ void Ring::attend(Context& ctx, const SequenceGroup& group, View all_heads, floa
     const int64_t keys = travelling.shape()[2];
     if (keys > 0) {
       const auto part_of = [&](int64_t i) { return travelling.rows(i, 1).reshape({heads, keys, head_dim}); };
-      ops::attention_part(ctx, q, part_of(0), part_of(1), scale, first ? total : part, first ? total_lse : part_lse);
+      ops::attention_part(ctx, {q, part_of(0), part_of(1)}, scale, first ? total : part, first ? total_lse : part_lse);
       if (!first) ops::merge_attention(ctx, part, part_lse, total, total_lse);
       first = false;
     }

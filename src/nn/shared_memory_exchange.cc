@@ -53,8 +53,8 @@ void SharedMemoryExchange::attend(Context& ctx, const SequenceGroup& group, cons
     }
   }
   if (own_heads > 0)
-    ops::packed_attention(ctx, packed.reshape({group.rows(), 3 * own_heads * group.head_dim}), {}, {}, 0, {}, {},
-                          ops::RotaryPairs::interleaved, own_heads, own_heads, scale, results);
+    ops::packed_attention_to(ctx, packed.reshape({group.rows(), 3 * own_heads * group.head_dim}), {},
+                             {own_heads, own_heads}, scale, results);
   peers.fence("attention rows", written);
 }
 

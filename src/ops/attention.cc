@@ -2,13 +2,14 @@
 #include "ops/attention.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 
 namespace nostos::ops {
 
 namespace {
 
-void check_rotary(ConstView q_norm, ConstView k_norm, ConstView cos, ConstView sin, int64_t tokens, int64_t head_dim) {
+void check_rotary(const RotaryHeads& rotary, int64_t tokens, int64_t head_dim) {
+  const auto& [q_norm, k_norm, eps, cos, sin, pairs] = rotary;
   check(!cos || tokens == 0 || cos.shape() == Shape({tokens, head_dim / 2}),
         "rotary tables are [tokens, head_dim / 2]");
   check(static_cast<bool>(cos) == static_cast<bool>(sin) && (!cos || cos.shape() == sin.shape()),
@@ -18,6 +19,13 @@ void check_rotary(ConstView q_norm, ConstView k_norm, ConstView cos, ConstView s
 }
 
 }  // namespace
+
+RotaryHeads RotaryHeads::rows(int64_t first, int64_t count) const {
+  RotaryHeads some = *this;
+  for (ConstView* table : {&some.cos, &some.sin})
+    if (*table) *table = table->rows(first, count);
+  return some;
+}
 
 HeadRows HeadGroup::part(int kind) const {
   if (is_packed()) {
@@ -33,8 +41,7 @@ HeadRows HeadGroup::part(int kind) const {
   return {of.bytes(), of.shape()[0], tokens, head_dim, tokens * head_dim, head_dim};
 }
 
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, std::span<const HeadGroup> groups) {
+void split_heads_rope(Context& ctx, ConstView qkv, const RotaryHeads& rotary, std::span<const HeadGroup> groups) {
   check(!groups.empty(), "heads go somewhere");
   const HeadRows first = groups[0].part(0);
   const int64_t tokens = first.tokens, head_dim = first.head_dim;
@@ -52,13 +59,14 @@ void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k
           "q, k and v have one dtype");
   }
   check(qkv.shape() == Shape({tokens, all_heads * head_dim}), "the projection holds q, k and v heads");
-  check_rotary(q_norm, k_norm, cos, sin, tokens, head_dim);
-  begin(ctx).split_heads_rope(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, groups);
+  check_rotary(rotary, tokens, head_dim);
+  dispatch<split_heads_rope>(ctx, qkv, rotary, groups);
 }
 
 namespace {
 
-void check_attention(ConstView q, ConstView k, ConstView v, ConstView out) {
+void check_attention(const QueriesKeysValues& heads, ConstView out) {
+  const auto& [q, k, v] = heads;
   check(q.shape().rank() == 3 && k.shape().rank() == 3 && k.shape() == v.shape(),
         "heads are [heads, tokens, head_dim]");
   check(q.shape()[2] == k.shape()[2] && (k.shape()[0] == 0 || q.shape()[0] % k.shape()[0] == 0),
@@ -71,26 +79,20 @@ void check_attention(ConstView q, ConstView k, ConstView v, ConstView out) {
 
 }  // namespace
 
-void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
-  check_attention(q, k, v, out);
-  check(q.dtype() == out.dtype(), "attention has one dtype");
-  check(!causal || q.shape()[1] == k.shape()[1], "causal attention has as many queries as keys");
-  begin(ctx).attention(ctx, q, k, v, scale, causal, out);
+void attention(Context& ctx, const QueriesKeysValues& heads, float scale, bool causal, View out) {
+  check_attention(heads, out);
+  check(heads.q.dtype() == out.dtype(), "attention has one dtype");
+  check(!causal || heads.q.shape()[1] == heads.k.shape()[1], "causal attention has as many queries as keys");
+  dispatch<attention>(ctx, heads, scale, causal, out);
 }
 
-bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal) {
-  const Backend& backend = backend_of(device);
-  return backend.packs_attention != nullptr && backend.packs_attention(device, dtype, head_dim, causal);
-}
-
-void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
-                      std::span<const RowTarget> out) {
-  const int64_t tokens = qkv.shape()[0], all_heads = heads + 2 * kv_heads;
-  check(kv_heads > 0 && heads % kv_heads == 0, "query heads share key heads evenly");
-  check(qkv.shape()[1] % all_heads == 0, "the projection holds q, k and v heads");
-  const int64_t head_dim = qkv.shape()[1] / all_heads;
-  check_rotary(q_norm, k_norm, cos, sin, tokens, head_dim);
+void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale,
+                         std::span<const RowTarget> out) {
+  const int64_t tokens = qkv.shape()[0];
+  check(heads.kv > 0 && heads.q % heads.kv == 0, "query heads share key heads evenly");
+  check(qkv.shape()[1] % heads.all() == 0, "the projection holds q, k and v heads");
+  const int64_t head_dim = qkv.shape()[1] / heads.all();
+  check_rotary(rotary, tokens, head_dim);
   int64_t targets = 0;
   for (const RowTarget& target : out) {
     check(target.first >= 0 && target.count >= 0 && target.first + target.count <= tokens, "targets are of the result");
@@ -98,23 +100,23 @@ void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm
   }
   check(targets == tokens && out.size() <= kMostRowTargets, "every row goes somewhere");
   check(packs_attention(ctx.device(), qkv.dtype(), head_dim, false), "packed attention serves these heads");
-  begin(ctx).packed_attention(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads, scale, out);
+  dispatch_to_gpu<packed_attention_to>(ctx, qkv, rotary, heads, scale, out);
 }
 
-void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out) {
+void packed_attention(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale, View out) {
   check(out.shape().rank() == 2 && out.shape()[0] == qkv.shape()[0] && out.dtype() == qkv.dtype() &&
-            out.shape()[1] * (heads + 2 * kv_heads) == qkv.shape()[1] * heads,
+            out.shape()[1] * heads.all() == qkv.shape()[1] * heads.q,
         "attention's output is [queries, heads * head_dim]");
   const RowTarget all{0, out.shape()[0], out.bytes(), out.shape()[1]};
-  packed_attention(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads, scale, std::span(&all, 1));
+  packed_attention_to(ctx, qkv, rotary, heads, scale, std::span(&all, 1));
 }
 
-void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
-  check_attention(q, k, v, out);
+void attention_part(Context& ctx, const QueriesKeysValues& heads, float scale, View out, View log_sum_exp) {
+  check_attention(heads, out);
   check(out.dtype() == DType::f32 && log_sum_exp.dtype() == DType::f32, "a part of attention is f32");
-  check(log_sum_exp.shape() == Shape({q.shape()[0], q.shape()[1]}), "there is one log-sum-exp a head and query");
-  begin(ctx).attention_part(ctx, q, k, v, scale, out, log_sum_exp);
+  check(log_sum_exp.shape() == Shape({heads.q.shape()[0], heads.q.shape()[1]}),
+        "there is one log-sum-exp a head and query");
+  dispatch<attention_part>(ctx, heads, scale, out, log_sum_exp);
 }
 
 void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
@@ -123,7 +125,7 @@ void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, V
   check(lse.rank() == 2 && out.shape().rank() == 2 && out.shape()[0] == lse[1] &&
             (lse[0] == 0 ? out.shape()[1] == 0 : out.shape()[1] % lse[0] == 0),
         "there is one log-sum-exp a head and query");
-  begin(ctx).merge_attention(ctx, part, part_log_sum_exp, out, log_sum_exp);
+  dispatch<merge_attention>(ctx, part, part_log_sum_exp, out, log_sum_exp);
 }
 
 }  // namespace nostos::ops

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "device/context.h"
+#include "ops/capabilities.h"
 #include "tensor/tensor.h"
 
 namespace nostos::ops {
@@ -12,6 +13,17 @@ namespace nostos::ops {
 enum class RotaryPairs {
   interleaved,  ///< (2i, 2i + 1): Z-Image
   half_split,   ///< (i, i + head_dim / 2): Qwen3
+};
+
+/// What is done to q and k heads before they are attended to; without tables they stay as they are.
+struct RotaryHeads {
+  ConstView q_norm = {}, k_norm = {};  ///< f32 [head_dim] RMSNorm weights, or null for none
+  float eps = 0;                       ///< of these norms
+  ConstView cos = {}, sin = {};        ///< f32 [tokens, head_dim / 2], or null for no rotation (then no norms either)
+  RotaryPairs pairs = RotaryPairs::interleaved;
+
+  /// \return the same for tokens [first, first + count).
+  RotaryHeads rows(int64_t first, int64_t count) const;
 };
 
 /// Heads of one kind as they lie in memory.
@@ -37,21 +49,19 @@ struct HeadGroup {
 
 /// Splits packed projections into heads; normalises q and k per head and rotates them.
 /// \param qkv f32 or product_dtype() [tokens, (heads + 2 * kv_heads) * head_dim]: q heads, then k heads, then v heads.
-/// \param q_norm, k_norm f32 [head_dim] RMSNorm weights, or null for none.
-/// \param cos, sin f32 [tokens, head_dim / 2], or null for no rotation (then without norms either).
 /// \param groups where the heads go, in order: the first group takes the first heads, and so on; all f32 or all bf16.
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, std::span<const HeadGroup> groups);
+void split_heads_rope(Context& ctx, ConstView qkv, const RotaryHeads& rotary, std::span<const HeadGroup> groups);
+
+/// What is attended to: f32 or bf16.
+struct QueriesKeysValues {
+  ConstView q;     ///< [heads, queries, head_dim]
+  ConstView k, v;  ///< [kv_heads, keys, head_dim]
+};
 
 /// out[t, h] = softmax(scale * q[h, t] . k[g]^T) v[g] with g = h / (heads / kv_heads); float32 softmax and sums. If
-/// `causal`, query
-/// t sees keys 0..t (as many queries as keys). Memory beyond the operands is O(keys) a thread.
-/// \param q [heads, queries, head_dim], k, v [kv_heads, keys, head_dim], f32 or bf16. \param out same dtype [queries,
-/// heads * head_dim].
-void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out);
-
-/// \return whether packed_attention() serves such heads on `device`.
-bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
+/// `causal`, query t sees keys 0..t (as many queries as keys). Memory beyond the operands is O(keys) a thread.
+/// \param out [queries, heads * head_dim] of q's dtype.
+void attention(Context& ctx, const QueriesKeysValues& heads, float scale, bool causal, View out);
 
 /// Where a run of a result's rows goes, on another GPU maybe.
 struct RowTarget {
@@ -61,22 +71,26 @@ struct RowTarget {
 };
 inline constexpr size_t kMostRowTargets = 24;  ///< what a kernel takes as parameters
 
+/// How many heads stand side by side in a row of a projection: q heads, then k heads, then v heads.
+struct HeadCounts {
+  int64_t q = 0, kv = 0;
+  int64_t all() const { return q + 2 * kv; }
+};
+
 /// attention() of a projection's heads where they lie, which saves moving them: what split_heads_rope() does is done in
-/// place. Gives the bits of these two. Without a causal mask.
-/// \param qkv [tokens, (heads + 2 * kv_heads) * head_dim], overwritten unless cos and sin are null: then heads are
-/// attended to as they are. \param q_norm ... pairs as split_heads_rope().
-/// \param out rows of heads * head_dim elements of qkv's dtype; at most kMostRowTargets runs, which hold every token once.
-void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
-                      std::span<const RowTarget> out);
-/// \param out [tokens, heads * head_dim] of qkv's dtype.
-void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale, View out);
+/// place. Gives the bits of these two. Without a causal mask. For heads that packs_attention() names.
+/// \param qkv [tokens, heads.all() * head_dim], overwritten unless rotary has no tables: then heads are attended to as
+/// they are. \param out [tokens, heads.q * head_dim] of qkv's dtype.
+void packed_attention(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale, View out);
+/// The same with results that go to several places. \param out rows of heads.q * head_dim elements of qkv's dtype; at
+/// most kMostRowTargets runs, which hold every token once.
+void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale,
+                         std::span<const RowTarget> out);
 
 /// Attention over a part of the keys, to be merged with the other parts.
-/// \param q, k, v as attention(), at least one key. \param out f32 [queries, heads * head_dim].
+/// \param heads with at least one key. \param out f32 [queries, heads * head_dim].
 /// \param log_sum_exp f32 [heads, queries]: log of the sum of exp(scale * q . k) over these keys.
-void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp);
+void attention_part(Context& ctx, const QueriesKeysValues& heads, float scale, View out, View log_sum_exp);
 
 /// Merges attention over two sets of keys into that over both: each weighs exp(its log-sum-exp).
 /// \param part f32 as out, \param out f32 [queries, heads * head_dim] and \param log_sum_exp f32 [heads, queries] in

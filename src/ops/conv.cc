@@ -2,7 +2,8 @@
 #include "ops/conv.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/capabilities.h"
+#include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "ops/patches.h"
@@ -14,8 +15,8 @@ size_t Conv2d::size_in_bytes() const { return packed ? packed->size_in_bytes() :
 namespace ops {
 namespace {
 
-void check_operands(const Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding,
-                    ConstView y) {
+void check_operands(const Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, ConstView y) {
+  const auto& [stride, padding, accumulate] = options;
   check(x.dtype() == filter.dtype, "conv2d takes inputs of the filter's dtype");
   check(y.dtype() == DType::f32 || y.dtype() == product_dtype(ctx.device(), filter.dtype),
         "conv2d gives f32 or product_dtype()");
@@ -27,32 +28,37 @@ void check_operands(const Context& ctx, ConstView x, const Conv2d& filter, int64
 /// \return whether pack_upsampling_conv2d() has made four filters of one.
 bool has_phases(const Conv2d& filter) { return filter.kernel == 2; }
 
-/// upsampling_conv2d(), or its plan if not `runs`.
+bool fuses_phases(Device device, const Conv2d& filter, DType y) {
+  const int64_t multiple = capabilities(device).fused_phase_multiple;
+  return multiple > 0 && y == DType::bf16 && filter.out % (4 * multiple) == 0;
+}
+
+/// upsampling_conv2d(), or its plan if it does not run.
+template <bool kRuns>
 void upsample_and_convolve(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View scratch,
-                           View y, bool runs) {
+                           View y) {
   if (y.elements() == 0) return;
-  const auto convolve = runs ? conv2d : plan_conv2d;
+  const auto convolve = kRuns ? conv2d : plan_conv2d;
   const Shape shape = upsampling_scratch(x.shape(), filter, padding);
   check(scratch.dtype() == filter.dtype && shape.elements() <= scratch.elements(),
         "upsampling_conv2d needs the scratch that it asks for");
   const View between(scratch.bytes(), filter.dtype, shape);
   if (has_phases(filter)) {
-    const Backend& backend = begin(ctx);
-    if (backend.fuses_phases != nullptr && backend.fuses_phases(ctx.device(), filter, y.dtype())) {
-      if (!runs) return;
+    if (fuses_phases(ctx.device(), filter, y.dtype())) {
+      if (!kRuns) return;
       const View copy(scratch.bytes(), filter.dtype, x.shape());  // y may overlap x
       check(copy.size_in_bytes() <= scratch.size_in_bytes(), "upsampling_conv2d needs the scratch that it asks for");
       convert(ctx, x, copy);
-      return backend.phases_conv2d(ctx, copy, filter, padding, y);
+      return phases_conv2d(ctx, copy, filter, padding, y);
     }
-    convolve(ctx, x, filter, 1, padding, between, false);
-    if (runs) backend.interleave_phases(ctx, between, y);
+    convolve(ctx, x, filter, {1, padding}, between);
+    if (kRuns) interleave_phases(ctx, between, y);
     return;
   }
-  if (runs) upsample_nearest_2x(ctx, x, between);
+  if (kRuns) upsample_nearest_2x(ctx, x, between);
   // Of a doubled row beside the own ones the convolution reads one.
   const int64_t above = 1 - padding.top, below = 1 - padding.bottom;
-  convolve(ctx, between.rows(above, shape[0] - above - below), filter, 1, padding, y, false);
+  convolve(ctx, between.rows(above, shape[0] - above - below), filter, {1, padding}, y);
 }
 
 }  // namespace
@@ -60,37 +66,31 @@ void upsample_and_convolve(Context& ctx, ConstView x, const Conv2d& filter, cons
 Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   check(filter.shape().rank() == 4 && filter.shape()[2] == filter.shape()[3], "a filter is [out, in, kernel, kernel]");
   check(bias.shape() == Shape({filter.shape()[0]}), "a filter's bias has one value an output channel");
-  return begin(ctx).pack_conv2d(ctx, filter, bias);
+  return dispatch<pack_conv2d>(ctx, filter, bias);
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
-            bool accumulate) {
-  check_operands(ctx, x, filter, stride, padding, y);
-  begin(ctx).conv2d(ctx, x, filter, stride, padding, y, accumulate);
+void conv2d(Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, View y) {
+  check_operands(ctx, x, filter, options, y);
+  dispatch<conv2d>(ctx, x, filter, options, y);
 }
 
-void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
-                 bool accumulate) {
-  check_operands(ctx, x, filter, stride, padding, y);
-  const auto plan = begin(ctx).plan_conv2d;
-  if (plan != nullptr) plan(ctx, x, filter, stride, padding, y, accumulate);
+void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, View y) {
+  check_operands(ctx, x, filter, options, y);
+  if (capabilities(ctx.device()).planned_convolutions) dispatch_to_gpu<plan_conv2d>(ctx, x, filter, options, y);
 }
 
 void finish_plans(Context& ctx) {
-  const auto finish = begin(ctx).finish_plans;
-  if (finish != nullptr) finish(ctx);
+  if (capabilities(ctx.device()).planned_convolutions) dispatch_to_gpu<finish_plans>(ctx);
 }
 
 Conv2d pack_upsampling_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   check(filter.shape().rank() == 4 && filter.shape()[2] == 3 && filter.shape()[3] == 3 &&
             bias.shape() == Shape({filter.shape()[0]}),
         "an upsampling filter is [out, in, 3, 3]");
-  const auto pack = begin(ctx).pack_phases;
-  if (pack != nullptr) {
-    Conv2d phases = pack(ctx, filter, bias);
-    if (phases.packed) return phases;
-  }
-  return pack_conv2d(ctx, filter, bias);
+  const int64_t multiple = capabilities(ctx.device()).phase_multiple;
+  const bool by_phases = multiple > 0 && filter.dtype() == DType::bf16 && filter.shape()[1] % multiple == 0 &&
+                         4 * filter.shape()[0] % multiple == 0;
+  return by_phases ? pack_phases(ctx, filter, bias) : pack_conv2d(ctx, filter, bias);
 }
 
 Shape upsampling_scratch(const Shape& x, const Conv2d& filter, const Padding& padding) {
@@ -99,12 +99,22 @@ Shape upsampling_scratch(const Shape& x, const Conv2d& filter, const Padding& pa
 }
 
 void upsampling_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View scratch, View y) {
-  upsample_and_convolve(ctx, x, filter, padding, scratch, y, true);
+  upsample_and_convolve<true>(ctx, x, filter, padding, scratch, y);
 }
 
 void plan_upsampling_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View scratch,
                             View y) {
-  upsample_and_convolve(ctx, x, filter, padding, scratch, y, false);
+  upsample_and_convolve<false>(ctx, x, filter, padding, scratch, y);
+}
+
+Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias) {
+  return dispatch_to_gpu<pack_phases>(ctx, filter, bias);
+}
+
+void interleave_phases(Context& ctx, ConstView x, View y) { dispatch_to_gpu<interleave_phases>(ctx, x, y); }
+
+void phases_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View y) {
+  dispatch_to_gpu<phases_conv2d>(ctx, x, filter, padding, y);
 }
 
 }  // namespace ops

@@ -2,7 +2,7 @@
 #include "ops/copy_rows.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 
 namespace nostos::ops {
 
@@ -17,7 +17,7 @@ void copy_rows(Context& ctx, ConstView from, View to, std::span<const RowRun> ru
               run.to + run.count <= target[1],
           "a run lies within the rows");
   }
-  begin(ctx).copy_rows(ctx, from, to, runs);
+  dispatch<copy_rows>(ctx, from, to, runs);
 }
 
 }  // namespace nostos::ops

@@ -2,67 +2,67 @@
 #include "ops/elementwise.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 
 namespace nostos::ops {
 
 void silu_mul(Context& ctx, ConstView gate_up, View out) {
   check(out.shape().rank() == 2 && gate_up.shape() == Shape({out.shape()[0], 2 * out.shape()[1]}),
         "silu_mul halves the channels");
-  begin(ctx).silu_mul(ctx, gate_up, out);
+  dispatch<silu_mul>(ctx, gate_up, out);
 }
 
 void silu(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements(), "silu keeps the number of elements");
-  begin(ctx).silu(ctx, x, out);
+  dispatch<silu>(ctx, x, out);
 }
 
 void finish_modulation(Context& ctx, View x) {
   check(x.shape().rank() == 2 && x.shape()[1] % 4 == 0, "a modulation row has four parts");
-  begin(ctx).finish_modulation(ctx, x);
+  dispatch<finish_modulation>(ctx, x);
 }
 
-void add_scalar(Context& ctx, float value, View x) { begin(ctx).add_scalar(ctx, value, x); }
+void add_scalar(Context& ctx, float value, View x) { dispatch<add_scalar>(ctx, value, x); }
 
 void convert(Context& ctx, ConstView x, View out) {
   check(x.elements() == out.elements(), "convert keeps the number of elements");
   const auto is_float = [](DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; };
   check(x.dtype() == out.dtype() || (is_float(out.dtype()) && (is_float(x.dtype()) || x.dtype() == DType::f16)),
         "convert goes among floating-point types");
-  begin(ctx).convert(ctx, x, out);
+  dispatch<convert>(ctx, x, out);
 }
 
 void fill_rows(Context& ctx, ConstView row, View out) {
   check(out.shape().rank() == 2 && row.elements() == out.shape()[1], "fill_rows copies one row");
-  begin(ctx).fill_rows(ctx, row, out);
+  dispatch<fill_rows>(ctx, row, out);
 }
 
 void clear(Context& ctx, View out) {
-  if (out.elements() > 0) begin(ctx).clear(ctx, out);
+  if (out.elements() > 0) dispatch<clear>(ctx, out);
 }
 
 void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   check(out.shape() == Shape({ids.elements(), table.shape()[1]}), "embed gives one row an id");
-  begin(ctx).embed(ctx, table, ids, out);
+  dispatch<embed>(ctx, table, ids, out);
 }
 
 void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares) {
   check(positive.shape().rank() == 2 && positive.shape() == negative.shape() && positive.shape() == out.shape(),
         "guide keeps the shape");
   check(!token_squares || token_squares.shape() == Shape({out.shape()[0], 2}), "guide gives two sums a token");
-  begin(ctx).guide(ctx, positive, negative, guidance, out, token_squares);
+  dispatch<guide>(ctx, positive, negative, guidance, out, token_squares);
 }
 
 void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x) {
   check(token_squares.shape().rank() == 2 && token_squares.shape()[1] == 2, "cap_norm takes two sums a token");
   check(max_norm_ratio > 0, "cap_norm's ratio is positive");
-  begin(ctx).cap_norm(ctx, token_squares, max_norm_ratio, x);
+  dispatch<cap_norm>(ctx, token_squares, max_norm_ratio, x);
 }
 
 void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x) {
   check(model_output.shape() == x.shape(), "euler_step keeps the shape");
   check(delta.elements() == 1, "euler_step takes one delta");
-  begin(ctx).euler_step(ctx, model_output, delta, x);
+  dispatch<euler_step>(ctx, model_output, delta, x);
 }
 
 }  // namespace nostos::ops

@@ -3,21 +3,42 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "device/context.h"
+#include "ops/capabilities.h"
 #include "ops/packed_weight.h"
 #include "tensor/tensor.h"
+#include "tensor/weight_format.h"
 
 namespace nostos {
+
+/// Which rows of a packed weight are those of one checkpoint matrix: `run` side by side, the next run `stride` further
+/// on.
+struct NamedRows {
+  std::string name;    ///< of the checkpoint's matrix, without the prefix of its file
+  int64_t begin = 0;   ///< where its first row is
+  int64_t count = 0;   ///< of its rows
+  int64_t run = 0;     ///< count where it lies in one piece
+  int64_t stride = 0;  ///< likewise
+
+  /// \return where row `i` of the checkpoint's matrix is.
+  int64_t row(int64_t i) const { return begin + i / run * stride + i % run; }
+
+  friend bool operator==(const NamedRows&, const NamedRows&) = default;
+};
 
 /// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one
 /// process share it.
 struct Linear {
   int64_t in = 0;
   int64_t out = 0;
-  DType dtype = DType::f32;  ///< of the weight and of the inputs it takes: f32 or bf16
+  DType input = DType::f32;  ///< of what it is multiplied with: f32 or bf16
+  WeightFormat format;       ///< of the packed weight: today's kernels want input as its element
   std::shared_ptr<const PackedWeight> packed;
-  ConstView bias;  ///< f32 [out], or null; owned by the model's weights
+  ConstView bias = {};               ///< f32 [out], or null; owned by the model's weights
+  std::vector<NamedRows> rows = {};  ///< where they come from; every row once, or none where nobody has named them
 
   size_t size_in_bytes() const;
 };
@@ -40,13 +61,13 @@ namespace ops {
 /// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
 Linear pack_linear(Context& ctx, ConstView weight);
 
-/// \return `weight` [out, in] to be used where it lies, in memory of the caller's that holds it whenever it is used:
-/// for backends that keep weights in that layout. \throws Error device for one that does not, the CPU's
+/// \return `weight` [out, in] to be used where it lies, in memory of the caller's that holds it whenever it is used.
+/// \throws Error device without Capabilities::borrowed_weights
 Linear borrow_linear(Context& ctx, ConstView weight);
 
 /// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
 /// for bit, whatever the number of rows and threads.
-/// \param x [rows, in] of w.dtype. \param y [rows, out], not overlapping x: f32, or product_dtype() if not
+/// \param x [rows, in] of w.input. \param y [rows, out], not overlapping x: f32, or product_dtype() if not
 /// accumulating.
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
 
@@ -55,22 +76,27 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate 
 bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape);
 /// Brings `weight` [2 * ffn, in]: gate rows, then up rows, into that order, where it is fused.
 void interleave_gates(Context& ctx, ConstView weight, View out);
+/// \return where `device` has the rows of gate and up [ffn, in] after that: in turn, Capabilities::gated_multiple of
+/// each.
+std::vector<NamedRows> interleaved_rows(Device device, const std::string& gate, const std::string& up, int64_t ffn);
 
 /// out = silu(x Wg^T) * (x Wu^T), silu(x) = x / (1 + exp(-x)); a row depends on that row of x alone, bit for bit.
-/// \param x [rows, in] of the weights' dtype. \param scratch product_dtype() [rows, 2 * ffn], or null where it is fused.
+/// \param x [rows, in] of the weights' dtype. \param scratch product_dtype() [rows, 2 * ffn], or null where it is
+/// fused.
 /// \param out [rows, ffn] of the weights' dtype, not overlapping.
 void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out);
+/// The same where it is fused. \param w [2 * ffn, in], interleaved.
+void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
 /// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose
 /// ops are bound by memory; f32 on the CPU.
 DType product_dtype(Device device, DType weights);
 
-/// \return whether this device multiplies bf16 matrices natively (AVX-512 BF16 or better through oneDNN).
-bool has_bf16_products(Context& ctx);
+/// \return whether the context's device multiplies bf16 matrices natively: see Capabilities.
+inline bool has_bf16_products(const Context& ctx) { return capabilities(ctx.device()).bf16_products; }
 
 /// \return GFLOP/s of `ctx`'s matrix product of [rows, in] by [in, out] in `dtype`, the best of a few runs: the
-/// ceiling that the
-/// model's own rate is compared with.
+/// ceiling that the model's own rate is compared with.
 double measure_linear_gflops(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t out);
 
 }  // namespace ops

@@ -2,13 +2,13 @@
 #include "ops/noise.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 
 namespace nostos::ops {
 
 void philox_normal(Context& ctx, uint64_t seed, View out) {
   check(out.dtype() == DType::f32, "philox_normal gives f32");
-  if (out.elements() > 0) begin(ctx).philox_normal(ctx, seed, out);
+  if (out.elements() > 0) dispatch<philox_normal>(ctx, seed, out);
 }
 
 }  // namespace nostos::ops

@@ -2,7 +2,7 @@
 #include "ops/norm.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 
 namespace nostos::ops {
 
@@ -10,43 +10,41 @@ void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, floa
   check(x.shape().rank() == 2 && x.shape() == out.shape(), "rms_norm keeps the shape");
   check(weight.shape() == Shape({x.shape()[1]}) && (!scale || scale.elements() == x.shape()[1]),
         "rms_norm's weights match the channels");
-  begin(ctx).rms_norm(ctx, x, weight, scale, eps, out);
+  dispatch<rms_norm>(ctx, x, weight, scale, eps, out);
 }
 
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
   check(x.shape().rank() == 2 && x.shape() == out.shape(), "layer_norm_scaled keeps the shape");
   check(scale.elements() == x.shape()[1], "layer_norm_scaled's scale matches the channels");
-  begin(ctx).layer_norm_scaled(ctx, x, scale, eps, out);
+  dispatch<layer_norm_scaled>(ctx, x, scale, eps, out);
 }
 
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
-                        const NextNorm& next) {
+void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm, View x, const NextNorm& next) {
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_rms_norm keeps the shape");
-  check(weight.shape() == Shape({x.shape()[1]}) && (!gate || gate.elements() == x.shape()[1]),
+  check(norm.weight.shape() == Shape({x.shape()[1]}) && (!norm.gate || norm.gate.elements() == x.shape()[1]),
         "add_gated_rms_norm's weights match the channels");
   if (next.out) {
-    check(next.out.shape() == x.shape() && next.weight.shape() == weight.shape() &&
+    check(next.out.shape() == x.shape() && next.weight.shape() == norm.weight.shape() &&
               (!next.scale || next.scale.elements() == x.shape()[1]),
           "the norm after add_gated_rms_norm has its shape");
   }
-  begin(ctx).add_gated_rms_norm(ctx, projected, weight, gate, eps, x, next);
+  dispatch<add_gated_rms_norm>(ctx, projected, norm, x, next);
 }
 
 void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   check(x.shape().rank() == 3 && sums.shape().rank() == 3 && sums.shape()[0] == x.shape()[0] && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,
         "group_norm_row_sums' shapes do not match");
-  begin(ctx).group_norm_row_sums(ctx, x, sums);
+  dispatch<group_norm_row_sums>(ctx, x, sums);
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
-                      float eps, bool silu, View out) {
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, const GroupNorm& norm, View out) {
   check(x.shape().rank() == 3 && x.shape() == out.shape() && sums.shape().rank() == 3 && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,
         "group_norm_apply's shapes do not match");
-  check(weight.elements() == x.shape()[2] && bias.elements() == x.shape()[2],
+  check(norm.weight.elements() == x.shape()[2] && norm.bias.elements() == x.shape()[2],
         "group_norm_apply's weights match the channels");
-  begin(ctx).group_norm_apply(ctx, x, sums, row_pixels, weight, bias, eps, silu, out);
+  dispatch<group_norm_apply>(ctx, x, sums, row_pixels, norm, out);
 }
 
 }  // namespace nostos::ops

@@ -21,22 +21,32 @@ struct NextNorm {
   View out;          ///< f32 or bf16 [rows, channels], or null for no such norm
 };
 
+/// The norm of what is added to the residual stream.
+struct GatedNorm {
+  ConstView weight;  ///< f32 [channels]
+  ConstView gate;    ///< f32 [channels] or null for no gate
+  float eps = 0;     ///< also of the norm that follows
+};
+
 /// x += gate * rms_norm(projected) * weight, row by row; then `next` of x while its rows are at hand.
-/// \param projected f32 or product_dtype() [rows, channels]. \param gate f32 [channels] or null (no gate).
-/// \param eps of both norms. \param x f32 [rows, channels], in place.
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
-                        const NextNorm& next = {});
+/// \param projected f32 or product_dtype() [rows, channels]. \param x f32 [rows, channels], in place.
+void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm, View x, const NextNorm& next = {});
 
 /// Sums of each image row and channel group, float64: the parts of GroupNorm's statistics that are added in row order,
-/// so that
-/// the result does not depend on how rows are dealt to ranks.
+/// so that the result does not depend on how rows are dealt to ranks.
 /// \param x f32 or product_dtype() [height, width, channels]. \param sums f64 [height, groups, 2]: sum, sum of squares.
 void group_norm_row_sums(Context& ctx, ConstView x, View sums);
 
-/// out = (x - mean_g) / sqrt(var_g + eps) * weight + bias, then SiLU if `silu`.
-/// \param sums f64 [rows, groups, 2] of the whole image. \param row_pixels pixels that each of their rows is of. \param x
-/// f32 or product_dtype() [height, width, channels], any part of the image. \param out f32 or bf16.
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
-                      float eps, bool silu, View out);
+/// What group_norm_apply() does to a normalised channel.
+struct GroupNorm {
+  ConstView weight, bias;  ///< f32 [channels]
+  float eps = 0;
+  bool silu = false;  ///< whether SiLU follows
+};
+
+/// out = (x - mean_g) / sqrt(var_g + eps) * weight + bias, then SiLU if wanted.
+/// \param sums f64 [rows, groups, 2] of the whole image. \param row_pixels pixels that each of their rows is of. \param
+/// x f32 or product_dtype() [height, width, channels], any part of the image. \param out f32 or bf16.
+void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, const GroupNorm& norm, View out);
 
 }  // namespace nostos::ops

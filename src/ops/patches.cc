@@ -2,7 +2,7 @@
 #include "ops/patches.h"
 
 #include "base/error.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 
 namespace nostos::ops {
 namespace {
@@ -18,32 +18,32 @@ void check_patches(ConstView latents, int64_t patch, ConstView tokens) {
 
 void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens) {
   check_patches(latents, patch, tokens);
-  begin(ctx).patchify(ctx, latents, patch, tokens);
+  dispatch<patchify>(ctx, latents, patch, tokens);
 }
 
 void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents) {
   check_patches(latents, patch, tokens);
-  begin(ctx).unpatchify(ctx, tokens, patch, latents);
+  dispatch<unpatchify>(ctx, tokens, patch, latents);
 }
 
 void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image) {
   const Shape& shape = latents.shape();
   check(shape.rank() == 3 && image.shape() == Shape({shape[1], shape[2], shape[0]}),
         "latents_to_image moves channels last");
-  begin(ctx).latents_to_image(ctx, latents, scale, shift, image);
+  dispatch<latents_to_image>(ctx, latents, scale, shift, image);
 }
 
 void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   const Shape& shape = x.shape();
   check(shape.rank() == 3 && out.shape() == Shape({2 * shape[0], 2 * shape[1], shape[2]}),
         "upsample doubles height and width");
-  begin(ctx).upsample_nearest_2x(ctx, x, out);
+  dispatch<upsample_nearest_2x>(ctx, x, out);
 }
 
 void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   check(x.elements() == out.elements() && out.dtype() == DType::u8, "to_pixels gives a byte a value");
   check(invalid.elements() == 1 && invalid.dtype() == DType::i32, "to_pixels has one flag");
-  begin(ctx).to_pixels(ctx, x, out, invalid);
+  dispatch<to_pixels>(ctx, x, out, invalid);
 }
 
 }  // namespace nostos::ops

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "io/folder_cache.h"
 #include "ops/linear.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
@@ -18,6 +19,7 @@ namespace nostos {
 namespace {
 
 DType choose_dtype(Context& ctx, Precision precision) {
+  log_debug("{}: {}", to_string(ctx.device()), to_string(ops::capabilities(ctx.device())));
   if (precision == Precision::f32) return DType::f32;
   const bool has_bf16 = ops::has_bf16_products(ctx);
   require(precision != Precision::bf16 || has_bf16, ErrorKind::device,
@@ -29,7 +31,7 @@ DType choose_dtype(Context& ctx, Precision precision) {
 struct LoadedModel {
   /// \param sharers ranks that draw with it.
   LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
-      : ctx(device, threads),
+      : ctx(device, threads, FolderCache::in(options.cache_folder)),
         dtype(choose_dtype(ctx, options.precision)),
         parts(ctx, {options.model, dtype, options.synthetic, options.variant},
               resolve_memory(options.memory, device, sharers)) {}

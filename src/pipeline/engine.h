@@ -30,7 +30,8 @@ struct EngineOptions {
   /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
-  int threads = 0;  ///< CPU threads of the process, shared by its ranks; 0: all that it may use
+  std::filesystem::path cache_folder;  ///< where what trials find out is kept for the next process; "": nowhere
+  int threads = 0;                     ///< CPU threads of the process, shared by its ranks; 0: all that it may use
   MemoryOptions memory;
   Parallelism parallelism;
   double comm_timeout_s = 0;      ///< see CommunicatorOptions

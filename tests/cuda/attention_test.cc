@@ -34,13 +34,13 @@ TEST(CudaAttention, HeadsDoNotDependOnTheirNumber) {
                k = on_gpu(random_tensor(DType::bf16, {kHeads, kTokens, kWidth}, 2, -2, 2)),
                v = on_gpu(random_tensor(DType::bf16, {kHeads, kTokens, kWidth}, 3));
   Tensor all = gpu_tensor(DType::bf16, {kTokens, kHeads * kWidth});
-  ops::attention(gpu(), q, k, v, 0.088f, false, all);
+  ops::attention(gpu(), {q, k, v}, 0.088f, false, all);
   const Tensor whole = on_host(all);
   for (const std::vector<int64_t>& shares : {std::vector<int64_t>{8, 8, 7, 7}, {5, 5, 4, 4, 4, 4, 4}, {1, 29}}) {
     int64_t first = 0;
     for (const int64_t count : shares) {
       Tensor out = gpu_tensor(DType::bf16, {kTokens, count * kWidth});
-      ops::attention(gpu(), q.view().rows(first, count), k.view().rows(first, count), v.view().rows(first, count),
+      ops::attention(gpu(), {q.view().rows(first, count), k.view().rows(first, count), v.view().rows(first, count)},
                      0.088f, false, out);
       const Tensor part = on_host(out);
       int64_t wrong_tokens = 0;
@@ -69,12 +69,12 @@ TEST(CudaAttention, QueriesDoNotDependOnTheirNumber) {
       const Tensor k = on_gpu(random_tensor(dtype, {1, c.tokens, c.width}, 2, -2, 2)),
                    v = on_gpu(random_tensor(dtype, {1, c.tokens, c.width}, 3));
       Tensor all = gpu_tensor(dtype, {c.tokens, c.width});
-      ops::attention(gpu(), on_gpu(q), k, v, 0.05f, false, all);
+      ops::attention(gpu(), {on_gpu(q), k, v}, 0.05f, false, all);
       const Tensor whole = on_host(all);
       int64_t first = 0;
       for (const int64_t count : c.counts) {
         Tensor part = gpu_tensor(dtype, {count, c.width});
-        ops::attention(gpu(), on_gpu(queries_of(q, first, count)), k, v, 0.05f, false, part);
+        ops::attention(gpu(), {on_gpu(queries_of(q, first, count)), k, v}, 0.05f, false, part);
         EXPECT_TRUE(same_bits(whole.view().rows(first, count), on_host(part)))
             << name(dtype) << " width " << c.width << " queries " << first << " to " << first + count;
         first += count;
@@ -101,7 +101,7 @@ TEST(CudaAttention, WideHeadEqualsReference) {
       }
       const float scale = 1 / std::sqrt(static_cast<float>(kWidth));
       Tensor out = gpu_tensor(DType::bf16, {queries, kWidth});
-      ops::attention(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), scale, false, out);
+      ops::attention(gpu(), {on_gpu(q), on_gpu(k), on_gpu(v)}, scale, false, out);
       const auto attend = [&](const Values& value) {
         return reference::attention(values(q), values(k), value, scale, false, 1, 1, queries, keys, kWidth);
       };
@@ -126,7 +126,7 @@ TEST(CudaAttention, GroupedCausalHeadsEqualReference) {
                  v = random_tensor(DType::bf16, {kKvHeads, tokens, kWidth}, 3);
     const float scale = 1 / std::sqrt(static_cast<float>(kWidth));
     Tensor out = gpu_tensor(DType::bf16, {tokens, kHeads * kWidth});
-    ops::attention(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), scale, true, out);
+    ops::attention(gpu(), {on_gpu(q), on_gpu(k), on_gpu(v)}, scale, true, out);
     const auto attend = [&](const Values& value) {
       return reference::attention(values(q), values(k), value, scale, true, kHeads, kKvHeads, tokens, tokens, kWidth);
     };
@@ -161,7 +161,7 @@ TEST(CudaAttention, HeadsOf128EqualReference) {
                  v = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 3);
     Tensor out = gpu_tensor(DType::bf16, {c.queries, c.heads * kWidth});
     constexpr float kScale = 0.088388f;
-    ops::attention(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), kScale, false, out);
+    ops::attention(gpu(), {on_gpu(q), on_gpu(k), on_gpu(v)}, kScale, false, out);
     const auto attend = [&](const Values& value) {
       return reference::attention(values(q), values(k), value, kScale, false, c.heads, c.kv_heads, c.queries, c.keys,
                                   kWidth);
@@ -198,11 +198,11 @@ TEST(CudaAttention, PackedGivesTheBitsOfSplitHeads) {
     Tensor split = gpu_tensor(DType::bf16, {c.tokens, c.heads * kWidth}),
            packed = gpu_tensor(DType::bf16, split.shape());
     Tensor projection = on_gpu(qkv);
-    ops::split_heads_rope(gpu(), projection, q_weight, k_weight, kEps, cos, sin, ops::RotaryPairs::interleaved,
+    ops::split_heads_rope(gpu(), projection, {q_weight, k_weight, kEps, cos, sin, ops::RotaryPairs::interleaved},
                           std::array{ops::HeadGroup{q, k, v}});
-    ops::attention(gpu(), q, k, v, kScale, false, split);
-    ops::packed_attention(gpu(), projection, q_weight, k_weight, kEps, cos, sin, ops::RotaryPairs::interleaved, c.heads,
-                          c.kv_heads, kScale, packed);
+    ops::attention(gpu(), {q, k, v}, kScale, false, split);
+    ops::packed_attention(gpu(), projection, {q_weight, k_weight, kEps, cos, sin, ops::RotaryPairs::interleaved},
+                          {c.heads, c.kv_heads}, kScale, packed);
     EXPECT_TRUE(same_bits(on_host(split), on_host(packed))) << c.tokens << " tokens, " << c.heads << " heads";
   }
 }
@@ -221,7 +221,7 @@ void expect_same_in_runs(View packed, int64_t heads, float scale, ConstView want
     targets.push_back({first, count, to, stride});
   }
   targets.push_back({0, 0, nullptr, stride});
-  ops::packed_attention(gpu(), packed, {}, {}, 0, {}, {}, ops::RotaryPairs::interleaved, heads, heads, scale, targets);
+  ops::packed_attention_to(gpu(), packed, {}, {heads, heads}, scale, targets);
   const Tensor got = on_host(out), rows = on_host(wanted);
   int64_t wrong = 0;
   for (const ops::RowTarget& target : targets) {
@@ -247,8 +247,10 @@ TEST(CudaAttention, PackedHeadsOfARankGiveTheBitsOfSplitHeads) {
     const Tensor cos = on_gpu(random_tensor(DType::f32, {tokens, kWidth / 2}, 3)),
                  sin = on_gpu(random_tensor(DType::f32, {tokens, kWidth / 2}, 4));
     const auto split = [&](int64_t token, int64_t count, std::span<const ops::HeadGroup> groups) {
-      ops::split_heads_rope(gpu(), qkv.view().rows(token, count), norm, norm, kEps, cos.view().rows(token, count),
-                            sin.view().rows(token, count), ops::RotaryPairs::interleaved, groups);
+      ops::split_heads_rope(gpu(), qkv.view().rows(token, count),
+                            {norm, norm, kEps, cos.view().rows(token, count), sin.view().rows(token, count),
+                             ops::RotaryPairs::interleaved},
+                            groups);
     };
     Tensor q = gpu_tensor(DType::bf16, {kHeads, tokens, kWidth}), k = gpu_tensor(DType::bf16, q.shape()),
            v = gpu_tensor(DType::bf16, q.shape());
@@ -277,9 +279,9 @@ TEST(CudaAttention, PackedHeadsOfARankGiveTheBitsOfSplitHeads) {
         Tensor wanted = gpu_tensor(DType::bf16, {tokens, count * kWidth}),
                out = gpu_tensor(DType::bf16, wanted.shape());
         const auto some = [&](Tensor& heads) { return heads.view().rows(first, count); };
-        ops::attention(gpu(), some(q), some(k), some(v), kScale, false, wanted);
-        ops::packed_attention(gpu(), packed.view().reshape({tokens, 3 * count * kWidth}), {}, {}, 0, {}, {},
-                              ops::RotaryPairs::interleaved, count, count, kScale, out);
+        ops::attention(gpu(), {some(q), some(k), some(v)}, kScale, false, wanted);
+        ops::packed_attention(gpu(), packed.view().reshape({tokens, 3 * count * kWidth}), {}, {count, count}, kScale,
+                              out);
         EXPECT_TRUE(same_bits(on_host(wanted), on_host(out))) << tokens << " tokens, heads from " << first;
         EXPECT_TRUE(same_bits(together, on_host(packed))) << "heads were rotated twice";
         expect_same_in_runs(packed.view().reshape({tokens, 3 * count * kWidth}), count, kScale, wanted);
@@ -301,7 +303,7 @@ TEST(CudaAttention, LogSumExpEqualsReference) {
         Tensor out = gpu_tensor(DType::f32, {kQueries, kHeads * width}),
                lse = gpu_tensor(DType::f32, {kHeads, kQueries});
         constexpr float kScale = 0.125f;
-        ops::attention_part(gpu(), on_gpu(q), on_gpu(k), on_gpu(v), kScale, out, lse);
+        ops::attention_part(gpu(), {on_gpu(q), on_gpu(k), on_gpu(v)}, kScale, out, lse);
         const Values qs = values(q), ks = values(k);
         Values expected, bound;
         for (int64_t row = 0; row < kHeads * kQueries; ++row) {

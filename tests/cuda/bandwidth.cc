@@ -78,10 +78,12 @@ void measure_block(Context& ctx, BandwidthBench& bench, DType product) {
   auto projected = bench.tensors(product, {kRows, kHidden}), vectors = bench.tensors(DType::f32, {kHidden});
   bench.measure("rms_norm scaled 4128x3840 to bf16", bytes_of({x[0], normed[0]}),
                 [&](size_t i) { ops::rms_norm(ctx, x[i], vectors[0], vectors[1], kEps, normed[i]); });
-  bench.measure("add_gated_rms_norm 4128x3840" + of, bytes_of({x[0], x[0], projected[0]}),
-                [&](size_t i) { ops::add_gated_rms_norm(ctx, projected[i], vectors[0], vectors[1], kEps, x[i]); });
+  bench.measure("add_gated_rms_norm 4128x3840" + of, bytes_of({x[0], x[0], projected[0]}), [&](size_t i) {
+    ops::add_gated_rms_norm(ctx, projected[i], {vectors[0], vectors[1], kEps}, x[i]);
+  });
   bench.measure("the same and the next rms_norm" + of, bytes_of({x[0], x[0], projected[0], normed[0]}), [&](size_t i) {
-    ops::add_gated_rms_norm(ctx, projected[i], vectors[0], vectors[1], kEps, x[i], {vectors[2], vectors[3], normed[i]});
+    ops::add_gated_rms_norm(ctx, projected[i], {vectors[0], vectors[1], kEps}, x[i],
+                            {vectors[2], vectors[3], normed[i]});
   });
   {
     auto qkv = bench.tensors(product, {kRows, 3 * kHeads * kHeadDim}),
@@ -90,8 +92,9 @@ void measure_block(Context& ctx, BandwidthBench& bench, DType product) {
     bench.measure(
         "split_heads_rope 4128, 30 heads" + of, bytes_of({qkv[0], heads[0], tables[0], tables[1]}), [&](size_t i) {
           const auto part = [&](int64_t n) { return heads[i].view().rows(n * kHeads, kHeads); };
-          ops::split_heads_rope(ctx, qkv[i], norms[0], norms[1], kEps, tables[0], tables[1],
-                                ops::RotaryPairs::interleaved, std::array{ops::HeadGroup{part(0), part(1), part(2)}});
+          ops::split_heads_rope(ctx, qkv[i],
+                                {norms[0], norms[1], kEps, tables[0], tables[1], ops::RotaryPairs::interleaved},
+                                std::array{ops::HeadGroup{part(0), part(1), part(2)}});
         });
   }
   auto gate_up = bench.tensors(product, {kRows, 2 * kFfn}), ffn = bench.tensors(DType::bf16, {kRows, kFfn});
@@ -141,7 +144,7 @@ void measure_decoder(Context& ctx, BandwidthBench& bench, DType product) {
     bench.measure("group_norm_row_sums " + at + of, bytes_of({image[0]}),
                   [&](size_t i) { ops::group_norm_row_sums(ctx, image[i], sums); });
     bench.measure("group_norm_apply with SiLU " + at + of, bytes_of({image[0], normed[0]}), [&](size_t i) {
-      ops::group_norm_apply(ctx, image[i], sums, image[i].shape()[1], vectors[0], vectors[1], kEps, true, normed[i]);
+      ops::group_norm_apply(ctx, image[i], sums, image[i].shape()[1], {vectors[0], vectors[1], kEps, true}, normed[i]);
     });
   }
   auto image = bench.tensors(product, {512, 512, 256}), larger = bench.tensors(DType::bf16, {1024, 1024, 256});

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/environment.h"
 #include "pipeline/engine.h"
 
 namespace {
@@ -73,6 +74,7 @@ int main(int argc, char** argv) {
   try {
     const char* models = std::getenv("NOSTOS_MODELS_DIR");
     EngineOptions options;
+    options.cache_folder = cache_folder();
     options.model =
         argc > 1 ? std::string(argv[1]) : std::string(models != nullptr ? models : "models") + "/z-image-turbo";
     options.synthetic = true;

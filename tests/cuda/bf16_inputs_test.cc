@@ -47,8 +47,8 @@ TEST(Bf16Inputs, AddGatedRmsNorm) {
                  gate = on_gpu(random_tensor(DType::f32, {channels}, 3)),
                  before = random_tensor(DType::f32, {67, channels}, 4);
     Tensor a = on_gpu(before), b = on_gpu(before);
-    ops::add_gated_rms_norm(gpu(), projected.bf16, weight, gate, kEps, a);
-    ops::add_gated_rms_norm(gpu(), projected.f32, weight, gate, kEps, b);
+    ops::add_gated_rms_norm(gpu(), projected.bf16, {weight, gate, kEps}, a);
+    ops::add_gated_rms_norm(gpu(), projected.f32, {weight, gate, kEps}, b);
     EXPECT_TRUE(same_bits(on_host(a), on_host(b))) << channels;
   }
 }
@@ -65,7 +65,7 @@ TEST(Bf16Inputs, SplitHeadsRope) {
         const auto split = [&](ConstView in) {
           Tensor heads = gpu_tensor(dtype, {5, kTokens, head_dim});
           ops::split_heads_rope(
-              gpu(), in, norm, norm, kEps, cos, sin, pairs,
+              gpu(), in, {norm, norm, kEps, cos, sin, pairs},
               std::array{ops::HeadGroup{heads.view().rows(0, 3), heads.view().rows(3, 1), heads.view().rows(4, 1)}});
           return on_host(heads);
         };
@@ -95,8 +95,8 @@ TEST(Bf16Inputs, GroupNorm) {
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 3 * kUnitF32 * a[i]);
     for (const DType dtype : kOutputs) {
       Tensor from_bf16 = gpu_tensor(dtype, x.f32.shape()), from_f32 = gpu_tensor(dtype, x.f32.shape());
-      ops::group_norm_apply(gpu(), x.bf16, sums, x.bf16.shape()[1], weight, bias, kEps, true, from_bf16);
-      ops::group_norm_apply(gpu(), x.f32, sums, x.f32.shape()[1], weight, bias, kEps, true, from_f32);
+      ops::group_norm_apply(gpu(), x.bf16, sums, x.bf16.shape()[1], {weight, bias, kEps, true}, from_bf16);
+      ops::group_norm_apply(gpu(), x.f32, sums, x.f32.shape()[1], {weight, bias, kEps, true}, from_f32);
       EXPECT_TRUE(same_bits(on_host(from_bf16), on_host(from_f32))) << c.channels;
     }
   }

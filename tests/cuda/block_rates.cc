@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "cuda/rates.h"
 #include "device/cuda/runtime.h"
+#include "io/environment.h"
+#include "io/folder_cache.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
@@ -49,7 +51,9 @@ void measure_block(Context& ctx, Bench& bench, int64_t rows) {
   if (!is_packed) q = random({kHeads, rows, kHeadDim}), k = random(q.shape()), v = random(q.shape());
   const auto part = [&](int64_t columns) { return View(scratch.view().bytes(), DType::bf16, {rows, columns}); };
   const View qkv = part(3 * kHidden);
-  const auto add = [&](size_t) { ops::add_gated_rms_norm(ctx, projected, norm, norm, kEps, x, {norm, norm, normed}); };
+  const auto add = [&](size_t) {
+    ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, normed});
+  };
   const float scale = 1 / std::sqrt(static_cast<float>(kHeadDim));
   measure_in_order(
       bench, fmt::format("{} rows, a block as the engine runs it", rows),
@@ -58,12 +62,13 @@ void measure_block(Context& ctx, Bench& bench, int64_t rows) {
        {"rotation and attention", attention_flops(kHeads, rows, rows, kHeadDim),
         [&](size_t) {
           if (is_packed) {
-            ops::packed_attention(ctx, qkv, head_norm, head_norm, kEps, cos, sin, kPairs, kHeads, kHeads, scale, mixed);
+            ops::packed_attention(ctx, qkv, {head_norm, head_norm, kEps, cos, sin, kPairs}, {kHeads, kHeads}, scale,
+                                  mixed);
             return;
           }
-          ops::split_heads_rope(ctx, qkv, head_norm, head_norm, kEps, cos, sin, kPairs,
+          ops::split_heads_rope(ctx, qkv, {head_norm, head_norm, kEps, cos, sin, kPairs},
                                 std::array{ops::HeadGroup{q, k, v}});
-          ops::attention(ctx, q, k, v, scale, false, mixed);
+          ops::attention(ctx, {q, k, v}, scale, false, mixed);
         }},
        {"out", product_flops(rows, kTransformer[1]),
         [&](size_t set) { ops::linear(ctx, mixed, weights[set].out, projected); }},
@@ -76,7 +81,7 @@ void measure_block(Context& ctx, Bench& bench, int64_t rows) {
 }
 
 void run(std::vector<int64_t> row_counts) {
-  Context ctx({DeviceKind::cuda, 0});
+  Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}; medians, (TFLOP/s of products)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
   if (row_counts.empty()) row_counts = {4160, 3680, 2112, 16448};

@@ -37,8 +37,8 @@ TEST(CudaConv, RowsDoNotDependOnTheSlab) {
         const auto convolve = [&](int64_t first, int64_t count) {
           const int64_t above = std::min(pad, first), below = std::min(pad, c.height - first - count);
           Tensor y = on_gpu(before.view().rows(first, count));
-          ops::conv2d(gpu(), x.view().rows(first - above, count + above + below), packed, 1,
-                      {pad - above, pad, pad - below, pad}, y, accumulate);
+          ops::conv2d(gpu(), x.view().rows(first - above, count + above + below), packed,
+                      {1, {pad - above, pad, pad - below, pad}, accumulate}, y);
           return on_host(y);
         };
         const Tensor whole = convolve(0, c.height);
@@ -66,8 +66,8 @@ TEST(CudaConv, RowsOfZerosStandForPadding) {
     const Conv2d packed = ops::pack_conv2d(gpu(), filter, bias);
     const DType dtype = c.out == 3 ? DType::f32 : DType::bf16;
     Tensor padded = gpu_tensor(dtype, {c.height, c.width, c.out}), with_zeros = gpu_tensor(dtype, padded.shape());
-    ops::conv2d(gpu(), on_gpu(inner), packed, 1, {1, 1, 1, 1}, padded);
-    ops::conv2d(gpu(), on_gpu(framed), packed, 1, {0, 1, 0, 1}, with_zeros);
+    ops::conv2d(gpu(), on_gpu(inner), packed, {1, {1, 1, 1, 1}}, padded);
+    ops::conv2d(gpu(), on_gpu(framed), packed, {1, {0, 1, 0, 1}}, with_zeros);
     EXPECT_TRUE(same_bits(on_host(padded), on_host(with_zeros))) << c.in << " to " << c.out;
   }
 }
@@ -83,8 +83,8 @@ TEST(CudaConv, AddingToZerosChangesNothing) {
     Tensor zeros(Device{}, DType::bf16, {c.height, c.width, c.out});
     std::memset(zeros.view().bytes(), 0, zeros.size_in_bytes());
     Tensor alone = gpu_tensor(DType::bf16, zeros.shape()), added = on_gpu(zeros);
-    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, alone);
-    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, added, true);
+    ops::conv2d(gpu(), x, packed, {1, {pad, pad, pad, pad}}, alone);
+    ops::conv2d(gpu(), x, packed, {1, {pad, pad, pad, pad}, true}, added);
     EXPECT_TRUE(same_bits(on_host(alone), on_host(added))) << c.in << " to " << c.out;
   }
 }
@@ -98,8 +98,8 @@ TEST(CudaConv, Bf16ResultsAreRoundedSums) {
     const Conv2d packed = ops::pack_conv2d(gpu(), filter, bias);
     const int64_t pad = c.kernel / 2;
     Tensor exact = gpu_tensor(DType::f32, {c.height, c.width, c.out}), rounded = gpu_tensor(DType::bf16, exact.shape());
-    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, exact);
-    ops::conv2d(gpu(), x, packed, 1, {pad, pad, pad, pad}, rounded);
+    ops::conv2d(gpu(), x, packed, {1, {pad, pad, pad, pad}}, exact);
+    ops::conv2d(gpu(), x, packed, {1, {pad, pad, pad, pad}}, rounded);
     const Values expected = values(on_host(exact));
     const double terms = static_cast<double>(c.in * c.kernel * c.kernel);
     Values bound;
@@ -137,7 +137,7 @@ TEST(CudaConv, UpsamplingByPhases) {
     Tensor doubled = gpu_tensor(DType::bf16, {2 * c.height, 2 * c.width, c.in}),
            plain = gpu_tensor(DType::f32, {2 * c.height, 2 * c.width, c.out});
     ops::upsample_nearest_2x(gpu(), x, doubled);
-    ops::conv2d(gpu(), doubled, ops::pack_conv2d(gpu(), weights, bias), 1, {1, 1, 1, 1}, plain);
+    ops::conv2d(gpu(), doubled, ops::pack_conv2d(gpu(), weights, bias), {1, {1, 1, 1, 1}}, plain);
     const Values expected = values(on_host(plain));
     // Inputs and taps are within 1, and an output has nine taps a channel; then it is rounded to bf16.
     Values bound;

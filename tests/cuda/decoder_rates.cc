@@ -1,122 +1,25 @@
 // Prints what a VAE decode takes on the GPU: its first run, its median, and where the time goes, op by op, with the
-// full model's shapes and random weights. This ops::backend_of() takes the place of the library's and sets events around
-// each op.
-//   cuda_decoder_rates [folder of the model's configs]
+// full model's shapes and random weights. timed/ops/dispatch.h, in the place of the library's, sets events around each
+// op.   cuda_decoder_rates [folder of the model's configs]
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
-#include <map>
-#include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "device/cuda/runtime.h"
 #include "device/stopwatch.h"
+#include "io/environment.h"
+#include "io/folder_cache.h"
 #include "models/zimage_model.h"
-#include "ops/backend.h"
+#include "ops/dispatch.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
 namespace {
 
-using ops::Backend;
-
-/// The ops of a decode while they are being timed.
-class Record {
- public:
-  bool on = false;
-
-  void add(std::string label, Stopwatch watch) { runs_.emplace_back(std::move(label), std::move(watch)); }
-
-  /// Prints each label's runs and their sum, the longest first.
-  void print() {
-    struct Sum {
-      double ms = 0;
-      int64_t count = 0;
-    };
-    std::map<std::string, Sum> sums;
-    double total_ms = 0;
-    for (const auto& [label, watch] : runs_) {
-      Sum& sum = sums[label];
-      sum.ms += watch.ms();
-      ++sum.count;
-      total_ms += watch.ms();
-    }
-    std::vector<std::pair<std::string, Sum>> sorted(sums.begin(), sums.end());
-    std::ranges::sort(sorted, std::greater{}, [](const auto& entry) { return entry.second.ms; });
-    for (const auto& [label, sum] : sorted) fmt::print("{:>9.4f} ms in {:>2}  {}\n", sum.ms, sum.count, label);
-    fmt::print("{:>9.4f} ms in all, op by op\n", total_ms);
-    runs_.clear();
-  }
-
- private:
-  std::vector<std::pair<std::string, Stopwatch>> runs_;
-};
-
-Record& record() {
-  static Record made;
-  return made;
-}
-
-/// An op's name as a template argument.
-template <size_t kLength>
-struct Name {
-  char text[kLength];
-  constexpr Name(const char (&from)[kLength]) { std::copy_n(from, kLength, text); }
-};
-
-/// One entry of the table, timed.
-template <auto kEntry, Name kName>
-struct Timed;
-
-template <class... Args, void (*Backend::*kEntry)(Context&, Args...), Name kName>
-struct Timed<kEntry, kName> {
-  static void run(Context& ctx, Args... args) {
-    const auto op = ops::cuda_backend().*kEntry;
-    if (!record().on) return op(ctx, args...);
-    std::string label = kName.text;
-    const auto describe = [&](const auto& arg) {
-      using Arg = std::decay_t<decltype(arg)>;
-      if constexpr (std::is_convertible_v<Arg, ConstView>) {
-        const ConstView view = arg;
-        if (view && view.shape().rank() > 1) label += fmt::format(" {}{}", name(view.dtype()), to_string(view.shape()));
-      } else if constexpr (std::is_same_v<Arg, Conv2d>) {
-        label += fmt::format(" kernel {}", arg.kernel);
-      } else if constexpr (std::is_same_v<Arg, bool>) {
-        label += arg ? " +" : "";
-      }
-    };
-    (describe(args), ...);
-    Stopwatch watch(ctx);
-    op(ctx, args...);
-    watch.end(ctx);
-    record().add(std::move(label), std::move(watch));
-  }
-};
-
-}  // namespace
-
-const Backend& ops::backend_of(Device device) {
-  static const Backend timed = [] {
-    Backend table = ops::cuda_backend();
-    table.linear = Timed<&Backend::linear, "linear">::run;
-    table.conv2d = Timed<&Backend::conv2d, "conv2d">::run;
-    table.group_norm_row_sums = Timed<&Backend::group_norm_row_sums, "group_norm_row_sums">::run;
-    table.group_norm_apply = Timed<&Backend::group_norm_apply, "group_norm_apply">::run;
-    table.attention = Timed<&Backend::attention, "attention">::run;
-    table.convert = Timed<&Backend::convert, "convert">::run;
-    table.latents_to_image = Timed<&Backend::latents_to_image, "latents_to_image">::run;
-    table.phases_conv2d = Timed<&Backend::phases_conv2d, "phases_conv2d">::run;
-    table.interleave_phases = Timed<&Backend::interleave_phases, "interleave_phases">::run;
-    return table;
-  }();
-  return device.kind == DeviceKind::cuda ? timed : ops::cpu_backend();
-}
-
-namespace {
+using ops::record;
 
 void measure(Context& ctx, const autoencoder_kl::Autoencoder& vae, int64_t size) {
   const int64_t scale = vae.config().scale(), side = size / scale;
@@ -155,7 +58,7 @@ void measure(Context& ctx, const autoencoder_kl::Autoencoder& vae, int64_t size)
 }
 
 void run(const std::filesystem::path& folder) {
-  Context ctx({DeviceKind::cuda, 0});
+  Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}\n", cuda::device_properties(0).name);
   ZImageModel parts(ctx, folder, true, DType::bf16);
   const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);

@@ -8,6 +8,8 @@
 #include <cstring>
 
 #include "cuda/meeting_link.h"
+#include "io/environment.h"
+#include "io/folder_cache.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
 
@@ -42,7 +44,7 @@ GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double gui
 }
 
 SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype)
-    : process_(kGpu, kThreads),
+    : process_(kGpu, kThreads, FolderCache::in(cache_folder())),
       parts_(process_, {folder, dtype, synthetic}),
       alone_({process_, parts_}, nullptr, true) {}
 

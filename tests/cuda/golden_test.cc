@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "io/environment.h"
 #include "pipeline/engine.h"
 
 namespace nostos::test {
@@ -33,6 +34,7 @@ Tensor pixels_of(const Image& image) {
 
 EngineOptions on_the_gpu(Precision precision) {
   EngineOptions options;
+  options.cache_folder = cache_folder();
   options.model = model_dir("mini");
   options.device = {DeviceKind::cuda, 0};
   options.precision = precision;

@@ -5,6 +5,8 @@
 
 #include "base/error.h"
 #include "device/cuda/runtime.h"
+#include "io/environment.h"
+#include "io/folder_cache.h"
 
 namespace nostos {
 
@@ -18,7 +20,7 @@ std::string missing_gpu() {
 }
 
 Context& gpu() {
-  static Context& ctx = *new Context({DeviceKind::cuda, 0}, 2);  // never destroyed: see Engine
+  static Context& ctx = *new Context({DeviceKind::cuda, 0}, 2, FolderCache::in(cache_folder()));  // never destroyed: see Engine
   return ctx;
 }
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "io/environment.h"
 #include "parallel/nccl_link.h"
 #include "parallel/peer_memory.h"
 #include "parallel/thread_communicator.h"
@@ -23,6 +24,7 @@ constexpr int64_t kMostRanks = 8;
 
 EngineOptions on_gpus(const Parallelism& parallelism, bool one_drawing = false) {
   EngineOptions options;
+  options.cache_folder = cache_folder();
   options.model = model_dir("mini");
   options.device = {DeviceKind::cuda, 0};
   options.device_per_rank = true;

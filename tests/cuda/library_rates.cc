@@ -10,6 +10,8 @@
 #include "base/error.h"
 #include "cuda/rates.h"
 #include "device/cuda/runtime.h"
+#include "io/environment.h"
+#include "io/folder_cache.h"
 #include "ops/attention.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
@@ -56,8 +58,9 @@ void measure_attention(Context& ctx, Bench& bench) {
     const float scale = 1 / std::sqrt(static_cast<float>(c.width));
     bench.measure(fmt::format("attention {} heads, {} tokens, width {}{}", c.heads, c.tokens, c.width,
                               c.causal ? ", causal" : ""),
-                  attention_flops(c.heads, c.tokens, c.tokens, c.width),
-                  [&] { ops::attention(ctx, q, k, v, scale, c.causal, out); });
+                  attention_flops(c.heads, c.tokens, c.tokens, c.width), [&] {
+                    ops::attention(ctx, {q, k, v}, scale, c.causal, out);
+                  });
   }
 }
 
@@ -88,7 +91,7 @@ void measure_convolutions(Context& ctx, Bench& bench) {
     const Conv2d filter = ops::pack_conv2d(ctx, bench.random(DType::bf16, {c.out, c.in, c.kernel, c.kernel}), bias);
     Tensor y = bench.random(DType::bf16, {c.size, c.size, c.out});
     const int64_t pad = c.kernel / 2;
-    const auto op = [&] { ops::conv2d(ctx, x, filter, 1, {pad, pad, pad, pad}, y, c.accumulate); };
+    const auto op = [&] { ops::conv2d(ctx, x, filter, {1, {pad, pad, pad, pad}, c.accumulate}, y); };
     const double flops = 2.0 * static_cast<double>(c.size * c.size * c.in * c.out * c.kernel * c.kernel);
     bench.measure(fmt::format("conv {}x{} {} to {}, kernel {}{} (x{})", c.size, c.size, c.in, c.out, c.kernel,
                               c.accumulate ? ", adding" : "", c.count),
@@ -119,15 +122,16 @@ void measure_blocks(Context& ctx, Bench& bench, int64_t tokens) {
                                    View(y.view().bytes(), DType::bf16, {tokens, weight.out}));
                      }};
   };
-  const BlockStep attention{"attention", attention_flops(kHeads, tokens, tokens, kWidth),
-                            [&](size_t) { ops::attention(ctx, q, k, v, 0.088f, false, mixed); }};
+  const BlockStep attention{"attention", attention_flops(kHeads, tokens, tokens, kWidth), [&](size_t) {
+                              ops::attention(ctx, {q, k, v}, 0.088f, false, mixed);
+                            }};
   measure_in_order(bench, fmt::format("{} tokens, sustained in model order", tokens),
                    {product(0), attention, product(1), product(2), product(3)});
 }
 
 /// \param token_counts of the only forwards to measure; empty: everything.
 void run(const std::vector<int64_t>& token_counts) {
-  Context ctx({DeviceKind::cuda, 0});
+  Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}; medians of back-to-back runs, (TFLOP/s)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
   for (const int64_t tokens : token_counts) measure_blocks(ctx, bench, tokens);

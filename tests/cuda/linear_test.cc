@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "base/error.h"
 #include "cuda/gpu.h"
 #include "device/graph.h"
+#include "io/folder_cache.h"
 
 namespace nostos {
 namespace {
@@ -75,13 +75,10 @@ TEST(CudaLinear, BiasWithBf16ResultsIsRefused) {
 TEST(CudaLinear, PlansAreKeptOnDisk) {
   const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "nostos_plans";
   std::filesystem::remove_all(folder);
-  const char* before = std::getenv("NOSTOS_CACHE_DIR");
-  const std::string saved = before == nullptr ? "" : before;
-  ::setenv("NOSTOS_CACHE_DIR", folder.c_str(), 1);
   const Tensor x = random_tensor(DType::bf16, {300, 192}, 1), w = random_tensor(DType::bf16, {192, 192}, 2);
   std::vector<Tensor> results;
   for (const bool is_first : {true, false}) {
-    Context ctx(gpu().device(), 1);
+    Context ctx(gpu().device(), 1, FolderCache::in(folder));
     Tensor on_gpu(ctx.device(), DType::bf16, x.shape()), weight(ctx.device(), DType::bf16, w.shape()),
         y(ctx.device(), DType::bf16, {300, 192});
     upload(ctx, x, on_gpu);
@@ -96,8 +93,23 @@ TEST(CudaLinear, PlansAreKeptOnDisk) {
     ctx.synchronize("test");
   }
   EXPECT_TRUE(same_bits(results[0], results[1]));
-  before == nullptr ? ::unsetenv("NOSTOS_CACHE_DIR") : ::setenv("NOSTOS_CACHE_DIR", saved.c_str(), 1);
   std::filesystem::remove_all(folder);
+}
+
+// What interleave_gates() does is what interleaved_rows() says.
+TEST(CudaLinear, InterleavedRowsAreNamed) {
+  constexpr int64_t kFfn = 48, kIn = 16;
+  if (!ops::fuses_gated_linear(gpu().device(), DType::bf16, {kIn, kFfn, false})) GTEST_SKIP() << "gates are not fused";
+  const Tensor weight = random_tensor(DType::bf16, {2 * kFfn, kIn}, 1);
+  Tensor interleaved = gpu_tensor(DType::bf16, weight.shape());
+  ops::interleave_gates(gpu(), on_gpu(weight), interleaved);
+  const Tensor found = on_host(interleaved);
+  int64_t from = 0;
+  for (const NamedRows& rows : ops::interleaved_rows(gpu().device(), "gate", "up", kFfn)) {
+    for (int64_t i = 0; i < rows.count; ++i, ++from)
+      EXPECT_TRUE(same_bits(found.view().rows(rows.row(i), 1), weight.view().rows(from, 1))) << rows.name << " " << i;
+  }
+  EXPECT_EQ(from, 2 * kFfn);
 }
 
 // A graph replays a product that has run before, also with a number of rows that has not; a new product is an error,

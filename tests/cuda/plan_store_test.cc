@@ -7,6 +7,8 @@
 #include <iterator>
 #include <string>
 
+#include "io/folder_cache.h"
+
 namespace nostos::cuda {
 namespace {
 
@@ -34,13 +36,14 @@ class PlanStoreTest : public testing::Test {
   const std::filesystem::path folder_ =
       std::filesystem::path(testing::TempDir()) /
       (std::string("plans_") + testing::UnitTest::GetInstance()->current_test_info()->name());
+  const std::shared_ptr<const TextCache> cache_ = FolderCache::in(folder_);
 };
 
 TEST_F(PlanStoreTest, GivesBackWhatWasKept) {
-  const PlanStore store(folder_, kKey);
+  const PlanStore store(cache_, kKey);
   EXPECT_FALSE(store.load(kProduct));
   store.save(kProduct, plan());
-  const std::optional<ProductPlan> found = PlanStore(folder_, kKey).load(kProduct);
+  const std::optional<ProductPlan> found = PlanStore(FolderCache::in(folder_), kKey).load(kProduct);
   ASSERT_TRUE(found);
   ASSERT_EQ(found->algorithms.size(), 2u);
   for (size_t i = 0; i < 2; ++i)
@@ -49,7 +52,7 @@ TEST_F(PlanStoreTest, GivesBackWhatWasKept) {
 }
 
 TEST_F(PlanStoreTest, KeepsProductsAndKeysApart) {
-  const PlanStore store(folder_, kKey);
+  const PlanStore store(cache_, kKey);
   store.save(kProduct, plan());
   for (const auto& change :
        {+[](Product& p) { ++p.in; }, +[](Product& p) { ++p.out; }, +[](Product& p) { p.x = DType::f32; },
@@ -59,13 +62,13 @@ TEST_F(PlanStoreTest, KeepsProductsAndKeysApart) {
     change(other);
     EXPECT_FALSE(store.load(other));
   }
-  EXPECT_FALSE(PlanStore(folder_, "A GPU, 114 multiprocessors, cuBLASLt 130000, survey 1").load(kProduct));
+  EXPECT_FALSE(PlanStore(cache_, "A GPU, 114 multiprocessors, cuBLASLt 130000, survey 1").load(kProduct));
   // Another key whose folder has the same name.
-  EXPECT_FALSE(PlanStore(folder_, "A GPU_ 132 multiprocessors_ cuBLASLt 130000_ survey 1").load(kProduct));
+  EXPECT_FALSE(PlanStore(cache_, "A GPU_ 132 multiprocessors_ cuBLASLt 130000_ survey 1").load(kProduct));
 }
 
 TEST_F(PlanStoreTest, DoesNotTakeWhatIsDamaged) {
-  const PlanStore store(folder_, kKey);
+  const PlanStore store(cache_, kKey);
   store.save(kProduct, plan());
   std::ifstream in(file());
   const std::string whole{std::istreambuf_iterator<char>(in), {}};
@@ -90,11 +93,11 @@ TEST_F(PlanStoreTest, DoesNotTakeWhatIsDamaged) {
 }
 
 TEST_F(PlanStoreTest, KeepsNothingWhereItCannot) {
-  const PlanStore nowhere("", kKey);
+  const PlanStore nowhere(FolderCache::in(""), kKey);
   nowhere.save(kProduct, plan());
   EXPECT_FALSE(nowhere.load(kProduct));
   std::ofstream(folder_) << "a file where the folder would be";
-  const PlanStore blocked(folder_, kKey);
+  const PlanStore blocked(cache_, kKey);
   blocked.save(kProduct, plan());
   EXPECT_FALSE(blocked.load(kProduct));
 }

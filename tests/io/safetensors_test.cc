@@ -46,6 +46,19 @@ TEST_F(Safetensors, ReadsWhatTheReferenceWriterWrote) {
   expect_error([&] { file.tensor("matrices"); }, ErrorKind::model, {"reference.safetensors", "matrices"});
 }
 
+TEST_F(Safetensors, IsATensorFile) {
+  const std::filesystem::path reference = NOSTOS_SOURCE_DIR "/tests/data/io/reference.safetensors";
+  const std::unique_ptr<const TensorFile> file = open_tensor_file(reference);
+  EXPECT_EQ(file->path(), reference);
+  EXPECT_EQ(file->tensors(), SafetensorsFile(reference).tensors());
+  file->will_need("matrix");
+  file->release("matrix");
+  file->release("none");
+  EXPECT_EQ(file->tensor("matrix").data<float>()[5], 5.f);
+  expect_error([&] { open_tensor_file(folder_ / "absent.gguf"); }, ErrorKind::model, {"absent.gguf"});
+  expect_error([&] { open_tensor_file(write("other", "neither a header nor data")); }, ErrorKind::model, {"other"});
+}
+
 TEST_F(Safetensors, RoundTripIsExactAndDeterministic) {
   const std::vector<float> floats = {1.5f, -0.0f, 3e38f};
   const std::vector<uint8_t> odd = {1, 2, 3, 4, 5};
@@ -173,14 +186,12 @@ TEST_F(Safetensors, WrongEntriesNameTheTensor) {
 }
 
 TEST_F(Safetensors, ATensorThatCannotBeUsedHarmsNoOther) {
-  const auto file = write(
-      "mixed.safetensors",
-      safetensors_bytes(
-          R"({"good":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+  const auto file = write("mixed.safetensors", safetensors_bytes(
+                                                   R"({"good":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
           "quantised":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[4,8]},
           "packed":{"dtype":"F4","shape":[4],"data_offsets":[8,10]},
           "deep":{"dtype":"U8","shape":[1,1,1,1,1,2],"data_offsets":[10,12]}})",
-          std::string("\0\0\x80\x3f", 4) + "quanp1d2"));
+                                                   std::string("\0\0\x80\x3f", 4) + "quanp1d2"));
   const SafetensorsFile loaded(file);
   EXPECT_EQ(loaded.tensor("good").data<float>()[0], 1.0f);
   EXPECT_EQ(loaded.tensors().at("quantised").dtype_name, "F8_E4M3");

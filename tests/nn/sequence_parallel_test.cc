@@ -77,8 +77,8 @@ struct Layer {
     v = Tensor({}, dtype, heads_shape);
     mixed = Tensor({}, dtype, {rows, heads * kHeadDim});
     const std::vector<ops::HeadGroup> all{{q.view(), k.view(), v.view()}};
-    ops::split_heads_rope(ctx, qkv, q_norm, k_norm, kEps, cos, sin, ops::RotaryPairs::interleaved, all);
-    ops::attention(ctx, q, k, v, kScale, false, mixed);
+    ops::split_heads_rope(ctx, qkv, {q_norm, k_norm, kEps, cos, sin, ops::RotaryPairs::interleaved}, all);
+    ops::attention(ctx, {q, k, v}, kScale, false, mixed);
   }
 
   /// Bound of the difference of two ways to add up attention: over all keys at once, or over those of `ring` groups
@@ -119,8 +119,8 @@ Tensor attend(const Layer& layer, const ShardedSequence& sequence) {
   const Tensor qkv = own(layer.qkv), cos = own(layer.cos), sin = own(layer.sin);
   const auto split = [&](const parallel::Range& rows, std::span<const ops::HeadGroup> groups) {
     const auto of = [&](const Tensor& each) { return each.view().rows(rows.begin, rows.count); };
-    ops::split_heads_rope(ctx, of(qkv), layer.q_norm, layer.k_norm, kEps, of(cos), of(sin),
-                          ops::RotaryPairs::interleaved, groups);
+    ops::split_heads_rope(ctx, of(qkv), {layer.q_norm, layer.k_norm, kEps, of(cos), of(sin), ops::RotaryPairs::interleaved},
+                          groups);
   };
   sequence.attend(ctx, split, kScale, scratch, mixed);
   return mixed;

@@ -54,7 +54,7 @@ TEST(Attention, EqualsReference) {
       const Tensor v = random_tensor(dtype, {c.kv_heads, c.keys, c.head_dim}, 3);
       const float scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
       Guarded out(dtype, {c.queries, c.heads * c.head_dim});
-      ops::attention(ctx, q, k, v, scale, c.causal, out);
+      ops::attention(ctx, {q, k, v}, scale, c.causal, out);
       const auto attend = [&](const Values& value) {
         return reference::attention(values(q), values(k), value, scale, c.causal, c.heads, c.kv_heads, c.queries,
                                     c.keys, c.head_dim);
@@ -85,7 +85,7 @@ TEST(Attention, LargeScoresPickOneKey) {
   std::memcpy(k.data<float>(), keys, sizeof keys);
   std::memcpy(v.data<float>(), contents, sizeof contents);
   Guarded out(DType::f32, {1, 2});
-  ops::attention(ctx, q, k, v, 1.f, false, out);
+  ops::attention(ctx, {q, k, v}, 1.f, false, out);
   EXPECT_EQ(values(out), (Values{3, 4}));
 }
 
@@ -94,7 +94,7 @@ TEST(Attention, CausalFirstQuerySeesItselfAlone) {
   const Tensor q = random_tensor(DType::f32, {2, 70, 16}, 1), k = random_tensor(DType::f32, {2, 70, 16}, 2);
   const Tensor v = random_tensor(DType::f32, {2, 70, 16}, 3);
   Guarded out(DType::f32, {70, 32});
-  ops::attention(ctx, q, k, v, 0.25f, true, out);
+  ops::attention(ctx, {q, k, v}, 0.25f, true, out);
   for (int64_t h = 0; h < 2; ++h) {
     for (int64_t d = 0; d < 16; ++d) EXPECT_EQ(value_at(out, h * 16 + d), value_at(v, h * 70 * 16 + d));
   }
@@ -104,14 +104,15 @@ TEST(Attention, WrongShapesAndTypesAreRefused) {
   Context ctx({}, 1);
   const Tensor q = random_tensor(DType::f32, {3, 4, 8}, 1), k = random_tensor(DType::f32, {2, 5, 8}, 2);
   Guarded out(DType::f32, {4, 24});
-  EXPECT_THROW(ops::attention(ctx, q, k, k, 1, false, out), Error);  // 2 does not divide 3 heads
-  EXPECT_THROW(ops::attention(ctx, q, random_tensor(DType::f32, {3, 5, 8}, 3), k, 1, false, out), Error);
-  EXPECT_THROW(ops::attention(ctx, q, random_tensor(DType::bf16, {3, 5, 8}, 3),
-                              random_tensor(DType::bf16, {3, 5, 8}, 3), 1, false, out),
-               Error);
+  EXPECT_THROW(ops::attention(ctx, {q, k, k}, 1, false, out), Error);  // 2 does not divide 3 heads
+  EXPECT_THROW(ops::attention(ctx, {q, random_tensor(DType::f32, {3, 5, 8}, 3), k}, 1, false, out), Error);
+  EXPECT_THROW(
+      ops::attention(ctx, {q, random_tensor(DType::bf16, {3, 5, 8}, 3), random_tensor(DType::bf16, {3, 5, 8}, 3)}, 1,
+                     false, out),
+      Error);
   const Tensor keys = random_tensor(DType::f32, {3, 5, 8}, 3), none(Device{}, DType::f32, {3, 0, 8});
-  EXPECT_THROW(ops::attention(ctx, q, keys, keys, 1, true, out), Error);  // causal with 4 queries and 5 keys
-  EXPECT_THROW(ops::attention(ctx, q, none, none, 1, false, out), Error);
+  EXPECT_THROW(ops::attention(ctx, {q, keys, keys}, 1, true, out), Error);  // causal with 4 queries and 5 keys
+  EXPECT_THROW(ops::attention(ctx, {q, none, none}, 1, false, out), Error);
 }
 
 // The norm errs as in norm_test.cc; a rotation adds two products and their sum.
@@ -141,7 +142,7 @@ TEST(SplitHeadsRope, EqualsReference) {
           Guarded v(dtype, {c.kv_heads, c.tokens, c.head_dim});
           const ConstView q_weight = normed ? ConstView(q_norm) : ConstView(),
                           k_weight = normed ? ConstView(k_norm) : ConstView();
-          ops::split_heads_rope(ctx, qkv, q_weight, k_weight, kEps, cos, sin, pairs,
+          ops::split_heads_rope(ctx, qkv, {q_weight, k_weight, kEps, cos, sin, pairs},
                                 std::array{ops::HeadGroup{q, k, v}});
 
           const auto split = [&](const Values& in, const Values& c_values, const Values& s_values) {
@@ -184,7 +185,7 @@ TEST(SplitHeadsRope, WithoutTablesSplitsAlone) {
   for (const int64_t tokens : {1, 33}) {
     const Tensor qkv = random_tensor(DType::f32, {tokens, 3 * 2 * 5}, 1);
     Guarded q(DType::f32, {2, tokens, 5}), k(DType::f32, {2, tokens, 5}), v(DType::f32, {2, tokens, 5});
-    ops::split_heads_rope(ctx, qkv, {}, {}, 0, {}, {}, RotaryPairs::interleaved, std::array{ops::HeadGroup{q, k, v}});
+    ops::split_heads_rope(ctx, qkv, {}, std::array{ops::HeadGroup{q, k, v}});
     for (int64_t i = 0; i < qkv.shape().elements(); ++i) {
       const int64_t token = i / 30, head = i / 5 % 6;
       const ConstView to = head < 2 ? q : head < 4 ? k : v;
@@ -211,7 +212,7 @@ TEST(SplitHeadsRope, GroupsShareTheHeads) {
       return ops::HeadGroup{part(0), part(1), part(2)};
     };
     const auto split = [&](std::span<const ops::HeadGroup> groups) {
-      ops::split_heads_rope(ctx, qkv, norm, norm, 1e-5f, cos, sin, RotaryPairs::interleaved, groups);
+      ops::split_heads_rope(ctx, qkv, {norm, norm, 1e-5f, cos, sin, RotaryPairs::interleaved}, groups);
     };
     split(std::array{group(whole, 0, 5)});
     split(std::array{group(parts, 0, 2), group(parts, 2, 0), group(parts, 2, 3)});
@@ -231,8 +232,10 @@ TEST(SplitHeadsRope, PackedGroupsAndPartsHoldTheSameHeads) {
       const Tensor cos = random_tensor(DType::f32, {kTokens, width / 2}, 3),
                    sin = random_tensor(DType::f32, {kTokens, width / 2}, 4);
       const auto split = [&](int64_t token, int64_t count, std::span<const ops::HeadGroup> groups) {
-        ops::split_heads_rope(ctx, qkv.view().rows(token, count), norm, norm, 1e-5f, cos.view().rows(token, count),
-                              sin.view().rows(token, count), RotaryPairs::interleaved, groups);
+        ops::split_heads_rope(
+            ctx, qkv.view().rows(token, count),
+            {norm, norm, 1e-5f, cos.view().rows(token, count), sin.view().rows(token, count), RotaryPairs::interleaved},
+            groups);
       };
       Tensor whole(Device{}, dtype, {3, kHeads, kTokens, width});
       const auto part = [&](int64_t i) { return whole.view().rows(i, 1).reshape({kHeads, kTokens, width}); };
@@ -296,7 +299,7 @@ TEST(AttentionPart, MergedPartsEqualTheWhole) {
       return part;
     };
     const auto attend = [&](int64_t first, int64_t count, View out, View lse) {
-      ops::attention_part(ctx, q, keys_of(k, first, count), keys_of(v, first, count), 0.5f, out, lse);
+      ops::attention_part(ctx, {q, keys_of(k, first, count), keys_of(v, first, count)}, 0.5f, out, lse);
     };
     const Values expected =
         reference::attention(values(q), values(k), values(v), 0.5, false, kHeads, kHeads, kQueries, kKeys, kWidth);
@@ -328,8 +331,8 @@ TEST(AttentionPart, WrongShapesAreRefused) {
   Context ctx({}, 1);
   const Tensor q = random_tensor(DType::f32, {2, 4, 8}, 1);
   Guarded out(DType::f32, {4, 16}), lse(DType::f32, {2, 4}), wrong(DType::f32, {4, 2});
-  EXPECT_NO_THROW(ops::attention_part(ctx, q, q, q, 1, out, lse));
-  EXPECT_THROW(ops::attention_part(ctx, q, q, q, 1, out, wrong), Error);
+  EXPECT_NO_THROW(ops::attention_part(ctx, {q, q, q}, 1, out, lse));
+  EXPECT_THROW(ops::attention_part(ctx, {q, q, q}, 1, out, wrong), Error);
   EXPECT_THROW(ops::merge_attention(ctx, out, lse, out, wrong), Error);
 }
 
@@ -339,7 +342,7 @@ TEST(SplitHeadsRope, WrongShapesAreRefused) {
   const Tensor norm = random_tensor(DType::f32, {8}, 3), short_table = random_tensor(DType::f32, {3, 4}, 2);
   Guarded q(DType::f32, {2, 4, 8}), k(DType::f32, {2, 4, 8}), v(DType::f32, {2, 4, 8}), wide(DType::f32, {3, 4, 8});
   const auto split = [&](ConstView q_norm, ConstView k_norm, ConstView cos, View q_out) {
-    ops::split_heads_rope(ctx, qkv, q_norm, k_norm, 1e-5f, cos, table, RotaryPairs::interleaved,
+    ops::split_heads_rope(ctx, qkv, {q_norm, k_norm, 1e-5f, cos, table, RotaryPairs::interleaved},
                           std::array{ops::HeadGroup{q_out, k, v}});
   };
   EXPECT_NO_THROW(split(norm, norm, table, q));
@@ -348,7 +351,7 @@ TEST(SplitHeadsRope, WrongShapesAreRefused) {
   EXPECT_THROW(split(norm, norm, table, wide), Error);
   Guarded packed(DType::f32, {4, 3, 1, 8}), too_many(DType::f32, {4, 3, 3, 8}), flat(DType::f32, {4, 6, 8});
   const auto pack = [&](View first, View second) {
-    ops::split_heads_rope(ctx, qkv, norm, norm, 1e-5f, table, table, RotaryPairs::interleaved,
+    ops::split_heads_rope(ctx, qkv, {norm, norm, 1e-5f, table, table, RotaryPairs::interleaved},
                           std::array{ops::HeadGroup{{}, {}, {}, first}, ops::HeadGroup{{}, {}, {}, second}});
   };
   EXPECT_NO_THROW(pack(packed, packed));

@@ -56,7 +56,7 @@ TEST(Conv2d, EqualsReference) {
       const Tensor before = random_tensor(DType::f32, {height, width, c.out}, 4);
       Guarded y(DType::f32, {height, width, c.out});
       if (c.accumulate) copy_bytes(before, y);
-      ops::conv2d(ctx, x, packed, c.stride, c.pad, y, c.accumulate);
+      ops::conv2d(ctx, x, packed, {c.stride, c.pad, c.accumulate}, y);
       const Values old = values(before);
       for (size_t i = 0; i < expected.size(); ++i) {
         if (c.accumulate) expected[i] += old[i], bound[i] += std::abs(old[i]);
@@ -80,7 +80,7 @@ TEST(Conv2d, UpsamplingEqualsAConvolutionOfTheDoubledImage) {
     Tensor doubled({}, dtype, {2 * kHeight, 2 * kWidth, kIn});
     ops::upsample_nearest_2x(ctx, x, doubled);
     Tensor expected({}, DType::f32, {2 * kHeight, 2 * kWidth, kOut});
-    ops::conv2d(ctx, doubled, ops::pack_conv2d(ctx, weights, bias), 1, {1, 1, 1, 1}, expected);
+    ops::conv2d(ctx, doubled, ops::pack_conv2d(ctx, weights, bias), {1, {1, 1, 1, 1}}, expected);
     const Conv2d filter = ops::pack_upsampling_conv2d(ctx, weights, bias);
     for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, kHeight}, {0, 1}, {2, 3}, {6, 1}}) {
       const int64_t above = std::min<int64_t>(1, first), below = std::min<int64_t>(1, kHeight - first - count);
@@ -102,10 +102,10 @@ TEST(Conv2d, WrongShapesAndTypesAreRefused) {
   const Conv2d packed = ops::pack_conv2d(ctx, filter, bias);
   const Tensor x = random_tensor(DType::f32, {5, 6, 3}, 3), other = random_tensor(DType::f32, {5, 6, 4}, 3);
   Guarded y(DType::f32, {5, 6, 4});
-  EXPECT_NO_THROW(ops::conv2d(ctx, x, packed, 1, {1, 1, 1, 1}, y));
-  EXPECT_THROW(ops::conv2d(ctx, x, packed, 1, {}, y), Error);
-  EXPECT_THROW(ops::conv2d(ctx, other, packed, 1, {1, 1, 1, 1}, y), Error);
-  EXPECT_THROW(ops::conv2d(ctx, random_tensor(DType::bf16, {5, 6, 3}, 3), packed, 1, {1, 1, 1, 1}, y), Error);
+  EXPECT_NO_THROW(ops::conv2d(ctx, x, packed, {1, {1, 1, 1, 1}}, y));
+  EXPECT_THROW(ops::conv2d(ctx, x, packed, {1, {}}, y), Error);
+  EXPECT_THROW(ops::conv2d(ctx, other, packed, {1, {1, 1, 1, 1}}, y), Error);
+  EXPECT_THROW(ops::conv2d(ctx, random_tensor(DType::bf16, {5, 6, 3}, 3), packed, {1, {1, 1, 1, 1}}, y), Error);
   EXPECT_THROW(ops::pack_conv2d(ctx, random_tensor(DType::f32, {4, 3, 3, 2}, 1), bias), Error);
   EXPECT_THROW(ops::pack_conv2d(ctx, filter, random_tensor(DType::f32, {3}, 1)), Error);
 }

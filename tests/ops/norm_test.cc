@@ -97,7 +97,7 @@ TEST(Norm, AddGatedRmsNormEqualsReference) {
       const Tensor gate = random_tensor(DType::f32, {n}, 3), before = random_tensor(DType::f32, {rows, n}, 4);
       Guarded x(DType::f32, {rows, n});
       copy_bytes(before, x);
-      ops::add_gated_rms_norm(ctx, projected, weight, gated ? ConstView(gate) : ConstView(), kEps, x);
+      ops::add_gated_rms_norm(ctx, projected, {weight, gated ? ConstView(gate) : ConstView(), kEps}, x);
       const Values added =
           reference::rms_norm(values(projected), values(weight), gated ? values(gate) : Values{}, kEps, n);
       Values expected = values(before), bound = added;
@@ -127,8 +127,8 @@ TEST(Norm, AddGatedRmsNormAndTheNextNormEqualBothAlone) {
         Guarded x_alone(DType::f32, {kRows, n}), out_alone(dtype, {kRows, n});
         copy_bytes(before, x);
         copy_bytes(before, x_alone);
-        ops::add_gated_rms_norm(ctx, projected, weight, gate, kEps, x, {next_weight, scale, out});
-        ops::add_gated_rms_norm(ctx, projected, weight, gate, kEps, x_alone);
+        ops::add_gated_rms_norm(ctx, projected, {weight, gate, kEps}, x, {next_weight, scale, out});
+        ops::add_gated_rms_norm(ctx, projected, {weight, gate, kEps}, x_alone);
         ops::rms_norm(ctx, x_alone, next_weight, scale, kEps, out_alone);
         EXPECT_TRUE(same_bits(ConstView(x), ConstView(x_alone))) << name(dtype) << " " << n;
         EXPECT_TRUE(same_bits(ConstView(out), ConstView(out_alone))) << name(dtype) << " " << n;
@@ -158,7 +158,7 @@ TEST(Norm, GroupNormEqualsReference) {
                        bias = random_tensor(DType::f32, {c.channels}, 3);
           Guarded sums(DType::f64, {c.height, c.groups, 2}), out(dtype, shape);
           ops::group_norm_row_sums(ctx, x, sums);
-          ops::group_norm_apply(ctx, x, sums, x.shape()[1], weight, bias, kEps, silu, out);
+          ops::group_norm_apply(ctx, x, sums, x.shape()[1], {weight, bias, kEps, silu}, out);
           const Values in = values(x), w = values(weight), b = values(bias);
           const Values expected = reference::group_norm(in, w, b, kEps, silu, c.channels, c.groups);
           const auto statistics = reference::group_statistics(in, kEps, c.channels, c.groups);
@@ -197,7 +197,7 @@ TEST(Norm, NoRowsIsValid) {
   Guarded out(DType::f32, {0, 16});
   EXPECT_NO_THROW(ops::rms_norm(ctx, x, weight, {}, kEps, out));
   EXPECT_NO_THROW(ops::layer_norm_scaled(ctx, x, weight, kEps, out));
-  EXPECT_NO_THROW(ops::add_gated_rms_norm(ctx, x, weight, {}, kEps, out));
+  EXPECT_NO_THROW(ops::add_gated_rms_norm(ctx, x, {weight, {}, kEps}, out));
   out.expect_guards_untouched();
 }
 
@@ -208,9 +208,9 @@ TEST(Norm, WrongShapesAreRefused) {
   Guarded out(DType::f32, {2, 16}), sums(DType::f64, {2, 3, 2});
   EXPECT_THROW(ops::rms_norm(ctx, x, weight, {}, kEps, out), Error);
   EXPECT_THROW(ops::layer_norm_scaled(ctx, x, weight, kEps, out), Error);
-  EXPECT_THROW(ops::add_gated_rms_norm(ctx, x, weight, {}, kEps, out), Error);
+  EXPECT_THROW(ops::add_gated_rms_norm(ctx, x, {weight, {}, kEps}, out), Error);
   const Tensor fitting = random_tensor(DType::f32, {16}, 4);
-  EXPECT_THROW(ops::add_gated_rms_norm(ctx, x, fitting, {}, kEps, out, {weight, {}, out}), Error);
+  EXPECT_THROW(ops::add_gated_rms_norm(ctx, x, {fitting, {}, kEps}, out, {weight, {}, out}), Error);
   EXPECT_THROW(ops::group_norm_row_sums(ctx, image, sums), Error);  // 3 groups do not divide 16 channels
 }
 

@@ -115,7 +115,7 @@ TEST(RowIndependence, Norms) {
           67, dtype, {n},
           [&](Context& ctx, int64_t first, int64_t count, View out) {
             copy_bytes(before.view().rows(first, count), out);
-            ops::add_gated_rms_norm(ctx, x.view().rows(first, count), weight, scale, 1e-5f, out);
+            ops::add_gated_rms_norm(ctx, x.view().rows(first, count), {weight, scale, 1e-5f}, out);
           },
           "add_gated_rms_norm");
     }
@@ -140,7 +140,8 @@ TEST(RowIndependence, GroupNorm) {
       expect_independent_rows(
           kHeight, dtype, {kWidth, kChannels},
           [&](Context& ctx, int64_t first, int64_t count, View out) {
-            ops::group_norm_apply(ctx, x.view().rows(first, count), sums, x.shape()[1], weight, bias, 1e-6f, silu, out);
+            ops::group_norm_apply(ctx, x.view().rows(first, count), sums, x.shape()[1], {weight, bias, 1e-6f, silu},
+                                  out);
           },
           "group_norm_apply");
     }
@@ -193,7 +194,7 @@ TEST(RowIndependence, AttentionQueries) {
         expect_independent_rows(
             130, dtype, {2 * head_dim},
             [&](Context& ctx, int64_t first, int64_t count, View out) {
-              ops::attention(ctx, tokens_of(q, first, count), k, v, 0.125f, false, out);
+              ops::attention(ctx, {tokens_of(q, first, count), k, v}, 0.125f, false, out);
             },
             fmt::format("attention {} width {} keys {}", name(dtype), head_dim, keys));
       }
@@ -210,15 +211,16 @@ TEST(RowIndependence, AttentionHeads) {
                    k = random_tensor(dtype, {kHeads, kTokens, kWidth}, 2);
       const Tensor v = random_tensor(dtype, {kHeads, kTokens, kWidth}, 3);
       Tensor whole(Device{}, dtype, {kTokens, kHeads * kWidth});
-      ops::attention(context(1), q, k, v, 0.125f, causal, whole);
+      ops::attention(context(1), {q, k, v}, 0.125f, causal, whole);
       const size_t head_bytes = static_cast<size_t>(kWidth) * size_bytes(dtype);
       for (const int threads : kThreads) {
         for (const int64_t share : {1, 2, 4, 5, 6}) {
           for (int64_t first = 0; first < kHeads; first += share) {
             const int64_t count = std::min(share, kHeads - first);
             Tensor part(Device{}, dtype, {kTokens, count * kWidth});
-            ops::attention(context(threads), q.view().rows(first, count), k.view().rows(first, count),
-                           v.view().rows(first, count), 0.125f, causal, part);
+            ops::attention(context(threads),
+                           {q.view().rows(first, count), k.view().rows(first, count), v.view().rows(first, count)},
+                           0.125f, causal, part);
             for (int64_t t = 0; t < kTokens; ++t) {
               ASSERT_EQ(std::memcmp(part.view().rows(t, 1).bytes(),
                                     whole.view().rows(t, 1).bytes() + static_cast<size_t>(first) * head_bytes,
@@ -241,10 +243,10 @@ TEST(RowIndependence, CausalPrefix) {
     const Tensor q = random_tensor(dtype, {2, 130, kWidth}, 1), k = random_tensor(dtype, {2, 130, kWidth}, 2),
                  v = random_tensor(dtype, {2, 130, kWidth}, 3);
     Tensor whole(Device{}, dtype, {130, 2 * kWidth});
-    ops::attention(context(2), q, k, v, 0.125f, true, whole);
+    ops::attention(context(2), {q, k, v}, 0.125f, true, whole);
     for (const int64_t tokens : {64, 128}) {
       Tensor part(Device{}, dtype, {tokens, 2 * kWidth});
-      ops::attention(context(2), tokens_of(q, 0, tokens), tokens_of(k, 0, tokens), tokens_of(v, 0, tokens), 0.125f,
+      ops::attention(context(2), {tokens_of(q, 0, tokens), tokens_of(k, 0, tokens), tokens_of(v, 0, tokens)}, 0.125f,
                      true, part);
       EXPECT_TRUE(same_bits(whole.view().rows(0, tokens), part)) << name(dtype) << " " << tokens;
     }
@@ -264,9 +266,10 @@ TEST(RowIndependence, SplitHeadsRope) {
         [&](Context& ctx, int64_t first, int64_t count, View out) {
           Tensor parts(Device{}, dtype, {3, kHeads, count, kWidth});
           const auto part = [&](int64_t i) { return parts.view().rows(i, 1).reshape({kHeads, count, kWidth}); };
-          ops::split_heads_rope(ctx, qkv.view().rows(first, count), weight, weight, 1e-5f,
-                                cos.view().rows(first, count), sin.view().rows(first, count),
-                                ops::RotaryPairs::interleaved, std::array{ops::HeadGroup{part(0), part(1), part(2)}});
+          ops::split_heads_rope(ctx, qkv.view().rows(first, count),
+                                {weight, weight, 1e-5f, cos.view().rows(first, count), sin.view().rows(first, count),
+                                 ops::RotaryPairs::interleaved},
+                                std::array{ops::HeadGroup{part(0), part(1), part(2)}});
           const size_t head_bytes = static_cast<size_t>(kWidth) * size_bytes(dtype);
           for (int64_t t = 0; t < count; ++t) {
             for (int64_t h = 0; h < 3 * kHeads; ++h) {
@@ -299,8 +302,8 @@ TEST(RowIndependence, ConvSlices) {
             [&](Context& ctx, int64_t first, int64_t count, View y) {
               const int64_t above = first > 0 ? 1 : 0, below = first + count < kHeight ? 1 : 0;
               copy_bytes(before.view().rows(first, count), y);
-              ops::conv2d(ctx, x.view().rows(first - above, count + above + below), packed, 1,
-                          {1 - above, 1, 1 - below, 1}, y, accumulate);
+              ops::conv2d(ctx, x.view().rows(first - above, count + above + below), packed,
+                          {1, {1 - above, 1, 1 - below, 1}, accumulate}, y);
             },
             fmt::format("conv2d {} width {} {}->{}", name(dtype), c.width, c.in, c.out));
       }

@@ -19,7 +19,7 @@ ROOMS = {
     "tensor": {"base", "device"},
     "io": {"base", "device", "tensor"},
     "text": {"base", "io"},
-    "ops": {"base", "device", "tensor", "io"},
+    "ops": {"base", "device", "tensor"},
     "parallel": {"base", "device", "tensor"},
     "nn": {"base", "device", "tensor", "ops", "parallel"},
     "models": {"base", "device", "tensor", "io", "ops", "nn"},

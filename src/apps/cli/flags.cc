@@ -7,6 +7,7 @@
 #include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/environment.h"
 #include "io/model_folder.h"
 #include "pipeline/device_choice.h"
 
@@ -170,6 +171,7 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   options.memory.mode = parse_memory_mode(flags.memory);
   if (flags.memory_limit_gib) options.memory.limit_bytes = static_cast<size_t>(*flags.memory_limit_gib * (1 << 30));
   options.threads = processes.threads(flags.threads);
+  options.cache_folder = cache_folder();
   return options;
 }
 

@@ -93,7 +93,7 @@ class Pass {
   void conv2d(ConstView from, const Conv2d& conv, int64_t stride, const Padding& padding, View to,
               bool accumulate = false) const {
     const auto op = runs_ ? ops::conv2d : ops::plan_conv2d;
-    op(ctx_, from, conv, stride, padding, to, accumulate);
+    op(ctx_, from, conv, {stride, padding, accumulate}, to);
   }
 
   /// normed = group_norm(image), then SiLU.
@@ -164,10 +164,10 @@ class Pass {
     ops::linear(ctx_, normed(channels).reshape({tokens, channels}), w.attention.qkv, s.qkv);
     const ops::HeadGroup head{s.q.reshape(own), shards_.own_of_whole(s.k).reshape(own),
                               shards_.own_of_whole(s.v).reshape(own)};
-    ops::split_heads_rope(ctx_, s.qkv, {}, {}, kNormEps, {}, {}, ops::RotaryPairs::half_split, std::span(&head, 1));
+    ops::split_heads_rope(ctx_, s.qkv, {}, std::span(&head, 1));
     shards_.gather(ctx_, {s.k, s.v});
     const float factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
-    ops::attention(ctx_, head.q, s.k.reshape(all), s.v.reshape(all), factor, false, s.mixed);
+    ops::attention(ctx_, {head.q, s.k.reshape(all), s.v.reshape(all)}, factor, false, s.mixed);
     const View stream = x().reshape({tokens, channels});
     if (stream.dtype() == DType::f32) return ops::linear(ctx_, s.mixed, w.attention.out, stream, true);
     const View sum(s.qkv.bytes(), DType::f32, stream.shape());  // qkv's work is done
@@ -245,7 +245,8 @@ class Pass {
 
   /// out = group_norm(image), then SiLU, for any rows of the image whose sums were taken.
   void apply_norm(ConstView image, const GroupNormWeights& w, bool silu, View out) const {
-    if (runs_) ops::group_norm_apply(ctx_, image, s_.group_sums, scale * width, w.weight, w.bias, kNormEps, silu, out);
+    if (runs_)
+      ops::group_norm_apply(ctx_, image, s_.group_sums, scale * width, {w.weight, w.bias, kNormEps, silu}, out);
   }
 
   /// y = 1x1 convolution of x.

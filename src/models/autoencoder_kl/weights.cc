@@ -120,4 +120,11 @@ Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& bu
   return w;
 }
 
+WeightTable weight_table(const Weights& w) {
+  WeightTable table;
+  add_places(table, {&w.decoder.mid.attention.qkv, &w.decoder.mid.attention.out});
+  if (w.encoder) add_places(table, {&w.encoder->mid.attention.qkv, &w.encoder->mid.attention.out});
+  return table;
+}
+
 }  // namespace nostos::autoencoder_kl

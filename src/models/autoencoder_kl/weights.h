@@ -6,6 +6,7 @@
 
 #include "models/autoencoder_kl/config.h"
 #include "models/weight_builder.h"
+#include "models/weight_table.h"
 #include "nn/attention.h"
 #include "ops/conv.h"
 
@@ -53,5 +54,8 @@ struct Weights {
 /// loaded.
 /// \throws Error model, out_of_memory
 Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& builder);
+
+/// \return where the checkpoint's matrices are in `weights`, which stay where they are.
+WeightTable weight_table(const Weights& weights);
 
 }  // namespace nostos::autoencoder_kl

@@ -50,4 +50,12 @@ Weights build_weights(const Config& c, WeightBuilder& b) {
   return w;
 }
 
+WeightTable weight_table(const Weights& w) {
+  WeightTable table;
+  for (const LayerWeights& layer : w.layers)
+    add_places(table, {&layer.attention.qkv, &layer.attention.out, &layer.feed_forward.gate_up.gate_up,
+                       &layer.feed_forward.down});
+  return table;
+}
+
 }  // namespace nostos::qwen3

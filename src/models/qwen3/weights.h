@@ -5,6 +5,7 @@
 
 #include "models/qwen3/config.h"
 #include "models/weight_builder.h"
+#include "models/weight_table.h"
 #include "nn/attention.h"
 #include "nn/feed_forward.h"
 
@@ -26,5 +27,8 @@ struct Weights {
 /// Walks every tensor of the transformers layout of Qwen3Model (without a "model." prefix). \throws Error model,
 /// out_of_memory
 Weights build_weights(const Config& config, WeightBuilder& builder);
+
+/// \return where the checkpoint's matrices are in `weights`, which stay where they are.
+WeightTable weight_table(const Weights& weights);
 
 }  // namespace nostos::qwen3

@@ -41,14 +41,14 @@ void block_forward(Context& ctx, const Config& config, std::span<const nn::Atten
   nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, w.attention_norm2, mod.attention_gate, config.norm_eps, x,
+  ops::add_gated_rms_norm(ctx, s.projected, {w.attention_norm2, mod.attention_gate, config.norm_eps}, x,
                           {w.ffn_norm1, mod.ffn_scale, s.normed});
   report(probe, name + ".residual1", x);
   report(probe, name + ".ffn_norm1_scaled", s.normed);
   nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
   w.visit.end(ctx);
   report(probe, name + ".ffn", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, w.ffn_norm2, mod.ffn_gate, config.norm_eps, x, next);
+  ops::add_gated_rms_norm(ctx, s.projected, {w.ffn_norm2, mod.ffn_gate, config.norm_eps}, x, next);
   report(probe, name, x);
 }
 

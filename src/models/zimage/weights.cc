@@ -56,4 +56,15 @@ Weights build_weights(const Config& c, WeightBuilder& b) {
   return w;
 }
 
+WeightTable weight_table(const Weights& w) {
+  WeightTable table;
+  add_places(table,
+             {&w.x_embedder, &w.caption_embedder, &w.time_in, &w.time_out, &w.final_modulation, &w.final_linear});
+  for (const std::vector<BlockWeights>* blocks : {&w.noise_refiner, &w.context_refiner, &w.layers})
+    for (const BlockWeights& block : *blocks)
+      add_places(table, {&block.attention.qkv, &block.attention.out, &block.feed_forward.gate_up.gate_up,
+                         &block.feed_forward.down, &block.modulation});
+  return table;
+}
+
 }  // namespace nostos::zimage

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "models/weight_builder.h"
+#include "models/weight_table.h"
 #include "models/zimage/config.h"
 #include "nn/attention.h"
 #include "nn/feed_forward.h"
@@ -37,5 +38,8 @@ struct Weights {
 
 /// Walks every tensor of the diffusers layout. \throws Error model, out_of_memory
 Weights build_weights(const Config& config, WeightBuilder& builder);
+
+/// \return where the checkpoint's matrices are in `weights`, which stay where they are.
+WeightTable weight_table(const Weights& weights);
 
 }  // namespace nostos::zimage

@@ -6,42 +6,45 @@
 #include <cmath>
 #include <cstring>
 
+#include "ops/attention.h"
 #include "ops/cpu/matmul.h"
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/cpu/typed.h"
+#include "ops/device_op.h"
 
-namespace nostos::cpu {
+namespace nostos::ops {
 
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups) {
-  const ops::HeadRows first = groups[0].part(0);
+using namespace cpu;
+
+void run(OnCpu<split_heads_rope>, Context& ctx, ConstView qkv, const RotaryHeads& rotary,
+         std::span<const HeadGroup> groups) {
+  const HeadRows first = groups[0].part(0);
   const int64_t tokens = first.tokens, head_dim = first.head_dim, half = head_dim / 2;
   const int64_t all_heads = qkv.shape()[1] / head_dim;
   const float* in = qkv.data<float>();
-  const float* c = optional_data<float>(cos);
-  const float* s = optional_data<float>(sin);
-  const float* q_weight = optional_data<float>(q_norm);
-  const float* k_weight = optional_data<float>(k_norm);
+  const float* c = optional_data<float>(rotary.cos);
+  const float* s = optional_data<float>(rotary.sin);
+  const float* q_weight = optional_data<float>(rotary.q_norm);
+  const float* k_weight = optional_data<float>(rotary.k_norm);
   with_output(groups[0].first(), [&]<class Out>(Out*) {
     const OutputKernels<Out>& kernels = row_kernels().of<Out>();
     parallel_ranges(ctx, tokens, row_grain(all_heads * head_dim), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const float* row = in + t * all_heads * head_dim;
-        const auto place = [&](const ops::HeadRows& heads, bool rotated, const float* weight) {
+        const auto place = [&](const HeadRows& heads, bool rotated, const float* weight) {
           for (int64_t h = 0; h < heads.heads; ++h, row += head_dim) {
             if (heads.data == nullptr) continue;
             Out* to = reinterpret_cast<Out*>(heads.data) + h * heads.head_stride + t * heads.token_stride;
             if (rotated && c != nullptr)
-              kernels.rotate(row, weight, eps, c + t * half, s + t * half, half, pairs, to);
+              kernels.rotate(row, weight, rotary.eps, c + t * half, s + t * half, half, rotary.pairs, to);
             else
               kernels.scale(row, 1.f, head_dim, to);
           }
         };
-        for (const ops::HeadGroup& group : groups) place(group.part(0), true, q_weight);
-        for (const ops::HeadGroup& group : groups) place(group.part(1), true, k_weight);
-        for (const ops::HeadGroup& group : groups) place(group.part(2), false, nullptr);
+        for (const HeadGroup& group : groups) place(group.part(0), true, q_weight);
+        for (const HeadGroup& group : groups) place(group.part(1), true, k_weight);
+        for (const HeadGroup& group : groups) place(group.part(2), false, nullptr);
       }
     });
   });
@@ -76,8 +79,8 @@ struct BlockScratch {
 
 /// \param out of T or f32. \param log_sum_exp f32 [heads, queries] or null.
 template <class T, class Out>
-void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out,
-                  View log_sum_exp) {
+void attention_of(Context& ctx, const QueriesKeysValues& given, float scale, bool causal, View out, View log_sum_exp) {
+  const ConstView q = given.q, k = given.k, v = given.v;
   const int64_t heads = q.shape()[0], queries = q.shape()[1], head_dim = q.shape()[2];
   const int64_t kv_heads = k.shape()[0], keys = k.shape()[1];
   if (queries == 0 || heads == 0) return;
@@ -131,21 +134,21 @@ void attention_of(Context& ctx, ConstView q, ConstView k, ConstView v, float sca
 
 }  // namespace
 
-void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
-  if (q.dtype() == DType::bf16)
-    attention_of<bfloat16, bfloat16>(ctx, q, k, v, scale, causal, out, {});
+void run(OnCpu<attention>, Context& ctx, const QueriesKeysValues& heads, float scale, bool causal, View out) {
+  if (heads.q.dtype() == DType::bf16)
+    attention_of<bfloat16, bfloat16>(ctx, heads, scale, causal, out, {});
   else
-    attention_of<float, float>(ctx, q, k, v, scale, causal, out, {});
+    attention_of<float, float>(ctx, heads, scale, causal, out, {});
 }
 
-void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
-  if (q.dtype() == DType::bf16)
-    attention_of<bfloat16, float>(ctx, q, k, v, scale, false, out, log_sum_exp);
+void run(OnCpu<attention_part>, Context& ctx, const QueriesKeysValues& heads, float scale, View out, View log_sum_exp) {
+  if (heads.q.dtype() == DType::bf16)
+    attention_of<bfloat16, float>(ctx, heads, scale, false, out, log_sum_exp);
   else
-    attention_of<float, float>(ctx, q, k, v, scale, false, out, log_sum_exp);
+    attention_of<float, float>(ctx, heads, scale, false, out, log_sum_exp);
 }
 
-void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
+void run(OnCpu<merge_attention>, Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
   const int64_t heads = log_sum_exp.shape()[0], queries = log_sum_exp.shape()[1];
   if (heads == 0) return;
   const int64_t head_dim = out.shape()[1] / heads;
@@ -167,4 +170,4 @@ void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, V
   });
 }
 
-}  // namespace nostos::cpu
+}  // namespace nostos::ops

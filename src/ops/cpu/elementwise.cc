@@ -4,12 +4,15 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/cpu/ops.h"
+#include "ops/copy_rows.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/cpu/typed.h"
+#include "ops/device_op.h"
 
-namespace nostos::cpu {
+namespace nostos::ops {
+
+using namespace cpu;
 namespace {
 
 constexpr int64_t kGrain = 16384;  // elements a thread should at least get
@@ -23,7 +26,7 @@ size_t bytes_of_row(ConstView view) {
 
 }  // namespace
 
-void silu_mul(Context& ctx, ConstView gate_up, View out) {
+void run(OnCpu<silu_mul>, Context& ctx, ConstView gate_up, View out) {
   const int64_t rows = out.shape()[0], n = out.shape()[1];
   const float* in = gate_up.data<float>();
   with_output(out, [&]<class Out>(Out* to) {
@@ -35,7 +38,7 @@ void silu_mul(Context& ctx, ConstView gate_up, View out) {
   });
 }
 
-void silu(Context& ctx, ConstView x, View out) {
+void run(OnCpu<silu>, Context& ctx, ConstView x, View out) {
   const float* in = x.data<float>();
   with_output(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, x.elements(), kGrain, [&](int64_t begin, int64_t end) {
@@ -44,7 +47,7 @@ void silu(Context& ctx, ConstView x, View out) {
   });
 }
 
-void finish_modulation(Context& ctx, View x) {
+void run(OnCpu<finish_modulation>, Context& ctx, View x) {
   const int64_t channels = x.shape()[1] / 4;
   float* to = x.data<float>();
   parallel_ranges(ctx, x.shape()[0] * 4, row_grain(channels), [&](int64_t begin, int64_t end) {
@@ -56,12 +59,12 @@ void finish_modulation(Context& ctx, View x) {
   });
 }
 
-void add_scalar(Context&, float value, View x) {
+void run(OnCpu<add_scalar>, Context&, float value, View x) {
   float* to = x.data<float>();
   for (int64_t i = 0; i < x.elements(); ++i) to[i] += value;
 }
 
-void convert(Context& ctx, ConstView x, View out) {
+void run(OnCpu<convert>, Context& ctx, ConstView x, View out) {
   const int64_t elements = x.elements();
   parallel_ranges(ctx, elements, kGrain, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin;
@@ -86,7 +89,7 @@ void convert(Context& ctx, ConstView x, View out) {
   });
 }
 
-void fill_rows(Context& ctx, ConstView row, View out) {
+void run(OnCpu<fill_rows>, Context& ctx, ConstView row, View out) {
   const int64_t n = out.shape()[1];
   const float* from = row.data<float>();
   float* to = out.data<float>();
@@ -95,25 +98,26 @@ void fill_rows(Context& ctx, ConstView row, View out) {
   });
 }
 
-void clear(Context&, View out) { std::memset(out.bytes(), 0, out.size_in_bytes()); }
+void run(OnCpu<clear>, Context&, View out) { std::memset(out.bytes(), 0, out.size_in_bytes()); }
 
-void embed(Context& ctx, ConstView table, ConstView ids, View out) {
+void run(OnCpu<embed>, Context& ctx, ConstView table, ConstView ids, View out) {
   const int64_t n = out.shape()[1];
   const int32_t* id = ids.data<int32_t>();
-  for (int64_t r = 0; r < out.shape()[0]; ++r) convert(ctx, table.rows(id[r], 1), out.rows(r, 1).reshape({1, n}));
+  for (int64_t r = 0; r < out.shape()[0]; ++r)
+    run(OnCpu<convert>(), ctx, table.rows(id[r], 1), out.rows(r, 1).reshape({1, n}));
 }
 
-void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRun> runs) {
+void run(OnCpu<copy_rows>, Context& ctx, ConstView from, View to, std::span<const RowRun> runs) {
   const int64_t outer = from.shape()[0];
   const size_t row_bytes = bytes_of_row(from);
   const size_t from_bytes = static_cast<size_t>(from.shape()[1]) * row_bytes,
                to_bytes = static_cast<size_t>(to.shape()[1]) * row_bytes;
   int64_t rows = 0;
-  for (const ops::RowRun& run : runs) rows += run.count;
+  for (const RowRun& run : runs) rows += run.count;
   if (rows == 0 || row_bytes == 0) return;  // and maybe no memory to copy between
   parallel_ranges(ctx, outer, row_grain(rows * static_cast<int64_t>(row_bytes) / 4), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
-      for (const ops::RowRun& run : runs) {
+      for (const RowRun& run : runs) {
         std::memcpy(to.bytes() + static_cast<size_t>(o) * to_bytes + static_cast<size_t>(run.to) * row_bytes,
                     from.bytes() + static_cast<size_t>(o) * from_bytes + static_cast<size_t>(run.from) * row_bytes,
                     static_cast<size_t>(run.count) * row_bytes);
@@ -122,7 +126,8 @@ void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRu
   });
 }
 
-void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares) {
+void run(OnCpu<guide>, Context& ctx, ConstView positive, ConstView negative, float guidance, View out,
+         View token_squares) {
   const int64_t tokens = out.shape()[0], n = out.shape()[1];
   const float* pos = positive.data<float>();
   const float* neg = negative.data<float>();
@@ -145,7 +150,7 @@ void guide(Context& ctx, ConstView positive, ConstView negative, float guidance,
   });
 }
 
-void cap_norm(Context&, ConstView token_squares, float max_norm_ratio, View x) {
+void run(OnCpu<cap_norm>, Context&, ConstView token_squares, float max_norm_ratio, View x) {
   const double* squares = token_squares.data<double>();
   double of_positive = 0, of_guided = 0;
   for (int64_t t = 0; t < token_squares.shape()[0]; ++t) {
@@ -159,11 +164,11 @@ void cap_norm(Context&, ConstView token_squares, float max_norm_ratio, View x) {
   for (int64_t i = 0; i < x.elements(); ++i) to[i] *= factor;
 }
 
-void euler_step(Context&, ConstView model_output, ConstView delta, View x) {
+void run(OnCpu<euler_step>, Context&, ConstView model_output, ConstView delta, View x) {
   const float* v = model_output.data<float>();
   const float by = *delta.data<float>();
   float* to = x.data<float>();
   for (int64_t i = 0; i < x.elements(); ++i) to[i] += by * -v[i];
 }
 
-}  // namespace nostos::cpu
+}  // namespace nostos::ops

@@ -8,10 +8,12 @@
 #include <cmath>
 
 #include "ops/cpu/cuda_sine.h"
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
+#include "ops/device_op.h"
 
-namespace nostos::cpu {
+namespace nostos::ops {
+
+using namespace cpu;
 namespace {
 
 constexpr int64_t kGrain = 1024;  // threads of the GPU that a thread of the CPU at least stands for
@@ -46,7 +48,7 @@ std::array<float, 2> box_muller(uint32_t x, uint32_t y) {
 
 }  // namespace
 
-void philox_normal(Context& ctx, uint64_t seed, View out) {
+void run(OnCpu<philox_normal>, Context& ctx, uint64_t seed, View out) {
   float* const values = out.data<float>();
   const int64_t elements = out.elements(), threads = ops::philox_threads(elements);
   for (int64_t round = 0; round * threads * 4 < elements; ++round) {
@@ -65,4 +67,4 @@ void philox_normal(Context& ctx, uint64_t seed, View out) {
   }
 }
 
-}  // namespace nostos::cpu
+}  // namespace nostos::ops

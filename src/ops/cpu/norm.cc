@@ -2,14 +2,17 @@
 #include <cmath>
 #include <vector>
 
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/cpu/typed.h"
+#include "ops/device_op.h"
+#include "ops/norm.h"
 
-namespace nostos::cpu {
+namespace nostos::ops {
 
-void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
+using namespace cpu;
+
+void run(OnCpu<rms_norm>, Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
   const int64_t rows = x.shape()[0], n = x.shape()[1];
   const float* in = x.data<float>();
   const float* w = weight.data<float>();
@@ -21,7 +24,7 @@ void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, floa
   });
 }
 
-void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
+void run(OnCpu<layer_norm_scaled>, Context& ctx, ConstView x, ConstView scale, float eps, View out) {
   const int64_t rows = x.shape()[0], n = x.shape()[1];
   const float* in = x.data<float>();
   const float* s = scale.data<float>();
@@ -32,12 +35,13 @@ void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, Vi
   });
 }
 
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
-                        const ops::NextNorm& next) {
+void run(OnCpu<add_gated_rms_norm>, Context& ctx, ConstView projected, const GatedNorm& norm, View x,
+         const NextNorm& next) {
   const int64_t rows = x.shape()[0], n = x.shape()[1];
   const float* p = projected.data<float>();
-  const float* w = weight.data<float>();
-  const float* g = optional_data<float>(gate);
+  const float* w = norm.weight.data<float>();
+  const float* g = optional_data<float>(norm.gate);
+  const float eps = norm.eps;
   float* to = x.data<float>();
   const float* next_weight = optional_data<float>(next.weight);
   const float* next_scale = optional_data<float>(next.scale);
@@ -52,7 +56,7 @@ void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, Con
   });
 }
 
-void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
+void run(OnCpu<group_norm_row_sums>, Context& ctx, ConstView x, View sums) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2], groups = sums.shape()[1];
   const int64_t group_channels = channels / groups;
   const float* in = x.data<float>();
@@ -75,14 +79,14 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   });
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
-                      float eps, bool silu, View out) {
+void run(OnCpu<group_norm_apply>, Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, const GroupNorm& norm,
+         View out) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
   const int64_t total_height = sums.shape()[0], groups = sums.shape()[1], group_channels = channels / groups;
   const double count = static_cast<double>(total_height) * static_cast<double>(row_pixels * group_channels);
   const double* in_sums = sums.data<double>();
-  const float* w = weight.data<float>();
-  const float* b = bias.data<float>();
+  const float* w = norm.weight.data<float>();
+  const float* b = norm.bias.data<float>();
   std::vector<float> factor(static_cast<size_t>(channels)), offset(static_cast<size_t>(channels));
   for (int64_t g = 0; g < groups; ++g) {
     double sum = 0, square = 0;
@@ -91,7 +95,7 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pix
       square += in_sums[(y * groups + g) * 2 + 1];
     }
     const double mean = sum / count;
-    const double inverse = 1.0 / std::sqrt(std::max(square / count - mean * mean, 0.0) + static_cast<double>(eps));
+    const double inverse = 1.0 / std::sqrt(std::max(square / count - mean * mean, 0.0) + static_cast<double>(norm.eps));
     for (int64_t c = g * group_channels; c < (g + 1) * group_channels; ++c) {
       factor[static_cast<size_t>(c)] = static_cast<float>(inverse * static_cast<double>(w[c]));
       offset[static_cast<size_t>(c)] =
@@ -102,10 +106,10 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pix
   with_output(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
       const int64_t at = begin * width * channels;
-      row_kernels().of<Out>().affine(in + at, factor.data(), offset.data(), (end - begin) * width, channels, silu,
+      row_kernels().of<Out>().affine(in + at, factor.data(), offset.data(), (end - begin) * width, channels, norm.silu,
                                      to + at);
     });
   });
 }
 
-}  // namespace nostos::cpu
+}  // namespace nostos::ops

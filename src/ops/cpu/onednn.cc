@@ -19,6 +19,11 @@ dnnl::memory::desc desc_of(const dnnl::primitive& primitive, dnnl::query what, i
       *dnnl_primitive_desc_query_md(primitive.get_primitive_desc(), dnnl::convert_to_c(what), index));
 }
 
+/// \return whether oneDNN uses these instructions here.
+bool has_instructions(dnnl::cpu_isa wanted) {
+  return (static_cast<int>(dnnl::get_effective_cpu_isa()) & static_cast<int>(wanted)) == static_cast<int>(wanted);
+}
+
 }  // namespace
 
 SingleThreadScope::SingleThreadScope(bool active) : threads_before_(omp_get_max_threads()) {
@@ -47,18 +52,16 @@ dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out
   return dnnl::matmul::primitive_desc(desc, dnn.engine()).weights_desc();
 }
 
+bool OneDnn::has_bf16() { return has_instructions(dnnl::cpu_isa::avx512_core_bf16); }
+
 OneDnn::OneDnn(Context& ctx) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
   // The library keeps 1024 for itself by default. Ranks that are threads share them, beside what each keeps.
   dnnl::set_primitive_cache_capacity(kKeptProducts);
   workspaces_.resize(static_cast<size_t>(ctx.threads()));
   scratchpads_.resize(static_cast<size_t>(ctx.threads()));
-  const auto isa = dnnl::get_effective_cpu_isa();
-  const bool avx512 = (static_cast<int>(isa) & static_cast<int>(dnnl::cpu_isa::avx512_core)) ==
-                      static_cast<int>(dnnl::cpu_isa::avx512_core);
-  has_bf16_ = (static_cast<int>(isa) & static_cast<int>(dnnl::cpu_isa::avx512_core_bf16)) ==
-              static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+  const bool avx512 = has_instructions(dnnl::cpu_isa::avx512_core);
   rows_independent_[0] = avx512 && check_rows(DType::f32);
-  rows_independent_[1] = has_bf16_ && check_rows(DType::bf16);
+  rows_independent_[1] = has_bf16() && check_rows(DType::bf16);
   if (avx512 && !rows_independent_[0]) log_info("oneDNN's rows depend on their number here: using fixed row blocks");
 }
 

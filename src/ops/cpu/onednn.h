@@ -96,7 +96,8 @@ class OneDnn {
 
   const dnnl::engine& engine() const { return engine_; }
   dnnl::stream& stream() { return stream_; }
-  bool has_bf16() const { return has_bf16_; }
+  /// \return whether it multiplies bf16 natively here.
+  static bool has_bf16();
   /// \return whether oneDNN's own row results do not depend on the number of rows: with AVX-512 and proven by a
   /// self-check when the context was made. Otherwise rows go through blocks of kBlockRows, each by one thread.
   bool rows_independent(DType dtype) const { return rows_independent_[dtype == DType::bf16 ? 1 : 0]; }
@@ -112,7 +113,6 @@ class OneDnn {
 
   dnnl::engine engine_;
   dnnl::stream stream_;
-  bool has_bf16_ = false;
   std::array<bool, 2> rows_independent_{};
   LruCache<MatmulKey, std::shared_ptr<const dnnl::matmul>> matmuls_{kKeptProducts};
   LruCache<ConvKey, std::shared_ptr<const dnnl::convolution_forward>> convolutions_{kKeptConvolutions};

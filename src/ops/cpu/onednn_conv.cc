@@ -8,12 +8,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ops/conv.h"
 #include "ops/cpu/onednn.h"
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
+#include "ops/device_op.h"
 
-namespace nostos::cpu {
-
+namespace nostos {
+namespace cpu {
 namespace {
 
 /// A filter in the layout that oneDNN chose for a typical row.
@@ -25,10 +26,6 @@ struct PackedFilter final : PackedWeight {
 };
 
 const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const PackedFilter&>(*w.packed); }
-
-}  // namespace
-
-namespace {
 
 using Tag = dnnl::memory::format_tag;
 using Dims = dnnl::memory::dims;
@@ -63,7 +60,13 @@ std::shared_ptr<const dnnl::convolution_forward> OneDnn::convolution(const ConvK
   });
 }
 
-Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
+}  // namespace cpu
+
+namespace ops {
+
+using namespace cpu;
+
+Conv2d run(OnCpu<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) {
   OneDnn& dnn = ctx.state<OneDnn>();
   const Shape& shape = filter.shape();
   Conv2d made{shape[1], shape[0], shape[2], filter.dtype(), nullptr, bias};
@@ -84,8 +87,10 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   return made;
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
-            bool accumulate) {
+void run(OnCpu<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, View y) {
+  const int64_t stride = options.stride;
+  const Padding padding = options.padding;
+  const bool accumulate = options.accumulate;
   OneDnn& dnn = ctx.state<OneDnn>();
   const int64_t height = x.shape()[0], width = x.shape()[1], out_height = y.shape()[0];
   const int64_t run_width = std::max(width, kTypicalWidth);
@@ -121,4 +126,5 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   });
 }
 
-}  // namespace nostos::cpu
+}  // namespace ops
+}  // namespace nostos

@@ -5,10 +5,14 @@
 
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/onednn.h"
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
+#include "ops/device_op.h"
+#include "ops/linear.h"
 
-namespace nostos::cpu {
+namespace nostos {
+namespace ops {
+
+using namespace cpu;
 
 namespace {
 
@@ -24,17 +28,17 @@ const PackedMatrix& packed_of(const Linear& w) { return static_cast<const Packed
 
 }  // namespace
 
-bool has_bf16_products(Context& ctx) { return ctx.state<OneDnn>().has_bf16(); }
+Capabilities run(OnCpu<capabilities>, Device) { return {.bf16_products = OneDnn::has_bf16()}; }
 
-Linear pack_linear(Context& ctx, ConstView weight) {
+Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   OneDnn& dnn = ctx.state<OneDnn>();
-  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr, {}};
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
   auto packed = std::make_shared<PackedMatrix>();
   packed->blocked = dnn.rows_independent(weight.dtype());
   if (packed->blocked) {
     with_dnnl_errors("packing a weight", [&] {
-      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.dtype), dnnl::memory::format_tag::ba);
-      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.dtype);
+      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.format.element), dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.format.element);
       packed->storage = Buffer(ctx.device(), blocked.get_size());
       dnnl::memory from(plain, dnn.engine(), const_cast<std::byte*>(weight.bytes()));
       dnnl::memory to(blocked, dnn.engine(), packed->storage.data());
@@ -57,11 +61,11 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
   const int64_t rows = x.shape()[0];
   const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows,
                 column_blocks = (w.out + kBlockColumns - 1) / kBlockColumns;
-  const size_t element = size_bytes(w.dtype);
+  const size_t element = size_bytes(w.input);
   const size_t padded_x_bytes = static_cast<size_t>(kBlockRows * w.in) * element;
   const size_t padded_y_bytes = static_cast<size_t>(kBlockRows * kBlockColumns) * sizeof(float);
   const auto key = [&](int64_t columns) {
-    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.dtype, static_cast<bool>(w.bias),
+    return OneDnn::MatmulKey{kBlockRows, w.in, columns, 1, w.in, w.in, columns, w.input, static_cast<bool>(w.bias),
                              false,      true};
   };
   const OneDnn::MatmulKey block_key = key(std::min(kBlockColumns, w.out));
@@ -94,16 +98,19 @@ void linear_in_blocks(Context& ctx, OneDnn& dnn, ConstView x, const Linear& w, V
 
 }  // namespace
 
-void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   OneDnn& dnn = ctx.state<OneDnn>();
   if (x.shape()[0] == 0) return;
   if (!packed_of(w).blocked) return linear_in_blocks(ctx, dnn, x, w, y, accumulate);
-  const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.dtype, static_cast<bool>(w.bias),
+  const OneDnn::MatmulKey key{x.shape()[0], w.in, w.out, 0, 0, w.in, w.out, w.input, static_cast<bool>(w.bias),
                               accumulate,   false};
   dnn.run_matmul(*dnn.matmul(key), key, x.bytes(), packed_of(w).storage.data(), w.bias ? w.bias.data<float>() : nullptr,
                  y.data<float>());
 }
 
+}  // namespace ops
+
+namespace cpu {
 namespace {
 
 OneDnn::MatmulKey key_of(const BlockMatmul::Product& p, DType dtype) {
@@ -134,4 +141,5 @@ std::byte* BlockMatmul::workspace(int thread, size_t bytes) const {
   return ctx_.state<OneDnn>().workspace(thread, bytes);
 }
 
-}  // namespace nostos::cpu
+}  // namespace cpu
+}  // namespace nostos

@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/cpu/typed.h"
+#include "ops/device_op.h"
 
-namespace nostos::cpu {
+namespace nostos::ops {
+
+using namespace cpu;
 namespace {
 
 /// Visits every (latent index, token index) pair of a [channels, height, width] latent.
@@ -32,19 +34,19 @@ void for_each_patch_element(Context& ctx, const Shape& latents, int64_t patch, c
 
 }  // namespace
 
-void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens) {
+void run(OnCpu<patchify>, Context& ctx, ConstView latents, int64_t patch, View tokens) {
   const float* from = latents.data<float>();
   float* to = tokens.data<float>();
   for_each_patch_element(ctx, latents.shape(), patch, [&](int64_t latent, int64_t token) { to[token] = from[latent]; });
 }
 
-void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents) {
+void run(OnCpu<unpatchify>, Context& ctx, ConstView tokens, int64_t patch, View latents) {
   const float* from = tokens.data<float>();
   float* to = latents.data<float>();
   for_each_patch_element(ctx, latents.shape(), patch, [&](int64_t latent, int64_t token) { to[latent] = from[token]; });
 }
 
-void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image) {
+void run(OnCpu<latents_to_image>, Context& ctx, ConstView latents, float scale, float shift, View image) {
   const int64_t channels = latents.shape()[0], pixels = latents.shape()[1] * latents.shape()[2];
   const float* from = latents.data<float>();
   with_output(image, [&]<class Out>(Out* to) {
@@ -62,7 +64,7 @@ void latents_to_image(Context& ctx, ConstView latents, float scale, float shift,
   });
 }
 
-void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
+void run(OnCpu<upsample_nearest_2x>, Context& ctx, ConstView x, View out) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
   const float* from = x.data<float>();
   with_output(out, [&]<class Out>(Out* to) {
@@ -81,7 +83,7 @@ void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   });
 }
 
-void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
+void run(OnCpu<to_pixels>, Context& ctx, ConstView x, View out, View invalid) {
   const float* from = x.data<float>();
   uint8_t* to = out.data<uint8_t>();
   const std::atomic_ref<int32_t> flag(*invalid.data<int32_t>());
@@ -96,4 +98,4 @@ void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   });
 }
 
-}  // namespace nostos::cpu
+}  // namespace nostos::ops

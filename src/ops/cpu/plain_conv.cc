@@ -1,10 +1,13 @@
 // Implements convolution in plain C++ for builds without oneDNN: float32, channels last.
 #include <cstring>
 
-#include "ops/cpu/ops.h"
+#include "ops/conv.h"
 #include "ops/cpu/parallel.h"
+#include "ops/device_op.h"
 
-namespace nostos::cpu {
+namespace nostos::ops {
+
+using namespace cpu;
 
 namespace {
 
@@ -19,7 +22,7 @@ const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const Packed
 
 }  // namespace
 
-Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
+Conv2d run(OnCpu<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) {
   const Shape& shape = filter.shape();
   Conv2d made{shape[1], shape[0], shape[2], filter.dtype(), nullptr, bias};
   auto packed = std::make_shared<PackedFilter>();
@@ -36,8 +39,10 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   return made;
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
-            bool accumulate) {
+void run(OnCpu<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, View y) {
+  const int64_t stride = options.stride;
+  const Padding padding = options.padding;
+  const bool accumulate = options.accumulate;
   const int64_t height = x.shape()[0], width = x.shape()[1];
   const int64_t out_height = y.shape()[0], out_width = y.shape()[1], kernel = filter.kernel;
   const float* in = x.data<float>();
@@ -66,4 +71,4 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   });
 }
 
-}  // namespace nostos::cpu
+}  // namespace nostos::ops

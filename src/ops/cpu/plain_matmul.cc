@@ -4,10 +4,14 @@
 
 #include "base/error.h"
 #include "ops/cpu/matmul.h"
-#include "ops/cpu/ops.h"
 #include "ops/cpu/parallel.h"
+#include "ops/device_op.h"
+#include "ops/linear.h"
 
-namespace nostos::cpu {
+namespace nostos {
+namespace ops {
+
+using namespace cpu;
 
 namespace {
 
@@ -22,20 +26,10 @@ const PackedMatrix& packed_of(const Linear& w) { return static_cast<const Packed
 
 }  // namespace
 
-namespace {
+Capabilities run(OnCpu<capabilities>, Device) { return {}; }
 
-/// Scratch of the attention blocks, one piece a thread.
-struct PlainWorkspaces {
-  explicit PlainWorkspaces(Context& ctx) : pieces(static_cast<size_t>(ctx.threads())) {}
-  std::vector<Buffer> pieces;
-};
-
-}  // namespace
-
-bool has_bf16_products(Context&) { return false; }
-
-Linear pack_linear(Context& ctx, ConstView weight) {
-  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr, {}};
+Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
   auto packed = std::make_shared<PackedMatrix>();
   packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
   std::memcpy(packed->storage.data(), weight.bytes(), weight.size_in_bytes());
@@ -43,7 +37,7 @@ Linear pack_linear(Context& ctx, ConstView weight) {
   return made;
 }
 
-void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   const float* a = x.data<float>();
   const float* b = reinterpret_cast<const float*>(packed_of(w).storage.data());
   const float* bias = w.bias ? w.bias.data<float>() : nullptr;
@@ -59,6 +53,19 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
     }
   });
 }
+
+}  // namespace ops
+
+namespace cpu {
+namespace {
+
+/// Scratch of the attention blocks, one piece a thread.
+struct PlainWorkspaces {
+  explicit PlainWorkspaces(Context& ctx) : pieces(static_cast<size_t>(ctx.threads())) {}
+  std::vector<Buffer> pieces;
+};
+
+}  // namespace
 
 void BlockMatmul::prepare(const Product&) { check(dtype_ == DType::f32, "plain products are float32"); }
 
@@ -87,4 +94,5 @@ std::byte* BlockMatmul::workspace(int thread, size_t bytes) const {
   return mine.data();
 }
 
-}  // namespace nostos::cpu
+}  // namespace cpu
+}  // namespace nostos

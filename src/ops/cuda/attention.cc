@@ -8,10 +8,13 @@
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
-#include "ops/cuda/ops.h"
 #include "ops/cuda/workspace.h"
+#include "ops/device_op.h"
+#include "ops/elementwise.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 struct AttentionState {
@@ -32,7 +35,8 @@ struct AttentionState {
   LruCache<Product, cublasLtMatmulAlgo_t> algorithms{256};
 };
 
-void attention_in_blocks(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
+void attention_in_blocks(Context& ctx, const QueriesKeysValues& given, float scale, View out, View log_sum_exp) {
+  const ConstView q = given.q, k = given.k, v = given.v;
   const int64_t heads = q.shape()[0], queries = q.shape()[1], head_dim = q.shape()[2];
   const int64_t keys = k.shape()[1], group = heads / k.shape()[0];
   const DType dtype = q.dtype();
@@ -84,14 +88,16 @@ bool is_fused(ConstView q) { return q.dtype() == DType::bf16 && has_fused_attent
 /// \return the shape of the one head's rows.
 Shape row_shape(ConstView head) { return {head.shape()[1], head.shape()[2]}; }
 
-FusedAttention fused_shape(ConstView q, ConstView k, float scale, bool causal, bool log_sum_exp) {
+FusedAttention fused_shape(const QueriesKeysValues& heads, float scale, bool causal, bool log_sum_exp) {
+  const auto& [q, k, v] = heads;
   return {q.shape()[0], k.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], scale, causal, log_sum_exp};
 }
 
 }  // namespace
 
-void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, bool causal, View out) {
+void run(OnCuda<attention>, Context& ctx, const QueriesKeysValues& given, float scale, bool causal, View out) {
   if (out.elements() == 0) return;
+  const auto& [q, k, v] = given;
   const int64_t heads = q.shape()[0], head_dim = q.shape()[2];
   const bool is_hoppers = q.dtype() == DType::bf16 && !causal && has_hopper_kernels(ctx.device());
   if (is_hoppers && head_dim == kHopperHeadDim)
@@ -99,36 +105,33 @@ void attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale,
   else if (is_hoppers && head_dim == kHopperWideHead && heads == 1 && scale > 0)
     hopper_wide_attention(ctx, q.reshape(row_shape(q)), k.reshape(row_shape(k)), v.reshape(row_shape(v)), scale, out);
   else if (is_fused(q))
-    ctx.state<Cudnn>().run(fused_shape(q, k, scale, causal, false), q.bytes(), k.bytes(), v.bytes(), out.bytes(),
+    ctx.state<Cudnn>().run(fused_shape(given, scale, causal, false), q.bytes(), k.bytes(), v.bytes(), out.bytes(),
                            nullptr);
   else if (causal)
-    causal_attention(q, k, v, scale, out, ctx.stream().handle());
+    causal_attention(given, scale, out, ctx.stream().handle());
   else
-    attention_in_blocks(ctx, q, k, v, scale, out, {});
+    attention_in_blocks(ctx, given, scale, out, {});
 }
 
-bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal) {
-  return dtype == DType::bf16 && head_dim == kHopperHeadDim && !causal && has_hopper_kernels(device);
-}
-
-void packed_attention(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads, float scale,
-                      std::span<const ops::RowTarget> out) {
+void run(OnCuda<packed_attention_to>, Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale,
+         std::span<const RowTarget> out) {
   if (qkv.elements() == 0) return;
-  rotate_heads(ctx, qkv, q_norm, k_norm, eps, cos, sin, pairs, heads, kv_heads);
-  hopper_packed_attention(ctx, qkv, heads, kv_heads, scale, out);
+  rotate_heads(ctx, qkv, rotary, heads);
+  hopper_packed_attention(ctx, qkv, heads, scale, out);
 }
 
-void attention_part(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out, View log_sum_exp) {
+void run(OnCuda<attention_part>, Context& ctx, const QueriesKeysValues& heads, float scale, View out,
+         View log_sum_exp) {
   if (out.elements() == 0) return;
-  if (!is_fused(q)) return attention_in_blocks(ctx, q, k, v, scale, out, log_sum_exp);
+  const auto& [q, k, v] = heads;
+  if (!is_fused(q)) return attention_in_blocks(ctx, heads, scale, out, log_sum_exp);
   // cuDNN's fast kernels write bf16 alone; it halves the speed to have float32 from the others.
   const View rounded(
       ctx.state<AttentionState>().workspace.at_least(static_cast<size_t>(out.elements()) * size_bytes(DType::bf16)),
       DType::bf16, out.shape());
-  ctx.state<Cudnn>().run(fused_shape(q, k, scale, false, true), q.bytes(), k.bytes(), v.bytes(), rounded.bytes(),
+  ctx.state<Cudnn>().run(fused_shape(heads, scale, false, true), q.bytes(), k.bytes(), v.bytes(), rounded.bytes(),
                          log_sum_exp.bytes());
-  convert(ctx, rounded, out);
+  Op<convert>::on<DeviceKind::cuda>(ctx, rounded, out);
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -177,7 +177,8 @@ void divide_rows(ConstView values, const float* sums, int64_t out_stride, DType 
   check_launch("divide_rows");
 }
 
-void causal_attention(ConstView q, ConstView k, ConstView v, float scale, View out, CUstream_st* stream) {
+void causal_attention(const ops::QueriesKeysValues& given, float scale, View out, CUstream_st* stream) {
+  const ConstView q = given.q, k = given.k, v = given.v;
   const int64_t heads = q.shape()[0], tokens = q.shape()[1], head_dim = q.shape()[2];
   const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>(heads));
   nostos::check(head_dim <= kMostCausalHead, "the CUDA kernel of causal attention takes heads of up to 2048 channels");

@@ -1,13 +1,18 @@
-// Owns the project's own kernels of attention: those between the two products of a block of queries, and that of
-// causal heads.
+// Owns the project's own kernels of attention for every GPU: the rotation in place, those between the two products of a
+// block of queries, and that of causal heads.
 #pragma once
 
 #include <cstdint>
 
 #include "device/cuda/runtime.h"
+#include "ops/attention.h"
 #include "tensor/tensor.h"
 
 namespace nostos::cuda {
+
+/// What ops::split_heads_rope() does to q and k heads, in place. \param qkv [tokens, heads.all() * head_dim] of heads
+/// that has_vector_heads() serves.
+void rotate_heads(Context& ctx, View qkv, const ops::RotaryHeads& rotary, ops::HeadCounts heads);
 
 /// probabilities[r, k] = exp(scale * (scores[r, k] - largest of the row)), and their sum a row. A row's result does
 /// not depend on the number of rows. \param scores f32 [rows, keys]. \param probabilities f32 or bf16 [rows, keys];
@@ -23,6 +28,6 @@ void divide_rows(ConstView values, const float* sums, int64_t out_stride, DType 
 
 /// ops::attention() with a causal mask, for short sequences of heads that no fused kernel takes: a query's result
 /// depends on the keys that it sees alone, also on no key's number.
-void causal_attention(ConstView q, ConstView k, ConstView v, float scale, View out, CUstream_st* stream);
+void causal_attention(const ops::QueriesKeysValues& heads, float scale, View out, CUstream_st* stream);
 
 }  // namespace nostos::cuda

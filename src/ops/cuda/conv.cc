@@ -7,10 +7,12 @@
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
-#include "ops/cuda/ops.h"
 #include "ops/cuda/workspace.h"
+#include "ops/device_op.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 /// A filter in the layout of the kernel that serves its channels.
@@ -37,21 +39,22 @@ void clear(std::byte* memory, size_t bytes, CUstream_st* stream) {
 
 /// \return how cuDNN runs the convolution. It has no kernel that writes float32 without adding to it: what it adds to
 /// is cleared first. Channels that are not wanted are float32, too.
-FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilter& packed, int64_t stride,
-                             const Padding& padding, DType y, bool accumulate) {
+FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilter& packed, const ConvOptions& options,
+                             DType y) {
+  const Padding& padding = options.padding;
   const DType sums = packed.outs == filter.out ? y : DType::f32;
   return {.height = x.shape()[0],
           .width = x.shape()[1],
           .in = filter.in,
           .out = packed.outs,
           .kernel = filter.kernel,
-          .stride = stride,
+          .stride = options.stride,
           .top = padding.top,
           .left = padding.left,
           .bottom = padding.bottom,
           .right = padding.right,
           .y = sums,
-          .accumulate = accumulate || sums == DType::f32};
+          .accumulate = options.accumulate || sums == DType::f32};
 }
 
 /// \return whether the kernel of our own serves: results in bf16 with all of their channels wanted.
@@ -60,9 +63,14 @@ bool is_hoppers(Device device, const Conv2d& filter, const DeviceFilter& packed,
          y == DType::bf16 && has_hopper_kernels(device);
 }
 
+HopperFilter hopper_filter(const Conv2d& filter, bool has_phases) {
+  const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
+  return {packed.storage.data(), filter.bias.data<float>(), filter.kernel, has_phases};
+}
+
 }  // namespace
 
-Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
+Conv2d run(OnCuda<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) {
   const int64_t out = filter.shape()[0], in = filter.shape()[1], kernel = filter.shape()[2];
   auto packed = std::make_shared<DeviceFilter>();
   packed->fused = filter.dtype() == DType::bf16 && in % kFusedChannels == 0;
@@ -84,9 +92,8 @@ Conv2d pack_conv2d(Context& ctx, ConstView filter, ConstView bias) {
   return {in, out, kernel, filter.dtype(), std::move(packed), bias};
 }
 
-Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias) {
+Conv2d run(OnCuda<pack_phases>, Context& ctx, ConstView filter, ConstView bias) {
   const int64_t outs = 4 * filter.shape()[0], in = filter.shape()[1];
-  if (filter.dtype() != DType::bf16 || in % kFusedChannels != 0 || outs % kFusedChannels != 0) return {};
   auto packed = std::make_shared<DeviceFilter>();
   packed->fused = true;
   packed->outs = outs;
@@ -103,22 +110,18 @@ Conv2d pack_phases(Context& ctx, ConstView filter, ConstView bias) {
   return {in, outs, 2, filter.dtype(), std::move(packed), repeated};
 }
 
-void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
-            bool accumulate) {
+void run(OnCuda<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, View y) {
   if (y.elements() == 0) return;
+  const bool accumulate = options.accumulate;
   const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
   CUstream_st* stream = ctx.stream().handle();
   if (!packed.fused) {
-    direct_convolution(x, reinterpret_cast<const float*>(packed.storage.data()), filter.bias.data<float>(),
-                       filter.kernel, stride, padding, accumulate, y, stream);
-    return;
+    const auto* weights = reinterpret_cast<const float*>(packed.storage.data());
+    return direct_convolution(x, {weights, filter.bias.data<float>(), filter.kernel}, options, y, stream);
   }
-  if (is_hoppers(ctx.device(), filter, packed, stride, y.dtype())) {
-    hopper_convolution(ctx, x, packed.storage.data(), filter.bias.data<float>(), filter.kernel, padding, false,
-                       accumulate, y);
-    return;
-  }
-  const FusedConvolution shape = fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate);
+  if (is_hoppers(ctx.device(), filter, packed, options.stride, y.dtype()))
+    return hopper_convolution(ctx, x, hopper_filter(filter, false), options.padding, accumulate, y);
+  const FusedConvolution shape = fused_shape(x, filter, packed, options, y.dtype());
   if (packed.outs != filter.out) {
     const size_t bytes = static_cast<size_t>(y.shape()[0] * y.shape()[1] * packed.outs) * sizeof(float);
     std::byte* sums = ctx.state<ConvState>().workspace.at_least(bytes);
@@ -131,25 +134,18 @@ void conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, con
   ctx.state<Cudnn>().run(shape, x.bytes(), packed.storage.data(), filter.bias.bytes(), y.bytes());
 }
 
-void plan_conv2d(Context& ctx, ConstView x, const Conv2d& filter, int64_t stride, const Padding& padding, View y,
-                 bool accumulate) {
+void run(OnCuda<plan_conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const ConvOptions& options, View y) {
   const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
-  if (y.elements() == 0 || !packed.fused || is_hoppers(ctx.device(), filter, packed, stride, y.dtype())) return;
-  ctx.state<Cudnn>().plan(fused_shape(x, filter, packed, stride, padding, y.dtype(), accumulate));
+  if (y.elements() == 0 || !packed.fused || is_hoppers(ctx.device(), filter, packed, options.stride, y.dtype())) return;
+  ctx.state<Cudnn>().plan(fused_shape(x, filter, packed, options, y.dtype()));
 }
 
-void finish_plans(Context& ctx) { ctx.state<Cudnn>().finish_plans(); }
+void run(OnCuda<finish_plans>, Context& ctx) { ctx.state<Cudnn>().finish_plans(); }
 
-bool fuses_phases(Device device, const Conv2d& filter, DType y) {
-  const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
-  return is_hoppers(device, filter, packed, 1, y) && filter.out % (4 * kPhaseOuts) == 0;
+void run(OnCuda<phases_conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View y) {
+  hopper_convolution(ctx, x, hopper_filter(filter, true), padding, false, y);
 }
 
-void phases_conv2d(Context& ctx, ConstView x, const Conv2d& filter, const Padding& padding, View y) {
-  const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
-  hopper_convolution(ctx, x, packed.storage.data(), filter.bias.data<float>(), filter.kernel, padding, true, false, y);
-}
+void run(OnCuda<interleave_phases>, Context& ctx, ConstView x, View y) { interleave(x, y, ctx.stream().handle()); }
 
-void interleave_phases(Context& ctx, ConstView x, View y) { interleave(x, y, ctx.stream().handle()); }
-
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

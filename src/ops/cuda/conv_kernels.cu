@@ -183,18 +183,19 @@ void take_channels(const float* sums, int64_t channels, const float* bias, bool 
   check_launch("take_channels");
 }
 
-void direct_convolution(ConstView x, const float* filter, const float* bias, int64_t kernel, int64_t stride,
-                        const Padding& padding, bool accumulate, View y, CUstream_st* stream) {
+void direct_convolution(ConstView x, const DirectFilter& filter, const ConvOptions& options, View y,
+                        CUstream_st* stream) {
+  const Padding& padding = options.padding;
   const int64_t out = y.shape()[2], out_groups = (out + kDirectOuts - 1) / kDirectOuts;
-  const DirectShape shape{x.shape()[0], x.shape()[1], x.shape()[2], out,         out_groups,   y.shape()[0],
-                          y.shape()[1], kernel,       stride,       padding.top, padding.left, accumulate};
+  const DirectShape shape{x.shape()[0], x.shape()[1],  x.shape()[2],   out,         out_groups,   y.shape()[0],
+                          y.shape()[1], filter.kernel, options.stride, padding.top, padding.left, options.accumulate};
   const int64_t items = shape.out_height * ((shape.out_width + kPixels - 1) / kPixels) * out_groups;
   if (items == 0) return;
   with_elements(x, [&](const auto* from) {
     with_elements(y, [&](auto* to) {
       with_vector(shape.in % kVector == 0 && is_aligned(from), [&](auto vector) {
         direct_convolution_kernel<vector()><<<blocks_for(items), kBlockThreads, 0, stream>>>(
-            from, reinterpret_cast<const float4*>(filter), bias, shape, to);
+            from, reinterpret_cast<const float4*>(filter.weights), filter.bias, shape, to);
       });
     });
   });

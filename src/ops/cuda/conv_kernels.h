@@ -17,7 +17,7 @@ void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* strea
 /// and 1 of an even pixel are of the source's rows -1, 0, 0, those of an odd pixel 0, 0, 1; columns likewise.
 void filter_to_phases(ConstView filter, std::byte* to, CUstream_st* stream);
 
-/// ops::Backend::interleave_phases().
+/// ops::interleave_phases().
 void interleave(ConstView x, View y, CUstream_st* stream);
 
 /// y[p, c] = sums[p, c] + bias[c] (+ y[p, c]) for the first channels of `sums`.
@@ -32,10 +32,16 @@ inline constexpr int64_t kDirectOuts = 4;
 /// multiple of kDirectOuts.
 void filter_to_outputs_last(ConstView filter, int64_t outs, float* to, CUstream_st* stream);
 
+/// A filter of direct_convolution().
+struct DirectFilter {
+  const float* weights = nullptr;  ///< as filter_to_outputs_last() writes them
+  const float* bias = nullptr;     ///< [out]
+  int64_t kernel = 0;
+};
+
 /// y = conv(x) + bias (+ y), each sum in float32 in the order of taps and channels: for float32 and for odd channels.
-/// \param x f32 or bf16 [height, width, in]. \param filter as filter_to_outputs_last() writes it.
-/// \param y f32 or bf16 [out_height, out_width, out].
-void direct_convolution(ConstView x, const float* filter, const float* bias, int64_t kernel, int64_t stride,
-                        const Padding& padding, bool accumulate, View y, CUstream_st* stream);
+/// \param x f32 or bf16 [height, width, in]. \param y f32 or bf16 [out_height, out_width, out].
+void direct_convolution(ConstView x, const DirectFilter& filter, const ConvOptions& options, View y,
+                        CUstream_st* stream);
 
 }  // namespace nostos::cuda

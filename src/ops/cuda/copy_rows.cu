@@ -1,11 +1,14 @@
 // Implements the copy of scattered rows: one launch for up to 128 runs, which travel as its parameters.
 #include <algorithm>
 
+#include "ops/copy_rows.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 constexpr int kMaxRuns = 128;
@@ -46,7 +49,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 }  // namespace
 
-void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRun> runs) {
+void run(OnCuda<copy_rows>, Context& ctx, ConstView from, View to, std::span<const RowRun> runs) {
   const int64_t outer = from.shape()[0];
   int64_t row_elements = 1;
   for (int axis = 2; axis < from.shape().rank(); ++axis) row_elements *= from.shape()[axis];
@@ -73,7 +76,7 @@ void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRu
       run(static_cast<uint8_t*>(nullptr));
   };
   Runs part;
-  for (const ops::RowRun& run : runs) {
+  for (const RowRun& run : runs) {
     if (run.count == 0) continue;
     if (part.count == kMaxRuns) {
       launch(part);
@@ -88,4 +91,4 @@ void copy_rows(Context& ctx, ConstView from, View to, std::span<const ops::RowRu
   launch(part);
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -1,9 +1,12 @@
 // Implements element-wise ops: one thread a vector of elements.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
+#include "ops/elementwise.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 __device__ int64_t this_item() { return static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; }
@@ -107,7 +110,7 @@ void convert_from(Context& ctx, const In* in, View out) {
 
 }  // namespace
 
-void silu_mul(Context& ctx, ConstView gate_up, View out) {
+void run(OnCuda<silu_mul>, Context& ctx, ConstView gate_up, View out) {
   const int64_t ffn = out.shape()[1];
   if (out.elements() == 0) return;
   with_elements(gate_up, [&]<class In>(const In* in) {
@@ -122,7 +125,7 @@ void silu_mul(Context& ctx, ConstView gate_up, View out) {
   });
 }
 
-void silu(Context& ctx, ConstView x, View out) {
+void run(OnCuda<silu>, Context& ctx, ConstView x, View out) {
   if (x.elements() == 0) return;
   with_elements(x, [&]<class In>(const In* in) {
     with_elements(out, [&]<class Out>(Out* to) {
@@ -135,21 +138,21 @@ void silu(Context& ctx, ConstView x, View out) {
   });
 }
 
-void finish_modulation(Context& ctx, View x) {
+void run(OnCuda<finish_modulation>, Context& ctx, View x) {
   if (x.elements() == 0) return;
   finish_modulation_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
       x.data<float>(), x.elements(), static_cast<int>(x.shape()[1] / 4));
   check_launch("finish_modulation");
 }
 
-void add_scalar(Context& ctx, float value, View x) {
+void run(OnCuda<add_scalar>, Context& ctx, float value, View x) {
   if (x.elements() == 0) return;
   add_scalar_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(x.data<float>(), value,
                                                                                            x.elements());
   check_launch("add_scalar");
 }
 
-void convert(Context& ctx, ConstView x, View out) {
+void run(OnCuda<convert>, Context& ctx, ConstView x, View out) {
   if (x.elements() == 0) return;
   if (x.dtype() == out.dtype())
     copy_async(out.bytes(), x.bytes(), x.size_in_bytes(), ctx.stream().handle());
@@ -159,7 +162,7 @@ void convert(Context& ctx, ConstView x, View out) {
     with_elements(x, [&]<class In>(const In* in) { convert_from(ctx, in, out); });
 }
 
-void fill_rows(Context& ctx, ConstView row, View out) {
+void run(OnCuda<fill_rows>, Context& ctx, ConstView row, View out) {
   const int64_t channels = out.shape()[1];
   if (out.elements() == 0) return;
   const float* from = row.data<float>();
@@ -172,11 +175,11 @@ void fill_rows(Context& ctx, ConstView row, View out) {
   });
 }
 
-void clear(Context& ctx, View out) {
+void run(OnCuda<clear>, Context& ctx, View out) {
   check_cuda(cudaMemsetAsync(out.bytes(), 0, out.size_in_bytes(), ctx.stream().handle()), "cannot clear memory");
 }
 
-void embed(Context& ctx, ConstView table, ConstView ids, View out) {
+void run(OnCuda<embed>, Context& ctx, ConstView table, ConstView ids, View out) {
   const int64_t channels = out.shape()[1];
   if (out.elements() == 0) return;
   const int32_t* id = ids.data<int32_t>();
@@ -191,4 +194,4 @@ void embed(Context& ctx, ConstView table, ConstView ids, View out) {
   });
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -3,9 +3,12 @@
 #include "device/buffer.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
+#include "ops/norm.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 constexpr int kMaxChannels = 4096;
@@ -151,7 +154,7 @@ __global__ void __launch_bounds__(kBlockThreads) apply_kernel(const In* x, const
 
 }  // namespace
 
-void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
+void run(OnCuda<group_norm_row_sums>, Context& ctx, ConstView x, View sums) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2], groups = sums.shape()[1];
   if (height == 0) return;
   const GroupSumsLaunch launch = group_sums_launch(channels, groups);
@@ -171,16 +174,16 @@ void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   });
 }
 
-void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, ConstView weight, ConstView bias,
-                      float eps, bool silu, View out) {
+void run(OnCuda<group_norm_apply>, Context& ctx, ConstView x, ConstView sums, int64_t row_pixels, const GroupNorm& norm,
+         View out) {
   const int64_t channels = x.shape()[2], total_height = sums.shape()[0], groups = sums.shape()[1];
   check(channels <= kMaxChannels, "the CUDA kernels normalise images of up to 4096 channels");
   if (x.elements() == 0) return;
   const ChannelFactors& scratch = ctx.state<ChannelFactors>();
   factors_kernel<<<static_cast<unsigned>(groups), kBlockThreads, 0, ctx.stream().handle()>>>(
       reinterpret_cast<const Sums*>(sums.data<double>()), total_height, row_pixels, static_cast<int>(channels),
-      static_cast<int>(groups), weight.data<float>(), bias.data<float>(), static_cast<double>(eps), scratch.factors(),
-      scratch.offsets());
+      static_cast<int>(groups), norm.weight.data<float>(), norm.bias.data<float>(), static_cast<double>(norm.eps),
+      scratch.factors(), scratch.offsets());
   check_launch("group_norm_factors");
   const GroupApplyLaunch launch = group_apply_launch(channels);
   const int64_t pixels = x.elements() / channels, block_vectors = int64_t{launch.lanes} * launch.vector;
@@ -192,11 +195,11 @@ void group_norm_apply(Context& ctx, ConstView x, ConstView sums, int64_t row_pix
       with_vector(launch.vector == kVector, [&](auto v) {
         check(v == 1 || is_aligned(in, to), "images of whole vectors begin at 16 bytes");
         apply_kernel<In, Out, v><<<grid, block, 0, ctx.stream().handle()>>>(
-            in, scratch.factors(), scratch.offsets(), silu, pixels, static_cast<int>(channels), to);
+            in, scratch.factors(), scratch.offsets(), norm.silu, pixels, static_cast<int>(channels), to);
         check_launch("group_norm_apply");
       });
     });
   });
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -1,9 +1,13 @@
 // Implements the step before attention (head norms, rotary embedding, the split into heads) and the merge after it.
+#include "ops/attention.h"
+#include "ops/cuda/attention_softmax.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 constexpr int kMaxHeads = 256;
@@ -173,12 +177,12 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-HeadTargets head_targets(std::span<const ops::HeadGroup> groups) {
+HeadTargets head_targets(std::span<const HeadGroup> groups) {
   HeadTargets heads;
   const int64_t element_bytes = static_cast<int64_t>(size_bytes(groups[0].first().dtype()));
   const auto place = [&](int kind) {
-    for (const ops::HeadGroup& group : groups) {
-      const ops::HeadRows part = group.part(kind);
+    for (const HeadGroup& group : groups) {
+      const HeadRows part = group.part(kind);
       check(heads.all_heads + part.heads <= kMaxHeads, "the CUDA kernel splits projections of up to 256 heads");
       for (int64_t h = 0; h < part.heads; ++h, ++heads.all_heads)
         if (part.data != nullptr)
@@ -192,66 +196,46 @@ HeadTargets head_targets(std::span<const ops::HeadGroup> groups) {
   return heads;
 }
 
-Rotary rotary_of(ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin) {
-  return {optional_data<float>(q_norm), optional_data<float>(k_norm), optional_data<float>(cos),
-          optional_data<float>(sin), eps};
+Rotary rotary_of(const RotaryHeads& given) {
+  return {optional_data<float>(given.q_norm), optional_data<float>(given.k_norm), optional_data<float>(given.cos),
+          optional_data<float>(given.sin), given.eps};
 }
 
 template <class In, class Out, int kHeadsAhead>
-void launch_vector_heads(Context& ctx, const In* in, unsigned tokens, int64_t head_dim, const Rotary& rotary,
-                         ops::RotaryPairs pairs, const HeadTargets& heads) {
+void launch_vector_heads(Context& ctx, const In* in, unsigned tokens, int64_t head_dim, const RotaryHeads& given,
+                         const HeadTargets& heads) {
+  const Rotary rotary = rotary_of(given);
   check(is_aligned(in, rotary.q_norm, rotary.k_norm, rotary.cos, rotary.sin), "heads begin at 16 bytes");
   for (int h = 0; h < heads.moved; ++h) check(is_aligned(static_cast<Out*>(heads.to[h])), "heads begin at 16 bytes");
   const int lanes = static_cast<int>(head_dim) / kVector;
-  const auto kernel = pairs == ops::RotaryPairs::interleaved ? split_heads_rope_kernel<In, Out, true, kHeadsAhead>
-                                                             : split_heads_rope_kernel<In, Out, false, kHeadsAhead>;
+  const auto kernel = given.pairs == RotaryPairs::interleaved ? split_heads_rope_kernel<In, Out, true, kHeadsAhead>
+                                                              : split_heads_rope_kernel<In, Out, false, kHeadsAhead>;
   kernel<<<tokens, kBlockThreads, 0, ctx.stream().handle()>>>(in, rotary, lanes, heads);
 }
 
 }  // namespace
 
-void split_heads_rope(Context& ctx, ConstView qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos,
-                      ConstView sin, ops::RotaryPairs pairs, std::span<const ops::HeadGroup> groups) {
+void run(OnCuda<split_heads_rope>, Context& ctx, ConstView qkv, const RotaryHeads& rotary,
+         std::span<const HeadGroup> groups) {
   const int64_t head_dim = groups[0].part(0).head_dim;
   if (qkv.elements() == 0) return;
   const HeadTargets heads = head_targets(groups);
   if (heads.moved == 0) return;
-  const Rotary rotary = rotary_of(q_norm, k_norm, eps, cos, sin);
   const unsigned tokens = static_cast<unsigned>(qkv.shape()[0]);
   with_elements(qkv, [&]<class In>(const In* in) {
     with_elements(groups[0].first(), [&]<class Out>(Out*) {
       if (has_vector_heads(head_dim))
-        launch_vector_heads<In, Out, 3>(ctx, in, tokens, head_dim, rotary, pairs, heads);
+        launch_vector_heads<In, Out, 3>(ctx, in, tokens, head_dim, rotary, heads);
       else
         split_odd_heads_rope_kernel<In, Out><<<tokens, kBlockThreads, 0, ctx.stream().handle()>>>(
-            in, rotary, pairs == ops::RotaryPairs::interleaved, static_cast<int>(head_dim), heads);
+            in, rotary_of(rotary), rotary.pairs == RotaryPairs::interleaved, static_cast<int>(head_dim), heads);
       check_launch("split_heads_rope");
     });
   });
 }
 
-void rotate_heads(Context& ctx, View qkv, ConstView q_norm, ConstView k_norm, float eps, ConstView cos, ConstView sin,
-                  ops::RotaryPairs pairs, int64_t heads, int64_t kv_heads) {
-  const int64_t all_heads = heads + 2 * kv_heads, head_dim = qkv.shape()[1] / all_heads;
-  if (qkv.elements() == 0 || !cos) return;
-  check(all_heads <= kMaxHeads && has_vector_heads(head_dim),
-        "the CUDA kernel rotates up to 256 heads of whole vectors");
-  HeadTargets targets;
-  targets.q_heads = static_cast<int>(heads);
-  targets.rotated = static_cast<int>(heads + kv_heads);
-  targets.all_heads = static_cast<int>(all_heads);
-  const size_t head_bytes = static_cast<size_t>(head_dim) * size_bytes(qkv.dtype());
-  for (int h = 0; h < targets.rotated; ++h)  // v heads stay as they are
-    targets.add(h, qkv.bytes() + static_cast<size_t>(h) * head_bytes, qkv.shape()[1]);
-  const Rotary rotary = rotary_of(q_norm, k_norm, eps, cos, sin);
-  with_elements(qkv, [&]<class T>(T* in) {
-    // A block has 16 heads of 128 at once: the 60 of the full model are four times as many.
-    launch_vector_heads<T, T, 4>(ctx, in, static_cast<unsigned>(qkv.shape()[0]), head_dim, rotary, pairs, targets);
-    check_launch("rotate_heads");
-  });
-}
-
-void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {
+void run(OnCuda<merge_attention>, Context& ctx, ConstView part, ConstView part_log_sum_exp, View out,
+         View log_sum_exp) {
   const int64_t heads = log_sum_exp.shape()[0], queries = log_sum_exp.shape()[1];
   if (heads == 0 || queries == 0) return;
   nostos::check(heads <= kMostMergedHeads, "the CUDA kernel merges attention of up to 4096 heads");
@@ -264,6 +248,30 @@ void merge_attention(Context& ctx, ConstView part, ConstView part_log_sum_exp, V
            ctx.stream().handle()>>>(from, part_log_sum_exp.data<float>(), static_cast<int>(heads), queries,
                                     static_cast<int>(head_dim), to, log_sum_exp.data<float>());
     check_launch("merge_attention");
+  });
+}
+
+}  // namespace nostos::ops
+
+namespace nostos::cuda {
+
+void rotate_heads(Context& ctx, View qkv, const ops::RotaryHeads& rotary, ops::HeadCounts heads) {
+  using namespace ops;
+  const int64_t all_heads = heads.all(), head_dim = qkv.shape()[1] / all_heads;
+  if (qkv.elements() == 0 || !rotary.cos) return;
+  check(all_heads <= kMaxHeads && has_vector_heads(head_dim),
+        "the CUDA kernel rotates up to 256 heads of whole vectors");
+  HeadTargets targets;
+  targets.q_heads = static_cast<int>(heads.q);
+  targets.rotated = static_cast<int>(heads.q + heads.kv);
+  targets.all_heads = static_cast<int>(all_heads);
+  const size_t head_bytes = static_cast<size_t>(head_dim) * size_bytes(qkv.dtype());
+  for (int h = 0; h < targets.rotated; ++h)  // v heads stay as they are
+    targets.add(h, qkv.bytes() + static_cast<size_t>(h) * head_bytes, qkv.shape()[1]);
+  with_elements(qkv, [&]<class T>(T* in) {
+    // A block has 16 heads of 128 at once: the 60 of the full model are four times as many.
+    launch_vector_heads<T, T, 4>(ctx, in, static_cast<unsigned>(qkv.shape()[0]), head_dim, rotary, targets);
+    check_launch("rotate_heads");
   });
 }
 

@@ -18,9 +18,9 @@ bool has_hopper_kernels(Device device);
 /// has the same bits whatever other heads and queries are computed with it.
 void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
 inline constexpr int64_t kHopperHeadDim = 128;
-/// The same of heads that lie side by side. \param qkv [tokens, (heads + 2 * kv_heads) * kHopperHeadDim].
+/// The same of heads that lie side by side. \param qkv [tokens, heads.all() * kHopperHeadDim].
 /// \param out as ops::packed_attention().
-void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale,
+void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads, float scale,
                              std::span<const ops::RowTarget> out);
 
 /// The same of one head of width kHopperWideHead, the VAE's. \param q, k, v [rows, width]. \param scale above 0.
@@ -33,12 +33,20 @@ inline constexpr int64_t kHopperWideHead = 512;
 void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out);
 inline constexpr int64_t kGateRows = 8;
 
-/// y = conv(x) + bias (+ y if `accumulate`) with stride 1, bf16 images of channels in eights; pixels do not depend on each
-/// other. \param filter bf16 [phases * out, kernel, kernel, in]. \param bias f32 [out].
-/// \param has_phases the filter is one of filter_to_phases(), out a multiple of kPhaseOuts, and y [2 * height, 2 * width,
-/// out] is what interleave() makes of the result. y does not overlap x.
-void hopper_convolution(Context& ctx, ConstView x, const std::byte* filter, const float* bias, int64_t kernel,
-                        const Padding& padding, bool has_phases, bool accumulate, View y);
+/// A filter of hopper_convolution().
+struct HopperFilter {
+  const std::byte* weights = nullptr;  ///< bf16 [phases * out, kernel, kernel, in]
+  const float* bias = nullptr;         ///< f32 [out]
+  int64_t kernel = 0;
+  /// Whether it is one of filter_to_phases(), out a multiple of kPhaseOuts, and y [2 * height, 2 * width, out] is what
+  /// interleave() makes of the result.
+  bool has_phases = false;
+};
+
+/// y = conv(x) + bias (+ y if `accumulate`) with stride 1, bf16 images of channels in eights; pixels do not depend on
+/// each other. y does not overlap x.
+void hopper_convolution(Context& ctx, ConstView x, const HopperFilter& filter, const Padding& padding, bool accumulate,
+                        View y);
 inline constexpr int64_t kPhaseOuts = 128, kMostHopperTaps = 3;
 
 }  // namespace nostos::cuda

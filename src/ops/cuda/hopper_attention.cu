@@ -385,13 +385,13 @@ void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float
          std::array{ops::RowTarget{0, out.shape()[0], out.bytes(), out.shape()[1]}});
 }
 
-void hopper_packed_attention(Context& ctx, ConstView qkv, int64_t heads, int64_t kv_heads, float scale,
+void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads, float scale,
                              std::span<const ops::RowTarget> out) {
   const auto part = [&](int64_t first, int64_t count) {
     return HeadRows{qkv.bytes() + first * kHeadDim * static_cast<int64_t>(sizeof(bfloat16)), count, qkv.shape()[0],
                     kHeadDim, qkv.shape()[1]};
   };
-  attend(ctx, part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads), scale, out);
+  attend(ctx, part(0, heads.q), part(heads.q, heads.kv), part(heads.q + heads.kv, heads.kv), scale, out);
 }
 
 }  // namespace nostos::cuda

@@ -211,10 +211,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void hopper_convolution(Context& ctx, ConstView x, const std::byte* filter, const float* bias, int64_t kernel,
-                        const Padding& padding, bool has_phases, bool accumulate, View y) {
+void hopper_convolution(Context& ctx, ConstView x, const HopperFilter& filter, const Padding& padding, bool accumulate,
+                        View y) {
   if (y.elements() == 0) return;
   const auto tiles_of = [](int64_t all, int64_t tile) { return static_cast<int>((all + tile - 1) / tile); };
+  const int64_t kernel = filter.kernel;
+  const bool has_phases = filter.has_phases;
   const int64_t in = x.shape()[2], outs = y.shape()[2], phases = has_phases ? kPhases : 1, side = has_phases ? 2 : 1;
   Grid grid{.height = static_cast<int>(y.shape()[0] / side),
             .width = static_cast<int>(y.shape()[1] / side),
@@ -253,7 +255,7 @@ void hopper_convolution(Context& ctx, ConstView x, const std::byte* filter, cons
                   .tile_planes = kTileHeight + reach,
                   .tile_rows = kTileWidth + reach,
                   .tile_columns = kBlockChannels}),
-      tensor_map({.data = filter,
+      tensor_map({.data = filter.weights,
                   .planes = kernel * kernel,
                   .rows = phases * outs,
                   .columns = in,
@@ -261,7 +263,7 @@ void hopper_convolution(Context& ctx, ConstView x, const std::byte* filter, cons
                   .plane_stride = in,
                   .tile_rows = kTileOuts,
                   .tile_columns = kBlockChannels}),
-      outputs, bias, accumulate, grid);
+      outputs, filter.bias, accumulate, grid);
   check_launch("convolution");
 }
 

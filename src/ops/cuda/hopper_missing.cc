@@ -15,7 +15,7 @@ bool has_hopper_kernels(Device) { return false; }
 
 void hopper_attention(Context&, ConstView, ConstView, ConstView, float, View) { fail_missing(); }
 
-void hopper_packed_attention(Context&, ConstView, int64_t, int64_t, float, std::span<const ops::RowTarget>) {
+void hopper_packed_attention(Context&, ConstView, ops::HeadCounts, float, std::span<const ops::RowTarget>) {
   fail_missing();
 }
 
@@ -23,9 +23,6 @@ void hopper_wide_attention(Context&, ConstView, ConstView, ConstView, float, Vie
 
 void hopper_gated_linear(Context&, ConstView, const std::byte*, View) { fail_missing(); }
 
-void hopper_convolution(Context&, ConstView, const std::byte*, const float*, int64_t, const Padding&, bool, bool,
-                        View) {
-  fail_missing();
-}
+void hopper_convolution(Context&, ConstView, const HopperFilter&, const Padding&, bool, View) { fail_missing(); }
 
 }  // namespace nostos::cuda

@@ -1,4 +1,5 @@
-// Implements the product with a weight on cuBLASLt.
+// Implements the product with a weight on cuBLASLt; gated products on Hopper as one kernel, whose weight has gates and
+// what they gate side by side.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,15 +15,18 @@
 #include "base/error.h"
 #include "base/lru_cache.h"
 #include "device/stream.h"
-#include "io/environment.h"
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/dispatch.h"
+#include "ops/cuda/hopper.h"
 #include "ops/cuda/linear_trials.h"
 #include "ops/cuda/linear_tuning.h"
-#include "ops/cuda/ops.h"
 #include "ops/cuda/plan_store.h"
+#include "ops/device_op.h"
+#include "ops/linear.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 using Algorithm = cublasLtMatmulAlgo_t;
@@ -212,7 +216,7 @@ std::string store_key(Device device) {
 /// The plans of the products whose weights a context has packed.
 struct PackedPlans {
   explicit PackedPlans(Context& ctx)
-      : plans(std::make_shared<ProductPlans>(PlanStore(cache_folder(), store_key(ctx.device())))) {}
+      : plans(std::make_shared<ProductPlans>(PlanStore(ctx.cache(), store_key(ctx.device())))) {}
   std::shared_ptr<ProductPlans> plans;
 };
 
@@ -231,31 +235,44 @@ Linear matrix(Context& ctx, ConstView weight, Buffer storage) {
   packed->storage = std::move(storage);
   packed->data = weight.bytes();
   packed->plans = ctx.state<PackedPlans>().plans;
-  return {weight.shape()[1], weight.shape()[0], weight.dtype(), std::move(packed), {}};
+  return {weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, std::move(packed)};
 }
 
 }  // namespace
 
-Linear pack_linear(Context& ctx, ConstView weight) {
+Linear run(OnCuda<pack_linear>, Context& ctx, ConstView weight) {
   Buffer storage(ctx.device(), weight.size_in_bytes());
   copy_async(storage.data(), weight.bytes(), weight.size_in_bytes(), ctx.stream().handle());
   const ConstView copy(storage.data(), weight.dtype(), weight.shape());
   return matrix(ctx, copy, std::move(storage));
 }
 
-Linear borrow_linear(Context& ctx, ConstView weight) { return matrix(ctx, weight, {}); }
+Linear run(OnCuda<borrow_linear>, Context& ctx, ConstView weight) { return matrix(ctx, weight, {}); }
 
-const std::byte* matrix_of(const Linear& w) { return static_cast<const DeviceMatrix&>(*w.packed).data; }
-
-void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+void run(OnCuda<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   const int64_t rows = x.shape()[0];
   if (rows == 0) return;
   const bool has_bias = static_cast<bool>(w.bias);
   nostos::check(!has_bias || y.dtype() == DType::f32, "a product with a bias is written in f32");
   const auto& packed = static_cast<const DeviceMatrix&>(*w.packed);
-  const Product product{w.in, w.out, w.dtype, y.dtype(), has_bias, accumulate, false};
+  const Product product{w.in, w.out, w.input, y.dtype(), has_bias, accumulate, false};
   const Algorithm algorithm = packed.plans->algorithm(ctx, product, rows);
   ctx.state<BlasLt>().run(product, rows, algorithm, {x.bytes(), packed.data, optional_data<float>(w.bias), y.bytes()});
 }
 
-}  // namespace nostos::cuda
+void run(OnCuda<interleave_gates>, Context& ctx, ConstView weight, View out) {
+  const int64_t in = weight.shape()[1], ffn = weight.shape()[0] / 2;
+  const size_t rows_bytes = static_cast<size_t>(kGateRows * in) * size_bytes(weight.dtype());
+  for (const int64_t half : {0, 1}) {
+    check_cuda(cudaMemcpy2DAsync(out.rows(half * kGateRows, kGateRows).bytes(), 2 * rows_bytes,
+                                 weight.rows(half * ffn, ffn).bytes(), rows_bytes, rows_bytes,
+                                 static_cast<size_t>(ffn / kGateRows), cudaMemcpyDeviceToDevice, ctx.stream().handle()),
+               "cannot interleave weights");
+  }
+}
+
+void run(OnCuda<fused_gated_linear>, Context& ctx, ConstView x, const Linear& w, View out) {
+  hopper_gated_linear(ctx, x, static_cast<const DeviceMatrix&>(*w.packed).data, out);
+}
+
+}  // namespace nostos::ops

@@ -2,10 +2,12 @@
 #include <curand_kernel.h>
 
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
 #include "ops/noise.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 /// distribution_elementwise_grid_stride_kernel of ATen/native/cuda/DistributionTemplates.h with curand_normal4.
@@ -27,11 +29,11 @@ __global__ void __launch_bounds__(ops::kPhiloxBlock) philox_normal_kernel(uint64
 
 }  // namespace
 
-void philox_normal(Context& ctx, uint64_t seed, View out) {
+void run(OnCuda<philox_normal>, Context& ctx, uint64_t seed, View out) {
   const auto blocks = static_cast<unsigned>(ops::philox_threads(out.elements()) / ops::kPhiloxBlock);
   philox_normal_kernel<<<blocks, ops::kPhiloxBlock, 0, ctx.stream().handle()>>>(seed, out.elements(),
                                                                                 out.data<float>());
   check_launch("philox_normal");
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -1,9 +1,12 @@
 // Implements row normalisations: a block keeps a row in registers and its factors across rows.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
+#include "ops/norm.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 constexpr int kMaxWarps = kRowThreads / 32;
@@ -180,7 +183,7 @@ void with_row_launch(const Context& ctx, const Shape& shape, bool two_norms, con
 
 }  // namespace
 
-void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
+void run(OnCuda<rms_norm>, Context& ctx, ConstView x, ConstView weight, ConstView scale, float eps, View out) {
   const float* in = x.data<float>();
   const float* w = weight.data<float>();
   const float* s = optional_data<float>(scale);
@@ -194,7 +197,7 @@ void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, floa
   });
 }
 
-void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out) {
+void run(OnCuda<layer_norm_scaled>, Context& ctx, ConstView x, ConstView scale, float eps, View out) {
   const float* in = x.data<float>();
   const float* s = scale.data<float>();
   with_elements(out, [&]<class Out>(Out* to) {
@@ -207,10 +210,10 @@ void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, Vi
   });
 }
 
-void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, ConstView gate, float eps, View x,
-                        const ops::NextNorm& next) {
-  const float* w = weight.data<float>();
-  const float* g = optional_data<float>(gate);
+void run(OnCuda<add_gated_rms_norm>, Context& ctx, ConstView projected, const GatedNorm& norm, View x,
+         const NextNorm& next) {
+  const float* w = norm.weight.data<float>();
+  const float* g = optional_data<float>(norm.gate);
   float* to = x.data<float>();
   with_elements(projected, [&]<class In>(const In* in) {
     const auto run = [&]<class Out>(const Next<Out>& following) {
@@ -218,7 +221,7 @@ void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, Con
         check(v == 1 || (is_aligned(in, w, g, to) && is_aligned(following.weight, following.scale, next.out.bytes())),
               "rows of whole vectors begin at 16 bytes");
         add_gated_rms_norm_kernel<In, Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
-            in, w, g, eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, following);
+            in, w, g, norm.eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, following);
         check_launch("add_gated_rms_norm");
       });
     };
@@ -229,4 +232,4 @@ void add_gated_rms_norm(Context& ctx, ConstView projected, ConstView weight, Con
   });
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -1,9 +1,12 @@
 // Implements moves between latents, tokens and images.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
+#include "ops/patches.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 __device__ int64_t this_item() { return static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; }
@@ -89,21 +92,21 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 }  // namespace
 
-void patchify(Context& ctx, ConstView latents, int64_t patch, View tokens) {
+void run(OnCuda<patchify>, Context& ctx, ConstView latents, int64_t patch, View tokens) {
   if (tokens.elements() == 0) return;
   patch_kernel<true><<<blocks_for(tokens.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
       latents.data<float>(), patch_grid(latents.shape(), patch), tokens.elements(), tokens.data<float>());
   check_launch("patchify");
 }
 
-void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents) {
+void run(OnCuda<unpatchify>, Context& ctx, ConstView tokens, int64_t patch, View latents) {
   if (tokens.elements() == 0) return;
   patch_kernel<false><<<blocks_for(tokens.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
       tokens.data<float>(), patch_grid(latents.shape(), patch), tokens.elements(), latents.data<float>());
   check_launch("unpatchify");
 }
 
-void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image) {
+void run(OnCuda<latents_to_image>, Context& ctx, ConstView latents, float scale, float shift, View image) {
   if (image.elements() == 0) return;
   const int64_t channels = latents.shape()[0], pixels = image.elements() / channels;
   with_elements(image, [&]<class Out>(Out* to) {
@@ -113,7 +116,7 @@ void latents_to_image(Context& ctx, ConstView latents, float scale, float shift,
   });
 }
 
-void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
+void run(OnCuda<upsample_nearest_2x>, Context& ctx, ConstView x, View out) {
   if (x.elements() == 0) return;
   const int64_t width = x.shape()[1], channels = x.shape()[2];
   with_elements(x, [&]<class In>(const In* in) {
@@ -128,7 +131,7 @@ void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   });
 }
 
-void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
+void run(OnCuda<to_pixels>, Context& ctx, ConstView x, View out, View invalid) {
   if (x.elements() == 0) return;
   uint8_t* to = out.data<uint8_t>();
   with_elements(x, [&]<class In>(const In* in) {
@@ -141,4 +144,4 @@ void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   });
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

@@ -6,23 +6,19 @@
 
 #include <algorithm>
 #include <cctype>
-#include <exception>
 #include <functional>
 #include <iterator>
 #include <numeric>
 #include <sstream>
-#include <system_error>
 #include <utility>
 
 #include "base/log.h"
-#include "io/file.h"
 
 namespace nostos::cuda {
 namespace {
 
 using Algorithm = cublasLtMatmulAlgo_t;
 
-constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr const char* kFormat = "nostos product plan 1";
 
 std::string name_of(const Product& product) {
@@ -86,42 +82,31 @@ std::optional<ProductPlan> parse_product_plan(const std::string& text, const std
   return {};
 }
 
-PlanStore::PlanStore(std::filesystem::path folder, std::string key) : key_(std::move(key)) {
-  if (folder.empty()) return;
+PlanStore::PlanStore(std::shared_ptr<const TextCache> cache, std::string key)
+    : cache_(std::move(cache)), key_(std::move(key)) {}
+
+std::string PlanStore::place_of(const Product& product) const {
   std::string plain = key_;
   const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-'; };
   std::ranges::replace_if(plain, std::not_fn(is_plain), '_');
-  folder_ = std::move(folder) / plain;
+  return plain + "/" + name_of(product);
 }
 
 std::optional<ProductPlan> PlanStore::load(const Product& product) const {
-  const std::filesystem::path file = folder_ / name_of(product);
-  std::error_code none;
-  if (folder_.empty() || !std::filesystem::exists(file, none)) return {};
-  try {
-    std::optional<ProductPlan> plan = parse_product_plan(read_file(file, kMaxFileBytes), key_, product);
-    if (!plan) log_debug("{} is no plan of this GPU and library: products are tried again", file.string());
-    return plan;
-  } catch (const std::exception& error) {
-    log_debug("cannot read a product's plan: {}", error.what());
-    return {};
-  }
+  const std::optional<std::string> text = cache_ ? cache_->load(place_of(product)) : std::nullopt;
+  if (!text) return {};
+  std::optional<ProductPlan> plan = parse_product_plan(*text, key_, product);
+  if (!plan) log_debug("{} is no plan of this GPU and library: products are tried again", place_of(product));
+  return plan;
 }
 
-void PlanStore::save(const Product& product, const ProductPlan& plan) const noexcept {
-  if (folder_.empty()) return;
-  try {
-    // Processes that began together have ranked other numbers of rows.
-    ProductPlan all = plan;
-    if (std::optional<ProductPlan> known = load(product); known && has_same_algorithms(*known, plan))
-      all.ranked.merge(known->ranked);
-    std::filesystem::create_directories(folder_);
-    AtomicFile file(folder_ / name_of(product));
-    file.write(to_text(key_, product, all));
-    file.commit(Survives::process);
-  } catch (const std::exception& error) {
-    log_debug("a product's plan is not kept: {}", error.what());
-  }
+void PlanStore::save(const Product& product, const ProductPlan& plan) const {
+  if (!cache_) return;
+  // Processes that began together have ranked other numbers of rows.
+  ProductPlan all = plan;
+  if (std::optional<ProductPlan> known = load(product); known && has_same_algorithms(*known, plan))
+    all.ranked.merge(known->ranked);
+  cache_->save(place_of(product), to_text(key_, product, all));
 }
 
 }  // namespace nostos::cuda

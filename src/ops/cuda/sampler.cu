@@ -2,9 +2,12 @@
 // squares.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/ops.h"
+#include "ops/device_op.h"
+#include "ops/elementwise.h"
 
-namespace nostos::cuda {
+namespace nostos::ops {
+
+using namespace cuda;
 namespace {
 
 constexpr int kCapThreads = 1024;
@@ -58,7 +61,8 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 }  // namespace
 
-void guide(Context& ctx, ConstView positive, ConstView negative, float guidance, View out, View token_squares) {
+void run(OnCuda<guide>, Context& ctx, ConstView positive, ConstView negative, float guidance, View out,
+         View token_squares) {
   if (out.elements() == 0) return;
   const int64_t tokens = out.shape()[0];
   guide_kernel<<<blocks_for(tokens * 32), kBlockThreads, 0, ctx.stream().handle()>>>(
@@ -67,7 +71,7 @@ void guide(Context& ctx, ConstView positive, ConstView negative, float guidance,
   check_launch("guide");
 }
 
-void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View x) {
+void run(OnCuda<cap_norm>, Context& ctx, ConstView token_squares, float max_norm_ratio, View x) {
   if (x.elements() == 0) return;
   const int64_t wanted = (x.elements() + kCapThreads - 1) / kCapThreads;
   const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(wanted, multiprocessors(ctx)));
@@ -77,11 +81,11 @@ void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View 
   check_launch("cap_norm");
 }
 
-void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x) {
+void run(OnCuda<euler_step>, Context& ctx, ConstView model_output, ConstView delta, View x) {
   if (x.elements() == 0) return;
   euler_step_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
       model_output.data<float>(), delta.data<float>(), x.elements(), x.data<float>());
   check_launch("euler_step");
 }
 
-}  // namespace nostos::cuda
+}  // namespace nostos::ops

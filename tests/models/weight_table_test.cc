@@ -1,0 +1,159 @@
+// Tests that every matrix of a checkpoint is found once among a model's loaded weights, and where its numbers are.
+#include "models/weight_table.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+#include "base/error.h"
+#include "models/autoencoder_kl/weights.h"
+#include "models/golden.h"
+#include "models/qwen3/weights.h"
+#include "models/zimage/weights.h"
+#include "ops/elementwise.h"
+
+namespace nostos::test {
+namespace {
+
+/// \return the packed weight's matrix [out, in], by multiplying it with the unit matrix: sums of one number are exact.
+Tensor unpacked(Context& ctx, const Linear& weight) {
+  Tensor unit({}, weight.input, {weight.in, weight.in}), columns({}, DType::f32, {weight.in, weight.out});
+  ops::clear(ctx, unit);
+  for (int64_t i = 0; i < weight.in; ++i) {
+    if (weight.input == DType::bf16)
+      unit.data<bfloat16>()[i * weight.in + i] = to_bfloat16(1);
+    else
+      unit.data<float>()[i * weight.in + i] = 1;
+  }
+  Linear alone = weight;
+  alone.bias = {};
+  ops::linear(ctx, unit, alone, columns);
+  Tensor made({}, DType::f32, {weight.out, weight.in});
+  for (int64_t o = 0; o < weight.out; ++o)
+    for (int64_t i = 0; i < weight.in; ++i)
+      made.data<float>()[o * weight.in + i] = columns.data<float>()[i * weight.out + o];
+  return made;
+}
+
+/// The checkpoint of one part, and the names of its matrices that products take.
+struct Part {
+  explicit Part(const std::filesystem::path& folder) : store(WeightStore::open(folder)) {
+    const std::string head = store.info("model.embed_tokens.weight") != nullptr ? "model." : "";
+    prefix = head;
+    for (const auto& [name, info] : store.list()) {
+      if (info.extents.size() == 2 && name.starts_with(prefix)) matrices.insert(name.substr(prefix.size()));
+    }
+  }
+  WeightBuilder builder(Context& ctx) const {
+    return {ctx, std::make_shared<StoreSource>(WeightStore::open(store.folder()), prefix, StoreSource::Mode::load),
+            DType::f32};
+  }
+
+  WeightStore store;
+  std::string prefix;
+  std::set<std::string> matrices;
+};
+
+/// Expects the table to have exactly the part's matrices, each with the checkpoint's numbers, and every row of a packed
+/// weight to be named once.
+void expect_finds(Context& ctx, const WeightTable& table, Part& part) {
+  std::set<std::string> found;
+  std::map<const Linear*, std::vector<int>> named;
+  for (const auto& [name, place] : table) {
+    found.insert(name);
+    const Linear& weight = *place.weight;
+    const ConstView stored = part.store.find(part.prefix + name).value();
+    ASSERT_EQ(stored.shape(), Shape({place.rows->count, weight.in})) << name;
+    EXPECT_EQ(weight.format, WeightFormat{DType::f32}) << name;
+    Tensor expected({}, DType::f32, stored.shape());
+    ops::convert(ctx, stored, expected);
+    const Tensor matrix = unpacked(ctx, weight);
+    std::vector<int>& times = named[&weight];
+    times.resize(static_cast<size_t>(weight.out));
+    for (int64_t i = 0; i < place.rows->count; ++i) {
+      const int64_t row = place.rows->row(i);
+      ASSERT_TRUE(row >= 0 && row < weight.out) << name;
+      ++times[static_cast<size_t>(row)];
+      const float* a = matrix.data<float>() + row * weight.in;
+      const float* b = expected.data<float>() + i * weight.in;
+      ASSERT_TRUE(std::equal(a, a + weight.in, b)) << name << " row " << i;
+    }
+  }
+  EXPECT_EQ(found, part.matrices);
+  for (const auto& [weight, times] : named)
+    EXPECT_EQ(std::ranges::count(times, 1), weight->out) << weight->rows.front().name;
+}
+
+class WeightTableTest : public testing::TestWithParam<GoldenModel> {
+ protected:
+  Context ctx_{{}, 2};
+};
+
+TEST_P(WeightTableTest, FindsTheTransformersMatrices) {
+  const std::filesystem::path folder = GetParam().model / "transformer";
+  Part part(folder);
+  part.matrices.erase("x_pad_token");
+  part.matrices.erase("cap_pad_token");
+  WeightBuilder builder = part.builder(ctx_);
+  const zimage::Weights weights = zimage::build_weights(zimage::load_config(folder / "config.json"), builder);
+  expect_finds(ctx_, zimage::weight_table(weights), part);
+}
+
+TEST_P(WeightTableTest, FindsTheTextEncodersMatrices) {
+  const std::filesystem::path folder = GetParam().model / "text_encoder";
+  const qwen3::Config config = qwen3::load_config(folder / "config.json");
+  Part part(folder);
+  // The table of the embedding is looked up, and the last layer never runs.
+  const std::string last = "layers." + std::to_string(config.layers - 1) + ".";
+  std::erase_if(part.matrices, [&](const std::string& name) {
+    return name == "embed_tokens.weight" || name == "lm_head.weight" || name.starts_with(last);
+  });
+  WeightBuilder builder = part.builder(ctx_);
+  const qwen3::Weights weights = qwen3::build_weights(config, builder);
+  expect_finds(ctx_, qwen3::weight_table(weights), part);
+}
+
+TEST_P(WeightTableTest, FindsTheAutoencodersMatrices) {
+  const std::filesystem::path folder = GetParam().model / "vae";
+  Part part(folder);
+  WeightBuilder builder = part.builder(ctx_);
+  const autoencoder_kl::Weights weights =
+      autoencoder_kl::build_weights(autoencoder_kl::load_config(folder / "config.json"), true, builder);
+  expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, WeightTableTest, testing::ValuesIn(golden_models()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(WeightTable, WithoutDataNothingIsNamed) {
+  Context ctx({}, 1);
+  WeightBuilder builder(ctx, std::make_shared<ListingSource>(), DType::f32);
+  const zimage::Config config = zimage::load_config(embedded_model().model / "transformer/config.json");
+  EXPECT_TRUE(zimage::weight_table(zimage::build_weights(config, builder)).empty());
+}
+
+TEST(WeightTable, ANameTwiceIsAnError) {
+  Linear a, b;
+  a.rows = {{"w", 0, 4, 4, 4}};
+  b.rows = {{"w", 0, 4, 4, 4}};
+  WeightTable table;
+  EXPECT_NO_THROW(add_places(table, {&a}));
+  EXPECT_THROW(add_places(table, {&b}), Error);
+}
+
+// Where gates are interleaved: eight rows of one matrix, eight of the other.
+TEST(NamedRows, InRunsAreFound) {
+  const NamedRows gate{"gate", 0, 24, 8, 16}, up{"up", 8, 24, 8, 16};
+  std::vector<int> times(48);
+  for (int64_t i = 0; i < 24; ++i) {
+    EXPECT_EQ(gate.row(i), i / 8 * 16 + i % 8);
+    EXPECT_EQ(up.row(i), gate.row(i) + 8);
+    ++times[static_cast<size_t>(gate.row(i))];
+    ++times[static_cast<size_t>(up.row(i))];
+  }
+  EXPECT_EQ(std::ranges::count(times, 1), 48);
+}
+
+}  // namespace
+}  // namespace nostos::test
