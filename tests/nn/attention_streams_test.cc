@@ -67,15 +67,16 @@ struct TwoStreams {
       ops::linear(ctx, x[sequence].view().rows(begin, count), w.qkv, qkv);
       const Shape part{kShape.heads, count, head_dim};
       Tensor parts[3]{{{}, dtype, part}, {{}, dtype, part}, {{}, dtype, part}};
-      ops::split_heads_rope(ctx, qkv, w.q_norm, w.k_norm, kShape.norm_eps, cos[sequence].view().rows(begin, count),
-                            sin[sequence].view().rows(begin, count), kShape.pairs,
+      ops::split_heads_rope(ctx, qkv,
+                            {w.q_norm, w.k_norm, kShape.norm_eps, cos[sequence].view().rows(begin, count),
+                             sin[sequence].view().rows(begin, count), kShape.pairs},
                             std::array{ops::HeadGroup{parts[0], parts[1], parts[2]}});
       const ops::RowRun run{0, begin, count};
       ops::copy_rows(ctx, parts[0], q, {&run, 1});
       ops::copy_rows(ctx, parts[1], k, {&run, 1});
       ops::copy_rows(ctx, parts[2], v, {&run, 1});
     });
-    ops::attention(ctx, q, k, v, 0.25f, false, mixed);
+    ops::attention(ctx, {q, k, v}, 0.25f, false, mixed);
     visit([&](const AttentionWeights& w, int64_t begin, int64_t count) {
       ops::linear(ctx, mixed.view().rows(begin, count), w.out, projected.view().rows(begin, count));
     });
