@@ -1,5 +1,4 @@
-// Owns the safetensors file format: checked reading from mapped memory, and atomic writing. A part's weights may lie in
-// several such files: WeightStore puts them together.
+// Owns the safetensors file format: checked memory-mapped reading and atomic writing.
 #pragma once
 
 #include <cstddef>
@@ -18,16 +17,16 @@
 
 namespace nostos {
 
-/// What the header of a safetensors file says about one tensor. nostos cannot use every such tensor.
+/// What the header of a safetensors file says about one tensor, which may be one that nostos cannot use.
 struct TensorInfo {
   std::string dtype_name;        ///< as the file writes it, e.g. "BF16" or "F8_E4M3"
   std::vector<int64_t> extents;  ///< any number, each >= 0
   size_t begin = 0;              ///< first byte, counted from the start of the data section
   size_t end = 0;                ///< one past the last byte
 
-  /// \return the type, or nothing for a type that nostos does not know.
+  /// \return the type, nothing if it is none that nostos knows.
   std::optional<DType> dtype() const { return parse_dtype(dtype_name); }
-  /// \return the shape, or nothing if there are more axes than Shape holds.
+  /// \return the shape, nothing if it has more axes than Shape holds.
   std::optional<Shape> shape() const;
   /// \return the product of the extents, at most 2^63 - 1.
   int64_t elements() const;
@@ -45,9 +44,9 @@ struct SafetensorsHeader {
   size_t data_begin = 0;  ///< where the data section starts in the file
 };
 
-/// Parses and checks the header: its length (at most 100 MB, as the format says), its JSON (depth, types, duplicate
-/// names), sizes without overflow, and whether the tensors cover the data section without overlap or hole. A tensor of
-/// an unknown dtype, or of more axes than Shape::kMaxRank, is no error; nostos cannot use it.
+/// Parses and checks the header: its length (at most 100 MB, as the format says), JSON (depth, types, duplicate names),
+/// sizes without overflow, and that the tensors cover the data section without overlap or hole. A tensor of an unknown
+/// dtype or of more axes than Shape::kMaxRank is none that nostos can use, and no error.
 /// \param start the file's first bytes, as many as there are up to the end of the header; more are ignored
 /// \param file_bytes size of the whole file
 /// \param name of the file, for messages
@@ -56,27 +55,25 @@ struct SafetensorsHeader {
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, size_t file_bytes,
                                            const std::string& name);
 
-/// A safetensors file, read-only. The object is move-only; views stay valid across moves, not beyond the object. Nobody
-/// may cut the file short meanwhile: see MappedFile.
+/// A safetensors file, read-only. Move-only; views stay valid across moves, not beyond the object. The file must not be
+/// cut short by others meanwhile: see MappedFile.
 class SafetensorsFile {
  public:
-  /// \throws Error model as parse_safetensors_header(), or if the file is missing, unreadable or a git-lfs pointer.
+  /// \throws Error model as parse_safetensors_header, or if the file is missing, unreadable or a git-lfs pointer.
   explicit SafetensorsFile(const std::filesystem::path& file);
 
   const std::filesystem::path& path() const { return file_.path(); }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
 
-  /// \return the tensor's data, never null, not even for an empty tensor. The data is aligned for its dtype: what an
-  /// old writer left unaligned has been copied out.
-  /// \throws Error model naming the file if the file has no such tensor, if nostos cannot use the tensor's dtype or
-  /// number of axes, or if the file has been cut short.
+  /// \return the tensor's data, aligned for its dtype (copied out where an old writer left it unaligned); never null,
+  /// also when empty. \throws Error model naming the file if it has no such tensor, one of a dtype or a number of axes
+  /// that nostos cannot use, or has been cut short.
   ConstView tensor(std::string_view name) const;
 
   /// Asks the kernel to read the tensor's pages ahead. Does nothing for an unknown name.
   void will_need(std::string_view name) const;
-  /// Drops the tensor's pages from this process. A later access reads the pages again. Does nothing for an unknown
-  /// name.
+  /// Drops the tensor's pages from this process; a later access reads them again. Does nothing for an unknown name.
   void release(std::string_view name) const;
 
  private:
