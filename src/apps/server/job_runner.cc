@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ranges>
 #include <utility>
 
@@ -53,7 +54,7 @@ void JobRunner::run(const Drawing& drawing) {
       draw_together(turns, drawing);
     }
   } catch (...) {
-    board_.abandon_turns();  // whoever waits for them
+    board_.abandon_turns();  // stop() waits for them
     throw;
   }
 }
