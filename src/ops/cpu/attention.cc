@@ -37,7 +37,7 @@ void run(OnCpu<split_heads_rope>, Context& ctx, ConstView qkv, const RotaryHeads
             if (heads.data == nullptr) continue;
             Out* to = reinterpret_cast<Out*>(heads.data) + h * heads.head_stride + t * heads.token_stride;
             if (rotated && c != nullptr)
-              kernels.rotate(row, weight, rotary.eps, c + t * half, s + t * half, half, rotary.pairs, to);
+              kernels.rotate(row, {weight, rotary.eps, c + t * half, s + t * half, half, rotary.pairs}, to);
             else
               kernels.scale(row, 1.f, head_dim, to);
           }

@@ -106,8 +106,8 @@ void run(OnCpu<group_norm_apply>, Context& ctx, ConstView x, ConstView sums, int
   with_output(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
       const int64_t at = begin * width * channels;
-      row_kernels().of<Out>().affine(in + at, factor.data(), offset.data(), (end - begin) * width, channels, norm.silu,
-                                     to + at);
+      row_kernels().of<Out>().affine(in + at, {factor.data(), offset.data(), channels, norm.silu},
+                                     (end - begin) * width, to + at);
     });
   });
 }

@@ -98,12 +98,15 @@ void layer_norm(const float* x, const float* scale, float eps, int64_t n, Out* o
 }
 
 template <class Out>
-void rotate(const float* x, const float* weight, float eps, const float* cos, const float* sin, int64_t half,
-            ops::RotaryPairs pairs, Out* out) {
-  const float inverse = weight != nullptr ? inverse_rms(x, eps, 2 * half) : 1.f;
+void rotate(const float* x, const HeadRotation& by, Out* out) {
+  const float* const weight = by.weight;
+  const float* const cos = by.cos;
+  const float* const sin = by.sin;
+  const int64_t half = by.half;
+  const float inverse = weight != nullptr ? inverse_rms(x, by.eps, 2 * half) : 1.f;
   // `first` and `step` place pair i at (i * step, i * step + second).
-  const int64_t step = pairs == ops::RotaryPairs::interleaved ? 2 : 1;
-  const int64_t second = pairs == ops::RotaryPairs::interleaved ? 1 : half;
+  const int64_t step = by.pairs == ops::RotaryPairs::interleaved ? 2 : 1;
+  const int64_t second = by.pairs == ops::RotaryPairs::interleaved ? 1 : half;
   if (weight != nullptr) {
 #pragma omp simd
     for (int64_t i = 0; i < half; ++i) {
@@ -158,10 +161,12 @@ void scale(const float* x, float factor, int64_t n, Out* out) {
 }
 
 template <class Out>
-void affine(const float* x, const float* a, const float* b, int64_t pixels, int64_t channels, bool with_silu,
-            Out* out) {
+void affine(const float* x, const ChannelAffine& by, int64_t pixels, Out* out) {
+  const float* const a = by.a;
+  const float* const b = by.b;
+  const int64_t channels = by.channels;
   for (int64_t p = 0; p < pixels; ++p, x += channels, out += channels) {
-    if (with_silu) {
+    if (by.silu) {
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) store(silu_of(x[c] * a[c] + b[c]), out + c);
     } else {

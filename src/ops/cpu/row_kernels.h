@@ -14,6 +14,22 @@ struct SoftmaxSum {
   float sum;  ///< of the exponentials, float32, before they were rounded to the output's type
 };
 
+/// What is done to one token's heads.
+struct HeadRotation {
+  const float* weight;  ///< of an RMSNorm before, or null for none
+  float eps;
+  const float *cos, *sin;  ///< of `half` pairs
+  int64_t half;
+  ops::RotaryPairs pairs;
+};
+
+/// What is done to the channels of pixels: x * a + b, then SiLU if wanted.
+struct ChannelAffine {
+  const float *a, *b;
+  int64_t channels;
+  bool silu;
+};
+
 /// Loops that end in an element type of the caller's choice (float or bfloat16). Pointers never alias unless said.
 template <class Out>
 struct OutputKernels {
@@ -21,9 +37,8 @@ struct OutputKernels {
   void (*rms_norm)(const float* x, const float* weight, const float* scale, float eps, int64_t n, Out* out);
   /// out = (x - mean) / sqrt(var + eps) * scale, n elements.
   void (*layer_norm)(const float* x, const float* scale, float eps, int64_t n, Out* out);
-  /// One head: RMSNorm by `weight` if not null, then rotation by (cos, sin) of `half` pairs.
-  void (*rotate)(const float* x, const float* weight, float eps, const float* cos, const float* sin, int64_t half,
-                 ops::RotaryPairs pairs, Out* out);
+  /// One head.
+  void (*rotate)(const float* x, const HeadRotation& by, Out* out);
   /// out = silu(gate) * up, n elements.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, Out* out);
   void (*silu)(const float* x, int64_t n, Out* out);
@@ -31,8 +46,7 @@ struct OutputKernels {
   SoftmaxSum (*softmax_exp)(const float* x, float scale, int64_t n, Out* out);
   /// out = x * factor, n elements.
   void (*scale)(const float* x, float factor, int64_t n, Out* out);
-  /// out[p][c] = x[p][c] * a[c] + b[c], then SiLU if wanted; pixels x channels.
-  void (*affine)(const float* x, const float* a, const float* b, int64_t pixels, int64_t channels, bool silu, Out* out);
+  void (*affine)(const float* x, const ChannelAffine& by, int64_t pixels, Out* out);
 };
 
 struct RowKernels {
