@@ -1,4 +1,5 @@
-// Owns the question how much CPU time the control groups of this process allow it, as containers and services are limited.
+// Owns the question how much CPU time the control groups of this process allow it, as containers and services are
+// limited.
 #pragma once
 
 #include <functional>
@@ -27,8 +28,8 @@ std::vector<CpuQuota> cpu_quotas(const ReadText& read);
 /// The same from this machine's files.
 std::vector<CpuQuota> cpu_quotas();
 
-/// \return how many threads `cpus` CPUs keep busy: rounded down, for threads beyond a quota are all stopped once it is used
-/// up, and at least 1.
+/// \return how many threads `cpus` CPUs keep busy: rounded down, for threads beyond a quota are all stopped once it is
+/// used up, and at least 1.
 int whole_cpus(double cpus);
 
 }  // namespace nostos

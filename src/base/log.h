@@ -17,8 +17,8 @@ void set_log_level(LogLevel level);
 /// name.
 LogLevel parse_log_level(std::string_view name);
 
-/// Writes one line to standard error if `level` is enabled, on a terminal in colour where it is wanted (wants_colours()).
-/// A line that cannot be written is dropped. Thread-safe.
+/// Writes one line to standard error if `level` is enabled, on a terminal in colour where it is wanted
+/// (wants_colours()). A line that cannot be written is dropped. Thread-safe.
 void log_message(LogLevel level, std::string_view message);
 
 /// \return whether messages of `level` are written.

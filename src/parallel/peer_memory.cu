@@ -29,8 +29,8 @@ struct Meeting {
   const volatile uint32_t* aborted;
 };
 
-/// Writes of the kernels before it are released, for the order of a stream carries over: a peer's kernels after the same
-/// meeting see them.
+/// Writes of the kernels before it are released, for the order of a stream carries over: a peer's kernels after the
+/// same meeting see them.
 __global__ void __launch_bounds__(kMostRanks) meeting_kernel(const __grid_constant__ Meeting meeting) {
   using Flag = ::cuda::atomic_ref<uint32_t, ::cuda::thread_scope_system>;
   constexpr uint32_t kPollsALook = 256;  // at the host's memory, which is far

@@ -91,11 +91,18 @@ struct ThreadWorld {
   int failure_reporter = 0;
 };
 
+/// One rank's messages of an exchange.
+struct RankMessages {
+  const char* name;
+  std::span<const SendTo> sends;
+  std::span<const ReceiveFrom> receives;
+};
+
 class ThreadOperation final : public Operation {
  public:
-  ThreadOperation(ThreadWorld& world, int rank, Stream* stream, double timeout_s, const char* name,
-                  std::span<const SendTo> sends, std::span<const ReceiveFrom> receives)
-      : world_(world), rank_(rank), stream_(stream), timeout_s_(timeout_s), name_(name) {
+  ThreadOperation(ThreadWorld& world, int rank, Stream* stream, double timeout_s, const RankMessages& messages)
+      : world_(world), rank_(rank), stream_(stream), timeout_s_(timeout_s), name_(messages.name) {
+    const auto& [name, sends, receives] = messages;
     ends_.reserve(sends.size() + receives.size());  // mailboxes point into it
     for (const SendTo& send : sends)
       ends_.push_back({name, true, send.peer, send.bytes.data, nullptr, send.bytes.bytes, send.bytes.device});
@@ -294,8 +301,8 @@ class ThreadCommunicator final : public Communicator, private HostRankDevice, pr
  protected:
   std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
                                    std::span<const ReceiveFrom> receives, std::span<const int>) override {
-    auto operation =
-        std::make_unique<ThreadOperation>(world_, rank(), stream_, options_.timeout_s, name, sends, receives);
+    auto operation = std::make_unique<ThreadOperation>(world_, rank(), stream_, options_.timeout_s,
+                                                       RankMessages{name, sends, receives});
     operation->start();
     return operation;
   }

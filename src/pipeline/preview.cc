@@ -99,7 +99,8 @@ void solve(std::vector<double>& a, std::vector<double>& b, size_t n) {
 
 LatentColors::LatentColors(Context& ctx, const Family& family) : channels_(family.shape().limits.latent_channels) {
   const Tensor latents = noise_on_all_scales(channels_);
-  const std::vector<double> colors = mean_colors(decoded(ctx, family, latents), family.shape().limits.pixels_per_latent);
+  const std::vector<double> colors =
+      mean_colors(decoded(ctx, family, latents), family.shape().limits.pixels_per_latent);
   // The normal equations over all latent pixels; the last unknown is the colour of none.
   const size_t n = static_cast<size_t>(channels_) + 1, pixels = kFitSide * kFitSide;
   std::vector<double> products(n * n), sums(n * kColors), pixel(n, 1.0);

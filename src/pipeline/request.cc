@@ -58,7 +58,8 @@ void require_fitting(const Latents& latents, const ResolvedRequest& resolved, co
   require(given.dtype() == DType::f32 && given.shape() == wanted, ErrorKind::invalid_input,
           "{}: tensor 'latents' is {} {}, this size wants F32 {}", latents.file, name(given.dtype()),
           to_string(given.shape()), to_string(wanted));
-  require(is_finite(given), ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers", latents.file);
+  require(is_finite(given), ErrorKind::invalid_input, "{}: tensor 'latents' has values that are no numbers",
+          latents.file);
 }
 
 /// \return the number of nine decimals next to `value`.

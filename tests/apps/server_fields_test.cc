@@ -128,14 +128,16 @@ TEST(ServerFields, A1111TruthMayBeAWordOrANumber) {
 TEST(ServerFields, A1111ClientsOwnBodiesAreTaken) {
   const char* const bodies[] = {
       R"({"prompt": "a cat", "negative_prompt": "rain", "sampler_name": "Euler", "scheduler": "Automatic", "steps": 20,
-          "cfg_scale": 7, "width": 512, "height": 512, "restore_faces": false, "enable_hr": false, "hr_upscaler": "Latent",
-          "hr_scale": 1, "hr_additional_modules": [], "denoising_strength": 0.7, "hr_second_pass_steps": 0, "seed": -1,
+          "cfg_scale": 7, "width": 512, "height": 512, "restore_faces": false, "enable_hr": false,
+          "hr_upscaler": "Latent", "hr_scale": 1, "hr_additional_modules": [], "denoising_strength": 0.7,
+          "hr_second_pass_steps": 0, "seed": -1,
           "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic", "forge_additional_modules": []},
           "override_settings_restore_afterwards": true, "clip_skip": 1, "save_images": true, "send_images": true,
           "do_not_save_grid": false, "do_not_save_samples": false})",
       R"({"prompt": "a cat", "negative_prompt": "", "seed": "-1", "cfg_scale": 7, "sampler_index": "Euler", "steps": 30,
           "width": 512, "height": 512, "batch_size": 2, "n_iter": 1, "denoising_strength": 0.7, "mask_blur": 0,
-          "enable_hr": false, "hr_scale": 2, "hr_upscaler": "None", "styles": [], "alwayson_scripts": {}, "script_args": []})"};
+          "enable_hr": false, "hr_scale": 2, "hr_upscaler": "None", "styles": [], "alwayson_scripts": {},
+          "script_args": []})"};
   for (const char* body : bodies) {
     const auto [order, refused] = a1111_order(body);
     ASSERT_TRUE(order) << refused;

@@ -20,7 +20,8 @@ std::string missing_gpu() {
 }
 
 Context& gpu() {
-  static Context& ctx = *new Context({DeviceKind::cuda, 0}, 2, FolderCache::in(cache_folder()));  // never destroyed: see Engine
+  // never destroyed: see Engine
+  static Context& ctx = *new Context({DeviceKind::cuda, 0}, 2, FolderCache::in(cache_folder()));
   return ctx;
 }
 

@@ -119,8 +119,8 @@ Tensor attend(const Layer& layer, const ShardedSequence& sequence) {
   const Tensor qkv = own(layer.qkv), cos = own(layer.cos), sin = own(layer.sin);
   const auto split = [&](const parallel::Range& rows, std::span<const ops::HeadGroup> groups) {
     const auto of = [&](const Tensor& each) { return each.view().rows(rows.begin, rows.count); };
-    ops::split_heads_rope(ctx, of(qkv), {layer.q_norm, layer.k_norm, kEps, of(cos), of(sin), ops::RotaryPairs::interleaved},
-                          groups);
+    ops::split_heads_rope(ctx, of(qkv),
+                          {layer.q_norm, layer.k_norm, kEps, of(cos), of(sin), ops::RotaryPairs::interleaved}, groups);
   };
   sequence.attend(ctx, split, kScale, scratch, mixed);
   return mixed;

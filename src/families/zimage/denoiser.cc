@@ -86,9 +86,8 @@ void TransformerDenoiser::predict(Context& ctx, std::span<const DenoisePass> pas
       const nn::RopeTable& rope = conditionings_[passes[pass].embedding].rope;
       inputs.push_back({passes[pass].tokens, rope.rows(0, image_rows)});
     }
-    transformer.refine_images(
-        ctx, share_, inputs, modulation_, scratch,
-        refined.rows(static_cast<int64_t>(first) * image_rows, static_cast<int64_t>(count) * image_rows));
+    const View rows = refined.rows(static_cast<int64_t>(first) * image_rows, static_cast<int64_t>(count) * image_rows);
+    transformer.refine_images(ctx, share_, {inputs, rows}, modulation_, scratch);
   };
   const auto forward = [&](size_t first, size_t count, const Scratch& scratch, View refined) {
     std::vector<Pass> inputs;

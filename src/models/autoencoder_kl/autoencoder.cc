@@ -24,8 +24,8 @@ constexpr int64_t kNoStripes = INT64_MAX;
 /// Whether a pass computes, or only plans the convolutions that it would compute.
 enum class Mode { plan, run };
 
-/// \return into how many equal stripes of at least two rows an input of convolutions, this rank's rows of `row_bytes` each,
-/// is divided. The attention, at scale 1, and ranks with neighbours have it whole.
+/// \return into how many equal stripes of at least two rows an input of convolutions, this rank's rows of `row_bytes`
+/// each, is divided. The attention, at scale 1, and ranks with neighbours have it whole.
 int64_t stripe_count(const nn::RowShards& shards, int64_t scale, int64_t row_bytes, int64_t stripe_bytes) {
   const int64_t rows = shards.local(scale).count;
   if (rows == 0 || scale == 1 || shards.slab_rows(scale) != rows) return 1;
@@ -34,17 +34,22 @@ int64_t stripe_count(const nn::RowShards& shards, int64_t scale, int64_t row_byt
   return count;
 }
 
+/// Who sees what a pass makes, under the name of its side.
+struct Watch {
+  const nn::Probe& probe;
+  const char* side;  ///< "decoder" or "encoder"
+};
+
 /// One pass through a side over this rank's rows: the current image and the memory it moves through.
 class Pass {
  public:
-  Pass(Context& ctx, const Config& config, const nn::RowShards& shards, const Scratch& scratch, const nn::Probe& probe,
-       std::string name, Mode mode = Mode::run)
+  Pass(Context& ctx, const Config& config, const nn::RowShards& shards, const Scratch& scratch, const Watch& watch,
+       Mode mode = Mode::run)
       : ctx_(ctx),
         config_(config),
         shards_(shards),
         s_(scratch),
-        probe_(probe),
-        name_(std::move(name)),
+        watch_(watch),
         runs_(mode == Mode::run),
         x_(scratch.x),
         h_(scratch.h) {}
@@ -56,7 +61,7 @@ class Pass {
   View normed(int64_t width_channels) const { return shards_.own_of_slab(slab(width_channels)); }
 
   void report(const std::string& what, ConstView image) const {
-    if (runs_ && probe_) probe_(name_ + "." + what, image);
+    if (runs_ && watch_.probe) watch_.probe(watch_.side + ("." + what), image);
   }
 
   /// The decoder. \param latents, image as decode().
@@ -108,8 +113,8 @@ class Pass {
     conv2d(slab(conv.in), conv, 1, shards_.padding(), y, accumulate);
   }
 
-  /// y (+)= 3x3 convolution of silu(group_norm(image)). y may lie where the image does if it has half of the channels at
-  /// most: then the first stripes of y end before the rows of the image that the next one reads.
+  /// y (+)= 3x3 convolution of silu(group_norm(image)). y may lie where the image does if it has half of the channels
+  /// at most: then the first stripes of y end before the rows of the image that the next one reads.
   void convolve_normed(ConstView image, const GroupNormWeights& w, const Conv2d& conv, View y,
                        bool accumulate = false) const {
     const int64_t count = stripes(conv.in);
@@ -293,8 +298,7 @@ class Pass {
   const Config& config_;
   const nn::RowShards& shards_;
   const Scratch& s_;
-  const nn::Probe& probe_;
-  std::string name_;
+  Watch watch_;
   bool runs_;
   View x_, h_;  ///< the scratch memory that holds the residual stream now, and the other
 };
@@ -403,12 +407,12 @@ void Autoencoder::decode(Context& ctx, const nn::RowShards& shards, ConstView la
   check(shards.rows() == latents.shape()[1], "a VAE's shards are of its latent rows");
   plan_decode(ctx, shards, latents, scratch, image);
   ops::finish_plans(ctx);
-  Pass(ctx, config_, shards, scratch, probe, "decoder").decode(weights_.decoder, latents, image);
+  Pass(ctx, config_, shards, scratch, {probe, "decoder"}).decode(weights_.decoder, latents, image);
 }
 
 void Autoencoder::plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                               View image) const {
-  Pass(ctx, config_, shards, scratch, {}, "decoder", Mode::plan).decode(weights_.decoder, latents, image);
+  Pass(ctx, config_, shards, scratch, {{}, "decoder"}, Mode::plan).decode(weights_.decoder, latents, image);
 }
 
 void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, View moments,
@@ -416,7 +420,7 @@ void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, 
   check(weights_.encoder.has_value(), "the VAE was loaded without its encoder");
   const SideWeights& w = *weights_.encoder;
   const nn::RowShards shards(image.shape()[0] / config_.scale());
-  Pass pass(ctx, config_, shards, scratch, probe, "encoder");
+  Pass pass(ctx, config_, shards, scratch, {probe, "encoder"});
   pass.scale = config_.scale();
   pass.width = image.shape()[1];
   pass.channels = config_.image_channels;

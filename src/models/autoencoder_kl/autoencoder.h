@@ -21,8 +21,8 @@ struct MidAttentionScratch {
   View mixed;  ///< [own tokens, channels]
 };
 
-/// Inputs of convolutions above this size are made in stripes of rows, one after the other in the same memory, where a rank
-/// has the whole picture: ranks that share one need less as it is.
+/// Inputs of convolutions above this size are made in stripes of rows, one after the other in the same memory, where a
+/// rank has the whole picture: ranks that share one need less as it is.
 inline constexpr int64_t kStripeBytes = int64_t{512} << 20;
 
 /// Memory of one decoding or encoding on one rank; each buffer is as large as the largest level needs.
@@ -64,7 +64,8 @@ class Autoencoder {
   void plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                    View image) const;
 
-  /// On one rank: moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their encoder.
+  /// On one rank: moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their
+  /// encoder.
   /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale,
   /// width / scale, 2 * latent_channels].
   void encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const nn::Probe& probe = {}) const;

@@ -41,8 +41,8 @@ class Encoder {
 
   /// The last but one hidden state of the real tokens, before the final norm: the encoder is causal, so tokens that a
   /// reference would pad with change nothing. Several prompts go through at once, for which the weights are read once;
-  /// a prompt's features depend on it alone, bit for bit. Enqueues on ctx; neither allocates on its device nor waits, nor
-  /// reads host memory, so that it can be recorded.
+  /// a prompt's features depend on it alone, bit for bit. Enqueues on ctx; neither allocates on its device nor waits,
+  /// nor reads host memory, so that it can be recorded.
   /// \param lengths the tokens of each prompt, at most max_tokens. \param scratch with their ids. \param features f32
   /// [tokens of all, hidden]: one prompt after the other. \throws Error cancelled
   void encode(Context& ctx, std::span<const int64_t> lengths, const Scratch& scratch, View features,

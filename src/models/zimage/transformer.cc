@@ -29,43 +29,50 @@ void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
   if (probe) probe(name, rows);
 }
 
-/// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. The norm of each half is made
-/// where the half before ends, while x is at hand: s.normed holds the first one already, and `next` gets the next
-/// block's. \param x f32 [rows, hidden], in place.
-void block_forward(Context& ctx, const Config& config, std::span<const nn::AttendedSequence> sequences,
-                   const BlockWeights& w, const BlockModulation& mod, View x, const BlockScratch& s,
-                   const ops::NextNorm& next, const nn::Probe& probe, const std::string& name) {
-  ctx.throw_if_cancelled();
-  report(probe, name + ".attention_norm1_scaled", s.normed);
-  w.visit.begin(ctx);
-  nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
-  report(probe, name + ".attention", s.attention.mixed);
-  report(probe, name + ".to_out", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, {w.attention_norm2, mod.attention_gate, config.norm_eps}, x,
-                          {w.ffn_norm1, mod.ffn_scale, s.normed});
-  report(probe, name + ".residual1", x);
-  report(probe, name + ".ffn_norm1_scaled", s.normed);
-  nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
-  w.visit.end(ctx);
-  report(probe, name + ".ffn", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, {w.ffn_norm2, mod.ffn_gate, config.norm_eps}, x, next);
-  report(probe, name, x);
-}
+/// Blocks of one kind, over the rows of some sequences.
+struct BlockRun {
+  Context& ctx;
+  const Config& config;
+  std::span<const nn::AttendedSequence> sequences;
+  const BlockScratch& s;
+  const nn::Probe& probe;
 
-/// Runs blocks one after another. \param modulation of block i.
-void run_blocks(Context& ctx, const Config& config, std::span<const nn::AttendedSequence> sequences,
-                std::span<const BlockWeights> blocks, const std::function<BlockModulation(size_t)>& modulation, View x,
-                const BlockScratch& s, const nn::Probe& probe, const std::string& name) {
-  if (blocks.empty()) return;
-  ops::rms_norm(ctx, x, blocks[0].attention_norm1, modulation(0).attention_scale, config.norm_eps, s.normed);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const bool last = i + 1 == blocks.size();
-    const ops::NextNorm next =
-        last ? ops::NextNorm{}
-             : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
-    block_forward(ctx, config, sequences, blocks[i], modulation(i), x, s, next, probe, name + "." + std::to_string(i));
+  /// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. The norm of each half is made
+  /// where the half before ends, while x is at hand: s.normed holds the first one already, and `next` gets the next
+  /// block's. \param x f32 [rows, hidden], in place.
+  void block(const BlockWeights& w, const BlockModulation& mod, View x, const ops::NextNorm& next,
+             const std::string& name) const {
+    ctx.throw_if_cancelled();
+    report(probe, name + ".attention_norm1_scaled", s.normed);
+    w.visit.begin(ctx);
+    nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
+    report(probe, name + ".attention", s.attention.mixed);
+    report(probe, name + ".to_out", s.projected);
+    ops::add_gated_rms_norm(ctx, s.projected, {w.attention_norm2, mod.attention_gate, config.norm_eps}, x,
+                            {w.ffn_norm1, mod.ffn_scale, s.normed});
+    report(probe, name + ".residual1", x);
+    report(probe, name + ".ffn_norm1_scaled", s.normed);
+    nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
+    w.visit.end(ctx);
+    report(probe, name + ".ffn", s.projected);
+    ops::add_gated_rms_norm(ctx, s.projected, {w.ffn_norm2, mod.ffn_gate, config.norm_eps}, x, next);
+    report(probe, name, x);
   }
-}
+
+  /// Runs blocks one after another. \param modulation of block i.
+  void all(std::span<const BlockWeights> blocks, const std::function<BlockModulation(size_t)>& modulation, View x,
+           const std::string& name) const {
+    if (blocks.empty()) return;
+    ops::rms_norm(ctx, x, blocks[0].attention_norm1, modulation(0).attention_scale, config.norm_eps, s.normed);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      const bool last = i + 1 == blocks.size();
+      const ops::NextNorm next =
+          last ? ops::NextNorm{}
+               : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
+      block(blocks[i], modulation(i), x, next, name + "." + std::to_string(i));
+    }
+  }
+};
 
 /// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
 nn::AxialPosition caption_position(int64_t row) { return {1 + row, 0, 0}; }
@@ -165,8 +172,8 @@ void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstVi
   report(probe, "cap_embedder", captions);
 
   const auto unmodulated = [](size_t) { return BlockModulation{}; };
-  run_blocks(ctx, config_, sequences, weights_.context_refiner, unmodulated, captions, s.blocks, probe,
-             "context_refiner");
+  BlockRun{ctx, config_, sequences, s.blocks, probe}.all(weights_.context_refiner, unmodulated, captions,
+                                                         "context_refiner");
 }
 
 void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& picture, const Conditioning& out) const {
@@ -225,9 +232,9 @@ void Transformer::select_step(Context& ctx, const Modulation& modulation, int64_
   ops::copy_rows(ctx, modulation.final, modulation.step_final, {&row, 1});
 }
 
-void Transformer::refine_images(Context& ctx, const nn::SequenceParallel& picture, std::span<const ImageInput> images,
-                                const Modulation& modulation, const BlockScratch& s, View refined,
-                                const nn::Probe& probe) const {
+void Transformer::refine_images(Context& ctx, const nn::SequenceParallel& picture, const ImageBatch& batch,
+                                const Modulation& modulation, const BlockScratch& s, const nn::Probe& probe) const {
+  const auto& [images, refined] = batch;
   const int64_t real = picture.image_tokens(), rows = picture.image().rows();
   std::vector<nn::AttendedSequence> sequences;
   for (const ImageInput& image : images) {
@@ -238,7 +245,7 @@ void Transformer::refine_images(Context& ctx, const nn::SequenceParallel& pictur
   }
   report(probe, "x_embedder", refined);
   const auto of_block = [&](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(i)); };
-  run_blocks(ctx, config_, sequences, weights_.noise_refiner, of_block, refined, s, probe, "noise_refiner");
+  BlockRun{ctx, config_, sequences, s, probe}.all(weights_.noise_refiner, of_block, refined, "noise_refiner");
 }
 
 void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, std::span<const Pass> passes,
@@ -258,7 +265,7 @@ void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, std
   const auto of_block = [&](size_t i) {
     return step_modulation(config_, modulation, static_cast<int64_t>(weights_.noise_refiner.size() + i));
   };
-  run_blocks(ctx, config_, sequences, weights_.layers, of_block, s.x, s.blocks, probe, "layers");
+  BlockRun{ctx, config_, sequences, s.blocks, probe}.all(weights_.layers, of_block, s.x, "layers");
   for (size_t i = 0; i < passes.size(); ++i) {
     ops::layer_norm_scaled(ctx, rows_of[i].rows(0, real), modulation.step_final.reshape({config_.hidden}),
                            kFinalNormEps, s.final_normed);

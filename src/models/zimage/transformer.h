@@ -67,6 +67,12 @@ struct ImageInput {
   nn::RopeTable rope;  ///< of the image rows
 };
 
+/// Images that are refined together.
+struct ImageBatch {
+  std::span<const ImageInput> images;
+  View refined;  ///< f32 [image rows of each, hidden]: what becomes of them
+};
+
 /// One sequence of a forward pass: an image with a caption.
 struct Pass {
   ConstView image;  ///< f32 [image rows, hidden], of refine_images()
@@ -103,8 +109,8 @@ class Transformer {
 
   /// Embeds and refines whole captions, all at once; one rank does it for all. A caption's rows depend on it alone, bit
   /// for bit. Reads no host memory, so that it can be recorded.
-  /// \param lengths the tokens of each caption, at most max_tokens. \param features f32 [caption tokens of all, caption width]: one caption
-  /// after the other. \param captions f32 [padded_tokens(caption tokens) of each, hidden], likewise
+  /// \param lengths the tokens of each caption, at most max_tokens. \param features f32 [caption tokens of all, caption
+  /// width]: one caption after the other. \param captions f32 [padded_tokens(caption tokens) of each, hidden], likewise
   void refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& scratch,
               View captions, const nn::Probe& probe = {}) const;
 
@@ -126,9 +132,8 @@ class Transformer {
   /// \param modulation of which the step under way is used. \param scratch of take_image_scratch() for as many.
   /// \param refined f32 [image rows of each, hidden]. Waits for peers where there are any.
   /// \throws Error cancelled between blocks, peer_failed
-  void refine_images(Context& ctx, const nn::SequenceParallel& picture, std::span<const ImageInput> images,
-                     const Modulation& modulation, const BlockScratch& scratch, View refined,
-                     const nn::Probe& probe = {}) const;
+  void refine_images(Context& ctx, const nn::SequenceParallel& picture, const ImageBatch& batch,
+                     const Modulation& modulation, const BlockScratch& scratch, const nn::Probe& probe = {}) const;
 
   /// The rest of a forward pass, for several sequences at once: weights are read once for all of them. A row depends
   /// on its own sequence alone, bit for bit. Waits and throws likewise.

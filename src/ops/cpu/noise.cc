@@ -1,7 +1,7 @@
 // Implements PyTorch's GPU noise on the host, operation by operation as the GPU does it but for the logarithm.
 //
-// This file is compiled without contraction of products and sums (see CMakeLists.txt): where the GPU fuses them, std::fma
-// says so, and nowhere else.
+// This file is compiled without contraction of products and sums (see CMakeLists.txt): where the GPU fuses them,
+// std::fma says so, and nowhere else.
 #include "ops/noise.h"
 
 #include <array>
@@ -35,8 +35,8 @@ Words philox(Words counter, uint64_t key) {
   return counter;
 }
 
-/// _curand_box_muller of curand_normal.h: the sine is the first of the two. PyTorch adds the mean 0, which turns -0 into
-/// +0.
+/// _curand_box_muller of curand_normal.h: the sine is the first of the two. PyTorch adds the mean 0, which turns -0
+/// into +0.
 std::array<float, 2> box_muller(uint32_t x, uint32_t y) {
   constexpr float kTwoPi32 = 0x1p-32f * 6.2831855f;
   const float u = std::fma(static_cast<float>(x), 0x1p-32f, 0x1p-33f);

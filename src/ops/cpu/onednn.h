@@ -35,8 +35,8 @@ inline dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-/// Makes oneDNN build and run primitives with one thread while it lives: those of a parallel loop. (Inside a parallel region of several
-/// threads oneDNN does so by itself, in one of a single thread it does not.)
+/// Makes oneDNN build and run primitives with one thread while it lives: those of a parallel loop. (Inside a parallel
+/// region of several threads oneDNN does so by itself, in one of a single thread it does not.)
 class SingleThreadScope {
  public:
   explicit SingleThreadScope(bool active);
@@ -80,8 +80,8 @@ class OneDnn {
   /// \return the primitive for `key`, made anew where it is not among those of its kind that were used last.
   std::shared_ptr<const dnnl::matmul> matmul(const MatmulKey& key);
   std::shared_ptr<const dnnl::convolution_forward> convolution(const ConvKey& key, const dnnl::memory::desc& filter);
-  /// Two sizes' worth and more: a drawing of one size uses some 45 products and 15 convolutions. Each has code of its own,
-  /// 0.2 MB on average.
+  /// Two sizes' worth and more: a drawing of one size uses some 45 products and 15 convolutions. Each has code of its
+  /// own, 0.2 MB on average.
   static constexpr size_t kKeptProducts = 128, kKeptConvolutions = 64;
 
   /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.

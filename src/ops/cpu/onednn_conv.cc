@@ -30,8 +30,8 @@ const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const Packed
 using Tag = dnnl::memory::format_tag;
 using Dims = dnnl::memory::dims;
 
-/// Filters are packed for rows of this width, and narrower rows are padded to it: for some narrow ones oneDNN has only its reference
-/// kernel with that layout (f32, widths up to 56 of 1 to 1100, measured with oneDNN 2.6.3).
+/// Filters are packed for rows of this width, and narrower rows are padded to it: for some narrow ones oneDNN has only
+/// its reference kernel with that layout (f32, widths up to 56 of 1 to 1100, measured with oneDNN 2.6.3).
 constexpr int64_t kTypicalWidth = 64;
 
 dnnl::convolution_forward::primitive_desc describe(const OneDnn& dnn, const OneDnn::ConvKey& key,

@@ -1,5 +1,5 @@
-// Implements attention of bf16 heads: by Hopper's own kernels for the transformers' and the VAE's widths, by cuDNN's fused
-// ones; otherwise by two products a block of queries, or a kernel of its own where it is causal.
+// Implements attention of bf16 heads: by Hopper's own kernels for the transformers' and the VAE's widths, by cuDNN's
+// fused ones; otherwise by two products a block of queries, or a kernel of its own where it is causal.
 #include "base/error.h"
 #include "base/lru_cache.h"
 #include "ops/cuda/attention_blocks.h"

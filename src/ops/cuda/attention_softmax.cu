@@ -20,8 +20,8 @@ __device__ float block_max(float value, float* partial) {
   return value;
 }
 
-/// The most scores of a row that a block keeps: two blocks a multiprocessor on server GPUs, whose rows' other scores the
-/// L2 cache holds from the first pass to the second.
+/// The most scores of a row that a block keeps: two blocks a multiprocessor on server GPUs, whose rows' other scores
+/// the L2 cache holds from the first pass to the second.
 constexpr int64_t kKeptScores = 24 * 1024;
 constexpr int64_t kOwnSharedBytes = 1024;  // of a kernel's variables, at most
 static_assert(fits_every_gpu(kThreads, kKeptScores* int64_t{sizeof(float)} + kOwnSharedBytes));

@@ -1,5 +1,5 @@
-// Implements convolutions: on Hopper a kernel of our own for bf16 images of 8, 16, ... channels, else cuDNN's fused ones for
-// such, otherwise a direct kernel.
+// Implements convolutions: on Hopper a kernel of our own for bf16 images of 8, 16, ... channels, else cuDNN's fused
+// ones for such, otherwise a direct kernel.
 #include "ops/conv.h"
 
 #include "base/error.h"

@@ -13,8 +13,8 @@ namespace nostos::cuda {
 void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* stream);
 
 /// Writes bf16 `filter` [out, in, 3, 3] as the four filters [4 * out, 2, 2, in] of a doubled image's pixels: filter
-/// (2a + b) * out + o gives channel o of the pixels in odd (a = 1) or even rows and odd (b = 1) or even columns. Rows -1, 0
-/// and 1 of an even pixel are of the source's rows -1, 0, 0, those of an odd pixel 0, 0, 1; columns likewise.
+/// (2a + b) * out + o gives channel o of the pixels in odd (a = 1) or even rows and odd (b = 1) or even columns. Rows
+/// -1, 0 and 1 of an even pixel are of the source's rows -1, 0, 0, those of an odd pixel 0, 0, 1; columns likewise.
 void filter_to_phases(ConstView filter, std::byte* to, CUstream_st* stream);
 
 /// ops::interleave_phases().

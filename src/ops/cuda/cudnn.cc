@@ -171,7 +171,8 @@ class Handle {
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
 
-  /// Has plans run on the context's stream, which another thread may be recording: not to be called by one that compiles.
+  /// Has plans run on the context's stream, which another thread may be recording: not to be called by one that
+  /// compiles.
   void use_stream_of(Context& ctx) const {
     const cudnnStatus_t status = cudnnSetStream(handle_, ctx.stream().handle());
     require(status == CUDNN_STATUS_SUCCESS, ErrorKind::device, "cuDNN cannot use the stream of {}: {}",

@@ -41,9 +41,10 @@ inline constexpr int64_t kFusedChannels = 8;
 /// second unless it was planned ahead, and must not fall into a recording.
 class Cudnn {
  public:
-  /// \param kept_plans of attention, and twice as many of convolutions, that are kept when the context's work is done: those
-  /// used last. Each has code on the GPU and a MB on the host. A drawing of one size uses some ten and fifteen, and three
-  /// times the convolutions where it decodes in stripes. \throws Error device if the library cannot be started
+  /// \param kept_plans of attention, and twice as many of convolutions, that are kept when the context's work is done:
+  /// those used last. Each has code on the GPU and a MB on the host. A drawing of one size uses some ten and fifteen,
+  /// and three times the convolutions where it decodes in stripes. \throws Error device if the library cannot be
+  /// started
   explicit Cudnn(Context& ctx, size_t kept_plans = 24);
   ~Cudnn();
 

@@ -1,5 +1,5 @@
-// Owns the kernels written with Hopper's own instructions (sm_90a): on such a GPU they take the place of a library's or of
-// several kernels. A build for other generations links a stand-in that has none.
+// Owns the kernels written with Hopper's own instructions (sm_90a): on such a GPU they take the place of a library's or
+// of several kernels. A build for other generations links a stand-in that has none.
 #pragma once
 
 #include <cstdint>

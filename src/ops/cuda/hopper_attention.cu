@@ -286,8 +286,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       hopper::store_begun();
     }
-    // What has gone ends with its run. Runs that begin within the tile get their rows word by word: no store begins before
-    // its tensor (an illegal instruction).
+    // What has gone ends with its run. Runs that begin within the tile get their rows word by word: no store begins
+    // before its tensor (an illegal instruction).
     for (int i = 0; kMostRuns > 1 && i < out.size; ++i) {
       constexpr int kRowWords = kHeadDim * 2 / 16;
       const int begin = out.first[i] - first_row, count = min(64 - begin, out.count[i]);

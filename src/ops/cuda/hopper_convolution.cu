@@ -1,10 +1,10 @@
 // Implements convolutions of channels-last images on Hopper as products of pixels and filters.
 //
-// A block has tiles of 4 rows of 64 pixels by 128 channels, two rows for each of two warpgroups. For every 64 channels of
-// the input one copy brings the tile's pixels with those around them, and each tap of the filter reads its own pixels of
-// that patch: they come from the second-level cache once, not once a tap. The filter's taps come through a ring. Every sum
-// runs over blocks of 64 channels, taps and channels in the same order wherever a pixel lies, so pixels do not depend on
-// the rest of the image.
+// A block has tiles of 4 rows of 64 pixels by 128 channels, two rows for each of two warpgroups. For every 64 channels
+// of the input one copy brings the tile's pixels with those around them, and each tap of the filter reads its own
+// pixels of that patch: they come from the second-level cache once, not once a tap. The filter's taps come through a
+// ring. Every sum runs over blocks of 64 channels, taps and channels in the same order wherever a pixel lies, so pixels
+// do not depend on the rest of the image.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
 
-  // Patches and taps are counted through all tiles; the counts are the same in all of a warp, which the compiler must see.
+  // Patches and taps are counted through all tiles; the counts are the same in all of a warp, which the compiler must
+  // see.
   const int count = grid.count(), stride = static_cast<int>(gridDim.x), taps = grid.taps * grid.taps;
   uint32_t patch = 0, step = 0;
   if (warpgroup == kWorkers) {

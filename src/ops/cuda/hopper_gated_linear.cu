@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::wait_products<0>();
     release(tiles.steps_k - 1);
 
-    // 16 columns of the product are 8 of gates and 8 of what they gate: both of a result are this thread's. The parts of
-    // the result take turns in two places of shared memory.
+    // 16 columns of the product are 8 of gates and 8 of what they gate: both of a result are this thread's. The parts
+    // of the result take turns in two places of shared memory.
     const int row = warp_row + lane % 16;
 #pragma unroll
     for (int part = 0; part < kTileColumns / 2 / kPartColumns; ++part) {

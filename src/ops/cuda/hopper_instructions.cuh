@@ -100,8 +100,8 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t (&pairs)[
                : "memory");
 }
 
-/// A tile as products read it: rows of 64 bf16 along k, swizzled over 128 bytes by their address. 16 more of k are kStepK
-/// further.
+/// A tile as products read it: rows of 64 bf16 along k, swizzled over 128 bytes by their address. 16 more of k are
+/// kStepK further.
 __device__ inline uint64_t tile_along_k(uint32_t address) {
   return uint64_t{(address & 0x3FFFFu) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
@@ -146,7 +146,8 @@ __device__ inline void wait_products() {
   NOSTOS_64_FLOATS(d), NOSTOS_8_FLOATS(d, 64), NOSTOS_8_FLOATS(d, 72), NOSTOS_8_FLOATS(d, 80), NOSTOS_8_FLOATS(d, 88)
 
 /// d [64, kColumns] (+)= a [64, 16] b [kColumns, 16]^T in float32; a and b are tiles along k. Lane l of warp w has rows
-/// 16 w + l / 4 and 8 below that, of each 8 columns those from l % 4 * 2 on: two of the upper row, then two of the lower.
+/// 16 w + l / 4 and 8 below that, of each 8 columns those from l % 4 * 2 on: two of the upper row, then two of the
+/// lower.
 template <int kColumns>
 __device__ void product(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate);
 

@@ -8,8 +8,8 @@ namespace nostos::cuda {
 /// Elements that a thread reads or writes at once where rows allow it: 16 bytes of bf16, two times 16 bytes of f32.
 inline constexpr int kVector = 8;
 
-/// What the generations that Hopper's kernels are not for have of a multiprocessor, beside 64 K registers. Source: CUDA C++
-/// Programming Guide 13.0, table "Technical Specifications per Compute Capability".
+/// What the generations that Hopper's kernels are not for have of a multiprocessor, beside 64 K registers. Source: CUDA
+/// C++ Programming Guide 13.0, table "Technical Specifications per Compute Capability".
 struct GpuLimits {
   int compute_capability;  ///< 10 * major + minor
   int64_t block_shared_bytes;
@@ -17,8 +17,8 @@ struct GpuLimits {
 };
 inline constexpr GpuLimits kGpuLimits[] = {{80, 163 << 10, 2048}, {86, 99 << 10, 1536},   {89, 99 << 10, 1536},
                                            {90, 227 << 10, 2048}, {100, 227 << 10, 2048}, {120, 99 << 10, 1536}};
-/// \return whether each of them can launch blocks of so many threads and bytes of shared memory, and hold so many at once.
-/// Registers are the compiler's to limit, by each kernel's __launch_bounds__.
+/// \return whether each of them can launch blocks of so many threads and bytes of shared memory, and hold so many at
+/// once. Registers are the compiler's to limit, by each kernel's __launch_bounds__.
 constexpr bool fits_every_gpu(int threads, int64_t shared_bytes, int resident_blocks = 1) {
   for (const GpuLimits& gpu : kGpuLimits) {
     if (threads > 1024 || shared_bytes > gpu.block_shared_bytes || threads * resident_blocks > gpu.threads)

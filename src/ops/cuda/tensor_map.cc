@@ -1,4 +1,5 @@
-// Implements tensor maps, which only the driver can make: it is asked through the runtime, so that nothing links with it.
+// Implements tensor maps, which only the driver can make: it is asked through the runtime, so that nothing links with
+// it.
 #include "ops/cuda/tensor_map.h"
 
 #include <cuda_runtime_api.h>

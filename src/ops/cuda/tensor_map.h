@@ -7,8 +7,8 @@
 
 namespace nostos::cuda {
 
-/// bf16 [planes, rows, columns] and the tile of it that one copy moves. What a tile has beyond the tensor is read as zeros
-/// and not written.
+/// bf16 [planes, rows, columns] and the tile of it that one copy moves. What a tile has beyond the tensor is read as
+/// zeros and not written.
 struct TiledTensor {
   const void* data = nullptr;  ///< a multiple of 16 bytes, as a row
   int64_t planes = 1, rows = 0, columns = 0;

@@ -9,8 +9,8 @@
 
 namespace nostos::cuda {
 
-/// Scratch memory of one context, made on first use. Its user's ops run one after the other on ctx.stream(). It grows by
-/// a quarter at least, and memory that was too small goes with the last recording that uses it.
+/// Scratch memory of one context, made on first use. Its user's ops run one after the other on ctx.stream(). It grows
+/// by a quarter at least, and memory that was too small goes with the last recording that uses it.
 class Workspace {
  public:
   explicit Workspace(Context& ctx) : ctx_(ctx) {}
