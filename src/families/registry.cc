@@ -14,6 +14,7 @@ namespace {
 
 struct FamilyEntry {
   std::span<const std::string_view> pipelines;  ///< classes that model_index.json may name
+  std::string_view transformer;                 ///< class that transformer/config.json names
   ModelShape (*read_shape)(const std::filesystem::path& folder);
   std::unique_ptr<Family> (*open)(Context& ctx, const FamilyOptions& options);
 };
@@ -24,7 +25,7 @@ std::unique_ptr<Family> open_model(Context& ctx, const FamilyOptions& options) {
 }
 
 constexpr std::array kFamilies{
-    FamilyEntry{zimage::kPipelines, zimage::read_shape, open_model<zimage::Model>},
+    FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::read_shape, open_model<zimage::Model>},
 };
 
 const FamilyEntry& family_of(const std::filesystem::path& folder) {
@@ -43,6 +44,13 @@ std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) 
   return family_of(options.folder).open(ctx, options);
 }
 
-ModelShape read_family_shape(const std::filesystem::path& folder) { return family_of(folder).read_shape(folder); }
+ModelShape read_family_shape(const std::filesystem::path& folder) {
+  if (std::filesystem::exists(folder / "model_index.json")) return family_of(folder).read_shape(folder);
+  // Configs alone, of whatever model, are enough to plan with.
+  std::vector<std::string_view> transformers;
+  for (const FamilyEntry& family : kFamilies) transformers.push_back(family.transformer);
+  const std::string name = JsonConfig::load(folder / "transformer" / "config.json").class_name(transformers);
+  return std::ranges::find(kFamilies, name, &FamilyEntry::transformer)->read_shape(folder);
+}
 
 }  // namespace nostos

@@ -330,7 +330,8 @@ TEST_F(ServerHttp, AClientThatSaidToCloseGetsItsAnswerThoughItSendsOn) {
 /// A file of `bytes`, most of it a hole.
 class BigFile {
  public:
-  explicit BigFile(uint64_t bytes) : path_(testing::TempDir() + "nostos_big_file") {
+  // The name is this process's own: tests run side by side.
+  explicit BigFile(uint64_t bytes) : path_(testing::TempDir() + "nostos_big_file_" + std::to_string(getpid())) {
     std::ofstream(path_, std::ios::binary) << "begin";
     std::filesystem::resize_file(path_, bytes);
     std::ofstream(path_, std::ios::binary | std::ios::app) << "end";

@@ -97,7 +97,7 @@ class MultiGpu(unittest.TestCase):
         done, figures = self.run_on(4)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual((figures["gpus"], figures["failed"], figures["not_run"]), (4, [], []))
-        for name in ("threads", "mpirun"):
+        for name in ("threads by NCCL", "threads by peer memory", "mpirun"):
             for ranks in (2, 3, 4):
                 for plan in ("token", "axis"):
                     self.assertIn(f"ok: {name} 720x1280 on {ranks} ranks by {plan}: same bytes", done.stdout)
@@ -118,7 +118,7 @@ class MultiGpu(unittest.TestCase):
         self.assertEqual(len(figures["not_run"]), 4)
         for what in ("equality on 2 and more GPUs", "equality under mpirun on 2", "scaling on 2", "a rank killed"):
             self.assertIn(f"NOT RUN: {what}", done.stdout)
-        self.assertIn("ok: threads 2048x2048 on 1 rank", done.stdout)
+        self.assertIn("ok: threads by peer memory 2048x2048 on 1 rank", done.stdout)
         self.assertIn("ok: sockets 208x336 on 2 ranks by token: same bytes", done.stdout)
         self.assertIn("rank 1 of 2 processes on one GPU killed", figures)
         self.assertIn("ok: 1 thread ranks killed", done.stdout)
@@ -134,8 +134,8 @@ class MultiGpu(unittest.TestCase):
     def test_other_bytes_are_found(self):
         done, figures = self.run_on(3, "equality", OTHER_BYTES="3 axis")
         self.assertEqual(done.returncode, 1)
-        self.assertEqual(len(figures["failed"]), 5)
-        self.assertIn("FAILED: threads 720x720 on 3 ranks by axis: other bytes", done.stdout)
+        self.assertEqual(len(figures["failed"]), 10)
+        self.assertIn("FAILED: threads by NCCL 720x720 on 3 ranks by axis: other bytes", done.stdout)
 
     def test_another_picture_at_full_size_is_found(self):
         done, figures = self.run_on(4, "scaling", OTHER_DIGEST="b")

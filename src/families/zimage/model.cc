@@ -15,9 +15,8 @@ namespace {
 
 constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whatever a config says
 constexpr std::array<std::string_view, 3> kPartsWithWeights{"text_encoder", "transformer", "vae"};
-constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", "ZImageTransformer2DModel"},
-                                                 {"vae", "AutoencoderKL"},
-                                                 {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
+constexpr std::array<PartClass, 3> kPartClasses{
+    {{"transformer", kTransformerClass}, {"vae", "AutoencoderKL"}, {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
 ModelShape shape_of(const std::filesystem::path& folder, const Config& transformer, const autoencoder_kl::Config& vae) {
   ModelLimits limits;

@@ -20,6 +20,8 @@ namespace nostos::zimage {
 inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
                                                             "ZImageInpaintPipeline"};
 
+inline constexpr std::string_view kTransformerClass = "ZImageTransformer2DModel";
+
 /// \return the shape of the model in `folder`, from its configs.
 /// \throws Error model naming file and field
 ModelShape read_shape(const std::filesystem::path& folder);
