@@ -1,5 +1,5 @@
-// Owns an image's tokens dealt to ranks by a shard plan, and the sequences that are made of them and of what stands
-// beside them.
+// Owns an image's tokens dealt to ranks by a shard plan, and the order of the sequences that are made of them and of
+// what stands beside them: image before text, say. A denoiser makes its sequences with it.
 #pragma once
 
 #include <cstdint>

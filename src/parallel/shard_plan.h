@@ -1,4 +1,5 @@
 // Owns which rank holds which tokens and heads of a picture: pure functions of the token grid and the number of ranks.
+// The rows of a decoder's image are dealt by nn/row_shards.h.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// Owns the way from a model folder to its shape: what plans and checks of requests need to know of a model that is not
-// loaded.
+// Owns how programs read the shape of a model that is not loaded (families/model_shape.h): they plan and check requests
+// by it, and do not see the families themselves.
 #pragma once
 
 #include <filesystem>

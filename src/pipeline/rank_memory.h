@@ -1,5 +1,5 @@
-// Owns what a rank keeps from one drawing to the next: the memory of its runs, and what a drawing has left in that
-// memory. draw() lays every drawing out in it.
+// Owns the memory that a rank keeps from one drawing to the next: when the memory grows and shrinks, and what a drawing
+// has left in it. draw() lays every drawing out in it.
 #pragma once
 
 #include <algorithm>
@@ -92,7 +92,7 @@ class RankMemory {
   }
 
   static constexpr int kPatience = 32;                     ///< small drawings after which memory shrinks
-  static constexpr size_t kSmallBytes = size_t{16} << 20;  ///< memory that is not worth to shrink
+  static constexpr size_t kSmallBytes = size_t{16} << 20;  ///< memory up to this size is kept
   static constexpr size_t kKeptCaptionRecordings = 16;
 
  private:

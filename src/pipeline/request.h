@@ -1,4 +1,5 @@
-// Owns what a user asks for: one generation request and its limits.
+// Owns what a user asks for: one generation request, and the checks of its fields against a model's limits. resolve()
+// checks sizes, steps, guidance, tokens and the shape of given latents. Engine calls it before it draws.
 #pragma once
 
 #include <cstdint>

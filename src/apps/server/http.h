@@ -1,5 +1,5 @@
-// Owns the HTTP/1.1 listener as handlers see it: requests, answers, streams, limits. Its transport stays inside
-// http.cc.
+// Owns the HTTP/1.1 listener as handlers see it: requests, answers, streams, and HttpLimits, the most bytes, seconds
+// and connections. Its transport stays inside http.cc.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,5 @@
-// Owns the Z-Image transformer's forward pass.
+// Owns the Z-Image transformer's forward pass, over sequences of image tokens and then prompt tokens. The family's
+// denoiser runs it (families/zimage/denoiser.h).
 #pragma once
 
 #include <cstdint>

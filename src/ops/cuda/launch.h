@@ -1,4 +1,5 @@
-// Owns how CUDA's kernels are launched: pure functions of shapes and device, testable without a GPU.
+// Owns how CUDA's kernels are launched, and the sizes of tiles that host code must know: pure functions of shapes and
+// device, testable without a GPU. A tile that one kernel alone knows stands at the top of its .cu file.
 #pragma once
 
 #include <cstdint>
