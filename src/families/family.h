@@ -116,7 +116,10 @@ class Decoder {
 /// arena. What such a function makes of a measuring arena is good for nothing but measuring.
 class Family {
  public:
+  Family() = default;
   virtual ~Family() = default;
+  Family(const Family&) = delete;  // what a family makes refers to it
+  Family& operator=(const Family&) = delete;
 
   virtual const ModelShape& shape() const = 0;
   /// \return the dtype of the matrix products.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -18,14 +17,6 @@
 
 namespace nostos {
 namespace {
-
-size_t peak_resident_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return static_cast<size_t>(std::stoull(line.substr(6))) * 1024;
-  }
-  return 0;
-}
 
 Image black(int64_t height, int64_t width) {
   return {height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
@@ -135,8 +126,8 @@ void plan_decode(const Drawing& drawing, std::span<const View> states, const Dec
 
 void decode(Drawing& drawing, std::span<const PicturePlace> places, std::span<const View> states, DecodeMemory memory) {
   Context& ctx = drawing.ctx();
-  Arena late(ctx.device());
   if (drawing.takes_turns()) {
+    Arena& late = drawing.late.emplace(ctx.device());
     drawing.turn_to(drawing.family().stage_parts().decode);
     take_decode_memory(late, drawing, places.size());
     late = Arena(ctx.device(), late.peak_bytes());
@@ -157,7 +148,6 @@ void decode(Drawing& drawing, std::span<const PicturePlace> places, std::span<co
                 [&] { require_finite(drawing, drawing.picture_at(places[i]), ranks_with_invalid[i] == 0); });
     gather_picture(drawing, std::move(drawn[i]), places[i]);
   }
-  drawing.report.peak_host_bytes = peak_resident_bytes();
   if (drawing.takes_turns()) {
     drawing.world().barrier();
     if (drawing.rank.leads) drawing.parts().turn_to(drawing.rank.process.ctx, {});

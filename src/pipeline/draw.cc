@@ -116,7 +116,7 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
       });
   // Rank 0 alone holds the encoder's memory, and each rank has its own GPU's: one may have forgotten what others have
   // left, or stream what others keep. What is recorded is launched together, or nowhere.
-  std::array<int64_t, 2> counts{!rank_memory.has_left(), drawing.parts().streams_in_steps()};
+  std::array<int64_t, 2> counts{!rank_memory.has_left(), drawing.parts().streams_recorded_stages()};
   drawing.world().all_reduce_sum(std::span<int64_t>(counts));
   const auto& [fresh, streaming] = counts;
   if (fresh > 0) rank_memory.forget();
@@ -137,7 +137,8 @@ void run_stages(Drawing& drawing) {
   CaptionCopies copies = make_captions(drawing, prompts, memory.captions);
 
   const StageParts& parts = drawing.family().stage_parts();
-  if (drawing.takes_turns() && parts.denoise != std::vector{parts.text.back()}) drawing.turn_to(parts.denoise);
+  const bool are_loaded = !parts.text.empty() && parts.denoise == std::vector{parts.text.back()};
+  if (drawing.takes_turns() && !are_loaded) drawing.turn_to(parts.denoise);
   drawing.enter_stage("denoise");
   drawing.timed("denoise", drawing.ctx(), [&] {
     denoise(drawing, plan, memory.denoise, embeddings_of(memory.captions, prompts),

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "device/arena.h"
 #include "device/stopwatch.h"
 #include "parallel/communicator.h"
 #include "pipeline/generation.h"
@@ -18,8 +19,6 @@
 #include "pipeline/step_orders.h"
 
 namespace nostos {
-
-inline constexpr int kRoot = 0;  ///< the rank that makes what comes from the host, and gets the pictures
 
 /// An image's place in the results.
 struct PicturePlace {
@@ -78,6 +77,9 @@ class Drawing {
   std::vector<Generation> made;  ///< of each request
   StepOrders orders;
   bool can_record = false;  ///< whether steps and decodes are recorded: the same on every rank
+  /// Memory of the decoding stage where parts take turns. It outlives what is under way when a drawing fails: to free it
+  /// may wait for a GPU that waits for a peer.
+  std::optional<Arena> late{};
   RunReport report{};
   std::vector<Stopwatch> steps{};                           ///< of each denoising step
   std::vector<std::pair<std::string, Stopwatch>> stages{};  ///< what has been measured, in order

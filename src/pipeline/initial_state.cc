@@ -22,6 +22,7 @@ void fill_initial_state(Drawing& drawing, const PicturePlace& place, View host, 
       if (given == nullptr)
         return fill_torch_cpu_normal(seed, {host.data<float>(), static_cast<size_t>(host.elements())});
       require(given->values != nullptr, ErrorKind::invalid_input, "{}: its latents were not read", given->file);
+      check(given->values->view().size_in_bytes() == host.size_in_bytes(), "latents have the drawn size");
       std::memcpy(host.bytes(), given->values->view().bytes(), host.size_in_bytes());
     });
   }

@@ -118,9 +118,12 @@ void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
   plan_ = std::move(plan);
 }
 
-bool ModelParts::streams_in_steps() const {
-  for (size_t i = 0; i < needs_.size(); ++i)
-    if (needs_[i].each_step && plan_.parts[i].host_bytes > 0) return true;
+bool ModelParts::streams_recorded_stages() const {
+  const StageParts& stages = family_->stage_parts();
+  for (size_t i = 0; i < streamable_.size(); ++i) {
+    const bool is_recorded = is_used_by(stages.denoise, streamable_[i]) || is_used_by(stages.decode, streamable_[i]);
+    if (is_recorded && plan_.parts[i].host_bytes > 0) return true;
+  }
   return false;
 }
 

@@ -56,8 +56,8 @@ class ModelParts {
   void make_room(Context& ctx, size_t scratch_bytes, bool alone);
   /// \return whether any weights are streamed from host memory.
   bool streams() const { return plan_.streams(); }
-  /// \return whether weights that each denoising step uses are streamed.
-  bool streams_in_steps() const;
+  /// \return whether weights of the stages that are recorded, denoising and decoding, are streamed.
+  bool streams_recorded_stages() const;
 
   /// \return bytes of the weights that are loaded now: on the device, and in host memory for streaming.
   size_t weight_bytes() const;

@@ -2,12 +2,22 @@
 #include "pipeline/report.h"
 
 #include <algorithm>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "parallel/communicator.h"
 
 namespace nostos {
 namespace {
+
+size_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return static_cast<size_t>(std::stoull(line.substr(6))) * 1024;
+  }
+  return 0;
+}
 
 void report_times(Drawing& drawing) {
   RunReport& report = drawing.report;
@@ -44,6 +54,7 @@ void report_weights(Drawing& drawing) {
 
 void finish_report(Drawing& drawing, uint64_t bytes_sent) {
   report_weights(drawing);
+  drawing.report.peak_host_bytes = peak_resident_bytes();
   report_times(drawing);
   report_ranks(drawing, bytes_sent);
 }

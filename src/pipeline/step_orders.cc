@@ -8,7 +8,6 @@
 namespace nostos {
 namespace {
 
-constexpr int kRoot = 0;
 
 /// Makes rank 0's values those of every rank.
 void agree(Communicator& world, std::span<uint8_t> values) {

@@ -11,6 +11,8 @@
 
 namespace nostos {
 
+inline constexpr int kRoot = 0;  ///< the rank that makes what comes from the host, and gets the pictures
+
 /// The ranks learn rank 0's wishes by a message of a few bytes a step. Where rank 0 can have no wishes there is no
 /// message.
 class StepOrders {
