@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
@@ -145,6 +146,40 @@ TEST(Batches, GuidanceHalvesDrawThemAsAlone) {
   for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(true), precision, ways);
 }
 
+const std::string kLonger =
+    "a prompt of which more than sixty-four tokens are made, so that a limit cuts it to as many";
+
+// 96 rows of the one half and 128 of the other: what fits the first in one batch is two of the second.
+TEST(Batches, OfGuidanceHalvesFitTheLargerHalf) {
+  GenerationRequest drawn = request("two red apples", 3, 3);
+  drawn.negative_prompt = kLonger;
+  drawn.max_sequence_length = 64;
+  drawn.num_inference_steps = 1;
+  drawn.num_outputs = max_batch_rows({}) / 96;
+  const Generation made = Engine(options(Precision::f32, {.cfg = 2})).generate(drawn);
+  EXPECT_TRUE(made.cut.negative);
+  EXPECT_EQ(made.report.step_ms.size(), 2u);
+}
+
+// The two passes of a picture have 128 rows each: on a rank of three, 86 of both, or 84 to one that rounds down.
+TEST(Batches, OfRanksFitTheLargestShare) {
+  GenerationRequest drawn = request(kLonger, 3, 3);
+  drawn.negative_prompt = kLonger;
+  drawn.max_sequence_length = 64;
+  drawn.num_inference_steps = 1;
+  drawn.num_outputs = max_batch_rows({}) / 86 + 1;
+  ASSERT_LE(drawn.num_outputs * 84, max_batch_rows({}));
+  const Generation made = Engine(options(Precision::f32, {.ulysses = 3})).generate(drawn);
+  EXPECT_TRUE(made.cut.negative);
+  EXPECT_EQ(made.report.step_ms.size(), 2u);
+}
+
+TEST(Batches, OneCappedPictureAmongOthersIsDrawnAsAlone) {
+  std::vector<GenerationRequest> requests{request("two red apples", 1, 3), request("a dog", 2, 3)};
+  requests[0].cfg_normalization = 0.7;
+  expect_together_as_alone(requests, Precision::f32, std::array{Parallelism{}, Parallelism{.ulysses = 2}});
+}
+
 // A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows. The pictures of the first request are more than
 // fit; the last batch holds the second's too, whose captions are longer.
 TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
@@ -173,6 +208,34 @@ TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
       }
     }
   }
+}
+
+// Batches run one after the other, and so do passes apart.
+TEST(Batches, ShareTheirMemory) {
+  const auto bytes_together = [](std::span<const GenerationRequest> requests) {
+    return static_cast<double>(Engine(options()).generate(requests).at(0).report.arena_bytes);
+  };
+  const auto bytes_of = [&](const GenerationRequest& drawn) { return bytes_together(std::span(&drawn, 1)); };
+  GenerationRequest drawn = request("two red apples", 3, 3);
+  drawn.num_inference_steps = 1;
+  drawn.num_outputs = max_batch_rows({}) / 192;
+  const double one_batch = bytes_of(drawn);
+  drawn.num_outputs *= 2;
+  EXPECT_LT(bytes_of(drawn), 1.25 * one_batch);
+  drawn.num_outputs = 1;
+  drawn.height = drawn.width = 128;
+  const double two_passes = bytes_of(drawn);
+  drawn.guidance_scale = 0;
+  EXPECT_LT(two_passes, 1.25 * bytes_of(drawn));
+  // 9 prompts fill a batch of the text stage.
+  std::vector<GenerationRequest> prompts;
+  for (int64_t i = 0; i < 27; ++i) {
+    GenerationRequest& one = prompts.emplace_back(request(fmt::format("{} and so on{:>1000}", i, "."), 1, 0));
+    one.height = one.width = 16;
+    one.num_inference_steps = 1;
+    one.max_sequence_length = 224;
+  }
+  EXPECT_LT(bytes_together(prompts), 1.25 * bytes_together(std::span(prompts).first(9)));
 }
 
 // On one rank the passes of so large a picture run one after the other, on three at once; captions as long as each
