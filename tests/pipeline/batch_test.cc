@@ -301,6 +301,7 @@ TEST(Batches, ReleasedPartsDrawThemAsAlone) {
 TEST(Batches, EachRequestHasItsOwnProgress) {
   const std::vector<GenerationRequest> requests = unlike_requests(false);
   std::vector<int64_t> last(requests.size());
+  std::vector<double> told_ms(requests.size());
   std::vector<std::vector<std::string>> stages(requests.size());
   std::vector<Progress> progress(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -308,13 +309,27 @@ TEST(Batches, EachRequestHasItsOwnProgress) {
       EXPECT_EQ(step, ++last[i]);
       EXPECT_EQ(steps, 4 * requests[i].num_outputs);
       EXPECT_GT(step_ms, 0);
+      told_ms[i] += step_ms;
     };
     progress[i].on_stage = [&, i](const char* stage) { stages[i].emplace_back(stage); };
   }
   Engine(options(Precision::f32, {.ulysses = 2})).generate(requests, progress);
   EXPECT_EQ(last, (std::vector<int64_t>{8, 4, 4, 4}));
+  for (const double ms : told_ms) EXPECT_NEAR(ms / told_ms[0], 1, 1e-9) << "the pictures of a request share its time";
   for (const std::vector<std::string>& seen : stages)
     EXPECT_EQ(seen, (std::vector<std::string>{"text", "denoise", "decode"}));
+}
+
+// Nobody reads the negative prompt of a picture without guidance, whoever else draws the same text.
+TEST(Batches, AnUnreadNegativePromptIsNotCut) {
+  std::vector<GenerationRequest> requests{request("two red apples", 1, 0), request("two red apples", 2, 3)};
+  for (GenerationRequest& each : requests) {
+    each.negative_prompt = each.prompt;
+    each.max_sequence_length = 6;  // shorter than the prompt
+  }
+  const std::vector<Generation> together = Engine(options()).generate(requests);
+  EXPECT_EQ(together[0].cut, (PromptsCut{.prompt = true}));
+  EXPECT_EQ(together[1].cut, (PromptsCut{.prompt = true, .negative = true}));
 }
 
 TEST(Batches, ACancelledRequestIsDroppedAndTheOthersGoOn) {
