@@ -364,6 +364,47 @@ TEST(Batches, ACancelledRequestIsDroppedAndTheOthersGoOn) {
   }
 }
 
+// Also once all steps are done.
+TEST(Batches, ARequestIsDroppedFromTheDecodingOn) {
+  const std::vector<GenerationRequest> requests{request("two red apples", 1, 3), request("a dog", 2, 0)};
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    const std::vector<Generation> wanted = engine.generate(requests);
+    std::atomic<bool> cancel{false};
+    std::vector<Progress> progress(2);
+    progress[0].cancel = &cancel;
+    progress[1].on_stage = [&](const std::string& stage) { cancel = stage == "decode"; };
+    const std::vector<Generation> together = engine.generate(requests, progress);
+    EXPECT_TRUE(together[0].cancelled);
+    EXPECT_FALSE(together[1].cancelled);
+    expect_same(wanted[1], together[1], fmt::format("{} ranks", ranks));
+  }
+}
+
+// Whatever becomes of its flag.
+TEST(Batches, ACancelledRequestStaysSoAndHasNoMorePreviews) {
+  const std::vector<GenerationRequest> requests{request("two red apples", 1, 3), request("a dog", 2, 0)};
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    std::atomic<bool> cancel{false};
+    std::vector<Progress> progress(2);
+    progress[0].cancel = &cancel;
+    progress[1].on_step = [&](int64_t step, int64_t, double) { cancel = step == 1; };
+    std::array<std::vector<int64_t>, 2> asked;
+    for (size_t i = 0; i < 2; ++i) {
+      progress[i].wants_preview = [&, i](const PictureStep& at) {
+        asked[i].push_back(at.step);
+        return true;
+      };
+      progress[i].on_preview = [](const PictureStep&, const Image&) {};
+    }
+    const std::vector<Generation> together = engine.generate(requests, progress);
+    EXPECT_TRUE(together[0].cancelled);
+    EXPECT_EQ(asked[0], std::vector<int64_t>{1}) << ranks << " ranks";
+    EXPECT_EQ(asked[1], (std::vector<int64_t>{1, 2, 3})) << ranks << " ranks";
+  }
+}
+
 TEST(Batches, ADrawingEndsOnceAllItsRequestsAreCancelled) {
   const std::vector<GenerationRequest> requests = unlike_requests(false);
   for (const int64_t ranks : {1, 3}) {
