@@ -475,6 +475,20 @@ TEST(Batches, AFailureNamesTheRequest) {
             std::string::npos);
 }
 
+// The transformer takes a latent this large, and the VAE scales it to more than any number.
+TEST(Batches, AFailureOfTheDecoderNamesTheRequest) {
+  std::vector<GenerationRequest> requests(3, request("two red apples", 1, 0));
+  const auto latents = std::make_shared<Tensor>(Device{}, DType::f32, Shape{1, 16, 12, 20});
+  std::fill_n(latents->data<float>(), latents->shape().elements(), 0.0f);
+  latents->data<float>()[0] = 1.3e38f;
+  requests[1].start = Latents{.file = "", .values = latents};
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    const std::string message = failure(engine, requests, ErrorKind::invalid_input);
+    EXPECT_NE(message.find("request 2 of 3: the VAE gave"), std::string::npos) << message;
+  }
+}
+
 TEST(Batches, WantARequestAndAProgressOfEach) {
   Engine engine(options());
   failure(engine, {}, ErrorKind::invalid_input);
