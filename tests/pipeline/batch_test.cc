@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
@@ -145,6 +146,40 @@ TEST(Batches, GuidanceHalvesDrawThemAsAlone) {
   for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(true), precision, ways);
 }
 
+const std::string kLonger =
+    "a prompt of which more than sixty-four tokens are made, so that a limit cuts it to as many";
+
+// 96 rows of the one half and 128 of the other: what fits the first in one batch is two of the second.
+TEST(Batches, OfGuidanceHalvesFitTheLargerHalf) {
+  GenerationRequest drawn = request("two red apples", 3, 3);
+  drawn.negative_prompt = kLonger;
+  drawn.max_sequence_length = 64;
+  drawn.num_inference_steps = 1;
+  drawn.num_outputs = max_batch_rows({}) / 96;
+  const Generation made = Engine(options(Precision::f32, {.cfg = 2})).generate(drawn);
+  EXPECT_TRUE(made.cut.negative);
+  EXPECT_EQ(made.report.step_ms.size(), 2u);
+}
+
+// The two passes of a picture have 128 rows each: on a rank of three, 86 of both, or 84 to one that rounds down.
+TEST(Batches, OfRanksFitTheLargestShare) {
+  GenerationRequest drawn = request(kLonger, 3, 3);
+  drawn.negative_prompt = kLonger;
+  drawn.max_sequence_length = 64;
+  drawn.num_inference_steps = 1;
+  drawn.num_outputs = max_batch_rows({}) / 86 + 1;
+  ASSERT_LE(drawn.num_outputs * 84, max_batch_rows({}));
+  const Generation made = Engine(options(Precision::f32, {.ulysses = 3})).generate(drawn);
+  EXPECT_TRUE(made.cut.negative);
+  EXPECT_EQ(made.report.step_ms.size(), 2u);
+}
+
+TEST(Batches, OneCappedPictureAmongOthersIsDrawnAsAlone) {
+  std::vector<GenerationRequest> requests{request("two red apples", 1, 3), request("a dog", 2, 3)};
+  requests[0].cfg_normalization = 0.7;
+  expect_together_as_alone(requests, Precision::f32, std::array{Parallelism{}, Parallelism{.ulysses = 2}});
+}
+
 // A guided picture of the tiny model at 24x40 has 2 * (64 + 32) rows. The pictures of the first request are more than
 // fit; the last batch holds the second's too, whose captions are longer.
 TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
@@ -173,6 +208,34 @@ TEST(Batches, MorePicturesThanFitAtOnceAreDrawnAsAlone) {
       }
     }
   }
+}
+
+// Batches run one after the other, and so do passes apart.
+TEST(Batches, ShareTheirMemory) {
+  const auto bytes_together = [](std::span<const GenerationRequest> requests) {
+    return static_cast<double>(Engine(options()).generate(requests).at(0).report.arena_bytes);
+  };
+  const auto bytes_of = [&](const GenerationRequest& drawn) { return bytes_together(std::span(&drawn, 1)); };
+  GenerationRequest drawn = request("two red apples", 3, 3);
+  drawn.num_inference_steps = 1;
+  drawn.num_outputs = max_batch_rows({}) / 192;
+  const double one_batch = bytes_of(drawn);
+  drawn.num_outputs *= 2;
+  EXPECT_LT(bytes_of(drawn), 1.25 * one_batch);
+  drawn.num_outputs = 1;
+  drawn.height = drawn.width = 128;
+  const double two_passes = bytes_of(drawn);
+  drawn.guidance_scale = 0;
+  EXPECT_LT(two_passes, 1.25 * bytes_of(drawn));
+  // 9 prompts fill a batch of the text stage.
+  std::vector<GenerationRequest> prompts;
+  for (int64_t i = 0; i < 27; ++i) {
+    GenerationRequest& one = prompts.emplace_back(request(fmt::format("{} and so on{:>1000}", i, "."), 1, 0));
+    one.height = one.width = 16;
+    one.num_inference_steps = 1;
+    one.max_sequence_length = 224;
+  }
+  EXPECT_LT(bytes_together(prompts), 1.25 * bytes_together(std::span(prompts).first(9)));
 }
 
 // On one rank the passes of so large a picture run one after the other, on three at once; captions as long as each
@@ -238,6 +301,7 @@ TEST(Batches, ReleasedPartsDrawThemAsAlone) {
 TEST(Batches, EachRequestHasItsOwnProgress) {
   const std::vector<GenerationRequest> requests = unlike_requests(false);
   std::vector<int64_t> last(requests.size());
+  std::vector<double> told_ms(requests.size());
   std::vector<std::vector<std::string>> stages(requests.size());
   std::vector<Progress> progress(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -245,13 +309,27 @@ TEST(Batches, EachRequestHasItsOwnProgress) {
       EXPECT_EQ(step, ++last[i]);
       EXPECT_EQ(steps, 4 * requests[i].num_outputs);
       EXPECT_GT(step_ms, 0);
+      told_ms[i] += step_ms;
     };
     progress[i].on_stage = [&, i](const char* stage) { stages[i].emplace_back(stage); };
   }
   Engine(options(Precision::f32, {.ulysses = 2})).generate(requests, progress);
   EXPECT_EQ(last, (std::vector<int64_t>{8, 4, 4, 4}));
+  for (const double ms : told_ms) EXPECT_NEAR(ms / told_ms[0], 1, 1e-9) << "the pictures of a request share its time";
   for (const std::vector<std::string>& seen : stages)
     EXPECT_EQ(seen, (std::vector<std::string>{"text", "denoise", "decode"}));
+}
+
+// Nobody reads the negative prompt of a picture without guidance, whoever else draws the same text.
+TEST(Batches, AnUnreadNegativePromptIsNotCut) {
+  std::vector<GenerationRequest> requests{request("two red apples", 1, 0), request("two red apples", 2, 3)};
+  for (GenerationRequest& each : requests) {
+    each.negative_prompt = each.prompt;
+    each.max_sequence_length = 6;  // shorter than the prompt
+  }
+  const std::vector<Generation> together = Engine(options()).generate(requests);
+  EXPECT_EQ(together[0].cut, (PromptsCut{.prompt = true}));
+  EXPECT_EQ(together[1].cut, (PromptsCut{.prompt = true, .negative = true}));
 }
 
 TEST(Batches, ACancelledRequestIsDroppedAndTheOthersGoOn) {
@@ -283,6 +361,47 @@ TEST(Batches, ACancelledRequestIsDroppedAndTheOthersGoOn) {
     // What was dropped leaves no trace.
     const std::vector<Generation> again = engine.generate(requests);
     for (size_t i = 0; i < requests.size(); ++i) expect_same(alone[i], again[i], "again");
+  }
+}
+
+// Also once all steps are done.
+TEST(Batches, ARequestIsDroppedFromTheDecodingOn) {
+  const std::vector<GenerationRequest> requests{request("two red apples", 1, 3), request("a dog", 2, 0)};
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    const std::vector<Generation> wanted = engine.generate(requests);
+    std::atomic<bool> cancel{false};
+    std::vector<Progress> progress(2);
+    progress[0].cancel = &cancel;
+    progress[1].on_stage = [&](const std::string& stage) { cancel = stage == "decode"; };
+    const std::vector<Generation> together = engine.generate(requests, progress);
+    EXPECT_TRUE(together[0].cancelled);
+    EXPECT_FALSE(together[1].cancelled);
+    expect_same(wanted[1], together[1], fmt::format("{} ranks", ranks));
+  }
+}
+
+// Whatever becomes of its flag.
+TEST(Batches, ACancelledRequestStaysSoAndHasNoMorePreviews) {
+  const std::vector<GenerationRequest> requests{request("two red apples", 1, 3), request("a dog", 2, 0)};
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    std::atomic<bool> cancel{false};
+    std::vector<Progress> progress(2);
+    progress[0].cancel = &cancel;
+    progress[1].on_step = [&](int64_t step, int64_t, double) { cancel = step == 1; };
+    std::array<std::vector<int64_t>, 2> asked;
+    for (size_t i = 0; i < 2; ++i) {
+      progress[i].wants_preview = [&, i](const PictureStep& at) {
+        asked[i].push_back(at.step);
+        return true;
+      };
+      progress[i].on_preview = [](const PictureStep&, const Image&) {};
+    }
+    const std::vector<Generation> together = engine.generate(requests, progress);
+    EXPECT_TRUE(together[0].cancelled);
+    EXPECT_EQ(asked[0], std::vector<int64_t>{1}) << ranks << " ranks";
+    EXPECT_EQ(asked[1], (std::vector<int64_t>{1, 2, 3})) << ranks << " ranks";
   }
 }
 
@@ -354,6 +473,20 @@ TEST(Batches, AFailureNamesTheRequest) {
   requests[1].guidance_scale = 0;
   EXPECT_NE(failure(halves, requests, ErrorKind::invalid_input).find("request 2 of 2: --cfg-parallel-degree 2"),
             std::string::npos);
+}
+
+// The transformer takes a latent this large, and the VAE scales it to more than any number.
+TEST(Batches, AFailureOfTheDecoderNamesTheRequest) {
+  std::vector<GenerationRequest> requests(3, request("two red apples", 1, 0));
+  const auto latents = std::make_shared<Tensor>(Device{}, DType::f32, Shape{1, 16, 12, 20});
+  std::fill_n(latents->data<float>(), latents->shape().elements(), 0.0f);
+  latents->data<float>()[0] = 1.3e38f;
+  requests[1].start = Latents{.file = "", .values = latents};
+  for (const int64_t ranks : {1, 3}) {
+    Engine engine(options(Precision::f32, {.ulysses = ranks}));
+    const std::string message = failure(engine, requests, ErrorKind::invalid_input);
+    EXPECT_NE(message.find("request 2 of 3: the VAE gave"), std::string::npos) << message;
+  }
 }
 
 TEST(Batches, WantARequestAndAProgressOfEach) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -78,6 +79,21 @@ TEST(Engine, OtherSizesAreCroppedEvenlyFromTheNextMultiple) {
                 0)
           << c.height << "x" << c.width << ", row " << y;
     }
+  }
+}
+
+// Every drawing fits into the memory of the first, which has the longest table of steps before all else. What a drawing
+// leaves there is of no use to one that differs in one thing alone.
+TEST(Engine, ADrawingOfAnotherShapeLeavesNoTrace) {
+  struct Case {
+    int64_t height, width, steps;
+  };
+  Engine engine(options());
+  for (const Case& c : {Case{24, 40, 40}, {24, 40, 2}, {24, 28, 2}, {16, 28, 2}, {24, 28, 2}}) {
+    GenerationRequest drawn = request(c.height, c.width);
+    drawn.num_inference_steps = c.steps;
+    const Generation wanted = Engine(options()).generate(drawn), got = engine.generate(drawn);
+    EXPECT_TRUE(same_latents(wanted.pictures[0], got.pictures[0])) << c.height << "x" << c.width << ", " << c.steps;
   }
 }
 
@@ -199,7 +215,14 @@ TEST(Engine, OffloadKeepsOnePartAtATime) {
   kept.memory = {.mode = MemoryMode::resident, .one_drawing = true};
   Engine one_at_a_time(offloaded), resident(kept);
   for (const char* what : {"first", "again"}) {
-    const Generation a = one_at_a_time.generate(request(16, 16)), b = resident.generate(request(16, 16));
+    std::vector<std::chrono::steady_clock::time_point> stages;
+    Progress progress;
+    progress.on_stage = [&](const std::string&) { stages.push_back(std::chrono::steady_clock::now()); };
+    const Generation a = one_at_a_time.generate(request(16, 16), progress), b = resident.generate(request(16, 16));
+    // Parts are loaded three times, which are one stage of the report; the last comes before the decoding.
+    ASSERT_EQ(stages.size(), 6u) << what;
+    const std::chrono::duration<double, std::milli> last_load = stages[5] - stages[4];
+    EXPECT_GT(a.report.stages.front().ms, last_load.count()) << what;
     EXPECT_TRUE(same_latents(a.pictures[0], b.pictures[0])) << what;
     EXPECT_EQ(a.report.stages.front().name, "load") << what;
     EXPECT_NE(b.report.stages.front().name, "load") << what;
@@ -300,6 +323,21 @@ TEST(Engine, KeptCaptionsDoNotChangeThePicture) {
       }
     }
   }
+}
+
+TEST(Engine, KeptCaptionsNeedNoTextEncoder) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "without_encoder";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(kModel, folder, std::filesystem::copy_options::recursive);
+  EngineOptions keeping = options();
+  keeping.model = folder;
+  keeping.memory.mode = MemoryMode::offload;
+  keeping.kept_caption_bytes = 3 * kCaptionBytes;
+  Engine engine(keeping);
+  const Generation drawn = engine.generate(request(16, 16));
+  std::filesystem::remove(folder / "text_encoder/model.safetensors");
+  EXPECT_TRUE(same_latents(drawn.pictures[0], engine.generate(request(16, 16)).pictures[0]));
+  std::filesystem::remove_all(folder);
 }
 
 // What a drawing that ended early has begun to keep, nobody gets.

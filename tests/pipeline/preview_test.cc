@@ -116,6 +116,21 @@ TEST(Preview, ComesCloserToThePictureStepByStep) {
   EXPECT_LT(distances.back(), distances.front() / 2) << testing::PrintToString(distances);
 }
 
+// From pure noise a step shows the same picture however far it goes.
+TEST(Preview, IsWhereTheStepLeadsNotWhereItEnds) {
+  Engine engine(options(kTiny));
+  std::vector<Image> shown;
+  for (const double level : {0.9, 0.5, 0.1}) {
+    GenerationRequest drawn = request(24, 40, 2);
+    drawn.sigmas = {1, level};
+    Previews previews;
+    draw(engine, drawn, previews);
+    shown.push_back(previews.at({0, 1}));
+  }
+  for (const Image& other : shown)
+    for (size_t i = 0; i < other.rgb.size(); ++i) ASSERT_NEAR(other.rgb[i], shown[0].rgb[i], 1) << i;
+}
+
 TEST(Preview, IsTheSameOnManyRanks) {
   Engine engine(options(kTiny));
   const GenerationRequest asked = request(24, 40, 3);

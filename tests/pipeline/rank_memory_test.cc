@@ -153,6 +153,22 @@ class Drawer {
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
 
+TEST(RankMemory, IsGivenBackWhereThePartsTakeTurns) {
+  for (const bool takes_turns : {false, true}) {
+    Context ctx({}, 1);
+    ModelParts parts(ctx, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"},
+                     {.one_drawing = takes_turns});
+    if (!takes_turns) parts.load(ctx, true);
+    Rank rank({ctx, parts}, nullptr, true);
+    const ResolvedRequest resolved =
+        resolve({.height = 16, .width = 16, .num_inference_steps = 1}, parts.shape().limits);
+    run_thread_ranks(1, [&](Communicator& world) {
+      nostos::draw(rank, world, {}, std::span(&resolved, 1), std::array<Progress, 1>{});
+    });
+    EXPECT_EQ(rank.memory.has_left(), !takes_turns);
+  }
+}
+
 TEST(RankMemory, DrawingsInTheSameContextsLeaveNoTrace) {
   Drawer warm;
   for (const double guidance : {3, 0}) {

@@ -1,0 +1,28 @@
+// Tests what a Z-Image model asks of memory.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "families/zimage/model.h"
+
+namespace nostos {
+namespace {
+
+// The text encoder and what refines its features run one after the other.
+TEST(ZImage, PassesOverPromptsShareMemory) {
+  Context ctx({}, 1);
+  const zimage::Model model(ctx, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"});
+  const std::vector<int64_t> lengths{40, 7};
+  Arena encoder{Device{}}, refiner{Device{}}, both{Device{}};
+  qwen3::Scratch::take(encoder, model.encoder_config(), lengths, model.dtype());
+  zimage::RefineScratch::take(refiner, model.transformer_config(), lengths, model.dtype());
+  const auto encoding = model.take_prompts(both, lengths, View());
+  const size_t kept = both.used_bytes();
+  encoding->take_scratch(both);
+  EXPECT_EQ(both.peak_bytes(), kept + std::max(encoder.peak_bytes(), refiner.peak_bytes()));
+}
+
+}  // namespace
+}  // namespace nostos
