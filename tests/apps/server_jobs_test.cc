@@ -150,7 +150,7 @@ TEST_F(ServerJobs, AWaitingClientsJobThatCannotBeCancelledKeepsNoServerFromItsEn
 // Its end is in the store, and those who watch it do not know yet, while the others' files are written.
 TEST_F(ServerJobs, OneThatIsForgottenAtItsEndIsDoneToThoseWhoWatch) {
   wait("a");
-  wait("slow", 64, 2, 60);
+  wait("slow", 512, 2, 60);
   JobService service(store_, metrics_, 64);
   std::vector<std::string> told;
   ASSERT_NE(service.watch("a", {.tell = [&](const JobEvent& event) { told.push_back(event.name); }}), 0u);
@@ -164,6 +164,43 @@ TEST_F(ServerJobs, OneThatIsForgottenAtItsEndIsDoneToThoseWhoWatch) {
   EXPECT_EQ(told.back(), "done");
   EXPECT_FALSE(service.forget("a"));
   EXPECT_EQ(status("slow"), JobStatus::completed);
+}
+
+// Between a place in the queue and the queue itself the server may stop, which nobody draws for any more.
+TEST_F(ServerJobs, AWaitingClientsJobThatComesAsTheServerStopsIsCancelled) {
+  JobService service(store_, metrics_, 64);
+  Database disk(folder_.path() / "jobs.sqlite");
+  disk.execute("BEGIN IMMEDIATE");  // the job waits on its way into the store
+  std::thread client([&] { EXPECT_NO_THROW(service.submit(small_job("late", true))); });
+  std::this_thread::sleep_for(500ms);
+  service.stop(0ms);
+  disk.execute("ROLLBACK");
+  client.join();
+  EXPECT_EQ(status("late"), JobStatus::cancelled);
+  EXPECT_EQ(service.waiting(), 0u);
+}
+
+// Jobs that are drawn together share one drawing, whose stages are timed once.
+TEST_F(ServerJobs, StagesAreCountedOnceADrawing) {
+  wait("a");
+  wait("b");
+  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    std::vector<Generation> made = black(requests, progress);
+    for (Generation& each : made) each.report.stages = {{"denoise", 5}};
+    return made;
+  };
+  EXPECT_EQ(draw_all({draw, [](const GenerationRequest&) { return int64_t{8}; }}).size(), 1u);
+  EXPECT_NE(metrics_.text({}).find("nostos_stage_seconds_count{stage=\"denoise\"} 1\n"), std::string::npos)
+      << metrics_.text({});
+}
+
+TEST_F(ServerJobs, OneThatCannotBeCompletedLeavesNoPictures) {
+  wait("a", 64, 2, 3);
+  Database(folder_.path() / "jobs.sqlite")
+      .execute("CREATE TRIGGER refuse_images BEFORE INSERT ON images BEGIN SELECT RAISE(ABORT, 'refused'); END");
+  draw_all({black, one_at_once});
+  EXPECT_EQ(status("a"), JobStatus::failed);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path() / "images"));
 }
 
 // Another client's commit may take the disk as long as it likes: steps go on.

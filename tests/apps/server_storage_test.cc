@@ -309,6 +309,29 @@ TEST_F(FullDisk, AServerStartsOnItServesAndDrawsWhenThereIsSpace) {
   worker.join();
 }
 
+// The look that finds space again is one alone; if jobs cannot be read then, they are taken up by a later look.
+TEST_F(FullDisk, JobsThatCannotBeTakenUpAtOnceAreLater) {
+  {
+    JobStore store(folder());
+    for (const char* id : {"a", "damaged"}) store.insert(small_job(id));
+    store.set_running("a");  // so that there is something to recover
+  }
+  Database(folder() / "jobs.sqlite").execute("UPDATE jobs SET record = 'x' WHERE id = 'damaged'");
+  fill(0, true);
+  JobStore store(folder());
+  Metrics metrics;
+  JobService service(store, metrics, 64);
+  const Housekeeper housekeeper(store, service, metrics);
+  make_space();
+  wait_until([&] { return !store.trouble(); });
+  std::this_thread::sleep_for(50ms);  // the look that found space fails meanwhile
+  store.remove(small_job("damaged"));
+  std::thread worker([&] { service.run({black, one_at_once}); });
+  wait_until([&] { return store.find("a")->status == JobStatus::completed; });
+  service.stop(60s);
+  worker.join();
+}
+
 /// The service with jobs that wait, whose drawing may do something first.
 class FullDiskDrawing : public FullDisk {
  protected:

@@ -29,7 +29,8 @@ Housekeeper::Housekeeper(JobStore& store, JobService& jobs, Metrics& metrics)
 
 void Housekeeper::look() {
   try {
-    if (store_.probe()) jobs_.take_up();
+    store_.probe();
+    jobs_.take_up();  // at every look: what failed at the one before is tried again
     size_t forgotten = 0;
     for (const std::string& id : store_.surplus(kJobsALook)) forgotten += jobs_.forget(id) ? 1 : 0;
     if (forgotten > 0) {

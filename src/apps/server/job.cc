@@ -43,15 +43,9 @@ ordered_json time_or_null(double seconds) { return seconds > 0 ? ordered_json(se
 }  // namespace
 
 const char* name(JobStatus status) { return name_in(kStatuses, status); }
-std::optional<JobStatus> parse_status(std::string_view text) {
-  const auto found = find_in(kStatuses, text);
-  return found ? std::optional<JobStatus>(*found) : std::nullopt;
-}
+std::optional<JobStatus> parse_status(std::string_view text) { return find_in(kStatuses, text); }
 const char* name(ImageFormat format) { return name_in(kFormats, format); }
-std::optional<ImageFormat> parse_format(std::string_view text) {
-  const auto found = find_in(kFormats, text);
-  return found ? std::optional<ImageFormat>(*found) : std::nullopt;
-}
+std::optional<ImageFormat> parse_format(std::string_view text) { return find_in(kFormats, text); }
 
 double unix_now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 

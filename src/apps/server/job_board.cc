@@ -80,8 +80,8 @@ void JobBoard::end(const std::string& id, const std::optional<Job>& job) {
   const std::shared_ptr<LiveJob> live = found->second;
   live_.erase(found);
   std::erase(running_, id);
-  if (job) tell(*live, "done", job_json(*job, std::nullopt, std::nullopt));
   changed();
+  if (job) tell(*live, "done", job_json(*job, std::nullopt, std::nullopt));
 }
 
 std::vector<std::shared_ptr<LiveJob>> JobBoard::take_turns(
@@ -294,6 +294,7 @@ void JobBoard::tell(const LiveJob& job, const char* event, const ordered_json& d
 }
 
 void JobBoard::changed() {
+  changed_.notify_all();  // first: whatever a watcher does, those who wait are woken
   int64_t position = running_.empty() ? 0 : 1;
   for (const std::string& id : queue_.order()) {
     LiveJob& job = *live_.at(id);
@@ -303,7 +304,6 @@ void JobBoard::changed() {
     }
     ++position;
   }
-  changed_.notify_all();
 }
 
 }  // namespace nostos::server

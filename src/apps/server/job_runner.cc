@@ -9,6 +9,7 @@
 
 #include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
+#include "base/elapsed.h"
 #include "base/error.h"
 #include "io/file.h"
 #include "io/json_text.h"
@@ -21,10 +22,6 @@ using nlohmann::ordered_json;
 using std::chrono::steady_clock;
 
 constexpr int kPreviewQuality = 80;  // of JPEG
-
-double ms_since(steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(steady_clock::now() - start).count();
-}
 
 std::string encoded(const Image& picture, ImageFormat format, int quality) {
   const std::vector<uint8_t> bytes = encode_image(picture, format, {}, quality);
@@ -180,6 +177,11 @@ void JobRunner::draw_together(std::span<Turn> turns, const Drawing& drawing) {
   } catch (...) {
     failure = std::current_exception();
   }
+  if (!made.empty()) {
+    // Those of the drawing, which every request's report has.
+    for (const StageTime& stage : made.front().report.stages)
+      metrics_.observe("nostos_stage_seconds", label("stage", stage.name), stage.ms / 1000);
+  }
   const bool is_fatal = finish_all(drawn, made, failure, ms_since(asked));
   // What fails several may be the fault, or the size, of one.
   const bool again = failure && !is_fatal && drawn.size() > 1 && drawn.front()->status == JobStatus::failed;
@@ -225,10 +227,7 @@ void JobRunner::finish(Turn& turn, const Generation& generation, double engine_m
     double encode_ms = 0;
     write_pictures(turn.job, generation, images, encode_ms);
     ordered_json stages = ordered_json::array();
-    for (const StageTime& stage : generation.report.stages) {
-      stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
-      metrics_.observe("nostos_stage_seconds", label("stage", stage.name), stage.ms / 1000);
-    }
+    for (const StageTime& stage : generation.report.stages) stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
     metrics_.observe("nostos_stage_seconds", label("stage", "encode"), encode_ms / 1000);
     const ordered_json timings{{"queue_ms", turn.queue_ms},
                                {"engine_ms", engine_ms},
@@ -242,6 +241,9 @@ void JobRunner::finish(Turn& turn, const Generation& generation, double engine_m
     uint64_t largest = 0;
     for (const JobImage& image : images) largest = std::max(largest, image.bytes);
     store_.remove_images(images, 2 * largest * generation.pictures.size());
+    throw;
+  } catch (...) {
+    store_.remove_images(images, 0);
     throw;
   }
   turn.status = JobStatus::completed;
