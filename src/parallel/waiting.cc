@@ -12,7 +12,8 @@
 namespace nostos {
 
 void Backoff::pause() {
-  if (++turns_ <= yields_)
+  if (turns_ < yields_ + most_us_) ++turns_;  // a rank of an idle server waits for days
+  if (turns_ <= yields_)
     std::this_thread::yield();
   else
     std::this_thread::sleep_for(std::chrono::microseconds(std::min(turns_, most_us_)));
