@@ -16,6 +16,10 @@ TEST(Capabilities, ArePrinted) {
   EXPECT_EQ(to_string(ops::Capabilities{}), "what every device can");
   EXPECT_EQ(to_string(ops::Capabilities{.bf16_products = true, .packed_head_dim = 128}),
             "bf16 products, packed attention of heads of 128");
+  EXPECT_EQ(
+      to_string(ops::Capabilities{true, true, true, 128, 8, 16, 64}),
+      "bf16 products, borrowed weights, planned convolutions, packed attention of heads of 128, gated products of "
+      "widths in 8s, upsampling by phases of channels in 16s, fused in 64s");
 }
 
 TEST(Capabilities, ACpuFusesNothing) {
