@@ -20,13 +20,6 @@ void check_rotary(const RotaryHeads& rotary, int64_t tokens, int64_t head_dim) {
 
 }  // namespace
 
-RotaryHeads RotaryHeads::rows(int64_t first, int64_t count) const {
-  RotaryHeads some = *this;
-  for (ConstView* table : {&some.cos, &some.sin})
-    if (*table) *table = table->rows(first, count);
-  return some;
-}
-
 HeadRows HeadGroup::part(int kind) const {
   if (is_packed()) {
     check(packed.shape().rank() == 4 && packed.shape()[1] == 3, "packed heads are [tokens, 3, heads, head_dim]");

@@ -21,9 +21,6 @@ struct RotaryHeads {
   float eps = 0;                       ///< of these norms
   ConstView cos = {}, sin = {};        ///< f32 [tokens, head_dim / 2], or null for no rotation (then no norms either)
   RotaryPairs pairs = RotaryPairs::interleaved;
-
-  /// \return the same for tokens [first, first + count).
-  RotaryHeads rows(int64_t first, int64_t count) const;
 };
 
 /// Heads of one kind as they lie in memory.
@@ -49,7 +46,8 @@ struct HeadGroup {
 
 /// Splits packed projections into heads; normalises q and k per head and rotates them.
 /// \param qkv f32 or product_dtype() [tokens, (heads + 2 * kv_heads) * head_dim]: q heads, then k heads, then v heads.
-/// \param groups where the heads go, in order: the first group takes the first heads, and so on; all f32 or all bf16.
+/// \param groups where the heads go, in order: the first group takes the first heads, and so on; all f32 or all bf16. A
+/// packed group may be qkv itself, of the same dtype: each head is read before it is written.
 void split_heads_rope(Context& ctx, ConstView qkv, const RotaryHeads& rotary, std::span<const HeadGroup> groups);
 
 /// What is attended to: f32 or bf16.

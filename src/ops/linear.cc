@@ -60,17 +60,26 @@ bool fuses_gated_linear(Device device, DType dtype, const GatedShape& shape) {
          !shape.few_rows;
 }
 
-void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out) {
+namespace {
+
+void check_gated(ConstView x, const Linear& gate_up, ConstView out) {
   const int64_t rows = x.shape()[0];
-  check(x.dtype() == w.gate_up.input && out.dtype() == w.gate_up.input, "gated_linear keeps the inputs' dtype");
-  check(x.shape() == Shape({rows, w.gate_up.in}) && out.shape() == Shape({rows, w.gate_up.out / 2}),
+  check(x.dtype() == gate_up.input && out.dtype() == gate_up.input, "gated_linear keeps the inputs' dtype");
+  check(x.shape() == Shape({rows, gate_up.in}) && out.shape() == Shape({rows, gate_up.out / 2}),
         "gated_linear's shapes do not match");
+}
+
+}  // namespace
+
+void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out) {
+  check_gated(x, w.gate_up, out);
   if (w.is_fused) return fused_gated_linear(ctx, x, w.gate_up, out);
   linear(ctx, x, w.gate_up, scratch);
   silu_mul(ctx, scratch, out);
 }
 
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
+  check_gated(x, w, out);
   dispatch_to_gpu<fused_gated_linear>(ctx, x, w, out);
 }
 

@@ -9,7 +9,7 @@ namespace nostos {
 /// state <- the image's initial latents, the same on every rank. All ranks call it.
 /// \param host f32 [channels, height, width] in host memory: room for what the host makes
 /// \param state on this rank's device, of the same shape and dtype
-/// \throws Error invalid_input for latents of another shape, or with values that are no numbers
+/// \throws Error invalid_input, on rank 0, for latents that were not read; resolve() has checked shape and values
 void fill_initial_state(Drawing& drawing, const PicturePlace& place, View host, View state);
 
 }  // namespace nostos

@@ -3,6 +3,7 @@
 #include "ops/conv.h"
 
 #include "base/error.h"
+#include "base/rounding.h"
 #include "ops/cuda/conv_kernels.h"
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
@@ -30,8 +31,6 @@ struct ConvState {
   explicit ConvState(Context& ctx) : workspace(ctx) {}
   Workspace workspace;
 };
-
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 void clear(std::byte* memory, size_t bytes, CUstream_st* stream) {
   check_cuda(cudaMemsetAsync(memory, 0, bytes, stream), "cannot clear memory");

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "base/error.h"
+#include "base/rounding.h"
 #include "device/context.h"
 #include "device/cuda/check.h"
 #include "device/cuda/runtime.h"
@@ -48,6 +49,6 @@ void with_vector(bool vector, const Body& body) {
 inline constexpr int kBlockThreads = 256;
 
 /// \return blocks of kBlockThreads for one thread an item.
-inline unsigned blocks_for(int64_t items) { return static_cast<unsigned>((items + kBlockThreads - 1) / kBlockThreads); }
+inline unsigned blocks_for(int64_t items) { return static_cast<unsigned>(divide_up(items, kBlockThreads)); }
 
 }  // namespace nostos::cuda
