@@ -12,7 +12,7 @@ ARG BOOST=libboost1.81-dev
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       g++ cmake ninja-build pkg-config libc6-dev python3 python3-pip \
       libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev \
-      libpng-dev libjpeg-dev libwebp-dev libpcre2-dev libutf8proc-dev libdnnl-dev ocl-icd-opencl-dev \
+      libpng-dev libjpeg-dev libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libdnnl-dev ocl-icd-opencl-dev \
       ${BOOST} libsqlite3-dev \
     && rm -rf /var/lib/apt/lists/*
 ARG PRESET=cpu

@@ -28,6 +28,27 @@ void put_directory(std::vector<uint8_t>& out, uint16_t tag, uint16_t type, uint3
   put32(out, 0);
 }
 
+/// Reads numbers of a TIFF structure; what lies beyond its end is 0.
+class TiffReader {
+ public:
+  explicit TiffReader(std::span<const uint8_t> bytes)
+      : bytes_(bytes), is_big_endian_(!bytes.empty() && bytes[0] == 'M') {}
+
+  uint32_t get16(size_t at) const { return get(at, 2); }
+  uint32_t get32(size_t at) const { return get(at, 4); }
+
+ private:
+  uint32_t get(size_t at, size_t count) const {
+    if (at > bytes_.size() || count > bytes_.size() - at) return 0;
+    uint32_t value = 0;
+    for (size_t i = 0; i < count; ++i) value = value << 8 | bytes_[is_big_endian_ ? at + i : at + count - 1 - i];
+    return value;
+  }
+
+  std::span<const uint8_t> bytes_;
+  bool is_big_endian_;
+};
+
 }  // namespace
 
 std::vector<uint8_t> exif_user_comment(std::string_view comment) {
@@ -57,6 +78,23 @@ std::vector<uint8_t> exif_user_comment(std::string_view comment) {
   out.insert(out.end(), kCode.begin(), kCode.end());
   out.insert(out.end(), utf16.begin(), utf16.end());
   return out;
+}
+
+int exif_orientation(std::span<const uint8_t> exif) {
+  constexpr uint32_t kVersion = 42, kOrientationTag = 0x0112, kShort = 3;
+  constexpr size_t kEntryBytes = 12;
+  const TiffReader tiff(exif);
+  const bool is_tiff = exif.size() >= 8 && exif[0] == exif[1] && (exif[0] == 'M' || exif[0] == 'I');
+  if (!is_tiff || tiff.get16(2) != kVersion) return 1;
+  const size_t directory = tiff.get32(4);
+  const uint32_t entries = tiff.get16(directory);
+  for (uint32_t i = 0; i < entries; ++i) {
+    const size_t entry = directory + 2 + i * kEntryBytes;
+    if (tiff.get16(entry) != kOrientationTag) continue;
+    const uint32_t value = tiff.get16(entry + 8);
+    return tiff.get16(entry + 2) == kShort && value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+  }
+  return 1;
 }
 
 }  // namespace nostos

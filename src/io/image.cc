@@ -168,7 +168,7 @@ std::vector<uint8_t> encode_image(const Image& image, ImageFormat format, std::s
   const std::string_view comment = parameters == text.end() ? std::string_view() : parameters->text;
   switch (format) {
     case ImageFormat::png:
-      check_size(image, "PNG", kMaxPngSide);
+      check_size(image, "PNG", ImageLimits{}.side);
       return encode_png(image, text);
     case ImageFormat::jpeg:
       check_size(image, "JPEG", JPEG_MAX_DIMENSION);

@@ -1,4 +1,4 @@
-// Owns images as users keep them: 8-bit RGB to PNG, JPEG and WebP and from PNG, with text beside the pixels.
+// Owns images as users keep them: 8-bit RGB to and from PNG, JPEG and WebP, with text beside the pixels.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,14 @@ struct Image {
   std::vector<uint8_t> rgb;  ///< [height, width, 3]
 
   friend bool operator==(const Image&, const Image&) = default;
+};
+
+/// Sides of an image in pixels.
+struct ImageSize {
+  int64_t height = 0;
+  int64_t width = 0;
+
+  friend bool operator==(const ImageSize&, const ImageSize&) = default;
 };
 
 /// A named text kept in an image file.
@@ -42,14 +50,20 @@ ImageFormat image_format(const std::filesystem::path& file);
 std::vector<uint8_t> encode_image(const Image& image, ImageFormat format, std::span<const TextChunk> text = {},
                                   int quality = 95);
 
-/// Limits on PNG files that are read, against hostile ones.
-constexpr int64_t kMaxPngSide = 16384;                ///< pixels
-constexpr int64_t kMaxPngPixels = int64_t{1} << 26;   ///< 201 MB of RGB
+/// Limits on picture files that are read, against hostile ones. They are looked at before any pixel is decoded.
+struct ImageLimits {
+  size_t bytes = size_t{64} << 20;    ///< of the file
+  int64_t side = 16384;               ///< pixels
+  int64_t pixels = int64_t{1} << 26;  ///< 201 MB of RGB
+};
 constexpr size_t kMaxPngTextBytes = size_t{1} << 20;  ///< of one text chunk, uncompressed; 100 chunks at most
 
-/// Decodes a PNG of any colour type and depth to 8-bit RGB; transparency is dropped, 16 bits are rounded to 8.
-/// \throws Error invalid_input if the bytes are no PNG, damaged, or beyond the limits above.
-Image decode_png(std::span<const uint8_t> bytes);
+/// Decodes a PNG, JPEG or WebP, which its content tells apart, to 8-bit RGB as Pillow converts it, with three
+/// differences: 16 bits are rounded to 8, transparency is laid over white, and the picture is turned upright as its
+/// Exif orientation says. Palettes, grey, interlaced and progressive files are read, JPEGs of four colours as Adobe
+/// stores them, and of an animation its first frame, on white. Colour profiles are not applied.
+/// \throws Error invalid_input if the bytes are no such file, damaged, cut short, or beyond the limits.
+Image decode_image(std::span<const uint8_t> bytes, const ImageLimits& limits = {});
 
 /// \return the text chunks (tEXt, zTXt, iTXt) of a PNG in order, as UTF-8, without damaged or oversized ones.
 /// \throws Error invalid_input if the bytes are no PNG or damaged elsewhere than in a text chunk.

@@ -220,6 +220,20 @@ std::optional<JsonConfig> JsonConfig::object(std::string_view field) const {
   return JsonConfig(std::make_shared<Document>(Document{*value}), name_, prefix_ + std::string(field) + ".");
 }
 
+std::vector<JsonConfig> JsonConfig::objects(std::string_view field) const {
+  const Place place{name_, prefix_, field};
+  const json* value = lookup(document_->value, field);
+  if (value == nullptr) place.refuse_missing("an array of objects");
+  if (!value->is_array()) place.refuse(*value, "an array of objects");
+  std::vector<JsonConfig> all;
+  for (const json& element : *value) {
+    if (!element.is_object()) place.refuse(element, "an array of objects");
+    all.push_back(JsonConfig(std::make_shared<Document>(Document{element}), name_,
+                             fmt::format("{}{}[{}].", prefix_, field, all.size())));
+  }
+  return all;
+}
+
 std::string JsonConfig::class_name(std::span<const std::string_view> known) const {
   require(has("_class_name") || has("architectures"), ErrorKind::model,
           "{}: field '{}_class_name' (or 'architectures') is missing, known here: {}", name_, prefix_,

@@ -62,6 +62,8 @@ class JsonConfig {
   std::vector<std::string> strings_or(std::string_view field, std::vector<std::string> otherwise) const;
   /// \return the nested object, nothing if missing or null.
   std::optional<JsonConfig> object(std::string_view field) const;
+  /// \return the elements of the field, an array of objects.
+  std::vector<JsonConfig> objects(std::string_view field) const;
 
   /// \return `_class_name`, or the first of `architectures` where there is no `_class_name`.
   /// \throws Error model unless it is one of `known`.

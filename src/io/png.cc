@@ -12,6 +12,8 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "io/exif.h"
+#include "io/image_readers.h"
 #include "io/png_pixels.h"
 #include "io/utf8.h"
 
@@ -33,9 +35,9 @@ void on_error(png_structp png, png_const_charp message) {
 
 void on_warning(png_structp, png_const_charp) {}
 
-std::vector<png_bytep> row_pointers(uint8_t* rgb, int64_t height, int64_t width) {
+std::vector<png_bytep> row_pointers(uint8_t* pixels, int64_t height, size_t row_bytes) {
   std::vector<png_bytep> rows(static_cast<size_t>(height));
-  for (size_t y = 0; y < rows.size(); ++y) rows[y] = rgb + y * static_cast<size_t>(width) * 3;
+  for (size_t y = 0; y < rows.size(); ++y) rows[y] = pixels + y * row_bytes;
   return rows;
 }
 
@@ -127,22 +129,23 @@ void take_bytes(png_structp png, png_bytep bytes, size_t count) {
   reader->left = reader->left.subspan(count);
 }
 
-bool read_header(Reader& reader) {
+bool read_header(Reader& reader, const ImageLimits& limits) {
   if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
   png_set_read_fn(reader.png, &reader, take_bytes);
   png_set_benign_errors(reader.png, 1);
-  png_set_user_limits(reader.png, kMaxPngSide, kMaxPngSide);
+  const auto most = static_cast<png_uint_32>(limits.side);
+  png_set_user_limits(reader.png, most, most);
   png_set_chunk_malloc_max(reader.png, kMaxPngTextBytes);
   png_set_chunk_cache_max(reader.png, kMaxTextChunks);
   png_read_info(reader.png, reader.info);
   return true;
 }
 
+/// What is transparent keeps its alpha, as a fourth channel.
 bool start_rgb(Reader& reader) {
   if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
   png_set_expand(reader.png);
   png_set_scale_16(reader.png);
-  png_set_strip_alpha(reader.png);
   png_set_gray_to_rgb(reader.png);
   png_set_interlace_handling(reader.png);
   png_read_update_info(reader.png, reader.info);
@@ -172,7 +175,7 @@ void require_memory(png_infop info) { require(info != nullptr, ErrorKind::out_of
 
 /// \throws Error invalid_input unless the bytes begin as a PNG of a size within the limits and every chunk lies within
 /// them: libpng takes memory for as much as a chunk claims to hold.
-void check_structure(std::span<const uint8_t> bytes) {
+void check_structure(std::span<const uint8_t> bytes, const ImageLimits& limits) {
   constexpr size_t kSignatureBytes = 8;
   constexpr size_t kWidthAt = 16;
   constexpr size_t kHeightAt = 20;
@@ -187,11 +190,9 @@ void check_structure(std::span<const uint8_t> bytes) {
     left = left.subspan(kFrameBytes + length);
   }
   if (bytes.size() < kHeightAt + 4) return;  // libpng says what is missing
-  const auto extent = [&](size_t at) { return static_cast<int64_t>(png_get_uint_32(bytes.data() + at)); };
-  const int64_t width = extent(kWidthAt);
-  const int64_t height = extent(kHeightAt);
-  require(width <= kMaxPngSide && height <= kMaxPngSide && width * height <= kMaxPngPixels, ErrorKind::invalid_input,
-          "PNG of {}x{} pixels: at most {} a side and {} in all are read", width, height, kMaxPngSide, kMaxPngPixels);
+  const auto extent = [&](size_t at) { return int64_t{png_get_uint_32(bytes.data() + at)}; };
+  const ImageSize size{extent(kHeightAt), extent(kWidthAt)};
+  require_within(size, limits, "PNG");
 }
 
 std::string decode_latin1(std::string_view text) {
@@ -224,27 +225,36 @@ std::vector<uint8_t> encode_png(const Image& image, std::span<const TextChunk> t
   return bytes;
 }
 
-Image decode_png(std::span<const uint8_t> bytes) {
-  check_structure(bytes);
+StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  check_structure(bytes, limits);
   Reader reader(bytes);
   require_memory(reader.info);
-  require_read(read_header(reader) && start_rgb(reader), reader);
-  Image image;
+  require_read(read_header(reader, limits) && start_rgb(reader), reader);
+  StoredImage stored;
+  Image& image = stored.image;
   image.height = png_get_image_height(reader.png, reader.info);
   image.width = png_get_image_width(reader.png, reader.info);
-  check(png_get_rowbytes(reader.png, reader.info) == static_cast<size_t>(image.width) * 3,
-        "libpng converts to 8-bit RGB");
-  image.rgb.resize(static_cast<size_t>(image.height * image.width) * 3);
-  std::vector<png_bytep> rows = row_pointers(image.rgb.data(), image.height, image.width);
+  const int channels = png_get_channels(reader.png, reader.info);
+  const size_t row_bytes = static_cast<size_t>(image.width * channels);
+  check((channels == 3 || channels == 4) && png_get_rowbytes(reader.png, reader.info) == row_bytes,
+        "libpng converts to 8-bit RGB, with or without alpha");
+  image.rgb.resize(static_cast<size_t>(image.height) * row_bytes);
+  std::vector<png_bytep> rows = row_pointers(image.rgb.data(), image.height, row_bytes);
   require_read(read_rows(reader, rows.data()), reader);
-  return image;
+  if (channels == 4) image.rgb = over_white(std::move(image.rgb));
+  png_bytep exif = nullptr;
+  png_uint_32 exif_bytes = 0;
+  if (png_get_eXIf_1(reader.png, reader.info, &exif_bytes, &exif) != 0)
+    stored.orientation = exif_orientation({exif, exif_bytes});
+  return stored;
 }
 
 std::vector<TextChunk> read_png_text(std::span<const uint8_t> bytes) {
-  check_structure(bytes);
+  const ImageLimits limits;
+  check_structure(bytes, limits);
   Reader reader(bytes);
   require_memory(reader.info);
-  require_read(read_header(reader) && skip_to_end(reader), reader);
+  require_read(read_header(reader, limits) && skip_to_end(reader), reader);
   png_textp texts = nullptr;
   int count = 0;
   png_get_text(reader.png, reader.info, &texts, &count);

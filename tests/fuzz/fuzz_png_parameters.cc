@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace nostos;
   const std::span<const uint8_t> bytes(data, size);
   expect_only(ErrorKind::invalid_input, [&] {
-    const Image image = decode_png(bytes);
+    const Image image = decode_image(bytes);
     if (image.rgb.size() != static_cast<size_t>(image.height * image.width) * 3) std::abort();
   });
   expect_only(ErrorKind::invalid_input, [&] {

@@ -1,0 +1,29 @@
+// Owns the readers of picture files behind decode_image(), one a format. Call decode_image().
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "io/image.h"
+
+namespace nostos {
+
+/// A picture as its file stores it.
+struct StoredImage {
+  Image image{};        ///< transparency laid over white
+  int orientation = 1;  ///< Exif's, 1 to 8: how the rows are to be turned for the picture to be upright
+};
+
+/// \throws Error invalid_input if a picture of that size is beyond the limits. \param format for the message
+void require_within(ImageSize size, const ImageLimits& limits, const char* format);
+
+/// Lays pixels over white, each colour rounded: (255 (255 - alpha) + colour alpha) / 255.
+/// \param rgba [pixels, 4], whose memory becomes the result's \return [pixels, 3]
+std::vector<uint8_t> over_white(std::vector<uint8_t> rgba);
+
+/// Each reads one format, and refuses what decode_image() refuses.
+StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits);
+StoredImage read_jpeg(std::span<const uint8_t> bytes, const ImageLimits& limits);
+StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits);
+
+}  // namespace nostos

@@ -1,0 +1,24 @@
+// Fuzzes the reading of pictures that users give: any bytes give the pixels of a picture within the limits, or are
+// refused as bad input.
+#include <cstdint>
+#include <span>
+
+#include "base/error.h"
+#include "io/exif.h"
+#include "io/image.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace nostos;
+  const std::span<const uint8_t> bytes(data, size);
+  const ImageLimits limits{.bytes = size_t{1} << 20, .side = 2048, .pixels = int64_t{1} << 18};
+  try {
+    const Image image = decode_image(bytes, limits);
+    check(image.height >= 1 && image.width >= 1 && image.height * image.width <= limits.pixels, "limits hold");
+    check(image.rgb.size() == static_cast<size_t>(image.height * image.width) * 3, "a picture has all its pixels");
+  } catch (const Error& error) {
+    check(error.kind() == ErrorKind::invalid_input, "a bad picture is bad input");
+  }
+  const int orientation = exif_orientation(bytes);
+  check(orientation >= 1 && orientation <= 8, "there are eight orientations");
+  return 0;
+}
