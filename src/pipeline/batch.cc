@@ -1,11 +1,14 @@
 // Implements how pictures are batched.
 #include "pipeline/batch.h"
 
+#include <algorithm>
+
 namespace nostos {
 
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b) {
   return a.drawn_height == b.drawn_height && a.drawn_width == b.drawn_width &&
-         a.request.num_inference_steps == b.request.num_inference_steps && a.request.sigmas == b.request.sigmas;
+         a.request.num_inference_steps == b.request.num_inference_steps && a.request.sigmas == b.request.sigmas &&
+         std::ranges::equal(a.request.images, b.request.images, same_pixels);
 }
 
 std::vector<Batch> batch_plan(std::span<const int64_t> rows, int64_t max_rows) {

@@ -23,25 +23,47 @@ std::string setting_value(const std::string& text) {
   return text.find_first_of(",:\n\"") == std::string::npos ? text : json_line(text);
 }
 
+nlohmann::ordered_json images_json(const std::vector<ReferenceImage>& images) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const ReferenceImage& image : images)
+    json.push_back(
+        {{"file", image.file}, {"sha256", image.sha256}, {"height", image.size.height}, {"width", image.size.width}});
+  return json;
+}
+
+ReferenceImage parse_image(const JsonConfig& json) {
+  constexpr int64_t kMaxSide = int64_t{1} << 24;
+  ReferenceImage image{.file = json.string("file"),
+                       .sha256 = json.string("sha256"),
+                       .size = {json.integer("height", 1, kMaxSide), json.integer("width", 1, kMaxSide)}};
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  require(image.sha256.size() == 64 && std::ranges::all_of(image.sha256, is_digit), ErrorKind::model,
+          "{}: a sha256 of field 'images' is no 64 hexadecimal digits", json.name());
+  return image;
+}
+
 }  // namespace
 
 nlohmann::ordered_json request_json(const GenerationRequest& request) {
   const Latents* const latents = std::get_if<Latents>(&request.start);
-  return {{"prompt", request.prompt},
-          {"negative_prompt", request.negative_prompt},
-          {"height", request.height.value()},
-          {"width", request.width.value()},
-          {"num_inference_steps", request.num_inference_steps.value()},
-          {"guidance_scale", request.guidance_scale.value()},
-          {"cfg_normalization", request.cfg_normalization},
-          {"cfg_truncation", request.cfg_truncation},
-          {"seed", request.seed},
-          {"num_outputs", request.num_outputs},
-          {"rng", name(request.rng)},
-          {"sigmas", request.sigmas},
-          {"latents", latents == nullptr ? "" : latents->file},
-          {"max_sequence_length", request.max_sequence_length ? nlohmann::ordered_json(*request.max_sequence_length)
-                                                              : nlohmann::ordered_json()}};
+  nlohmann::ordered_json json{
+      {"prompt", request.prompt},
+      {"negative_prompt", request.negative_prompt},
+      {"height", request.height.value()},
+      {"width", request.width.value()},
+      {"num_inference_steps", request.num_inference_steps.value()},
+      {"guidance_scale", request.guidance_scale.value()},
+      {"cfg_normalization", request.cfg_normalization},
+      {"cfg_truncation", request.cfg_truncation},
+      {"seed", request.seed},
+      {"num_outputs", request.num_outputs},
+      {"rng", name(request.rng)},
+      {"sigmas", request.sigmas},
+      {"latents", latents == nullptr ? "" : latents->file},
+      {"max_sequence_length",
+       request.max_sequence_length ? nlohmann::ordered_json(*request.max_sequence_length) : nlohmann::ordered_json()}};
+  if (!request.images.empty()) json["images"] = images_json(request.images);
+  return json;
 }
 
 std::string to_json(const DrawingRecord& record) {
@@ -73,6 +95,8 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   request.rng = parse_rng(json.string("rng"));
   request.sigmas = json.numbers("sigmas", 0, 1);
   if (std::string file = json.string("latents"); !file.empty()) request.start = Latents{.file = std::move(file)};
+  if (json.has("images"))
+    for (const JsonConfig& image : json.objects("images")) request.images.push_back(parse_image(image));
   // Records of earlier versions have neither of these.
   if (json.has("max_sequence_length")) request.max_sequence_length = json.integer("max_sequence_length", 1, kMax);
   record.model_name = json.string_or("model_name", "");

@@ -25,15 +25,16 @@ struct DrawingRecord {
 /// Keyword of the PNG text chunk that holds to_json() of a picture's record.
 constexpr std::string_view kRecordKeyword = "nostos";
 
-/// \return the fields of a resolved request under the names that the flags have (with underscores): every field always,
-/// in a fixed order.
+/// \return the fields of a resolved request under the names that the flags have (with underscores), in a fixed order:
+/// every field always, but for `images`, a list of {file, sha256, height, width}, which only requests with references
+/// have.
 nlohmann::ordered_json request_json(const GenerationRequest& request);
 
 /// \return the record as one line of JSON.
 std::string to_json(const DrawingRecord& record);
 
 /// \param name stands for the text in messages
-/// \return the record; of latents it has the file, whose values the caller reads.
+/// \return the record; of latents and reference images it has the files and their hashes, which the caller reads.
 /// \throws Error model or invalid_input naming the field: no JSON, a field missing, of the wrong type or out of any
 /// range.
 DrawingRecord parse_drawing_record(std::string_view json, const std::string& name);

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "pipeline/reference_images.h"
 #include "tensor/finite.h"
 #include "tensor/tensor.h"
 
@@ -62,6 +63,22 @@ void require_fitting(const Latents& latents, const ResolvedRequest& resolved, co
           latents.file);
 }
 
+/// \return the prepared size of each reference image. \throws Error invalid_input if the model does not take them
+std::vector<ImageSize> reference_sizes(const std::vector<ReferenceImage>& images, const ModelLimits& limits) {
+  const auto count = static_cast<int64_t>(images.size());
+  require(count == 0 || limits.max_reference_images > 0, ErrorKind::invalid_input,
+          "image is given, but this model takes no reference pictures: it draws from text alone");
+  require(count <= limits.max_reference_images, ErrorKind::invalid_input,
+          "image has {} reference pictures: this model takes at most {}", count, limits.max_reference_images);
+  std::vector<ImageSize> sizes;
+  for (size_t i = 0; i < images.size(); ++i) {
+    const std::string& file = images[i].file;
+    sizes.push_back(
+        prepared_size(images[i].size, limits, fmt::format("image[{}]{}", i, file.empty() ? "" : " (" + file + ")")));
+  }
+  return sizes;
+}
+
 /// \return the number of nine decimals next to `value`.
 double rounded(double value) { return std::round(value * 1e9) / 1e9; }
 
@@ -69,15 +86,28 @@ double rounded(double value) { return std::round(value * 1e9) / 1e9; }
 
 ModelLimits any_model_limits() {
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  return {.size_multiple = 1, .max_side = kNone, .max_sequence_length = kNone};
+  return {.size_multiple = 1,
+          .max_side = kNone,
+          .max_sequence_length = kNone,
+          .max_reference_images = kNone,
+          .reference_pixels = kNone};
+}
+
+bool same_pixels(const ReferenceImage& a, const ReferenceImage& b) {
+  if (a.size != b.size) return false;
+  if (!a.sha256.empty() && !b.sha256.empty()) return a.sha256 == b.sha256;
+  return a.image != nullptr && b.image != nullptr && (a.image == b.image || *a.image == *b.image);
 }
 
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits) {
   ResolvedRequest resolved{.request = request};
   GenerationRequest& r = resolved.request;
 
-  r.height = checked_side("height", request.height.value_or(limits.default_height), limits);
-  r.width = checked_side("width", request.width.value_or(limits.default_width), limits);
+  resolved.reference_sizes = reference_sizes(r.images, limits);
+  const ImageSize usual =
+      r.images.empty() ? ImageSize{limits.default_height, limits.default_width} : resolved.reference_sizes.front();
+  r.height = checked_side("height", request.height.value_or(usual.height), limits);
+  r.width = checked_side("width", request.width.value_or(usual.width), limits);
   resolved.drawn_height = drawn_side("height", *r.height, limits);
   resolved.drawn_width = drawn_side("width", *r.width, limits);
 

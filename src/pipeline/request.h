@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "families/model_shape.h"
+#include "io/image.h"
 #include "pipeline/noise.h"
 
 namespace nostos {
@@ -31,13 +32,26 @@ struct Latents {
   std::shared_ptr<const Tensor> values{};
 };
 
+/// An image that a model looks at while it draws, as it was given: reference_images.h says what the model sees of it.
+struct ReferenceImage {
+  std::string file{};    ///< that it was read from, as messages and records name it; may be empty
+  std::string sha256{};  ///< of the file's bytes, see base/sha256.h
+  ImageSize size{};      ///< as it is shown, with the file's orientation applied
+  /// 8-bit RGB of that size. Null in processes other than rank 0's, which alone reads it.
+  std::shared_ptr<const Image> image{};
+};
+
+/// \return whether both are the same picture: what two files are called does not matter.
+bool same_pixels(const ReferenceImage& a, const ReferenceImage& b);
+
 /// One prompt to be drawn, one or several times. Fields left empty take the model's defaults when the request is
 /// resolved.
 struct GenerationRequest {
   std::string prompt{};
   std::string negative_prompt{};
-  std::optional<int64_t> height{};               ///< pixels
-  std::optional<int64_t> width{};                ///< pixels
+  std::vector<ReferenceImage> images{};          ///< references, in the order in which the model is given them
+  std::optional<int64_t> height{};               ///< pixels; empty: that of the first prepared reference, if any
+  std::optional<int64_t> width{};                ///< likewise
   std::optional<int64_t> num_inference_steps{};  ///< transformer calls; as many as `sigmas` where both are given
   std::optional<double> guidance_scale{};        ///< 0 switches classifier-free guidance off
   double cfg_normalization = 0;  ///< cap of |prediction| as a multiple of |positive prediction|; 0: none
@@ -58,9 +72,11 @@ struct ResolvedRequest {
   GenerationRequest request{};  ///< all optionals set
   int64_t drawn_height = 0;     ///< pixels, multiples of ModelLimits::size_multiple
   int64_t drawn_width = 0;
+  std::vector<ImageSize> reference_sizes{};  ///< of request.images once they are prepared (reference_images.h)
 };
 
-/// \throws Error invalid_input naming the first field that is out of range, its value and what would be right.
+/// \throws Error invalid_input naming the first field that is out of range, its value and what would be right. Of
+/// reference images the field is `image`, and the message names the picture.
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits);
 
 /// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g +

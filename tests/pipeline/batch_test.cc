@@ -513,5 +513,32 @@ TEST(Batches, DrawsTogetherWhatSharesSizeAndLevels) {
   EXPECT_FALSE(together([](GenerationRequest& r) { r.sigmas = {1, 0.75, 0.5, 0.25}; }));
 }
 
+TEST(Batches, DrawsTogetherFromTheSameReferencesAlone) {
+  const ModelLimits limits{.max_reference_images = 4};
+  const ReferenceImage cat{.file = "cat.png", .sha256 = std::string(64, 'a'), .size = {64, 80}};
+  const ReferenceImage dog{.file = "dog.png", .sha256 = std::string(64, 'b'), .size = {64, 80}};
+  ReferenceImage also_cat = cat;
+  also_cat.file = "also.png";
+  const auto together = [&](std::vector<ReferenceImage> a, std::vector<ReferenceImage> b) {
+    GenerationRequest first = request("two red apples", 1, 3), second = request("a dog", 2, 0);
+    first.images = std::move(a);
+    second.images = std::move(b);
+    return draws_together(resolve(first, limits), resolve(second, limits));
+  };
+  EXPECT_TRUE(together({cat, dog}, {also_cat, dog}));
+  EXPECT_FALSE(together({cat}, {dog}));
+  EXPECT_FALSE(together({cat, dog}, {dog, cat}));
+  EXPECT_FALSE(together({cat}, {}));
+  EXPECT_FALSE(together({cat}, {cat, cat}));
+  // Callers of the library may leave hashes out: then the pixels count.
+  const auto of_pixels = [](uint8_t value) {
+    return ReferenceImage{.size = {64, 64},
+                          .image = std::make_shared<Image>(Image{64, 64, std::vector<uint8_t>(64 * 64 * 3, value)})};
+  };
+  EXPECT_TRUE(together({of_pixels(1)}, {of_pixels(1)}));
+  EXPECT_FALSE(together({of_pixels(1)}, {of_pixels(2)}));
+  EXPECT_FALSE(together({ReferenceImage{.size = {64, 64}}}, {ReferenceImage{.size = {64, 64}}}));
+}
+
 }  // namespace
 }  // namespace nostos

@@ -84,6 +84,47 @@ TEST(DrawingRecord, OlderOnesAreTakenAsTheyWere) {
   EXPECT_EQ(back.model_name, "");
 }
 
+TEST(DrawingRecord, ReferencesComeBackWithoutTheirPixels) {
+  DrawingRecord record = full_record();
+  EXPECT_EQ(to_json(record).find("images"), std::string::npos) << "a picture without references is the one it was";
+  record.request.images = {{.file = "a \"cat\" 猫.png",
+                            .sha256 = std::string(64, 'a'),
+                            .size = {480, 640},
+                            .image = std::make_shared<Image>()},
+                           {.sha256 = std::string(64, '0'), .size = {64, 64}}};
+  const DrawingRecord back = parse_drawing_record(to_json(record), "test");
+  ASSERT_EQ(back.request.images.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(back.request.images[i].file, record.request.images[i].file);
+    EXPECT_EQ(back.request.images[i].sha256, record.request.images[i].sha256);
+    EXPECT_EQ(back.request.images[i].size, record.request.images[i].size);
+    EXPECT_EQ(back.request.images[i].image, nullptr);
+  }
+  EXPECT_EQ(to_json(back), to_json(record));
+}
+
+TEST(DrawingRecord, WrongReferencesAreNamed) {
+  DrawingRecord record = full_record();
+  const std::string hash(64, 'a');
+  record.request.images = {{.file = "cat.png", .sha256 = hash, .size = {480, 640}}};
+  const std::string json = to_json(record);
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string changed = json;
+    return changed.replace(json.find(from), from.size(), to);
+  };
+  for (const std::string& wrong :
+       {with(hash, "abc"), with(hash, std::string(64, 'A')), with("480", "0"), with("640", "1e9"),
+        with("\"cat.png\"", "7"), with("\"sha256\"", "\"sha1\""), with("\"images\":[{", "\"images\":[3,{"),
+        with("\"images\":[", "\"images\":{\"a\":[").replace(json.find("}]"), 2, "}]}")}) {
+    try {
+      parse_drawing_record(wrong, "beach.png");
+      ADD_FAILURE() << "accepted " << wrong;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::model) << error.what();
+    }
+  }
+}
+
 TEST(DrawingRecord, InvalidUtf8IsReplaced) {
   DrawingRecord record = full_record();
   record.request.prompt = "a\xff";

@@ -73,6 +73,34 @@ TEST(Request, SizesOutOfRangeAreRefused) {
   expect_refused({.height = 99, .width = 96}, {"height", "99", "112", "100"}, {.size_multiple = 16, .max_side = 100});
 }
 
+TEST(Request, ReferencesAreForModelsThatTakeThem) {
+  const ReferenceImage cat{.file = "cat.png", .size = {480, 640}};
+  expect_refused({.images = {cat}}, {"image is given", "takes no reference pictures"});
+  const ModelLimits limits{.max_reference_images = 2};
+  expect_refused({.images = {cat, cat, cat}}, {"image has 3", "at most 2"}, limits);
+  expect_refused({.images = {cat, {.file = "line.png", .size = {64, 1000}}}}, {"image[1] (line.png)", "1000x64"},
+                 limits);
+  expect_refused({.images = {{.size = {32, 32}}}}, {"image[0] is 32x32"}, limits);
+  EXPECT_NO_THROW(resolve({.images = {cat}}, any_model_limits()));
+}
+
+TEST(Request, AMissingSideIsThatOfTheFirstPreparedReference) {
+  const ModelLimits limits{.default_height = 512, .default_width = 512, .max_reference_images = 3};
+  const std::vector<ReferenceImage> images{{.size = {1152, 1536}}, {.size = {100, 90}}};
+  const ResolvedRequest both = resolve({.images = images}, limits);
+  EXPECT_EQ(both.reference_sizes, (std::vector<ImageSize>{{880, 1168}, {96, 80}}));
+  EXPECT_EQ(both.request.height, 880);
+  EXPECT_EQ(both.request.width, 1168);
+  const ResolvedRequest one = resolve({.images = images, .height = 300}, limits);
+  EXPECT_EQ(one.request.height, 300);
+  EXPECT_EQ(one.request.width, 1168);
+  EXPECT_EQ(resolve({.images = images, .width = 304}, limits).request.height, 880);
+  // A resolved request resolves to itself, in other processes and with the server's jobs.
+  const ResolvedRequest again = resolve(both.request, limits);
+  EXPECT_EQ(again.reference_sizes, both.reference_sizes);
+  EXPECT_EQ(again.drawn_width, 1168);
+}
+
 TEST(Request, StepsOutOfRangeAreRefused) {
   expect_refused({.num_inference_steps = 0}, {"num_inference_steps", "0", "1 to 1000"});
   expect_refused({.num_inference_steps = -3}, {"num_inference_steps", "-3"});
