@@ -1,4 +1,4 @@
-// Owns the pictures and the lists of tests/data/io/make_pictures.py, for the tests of what reads and resamples pictures.
+// Owns the pictures and lists of tests/data/io/make_pictures.py, for tests of what reads and resamples pictures.
 #pragma once
 
 #include <fstream>

@@ -13,6 +13,7 @@
 #include "apps/cli/interrupt.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
+#include "apps/cli/reference_files.h"
 #include "apps/cli/standard_streams.h"
 #include "base/elapsed.h"
 #include "base/error.h"
@@ -40,6 +41,7 @@ struct GenerateFlags {
   std::optional<uint64_t> seed;
   std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
   std::optional<std::vector<double>> sigmas;
+  std::vector<std::string> images;
   std::string output = "nostos.png";
   std::string save_latents, perf_dump_path;
   bool json = false;
@@ -51,8 +53,13 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
                      "model folder, or a name in the Hugging Face cache; without it the embedded model draws");
   command.add_option("--prompt", flags.prompt, "what to draw");
   command.add_option("--negative-prompt", flags.negative_prompt, "what to keep away from (needs guidance)");
-  number("--height", flags.height, "pixels");
-  number("--width", flags.width, "pixels");
+  command
+      .add_option("--image", flags.images,
+                  "PNG, JPEG or WebP that the model is to look at, for models that edit; may come several times")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  number("--height", flags.height, "pixels; without it the first --image's");
+  number("--width", flags.width, "pixels; without it the first --image's");
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--cfg-normalization", flags.cfg_normalization,
@@ -133,6 +140,24 @@ std::shared_ptr<const Tensor> read_latents(const Path& path) {
   auto latents = std::make_shared<Tensor>(Device{}, given.dtype(), given.shape());
   std::memcpy(latents->view().bytes(), given.bytes(), given.size_in_bytes());
   return latents;
+}
+
+/// Gives the request the reference images that the flags name, else those of the picture of --from, as the root process
+/// reads them. The other processes learn of them by the root's record.
+void read_images(GenerationRequest& request, const GenerateFlags& flags, const Processes& processes) {
+  const bool wants_none = flags.images.size() == 1 && flags.images.front().empty();
+  if (wants_none || (!flags.images.empty() && !processes.is_root())) request.images.clear();
+  if (wants_none || !processes.is_root()) return;
+  const std::vector<ReferenceImage> recorded = std::exchange(request.images, {});
+  if (flags.images.empty()) {
+    request.images = read_recorded_references(recorded);
+    return;
+  }
+  request.images = read_references(flags.images);
+  for (size_t i = 0; i < std::min(recorded.size(), request.images.size()); ++i) {
+    if (request.images[i].sha256 != recorded[i].sha256)
+      log_warning("{} is not the reference picture that the picture of --from was drawn from", request.images[i].file);
+  }
 }
 
 /// \return `path`, or with several pictures `path` with _index before its extension.
@@ -250,12 +275,24 @@ nlohmann::ordered_json result_json(const DrawingRecord& record, const Path& mode
           {"version", NOSTOS_VERSION}};
 }
 
+/// Says which reference images the model is given in another size than they have.
+void log_prepared(const ResolvedRequest& resolved) {
+  for (size_t i = 0; i < resolved.reference_sizes.size(); ++i) {
+    const ReferenceImage& image = resolved.request.images[i];
+    const ImageSize prepared = resolved.reference_sizes[i];
+    if (prepared != image.size)
+      log_info("{} of {}x{} is given to the model at {}x{}", image.file, image.size.width, image.size.height,
+               prepared.width, prepared.height);
+  }
+}
+
 /// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
 /// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is
 /// loaded. \return what draws it
 EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
                      const Processes& processes) {
   EngineOptions options = engine_options(engine_flags, processes);
+  read_images(record.request, flags, processes);
   const int64_t count = resolve(record.request, any_model_limits()).request.num_outputs;
   if (processes.is_root()) require_outputs(flags, count);
   options.model = find_model(record.model_path);
@@ -269,6 +306,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (processes.is_root() && (resolved.drawn_height != height || resolved.drawn_width != width))
     log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", width, height, limits.size_multiple,
              resolved.drawn_width, resolved.drawn_height);
+  if (processes.is_root()) log_prepared(resolved);
   record.request = resolved.request;
   if (processes.communicator() == nullptr) return options;
   const std::string agreed = processes.from_root([&record] { return to_json(record); });

@@ -1,0 +1,58 @@
+// Implements the reading of reference images.
+#include "apps/cli/reference_files.h"
+
+#include <memory>
+#include <utility>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "io/file.h"
+
+namespace nostos::cli {
+namespace {
+
+ReferenceImage read_reference(const std::string& file) {
+  const ImageLimits limits;
+  const std::string text = read_file(file, limits.bytes);
+  const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+  try {
+    auto image = std::make_shared<const Image>(decode_image(bytes, limits));
+    const ImageSize size{image->height, image->width};
+    return {.file = file, .sha256 = sha256(bytes), .size = size, .image = std::move(image)};
+  } catch (const Error& error) {
+    fail(error.kind(), "{}: {}", file, error.what());
+  }
+}
+
+}  // namespace
+
+std::vector<ReferenceImage> read_references(std::span<const std::string> files) {
+  std::vector<ReferenceImage> images;
+  for (const std::string& file : files) images.push_back(read_reference(file));
+  return images;
+}
+
+std::vector<ReferenceImage> read_recorded_references(std::span<const ReferenceImage> recorded) {
+  std::string wanted;
+  for (const ReferenceImage& image : recorded)
+    wanted += fmt::format("{}{} (SHA-256 {})", wanted.empty() ? "" : ", ",
+                          image.file.empty() ? "a file without a name" : image.file, image.sha256);
+  std::vector<ReferenceImage> images;
+  for (const ReferenceImage& image : recorded) {
+    const auto refuse = [&](const std::string& why) {
+      fail(ErrorKind::invalid_input,
+           "{}; the picture was drawn from {}: give the reference pictures with --image, in this order", why, wanted);
+    };
+    if (image.file.empty()) refuse("the record does not say where a reference picture was");
+    try {
+      images.push_back(read_reference(image.file));
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::invalid_input) throw;
+      refuse(error.what());
+    }
+    if (images.back().sha256 != image.sha256) refuse(image.file + " is not the reference picture that it was");
+  }
+  return images;
+}
+
+}  // namespace nostos::cli
