@@ -265,12 +265,15 @@ class Hostile(ServerTest):
 
     def test_pictures_cannot_be_edited_here(self):
         form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--x--\r\n'
-        for path in ("/v1/images/edits", "/v1/images/variations", "/sdapi/v1/img2img"):
+        for path, status in (("/v1/images/edits", 400), ("/v1/images/variations", 501), ("/sdapi/v1/img2img", 501)):
             for body in (form, form * 40_000):  # pictures are often larger than any body may be
                 answer = self.server.post(path, body, {"Content-Type": "multipart/form-data; boundary=x"})
-                self.assertEqual(answer.status, 501, path)
-                self.assertIn("cannot edit or vary pictures", answer.body.decode())
+                self.assertEqual(answer.status, status, path)
+                self.assertIn("takes no reference pictures" if status == 400 else "does not vary pictures", answer.body.decode())
             self.assertEqual(self.server.get(path).headers["allow"], "POST, OPTIONS")
+        for path in ("/v1/jobs", "/v1/images/generations"):
+            answer = self.server.post(path, {"prompt": "x", "image": "iVBORw0KGgo="})
+            self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, "image"))
 
     def test_coded_bodies_are_refused(self):
         answer = self.server.post("/v1/jobs", b"x", {"Content-Encoding": "gzip"})

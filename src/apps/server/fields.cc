@@ -9,7 +9,9 @@
 
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
+#include "apps/server/uploads.h"
 #include "base/error.h"
+#include "io/utf8.h"
 
 namespace nostos::server {
 namespace {
@@ -77,14 +79,13 @@ void read_size(const std::string& size, GenerationRequest& request) {
 /// Has the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
 DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char* guidance_field) {
   GenerationRequest& request = order.record.request;
-  const int64_t width = request.width.value_or(limits.model.default_width);
-  const int64_t height = request.height.value_or(limits.model.default_height);
   try {
     request = resolve(request, limits.model).request;
   } catch (const Error& error) {
     const std::string message = error.what();
     throw ApiError(400, "invalid_request_error", message, message.substr(0, message.find(' ')), "out_of_range");
   }
+  const int64_t width = *request.width, height = *request.height;
   if (width * height > limits.max_pixels)
     refuse_field("size", "out_of_range", "{}x{} is {} pixels; this server draws at most {}", width, height,
                  width * height, limits.max_pixels);
@@ -103,6 +104,39 @@ std::string required_prompt(const Fields& fields) {
   const auto prompt = fields.string("prompt", kMaxPromptBytes);
   if (!prompt) refuse_field("prompt", "missing", "prompt is missing: say what to draw");
   return *prompt;
+}
+
+/// \return the order in the fields that all bodies of one kind or another share. \param uploads its reference images
+DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, const OrderLimits& limits) {
+  const int64_t max_side = limits.model.max_side;
+  DrawingOrder order;
+  GenerationRequest& request = order.record.request;
+  request.prompt = required_prompt(fields);
+  request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
+  if (const auto size = fields.string("size", 100)) read_size(*size, request);
+  if (const auto width = fields.integer("width", 1, max_side)) request.width = width;
+  if (const auto height = fields.integer("height", 1, max_side)) request.height = height;
+  request.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxSteps);
+  request.guidance_scale = fields.number("guidance_scale", 0, kMaxGuidance);
+  request.cfg_normalization = fields.number("cfg_normalization", 0, kMaxGuidance).value_or(request.cfg_normalization);
+  request.cfg_truncation = fields.number("cfg_truncation", 0, 1).value_or(request.cfg_truncation);
+  const auto seed = fields.seed("seed");
+  request.seed = seed ? *seed : random_seed();
+  request.max_sequence_length = fields.integer("max_sequence_length", 1, limits.model.max_sequence_length);
+  request.num_outputs = fields.integer("n", 1, kMaxPictures).value_or(1);
+  if (const auto format = fields.string("output_format", 100)) {
+    const auto known = parse_format(*format);
+    if (!known) refuse_field("output_format", "out_of_range", "output_format is unknown; use png, jpeg or webp");
+    order.format = *known;
+  }
+  order.quality = static_cast<int>(fields.integer("output_compression", 0, 100).value_or(order.quality));
+  order.quality = std::max(order.quality, 1);
+  if (fields.string("background", 100).value_or("auto") == "transparent")
+    refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
+  // Last, for it is what costs time.
+  request.images = references_of(uploads, limits.model);
+  for (const Upload& upload : uploads) order.references.push_back(upload.bytes);
+  return resolved(std::move(order), limits, "guidance_scale");
 }
 
 }  // namespace
@@ -130,6 +164,12 @@ json parse_body(std::string_view body) {
 const json* Fields::find(const char* field) const {
   const auto found = object_.find(field);
   return found == object_.end() || found->is_null() ? nullptr : &*found;
+}
+
+const json& Fields::value(const char* field) const {
+  static const json kNull;
+  const json* const found = find(field);
+  return found == nullptr ? kNull : *found;
 }
 
 std::optional<std::string> Fields::string(const char* field, size_t max_bytes) const {
@@ -212,6 +252,7 @@ void Fields::refuse_others(const std::set<std::string_view>& known) const {
 DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool strict) {
   static const std::set<std::string_view> kKnown{"prompt",
                                                  "negative_prompt",
+                                                 "image",
                                                  "width",
                                                  "height",
                                                  "size",
@@ -233,32 +274,30 @@ DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool stric
                                                  "max_sequence_length"};
   const Fields fields(body);
   if (strict) fields.refuse_others(kKnown);
-  const int64_t max_side = limits.model.max_side;
-  DrawingOrder order;
-  GenerationRequest& request = order.record.request;
-  request.prompt = required_prompt(fields);
-  request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
-  if (const auto size = fields.string("size", 100)) read_size(*size, request);
-  if (const auto width = fields.integer("width", 1, max_side)) request.width = width;
-  if (const auto height = fields.integer("height", 1, max_side)) request.height = height;
-  request.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxSteps);
-  request.guidance_scale = fields.number("guidance_scale", 0, kMaxGuidance);
-  request.cfg_normalization = fields.number("cfg_normalization", 0, kMaxGuidance).value_or(request.cfg_normalization);
-  request.cfg_truncation = fields.number("cfg_truncation", 0, 1).value_or(request.cfg_truncation);
-  const auto seed = fields.seed("seed");
-  request.seed = seed ? *seed : random_seed();
-  request.max_sequence_length = fields.integer("max_sequence_length", 1, limits.model.max_sequence_length);
-  request.num_outputs = fields.integer("n", 1, kMaxPictures).value_or(1);
-  if (const auto format = fields.string("output_format", 100)) {
-    const auto known = parse_format(*format);
-    if (!known) refuse_field("output_format", "out_of_range", "output_format is unknown; use png, jpeg or webp");
-    order.format = *known;
+  return order_of(fields, uploads_of(fields.value("image"), limits.model), limits);
+}
+
+FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits) {
+  FormOrder form{.order = {}, .fields = json::object()};
+  std::vector<Upload> uploads;
+  for (const FormPart& part : parts) {
+    if (part.name == "mask")
+      refuse_field("mask", "unsupported", "mask is not read here: this server edits whole pictures");
+    if (part.name == "image" || part.name == "image[]") {
+      if (!part.is_file) refuse_field("image", "invalid_type", "image must be a file");
+      uploads.push_back({.file = part.file, .bytes = std::make_shared<const std::string>(part.body)});
+      continue;
+    }
+    const std::string text(part.body);
+    if (part.is_file) refuse_field(part.name, "invalid_type", "the field {} cannot be a file", shown(part.name));
+    if (encode_utf8(decode_utf8(text)) != text)
+      refuse_field(part.name, "invalid_type", "the field {} is no UTF-8", shown(part.name));
+    if (!form.fields.emplace(part.name, text).second)
+      refuse_field(part.name, "repeated", "the field {} comes twice", shown(part.name));
   }
-  order.quality = static_cast<int>(fields.integer("output_compression", 0, 100).value_or(order.quality));
-  order.quality = std::max(order.quality, 1);
-  if (fields.string("background", 100).value_or("auto") == "transparent")
-    refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
-  return resolved(std::move(order), limits, "guidance_scale");
+  if (uploads.empty()) refuse_field("image", "missing", "image is missing: send the picture that is to be edited");
+  form.order = order_of(Fields(form.fields, Fields::Reading::lenient), uploads, limits);
+  return form;
 }
 
 DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {

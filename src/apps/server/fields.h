@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "apps/server/job.h"
+#include "apps/server/multipart.h"
 #include "pipeline/request.h"
 
 namespace nostos::server {
@@ -47,6 +48,8 @@ class Fields {
   /// \return an integer from 0 to 2^64 - 1, which may stand in quotes, since clients whose numbers are doubles cannot
   /// write all of them otherwise. Nothing for -1 either.
   std::optional<uint64_t> seed(const char* field) const;
+  /// \return the field as it is, null where it is missing.
+  const nlohmann::json& value(const char* field) const;
   /// Refuses fields other than `known`.
   void refuse_others(const std::set<std::string_view>& known) const;
 
@@ -59,6 +62,17 @@ class Fields {
 /// \return the order in a body of the jobs' and OpenAI's APIs. \param strict refuse unknown fields
 /// \throws ApiError 400 naming the field
 DrawingOrder parse_order(const nlohmann::json& body, const OrderLimits& limits, bool strict);
+
+/// An order in a form, and what else the form says.
+struct FormOrder {
+  DrawingOrder order;
+  nlohmann::json fields;  ///< all but the files: texts by their names
+};
+
+/// \param parts of a form of OpenAI's images/edits: pictures in `image` or `image[]`, and the fields of parse_order(),
+/// numbers as texts. Unknown fields are taken.
+/// \throws ApiError 400 naming the field, for a form without a picture as well
+FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits);
 
 /// \return the order in a body of A1111's txt2img. \throws ApiError 400 naming the field
 DrawingOrder parse_a1111_order(const nlohmann::json& body, const OrderLimits& limits);

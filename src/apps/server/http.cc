@@ -110,6 +110,24 @@ struct Pulse {
   }
 };
 
+/// Memory that large bodies take together, a part of which one request holds. The network thread takes it, any thread
+/// gives it back.
+class BodyRoom {
+ public:
+  explicit BodyRoom(size_t bytes) : left_(static_cast<int64_t>(bytes)) {}
+
+  /// \return the room, or null if so much is not left.
+  std::shared_ptr<void> take(size_t bytes) {
+    const auto wanted = static_cast<int64_t>(bytes);
+    if (left_ < wanted) return nullptr;
+    left_ -= wanted;
+    return {this, [this, wanted](void*) { left_ += wanted; }};
+  }
+
+ private:
+  std::atomic<int64_t> left_;
+};
+
 /// What an answer must know of its request.
 struct Terms {
   unsigned version = 11;
@@ -131,7 +149,11 @@ struct HttpServer::Impl {
   };
 
   Impl(const std::string& host, uint16_t port, HttpHooks given_hooks, HttpLimits given_limits)
-      : hooks(std::move(given_hooks)), limits(given_limits), handlers(kHandlerThreads), acceptor(network) {
+      : hooks(std::move(given_hooks)),
+        limits(given_limits),
+        body_room(given_limits.large_bodies_bytes),
+        handlers(kHandlerThreads),
+        acceptor(network) {
     limits.connections = allowed_connections(limits.connections);
     const tcp::endpoint endpoint = endpoint_of(host, port);
     try {
@@ -199,9 +221,9 @@ struct HttpServer::Impl {
   /// Reads one request and answers it. \return whether the connection can be used again.
   net::awaitable<bool> exchange(Connection& c) {
     error_code error;
-    http::request_parser<http::string_body> parser;
+    Parser parser;
     parser.header_limit(static_cast<uint32_t>(limits.header_bytes));
-    parser.body_limit(limits.body_bytes);
+    parser.body_limit(limits.large_bodies_bytes);
     c.stream.expires_after(limits.header_timeout);
     co_await http::async_read_header(c.stream, c.buffer, parser, into(error));
     HttpRequest request;
@@ -210,8 +232,11 @@ struct HttpServer::Impl {
     // Now, since Beast takes trailers for headers, which nobody before this server looked at.
     if (!error || error == http::error::body_limit) refusal = read_head(parser.get(), request);
     request.id = request_id(request.header("x-request-id"));
+    size_t most = limits.body_bytes;
+    std::shared_ptr<void> room;
+    if (!error && !refusal) refusal = make_room(parser, request, most, room);
     if (!error && !refusal && !parser.is_done()) co_await read_body(c, parser, request, error);
-    if (error && !refusal) refusal = refusal_of(error);
+    if (error && !refusal) refusal = refusal_of(error, most);
     if (error && !refusal) co_return false;
     if (refusal) {
       co_await refuse(c, std::move(request), *refusal);
@@ -222,7 +247,8 @@ struct HttpServer::Impl {
     const HttpRequest for_log{.method = request.method, .path = request.path, .peer = request.peer, .id = request.id};
     const Terms terms{parser.get().version(), parser.keep_alive() && !stopping, request.method == "HEAD", request.id};
     auto outlet = std::make_shared<Outlet>(network, handlers, limits.stream_backlog_bytes);
-    post_to(handlers, [this, request = std::move(request), outlet] { hooks.handle(request, outlet); });
+    post_to(handlers, [this, request = std::move(request), room, outlet] { hooks.handle(request, outlet); });
+    room.reset();  // the handler's own is what counts now
     HttpOutcome outcome;
     const bool go_on = co_await answer(c, *outlet, terms, outcome);
     outlet->close(outcome.disconnected || terms.is_head);  // who asked for a head alone wants nothing of what comes
@@ -232,9 +258,27 @@ struct HttpServer::Impl {
     co_return go_on;
   }
 
-  net::awaitable<void> read_body(Connection& c, http::request_parser<http::string_body>& parser,
-                                 const HttpRequest& request, error_code& error) {
-    c.stream.expires_after(limits.body_timeout);
+  using Parser = http::request_parser<http::string_body>;
+
+  /// Says how large the body may be, and finds room for a large one, before any of it is read.
+  /// \param most gets the bytes \param room gets what is to live as long as the body
+  std::optional<Refusal> make_room(Parser& parser, const HttpRequest& request, size_t& most,
+                                   std::shared_ptr<void>& room) {
+    if (hooks.body_limit) most = hooks.body_limit(request);
+    const uint64_t length = parser.content_length().value_or(parser.chunked() ? most : 0);
+    if (length > most) return too_large(most);
+    parser.body_limit(most);
+    if (length <= limits.body_bytes) return std::nullopt;
+    room = body_room.take(length);
+    if (room == nullptr) return Refusal{503, "other clients are sending pictures; come again in a moment"};
+    return std::nullopt;
+  }
+
+  static Refusal too_large(size_t most) { return {413, fmt::format("the body is larger than {} bytes", most)}; }
+
+  net::awaitable<void> read_body(Connection& c, Parser& parser, const HttpRequest& request, error_code& error) {
+    const uint64_t bytes = parser.content_length().value_or(0);
+    c.stream.expires_after(limits.body_timeout + std::chrono::seconds(bytes >> 20));
     const bool waits = parser.get().version() >= 11 && !request.header("expect").empty();
     if (waits) co_await net::async_write(c.stream, net::buffer(kContinue), into(error));
     if (!error) co_await http::async_read(c.stream, c.buffer, parser, into(error));
@@ -360,11 +404,11 @@ struct HttpServer::Impl {
   }
 
   /// \return how to answer what could not be read, or nothing for a client that left before it asked.
-  std::optional<Refusal> refusal_of(const error_code& why) const {
+  /// \param most bytes of a body
+  std::optional<Refusal> refusal_of(const error_code& why, size_t most) const {
     if (why == http::error::header_limit || why == http::error::buffer_overflow)
       return Refusal{431, fmt::format("the headers are larger than {} bytes", limits.header_bytes)};
-    if (why == http::error::body_limit)
-      return Refusal{413, fmt::format("the body is larger than {} bytes", limits.body_bytes)};
+    if (why == http::error::body_limit) return too_large(most);
     if (why == beast::error::timeout) return Refusal{408, "the request did not come in time"};
     if (why == http::error::bad_version) return Refusal{505, "this server speaks HTTP/1.1 and HTTP/1.0"};
     if (why == http::error::partial_message) return Refusal{400, "the request ended before its length"};
@@ -403,6 +447,7 @@ struct HttpServer::Impl {
 
   HttpHooks hooks;
   HttpLimits limits;
+  BodyRoom body_room;
   net::io_context network{1};
   net::thread_pool handlers;
   tcp::acceptor acceptor;

@@ -66,11 +66,12 @@ class Responder {
 
 struct HttpLimits {
   size_t header_bytes = size_t{16} << 10;
-  size_t body_bytes = size_t{1} << 20;
+  size_t body_bytes = size_t{1} << 20;             ///< where HttpHooks::body_limit does not say otherwise
+  size_t large_bodies_bytes = size_t{256} << 20;   ///< of all bodies together that are larger than body_bytes
   size_t stream_backlog_bytes = size_t{64} << 20;  ///< unsent bytes of a stream at which its client counts as gone
   size_t connections = 4096;                       ///< less where the process may not open that many files
   std::chrono::milliseconds header_timeout{10'000};
-  std::chrono::milliseconds body_timeout{30'000};
+  std::chrono::milliseconds body_timeout{30'000};  ///< and a second more for each MB of a large one
   std::chrono::milliseconds idle_timeout{75'000};
   std::chrono::milliseconds write_timeout{30'000};  ///< in which a client takes nothing of what it is sent
   std::chrono::milliseconds silence{15'000};        ///< after which a stream's client is sent a comment
@@ -90,6 +91,9 @@ struct HttpOutcome {
 struct HttpHooks {
   /// On a handler thread: answers now or later.
   std::function<void(const HttpRequest& request, const std::shared_ptr<Responder>& responder)> handle;
+  /// On the network thread, before the body is read: how many bytes the request's body may have; where it is empty,
+  /// HttpLimits::body_bytes. Must not throw. \param request its head
+  std::function<size_t(const HttpRequest& request)> body_limit = {};
   /// On the network thread: the answer to what is no proper request. \param request what could be read of it
   std::function<HttpResponse(const HttpRequest& request, int status, const std::string& message)> refuse;
   /// On the network thread, after each answered request, of which it gets method, path, peer and id.

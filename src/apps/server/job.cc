@@ -75,6 +75,11 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
                       {"format", name(image.format)},
                       {"bytes", image.bytes}});
   }
+  ordered_json references = ordered_json::array();
+  for (const ReferenceImage& image : r.images) {
+    references.push_back(
+        {{"file", image.file}, {"sha256", image.sha256}, {"width", image.size.width}, {"height", image.size.height}});
+  }
   ordered_json progress_or_null;
   if (progress) {
     progress_or_null = {{"stage", progress->stage}};
@@ -94,6 +99,7 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
       {"request",
        {{"prompt", r.prompt},
         {"negative_prompt", r.negative_prompt},
+        {"image", references},
         {"width", r.width.value()},
         {"height", r.height.value()},
         {"num_inference_steps", r.num_inference_steps.value()},

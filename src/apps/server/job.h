@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -33,6 +34,8 @@ struct DrawingOrder {
   DrawingRecord record;  ///< all optionals set; num_outputs pictures
   ImageFormat format = ImageFormat::png;
   int quality = 95;  ///< of JPEG and WebP
+  /// Files of the record's reference images, on their way into the store; empty in jobs that come from there.
+  std::vector<std::shared_ptr<const std::string>> references{};
 };
 
 struct JobImage {

@@ -2,6 +2,7 @@
 #include "apps/server/job_runner.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <ranges>
@@ -11,6 +12,7 @@
 #include "apps/server/json_log.h"
 #include "base/elapsed.h"
 #include "base/error.h"
+#include "base/sha256.h"
 #include "io/file.h"
 #include "io/json_text.h"
 #include "pipeline/request_warnings.h"
@@ -27,6 +29,35 @@ std::string encoded(const Image& picture, ImageFormat format, int quality) {
   const std::vector<uint8_t> bytes = encode_image(picture, format, {}, quality);
   return to_base64({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
+
+/// Reads the reference images of requests that are drawn together, each picture once.
+class References {
+ public:
+  explicit References(const JobStore& store) : store_(store) {}
+
+  /// \return the job's request with the pixels of its references. \throws Error invalid_input if a file is not there
+  GenerationRequest loaded(const std::string& job, GenerationRequest request) {
+    for (size_t i = 0; i < request.images.size(); ++i) {
+      ReferenceImage& reference = request.images[i];
+      std::shared_ptr<const Image>& known = known_[reference.sha256];
+      if (known == nullptr) known = read(job, i, reference.sha256);
+      reference.image = known;
+    }
+    return request;
+  }
+
+ private:
+  std::shared_ptr<const Image> read(const std::string& job, size_t index, const std::string& hash) const {
+    const std::string text = store_.read_reference(job, index);
+    const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+    require(sha256(bytes) == hash, ErrorKind::invalid_input,
+            "image[{}] is not the reference picture that the client sent: its file was changed", index);
+    return std::make_shared<const Image>(decode_image(bytes));
+  }
+
+  const JobStore& store_;
+  std::map<std::string, std::shared_ptr<const Image>> known_;  ///< by their hashes
+};
 
 /// \return how many pictures may join one that is drawn: none one that the engine refuses, which drawing it will say.
 int64_t room_beside(const GenerationRequest& request, const Drawing& drawing) {
@@ -160,11 +191,12 @@ void JobRunner::draw_together(std::span<Turn> turns, const Drawing& drawing) {
   std::vector<GenerationRequest> requests;
   std::vector<Progress> progress;
   std::vector<Turn*> drawn;
+  References references(store_);
   for (Turn& turn : turns) {
     turn.start = steady_clock::now();
     guarded(turn, [&] {
       if (turn.job.id.empty()) begin(turn);  // one that is drawn again, alone, was begun with the others
-      requests.push_back(turn.live->request);
+      requests.push_back(references.loaded(turn.live->id, turn.live->request));
       progress.push_back(progress_of(turn));
       drawn.push_back(&turn);
     });

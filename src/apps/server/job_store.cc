@@ -103,6 +103,7 @@ void add_missing_column(Database& database, std::string_view name, const std::st
 std::filesystem::path made(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder / "images", error);
+  if (!error) std::filesystem::create_directories(folder / "references", error);
   require(!error, ErrorKind::invalid_input, "--data-dir {}: the folder cannot be made: {}", folder.string(),
           error.message());
   return folder;
@@ -160,6 +161,7 @@ void JobStore::recover() {
     transaction.commit();
   }
   give_up_pictures(given_up);
+  check_references();
   database_.execute(kIndexSinceFirstVersion);
   recovered_ = true;
   count_use();
@@ -244,8 +246,22 @@ void JobStore::write(bool may_take_reserve, const Change& change) {
 }
 
 Job JobStore::insert(const Job& job) {
-  const std::lock_guard lock(mutex_);
-  if (const auto earlier = find_by_key_locked(job.idempotency_key)) return *earlier;
+  write_references(job);  // without the lock: they are as large as clients send them
+  try {
+    const std::lock_guard lock(mutex_);
+    if (const auto earlier = find_by_key_locked(job.idempotency_key)) {
+      remove_references(job.id);
+      return *earlier;
+    }
+    insert_row(job);
+  } catch (...) {
+    remove_references(job.id);
+    throw;
+  }
+  return job;
+}
+
+void JobStore::insert_row(const Job& job) {
   write(false, [&] {
     wait_for_disk(!job.attached);
     Statement row(
@@ -266,7 +282,6 @@ Job JobStore::insert(const Job& job) {
       row.bind(job.idempotency_key);
     row.step();
   });
-  return job;
 }
 
 std::optional<Job> JobStore::find_by_key(std::string_view key) {
@@ -376,6 +391,7 @@ void JobStore::write_end(std::string_view id, const End& end) {
       .bind(end.at)
       .bind(id)
       .step();
+  remove_references(id);
   const std::lock_guard lock(state_mutex_);
   use_.entries += database_.changes();
 }
@@ -409,6 +425,7 @@ void JobStore::set_completed(const Job& job, std::span<const JobImage> images, s
         .step();
     transaction.commit();
   });
+  remove_references(job.id);
   const std::lock_guard state(state_mutex_);
   use_.pictures += std::ssize(images);
   use_.entries += std::max<int64_t>(std::ssize(images), 1);
@@ -420,6 +437,7 @@ void JobStore::remove(const Job& job) {
   const auto remove_files = [&] {
     std::error_code ignored;
     for (const JobImage& image : job.images) std::filesystem::remove(image_file(image), ignored);
+    remove_references(job.id);
   };
   const auto remove_row = [&] {
     wait_for_disk(true);

@@ -51,6 +51,7 @@ class JobStore {
   /// StorageError for a new folder on a full disk
   explicit JobStore(const std::filesystem::path& folder, const StorageLimits& limits = {});
 
+  /// Keeps the files of its reference images beside it, until it has ended.
   /// \return the job of that key, made by whoever came first: `job` itself, or an earlier one of the same key.
   Job insert(const Job& job);
   std::optional<Job> find(std::string_view id);
@@ -71,6 +72,9 @@ class JobStore {
   /// Removes an ended job and its pictures. Where not even the reserve is left, the pictures go first, and give their
   /// space. \throws StorageError if that was not enough: the job is still there, its pictures are not
   void remove(const Job& job);
+
+  /// \return the bytes of a job's reference image `index`. \throws Error invalid_input if the file is gone
+  std::string read_reference(std::string_view job, size_t index) const;
 
   std::optional<JobImage> find_image(std::string_view id);
   /// \return the file of a picture.
@@ -111,6 +115,15 @@ class JobStore {
   /// Holds the pictures that jobs have against the files that there are: files that belong to no completed job are
   /// removed. \return jobs whose pictures are not all whole
   std::set<std::string> check_pictures();
+  void insert_row(const Job& job);
+  std::filesystem::path reference_file(std::string_view job, size_t index) const;
+  void write_references(const Job& job);
+  /// Of a job that has ended, or never began.
+  void remove_references(std::string_view job);
+  /// Removes files of reference images that belong to no job that waits.
+  void check_references();
+  /// Writes a file of the store's. \throws StorageError
+  void write_file(const std::filesystem::path& path, std::span<const uint8_t> bytes, Survives survives);
   /// Makes failed of jobs that were completed, all at once.
   void give_up_pictures(const std::set<std::string>& jobs);
   void count_use();

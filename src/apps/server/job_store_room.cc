@@ -12,6 +12,7 @@ namespace {
 
 // Health tells it to everybody, and names of folders are nobody's business.
 constexpr const char* kNoFolder = "no file can be made in the folder of pictures";
+constexpr size_t kMaxReferenceBytes = size_t{1} << 30;
 
 }  // namespace
 
@@ -20,8 +21,12 @@ std::filesystem::path JobStore::image_file(const JobImage& image) const {
 }
 
 void JobStore::write_image(const JobImage& image, std::span<const uint8_t> bytes, Survives survives) {
+  write_file(image_file(image), bytes, survives);
+}
+
+void JobStore::write_file(const std::filesystem::path& path, std::span<const uint8_t> bytes, Survives survives) {
   try {
-    write_file_atomically(image_file(image), bytes, survives);
+    write_file_atomically(path, bytes, survives);
   } catch (const Error& error) {
     const std::string message = error.what();
     const size_t name_end = message.rfind("': ");
@@ -29,6 +34,46 @@ void JobStore::write_image(const JobImage& image, std::span<const uint8_t> bytes
     if (reason.find('/') != std::string::npos) reason = kNoFolder;
     set_trouble(reason);
     throw StorageError(message, reason);
+  }
+}
+
+std::filesystem::path JobStore::reference_file(std::string_view job, size_t index) const {
+  return folder_ / "references" / fmt::format("{}_{}", job, index);
+}
+
+std::string JobStore::read_reference(std::string_view job, size_t index) const {
+  return read_file(reference_file(job, index), kMaxReferenceBytes);
+}
+
+void JobStore::write_references(const Job& job) {
+  try {
+    for (size_t i = 0; i < job.order.references.size(); ++i) {
+      const std::string& bytes = *job.order.references[i];
+      // With the job's row, which survives the machine where a client was promised so.
+      write_file(reference_file(job.id, i), {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()},
+                 job.attached ? Survives::process : Survives::machine);
+    }
+  } catch (...) {
+    remove_references(job.id);
+    throw;
+  }
+}
+
+void JobStore::remove_references(std::string_view job) {
+  std::error_code ignored;
+  for (size_t i = 0; std::filesystem::remove(reference_file(job, i), ignored);) ++i;
+}
+
+void JobStore::check_references() {
+  std::set<std::string> waiting;
+  {
+    Statement rows(database_.handle(), "SELECT id FROM jobs WHERE status = 'queued'");
+    while (rows.step()) waiting.insert(rows.text(0));
+  }
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "references")) {
+    const std::string name = entry.path().filename().string();
+    if (!waiting.contains(name.substr(0, name.rfind('_')))) std::filesystem::remove(entry.path(), error);
   }
 }
 

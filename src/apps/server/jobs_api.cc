@@ -75,7 +75,7 @@ HttpResponse unsatisfiable(uint64_t size) {
 
 void post_job(const Call& call) {
   const auto model = call.state.model();
-  const nlohmann::json body = parse_body(call.request.body);
+  nlohmann::json body = parse_body(call.request.body);
   Job job = new_job(call, parse_order(body, model->limits, true), false);
   job.idempotency_key = std::string(call.request.header("idempotency-key"));
   const auto is_visible = [](char c) { return c > ' ' && c < 127; };
@@ -84,6 +84,8 @@ void post_job(const Call& call) {
   if (!job.idempotency_key.empty()) {
     // Another client may have the same key. A key holds no space, so that this is no other client's either.
     job.idempotency_key = job.client + ' ' + job.idempotency_key;
+    // Hashes stand for pictures, which are kept no longer than they are needed.
+    if (!job.order.references.empty()) body["image"] = job_json(job, 0, std::nullopt)["request"]["image"];
     job.body = body.dump();
   }
   const Job stored = call.state.jobs.submit(std::move(job));

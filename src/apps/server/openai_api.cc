@@ -28,6 +28,8 @@ ordered_json model_json(const LoadedModel& model) {
             {"max_pixels", model.limits.max_pixels},
             {"max_sequence_length", limits.max_sequence_length},
             {"max_n", kMaxPictures},
+            {"max_reference_images", limits.max_reference_images},
+            {"reference_pixels", limits.reference_pixels},
             {"default_width", limits.default_width},
             {"default_height", limits.default_height},
             {"default_num_inference_steps", limits.default_steps},
@@ -71,20 +73,21 @@ void answer_whole(ServerState& state, const Job& job, const std::string& url_bas
   out->reply(json_response(200, answer));
 }
 
-void answer_stream(ServerState& state, const Job& job, const ResponderPtr& out) {
+/// \param kind of the stream's events: image_generation or image_edit
+void answer_stream(ServerState& state, const Job& job, const std::string& kind, const ResponderPtr& out) {
   if (job.status != JobStatus::completed) {
     out->write(sse("error", openai_error(ended_badly(state, job)).body));
     return out->finish();
   }
   for (const JobImage& image : job.images) {
-    ordered_json event{{"type", "image_generation.completed"},
+    ordered_json event{{"type", kind + ".completed"},
                        {"b64_json", to_base64(read_image(state, image))},
                        {"created_at", static_cast<int64_t>(job.created_at)},
                        {"seed", image.seed},
                        {"id", image.id}};
     event.update(common_json(job.order));
     event.update(prompts_json(job));
-    out->write(sse("image_generation.completed", json_line(event)));
+    out->write(sse(kind + ".completed", json_line(event)));
   }
   out->finish();
 }
@@ -92,48 +95,48 @@ void answer_stream(ServerState& state, const Job& job, const ResponderPtr& out) 
 /// Sends partial images; each picture's are numbered from 0.
 class PartialImages {
  public:
-  PartialImages(const DrawingOrder& order, int64_t count, ResponderPtr out)
-      : common_(common_json(order)), count_(count), out_(std::move(out)) {}
+  PartialImages(const DrawingOrder& order, const std::string& kind, int64_t count, ResponderPtr out)
+      : common_(common_json(order)), type_(kind + ".partial_image"), count_(count), out_(std::move(out)) {}
 
   void send(const std::string& file) {
-    ordered_json event{{"type", "image_generation.partial_image"},
+    ordered_json event{{"type", type_},
                        {"b64_json", file},
                        {"created_at", static_cast<int64_t>(unix_now())},
                        {"partial_image_index", sent_++ % count_}};
     event.update(common_);
-    out_->write(sse("image_generation.partial_image", json_line(event)));
+    out_->write(sse(type_, json_line(event)));
   }
 
  private:
   ordered_json common_;
+  std::string type_;
   int64_t count_, sent_ = 0;
   ResponderPtr out_;
 };
 
-}  // namespace
+/// How a client wants its answer.
+struct AnswerForm {
+  bool is_url = false;
+  bool stream = false;
+  int64_t partial_images = 0;
+};
 
-std::shared_ptr<const LoadedModel> ServerState::model() const {
-  if (stopping) throw overloaded("stopping", "the server is shutting down", 10);
-  auto found = model_if_ready();
-  if (!found) throw overloaded("loading", "the model is loading", 5);
-  return found;
-}
-
-void openai_generate(const Call& call) {
-  const auto model = call.state.model();
-  const nlohmann::json body = parse_body(call.request.body);
-  const Fields fields(body);
+AnswerForm answer_form(const Fields& fields) {
   const std::string format = fields.string("response_format", 100).value_or("b64_json");
   if (format != "b64_json" && format != "url")
     refuse_field("response_format", "out_of_range", "response_format is unknown; use b64_json or url");
-  const bool stream = fields.boolean("stream").value_or(false);
-  const int64_t partial_images = fields.integer("partial_images", 0, 3).value_or(0);
-  DrawingOrder order = parse_order(body, model->limits, false);
+  return {.is_url = format == "url",
+          .stream = fields.boolean("stream").value_or(false),
+          .partial_images = fields.integer("partial_images", 0, 3).value_or(0)};
+}
+
+/// Has the order drawn for a client that waits for the answer. \param kind of a stream's events
+void draw_attached(const Call& call, DrawingOrder order, const AnswerForm& form, const std::string& kind) {
   ServerState& state = call.state;
   const ResponderPtr out = call.responder;
-  if (!stream) {
+  if (!form.stream) {
     std::string url_base;
-    if (format == "url") {
+    if (form.is_url) {
       url_base = link_base(call.request);
       if (url_base.empty())
         refuse_field("response_format", "missing", "response_format url wants a request with a Host header");
@@ -147,11 +150,11 @@ void openai_generate(const Call& call) {
     });
   }
   // Where steps are few, fewer partial images fit between them.
-  const int64_t partial_count = std::min(partial_images, *order.record.request.num_inference_steps - 1);
-  const auto partials = std::make_shared<PartialImages>(order, partial_count, out);
-  const auto done = [&state, out](const Job& job) {
+  const int64_t partial_count = std::min(form.partial_images, *order.record.request.num_inference_steps - 1);
+  const auto partials = std::make_shared<PartialImages>(order, kind, partial_count, out);
+  const auto done = [&state, kind, out](const Job& job) {
     try {
-      answer_stream(state, job, out);
+      answer_stream(state, job, kind, out);
     } catch (const ApiError& error) {
       out->write(sse("error", openai_error(error).body));
       out->finish();
@@ -161,6 +164,39 @@ void openai_generate(const Call& call) {
                   [partials](const std::string& file) { partials->send(file); });
   out->start_stream(
       {.content_type = "text/event-stream", .headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}}});
+}
+
+}  // namespace
+
+std::shared_ptr<const LoadedModel> ServerState::model() const {
+  if (stopping) throw overloaded("stopping", "the server is shutting down", 10);
+  auto found = model_if_ready();
+  if (!found) throw overloaded("loading", "the model is loading", 5);
+  return found;
+}
+
+void openai_generate(const Call& call) {
+  const auto model = call.state.model();
+  const nlohmann::json body = parse_body(call.request.body);
+  const AnswerForm form = answer_form(Fields(body));
+  draw_attached(call, parse_order(body, model->limits, false), form, "image_generation");
+}
+
+void openai_edit(const Call& call) {
+  const auto model = call.state.model();
+  check_edits(*model);
+  const std::vector<FormPart> parts = parse_multipart(call.request.header("content-type"), call.request.body);
+  FormOrder form = parse_form_order(parts, model->limits);
+  const AnswerForm answer = answer_form(Fields(form.fields, Fields::Reading::lenient));
+  draw_attached(call, std::move(form.order), answer, "image_edit");
+}
+
+void check_edits(const LoadedModel& model) {
+  if (model.limits.model.max_reference_images > 0) return;
+  refuse_field("image", "unsupported",
+               "the model {} takes no reference pictures: it draws from text alone; POST "
+               "/v1/images/generations draws",
+               model.name);
 }
 
 void list_models(const Call& call) {

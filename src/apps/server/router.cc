@@ -12,6 +12,7 @@
 #include "apps/server/api_error.h"
 #include "apps/server/json_log.h"
 #include "apps/server/storage.h"
+#include "apps/server/uploads.h"
 #include "apps/server/web_files.h"
 #include "base/error.h"
 
@@ -20,22 +21,24 @@ namespace {
 
 struct Route {
   std::string_view method, pattern;
-  void (*handler)(const Call& call);  ///< null for what would need a picture of the client's
+  void (*handler)(const Call& call);  ///< null for what is known elsewhere, and not here
   bool is_open = false;               ///< for everybody
+  bool takes_pictures = false;        ///< in its body, which may be large where the model takes any
+  bool is_edit = false;               ///< of no use with a model that takes none
 };
 
 constexpr std::string_view kModelPattern = "/v1/models/{id}";
 
 constexpr std::array kRoutes{
-    Route{"POST", "/v1/jobs", post_job},
+    Route{"POST", "/v1/jobs", post_job, false, true},
     Route{"GET", "/v1/jobs", list_jobs},
     Route{"GET", "/v1/jobs/{id}", get_job},
     Route{"DELETE", "/v1/jobs/{id}", delete_job},
     Route{"GET", "/v1/jobs/{id}/events", get_job_events},
     Route{"GET", "/v1/images/{id}", get_image},
-    Route{"POST", "/v1/images/generations", openai_generate},
+    Route{"POST", "/v1/images/generations", openai_generate, false, true},
     Route{"GET", "/v1/storage", get_storage},
-    Route{"POST", "/v1/images/edits", nullptr},
+    Route{"POST", "/v1/images/edits", openai_edit, false, true, true},
     Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", kModelPattern, get_model},
@@ -133,9 +136,11 @@ const Route* admit(const ServerState& state, const HttpRequest& request, const F
   if (found.route == nullptr) throw method_not_allowed(found.methods);
   if (found.route->handler == nullptr)
     throw ApiError(501, "invalid_request_error",
-                   "this server draws from text alone: it cannot edit or vary pictures; POST /v1/images/generations or "
-                   "/sdapi/v1/txt2img draws",
+                   "this server does not vary pictures: POST /v1/images/generations or /sdapi/v1/txt2img draws, POST "
+                   "/v1/images/edits edits where the model can",
                    {}, "unsupported");
+  const auto model = state.model_if_ready();
+  if (found.route->is_edit && model != nullptr) check_edits(*model);
   const std::string coding(request.header("content-encoding"));
   if (!coding.empty() && coding != "identity")
     throw ApiError(415, "invalid_request_error", "bodies are read without Content-Encoding alone, not as " + coding,
@@ -196,6 +201,17 @@ void route(ServerState& state, const HttpRequest& request, const ResponderPtr& r
     log_json(LogLevel::error, "request failed", {{"request", request.id}, {"error", error.what()}});
     state.metrics.add("nostos_errors_total", "kind=\"internal\"");
     out->reply(answer_of(request, ApiError(500, "server_error", error.what())));
+  }
+}
+
+size_t body_limit(const ServerState& state, const HttpRequest& request, size_t usual) {
+  try {
+    const Route* const route = admit(state, request, find_route(request));
+    const auto model = state.model_if_ready();
+    const bool takes_any = model != nullptr && model->limits.model.max_reference_images > 0;
+    return route != nullptr && route->takes_pictures && takes_any ? kMaxUploadBodyBytes : usual;
+  } catch (const std::exception&) {
+    return usual;  // it is refused, whatever its body says
   }
 }
 

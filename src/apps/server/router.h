@@ -9,6 +9,10 @@ namespace nostos::server {
 /// Answers any request: finds its handler, checks key, host and origin, turns exceptions into answers. Never throws.
 void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder);
 
+/// \return how many bytes the body of a request may have: more than `usual` where it may hold pictures that the model
+/// takes, of a client that is let in. Never throws. \param request its head
+size_t body_limit(const ServerState& state, const HttpRequest& request, size_t usual);
+
 /// \return the pattern that the request's path matches, e.g. "/v1/jobs/{id}": one of a few, for metrics.
 std::string_view route_pattern(const HttpRequest& request);
 

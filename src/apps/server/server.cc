@@ -67,6 +67,8 @@ struct Server::Impl {
         http(given.host, given.port,
              {.handle = [this](const HttpRequest& request,
                                const ResponderPtr& responder) { route(state, request, responder); },
+              .body_limit =
+                  [this](const HttpRequest& request) { return body_limit(state, request, HttpLimits{}.body_bytes); },
               .refuse = [this](const HttpRequest& request, int status,
                                const std::string& message) { return refuse(state, request, status, message); },
               .finished = [this](const HttpRequest& request,

@@ -77,6 +77,7 @@ void get_job_events(const Call& call);
 void get_image(const Call& call);
 
 void openai_generate(const Call& call);
+void openai_edit(const Call& call);
 void list_models(const Call& call);
 void get_model(const Call& call);
 
@@ -104,6 +105,8 @@ void get_metrics(const Call& call);
 void get_storage(const Call& call);
 void get_page(const Call& call);
 
+/// \throws ApiError 400 if the model cannot edit
+void check_edits(const LoadedModel& model);
 /// \return bytes of memory that the process holds.
 double resident_bytes();
 /// \return a job with a new id for `order`. \param attached its client waits on this connection
