@@ -4,6 +4,7 @@ Usage: python3 tests/apps/page_stand_in.py [PORT]  serves the page until Ctrl-C.
 """
 
 import contextlib
+import hashlib
 import json
 import socket
 import struct
@@ -21,7 +22,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": 
 POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'"
 MODEL = {
     "version": "0", "precision": "f32", "device": "cpu", "ranks": 2, "size_multiple": 16, "token_multiple": 32, "max_side": 8192, "max_pixels": 1 << 26,
-    "max_n": 10, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
+    "max_n": 10, "max_reference_images": 0, "reference_pixels": 1 << 16, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
 }
 
 
@@ -53,6 +54,7 @@ class StandIn(ThreadingHTTPServer):
         self.storage = {"object": "storage", "pictures": 1234, "bytes": 5 << 20, "free_bytes": 3 << 30, "writable": True, "reason": None,
                         "keep": {"days": None, "pictures": 100000, "bytes": 100 << 30}}
         self.loading = False
+        self.max_reference_images = 0
         self.jobs, self.images, self.bodies, self.connections = [], {}, [], []
         self.changed = threading.Condition()
         self.stopping = False
@@ -84,10 +86,12 @@ class StandIn(ThreadingHTTPServer):
     def add(self, body: dict) -> dict:
         defaults = {"negative_prompt": "", "cfg_normalization": 0.0, "cfg_truncation": 1.0, "seed": 1, "n": 1, "output_format": "png",
                     "width": 96, "height": 64, "num_inference_steps": 8, "guidance_scale": 4.0, "output_compression": 95}
+        # Of pictures the server tells what they were, not the pictures.
+        images = {"image": [{"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()} for text in body.get("image", [])]}
         with self.changed:
             self.made += 1
             job = {"id": f"job_{self.made:024x}", "object": "job", "status": "queued", "created_at": time.time(), "started_at": None,
-                   "finished_at": None, "progress": None, "request": {**defaults, **body}, "images": [], "error": None, "timings": None}
+                   "finished_at": None, "progress": None, "request": {**defaults, **body, **images}, "images": [], "error": None, "timings": None}
             self.bodies.append(body)
             self.jobs.append(job)
             self.place()
@@ -188,7 +192,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.loading:
             return self.error(503, "the model is being loaded.", {"Retry-After": "1"}, code="loading")
         if parts == ["v1", "models"]:
-            return self.answer(200, {"object": "list", "data": [{"id": "stand-in", "object": "model", "nostos": MODEL}]})
+            return self.answer(200, {"object": "list", "data": [{"id": "stand-in", "object": "model", "nostos": {
+                **MODEL, "max_reference_images": server.max_reference_images}}]})
         if parts == ["v1", "storage"]:
             return self.answer(200, server.storage)
         if parts == ["v1", "jobs"]:

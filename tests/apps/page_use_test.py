@@ -1,17 +1,18 @@
 """Uses the web page as visitors do, in headless Chromium, and looks at it.
 
-Usage: page_use_test.py [Drawing] [Viewer] [States] [Look]. Exits with 77 if everything was skipped. Needs a browser (page_case.py); runs
+Usage: page_use_test.py [Drawing] [Viewer] [States] [References] [Look]. Exits with 77 if everything was skipped. Needs a browser (page_case.py); runs
 against page_stand_in.py.
 """
 
+import base64
 import re
 import tempfile
 from pathlib import Path
 
 from page_case import DESKTOP, PHONE, Keys, PageTest, run_tests
-from page_stand_in import WEB, StandIn
+from page_stand_in import WEB, StandIn, png
 
-MAX_PAGE_BYTES = 60 * 1024
+MAX_PAGE_BYTES = 66 * 1024
 
 
 class Drawing(PageTest):
@@ -294,6 +295,69 @@ class States(PageTest):
         self.browser.switch_to.alert.accept()
         self.wait_for_pictures(1)
         self.wait(lambda: self.run_script("return window.freed") == [copy], "the copy is freed")
+
+
+class References(PageTest):
+    """Pictures that the model is to look at."""
+
+    COLOURS = [(200, 10, 20), (20, 200, 10), (10, 20, 200)]
+
+    def drop_references(self, *files: tuple[str, bytes]):
+        self.run_script(
+            "const data = new DataTransfer();"
+            "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));"
+            "for (const type of ['dragover', 'drop']) document.querySelector('#references').dispatchEvent("
+            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files])
+
+    def wait_for_references(self, count: int):
+        self.wait(lambda: len(self.all("#reference-list img")) == count, f"{count} references are there")
+
+    def test_a_model_of_text_alone_shows_no_zone(self):
+        self.open()
+        self.assertFalse(self.one("#references").is_displayed())
+
+    def test_they_are_dropped_sent_taken_away_and_sent_again(self):
+        self.server.max_reference_images = 2
+        self.open()
+        pictures = [png(width, height, colour) for (width, height), colour in zip(((600, 400), (100, 100), (64, 64)), self.COLOURS)]
+        self.drop_references(("a.png", pictures[0]), ("b.png", pictures[1]))
+        self.wait_for_references(2)
+        self.assertEqual((self.values()["width"], self.values()["height"]), ("304", "208"))  # 313x209 in multiples of 16
+        self.assertFalse(self.one("#add-reference").is_enabled())
+        self.assertFalse(self.one("#drop").is_displayed())
+        self.drop_references(("c.png", pictures[2]))
+        self.toast("at most 2")
+        self.fill(prompt="make it new", steps=1)
+        self.generate()
+        self.wait_for_pictures(1)
+        sent = [base64.b64decode(text.removeprefix("data:image/png;base64,")) for text in self.server.bodies[0]["image"]]
+        self.assertEqual(sent, pictures[:2])
+
+        self.all("#reference-list button")[0].click()
+        self.wait_for_references(1)
+        self.generate()
+        self.wait_for_pictures(2)
+        self.assertEqual(self.server.bodies[1]["image"], self.server.bodies[0]["image"][1:])
+        self.all("article [title='The same settings, a new seed']")[1].click()
+        self.wait_for_pictures(3)
+        self.assertEqual(self.server.bodies[2]["image"], self.server.bodies[0]["image"])
+
+        self.open()  # another tab has not got them
+        self.wait_for_pictures(3)
+        self.all("article [title='The same settings, a new seed']")[0].click()
+        self.toast("add them again")
+        self.assertEqual(len(self.server.bodies), 3)
+
+    def test_what_is_no_picture_is_told(self):
+        self.server.max_reference_images = 2
+        self.open()
+        self.drop_references(("text.png", b"no picture"))
+        self.toast("text.png is no picture")
+        self.press("x")
+        self.one("#steps").send_keys(Keys.CONTROL, "a", "1")
+        self.generate()
+        self.wait_for_pictures(1)
+        self.assertNotIn("image", self.server.bodies[0])
 
 
 class Look(PageTest):

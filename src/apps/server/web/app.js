@@ -3,6 +3,7 @@ import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
 import { $, applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { pictureSettings, pngTexts } from "./png.js";
+import { references, remember, startReferences, withReferences } from "./references.js";
 
 const kPageSize = 50;
 const kBusyPollMs = 4000;
@@ -165,6 +166,7 @@ async function poll() {
       const { data: [{ id, nostos }] } = await request("v1/models");
       model = { id, ...nostos };
       applyModel(model);
+      startReferences(model, (error) => toast(error.message));
     }
     const before = changes;
     const page = await request(`v1/jobs?limit=${kPageSize}`);
@@ -198,7 +200,9 @@ function schedulePoll(ms) {
 async function draw(values) {
   showFormError();
   try {
-    update(await submit(values));
+    const job = await submit(values);
+    remember(job, values.image);
+    update(job);
     announce("Queued");
     document.querySelector(".hero").scrollIntoView({ block: "nearest" });
     schedulePoll(kBusyPollMs);
@@ -213,7 +217,7 @@ async function generate() {
   if (!seedIsLocked()) rerollSeed();
   let values;
   try {
-    values = settings();
+    values = { ...settings(), ...references() };
   } catch (error) {
     showFormError(error);
     return;
@@ -247,7 +251,11 @@ function useSettings(values, lock = true) {
 
 function drawAgain(values) {
   $("viewer").close();
-  draw({ ...values, seed: randomSeed() });
+  try {
+    draw(withReferences({ ...values, seed: randomSeed() }));
+  } catch (error) {
+    toast(error.message);
+  }
 }
 
 async function readPicture(file) {
