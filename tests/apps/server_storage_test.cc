@@ -179,6 +179,24 @@ TEST_F(FullDisk, PicturesThatPileUpCanBeForgotten) {
   complete(store, "again", 60'000);
 }
 
+TEST_F(FullDisk, ReferencesThatFindNoSpaceLeaveNothing) {
+  JobStore store(folder());
+  Job job = small_job("job_of_pictures");
+  for (const size_t bytes : {100'000, 1'000'000}) {
+    job.order.references.push_back(std::make_shared<const std::string>(bytes, 'x'));
+    job.order.record.request.images.push_back({.sha256 = std::string(64, 'a'), .size = {64, 64}});
+  }
+  fill(300'000);
+  EXPECT_THROW(store.insert(job), StorageError);
+  EXPECT_TRUE(store.trouble());
+  EXPECT_FALSE(store.find(job.id));
+  EXPECT_TRUE(fs::is_empty(folder() / "references"));
+  make_space();
+  EXPECT_TRUE(store.probe());
+  store.insert(job);
+  EXPECT_EQ(store.read_reference(job.id, 1).size(), 1'000'000u);
+}
+
 // All is forgotten, and what fills the disk is the log of changes itself.
 TEST_F(FullDisk, ALogOfChangesThatFillsItIsShortened) {
   mount_disk("600k");

@@ -91,10 +91,11 @@ TEST(DrawingRecord, ReferencesComeBackWithoutTheirPixels) {
                             .sha256 = std::string(64, 'a'),
                             .size = {480, 640},
                             .image = std::make_shared<Image>()},
-                           {.sha256 = std::string(64, '0'), .size = {64, 64}}};
+                           {.sha256 = std::string(64, '0'), .size = {64, 64}},
+                           {.size = {64, 64}}};
   const DrawingRecord back = parse_drawing_record(to_json(record), "test");
-  ASSERT_EQ(back.request.images.size(), 2u);
-  for (size_t i = 0; i < 2; ++i) {
+  ASSERT_EQ(back.request.images.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(back.request.images[i].file, record.request.images[i].file);
     EXPECT_EQ(back.request.images[i].sha256, record.request.images[i].sha256);
     EXPECT_EQ(back.request.images[i].size, record.request.images[i].size);
