@@ -31,6 +31,29 @@ void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm
   dispatch<add_gated_rms_norm>(ctx, projected, norm, x, next);
 }
 
+namespace {
+
+bool fits(const AdaptiveNorm& norm, int64_t channels) {
+  return norm.scale.elements() == channels && norm.shift.elements() == channels;
+}
+
+}  // namespace
+
+void adaptive_layer_norm(Context& ctx, ConstView x, const AdaptiveNorm& norm, View out) {
+  check(x.shape().rank() == 2 && x.shape() == out.shape(), "adaptive_layer_norm keeps the shape");
+  check(fits(norm, x.shape()[1]), "adaptive_layer_norm's scale and shift match the channels");
+  dispatch<adaptive_layer_norm>(ctx, x, norm, out);
+}
+
+void add_gated_adaptive_norm(Context& ctx, ConstView projected, ConstView gate, View x, const AdaptiveNorm& next,
+                             View out) {
+  check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_adaptive_norm keeps the shape");
+  check(gate.elements() == x.shape()[1], "add_gated_adaptive_norm's gate matches the channels");
+  check(!out || (out.shape() == x.shape() && fits(next, x.shape()[1])),
+        "the norm after add_gated_adaptive_norm has its shape");
+  dispatch<add_gated_adaptive_norm>(ctx, projected, gate, x, next, out);
+}
+
 void group_norm_row_sums(Context& ctx, ConstView x, View sums) {
   check(x.shape().rank() == 3 && sums.shape().rank() == 3 && sums.shape()[0] == x.shape()[0] && sums.shape()[2] == 2 &&
             x.shape()[2] % sums.shape()[1] == 0,

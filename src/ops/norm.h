@@ -32,6 +32,21 @@ struct GatedNorm {
 /// \param projected f32 or product_dtype() [rows, channels]. \param x f32 [rows, channels], in place.
 void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm, View x, const NextNorm& next = {});
 
+/// An adaptive layer norm (adaLN): (1 + scale) * (x - mean) / sqrt(var + eps) + shift, row by row.
+struct AdaptiveNorm {
+  ConstView scale, shift;  ///< f32 [channels]
+  float eps = 0;
+};
+
+/// out = norm(x). \param x f32 [rows, channels]. \param out f32 or bf16 [rows, channels].
+void adaptive_layer_norm(Context& ctx, ConstView x, const AdaptiveNorm& norm, View out);
+
+/// x += gate * projected, row by row; then out = next(x) while its rows are at hand.
+/// \param projected f32 or product_dtype() [rows, channels]. \param gate f32 [channels]. \param x f32 [rows, channels],
+/// in place. \param out f32 or bf16 [rows, channels], or null for no such norm.
+void add_gated_adaptive_norm(Context& ctx, ConstView projected, ConstView gate, View x, const AdaptiveNorm& next,
+                             View out);
+
 /// Sums of each image row and channel group, float64: the parts of GroupNorm's statistics that are added in row order,
 /// so that the result does not depend on how rows are dealt to ranks.
 /// \param x f32 or product_dtype() [height, width, channels]. \param sums f64 [height, groups, 2]: sum, sum of squares.

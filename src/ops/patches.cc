@@ -33,6 +33,26 @@ void latents_to_image(Context& ctx, ConstView latents, float scale, float shift,
   dispatch<latents_to_image>(ctx, latents, scale, shift, image);
 }
 
+void unpack_latents(Context& ctx, ConstView packed, int64_t patch, const ChannelStatistics& norm, View image) {
+  const Shape& shape = packed.shape();
+  check(shape.rank() == 3 && shape[0] % (patch * patch) == 0 &&
+            image.shape() == Shape({shape[1] * patch, shape[2] * patch, shape[0] / (patch * patch)}),
+        "unpack_latents moves channels into the patches that they are of");
+  check(norm.mean.elements() == shape[0] && norm.var.elements() == shape[0], "each packed channel has its statistics");
+  dispatch<unpack_latents>(ctx, packed, patch, norm, image);
+}
+
+void pack_latents(Context& ctx, ConstView image, int64_t patch, const ChannelStatistics& norm, View packed) {
+  const Shape& shape = image.shape();
+  check(shape.rank() == 3 && shape[0] % patch == 0 && shape[1] % patch == 0 && packed.shape().rank() == 2 &&
+            packed.shape()[0] == shape[0] / patch * (shape[1] / patch) && packed.shape()[1] % (patch * patch) == 0 &&
+            packed.shape()[1] / (patch * patch) <= shape[2],
+        "pack_latents makes a token of each patch");
+  check(norm.mean.elements() == packed.shape()[1] && norm.var.elements() == packed.shape()[1],
+        "each packed channel has its statistics");
+  dispatch<pack_latents>(ctx, image, patch, norm, packed);
+}
+
 void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   const Shape& shape = x.shape();
   check(shape.rank() == 3 && out.shape() == Shape({2 * shape[0], 2 * shape[1], shape[2]}),

@@ -19,6 +19,22 @@ void unpatchify(Context& ctx, ConstView tokens, int64_t patch, View latents);
 /// Latents f32 [channels, height, width] to f32 or bf16 [height, width, channels]: out = x / scale + shift.
 void latents_to_image(Context& ctx, ConstView latents, float scale, float shift, View image);
 
+/// How each channel of packed latents is normalised, as batch norm does it: (x - mean) / sqrt(var + eps).
+struct ChannelStatistics {
+  ConstView mean, var;  ///< f32 [channels of packed latents]
+  float eps = 0;
+};
+
+/// Packed latents f32 [channels * patch * patch, height, width] to f32 or bf16 [height * patch, width * patch, channels],
+/// "(c ph pw) h w -> (h ph) (w pw) c": out = x * sqrt(var + eps) + mean.
+/// Source: diffusers pipeline_flux2_klein.py, _unpatchify_latents().
+void unpack_latents(Context& ctx, ConstView packed, int64_t patch, const ChannelStatistics& norm, View image);
+
+/// The inverse, of the first channels of an image's pixels: packed = (x - mean) / sqrt(var + eps).
+/// \param image f32 [height * patch, width * patch, channels or more]. \param packed f32 [height * width,
+/// channels * patch * patch]: tokens, row-major over the grid
+void pack_latents(Context& ctx, ConstView image, int64_t patch, const ChannelStatistics& norm, View packed);
+
 /// x [height, width, channels] to out [2 * height, 2 * width, channels] by repetition; converts f32 or product_dtype()
 /// to f32 or bf16.
 void upsample_nearest_2x(Context& ctx, ConstView x, View out);

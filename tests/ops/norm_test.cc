@@ -50,6 +50,24 @@ TEST(Norm, RmsNormOfZerosIsZero) {
   for (const double value : values(out)) EXPECT_EQ(value, 0);
 }
 
+/// Errors of reference::layer_norm_scaled() by `factors`: the mean errs by its sum's error of mean |x|, and so does
+/// every difference from it.
+Values layer_norm_bound(const Values& in, const Values& factors, const Values& expected, int64_t n, double output) {
+  Values bound(expected.size());
+  for (int64_t r = 0; r < std::ssize(in) / n; ++r) {
+    double mean = 0, absolute_mean = 0, variance = 0;
+    for (int64_t i = 0; i < n; ++i) mean += in[at(r * n + i)] / static_cast<double>(n);
+    for (int64_t i = 0; i < n; ++i) absolute_mean += std::abs(in[at(r * n + i)]) / static_cast<double>(n);
+    for (int64_t i = 0; i < n; ++i) variance += std::pow(in[at(r * n + i)] - mean, 2) / static_cast<double>(n);
+    const double mean_error = sum_error(n) * absolute_mean, inverse = 1 / std::sqrt(variance + kEps);
+    for (int64_t i = 0; i < n; ++i) {
+      bound[at(r * n + i)] = mean_error * inverse * std::abs(factors[at(i)]) * 2 +
+                             std::abs(expected[at(r * n + i)]) * (rms_error(n) + output);
+    }
+  }
+  return bound;
+}
+
 // Measured: 0.11 of the bound for f32, 0.97 for bf16 (its output rounding).
 TEST(Norm, LayerNormEqualsReference) {
   WorstError worst;
@@ -64,23 +82,66 @@ TEST(Norm, LayerNormEqualsReference) {
         ops::layer_norm_scaled(ctx, x, scale, kEps, out);
         const Values in = values(x), factors = values(scale);
         const Values expected = reference::layer_norm_scaled(in, factors, kEps, n);
-        Values bound(expected.size());
-        for (int64_t r = 0; r < rows; ++r) {
-          // The mean errs by that part of mean |x|, and so does every difference from it.
-          double mean = 0, absolute_mean = 0, variance = 0;
-          for (int64_t i = 0; i < n; ++i) mean += in[at(r * n + i)] / static_cast<double>(n);
-          for (int64_t i = 0; i < n; ++i) absolute_mean += std::abs(in[at(r * n + i)]) / static_cast<double>(n);
-          for (int64_t i = 0; i < n; ++i) variance += std::pow(in[at(r * n + i)] - mean, 2) / static_cast<double>(n);
-          const double mean_error = sum_error(n) * absolute_mean, inverse = 1 / std::sqrt(variance + kEps);
-          for (int64_t i = 0; i < n; ++i) {
-            bound[at(r * n + i)] = mean_error * inverse * std::abs(factors[at(i)]) * 2 +
-                                   std::abs(expected[at(r * n + i)]) * (rms_error(n) + unit(dtype));
-          }
-        }
+        const Values bound = layer_norm_bound(in, factors, expected, n, unit(dtype));
         worst(dtype, expect_within(out, expected, bound,
                                    fmt::format("layer_norm_scaled {} {} shift {}", name(dtype), n, shift)));
         out.expect_guards_untouched();
       }
+    }
+  }
+}
+
+TEST(Norm, AdaptiveLayerNormEqualsReference) {
+  WorstError worst;
+  Context ctx({}, 2);
+  for (const DType dtype : kOutputs) {
+    for (const int64_t n : kWidths) {
+      const int64_t rows = n > 1000 ? 3 : 9;
+      const Tensor x = random_tensor(DType::f32, {rows, n}, 1, -2, 4), scale = random_tensor(DType::f32, {n}, 3),
+                   shift = random_tensor(DType::f32, {n}, 4);
+      Guarded out(dtype, {rows, n});
+      ops::adaptive_layer_norm(ctx, x, {scale, shift, kEps}, out);
+      const Values in = values(x), shifts = values(shift);
+      Values factors = values(scale);
+      for (double& factor : factors) factor += 1;
+      const Values normed = reference::layer_norm_scaled(in, factors, kEps, n);
+      Values expected = normed, bound = layer_norm_bound(in, factors, normed, n, kUnitF32);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        expected[i] += shifts[i % at(n)];
+        bound[i] += std::abs(expected[i]) * (kUnitF32 + unit(dtype));
+      }
+      worst(dtype, expect_within(out, expected, bound, fmt::format("adaptive_layer_norm {} {}", name(dtype), n)));
+      out.expect_guards_untouched();
+    }
+  }
+}
+
+// The sum has the bits of a separate one, and the norm those of adaptive_layer_norm() of it.
+TEST(Norm, AddGatedAdaptiveNormIsTheSumThenTheNorm) {
+  WorstError worst;
+  Context ctx({}, 2);
+  for (const DType dtype : kOutputs) {
+    for (const int64_t n : kWidths) {
+      const int64_t rows = n > 1000 ? 3 : 9;
+      const Tensor projected = random_tensor(DType::f32, {rows, n}, 1, -3, 3), gate = random_tensor(DType::f32, {n}, 2),
+                   before = random_tensor(DType::f32, {rows, n}, 3), scale = random_tensor(DType::f32, {n}, 4),
+                   shift = random_tensor(DType::f32, {n}, 5);
+      const ops::AdaptiveNorm norm{scale, shift, kEps};
+      Guarded x(DType::f32, {rows, n}), x_alone(DType::f32, {rows, n}), out(dtype, {rows, n}), apart(dtype, {rows, n});
+      for (Guarded* each : {&x, &x_alone}) copy_bytes(before, *each);
+      ops::add_gated_adaptive_norm(ctx, projected, gate, x, norm, out);
+      ops::add_gated_adaptive_norm(ctx, projected, gate, x_alone, {}, {});
+      ops::adaptive_layer_norm(ctx, x, norm, apart);
+      EXPECT_TRUE(same_bits(ConstView(x), ConstView(x_alone))) << n;
+      EXPECT_TRUE(same_bits(ConstView(out), ConstView(apart))) << n;
+      const Values p = values(projected), g = values(gate), b = values(before);
+      Values expected(p.size()), bound(p.size());
+      for (size_t i = 0; i < p.size(); ++i) {
+        expected[i] = b[i] + g[i % at(n)] * p[i];
+        bound[i] = kUnitF32 * (std::abs(g[i % at(n)] * p[i]) + std::abs(expected[i]));
+      }
+      worst(DType::f32, expect_within(x, expected, bound, fmt::format("add_gated {}", n)));
+      for (Guarded* each : {&x, &x_alone, &out}) each->expect_guards_untouched();
     }
   }
 }

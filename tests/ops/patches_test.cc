@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -49,6 +50,54 @@ TEST(Patches, LatentsToImageDividesShiftsAndMovesChannelsLast) {
       }
       image.expect_guards_untouched();
     }
+  }
+}
+
+// "(c ph pw) h w -> (h ph) (w pw) c", as einops writes it.
+TEST(Patches, PackedLatentsAreUnpackedAndPackedAgain) {
+  Context ctx({}, 2);
+  for (const auto& [channels, height, width, patch] :
+       {std::array{1, 1, 1, 2}, {3, 5, 4, 2}, {32, 6, 33, 2}, {2, 3, 2, 3}}) {
+    const int64_t packed_channels = int64_t{channels} * patch * patch, all_rows = int64_t{height} * patch,
+                  all_columns = int64_t{width} * patch;
+    const Tensor packed = random_tensor(DType::f32, {packed_channels, height, width}, 1, -4, 4),
+                 mean = random_tensor(DType::f32, {packed_channels}, 2),
+                 var = random_tensor(DType::f32, {packed_channels}, 3, 0.5f, 3);
+    const ops::ChannelStatistics norm{mean, var, 1e-4f};
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      Guarded image(dtype, {all_rows, all_columns, channels});
+      ops::unpack_latents(ctx, packed, patch, norm, image);
+      for (int64_t y = 0; y < all_rows; ++y) {
+        for (int64_t x = 0; x < all_columns; ++x) {
+          for (int64_t c = 0; c < channels; ++c) {
+            const int64_t from = (c * patch + y % patch) * patch + x % patch;
+            const double value = static_cast<double>(
+                packed.data<float>()[(from * height + y / patch) * width + x / patch]);
+            const double deviation = std::sqrt(static_cast<double>(var.data<float>()[from]) + 1e-4);
+            const double wanted = value * deviation + static_cast<double>(mean.data<float>()[from]);
+            const double bound = (std::abs(value * deviation) + std::abs(wanted)) * (3 * kUnitF32 + unit(dtype));
+            ASSERT_NEAR(value_at(image, (y * all_columns + x) * channels + c), wanted, bound);
+          }
+        }
+      }
+      image.expect_guards_untouched();
+    }
+    // An image of more channels, of which the first are packed, as means stand before variances.
+    Tensor image({}, DType::f32, {all_rows, all_columns, channels}),
+        wider({}, DType::f32, {all_rows, all_columns, channels + 2});
+    ops::unpack_latents(ctx, packed, patch, norm, image);
+    std::fill_n(wider.data<float>(), wider.shape().elements(), 7.f);
+    for (int64_t pixel = 0; pixel < all_rows * all_columns; ++pixel)
+      std::copy_n(image.data<float>() + pixel * channels, channels, wider.data<float>() + pixel * (channels + 2));
+    Guarded tokens(DType::f32, {int64_t{height} * width, packed_channels});
+    ops::pack_latents(ctx, wider, patch, norm, tokens);
+    for (int64_t token = 0; token < height * width; ++token) {
+      for (int64_t c = 0; c < packed_channels; ++c) {
+        const double wanted = static_cast<double>(packed.data<float>()[c * height * width + token]);
+        ASSERT_NEAR(value_at(tokens, token * packed_channels + c), wanted, 16 * kUnitF32 * (std::abs(wanted) + 2));
+      }
+    }
+    tokens.expect_guards_untouched();
   }
 }
 

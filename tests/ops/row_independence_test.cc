@@ -109,6 +109,12 @@ TEST(RowIndependence, Norms) {
             ops::layer_norm_scaled(ctx, x.view().rows(first, count), scale, 1e-6f, out);
           },
           "layer_norm_scaled");
+      expect_independent_rows(
+          67, dtype, {n},
+          [&](Context& ctx, int64_t first, int64_t count, View out) {
+            ops::adaptive_layer_norm(ctx, x.view().rows(first, count), {scale, weight, 1e-6f}, out);
+          },
+          "adaptive_layer_norm");
       if (dtype == DType::bf16) continue;
       const Tensor before = random_tensor(DType::f32, {67, n}, 4);
       expect_independent_rows(
@@ -118,6 +124,13 @@ TEST(RowIndependence, Norms) {
             ops::add_gated_rms_norm(ctx, x.view().rows(first, count), {weight, scale, 1e-5f}, out);
           },
           "add_gated_rms_norm");
+      expect_independent_rows(
+          67, dtype, {n},
+          [&](Context& ctx, int64_t first, int64_t count, View out) {
+            copy_bytes(before.view().rows(first, count), out);
+            ops::add_gated_adaptive_norm(ctx, x.view().rows(first, count), scale, out, {}, {});
+          },
+          "add_gated_adaptive_norm");
     }
   }
 }

@@ -56,6 +56,36 @@ void run(OnCpu<add_gated_rms_norm>, Context& ctx, ConstView projected, const Gat
   });
 }
 
+void run(OnCpu<adaptive_layer_norm>, Context& ctx, ConstView x, const AdaptiveNorm& norm, View out) {
+  const int64_t rows = x.shape()[0], n = x.shape()[1];
+  const float* in = x.data<float>();
+  const ScaleShift by{norm.scale.data<float>(), norm.shift.data<float>()};
+  with_output(out, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        row_kernels().of<Out>().adaptive_norm(in + r * n, by, norm.eps, n, to + r * n);
+    });
+  });
+}
+
+void run(OnCpu<add_gated_adaptive_norm>, Context& ctx, ConstView projected, ConstView gate, View x,
+         const AdaptiveNorm& next, View out) {
+  const int64_t rows = x.shape()[0], n = x.shape()[1];
+  const float* p = projected.data<float>();
+  const float* g = gate.data<float>();
+  const ScaleShift by{optional_data<float>(next.scale), optional_data<float>(next.shift)};
+  float* to = x.data<float>();
+  with_output(out, [&]<class Out>(Out* normed) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        row_kernels().add_gated(p + r * n, g, n, to + r * n);
+        if (normed != nullptr)
+          row_kernels().of<Out>().adaptive_norm(to + r * n, by, next.eps, n, normed + r * n);
+      }
+    });
+  });
+}
+
 void run(OnCpu<group_norm_row_sums>, Context& ctx, ConstView x, View sums) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2], groups = sums.shape()[1];
   const int64_t group_channels = channels / groups;

@@ -64,6 +64,52 @@ void run(OnCpu<latents_to_image>, Context& ctx, ConstView latents, float scale, 
   });
 }
 
+void run(OnCpu<unpack_latents>, Context& ctx, ConstView packed, int64_t patch, const ChannelStatistics& norm,
+         View image) {
+  const int64_t width = packed.shape()[2], pixels = packed.shape()[1] * width;
+  const int64_t rows = image.shape()[0], columns = image.shape()[1], channels = image.shape()[2];
+  const float* from = packed.data<float>();
+  const float* mean = norm.mean.data<float>();
+  const float* var = norm.var.data<float>();
+  with_output(image, [&]<class Out>(Out* to) {
+    parallel_ranges(ctx, rows, row_grain(columns * channels), [&](int64_t begin, int64_t end) {
+      for (int64_t y = begin; y < end; ++y) {
+        for (int64_t x = 0; x < columns; ++x) {
+          const int64_t pixel = y / patch * width + x / patch, place = y % patch * patch + x % patch;
+          for (int64_t c = 0; c < channels; ++c) {
+            const int64_t at = c * patch * patch + place;
+            const float value = from[at * pixels + pixel] * std::sqrt(var[at] + norm.eps) + mean[at];
+            if constexpr (sizeof(Out) == sizeof(float))
+              to[(y * columns + x) * channels + c] = value;
+            else
+              to[(y * columns + x) * channels + c] = to_bfloat16(value);
+          }
+        }
+      }
+    });
+  });
+}
+
+void run(OnCpu<pack_latents>, Context& ctx, ConstView image, int64_t patch, const ChannelStatistics& norm,
+         View packed) {
+  const int64_t columns = image.shape()[1], channels = image.shape()[2], grid_width = columns / patch;
+  const int64_t tokens = packed.shape()[0], width = packed.shape()[1];
+  const float* from = image.data<float>();
+  const float* mean = norm.mean.data<float>();
+  const float* var = norm.var.data<float>();
+  float* to = packed.data<float>();
+  parallel_ranges(ctx, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      for (int64_t at = 0; at < width; ++at) {
+        const int64_t c = at / (patch * patch), place = at % (patch * patch);
+        const int64_t y = token / grid_width * patch + place / patch, x = token % grid_width * patch + place % patch;
+        to[token * width + at] =
+            (from[(y * columns + x) * channels + c] - mean[at]) / std::sqrt(var[at] + norm.eps);
+      }
+    }
+  });
+}
+
 void run(OnCpu<upsample_nearest_2x>, Context& ctx, ConstView x, View out) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
   const float* from = x.data<float>();

@@ -83,8 +83,11 @@ void rms_norm(const float* x, const float* weight, const float* scale, float eps
   }
 }
 
-template <class Out>
-void layer_norm(const float* x, const float* scale, float eps, int64_t n, Out* out) {
+struct LayerStatistics {
+  float mean, inverse_deviation;
+};
+
+inline LayerStatistics layer_statistics(const float* x, float eps, int64_t n) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += x[i];
@@ -92,9 +95,25 @@ void layer_norm(const float* x, const float* scale, float eps, int64_t n, Out* o
   float squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
-  const float inverse = 1.f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
+  return {mean, 1.f / __builtin_sqrtf(squares / static_cast<float>(n) + eps)};
+}
+
+template <class Out>
+void layer_norm(const float* x, const float* scale, float eps, int64_t n, Out* out) {
+  const LayerStatistics of = layer_statistics(x, eps, n);
+  const float mean = of.mean, inverse = of.inverse_deviation;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) store((x[i] - mean) * inverse * scale[i], out + i);
+}
+
+template <class Out>
+void adaptive_norm(const float* x, const ScaleShift& by, float eps, int64_t n, Out* out) {
+  const LayerStatistics of = layer_statistics(x, eps, n);
+  const float mean = of.mean, inverse = of.inverse_deviation;
+  const float* const scale = by.scale;
+  const float* const shift = by.shift;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store((1.f + scale[i]) * ((x[i] - mean) * inverse) + shift[i], out + i);
 }
 
 template <class Out>
@@ -188,6 +207,11 @@ void add_gated_rms_norm(const float* projected, const float* weight, const float
   }
 }
 
+void add_gated(const float* projected, const float* gate, int64_t n, float* x) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) x[i] += gate[i] * projected[i];
+}
+
 void channel_sums(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares) {
   for (int64_t p = 0; p < pixels; ++p, x += channels) {
 #pragma omp simd
@@ -206,8 +230,8 @@ void bf16_to_f32(const bfloat16* x, int64_t n, float* out) {
 
 template <class Out>
 constexpr OutputKernels<Out> output_kernels() {
-  return {rms_norm<Out>, layer_norm<Out>,  rotate<Out>, silu_mul<Out>,
-          silu<Out>,     softmax_exp<Out>, scale<Out>,  affine<Out>};
+  return {rms_norm<Out>, layer_norm<Out>,  adaptive_norm<Out>, rotate<Out>, silu_mul<Out>,
+          silu<Out>,     softmax_exp<Out>, scale<Out>,         affine<Out>};
 }
 
 }  // namespace
@@ -215,6 +239,6 @@ constexpr OutputKernels<Out> output_kernels() {
 #define NOSTOS_TABLE_OF(isa) row_kernels_##isa
 #define NOSTOS_TABLE(isa) NOSTOS_TABLE_OF(isa)
 const RowKernels NOSTOS_TABLE(NOSTOS_ISA) = {output_kernels<float>(), output_kernels<bfloat16>(), add_gated_rms_norm,
-                                             channel_sums, bf16_to_f32};
+                                             add_gated, channel_sums, bf16_to_f32};
 
 }  // namespace nostos::cpu

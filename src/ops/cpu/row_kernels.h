@@ -30,6 +30,11 @@ struct ChannelAffine {
   bool silu;
 };
 
+/// What is done to a normalised row: (1 + scale) * x + shift.
+struct ScaleShift {
+  const float *scale, *shift;
+};
+
 /// Loops that end in an element type of the caller's choice (float or bfloat16). Pointers never alias unless said.
 template <class Out>
 struct OutputKernels {
@@ -37,6 +42,8 @@ struct OutputKernels {
   void (*rms_norm)(const float* x, const float* weight, const float* scale, float eps, int64_t n, Out* out);
   /// out = (x - mean) / sqrt(var + eps) * scale, n elements.
   void (*layer_norm)(const float* x, const float* scale, float eps, int64_t n, Out* out);
+  /// out = (1 + scale) * (x - mean) / sqrt(var + eps) + shift, n elements.
+  void (*adaptive_norm)(const float* x, const ScaleShift& by, float eps, int64_t n, Out* out);
   /// One head.
   void (*rotate)(const float* x, const HeadRotation& by, Out* out);
   /// out = silu(gate) * up, n elements.
@@ -55,6 +62,8 @@ struct RowKernels {
   /// x += gate * rms_norm(projected) * weight, n elements; gate may be null.
   void (*add_gated_rms_norm)(const float* projected, const float* weight, const float* gate, float eps, int64_t n,
                              float* x);
+  /// x += gate * projected, n elements.
+  void (*add_gated)(const float* projected, const float* gate, int64_t n, float* x);
   /// Adds the sums and sums of squares over `pixels` of each channel to sums[channels] and squares[channels].
   void (*channel_sums)(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares);
   void (*bf16_to_f32)(const bfloat16* x, int64_t n, float* out);

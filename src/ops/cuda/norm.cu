@@ -166,6 +166,48 @@ __global__ void __launch_bounds__(kRowThreads, row_blocks(K, !std::is_void_v<Out
   }
 }
 
+/// What is added to a row before its norm; In is void for nothing.
+template <class In>
+struct Added {
+  const In* projected;
+  const float* gate;
+};
+
+/// x += gate * projected, then out = (1 + scale) * layer_norm(x) + shift; Out is void for no norm.
+template <class In, class Out, int V, int K>
+__global__ void __launch_bounds__(kRowThreads, row_blocks(K, true))
+    adaptive_norm_kernel(Added<In> added, const float* scale, const float* shift, float eps, int64_t rows, int channels,
+                         float* x, Out* out) {
+  constexpr bool kAdds = !std::is_void_v<In>, kNorms = !std::is_void_v<Out>;
+  __shared__ float partial[2][2][kMaxWarps];
+  RowPart<V, K> gates(kAdds ? added.gate : scale, channels), factors(kNorms ? scale : added.gate, channels),
+      shifts(kNorms ? shift : added.gate, channels);
+  factors.each([&](int k, int i) { factors.values[k][i] = 1.f + factors.values[k][i]; });
+  RawPart<float, V, K> ahead;
+  ahead.load(x + blockIdx.x * static_cast<int64_t>(channels), channels, true);
+  int parity = 0;
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
+    RowPart<V, K> row(ahead);
+    ahead.load(x + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
+    if constexpr (kAdds) {
+      const RowPart<V, K> projected(added.projected + r * channels, channels);
+      row.each([&](int k, int i) { row.values[k][i] += gates.values[k][i] * projected.values[k][i]; });
+      row.write(x + r * channels, channels);
+    }
+    if constexpr (kNorms) {
+      float sum = 0;
+      row.each([&](int k, int i) { sum += row.values[k][i]; });
+      const float mean = block_sum(sum, partial[parity][0]) / static_cast<float>(channels);
+      const float squares = row.squares(mean, channels, partial[parity][1]);
+      const float inverse = 1.f / sqrtf(squares / static_cast<float>(channels) + eps);
+      row.each([&](int k, int i) {
+        row.values[k][i] = factors.values[k][i] * ((row.values[k][i] - mean) * inverse) + shifts.values[k][i];
+      });
+      row.write(out + r * channels, channels);
+    }
+  }
+}
+
 /// Calls body(launch, V, K) with the row launch's constants.
 template <class Body>
 void with_row_launch(const Context& ctx, const Shape& shape, bool two_norms, const Body& body) {
@@ -229,6 +271,39 @@ void run(OnCuda<add_gated_rms_norm>, Context& ctx, ConstView projected, const Ga
     with_elements(next.out, [&]<class Out>(Out* out) {
       run(Next<Out>{next.weight.data<float>(), optional_data<float>(next.scale), out});
     });
+  });
+}
+
+namespace {
+
+template <class In, class Out>
+void launch_adaptive_norm(Context& ctx, Added<In> added, const AdaptiveNorm& norm, View x, Out* out) {
+  const float* scale = optional_data<float>(norm.scale);
+  const float* shift = optional_data<float>(norm.shift);
+  float* to = x.data<float>();
+  with_row_launch(ctx, x.shape(), true, [&](const RowLaunch& launch, auto v, auto k) {
+    check(v == 1 || is_aligned(scale, shift, added.projected, added.gate, to, out),
+          "rows of whole vectors begin at 16 bytes");
+    adaptive_norm_kernel<In, Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+        added, scale, shift, norm.eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, out);
+    check_launch("adaptive_norm");
+  });
+}
+
+}  // namespace
+
+void run(OnCuda<adaptive_layer_norm>, Context& ctx, ConstView x, const AdaptiveNorm& norm, View out) {
+  // Nothing is added, so that x is only read.
+  const View in(const_cast<std::byte*>(x.bytes()), x.dtype(), x.shape());
+  with_elements(out, [&]<class Out>(Out* to) { launch_adaptive_norm(ctx, Added<void>{}, norm, in, to); });
+}
+
+void run(OnCuda<add_gated_adaptive_norm>, Context& ctx, ConstView projected, ConstView gate, View x,
+         const AdaptiveNorm& next, View out) {
+  with_elements(projected, [&]<class In>(const In* in) {
+    const Added<In> added{in, gate.data<float>()};
+    if (!out) return launch_adaptive_norm(ctx, added, next, x, static_cast<void*>(nullptr));
+    with_elements(out, [&]<class Out>(Out* to) { launch_adaptive_norm(ctx, added, next, x, to); });
   });
 }
 

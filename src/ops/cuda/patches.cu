@@ -46,6 +46,34 @@ __global__ void __launch_bounds__(kBlockThreads)
   put(__fadd_rn(__fdiv_rn(latents[item % channels * pixels + item / channels], scale), shift), image + item);
 }
 
+template <class Out>
+__global__ void __launch_bounds__(kBlockThreads)
+    unpack_kernel(const float* packed, const float* mean, const float* var, float eps, PatchGrid image, Out* out) {
+  const int64_t item = this_item();
+  if (item >= static_cast<int64_t>(image.channels) * image.height * image.width) return;
+  const int c = static_cast<int>(item % image.channels);
+  const int64_t pixel = item / image.channels;
+  const int y = static_cast<int>(pixel / image.width), x = static_cast<int>(pixel % image.width), p = image.patch;
+  const int at = c * p * p + y % p * p + x % p;
+  const int64_t pixels = static_cast<int64_t>(image.height / p) * (image.width / p);
+  const float value = packed[at * pixels + static_cast<int64_t>(y / p) * (image.width / p) + x / p];
+  put(__fadd_rn(__fmul_rn(value, sqrtf(__fadd_rn(var[at], eps))), mean[at]), out + item);
+}
+
+/// Thread i has element i of the tokens.
+__global__ void __launch_bounds__(kBlockThreads) pack_kernel(const float* from, const float* mean, const float* var,
+                                                             float eps, PatchGrid image, int64_t elements, int width,
+                                                             float* packed) {
+  const int64_t item = this_item();
+  if (item >= elements) return;
+  const int p = image.patch, columns = image.width / p;
+  const int token = static_cast<int>(item / width), at = static_cast<int>(item % width);
+  const int c = at / (p * p), place = at % (p * p);
+  const int y = token / columns * p + place / p, x = token % columns * p + place % p;
+  const float value = from[(static_cast<int64_t>(y) * image.width + x) * image.channels + c];
+  packed[item] = __fdiv_rn(__fadd_rn(value, -mean[at]), sqrtf(__fadd_rn(var[at], eps)));
+}
+
 /// Thread i has vector i of x and writes it to the four pixels of out.
 template <class In, class Out, int V>
 __global__ void __launch_bounds__(kBlockThreads)
@@ -114,6 +142,29 @@ void run(OnCuda<latents_to_image>, Context& ctx, ConstView latents, float scale,
         latents.data<float>(), pixels, static_cast<int>(channels), scale, shift, to);
     check_launch("latents_to_image");
   });
+}
+
+void run(OnCuda<unpack_latents>, Context& ctx, ConstView packed, int64_t patch, const ChannelStatistics& norm,
+         View image) {
+  if (image.elements() == 0) return;
+  const Shape& shape = image.shape();
+  const PatchGrid grid = patch_grid({shape[2], shape[0], shape[1]}, patch);
+  with_elements(image, [&]<class Out>(Out* to) {
+    unpack_kernel<<<blocks_for(image.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
+        packed.data<float>(), norm.mean.data<float>(), norm.var.data<float>(), norm.eps, grid, to);
+    check_launch("unpack_latents");
+  });
+}
+
+void run(OnCuda<pack_latents>, Context& ctx, ConstView image, int64_t patch, const ChannelStatistics& norm,
+         View packed) {
+  if (packed.elements() == 0) return;
+  const Shape& shape = image.shape();
+  pack_kernel<<<blocks_for(packed.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
+      image.data<float>(), norm.mean.data<float>(), norm.var.data<float>(), norm.eps,
+      patch_grid({shape[2], shape[0], shape[1]}, patch), packed.elements(), static_cast<int>(packed.shape()[1]),
+      packed.data<float>());
+  check_launch("pack_latents");
 }
 
 void run(OnCuda<upsample_nearest_2x>, Context& ctx, ConstView x, View out) {
