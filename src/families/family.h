@@ -33,8 +33,17 @@ struct FamilyOptions {
 /// The parts that the stages of a drawing need, as places in Family::parts().
 struct StageParts {
   std::vector<size_t> text;     ///< one for each pass of PromptEncoding
+  std::vector<size_t> encode;   ///< all at once, where there are reference images
   std::vector<size_t> denoise;  ///< all at once
   std::vector<size_t> decode;   ///< all at once
+};
+
+/// How long a prompt is.
+struct PromptLength {
+  int64_t tokens = 0;
+  int64_t max_tokens = 0;  ///< of the request, to which a family may pad
+
+  friend auto operator<=>(const PromptLength&, const PromptLength&) = default;
 };
 
 /// Turns some prompts into embeddings, on one rank. The work is cut into *passes*, each of which needs one part
@@ -58,6 +67,7 @@ struct DenoiserPlan {
   const nn::SequenceParallel& share;        ///< this rank's share of an image; outlives the denoiser
   std::span<const int64_t> embedding_rows;  ///< of each prompt embedding that there is
   std::span<const size_t> embeddings;       ///< those that this rank's passes read; may name one several times
+  std::span<const parallel::Grid> references;  ///< the token grid of each reference image
   int64_t steps = 1;
   bool passes_apart = false;  ///< whether passes run one after the other, which takes less memory
 };
@@ -83,6 +93,9 @@ class Denoiser {
   /// \param embeddings f32 [rows, width] of each that there is, whole
   /// \param with_positions whether to fill the rotary tables, too; the tables stay from one run to the next
   virtual void take_embeddings(Context& ctx, std::span<const ConstView> embeddings, bool with_positions) = 0;
+  /// Takes this rank's rows of the reference images, if there are any.
+  /// \param tokens f32 [tokens of all, patch width], one image after the other, whole
+  virtual void take_references(Context& ctx, ConstView tokens) = 0;
   /// Computes, for all steps, what depends on the time alone.
   virtual void take_times(Context& ctx, std::span<const float> times) = 0;
   /// Makes `step`, counted from 0, the step under way. A recording of predict() holds no call of select_step().
@@ -111,6 +124,18 @@ class Decoder {
   virtual void plan(Context& ctx, ConstView latents, View image) const = 0;
 };
 
+/// Encodes reference images of one size, on one rank or as one of many. Each rank encodes some rows of the image.
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+  /// tokens = the image's latents as a Denoiser takes them, whole on every rank. The bits are the same on any number of
+  /// ranks.
+  /// \param image f32 [this rank's rows in pixels, width, 3] in [-1, 1]
+  /// \param tokens f32 [tokens of the image, patch width]
+  /// \throws Error cancelled between blocks, peer_failed
+  virtual void encode(Context& ctx, ConstView image, View tokens) const = 0;
+};
+
 /// A model of a family: its shape, its parts, and the makers of what draws with the parts. What a maker returns refers
 /// to the family, and runs only while the parts of its stage are loaded. The `take_...` functions take memory of an
 /// arena. What such a function makes of a measuring arena is good for nothing but measuring.
@@ -125,8 +150,9 @@ class Family {
   /// \return the dtype of the matrix products.
   virtual DType dtype() const = 0;
   /// \param sigmas the user's own noise levels, before shifting, as many as steps; empty: the model's
+  /// \param image_tokens of the whole image, references not counted
   /// \return the noise levels of a run.
-  virtual Schedule schedule(int64_t steps, std::span<const double> sigmas) const = 0;
+  virtual Schedule schedule(int64_t steps, std::span<const double> sigmas, int64_t image_tokens) const = 0;
   /// \return the parts in the order in which the stages need them.
   virtual std::span<ModelPart* const> parts() const = 0;
   virtual const StageParts& stage_parts() const = 0;
@@ -135,16 +161,19 @@ class Family {
 
   /// \param max_tokens at most shape().limits.max_sequence_length; a longer prompt is cut
   virtual PromptTokens tokenize(std::string_view prompt, int64_t max_tokens) const = 0;
-  /// \return the shape of the embedding of a prompt of so many tokens: [rows, width].
-  virtual Shape embedding_shape(int64_t tokens) const = 0;
-  /// \param lengths the tokens of each prompt
+  /// \return the shape of a prompt's embedding: [rows, width].
+  virtual Shape embedding_shape(const PromptLength& prompt) const = 0;
+  /// \param prompts the length of each
   /// \param embeddings f32, of all prompts, one after the other
-  virtual std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const int64_t> lengths,
+  virtual std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const PromptLength> prompts,
                                                        View embeddings) const = 0;
   virtual std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const = 0;
   /// The parts of the decoding stage must be loaded, because they say what memory decoding needs.
   /// \param shards of the rows of latents [channels, height, width]
   virtual std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
+                                                int64_t width) const = 0;
+  /// Likewise of the encoding stage. \return null for a family without reference images
+  virtual std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                                 int64_t width) const = 0;
 };
 

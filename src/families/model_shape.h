@@ -4,11 +4,26 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 namespace nostos {
 
 inline constexpr int64_t kMaxSteps = 1000;
 inline constexpr double kMaxGuidance = 1000;
+
+/// How classifier-free guidance of scale g joins the predictions for a positive and a negative prompt.
+enum class GuidanceForm {
+  none,           ///< not at all: a distilled model has no negative branch, and g no effect
+  from_positive,  ///< pos + g (pos - neg), on from above 0: Z-Image
+  from_negative,  ///< neg + g (pos - neg), on from above 1: FLUX.2, and what others call the CFG scale
+};
+
+/// \return as records write it, e.g. "from_positive".
+const char* name(GuidanceForm form);
+/// \return the form of that name. \throws Error model for any other.
+GuidanceForm parse_guidance_form(const std::string& text);
+/// \return whether guidance of this scale is on.
+bool guides(GuidanceForm form, double scale);
 
 /// What a model draws when the request leaves it open, and what it can draw at all.
 struct ModelLimits {
@@ -19,6 +34,7 @@ struct ModelLimits {
   int64_t default_width = 1024;
   int64_t default_steps = 8;
   double default_guidance_scale = 0;
+  GuidanceForm guidance = GuidanceForm::from_positive;
   int64_t max_sequence_length = 1504;  ///< tokens of a prompt
   int64_t latent_channels = 0;         ///< 0: not known, and given latents may have any shape
   int64_t pixels_per_latent = 8;       ///< along one side of a latent element

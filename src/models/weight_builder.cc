@@ -1,6 +1,7 @@
 // Implements conversion, stacking and packing of weights.
 #include "models/weight_builder.h"
 
+#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -12,6 +13,9 @@ namespace {
 
 /// \return rows that lie in one piece.
 NamedRows piece(const std::string& name, int64_t begin, int64_t count) { return {name, begin, count, count, count}; }
+NamedRows piece(const MatrixPart& part, int64_t begin) {
+  return {part.name, begin, part.rows, part.rows, part.rows, part.row, part.column};
+}
 
 }  // namespace
 
@@ -48,6 +52,24 @@ bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) 
   if (!from) return false;
   load(from, to);
   source_->release(name);
+  return true;
+}
+
+bool WeightBuilder::fetch(const MatrixPart& part, View to) {
+  const ConstView from = source_->tensor(part.name, part.whole);
+  if (!from) return false;
+  const ConstView rows = from.rows(part.row, part.rows);
+  if (part.columns == part.whole[1]) {
+    load(rows, to);
+  } else {
+    Tensor cut(Device{}, from.dtype(), {part.rows, part.columns});
+    const size_t item = size_bytes(from.dtype()), stride = static_cast<size_t>(part.whole[1]) * item;
+    const size_t begin = static_cast<size_t>(part.column) * item, bytes = static_cast<size_t>(part.columns) * item;
+    for (size_t row = 0; row < static_cast<size_t>(part.rows); ++row)
+      std::memcpy(cut.view().bytes() + row * bytes, rows.bytes() + row * stride + begin, bytes);
+    load(cut, to);
+  }
+  source_->release(part.name);
   return true;
 }
 
@@ -103,17 +125,25 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
   return complete ? pack(made, std::move(rows)) : Linear{};
 }
 
-GatedLinear WeightBuilder::gated(const std::string& gate, const std::string& up, const GatedShape& shape) {
+Linear WeightBuilder::part(const MatrixPart& part) {
+  const View made = stage({dtype_}, {part.rows, part.columns});
+  return fetch(part, made) ? pack(made, {piece(part, 0)}) : Linear{};
+}
+
+GatedLinear WeightBuilder::gated(const MatrixPart& gate, const MatrixPart& up, const GatedShape& shape) {
   const int64_t in = shape.in, ffn = shape.ffn;
   const View made = stage({dtype_}, {2 * ffn, in});
-  const bool has_gate = fetch(gate, {ffn, in}, made.rows(0, ffn)), has_up = fetch(up, {ffn, in}, made.rows(ffn, ffn));
+  const bool has_gate = fetch(gate, made.rows(0, ffn)), has_up = fetch(up, made.rows(ffn, ffn));
   if (!has_gate || !has_up) return {};
   if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape))
-    return {pack(made, {piece(gate, 0, ffn), piece(up, ffn, ffn)}), false};
+    return {pack(made, {piece(gate, 0), piece(up, ffn)}), false};
   if (raw_.size_bytes() < made.size_in_bytes()) raw_ = Buffer(ctx_.device(), made.size_in_bytes());
   const View interleaved(raw_.data(), dtype_, made.shape());
   ops::interleave_gates(ctx_, made, interleaved);
-  return {pack(interleaved, ops::interleaved_rows(ctx_.device(), gate, up, ffn)), true};
+  std::vector<NamedRows> rows = ops::interleaved_rows(ctx_.device(), gate.name, up.name, ffn);
+  rows[0].from_row = gate.row;
+  rows[1].from_row = up.row;
+  return {pack(interleaved, std::move(rows)), true};
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {

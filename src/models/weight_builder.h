@@ -53,6 +53,19 @@ struct WeightStorage {
   WeightSizes sizes;
 };
 
+/// Some rows and columns of a checkpoint's matrix, e.g. of projections that it fuses.
+struct MatrixPart {
+  std::string name;
+  Shape whole;                      ///< [rows, columns] of the matrix
+  int64_t row = 0, rows = 0;        ///< the part's
+  int64_t column = 0, columns = 0;  ///< the part's
+
+  /// \return all of a matrix.
+  static MatrixPart all(const std::string& name, int64_t rows, int64_t columns) {
+    return {name, {rows, columns}, 0, rows, 0, columns};
+  }
+};
+
 /// The visitor that a model's weights walk through: it names every tensor with its expected shape and turns it into
 /// what ops take.
 /// With a ListingSource nothing is made and every output stays empty.
@@ -73,8 +86,10 @@ class WeightBuilder {
   ConstView small(const std::string& name, const Shape& shape);
   /// Weights [out_i, in] named `names`, stacked along the outputs, in the block dtype, without bias.
   Linear stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in);
+  /// A weight that is a part of a matrix, in the block dtype, without bias.
+  Linear part(const MatrixPart& part);
   /// Weights `gate` and `up` [ffn, in] of a SwiGLU layer, in the block dtype.
-  GatedLinear gated(const std::string& gate, const std::string& up, const GatedShape& shape);
+  GatedLinear gated(const MatrixPart& gate, const MatrixPart& up, const GatedShape& shape);
   /// `name`.weight [out, in] in `dtype`, with `name`.bias [out] if `bias`.
   Linear linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype);
   /// `names`[i].weight [out, in] and .bias [out], stacked along the outputs, in the block dtype.
@@ -88,6 +103,9 @@ class WeightBuilder {
   /// A tensor that the layout has and the engine never needs.
   void unneeded(const std::string& name, const Shape& shape) { source_->unneeded(name, shape); }
 
+  /// A tensor that a checkpoint may have beside the layout's.
+  void ignored(const std::string& name) { source_->ignored(name); }
+
   /// Ends the walk. \throws Error model listing everything missing or misshapen. \return what keeps the views alive.
   WeightStorage finish();
 
@@ -99,6 +117,7 @@ class WeightBuilder {
   View stage(const WeightFormat& format, const Shape& shape);
   /// Copies `name` to `to`, converted to its dtype. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
+  bool fetch(const MatrixPart& part, View to);
   /// \param rows where `weight`'s come from.
   Linear pack(ConstView weight, std::vector<NamedRows> rows);
   /// conv(), packed by `pack`.

@@ -52,7 +52,8 @@ void StoreSource::finish() {
           problems_.size(), join_some(problems_));
   if (mode_ == Mode::load) return;
   for (const std::string& note : store_.notes()) log_message(LogLevel::warning, note);
-  const std::vector<std::string> unused = store_.unused();
+  std::vector<std::string> unused = store_.unused();
+  std::erase_if(unused, [&](const std::string& name) { return ignored_.contains(name); });
   if (!unused.empty()) {
     log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(),
                 unused.size(), join_some(unused));

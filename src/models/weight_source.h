@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,8 @@ class WeightSource {
   virtual void release(const std::string& name) = 0;
   /// Notes that the layout has this tensor but the engine never needs its values.
   virtual void unneeded(const std::string& name, const Shape& shape) = 0;
+  /// Notes that a checkpoint may have this tensor, of whatever dtype and shape, or a prefix less: nobody is warned of it.
+  virtual void ignored(const std::string& name) = 0;
   /// Called once every tensor has been asked for. \throws Error model listing what was missing or misshapen.
   virtual void finish() {}
 };
@@ -44,6 +47,7 @@ class StoreSource : public WeightSource {
   ConstView tensor(const std::string& name, const Shape& shape) override;
   void release(const std::string& name) override { store_.release(prefix_ + name); }
   void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
+  void ignored(const std::string& name) override { ignored_.insert({name, prefix_ + name}); }
   /// When checking, also logs a warning that names the checkpoint's tensors nobody asked for.
   void finish() override;
 
@@ -52,6 +56,7 @@ class StoreSource : public WeightSource {
   std::string prefix_;
   Mode mode_;
   std::vector<std::string> problems_;
+  std::set<std::string> ignored_;
 };
 
 /// Random weights, normal-like with the scale 1 / sqrt(fan in), ones for norms; the same for the same names.
@@ -62,6 +67,7 @@ class SyntheticSource : public WeightSource {
   ConstView tensor(const std::string& name, const Shape& shape) override;
   void release(const std::string& name) override { made_.erase(name); }
   void unneeded(const std::string&, const Shape&) override {}
+  void ignored(const std::string&) override {}
 
  private:
   Context& ctx_;
@@ -74,6 +80,7 @@ class ListingSource : public WeightSource {
   ConstView tensor(const std::string& name, const Shape& shape) override;
   void release(const std::string&) override {}
   void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
+  void ignored(const std::string&) override {}
   const std::map<std::string, Shape>& shapes() const { return shapes_; }
 
  private:

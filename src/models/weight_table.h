@@ -10,17 +10,17 @@
 
 namespace nostos {
 
-/// One matrix of the checkpoint.
+/// One matrix of the checkpoint, or a part of it.
 struct WeightPlace {
   const Linear* weight = nullptr;   ///< with others stacked beside it, maybe
   const NamedRows* rows = nullptr;  ///< its own among them
 };
 
-/// Places by the checkpoint's names without the prefix of a file. Each model's weights.h makes its own, which points
-/// into the weights: it ends with them, and with any move of them.
-using WeightTable = std::map<std::string, WeightPlace, std::less<>>;
+/// Places by the checkpoint's names without the prefix of a file, several of a matrix that products take in parts. Each
+/// model's weights.h makes its own, which points into the weights: it ends with them, and with any move of them.
+using WeightTable = std::multimap<std::string, WeightPlace, std::less<>>;
 
-/// Adds the rows of `weights`; those that a model lacks have none. \throws Error internal if a name is there already
+/// Adds the rows of `weights`; those that a model lacks have none. \throws Error internal if a part is there already
 void add_places(WeightTable& table, std::initializer_list<const Linear*> weights);
 
 }  // namespace nostos

@@ -47,6 +47,13 @@ std::vector<ops::HeadGroup> tokens_of(std::span<const ops::HeadGroup> groups, in
   return some;
 }
 
+/// \return memory of `heads` for `count` of its tokens alone, behind what `first` tokens take.
+View some_tokens(View heads, int64_t first, int64_t count) {
+  const Shape& shape = heads.shape();
+  const int64_t token = shape[0] * shape[2];
+  return heads.reshape({shape.elements()}).rows(first * token, count * token).reshape({shape[0], count, shape[2]});
+}
+
 /// One sequence in a layer: what its heads are made of.
 struct Projected {
   Context& ctx;
@@ -55,6 +62,7 @@ struct Projected {
   std::vector<StreamRows> stream_rows;  ///< of the sequence's rows
   View qkv;
   RopeTable rope;
+  int64_t pads;  ///< see AttendedSequence
 
   /// \return how a stream's heads of some rows are normalised and rotated.
   ops::RotaryHeads rotary(const AttentionWeights& w, int64_t begin, int64_t count) const {
@@ -84,8 +92,17 @@ struct Projected {
     const float scale = score_scale(shape);
     const parallel::Range all{0, qkv.shape()[0]};
     if (s.q) {
-      split(all, std::array{ops::HeadGroup{s.q, s.k, s.v}});
-      return ops::attention(ctx, {s.q, s.k, s.v}, scale, shape.causal, mixed);
+      const int64_t real = all.count - pads;
+      const View k = some_tokens(s.k, 0, real), v = some_tokens(s.v, 0, real);
+      const ops::HeadGroup tokens{some_tokens(s.q, 0, real), k, v};
+      split({0, real}, std::array{tokens});
+      ops::attention(ctx, {tokens.q, k, v}, scale, shape.causal, mixed.rows(0, real));
+      if (pads == 0) return;
+      const Shape nowhere{shape.kv_heads, pads, shape.head_dim};
+      const View none(nullptr, k.dtype(), nowhere);
+      const ops::HeadGroup padded{some_tokens(s.q, real, pads), none, none};
+      split({real, pads}, std::array{padded});
+      return ops::attention(ctx, {padded.q, k, v}, scale, false, mixed.rows(real, pads));
     }
     const ops::HeadCounts heads{shape.heads, shape.kv_heads};
     if (streams.size() == 1)
@@ -131,11 +148,13 @@ void attention(Context& ctx, std::span<const AttendedSequence> sequences, const 
                 s.qkv.rows(of_stream.begin, of_stream.count));
   int64_t begin = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const auto& [sequence, rope] = sequences[i];
+    const auto& [sequence, rope, pads] = sequences[i];
     const View qkv = s.qkv.rows(begin, sequence->rows()), mixed = s.mixed.rows(begin, sequence->rows());
-    const Projected projected{ctx, shape, streams, stream_rows({&sequence, 1}, streams.size()), qkv, rope};
+    const Projected projected{ctx, shape, streams, stream_rows({&sequence, 1}, streams.size()), qkv, rope,
+                              pads};
     check((!sequence->is_sharded() && streams.size() == 1) || (!shape.causal && shape.kv_heads == shape.heads),
           "a sequence that is sharded or has several streams has neither a causal mask nor grouped heads");
+    check(pads == 0 || s.heads[i].q, "pads are those of a sequence whose heads are moved on one rank");
     if (sequence->is_sharded()) {
       const auto split = [&](const parallel::Range& some, std::span<const ops::HeadGroup> groups) {
         projected.split(some, groups);

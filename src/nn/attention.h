@@ -37,7 +37,8 @@ struct AttentionWeights {
 /// One of the sequences whose rows stand one after the other in what a layer works on.
 struct AttendedSequence {
   const ShardedSequence* sequence = nullptr;
-  RopeTable rope;  ///< of this rank's rows
+  RopeTable rope;    ///< of this rank's rows
+  int64_t pads = 0;  ///< rows at the end that attend to the rows before, and that no row attends to: on one rank alone
 };
 
 /// Memory in which a sequence is attended to.

@@ -2,6 +2,7 @@
 #include "nn/rope.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "tensor/transfer.h"
@@ -21,10 +22,12 @@ class HostTable {
   explicit HostTable(const RopeTable& table)
       : table_(table), cos_(Device{}, DType::f32, table.cos.shape()), sin_(Device{}, DType::f32, table.sin.shape()) {}
 
-  void set(int64_t token, int64_t pair, float angle) {
+  /// \param angle float or double: the precision in which cos and sin are taken.
+  template <class Angle>
+  void set(int64_t token, int64_t pair, Angle angle) {
     const int64_t at = token * cos_.shape()[1] + pair;
-    cos_.data<float>()[at] = std::cos(angle);
-    sin_.data<float>()[at] = std::sin(angle);
+    cos_.data<float>()[at] = static_cast<float>(std::cos(angle));
+    sin_.data<float>()[at] = static_cast<float>(std::sin(angle));
   }
   void upload_to(Context& ctx) const {
     upload(ctx, cos_, table_.cos);
@@ -38,22 +41,25 @@ class HostTable {
 
 }  // namespace
 
-void fill_axial_rope(Context& ctx, std::span<const int64_t> dims, double theta,
-                     std::span<const AxialPosition> positions, RopeTable table) {
-  const int64_t pairs = table.cos.shape()[1];
-  check(dims.size() == 3 && dims[0] + dims[1] + dims[2] == 2 * pairs, "rotary axes add up to the head width");
+void fill_axial_rope(Context& ctx, const AxialRope& rope, std::span<const AxialPosition> positions, RopeTable table) {
+  check(rope.dims.size() <= AxialPosition().size() &&
+            std::accumulate(rope.dims.begin(), rope.dims.end(), int64_t{0}) == 2 * table.cos.shape()[1],
+        "rotary axes add up to the head width");
   check(static_cast<int64_t>(positions.size()) == table.cos.shape()[0], "one position a token");
   HostTable host(table);
-  int64_t first = 0;
-  for (size_t axis = 0; axis < 3; ++axis) {
-    for (int64_t i = 0; i < dims[axis] / 2; ++i) {
-      const double frequency = 1.0 / std::pow(theta, static_cast<double>(2 * i) / static_cast<double>(dims[axis]));
+  int64_t pair = 0;
+  for (size_t axis = 0; axis < rope.dims.size(); ++axis) {
+    const int64_t dim = rope.dims[axis];
+    for (int64_t i = 0; i < dim / 2; ++i, ++pair) {
+      const double frequency = 1.0 / std::pow(rope.theta, static_cast<double>(2 * i) / static_cast<double>(dim));
       for (size_t t = 0; t < positions.size(); ++t) {
-        const float angle = static_cast<float>(static_cast<double>(positions[t][axis]) * frequency);
-        host.set(static_cast<int64_t>(t), first + i, angle);
+        const double angle = static_cast<double>(positions[t][axis]) * frequency;
+        if (rope.angles == RopeAngles::float64)
+          host.set(static_cast<int64_t>(t), pair, angle);
+        else
+          host.set(static_cast<int64_t>(t), pair, static_cast<float>(angle));
       }
     }
-    first += dims[axis] / 2;
   }
   host.upload_to(ctx);
 }

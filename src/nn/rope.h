@@ -36,15 +36,25 @@ class RopeStorage {
   RopeTable table_;
 };
 
-/// A token's place on the three axes of Z-Image: sequence (caption or frame), row, column.
-using AxialPosition = std::array<int64_t, 3>;
+/// A token's place on at most four axes, e.g. Z-Image's: sequence (caption or frame), row, column. What a model has no
+/// axis for is 0.
+using AxialPosition = std::array<int64_t, 4>;
 
-/// Fills `table` with Z-Image's axial embedding: pair i of axis a turns by position[a] * theta^(-2i / dims[a]), axes
-/// concatenated. Angles
-/// are float64 rounded to float32 before cos and sin. Source: diffusers RopeEmbedder, transformer_z_image.py @58eb52c0.
-/// \param dims channels of each axis, even, adding up to head_dim.
-void fill_axial_rope(Context& ctx, std::span<const int64_t> dims, double theta,
-                     std::span<const AxialPosition> positions, RopeTable table);
+/// In which precision the cos and sin of an angle are taken. The angles themselves are float64.
+enum class RopeAngles {
+  float32,  ///< of the angle rounded to float32: Z-Image, diffusers RopeEmbedder, transformer_z_image.py @58eb52c0
+  float64,  ///< of the angle as it is, then rounded to float32: FLUX.2, diffusers get_1d_rotary_pos_embed
+};
+
+/// An axial embedding: pair i of axis a turns by position[a] * theta^(-2i / dims[a]), axes side by side.
+struct AxialRope {
+  std::span<const int64_t> dims;  ///< channels of each axis, even, adding up to head_dim
+  double theta = 0;
+  RopeAngles angles = RopeAngles::float32;
+};
+
+/// Fills `table` with the embedding of one position a row.
+void fill_axial_rope(Context& ctx, const AxialRope& rope, std::span<const AxialPosition> positions, RopeTable table);
 
 /// Fills `table` for positions 0, 1, 2, ...: pair i turns by position * theta^(-2i / head_dim), in float32 as
 /// transformers computes it.

@@ -17,6 +17,13 @@ RowShards::RowShards(Communicator& communicator, int64_t rows)
   check(rows >= 1, "an image has at least one row");
 }
 
+RowShards RowShards::refined(int64_t factor) const {
+  RowShards fine = *this;
+  fine.rows_ *= factor;
+  for (parallel::Range& share : fine.shares_) share = {share.begin * factor, share.count * factor};
+  return fine;
+}
+
 View RowShards::part(View whole, size_t rank) const {
   check(whole.shape()[0] % rows_ == 0, "a whole tensor has the same number of rows for each row of the image");
   const int64_t scale = whole.shape()[0] / rows_;

@@ -27,6 +27,9 @@ class RowShards {
   /// One rank holds all rows.
   explicit RowShards(int64_t rows);
 
+  /// \return the same image at a finer resolution, dealt alike: `factor` rows for each row of this.
+  RowShards refined(int64_t factor) const;
+
   /// \return rows of the whole image at scale 1.
   int64_t rows() const { return rows_; }
   /// \return which rows of the whole image this rank holds.
@@ -44,6 +47,8 @@ class RowShards {
   /// Fills the halo of `slab` [slab_rows, ...] with the neighbours' outermost own rows. One message a neighbour.
   /// \throws Error peer_failed
   void exchange_halo(const Context& ctx, View slab) const;
+  /// \return a slab without the row above its own.
+  View own_and_below(View slab) const { return slab.rows(above(), slab.shape()[0] - above()); }
   /// \return zero padding with which a 3x3 convolution of a slab gives its own rows: where the image ends, not the
   /// slab.
   Padding padding() const { return {1 - above(), 1, 1 - below(), 1}; }

@@ -14,16 +14,18 @@
 
 namespace nostos {
 
-/// Which rows of a packed weight are those of one checkpoint matrix: `run` side by side, the next run `stride` further
-/// on.
+/// Which rows of a packed weight are those of one checkpoint matrix, or of a part of it: `run` side by side, the next
+/// run `stride` further on.
 struct NamedRows {
-  std::string name;    ///< of the checkpoint's matrix, without the prefix of its file
-  int64_t begin = 0;   ///< where its first row is
-  int64_t count = 0;   ///< of its rows
-  int64_t run = 0;     ///< count where it lies in one piece
-  int64_t stride = 0;  ///< likewise
+  std::string name;         ///< of the checkpoint's matrix, without the prefix of its file
+  int64_t begin = 0;        ///< where the first row is
+  int64_t count = 0;        ///< of rows
+  int64_t run = 0;          ///< count where they lie in one piece
+  int64_t stride = 0;       ///< likewise
+  int64_t from_row = 0;     ///< of the checkpoint's matrix: the first
+  int64_t from_column = 0;  ///< likewise; the packed weight has as many columns as it takes inputs
 
-  /// \return where row `i` of the checkpoint's matrix is.
+  /// \return where row `from_row` + `i` of the checkpoint's matrix is.
   int64_t row(int64_t i) const { return begin + i / run * stride + i % run; }
 
   friend bool operator==(const NamedRows&, const NamedRows&) = default;

@@ -35,6 +35,7 @@ struct Grid {
   int64_t width = 0;
 
   int64_t tokens() const { return height * width; }
+  friend bool operator==(const Grid&, const Grid&) = default;
 };
 
 /// A part of a grid, in tokens or in latent elements.

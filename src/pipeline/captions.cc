@@ -41,7 +41,7 @@ void tell_truncated(Drawing& drawing, std::span<const Prompt> prompts, const Pro
       const auto known = std::ranges::find(prompts, Prompt{text, *request.max_sequence_length});
       return known != prompts.end() && set.tokens[static_cast<size_t>(known - prompts.begin())].truncated;
     };
-    made.cut = {is_truncated(request.prompt), *request.guidance_scale > 0 && is_truncated(request.negative_prompt)};
+    made.cut = {is_truncated(request.prompt), made.resolved.is_guided && is_truncated(request.negative_prompt)};
     if (drawing.progress[i].on_prompts) drawing.progress[i].on_prompts(made.cut);
   }
 }
@@ -113,19 +113,22 @@ CaptionCopies take_kept(Drawing& drawing, const PromptSet& prompts, View embeddi
 
 PromptSet tokenize(Drawing& drawing, std::span<const Prompt> prompts) {
   PromptSet set;
-  set.lengths.resize(prompts.size());
+  std::vector<int64_t> lengths(prompts.size());
   KeptCaptions* const kept = drawing.rank.process.captions;
   if (drawing.is_root()) {
     for (size_t i = 0; i < prompts.size(); ++i) {
       const PromptTokens& tokens =
           set.tokens.emplace_back(drawing.family().tokenize(prompts[i].text, prompts[i].max_tokens));
-      set.lengths[i] = std::ssize(tokens.ids);
-      set.kept.push_back(kept != nullptr ? kept->find(tokens.ids) : nullptr);
+      lengths[i] = std::ssize(tokens.ids);
     }
     tell_truncated(drawing, prompts, set);
   }
-  drawing.world().broadcast(host_bytes(std::span(set.lengths)), kRoot).wait();
-  for (const int64_t length : set.lengths) set.rows.push_back(drawing.family().embedding_shape(length)[0]);
+  drawing.world().broadcast(host_bytes(std::span(lengths)), kRoot).wait();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const PromptLength& length = set.lengths.emplace_back(lengths[i], prompts[i].max_tokens);
+    set.rows.push_back(drawing.family().embedding_shape(length)[0]);
+    if (drawing.is_root()) set.kept.push_back(kept != nullptr ? kept->find(set.key(i)) : nullptr);
+  }
   return set;
 }
 
@@ -135,7 +138,7 @@ CaptionMemory take_caption_memory(Arena& arena, const Drawing& drawing, const Pr
   CaptionMemory memory{take(arena, DType::f32, {sum(prompts.rows), width}), {}};
   if (!drawing.is_root()) return memory;
   for (const Batch& batch : batches_of(drawing, prompts)) {
-    const std::span<const int64_t> lengths = std::span(prompts.lengths).subspan(batch.first, batch.count);
+    const std::span<const PromptLength> lengths = std::span(prompts.lengths).subspan(batch.first, batch.count);
     const View embeddings = rows_of(memory.embeddings, prompts.rows, batch);
     CaptionKey key{{lengths.begin(), lengths.end()}, embeddings.bytes(), arena.used_bytes()};
     memory.batches.push_back({batch, family.take_prompts(arena, lengths, embeddings), std::move(key)});
@@ -178,7 +181,7 @@ CaptionCopies make_captions(Drawing& drawing, const PromptSet& prompts, const Ca
 void keep_captions(Drawing& drawing, const PromptSet& prompts, CaptionCopies copies) {
   for (auto& [prompt, copy] : copies) {
     const size_t bytes = copy.size_in_bytes();
-    drawing.rank.process.captions->insert(prompts.tokens[prompt].ids, std::move(copy), bytes);
+    drawing.rank.process.captions->insert(prompts.key(prompt), std::move(copy), bytes);
   }
 }
 

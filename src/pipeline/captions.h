@@ -25,10 +25,13 @@ struct Prompt {
 
 /// The prompts of a drawing, each once.
 struct PromptSet {
-  std::vector<PromptTokens> tokens{};  ///< on rank 0
-  std::vector<int64_t> lengths{};      ///< tokens of each, on every rank
-  std::vector<int64_t> rows{};         ///< of the embedding of each
-  std::vector<const Tensor*> kept{};   ///< of each on rank 0: null, or the embedding that is kept of it
+  std::vector<PromptTokens> tokens{};   ///< on rank 0
+  std::vector<PromptLength> lengths{};  ///< of each, on every rank
+  std::vector<int64_t> rows{};          ///< of the embedding of each
+  std::vector<const Tensor*> kept{};    ///< of each on rank 0: null, or the embedding that is kept of it
+
+  /// \return what the embedding of prompt `i` is kept under, on rank 0.
+  std::pair<std::vector<int32_t>, int64_t> key(size_t i) const { return {tokens[i].ids, rows[i]}; }
 };
 
 /// Memory of the text stage.

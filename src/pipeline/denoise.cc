@@ -7,6 +7,7 @@
 
 #include "parallel/shard_plan.h"
 #include "pipeline/initial_state.h"
+#include "pipeline/references.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -73,9 +74,10 @@ DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, 
   const ModelShape& model = drawing.parts().shape();
   const Shape latent = drawing.latent_shape();
   const nn::SequenceRanks& ranks = drawing.groups.sequence();
+  const parallel::Grid grid{latent[1] / model.patch, latent[2] / model.patch};
   SamplerPlan all{
       .share = nn::SequenceParallel(ranks,
-                                    parallel::make_plan({.grid = {latent[1] / model.patch, latent[2] / model.patch},
+                                    parallel::make_plan({.grid = grid,
                                                          .ranks = ranks.all().world(),
                                                          .kind = drawing.parallelism.plan,
                                                          .heads = model.heads,
@@ -84,8 +86,9 @@ DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, 
                                     model.head_dim),
       .halves = drawing.groups.halves(),
       .world = &drawing.world(),
-      .schedule = drawing.family().schedule(*request.num_inference_steps, request.sigmas),
+      .schedule = drawing.family().schedule(*request.num_inference_steps, request.sigmas, grid.tokens()),
       .caption_tokens = embedding_rows,
+      .references = reference_grids(drawing),
       .pictures = std::move(pictures)};
   std::vector<int64_t> rows;
   for (size_t i = 0; i < all.pictures.size(); ++i) rows.push_back(all.rows_of(i));
@@ -124,14 +127,15 @@ void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemor
 }
 
 void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory,
-             std::span<const ConstView> embeddings, const std::function<void()>& after_first_step) {
+             const DenoiseInputs& inputs, const std::function<void()>& after_first_step) {
   Context& ctx = drawing.ctx();
   std::vector<int64_t> steps_told(drawing.made.size());
   for (size_t i = 0; i < plan.batches.size(); ++i) {
     const auto& [first, count, apart] = plan.batches[i];
     const BatchRun batch{std::span(plan.places).subspan(first, count), std::span(memory.states).subspan(first, count)};
     const SamplerPlan& sampler_plan = plan.samplers[i];
-    Sampler sampler(ctx, sampler_plan, memory.samplers[i], embeddings, drawing.rank.memory.left());
+    Sampler sampler(ctx, sampler_plan, memory.samplers[i], inputs.embeddings, inputs.references,
+                    drawing.rank.memory.left());
     if (i == 0) {
       drawing.report.transformer_flop = sampler.step_flop();
       drawing.report.transformer_rows = sampler.rows();

@@ -39,10 +39,15 @@ DenoiseMemory take_denoise_memory(Arena& arena, const Drawing& drawing, const De
 /// Takes scratch memory. All batches use the same, one after the other.
 void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemory& memory);
 
+/// What the stages before have made.
+struct DenoiseInputs {
+  std::vector<ConstView> embeddings;  ///< of each prompt of the drawing
+  ConstView references;               ///< f32 [tokens of all reference images, patch width]; null without
+};
+
 /// memory.states <- the images' final latents. Every rank has the latents in drawing.made, too.
-/// \param embeddings of each prompt of the drawing
 /// \param after_first_step called once, while the GPU draws
 void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory,
-             std::span<const ConstView> embeddings, const std::function<void()>& after_first_step);
+             const DenoiseInputs& inputs, const std::function<void()>& after_first_step);
 
 }  // namespace nostos

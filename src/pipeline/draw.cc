@@ -12,6 +12,7 @@
 #include "pipeline/decode.h"
 #include "pipeline/denoise.h"
 #include "pipeline/drawing.h"
+#include "pipeline/references.h"
 #include "pipeline/report.h"
 
 namespace nostos {
@@ -38,6 +39,7 @@ struct Wishes {
 
 struct DrawingMemory {
   CaptionMemory captions;
+  ReferenceMemory references;
   DenoiseMemory denoise;
   DecodeMemory decode;  ///< empty where parts take turns
 };
@@ -46,15 +48,15 @@ void require_drawable(std::span<const ResolvedRequest> requests, const Paralleli
   for (size_t i = 0; i < requests.size(); ++i) {
     check(draws_together(requests[i], requests.front()), "requests of one drawing share size and noise levels");
     for_request(i, requests.size(), [&] {
-      require(*requests[i].request.guidance_scale > 0 || parallelism.cfg == 1, ErrorKind::invalid_input,
-              "--cfg-parallel-degree {} splits the two halves of guidance, and --guidance-scale 0 has one: use "
+      require(requests[i].is_guided || parallelism.cfg == 1, ErrorKind::invalid_input,
+              "--cfg-parallel-degree {} splits the two halves of guidance, and --guidance-scale {} has one: use "
               "--cfg-parallel-degree 1, or guidance",
-              parallelism.cfg);
+              parallelism.cfg, *requests[i].request.guidance_scale);
     });
   }
 }
 
-Wishes wishes_of(std::span<const Generation> requests) {
+Wishes wishes_of(std::span<const Generation> requests, GuidanceForm form) {
   Wishes wishes;
   const auto prompt_of = [&](const std::string& text, int64_t max_tokens) {
     const Prompt prompt{text, max_tokens};
@@ -66,7 +68,7 @@ Wishes wishes_of(std::span<const Generation> requests) {
   for (size_t request = 0; request < requests.size(); ++request) {
     const GenerationRequest& r = requests[request].resolved.request;
     PicturePlan plan{.guidance = {static_cast<float>(*r.guidance_scale), static_cast<float>(r.cfg_normalization),
-                                  static_cast<float>(r.cfg_truncation)}};
+                                  static_cast<float>(r.cfg_truncation), form}};
     plan.captions[kPositive] = prompt_of(r.prompt, *r.max_sequence_length);
     if (plan.guidance.is_on()) plan.captions[kNegative] = prompt_of(r.negative_prompt, *r.max_sequence_length);
     for (int64_t i = 0; i < r.num_outputs; ++i) {
@@ -91,8 +93,13 @@ void make_room(Drawing& drawing, size_t scratch_bytes) {
 /// each begins when the one before is done with it
 DrawingMemory take_memory(Arena& captions, Arena& arena, const Drawing& drawing, const PromptSet& prompts,
                           const DenoiseBatches& plan) {
-  DrawingMemory memory{take_caption_memory(captions, drawing, prompts), take_denoise_memory(arena, drawing, plan), {}};
+  DrawingMemory memory{.captions = take_caption_memory(captions, drawing, prompts),
+                       .references = take_reference_memory(arena, drawing),
+                       .denoise = take_denoise_memory(arena, drawing, plan),
+                       .decode = {}};
   const size_t mark = arena.used_bytes();
+  if (!drawing.takes_turns()) take_reference_scratch(arena, drawing, memory.references);
+  arena.rewind(mark);
   take_denoise_scratch(arena, plan, memory.denoise);
   arena.rewind(mark);
   if (!drawing.takes_turns()) memory.decode = take_decode_memory(arena, drawing, plan.places.size());
@@ -108,7 +115,8 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
     pictures.insert(pictures.end(), sampler.pictures.begin(), sampler.pictures.end());
   const Shape latent = drawing.latent_shape();
   const DrawingShape shape{&drawing.parts(), drawing.parallelism, drawing.world().rank(), latent[1],
-                           latent[2],        first.steps(),       first.caption_tokens,   std::move(pictures)};
+                           latent[2],        first.steps(),       first.caption_tokens,   std::move(pictures),
+                           first.references};
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {
@@ -129,11 +137,12 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
 
 /// All stages but the report.
 void run_stages(Drawing& drawing) {
-  Wishes wishes = wishes_of(drawing.made);
+  Wishes wishes = wishes_of(drawing.made, drawing.family().shape().limits.guidance);
   const PromptSet prompts = tokenize(drawing, wishes.prompts);
   DenoiseBatches plan = plan_batches(drawing, std::move(wishes.places), std::move(wishes.pictures), prompts.rows);
   DrawingMemory memory = lay_out(drawing, prompts, plan);
 
+  encode_references(drawing, memory.references);
   CaptionCopies copies = make_captions(drawing, prompts, memory.captions);
 
   const StageParts& parts = drawing.family().stage_parts();
@@ -141,7 +150,7 @@ void run_stages(Drawing& drawing) {
   if (drawing.takes_turns() && !are_loaded) drawing.turn_to(parts.denoise);
   drawing.enter_stage("denoise");
   drawing.timed("denoise", drawing.ctx(), [&] {
-    denoise(drawing, plan, memory.denoise, embeddings_of(memory.captions, prompts),
+    denoise(drawing, plan, memory.denoise, {embeddings_of(memory.captions, prompts), memory.references.tokens},
             [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
   });
 

@@ -168,14 +168,17 @@ double Engine::measure_matmul_gflops(int64_t rows) {
 }
 
 int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
-  constexpr int64_t kUsualCaption = 64;  // padded tokens
+  constexpr int64_t kUsualPrompt = 64;  // tokens
   const EngineOptions& options = impl_->options;
   const ModelShape& model = impl_->models.front()->parts.shape();
   const ResolvedRequest resolved = resolve(request, limits());
   const int64_t side = model.limits.pixels_per_latent * model.patch;
-  const int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side) + kUsualCaption;
+  int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side);
+  tokens += impl_->models.front()->parts.family().embedding_shape(
+      {kUsualPrompt, *resolved.request.max_sequence_length})[0];
+  for (const ImageSize& size : resolved.reference_sizes) tokens += size.height / side * (size.width / side);
   const int64_t ranks = options.parallelism.ulysses * options.parallelism.ring;
-  const int64_t passes = *resolved.request.guidance_scale > 0 && options.parallelism.cfg == 1 ? 2 : 1;
+  const int64_t passes = resolved.is_guided && options.parallelism.cfg == 1 ? 2 : 1;
   return std::max<int64_t>(max_batch_rows(options.device) / (passes * ((tokens + ranks - 1) / ranks)), 1);
 }
 

@@ -147,17 +147,17 @@ PreviewMemory PreviewMemory::take(Arena& arena, int64_t patch_width, const Sampl
 Previewer::Previewer(Context& ctx, const SamplerPlan& plan, const SamplerMemory& sampler, const PreviewMemory& memory,
                      PreviewState& state, const Family* family)
     : ctx_(ctx), plan_(plan), sampler_(sampler), memory_(memory), state_(state), delivers_(family != nullptr) {
-  Tensor negated(Device{}, DType::f32, memory_.negated_sigmas.shape());
+  Tensor deltas(Device{}, DType::f32, memory_.clean_deltas.shape());
   for (int64_t i = 0; i < plan_.steps(); ++i)
-    negated.data<float>()[i] = -plan_.schedule.sigmas[static_cast<size_t>(i) + 1];
-  upload(ctx_, negated, memory_.negated_sigmas);
+    deltas.data<float>()[i] = plan_.schedule.clean_delta(static_cast<size_t>(i));
+  upload(ctx_, deltas, memory_.clean_deltas);
   if (delivers_ && !state_.colors) state_.colors.emplace(ctx_, *family);
 }
 
 void Previewer::after_step(size_t picture, int64_t step, Deliver deliver) {
   const auto& [tokens, velocity] = sampler_.pictures[picture];
   ops::convert(ctx_, tokens, memory_.clean);
-  ops::euler_step(ctx_, velocity[kPositive], memory_.negated_sigmas.rows(step, 1), memory_.clean);
+  ops::euler_step(ctx_, velocity[kPositive], memory_.clean_deltas.rows(step, 1), memory_.clean);
   // The state of all ranks is not there before the end: until then its place is free.
   plan_.share.gather_tokens(ctx_, memory_.clean, sampler_.gathered_tokens, sampler_.all_tokens);
   if (!delivers_) return;

@@ -20,7 +20,7 @@ namespace nostos {
 /// Prompt embeddings that outlive their drawing, f32 [rows, width] in host memory, by the token ids of their prompt. A
 /// prompt that comes again is not encoded again. An embedding does not depend on size or seed, so the image has the
 /// same bits. The costs of the cache are bytes.
-using KeptCaptions = LruCache<std::vector<int32_t>, Tensor>;
+using KeptCaptions = LruCache<std::pair<std::vector<int32_t>, int64_t>, Tensor>;
 
 /// What a rank has of its process, and may share with other ranks of the process.
 struct RankProcess {

@@ -26,14 +26,15 @@ struct DrawingShape {
   int64_t height = 0, width = 0, steps = 0;
   std::vector<int64_t> caption_tokens{};  ///< rows of each prompt embedding
   std::vector<PicturePlan> pictures{};
+  std::vector<parallel::Grid> references{};  ///< the token grid of each
 
   friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
 };
 
-/// What a recorded encoding of prompts depends on: the tokens of each prompt, where the embeddings are, and where in
+/// What a recorded encoding of prompts depends on: the length of each prompt, where the embeddings are, and where in
 /// the arena the encoding's other memory begins.
 struct CaptionKey {
-  std::vector<int64_t> lengths;
+  std::vector<PromptLength> lengths;
   const std::byte* embeddings = nullptr;
   size_t kept = 0, scratch = 0;
 

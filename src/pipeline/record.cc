@@ -73,6 +73,7 @@ std::string to_json(const DrawingRecord& record) {
   json["model_name"] = record.model_name;
   json["precision"] = record.precision;
   if (!record.variant.empty()) json["variant"] = record.variant;
+  if (record.guidance != GuidanceForm::from_positive) json["guidance_form"] = name(record.guidance);
   json["version"] = NOSTOS_VERSION;
   return json_line(json);
 }
@@ -104,6 +105,7 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   record.model_path = json.string("model_path");
   record.precision = json.string("precision");
   record.variant = json.string_or("variant", "");
+  record.guidance = parse_guidance_form(json.string_or("guidance_form", nostos::name(GuidanceForm::from_positive)));
   return record;
 }
 
@@ -143,7 +145,7 @@ std::string webui_parameters(const DrawingRecord& record) {
   return fmt::format(
       "{}\n{}Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Guidance scale: {}, Version: "
       "nostos {}",
-      request.prompt, negative, request.num_inference_steps.value(), cfg_scale_of(guidance), request.seed,
+      request.prompt, negative, request.num_inference_steps.value(), cfg_scale_of(guidance, record.guidance), request.seed,
       request.width.value(), request.height.value(),
       setting_value(record.model_name.empty() ? model_label(record.model_path).shown : record.model_name), guidance,
       NOSTOS_VERSION);

@@ -19,6 +19,7 @@ struct DrawingRecord {
   std::string model_path;          ///< as the user gave it; empty: the embedded model
   std::string precision = "auto";  ///< "auto", "f32" or "bf16"
   std::string variant{};           ///< of the weights, as the user gave it; empty: none
+  GuidanceForm guidance = GuidanceForm::from_positive;  ///< of the model, which tells what guidance_scale means
   std::string model_name{};        ///< as the picture shows it; empty: that of model_path
 };
 

@@ -124,7 +124,10 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
 
   r.guidance_scale = request.guidance_scale.value_or(limits.default_guidance_scale);
   require_in_range("guidance_scale", *r.guidance_scale, 0, kMaxGuidance);
+  resolved.is_guided = guides(limits.guidance, *r.guidance_scale);
   require_in_range("cfg_normalization", r.cfg_normalization, 0, kMaxGuidance);
+  require(r.cfg_normalization == 0 || limits.guidance == GuidanceForm::from_positive, ErrorKind::invalid_input,
+          "cfg_normalization is {}: this model has no such cap, leave it out", r.cfg_normalization);
   require(r.cfg_truncation > 0 && r.cfg_truncation <= 1, ErrorKind::invalid_input,
           "cfg_truncation is {}: it must be above 0 and at most 1 (1 never switches guidance off)", r.cfg_truncation);
   require(r.num_outputs >= 1 && r.num_outputs <= kMaxOutputs, ErrorKind::invalid_input,
@@ -142,8 +145,13 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
   return resolved;
 }
 
-double cfg_scale_of(double guidance_scale) { return rounded(guidance_scale + 1); }
+double cfg_scale_of(double guidance_scale, GuidanceForm form) {
+  if (!guides(form, guidance_scale)) return 1;
+  return rounded(form == GuidanceForm::from_positive ? guidance_scale + 1 : guidance_scale);
+}
 
-double guidance_scale_of(double cfg_scale) { return std::max(rounded(cfg_scale - 1), 0.0); }
+double guidance_scale_of(double cfg_scale, GuidanceForm form) {
+  return form == GuidanceForm::from_positive ? std::max(rounded(cfg_scale - 1), 0.0) : std::max(cfg_scale, 1.0);
+}
 
 }  // namespace nostos

@@ -70,6 +70,7 @@ ModelLimits any_model_limits();
 /// A request with every default filled in and every field checked.
 struct ResolvedRequest {
   GenerationRequest request{};  ///< all optionals set
+  bool is_guided = false;       ///< whether a negative prompt takes part
   int64_t drawn_height = 0;     ///< pixels, multiples of ModelLimits::size_multiple
   int64_t drawn_width = 0;
   std::vector<ImageSize> reference_sizes{};  ///< of request.images once they are prepared (reference_images.h)
@@ -79,11 +80,11 @@ struct ResolvedRequest {
 /// reference images the field is `image`, and the message names the picture.
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits);
 
-/// Z-Image's guidance is pos + g (pos - neg), the usual classifier-free guidance neg + s (pos - neg), so that s = g +
-/// 1. Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
+/// The usual classifier-free guidance is neg + s (pos - neg): a guidance scale g `from_positive` is s = g + 1, one
+/// `from_negative` is s. Both functions round to nine decimals: s = 1.01 is g = 0.01, not 0.010000000000000009.
 /// \return the usual scale s of g; 1 is off.
-double cfg_scale_of(double guidance_scale);
-/// \return the g of the usual scale; 0, which is off, for a scale of 1 and less.
-double guidance_scale_of(double cfg_scale);
+double cfg_scale_of(double guidance_scale, GuidanceForm form);
+/// \return the g of the usual scale, which is off for a scale of 1 and less.
+double guidance_scale_of(double cfg_scale, GuidanceForm form);
 
 }  // namespace nostos

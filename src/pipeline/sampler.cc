@@ -50,7 +50,9 @@ int64_t SamplerPlan::rows_of(size_t picture) const {
   const int64_t ranks = share.plan().request.ranks;
   const auto rows = [&](Side side) {
     const int64_t caption = caption_tokens[pictures[picture].captions[side]];
-    return (share.plan().padded_tokens() + caption + ranks - 1) / ranks;
+    int64_t tokens = share.plan().padded_tokens() + caption;
+    for (const parallel::Grid& reference : references) tokens += reference.tokens();
+    return (tokens + ranks - 1) / ranks;
   };
   if (!pictures[picture].guidance.is_on()) return rows(kPositive);
   return halves != nullptr ? std::max(rows(kPositive), rows(kNegative)) : rows(kPositive) + rows(kNegative);
@@ -71,8 +73,8 @@ SamplerMemory SamplerMemory::take(Arena& arena, const Family& family, const Samp
   }
   std::vector<size_t> captions;
   for (const DenoisePass& pass : own_passes(plan, memory, whole_step(plan))) captions.push_back(pass.embedding);
-  memory.denoiser =
-      family.take_denoiser(arena, {plan.share, plan.caption_tokens, captions, plan.steps(), plan.passes_apart});
+  memory.denoiser = family.take_denoiser(
+      arena, {plan.share, plan.caption_tokens, captions, plan.references, plan.steps(), plan.passes_apart});
   memory.deltas = nostos::take(arena, DType::f32, {1, plan.steps(), 1});
   memory.step_delta = nostos::take(arena, DType::f32, {1, 1, 1});
   memory.all_tokens = nostos::take(arena, DType::f32, all);
@@ -96,16 +98,20 @@ void cap_norm(Context& ctx, const nn::SequenceParallel& share, const SamplerMemo
 }
 
 Sampler::Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory,
-                 std::span<const ConstView> captions, SamplerLeft& left)
+                 std::span<const ConstView> captions, ConstView references, SamplerLeft& left)
     : ctx_(ctx), plan_(plan), memory_(memory), left_(left) {
-  if (left_.caption_tokens != plan_.caption_tokens || left_.pictures != plan_.pictures)
-    left_ = {.caption_tokens = plan_.caption_tokens, .pictures = plan_.pictures};
-  run_half(!left_.has_positions, [&] { memory_.denoiser->take_embeddings(ctx_, captions, !left_.has_positions); });
+  if (left_.caption_tokens != plan_.caption_tokens || left_.references != plan_.references ||
+      left_.pictures != plan_.pictures)
+    left_ = {.caption_tokens = plan_.caption_tokens, .references = plan_.references, .pictures = plan_.pictures};
+  run_half(!left_.has_positions, [&] {
+    memory_.denoiser->take_embeddings(ctx_, captions, !left_.has_positions);
+    memory_.denoiser->take_references(ctx_, references);
+  });
   left_.has_positions = true;
   memory_.denoiser->take_times(ctx_, plan_.schedule.times);
   Tensor deltas(Device{}, DType::f32, memory_.deltas.shape());
   for (size_t step = 0; step < plan_.schedule.times.size(); ++step)
-    deltas.data<float>()[step] = plan_.schedule.sigmas[step + 1] - plan_.schedule.sigmas[step];
+    deltas.data<float>()[step] = plan_.schedule.step_delta(step);
   upload(ctx_, deltas, memory_.deltas);
 }
 
@@ -137,7 +143,7 @@ void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnS
     const std::vector<bool> go_on = wanted();
     StepKind kind;
     for (size_t i = 0; i < go_on.size(); ++i) {
-      const bool guided = plan_.pictures[i].guidance.applies_at(plan_.schedule.times[static_cast<size_t>(step)]);
+      const bool guided = plan_.pictures[i].guidance.applies_at(plan_.schedule.elapsed[static_cast<size_t>(step)]);
       kind.push_back(!go_on[i] ? Prediction::none : guided ? Prediction::guided : Prediction::plain);
     }
     if (std::ranges::count(go_on, true) == 0) return;
@@ -232,6 +238,9 @@ void Sampler::exchange_halves(const StepKind& kind) {
 void Sampler::guide(size_t picture) {
   const auto& [positive, negative] = memory_.pictures[picture].velocity;
   const Guidance& guidance = plan_.pictures[picture].guidance;
+  // The other form is the same formula from the other side.
+  if (guidance.form == GuidanceForm::from_negative)
+    return ops::guide(ctx_, negative, positive, -guidance.scale, positive);
   const bool is_capped = guidance.normalization > 0;
   ops::guide(ctx_, positive, negative, guidance.scale, positive, is_capped ? memory_.token_squares : View{});
   if (is_capped) cap_norm(ctx_, plan_.share, memory_, guidance.normalization, positive);

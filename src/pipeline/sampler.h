@@ -22,13 +22,14 @@ namespace nostos {
 
 /// Classifier-free guidance of a run.
 struct Guidance {
-  float scale = 0;          ///< 0: off
+  float scale = 0;
   float normalization = 0;  ///< see GenerationRequest::cfg_normalization
   float truncation = 1;     ///< see GenerationRequest::cfg_truncation
+  GuidanceForm form = GuidanceForm::from_positive;
 
-  bool is_on() const { return scale > 0; }
-  /// \return whether the step at model time `time` is guided.
-  bool applies_at(float time) const { return is_on() && time <= truncation; }
+  bool is_on() const { return guides(form, scale); }
+  /// \return whether the step that begins once `elapsed` = 1 - sigma is behind is guided.
+  bool applies_at(float elapsed) const { return is_on() && elapsed <= truncation; }
   friend bool operator==(const Guidance&, const Guidance&) = default;
 };
 
@@ -52,7 +53,8 @@ struct SamplerPlan {
   Communicator* halves = nullptr;
   Communicator* world = nullptr;  ///< of all ranks of the run; null where this one is alone
   Schedule schedule;
-  std::vector<int64_t> caption_tokens{};  ///< rows of each prompt embedding
+  std::vector<int64_t> caption_tokens{};     ///< rows of each prompt embedding
+  std::vector<parallel::Grid> references{};  ///< the token grid of each reference image
   std::vector<PicturePlan> pictures{};
   bool passes_apart = false;  ///< see Batch
   bool can_record = false;    ///< whether steps are recorded: as all ranks do, and not where weights are streamed
@@ -98,7 +100,8 @@ using StepKind = std::vector<Prediction>;
 
 /// What a sampler leaves in its memory for the next sampler that has the same plan and the same memory.
 struct SamplerLeft {
-  std::vector<int64_t> caption_tokens{};  ///< whose plan it was
+  std::vector<int64_t> caption_tokens{};     ///< whose plan it was
+  std::vector<parallel::Grid> references{};  ///< likewise
   std::vector<PicturePlan> pictures{};
   bool has_positions = false;         ///< the rotary tables are filled
   std::map<StepKind, Graph> steps{};  ///< recorded where it can be; of the first kMostSteps kinds
@@ -114,10 +117,11 @@ struct SamplerLeft {
 class Sampler {
  public:
   /// \param captions whole prompt embeddings f32 [plan.caption_tokens, width]
+  /// \param references f32 [tokens of all reference images, patch width], whole; null without
   /// \param left what the sampler before has left; empty if that sampler had other memory. All that a sampler is given
   /// by reference must outlive it.
   Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, std::span<const ConstView> captions,
-          SamplerLeft& left);
+          ConstView references, SamplerLeft& left);
 
   /// Called before each step.
   /// \return of each image whether it is still wanted, the same on every rank.

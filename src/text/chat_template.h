@@ -11,19 +11,28 @@
 
 namespace nostos {
 
-/// \return `prompt` in Qwen3's chat template, in the one form that Z-Image uses: one user message, a generation prompt,
-/// thinking enabled. The prompt is neither stripped nor escaped.
-/// Source: diffusers pipeline_z_image.py, apply_chat_template(add_generation_prompt=True, enable_thinking=True).
-std::string chat_prompt(std::string_view prompt);
+/// Whether the model may think before it answers, which the template says at its end.
+enum class Thinking {
+  enabled,   ///< Z-Image: diffusers pipeline_z_image.py, apply_chat_template(enable_thinking=True)
+  disabled,  ///< FLUX.2-klein: pipeline_flux2_klein.py, enable_thinking=False, which adds empty thoughts
+};
+
+/// \return `prompt` in Qwen3's chat template: one user message and a generation prompt. The prompt is neither stripped
+/// nor escaped.
+std::string chat_prompt(std::string_view prompt, Thinking thinking = Thinking::enabled);
 
 struct PromptTokens {
   std::vector<int32_t> ids;
   bool truncated;  ///< whether tokens were cut off
 };
 
-/// \return the first `max_tokens` tokens of chat_prompt(prompt). Like the reference, this cuts the whole sequence from
+/// \return the first `max_tokens` tokens of chat_prompt(prompt). Like the references, this cuts the whole sequence from
 /// the right, so the template's end goes first.
 /// \throws Error invalid_input if `max_tokens` is not positive.
-PromptTokens tokenize_prompt(const Tokenizer& tokenizer, std::string_view prompt, int64_t max_tokens = 512);
+PromptTokens tokenize_prompt(const Tokenizer& tokenizer, std::string_view prompt, int64_t max_tokens = 512,
+                             Thinking thinking = Thinking::enabled);
+/// The same for a synthetic model without a tokenizer: one token of each byte, below `vocabulary`.
+PromptTokens tokenize_bytes(std::string_view prompt, int64_t max_tokens, int64_t vocabulary,
+                            Thinking thinking = Thinking::enabled);
 
 }  // namespace nostos

@@ -16,9 +16,11 @@ TEST(ZImage, PassesOverPromptsShareMemory) {
   const zimage::Model model(ctx, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"});
   const std::vector<int64_t> lengths{40, 7};
   Arena encoder{Device{}}, refiner{Device{}}, both{Device{}};
-  qwen3::Scratch::take(encoder, model.encoder_config(), lengths, model.dtype());
+  const std::vector<qwen3::PromptRows> rows{{.tokens = 40}, {.tokens = 7}};
+  const std::vector<PromptLength> prompts{{40, 512}, {7, 512}};
+  qwen3::Scratch::take(encoder, model.encoder_config(), rows, model.dtype());
   zimage::RefineScratch::take(refiner, model.transformer_config(), lengths, model.dtype());
-  const auto encoding = model.take_prompts(both, lengths, View());
+  const auto encoding = model.take_prompts(both, prompts, View());
   const size_t kept = both.used_bytes();
   encoding->take_scratch(both);
   EXPECT_EQ(both.peak_bytes(), kept + std::max(encoder.peak_bytes(), refiner.peak_bytes()));

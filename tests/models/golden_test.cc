@@ -69,14 +69,14 @@ class Drawing {
 
   Tensor encode(std::string_view prompt) {
     const std::vector<int32_t> ids = parts_.tokenize(prompt).ids;
-    const int64_t tokens = std::ssize(ids);
-    Tensor features({}, DType::f32, {tokens, parts_.encoder_config().hidden});
+    const qwen3::PromptRows rows{.tokens = std::ssize(ids)};
+    Tensor features({}, DType::f32, {rows.tokens, parts_.encoder_config().hidden});
     const Planned scratch([&](Arena& arena) {
-      return qwen3::Scratch::take(arena, parts_.encoder_config(), {&tokens, 1}, parts_.dtype());
+      return qwen3::Scratch::take(arena, parts_.encoder_config(), {&rows, 1}, parts_.dtype());
     });
     const qwen3::Encoder& encoder = parts_.encoder(ctx_);
     encoder.take_ids(ctx_, std::array{std::span<const int32_t>(ids)}, scratch.views());
-    encoder.encode(ctx_, {&tokens, 1}, scratch.views(), features);
+    encoder.encode(ctx_, {&rows, 1}, scratch.views(), features);
     return features;
   }
 
@@ -159,7 +159,7 @@ class Drawing {
       return made;
     });
     SamplerLeft left;
-    Sampler sampler(ctx_, plan, memory.views(), std::array{positive.view(), negative.view()}, left);
+    Sampler sampler(ctx_, plan, memory.views(), std::array{positive.view(), negative.view()}, {}, left);
     int64_t steps = 0;
     const auto wanted = [] { return std::vector{true}; };
     sampler.run(std::array{latents.view()}, wanted, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });

@@ -61,10 +61,11 @@ TEST(Probes, TextEncoder) {
   Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
   Comparison comparison(file);
   Arena arena({}, size_t{64} << 20);
-  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), std::array{std::ssize(ids)}, DType::f32);
+  const std::array prompts{qwen3::PromptRows{.tokens = std::ssize(ids)}};
+  const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), prompts, DType::f32);
   parts.encoder(ctx).take_ids(ctx, std::array{std::span<const int32_t>(ids)}, scratch);
   parts.encoder(ctx).encode(
-      ctx, std::array{std::ssize(ids)}, scratch, features,
+      ctx, prompts, scratch, features,
       [&](std::string_view name, ConstView rows) { comparison.compare("text_encoder." + std::string(name), rows); });
   EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
 }
@@ -159,7 +160,7 @@ TEST(Probes, Autoencoder) {
   arena.rewind(0);
   const Tensor picture = to_channels_last(file.tensor("vae.encoder.input"));
   Tensor moments({}, DType::f32, {height, width, 2 * config.latent_channels});
-  vae.encode(ctx, picture, vae.take_encode_scratch(arena, picture.shape()[0], picture.shape()[1]), moments, probe);
+  vae.encode(ctx, shards, picture, vae.take_encode_scratch(arena, shards, width), moments, probe);
   comparison.compare("vae.moments", to_channels_first(moments));
   const int decoder = 8 + static_cast<int>(config.block_channels.size()) + static_cast<int>(config.layers_per_block);
   EXPECT_EQ(comparison.compared(),

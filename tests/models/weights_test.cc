@@ -19,6 +19,7 @@ class WeightsTest : public testing::Test {
     config_.hidden = 8;
     config_.ffn = 12;
     config_.layers = 2;
+    config_.feature_layers = {1};
     config_.heads = 2;
     config_.kv_heads = 1;
     config_.head_dim = 4;

@@ -20,7 +20,7 @@ TEST(Rope, AxialJoinsThreeAxes) {
   const std::vector<AxialPosition> positions{{0, 0, 0}, {33, 0, 1}, {33, 5, 44}, {1500, 511, 7}};
   Arena arena({}, 4096);
   const RopeTable table = RopeTable::take(arena, 4, 12);
-  fill_axial_rope(ctx, dims, 256, positions, table);
+  fill_axial_rope(ctx, {dims, 256}, positions, table);
   for (size_t t = 0; t < positions.size(); ++t) {
     int64_t pair = 0;
     for (size_t axis = 0; axis < 3; ++axis) {
@@ -41,8 +41,8 @@ TEST(Rope, AxesMustFillTheHead) {
   Context ctx({}, 1);
   Arena arena({}, 4096);
   const RopeTable table = RopeTable::take(arena, 1, 12);
-  EXPECT_THROW(fill_axial_rope(ctx, std::vector<int64_t>{4, 4, 2}, 256, std::vector<AxialPosition>(1), table), Error);
-  EXPECT_THROW(fill_axial_rope(ctx, std::vector<int64_t>{4, 6, 2}, 256, std::vector<AxialPosition>(2), table), Error);
+  EXPECT_THROW(fill_axial_rope(ctx, {std::vector<int64_t>{4, 4, 2}, 256}, std::vector<AxialPosition>(1), table), Error);
+  EXPECT_THROW(fill_axial_rope(ctx, {std::vector<int64_t>{4, 6, 2}, 256}, std::vector<AxialPosition>(2), table), Error);
 }
 
 TEST(Rope, SequenceCountsFromZero) {

@@ -145,13 +145,22 @@ TEST(Request, PromptsHaveAsManyTokensAsTheModelTakes) {
 }
 
 TEST(Request, TheUsualScaleIsOneMore) {
-  EXPECT_EQ(cfg_scale_of(0), 1);
-  EXPECT_EQ(cfg_scale_of(4), 5);
-  EXPECT_EQ(cfg_scale_of(0.01), 1.01);
-  EXPECT_EQ(guidance_scale_of(1.01), 0.01);
-  EXPECT_EQ(guidance_scale_of(5), 4);
-  for (const double off : {1.0, 0.5, 0.0, -3.0}) EXPECT_EQ(guidance_scale_of(off), 0) << off;
-  for (int i = 0; i <= 2000; ++i) EXPECT_EQ(guidance_scale_of(cfg_scale_of(i / 100.0)), i / 100.0) << i;
+  constexpr GuidanceForm kZImage = GuidanceForm::from_positive, kFlux = GuidanceForm::from_negative;
+  EXPECT_EQ(cfg_scale_of(0, kZImage), 1);
+  EXPECT_EQ(cfg_scale_of(4, kZImage), 5);
+  EXPECT_EQ(cfg_scale_of(0.01, kZImage), 1.01);
+  EXPECT_EQ(guidance_scale_of(1.01, kZImage), 0.01);
+  EXPECT_EQ(guidance_scale_of(5, kZImage), 4);
+  for (const double off : {1.0, 0.5, 0.0, -3.0}) EXPECT_EQ(guidance_scale_of(off, kZImage), 0) << off;
+  for (int i = 0; i <= 2000; ++i)
+    EXPECT_EQ(guidance_scale_of(cfg_scale_of(i / 100.0, kZImage), kZImage), i / 100.0) << i;
+  EXPECT_EQ(cfg_scale_of(4, kFlux), 4);
+  EXPECT_EQ(guidance_scale_of(4, kFlux), 4);
+  for (const double off : {1.0, 0.5, 0.0}) {
+    EXPECT_EQ(cfg_scale_of(off, kFlux), 1) << off;
+    EXPECT_FALSE(guides(kFlux, guidance_scale_of(off, kFlux))) << off;
+  }
+  EXPECT_EQ(cfg_scale_of(4, GuidanceForm::none), 1) << "a distilled model has no guidance";
 }
 
 TEST(Request, SigmasGiveTheNumberOfSteps) {

@@ -35,6 +35,7 @@ struct BenchFlags {
   std::optional<int64_t> height, width, num_inference_steps;
   std::optional<double> guidance_scale;
   int64_t num_outputs = 1;
+  int64_t reference_images = 0;
   std::optional<int64_t> warmup;
   int64_t repeat = 1;
   double pause_s = 0;
@@ -57,7 +58,8 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
                                    "model folder or Hugging Face name; without it the embedded model");
   command
       .add_option("--synthetic", flags.synthetic,
-                  "random weights made in memory for the configs of this folder, or of this name: z-image-turbo")
+                  "random weights made in memory for the configs of this folder, or of one of these names: z-image-turbo, flux2-klein-4b, "
+                  "flux2-klein-9b")
       ->excludes(model);
   command.add_option("--prompt", flags.prompt, "what to draw");
   number("--height", flags.height, "pixels");
@@ -65,6 +67,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
+  number("--reference-images", flags.reference_images, "grey reference images of the picture's size (0)");
   command.add_option("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")
       ->transform(whole_number<int64_t>(0, 1000));
   command.add_option("--repeat", flags.repeat, "runs that count (1)")->transform(whole_number<int64_t>(1, 1000));
@@ -179,6 +182,13 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
+ReferenceImage grey_image(const GenerationRequest& request, const ModelLimits& limits) {
+  const ImageSize size{request.height.value_or(limits.default_height), request.width.value_or(limits.default_width)};
+  const std::vector<uint8_t> rgb(static_cast<size_t>(size.height * size.width * 3), 128);
+  return {.file = "grey", .sha256 = {}, .size = size,
+          .image = std::make_shared<const Image>(Image{size.height, size.width, rgb})};
+}
+
 void bench(const BenchFlags& flags, const Processes& processes) {
   EngineOptions options = engine_options(flags.engine, processes);
   options.synthetic = !flags.synthetic.empty();
@@ -203,6 +213,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   request.num_inference_steps = flags.num_inference_steps;
   request.guidance_scale = flags.guidance_scale;
   request.num_outputs = flags.num_outputs;
+  for (int64_t i = 0; i < flags.reference_images; ++i) request.images.push_back(grey_image(request, engine.limits()));
   request = resolve(request, engine.limits()).request;
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };

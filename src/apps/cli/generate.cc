@@ -185,10 +185,16 @@ void require_outputs(const GenerateFlags& flags, int64_t count) {
 }
 
 /// Says which flags change nothing in this drawing.
-void warn_of_unused(const GenerateFlags& flags, const GenerationRequest& request) {
-  if (*request.guidance_scale > 0) return;
-  const auto warn = [](bool given, const char* flag) {
-    if (given) log_warning("{} changes nothing without guidance: give --guidance-scale", flag);
+void warn_of_unused(const GenerateFlags& flags, const DrawingRecord& record) {
+  const double scale = *record.request.guidance_scale;
+  if (guides(record.guidance, scale)) return;
+  const bool is_distilled = record.guidance == GuidanceForm::none;
+  if (is_distilled && scale > 1)
+    log_warning("--guidance-scale {} changes nothing: this model is distilled and draws without guidance", scale);
+  const auto warn = [&](bool given, const char* flag) {
+    if (given)
+      log_warning("{} changes nothing without guidance{}", flag,
+                  is_distilled ? ", which this distilled model has not" : ": give --guidance-scale");
   };
   warn(flags.negative_prompt && !flags.negative_prompt->empty(), "--negative-prompt");
   warn(flags.cfg_normalization && *flags.cfg_normalization > 0, "--cfg-normalization");
@@ -308,6 +314,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
              resolved.drawn_width, resolved.drawn_height);
   if (processes.is_root()) log_prepared(resolved);
   record.request = resolved.request;
+  record.guidance = limits.guidance;
   if (processes.communicator() == nullptr) return options;
   const std::string agreed = processes.from_root([&record] { return to_json(record); });
   if (!processes.is_root()) record = parse_drawing_record(agreed, "the record of rank 0");
@@ -354,7 +361,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   record.precision = engine.precision_name();
   times.ready_ms = ms_since(times.start);
   display.clear();
-  if (is_root) warn_of_unused(flags, record.request);
+  if (is_root) warn_of_unused(flags, record);
   if (is_root) warn(network_warnings(record.request));
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };

@@ -33,7 +33,7 @@ ordered_json info_json(const Job& job, const std::string& model, int64_t batch_s
                     {"width", *request.width},
                     {"height", *request.height},
                     {"sampler_name", "Euler"},
-                    {"cfg_scale", cfg_scale_of(*request.guidance_scale)},
+                    {"cfg_scale", cfg_scale_of(*request.guidance_scale, job.order.record.guidance)},
                     {"steps", *request.num_inference_steps},
                     {"batch_size", batch_size},
                     {"sd_model_name", model},

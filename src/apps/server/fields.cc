@@ -89,10 +89,11 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char*
   if (width * height > limits.max_pixels)
     refuse_field("size", "out_of_range", "{}x{} is {} pixels; this server draws at most {}", width, height,
                  width * height, limits.max_pixels);
-  if (limits.wants_guidance && *request.guidance_scale == 0)
+  if (limits.wants_guidance && !guides(limits.model.guidance, *request.guidance_scale))
     refuse_field(guidance_field, "out_of_range",
                  "{} must switch guidance on: this server's ranks draw its two halves (--cfg-parallel-degree 2)",
                  guidance_field);
+  order.record.guidance = limits.model.guidance;
   order.record.model_path = limits.model_path;
   order.record.variant = limits.variant;
   order.record.model_name = limits.model_name;
@@ -310,8 +311,9 @@ DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
   request.width = fields.integer("width", 1, max_side);
   request.height = fields.integer("height", 1, max_side);
   request.num_inference_steps = fields.integer("steps", 1, kMaxSteps);
-  if (const auto scale = fields.number("cfg_scale", 0, cfg_scale_of(kMaxGuidance)))
-    request.guidance_scale = guidance_scale_of(*scale);
+  const GuidanceForm form = limits.model.guidance;
+  if (const auto scale = fields.number("cfg_scale", 0, kMaxGuidance + 1))
+    request.guidance_scale = guidance_scale_of(*scale, form);
   const auto seed = fields.seed("seed");
   request.seed = seed ? *seed : random_seed();
   request.num_outputs =

@@ -126,7 +126,7 @@ void Model::make_parts(Context& ctx) {
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 
-Schedule Model::schedule(int64_t steps, std::span<const double> sigmas) const {
+Schedule Model::schedule(int64_t steps, std::span<const double> sigmas, int64_t) const {
   return sigmas.empty() ? make_schedule(scheduler_config_, steps) : make_schedule(scheduler_config_, sigmas);
 }
 
@@ -135,23 +135,17 @@ std::pair<int64_t, int64_t> Model::largest_product() const {
 }
 
 PromptTokens Model::tokenize(std::string_view prompt, int64_t max_tokens) const {
-  if (tokenizer_) return tokenize_prompt(*tokenizer_, prompt, max_tokens);
-  PromptTokens tokens{{}, false};
-  for (const char byte : chat_prompt(prompt)) {
-    if (std::ssize(tokens.ids) == max_tokens) {
-      tokens.truncated = true;
-      break;
-    }
-    tokens.ids.push_back(static_cast<int32_t>(static_cast<unsigned char>(byte) % encoder_config_.vocabulary));
-  }
-  return tokens;
+  return tokenizer_ ? tokenize_prompt(*tokenizer_, prompt, max_tokens)
+                    : tokenize_bytes(prompt, max_tokens, encoder_config_.vocabulary);
 }
 
-Shape Model::embedding_shape(int64_t tokens) const { return {padded_tokens(tokens), transformer_config_.hidden}; }
+Shape Model::embedding_shape(const PromptLength& prompt) const {
+  return {padded_tokens(prompt.tokens), transformer_config_.hidden};
+}
 
-std::unique_ptr<PromptEncoding> Model::take_prompts(Arena& arena, std::span<const int64_t> lengths,
+std::unique_ptr<PromptEncoding> Model::take_prompts(Arena& arena, std::span<const PromptLength> prompts,
                                                     View embeddings) const {
-  return std::make_unique<CaptionEncoding>(arena, *this, lengths, embeddings);
+  return std::make_unique<CaptionEncoding>(arena, *this, prompts, embeddings);
 }
 
 std::unique_ptr<Denoiser> Model::take_denoiser(Arena& arena, const DenoiserPlan& plan) const {

@@ -45,18 +45,19 @@ class Model : public Family {
   const autoencoder_kl::Autoencoder& autoencoder() const { return autoencoder_->get(); }
 
   const ModelShape& shape() const override { return shape_; }
-  Schedule schedule(int64_t steps, std::span<const double> sigmas) const override;
+  Schedule schedule(int64_t steps, std::span<const double> sigmas, int64_t image_tokens) const override;
   std::span<ModelPart* const> parts() const override { return parts_; }
   const StageParts& stage_parts() const override { return stage_parts_; }
   std::pair<int64_t, int64_t> largest_product() const override;
   /// A synthetic model without a tokenizer makes one token of each byte.
   PromptTokens tokenize(std::string_view prompt, int64_t max_tokens = 512) const override;
-  Shape embedding_shape(int64_t tokens) const override;
-  std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const int64_t> lengths,
+  Shape embedding_shape(const PromptLength& prompt) const override;
+  std::unique_ptr<PromptEncoding> take_prompts(Arena& arena, std::span<const PromptLength> prompts,
                                                View embeddings) const override;
   std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const override;
   std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                         int64_t width) const override;
+  std::unique_ptr<Encoder> take_encoder(Arena&, const nn::RowShards&, int64_t, int64_t) const override { return nullptr; }
 
  private:
   void make_parts(Context& ctx);
@@ -72,7 +73,7 @@ class Model : public Family {
   std::unique_ptr<ModelPartOf<Transformer>> transformer_;
   std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
   std::vector<ModelPart*> parts_;
-  const StageParts stage_parts_{.text = {0, 1}, .denoise = {1}, .decode = {2}};
+  const StageParts stage_parts_{.text = {0, 1}, .encode = {}, .denoise = {1}, .decode = {2}};
 };
 
 }  // namespace nostos::zimage

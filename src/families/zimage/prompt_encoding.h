@@ -13,7 +13,7 @@ namespace nostos::zimage {
 class CaptionEncoding final : public PromptEncoding {
  public:
   /// Takes the memory of the features. The arguments are those of Family::take_prompts().
-  CaptionEncoding(Arena& arena, const Model& model, std::span<const int64_t> lengths, View captions);
+  CaptionEncoding(Arena& arena, const Model& model, std::span<const PromptLength> prompts, View captions);
 
   void take_scratch(Arena& arena) override;
   void take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids) override;
@@ -22,6 +22,7 @@ class CaptionEncoding final : public PromptEncoding {
  private:
   const Model& model_;
   std::vector<int64_t> lengths_;
+  std::vector<qwen3::PromptRows> prompts_;  // the same: nothing is padded
   View features_;  // f32 [tokens of all, the encoder's hidden]
   View captions_;  // f32 [padded tokens of all, hidden]
   qwen3::Scratch encoder_;

@@ -34,6 +34,10 @@ int64_t stripe_count(const nn::RowShards& shards, int64_t scale, int64_t row_byt
   return count;
 }
 
+ops::ChannelStatistics statistics(const Config& config, const Weights& weights) {
+  return {weights.latent_mean, weights.latent_var, config.batch_norm_eps};
+}
+
 /// Who sees what a pass makes, under the name of its side.
 struct Watch {
   const nn::Probe& probe;
@@ -44,7 +48,7 @@ struct Watch {
 class Pass {
  public:
   Pass(Context& ctx, const Config& config, const nn::RowShards& shards, const Scratch& scratch, const Watch& watch,
-       Mode mode = Mode::run)
+       Mode mode)
       : ctx_(ctx),
         config_(config),
         shards_(shards),
@@ -65,14 +69,19 @@ class Pass {
   }
 
   /// The decoder. \param latents, image as decode().
-  void decode(const SideWeights& w, ConstView latents, View image) {
-    const Shape whole_shape{latents.shape()[1], latents.shape()[2], latents.shape()[0]};
+  void decode(const Weights& weights, ConstView latents, View image) {
+    const SideWeights& w = weights.decoder;
+    const Shape whole_shape{latents.shape()[1] * config_.patch, latents.shape()[2] * config_.patch,
+                            config_.latent_channels};
     width = whole_shape[1];
     channels = whole_shape[2];
     // Latents are small: every rank lays them all out and goes on with its own rows.
     const View whole(s_.x.bytes(), DType::f32, whole_shape);
     check(whole.size_in_bytes() <= s_.x.size_in_bytes(), "a VAE buffer is smaller than its plan");
-    if (runs_) ops::latents_to_image(ctx_, latents, config_.scaling_factor, config_.shift_factor, whole);
+    if (runs_ && config_.is_packed())
+      ops::unpack_latents(ctx_, latents, config_.patch, statistics(config_, weights), whole);
+    else if (runs_)
+      ops::latents_to_image(ctx_, latents, config_.scaling_factor, config_.shift_factor, whole);
     View own = shards_.own_of_whole(whole);
     if (w.quant) {
       convert(own, normed(channels));
@@ -89,6 +98,28 @@ class Pass {
     convolve_normed(x(), w.norm_out, w.conv_out, image);
     if (stripes(channels) == 1) report("conv_act", normed(channels));
     report("conv_out", image);
+  }
+
+  /// The encoder. \param image, moments as encode().
+  void encode(const SideWeights& w, ConstView image, View moments) {
+    scale = config_.scale();
+    width = image.shape()[1];
+    channels = config_.image_channels;
+    convert(image, normed(channels));
+    channels = w.conv_in.out;
+    convolve(w.conv_in, x());
+    report("conv_in", x());
+    for (size_t i = 0; i < w.levels.size(); ++i) level(w.levels[i], "down_blocks." + std::to_string(i), false);
+    mid(w.mid);
+    norm(x(), w.norm_out, true);
+    report("conv_act", normed(channels));
+    convolve(w.conv_out, moments);
+    report("conv_out", moments);
+    if (w.quant) {
+      const View unmixed = normed(moments.shape()[2]);
+      convert(moments, unmixed);
+      conv2d(unmixed, *w.quant, 1, {}, moments);
+    }
   }
 
   void convert(ConstView from, View to) const {
@@ -145,6 +176,8 @@ class Pass {
       // The shortcut takes the place of h, and the inner activations that of x, which nobody reads after its norm.
       std::swap(skip, inner);
       shortcut(*w.shortcut, shaped(skip, rows(), out));
+      // More channels than x has would overwrite rows that are still to be read: they stand behind x.
+      if (out > channels) inner = inner.rows(x().elements(), inner.elements() - x().elements());
     }
     const View h = shaped(inner, rows(), out);
     convolve_normed(x(), w.norm1, w.conv1, h);
@@ -210,14 +243,29 @@ class Pass {
     }
   }
 
-  /// Halves the sides: x = conv with stride 2, padded at the bottom and the right alone. On one rank.
+  /// Halves the sides: x = conv with stride 2, padded at the bottom and the right alone.
   void downsample(const Conv2d& conv) {
-    const View input = normed(channels);
-    convert(x(), input);
+    const View image = x();
+    const int64_t own = rows();
+    int64_t count = stripes(channels);
+    while (own > 0 && own / 2 % count != 0) ++count;  // a stripe begins where a row of the result does
+    const View input = count == 1 ? slab(channels) : shaped(s_.normed, own / count + 1, channels);
+    if (count == 1) {
+      convert(image, normed(channels));
+      if (runs_) shards_.exchange_halo(ctx_, input);
+    }
     scale /= 2;
     width /= 2;
     take_largest_buffer();
-    conv2d(input, conv, 2, {0, 0, 1, 1}, x());
+    if (count == 1) return conv2d(shards_.own_and_below(input), conv, 2, {0, 0, shards_.padding().bottom, 1}, x());
+    // The result may lie where the image does: it takes a quarter of the room of the rows that have been read.
+    const int64_t step = own / count;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t below = i + 1 < count ? 1 : 0;
+      convert(image.rows(i * step, step + below), input.rows(0, step + below));
+      if (runs_ && below == 0) ops::clear(ctx_, input.rows(step, 1));
+      conv2d(input, conv, 2, {0, 0, 0, 1}, x().rows(i * step / 2, step / 2));
+    }
   }
 
   /// Runs the level's residual blocks and its change of resolution.
@@ -312,7 +360,7 @@ struct Sizes {
 
   void at(int64_t scale, int64_t width, int64_t x_channels, int64_t h_channels) {
     const int64_t pixels = shards.local(scale).count * width;
-    x = std::max(x, pixels * std::max(x_channels, h_channels));
+    x = std::max(x, pixels * (h_channels > x_channels ? x_channels + h_channels : x_channels));
     h = std::max(h, pixels * h_channels);
     for (const int64_t channels : {x_channels, h_channels}) {
       const int64_t count = stripe_count(shards, scale, width * channels * element_bytes, stripe_bytes);
@@ -333,17 +381,27 @@ struct Sizes {
   }
 };
 
-Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const nn::RowShards& shards, int64_t latent_width,
+/// \return whether a level's result takes more than half of its image's place, and would overwrite rows of the image
+/// that are still to be read. What has more channels has a place of its own. \param channels in the order they run
+bool shrinks_by_less_than_half(std::span<const int64_t> channels) {
+  for (size_t level = 1; level < channels.size(); ++level)
+    if (channels[level] < channels[level - 1] && 2 * channels[level] > channels[level - 1]) return true;
+  return false;
+}
+
+/// \param groups of a norm. \param attended channels of the middle block's attention, 0 without.
+Scratch take_scratch(Arena& arena, int64_t groups, int64_t attended, DType dtype, int64_t latent_width,
                      const Sizes& sizes) {
+  const nn::RowShards& shards = sizes.shards;
   Scratch s;
   s.stripe_bytes = sizes.stripe_bytes;
   const DType inner = ops::product_dtype(arena.device(), dtype);
   s.x = take(arena, inner, {sizes.x});
   s.normed = take(arena, dtype, {sizes.normed});
-  s.group_sums = take(arena, DType::f64, {shards.rows(), config.norm_groups, 2});
+  s.group_sums = take(arena, DType::f64, {shards.rows(), groups, 2});
   const size_t mark = arena.used_bytes();
-  if (config.mid_attention) {
-    const int64_t channels = config.block_channels.back(), tokens = shards.local().count * latent_width;
+  if (attended > 0) {
+    const int64_t channels = attended, tokens = shards.local().count * latent_width;
     s.attention.qkv = take(arena, DType::f32, {tokens, 3 * channels});
     s.attention.q = take(arena, dtype, {tokens, channels});
     s.attention.k = take(arena, dtype, {shards.rows() * latent_width, channels});
@@ -363,10 +421,9 @@ Scratch take_scratch(Arena& arena, const Config& config, DType dtype, const nn::
 Scratch Autoencoder::take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height,
                                          int64_t latent_width, int64_t stripe_bytes) const {
   check(shards.rows() == latent_height, "a VAE's shards are of its latent rows");
-  const std::vector<int64_t> channels(config_.block_channels.rbegin(), config_.block_channels.rend());
-  // A result that takes more than half of its image's place would overwrite rows that are still to be read.
-  for (size_t level = 1; level < channels.size(); ++level)
-    if (channels[level] != channels[level - 1] && 2 * channels[level] > channels[level - 1]) stripe_bytes = kNoStripes;
+  const std::vector<int64_t>& of_levels = config_.channels_of_decoder();
+  const std::vector<int64_t> channels(of_levels.rbegin(), of_levels.rend());
+  if (shrinks_by_less_than_half(channels)) stripe_bytes = kNoStripes;
   Sizes sizes{shards, static_cast<int64_t>(size_bytes(dtype_)), stripe_bytes};
   sizes.at(1, latent_width, config_.latent_channels, channels.front());
   // The latents, whole, in float32.
@@ -383,62 +440,53 @@ Scratch Autoencoder::take_decode_scratch(Arena& arena, const nn::RowShards& shar
       sizes.at(scale, scale * latent_width, in, 0);
     }
   }
-  return take_scratch(arena, config_, dtype_, shards, latent_width, sizes);
+  return take_scratch(arena, config_.norm_groups, config_.mid_attention ? channels.front() : 0, dtype_, latent_width,
+                      sizes);
 }
 
-Scratch Autoencoder::take_encode_scratch(Arena& arena, int64_t height, int64_t width) const {
-  const nn::RowShards shards(height / config_.scale());
+Scratch Autoencoder::take_encode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_width,
+                                         int64_t stripe_bytes) const {
   const std::vector<int64_t>& channels = config_.block_channels;
-  const int64_t latent_width = width / config_.scale();
-  Sizes sizes{shards, static_cast<int64_t>(size_bytes(dtype_)), kNoStripes};  // downsampling takes images whole
+  if (shrinks_by_less_than_half(channels)) stripe_bytes = kNoStripes;
+  Sizes sizes{shards, static_cast<int64_t>(size_bytes(dtype_)), stripe_bytes};
   int64_t in = channels.front(), scale = config_.scale();
-  sizes.at(scale, width, config_.image_channels, in);
+  sizes.at(scale, scale * latent_width, config_.image_channels, in);
+  // The picture is narrow: its convolution takes it whole.
+  sizes.normed = std::max(sizes.normed, shards.slab_rows(scale) * scale * latent_width * config_.image_channels);
   for (size_t level = 0; level < channels.size(); ++level) {
     sizes.at(scale, scale * latent_width, in, channels[level]);
     in = channels[level];
     if (level + 1 < channels.size()) scale /= 2;
   }
   sizes.at(scale, latent_width, 2 * config_.latent_channels, in);
-  return take_scratch(arena, config_, dtype_, shards, latent_width, sizes);
+  return take_scratch(arena, config_.norm_groups, config_.mid_attention ? in : 0, dtype_, latent_width, sizes);
 }
 
 void Autoencoder::decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                          View image, const nn::Probe& probe) const {
-  check(shards.rows() == latents.shape()[1], "a VAE's shards are of its latent rows");
+  check(shards.rows() == latents.shape()[1] * config_.patch, "a VAE's shards are of its latent rows");
   plan_decode(ctx, shards, latents, scratch, image);
   ops::finish_plans(ctx);
-  Pass(ctx, config_, shards, scratch, {probe, "decoder"}).decode(weights_.decoder, latents, image);
+  Pass(ctx, config_, shards, scratch, {probe, "decoder"}, Mode::run).decode(weights_, latents, image);
 }
 
 void Autoencoder::plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                               View image) const {
-  Pass(ctx, config_, shards, scratch, {{}, "decoder"}, Mode::plan).decode(weights_.decoder, latents, image);
+  Pass(ctx, config_, shards, scratch, {{}, "decoder"}, Mode::plan).decode(weights_, latents, image);
 }
 
-void Autoencoder::encode(Context& ctx, ConstView image, const Scratch& scratch, View moments,
-                         const nn::Probe& probe) const {
+void Autoencoder::encode(Context& ctx, const nn::RowShards& shards, ConstView image, const Scratch& scratch,
+                         View moments, const nn::Probe& probe) const {
   check(weights_.encoder.has_value(), "the VAE was loaded without its encoder");
-  const SideWeights& w = *weights_.encoder;
-  const nn::RowShards shards(image.shape()[0] / config_.scale());
-  Pass pass(ctx, config_, shards, scratch, {probe, "encoder"});
-  pass.scale = config_.scale();
-  pass.width = image.shape()[1];
-  pass.channels = config_.image_channels;
-  pass.convert(image, pass.normed(pass.channels));
-  pass.channels = w.conv_in.out;
-  pass.convolve(w.conv_in, pass.x());
-  pass.report("conv_in", pass.x());
-  for (size_t i = 0; i < w.levels.size(); ++i) pass.level(w.levels[i], "down_blocks." + std::to_string(i), false);
-  pass.mid(w.mid);
-  pass.norm(pass.x(), w.norm_out, true);
-  pass.report("conv_act", pass.normed(pass.channels));
-  pass.convolve(w.conv_out, moments);
-  pass.report("conv_out", moments);
-  if (w.quant) {
-    const View unmixed = pass.normed(moments.shape()[2]);
-    pass.convert(moments, unmixed);
-    pass.conv2d(unmixed, *w.quant, 1, {}, moments);
+  check(shards.local().count == moments.shape()[0], "a VAE's shards are of its latent rows");
+  for (const Mode mode : {Mode::plan, Mode::run}) {
+    Pass(ctx, config_, shards, scratch, {probe, "encoder"}, mode).encode(*weights_.encoder, image, moments);
+    if (mode == Mode::plan) ops::finish_plans(ctx);
   }
+}
+
+void Autoencoder::pack_means(Context& ctx, ConstView moments, View tokens) const {
+  ops::pack_latents(ctx, moments, config_.patch, statistics(config_, weights_), tokens);
 }
 
 }  // namespace nostos::autoencoder_kl

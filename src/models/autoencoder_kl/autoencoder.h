@@ -48,11 +48,15 @@ class Autoencoder {
   /// picture does not depend on `stripe_bytes`.
   Scratch take_decode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_height, int64_t latent_width,
                               int64_t stripe_bytes = kStripeBytes) const;
-  Scratch take_encode_scratch(Arena& arena, int64_t height, int64_t width) const;
+  /// The same of encode().
+  Scratch take_encode_scratch(Arena& arena, const nn::RowShards& shards, int64_t latent_width,
+                              int64_t stripe_bytes = kStripeBytes) const;
 
-  /// image = this rank's rows of decoder(latents / scaling_factor + shift_factor), not clamped: the same bits on any
-  /// number of ranks. Every rank calls it, those without rows too.
-  /// \param shards of the latent's rows. \param latents f32 [latent_channels, height, width], whole on every rank.
+  /// image = this rank's rows of decoder(latents / scaling_factor + shift_factor), or of packed latents with their
+  /// normalisation undone, not clamped: the same bits on any number of ranks. Every rank calls it, those without rows
+  /// too.
+  /// \param shards of the latent's rows, unpacked. \param latents f32 [latent_channels, height, width], or packed
+  /// [packed_channels, height / patch, width / patch], whole on every rank.
   /// \param image f32 [shards.local(scale()).count, width * scale, 3]. \param probe sees this rank's rows.
   /// \throws Error cancelled between blocks, peer_failed
   void decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch, View image,
@@ -64,11 +68,17 @@ class Autoencoder {
   void plan_decode(Context& ctx, const nn::RowShards& shards, ConstView latents, const Scratch& scratch,
                    View image) const;
 
-  /// On one rank: moments = encoder(image): mean, then log variance, not yet scaled. Needs weights loaded with their
-  /// encoder.
-  /// \param image f32 [height, width, 3] in [-1, 1], sides multiples of scale(). \param moments f32 [height / scale,
-  /// width / scale, 2 * latent_channels].
-  void encode(Context& ctx, ConstView image, const Scratch& scratch, View moments, const nn::Probe& probe = {}) const;
+  /// moments = this rank's rows of encoder(image): mean, then log variance, not yet scaled: the same bits on any number
+  /// of ranks. Needs weights loaded with their encoder.
+  /// \param shards of the latent's rows. \param image f32 [shards.local(scale()).count, width, 3] in [-1, 1], the width
+  /// a multiple of scale(). \param moments f32 [shards.local().count, width / scale, 2 * latent_channels].
+  /// \throws Error cancelled between blocks, peer_failed
+  void encode(Context& ctx, const nn::RowShards& shards, ConstView image, const Scratch& scratch, View moments,
+              const nn::Probe& probe = {}) const;
+
+  /// tokens = the means of moments, packed and normalised as the transformer of packed latents sees them.
+  /// \param moments of encode(), any rows. \param tokens f32 [rows / patch * width / patch, packed_channels].
+  void pack_means(Context& ctx, ConstView moments, View tokens) const;
 
  private:
   Config config_;

@@ -10,11 +10,12 @@
 
 namespace nostos::autoencoder_kl {
 
-Config load_config(const std::filesystem::path& file) {
-  constexpr std::array<std::string_view, 1> kClasses{"AutoencoderKL"};
+namespace {
+
+Config read_config(const std::filesystem::path& file, bool is_flux2) {
   constexpr size_t kMaxLevels = 8;
   const JsonConfig json = JsonConfig::load(file);
-  json.check_class(kClasses);
+  json.check_class(std::array<std::string_view, 1>{is_flux2 ? "AutoencoderKLFlux2" : "AutoencoderKL"});
   json.require_unquantised();
   const auto bad = [&](std::string_view field, const std::string& what) {
     fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
@@ -24,26 +25,37 @@ Config load_config(const std::filesystem::path& file) {
   config.image_channels = json.integer_or("in_channels", 3, 1, 4096);
   if (config.image_channels != 3 || json.integer_or("out_channels", 3, 1, 4096) != 3)
     bad("in_channels", "and 'out_channels' must be 3: pictures are RGB");
-  config.latent_channels = json.integer_or("latent_channels", 4, 1, 4096);
-  config.block_channels = json.integers_or("block_out_channels", {64}, 1, 65536);
-  config.layers_per_block = json.integer_or("layers_per_block", 1, 1, 100);
+  config.latent_channels = json.integer_or("latent_channels", is_flux2 ? 32 : 4, 1, 4096);
+  const std::vector<int64_t> usual = is_flux2 ? std::vector<int64_t>{128, 256, 512, 512} : std::vector<int64_t>{64};
+  config.block_channels = json.integers_or("block_out_channels", usual, 1, 65536);
+  if (is_flux2) config.decoder_channels = json.integers_or("decoder_block_out_channels", {}, 1, 65536);
+  config.layers_per_block = json.integer_or("layers_per_block", is_flux2 ? 2 : 1, 1, 100);
   config.norm_groups = json.integer_or("norm_num_groups", 32, 1, 65536);
   config.mid_attention = json.boolean_or("mid_block_add_attention", true);
   config.quant_conv = json.boolean_or("use_quant_conv", true);
   config.post_quant_conv = json.boolean_or("use_post_quant_conv", true);
+  if (is_flux2) {
+    const std::vector<int64_t> patch = json.integers_or("patch_size", {2, 2}, 1, 64);
+    if (patch.size() != 2 || patch[0] != patch[1] || patch[0] < 2) bad("patch_size", "must be two equal numbers from 2");
+    config.patch = patch[0];
+    config.batch_norm_eps = static_cast<float>(json.number_or("batch_norm_eps", 1e-4, 0, 1));
+  }
   config.scaling_factor = static_cast<float>(json.number_or("scaling_factor", 0.18215, 1e-9, 1e9));
   config.shift_factor = static_cast<float>(json.number_or("shift_factor", 0, -1e9, 1e9));
 
-  if (config.block_channels.empty() || config.block_channels.size() > kMaxLevels) {
-    bad("block_out_channels",
-        fmt::format("has {} levels, nostos draws with 1 to {}", config.block_channels.size(), kMaxLevels));
-  }
-  for (const int64_t channels : config.block_channels) {
-    if (channels % config.norm_groups != 0) {
-      bad("norm_num_groups",
-          fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
+  const auto check_levels = [&](std::string_view field, const std::vector<int64_t>& levels) {
+    if (levels.empty() || levels.size() > kMaxLevels)
+      bad(field, fmt::format("has {} levels, nostos draws with 1 to {}", levels.size(), kMaxLevels));
+    if (levels.size() != config.block_channels.size()) bad(field, "has other levels than block_out_channels");
+    for (const int64_t channels : levels) {
+      if (channels % config.norm_groups != 0) {
+        bad("norm_num_groups",
+            fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
+      }
     }
-  }
+  };
+  check_levels("block_out_channels", config.block_channels);
+  check_levels("decoder_block_out_channels", config.channels_of_decoder());
   const std::string activation = json.string_or("act_fn", "silu");
   if (activation != "silu" && activation != "swish") bad("act_fn", "is not \"silu\", also called \"swish\"");
   const auto check_types = [&](std::string_view field, std::string_view type) {
@@ -60,5 +72,11 @@ Config load_config(const std::filesystem::path& file) {
     bad("latents_mean", "and 'latents_std' are set: nostos scales by one factor");
   return config;
 }
+
+}  // namespace
+
+Config load_config(const std::filesystem::path& file) { return read_config(file, false); }
+
+Config load_flux2_config(const std::filesystem::path& file) { return read_config(file, true); }
 
 }  // namespace nostos::autoencoder_kl

@@ -80,7 +80,8 @@ class Walk {
   }
 
   SideWeights decoder() {
-    const std::vector<int64_t> channels(config_.block_channels.rbegin(), config_.block_channels.rend());
+    const std::vector<int64_t>& of_levels = config_.channels_of_decoder();
+    const std::vector<int64_t> channels(of_levels.rbegin(), of_levels.rend());
     SideWeights w;
     if (config_.post_quant_conv) w.quant = conv("post_quant_conv", config_.latent_channels, config_.latent_channels, 1);
     w.conv_in = conv("decoder.conv_in", channels.front(), config_.latent_channels, 3);
@@ -116,6 +117,11 @@ Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& bu
   w.decoder = Walk(config, builder, true).decoder();
   SideWeights encoder = Walk(config, builder, with_encoder).encoder();
   if (with_encoder) w.encoder = std::move(encoder);
+  if (config.is_packed()) {
+    w.latent_mean = builder.small("bn.running_mean", {config.packed_channels()});
+    w.latent_var = builder.small("bn.running_var", {config.packed_channels()});
+    builder.ignored("bn.num_batches_tracked");  // i64, counts training steps
+  }
   w.storage = builder.finish();
   return w;
 }

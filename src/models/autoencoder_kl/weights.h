@@ -47,6 +47,7 @@ struct SideWeights {
 struct Weights {
   SideWeights decoder;
   std::optional<SideWeights> encoder;
+  ConstView latent_mean, latent_var;  ///< f32 [packed channels], or null where latents are not packed
   WeightStorage storage;
 };
 

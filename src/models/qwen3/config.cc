@@ -14,7 +14,7 @@ nn::AttentionShape Config::attention_shape() const {
   return {heads, kv_heads, head_dim, norm_eps, ops::RotaryPairs::half_split, true};
 }
 
-GatedShape Config::feed_forward_shape() const { return {hidden, ffn, true}; }
+GatedShape Config::feed_forward_shape() const { return {hidden, ffn, !pads}; }
 
 namespace {
 
@@ -76,6 +76,7 @@ Config load_config(const std::filesystem::path& file) {
   config.hidden = json.integer("hidden_size", 1, kMax);
   config.ffn = json.integer("intermediate_size", 1, kMax);
   config.layers = json.integer("num_hidden_layers", 2, 1000);
+  config.feature_layers = {config.layers - 1};
   config.heads = json.integer("num_attention_heads", 1, 4096);
   // In transformers the field's absence means 32, null as many as there are heads.
   const int64_t kv_heads = json.is_null("num_key_value_heads") ? config.heads : 32;

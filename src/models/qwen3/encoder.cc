@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "nn/rope.h"
+#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 #include "tensor/transfer.h"
@@ -26,16 +27,24 @@ void layer_forward(Context& ctx, const Config& c, std::span<const nn::AttendedSe
   w.visit.end(ctx);
 }
 
+std::vector<nn::ShardedSequence> sequences_of(std::span<const PromptRows> prompts) {
+  std::vector<nn::ShardedSequence> sequences;
+  for (const PromptRows& prompt : prompts) sequences.emplace_back(prompt.all());
+  return sequences;
+}
+
 }  // namespace
 
-Scratch Scratch::take(Arena& arena, const Config& c, std::span<const int64_t> lengths, DType dtype) {
-  const std::vector<nn::ShardedSequence> sequences(lengths.begin(), lengths.end());
+Scratch Scratch::take(Arena& arena, const Config& c, std::span<const PromptRows> prompts, DType dtype) {
+  const std::vector<nn::ShardedSequence> sequences = sequences_of(prompts);
   const std::vector<const nn::ShardedSequence*> pointers = nn::pointers_to(sequences);
-  const int64_t tokens = nn::rows_of(pointers);
-  return {nostos::take(arena, dtype, {tokens, c.hidden}),
+  const int64_t rows = nn::rows_of(pointers);
+  const bool has_stream = c.feature_layers.size() > 1;
+  return {has_stream ? nostos::take(arena, DType::f32, {rows, c.hidden}) : View{},
+          nostos::take(arena, dtype, {rows, c.hidden}),
           nn::AttentionScratch::take(arena, c.attention_shape(), pointers, dtype),
-          nn::FeedForwardScratch::take(arena, c.feed_forward_shape(), tokens, dtype),
-          nostos::take(arena, DType::i32, {tokens})};
+          nn::FeedForwardScratch::take(arena, c.feed_forward_shape(), rows, dtype),
+          nostos::take(arena, DType::i32, {rows})};
 }
 
 Encoder::Encoder(Context& ctx, const Config& config, Weights weights, int64_t max_tokens)
@@ -54,16 +63,23 @@ void Encoder::take_ids(Context& ctx, std::span<const std::span<const int32_t>> i
   upload(ctx, {reinterpret_cast<const std::byte*>(all.data()), DType::i32, {std::ssize(all)}}, scratch.ids);
 }
 
-void Encoder::encode(Context& ctx, std::span<const int64_t> lengths, const Scratch& scratch, View features,
+void Encoder::encode(Context& ctx, std::span<const PromptRows> prompts, const Scratch& scratch, View features,
                      const nn::Probe& probe) const {
-  const std::vector<nn::ShardedSequence> prompts(lengths.begin(), lengths.end());
+  const std::vector<nn::ShardedSequence> rows = sequences_of(prompts);
   std::vector<nn::AttendedSequence> sequences;
-  for (const nn::ShardedSequence& prompt : prompts) sequences.push_back({&prompt, rope_.first(prompt.rows())});
-  ops::embed(ctx, weights_.embedding, scratch.ids, features);
-  if (probe) probe("embed_tokens", features);
+  for (size_t i = 0; i < prompts.size(); ++i)
+    sequences.push_back({&rows[i], rope_.first(prompts[i].all()), prompts[i].pads});
+  const View x = scratch.x ? scratch.x : features;
+  const int64_t all = x.shape()[0], width = std::ssize(config_.feature_layers);
+  ops::embed(ctx, weights_.embedding, scratch.ids, x);
+  if (probe) probe("embed_tokens", x);
+  int64_t feature = 0;
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
-    layer_forward(ctx, config_, sequences, weights_.layers[i], features, scratch);
-    if (probe) probe("layers." + std::to_string(i), features);
+    layer_forward(ctx, config_, sequences, weights_.layers[i], x, scratch);
+    if (probe) probe("layers." + std::to_string(i), x);
+    if (!scratch.x || config_.feature_layers[static_cast<size_t>(feature)] != static_cast<int64_t>(i) + 1) continue;
+    const ops::RowRun run{0, feature++, 1};
+    ops::copy_rows(ctx, x.reshape({all, 1, config_.hidden}), features.reshape({all, width, config_.hidden}), {&run, 1});
   }
 }
 

@@ -14,7 +14,9 @@ LayerWeights build_layer(const Config& c, WeightBuilder& b, const std::string& n
   w.attention.out = b.linear(attention + "o_proj", c.hidden, q, false, b.dtype());
   w.attention.q_norm = b.small(attention + "q_norm.weight", {c.head_dim});
   w.attention.k_norm = b.small(attention + "k_norm.weight", {c.head_dim});
-  w.feed_forward.gate_up = b.gated(mlp + "gate_proj.weight", mlp + "up_proj.weight", c.feed_forward_shape());
+  w.feed_forward.gate_up =
+      b.gated(MatrixPart::all(mlp + "gate_proj.weight", c.ffn, c.hidden),
+              MatrixPart::all(mlp + "up_proj.weight", c.ffn, c.hidden), c.feed_forward_shape());
   w.feed_forward.down = b.linear(mlp + "down_proj", c.hidden, c.ffn, false, b.dtype());
   w.visit = b.end_block();
   w.input_norm = b.small(name + ".input_layernorm.weight", {c.hidden});
@@ -22,7 +24,7 @@ LayerWeights build_layer(const Config& c, WeightBuilder& b, const std::string& n
   return w;
 }
 
-/// The last layer is part of the layout but never runs.
+/// Layers that are part of the layout but never run.
 void pass_layer(const Config& c, WeightBuilder& b, const std::string& name) {
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   b.unneeded(name + ".self_attn.q_proj.weight", {q, c.hidden});
@@ -44,8 +46,9 @@ Weights build_weights(const Config& c, WeightBuilder& b) {
   Weights w;
   w.embedding = b.table("embed_tokens.weight", {c.vocabulary, c.hidden});
   for (int64_t i = 0; i < c.used_layers(); ++i) w.layers.push_back(build_layer(c, b, "layers." + std::to_string(i)));
-  pass_layer(c, b, "layers." + std::to_string(c.layers - 1));
+  for (int64_t i = c.used_layers(); i < c.layers; ++i) pass_layer(c, b, "layers." + std::to_string(i));
   b.unneeded("norm.weight", {c.hidden});
+  b.ignored("lm_head.weight");
   w.storage = b.finish();
   return w;
 }

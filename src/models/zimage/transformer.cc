@@ -151,7 +151,7 @@ Transformer::Transformer(Context& ctx, const Config& config, Weights weights, DT
       caption_rope_(ctx.device(), padded_tokens(max_tokens), config.head_dim()) {
   std::vector<nn::AxialPosition> positions;
   for (int64_t row = 0; row < padded_tokens(max_tokens); ++row) positions.push_back(caption_position(row));
-  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, caption_rope_.table());
+  nn::fill_axial_rope(ctx, {config_.axes_dims, config_.rope_theta}, positions, caption_rope_.table());
 }
 
 void Transformer::refine(Context& ctx, std::span<const int64_t> lengths, ConstView features, const RefineScratch& s,
@@ -190,7 +190,7 @@ void Transformer::fill_positions(Context& ctx, const nn::SequenceParallel& pictu
         positions.push_back(caption_position(row - padded_image));
     }
   }
-  nn::fill_axial_rope(ctx, config_.axes_dims, config_.rope_theta, positions, out.rope);
+  nn::fill_axial_rope(ctx, {config_.axes_dims, config_.rope_theta}, positions, out.rope);
 }
 
 void Transformer::take_caption(Context& ctx, const nn::SequenceParallel& picture, ConstView caption,

@@ -15,7 +15,8 @@ BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& n
     w.attention.q_norm = b.small(attention + "norm_q.weight", {c.head_dim()});
     w.attention.k_norm = b.small(attention + "norm_k.weight", {c.head_dim()});
   }
-  w.feed_forward.gate_up = b.gated(ffn + "w1.weight", ffn + "w3.weight", c.feed_forward_shape());
+  w.feed_forward.gate_up = b.gated(MatrixPart::all(ffn + "w1.weight", c.ffn(), c.hidden),
+                                   MatrixPart::all(ffn + "w3.weight", c.ffn(), c.hidden), c.feed_forward_shape());
   w.feed_forward.down = b.linear(ffn + "w2", c.hidden, c.ffn(), false, b.dtype());
   w.visit = b.end_block();
   w.attention_norm1 = b.small(name + ".attention_norm1.weight", {c.hidden});
