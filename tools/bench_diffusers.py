@@ -40,7 +40,7 @@ import diffusers
 import torch
 import transformers
 
-import reference
+import zimage_reference
 
 def cpu_name():
     """The CPU's model name, as Linux gives it."""
@@ -73,7 +73,7 @@ def main(options):
     torch.set_num_threads(options.threads)
     results = {}
     for name in options.dtypes:
-        seconds = time_images(reference.load_pipeline(options.model, getattr(torch, name)), options)
+        seconds = time_images(zimage_reference.load_pipeline(options.model, getattr(torch, name)), options)
         results[name] = {"seconds": statistics.median(seconds), "all_seconds": seconds}
     print(json.dumps({
         "model": str(options.model),
