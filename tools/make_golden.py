@@ -25,8 +25,9 @@ import diffusers
 import torch
 import transformers
 
-import probes
 import reference
+import zimage_probes
+import zimage_reference
 
 CASES = [
     {"name": "g0_cat_256x256_g0_s2", "prompt": "A cat", "height": 256, "width": 256, "guidance_scale": 0.0, "steps": 2,
@@ -59,8 +60,8 @@ NOTE = (
 def main(options):
     options.out.mkdir(parents=True, exist_ok=True)
 
-    pipe = reference.load_pipeline(options.model)
-    pipe_bf16 = reference.load_pipeline(options.model, torch.bfloat16)
+    pipe = zimage_reference.load_pipeline(options.model)
+    pipe_bf16 = zimage_reference.load_pipeline(options.model, torch.bfloat16)
     meta = {
         "note": NOTE,
         "torch": torch.__version__,
@@ -69,18 +70,18 @@ def main(options):
         "cases": [],
     }
     for case in CASES:
-        tensors = reference.run_case(pipe, case)
-        final_bf16, _, _ = reference.sample(pipe_bf16, case, tensors["initial_latents"])
-        psnr = reference.image_psnr_db(reference.decode(pipe_bf16, final_bf16), tensors["decoded_image"])
+        tensors = zimage_reference.run_case(pipe, case)
+        final_bf16, _, _ = zimage_reference.sample(pipe_bf16, case, tensors["initial_latents"])
+        psnr = reference.image_psnr_db(zimage_reference.decode(pipe_bf16, final_bf16), tensors["decoded_image"])
         meta["cases"].append({
             **case,
-            "chat_text": reference.chat_text(pipe, case["prompt"]),
+            "chat_text": zimage_reference.chat_text(pipe, case["prompt"]),
             "bf16_psnr_db": round(psnr, 2),
             "tensors": reference.save(tensors, options.out / f"{case['name']}.safetensors"),
         })
         print(f"{case['name']}: {len(tensors['input_ids'])} tokens, bf16 {psnr:.2f} dB", flush=True)
 
-    meta["probes"] = probes.record_all(pipe, options.out)
+    meta["probes"] = zimage_probes.record_all(pipe, options.out)
     reference.write_json(meta, options.out / "golden.json")
 
 
