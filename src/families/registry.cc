@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "families/flux2_klein/model.h"
 #include "families/zimage/model.h"
 #include "io/json_config.h"
 
@@ -25,6 +26,8 @@ std::unique_ptr<Family> open_model(Context& ctx, const FamilyOptions& options) {
 }
 
 constexpr std::array kFamilies{
+    FamilyEntry{flux2_klein::kPipelines, flux2_klein::kTransformerClass, flux2_klein::read_shape,
+                open_model<flux2_klein::Model>},
     FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::read_shape, open_model<zimage::Model>},
 };
 

@@ -3,22 +3,24 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
 #include <iterator>
 #include <vector>
 
 #include "base/error.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "models/klein_cases.h"
 #include "pipeline/draw.h"
 
 namespace nostos::test {
 namespace {
 
-/// The embedded model on one rank, whose context can be looked at.
+/// A model on one rank, whose context can be looked at.
 class Drawer {
  public:
-  explicit Drawer(KeptCaptions* captions = nullptr)
-      : parts_(ctx_, {model_dir("mini"), DType::bf16}), rank_({ctx_, parts_, captions}, nullptr, true) {
+  explicit Drawer(KeptCaptions* captions = nullptr, const std::filesystem::path& model = model_dir("mini"))
+      : parts_(ctx_, {model, DType::bf16}), rank_({ctx_, parts_, captions}, nullptr, true) {
     parts_.load(ctx_, true);
   }
 
@@ -69,6 +71,20 @@ TEST(CudaEngine, AWarmDrawingWaitsOnceAndAllocatesNothing) {
   drawer.draw(half_guided());
   drawer.draw(small);
   EXPECT_EQ(cuda::allocations(), allocations);
+}
+
+// References are prepared by the host before anything is enqueued, and their pixels are copied as noise is.
+TEST(CudaEngine, AWarmEditWaitsOnceAndAllocatesNothing) {
+  Drawer drawer(nullptr, source_dir() / "tests/data/klein_tiny/base");
+  for (const KleinCase& edit : klein_cases(source_dir())) {
+    if (edit.model.filename() != "base") continue;
+    const Generation first = drawer.draw(edit.request());
+    drawer.draw(edit.request());
+    const int64_t waits = drawer.host_waits(), allocations = cuda::allocations();
+    expect_same(first, drawer.draw(edit.request()), edit.name());
+    EXPECT_EQ(drawer.host_waits(), waits + 1) << edit.name();
+    EXPECT_EQ(cuda::allocations(), allocations) << edit.name();
+  }
 }
 
 // Ranks that share a GPU never record their steps.

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "ops/linear.h"
 #include "pipeline/engine.h"
+#include "pipeline/tiny_families.h"
 
 namespace nostos {
 namespace {
@@ -53,11 +54,10 @@ TEST(BatchPlan, DealsEveryPictureOnceWithinTheLimit) {
   }
 }
 
-const std::filesystem::path kTiny = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test";
-
-EngineOptions options(Precision precision = Precision::f32, const Parallelism& parallelism = {}) {
+EngineOptions options(Precision precision = Precision::f32, const Parallelism& parallelism = {},
+                      const tiny::Drawings& family = tiny::kZImage) {
   EngineOptions made;
-  made.model = kTiny;
+  made.model = family.folder;
   made.precision = precision;
   made.parallelism = parallelism;
   return made;
@@ -77,7 +77,7 @@ GenerationRequest request(const std::string& prompt, uint64_t seed, double guida
 
 /// Captions of three lengths and one that is cut, each kind of guidance, several pictures, a crop, shared and own
 /// negative prompts.
-std::vector<GenerationRequest> unlike_requests(bool all_guided) {
+std::vector<GenerationRequest> unlike_requests(bool all_guided, const tiny::Drawings& family = tiny::kZImage) {
   const std::string longer = "a long prompt of more than thirty-two tokens, so that it is padded to another length";
   std::vector<GenerationRequest> made{request("two red apples", 42, 3), request(longer, 7, all_guided ? 2 : 0),
                                       request("A crowded beach", 7, 5), request("two red apples", 1, 3)};
@@ -90,6 +90,7 @@ std::vector<GenerationRequest> unlike_requests(bool all_guided) {
   made[3].cfg_normalization = 1;
   made[3].cfg_truncation = 0.3;
   made[3].max_sequence_length = 6;  // shorter than its prompt, which the first draws whole
+  for (GenerationRequest& each : made) each = family.fitted(std::move(each));
   return made;
 }
 
@@ -113,12 +114,12 @@ std::vector<Precision> precisions() {
 
 /// Draws each of `requests` alone on one rank, then all of them together in several ways.
 void expect_together_as_alone(const std::vector<GenerationRequest>& requests, Precision precision,
-                              std::span<const Parallelism> ways) {
-  Engine one(options(precision));
+                              std::span<const Parallelism> ways, const tiny::Drawings& family = tiny::kZImage) {
+  Engine one(options(precision, {}, family));
   std::vector<Generation> alone;
   for (const GenerationRequest& each : requests) alone.push_back(one.generate(each));
   for (const Parallelism& parallelism : ways) {
-    Engine engine(options(precision, parallelism));
+    Engine engine(options(precision, parallelism, family));
     const std::vector<Generation> together = engine.generate(requests);
     ASSERT_EQ(together.size(), requests.size());
     for (size_t i = 0; i < requests.size(); ++i) {
@@ -131,19 +132,26 @@ void expect_together_as_alone(const std::vector<GenerationRequest>& requests, Pr
   }
 }
 
-TEST(Batches, UnlikeRequestsAreDrawnAsAlone) {
+class FamilyBatches : public testing::TestWithParam<tiny::Drawings> {};
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyBatches, testing::ValuesIn(tiny::kFamilies),
+                         [](const testing::TestParamInfo<tiny::Drawings>& info) { return info.param.name; });
+
+TEST_P(FamilyBatches, UnlikeRequestsAreDrawnAsAlone) {
   const std::vector<Parallelism> ways{{},
                                       {.ulysses = 2},
                                       {.ulysses = 3},
                                       {.ulysses = 2, .plan = PlanKind::axis},
                                       {.ulysses = 3, .plan = PlanKind::axis}};
-  for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(false), precision, ways);
+  for (const Precision precision : precisions())
+    expect_together_as_alone(unlike_requests(false, GetParam()), precision, ways, GetParam());
 }
 
-TEST(Batches, GuidanceHalvesDrawThemAsAlone) {
+TEST_P(FamilyBatches, GuidanceHalvesDrawThemAsAlone) {
   const std::vector<Parallelism> ways{
       {.cfg = 2}, {.ulysses = 2, .cfg = 2}, {.ulysses = 3, .cfg = 2, .plan = PlanKind::axis}};
-  for (const Precision precision : precisions()) expect_together_as_alone(unlike_requests(true), precision, ways);
+  for (const Precision precision : precisions())
+    expect_together_as_alone(unlike_requests(true, GetParam()), precision, ways, GetParam());
 }
 
 const std::string kLonger =
@@ -275,12 +283,12 @@ TEST(Batches, RanksAgreeOnTheBatchesOfPicturesThatTheirOwnRowsWouldSplitUnlike) 
   }
 }
 
-TEST(Batches, RingsDrawThemAsAlone) {
+TEST_P(FamilyBatches, RingsDrawThemAsAlone) {
   for (const Parallelism& parallelism :
        {Parallelism{.ring = 2}, Parallelism{.ulysses = 2, .ring = 2}, Parallelism{.ring = 3, .plan = PlanKind::axis},
         Parallelism{.ulysses = 2, .ring = 2, .cfg = 2, .plan = PlanKind::axis}}) {
-    const std::vector<GenerationRequest> requests = unlike_requests(true);
-    Engine engine(options(Precision::f32, parallelism));
+    const std::vector<GenerationRequest> requests = unlike_requests(true, GetParam());
+    Engine engine(options(Precision::f32, parallelism, GetParam()));
     std::vector<Generation> alone;
     for (const GenerationRequest& each : requests) alone.push_back(engine.generate(each));
     const std::vector<Generation> together = engine.generate(requests);
@@ -289,12 +297,12 @@ TEST(Batches, RingsDrawThemAsAlone) {
   }
 }
 
-TEST(Batches, ReleasedPartsDrawThemAsAlone) {
-  const std::vector<GenerationRequest> requests = unlike_requests(false);
-  EngineOptions released = options(Precision::f32, {.ulysses = 2});
+TEST_P(FamilyBatches, ReleasedPartsDrawThemAsAlone) {
+  const std::vector<GenerationRequest> requests = unlike_requests(false, GetParam());
+  EngineOptions released = options(Precision::f32, {.ulysses = 2}, GetParam());
   released.memory.one_drawing = true;
   const std::vector<Generation> together = Engine(released).generate(requests);
-  Engine one(options());
+  Engine one(options(Precision::f32, {}, GetParam()));
   for (size_t i = 0; i < requests.size(); ++i) expect_same(one.generate(requests[i]), together[i], "released");
 }
 

@@ -13,6 +13,7 @@
 
 #include "pipeline/engine.h"
 #include "pipeline/noise.h"
+#include "pipeline/tiny_families.h"
 
 namespace nostos {
 namespace {
@@ -27,6 +28,7 @@ struct Way {
   MemoryOptions memory{};
   size_t kept_caption_bytes = 0;
   bool device_per_rank = false;
+  tiny::Drawings family = tiny::kZImage;
 };
 
 // Keeps test listings readable.
@@ -34,7 +36,7 @@ void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
 
 EngineOptions options(const Way& way) {
   EngineOptions made;
-  made.model = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test";
+  made.model = way.family.folder;
   made.precision = Precision::f32;
   made.parallelism = way.parallelism;
   made.memory = way.memory;
@@ -43,7 +45,7 @@ EngineOptions options(const Way& way) {
   return made;
 }
 
-GenerationRequest request(const Size& size, uint64_t seed = 5) {
+GenerationRequest request(const Way& way, const Size& size, uint64_t seed = 5) {
   GenerationRequest made;
   made.prompt = "two red apples";
   made.negative_prompt =
@@ -53,7 +55,7 @@ GenerationRequest request(const Size& size, uint64_t seed = 5) {
   made.guidance_scale = 3;
   made.cfg_normalization = 0.7;
   made.seed = seed;
-  return made;
+  return way.family.fitted(std::move(made));
 }
 
 using Previews = std::map<PictureStep, Image>;
@@ -64,8 +66,8 @@ struct Drawn {
   Previews previews;
 };
 
-Drawn draw(Engine& engine, const Size& size) {
-  std::vector<GenerationRequest> requests{request(size), request(size, 9)};
+Drawn draw(const Way& way, Engine& engine, const Size& size) {
+  std::vector<GenerationRequest> requests{request(way, size), request(way, size, 9)};
   requests[0].num_outputs = 2;
   requests[1].guidance_scale = 4;
   std::vector<Progress> progress(2);
@@ -95,13 +97,13 @@ class Turned : public testing::TestWithParam<Way> {};
 // their own way. 21x38 and 38x21 are cropped out of 24x40 and 40x24.
 TEST_P(Turned, OneEngineDrawsAsEnginesOfTheirOwn) {
   const Way& way = GetParam();
-  Way alone{.name = "alone"};
+  Way alone{.name = "alone", .family = way.family};
   if (way.parallelism.ring > 1) alone.parallelism = way.parallelism;
   const Size landscape{24, 40}, portrait{40, 24}, cropped{21, 38}, cropped_portrait{38, 21}, flat{8, 64}, tall{64, 8};
   std::map<Size, Drawn> wanted;
   for (const Size& size : {landscape, portrait, cropped, cropped_portrait, flat, tall}) {
     Engine fresh(options(alone));
-    wanted.emplace(size, draw(fresh, size));
+    wanted.emplace(size, draw(way, fresh, size));
   }
   const Image &a = wanted.at(landscape).generations[0].pictures[0].image,
               &b = wanted.at(portrait).generations[0].pictures[0].image;
@@ -110,7 +112,7 @@ TEST_P(Turned, OneEngineDrawsAsEnginesOfTheirOwn) {
   for (const Size& size :
        {landscape, portrait, landscape, cropped_portrait, cropped, portrait, flat, tall, flat, cropped, landscape}) {
     const std::string what = fmt::format("{}x{}", size.first, size.second);
-    const Drawn got = draw(engine, size);
+    const Drawn got = draw(way, engine, size);
     expect_same(wanted.at(size), got, what);
     // Parts that take turns on the device leave no room for previews.
     const bool has_previews = way.memory.mode != MemoryMode::offload && !way.memory.one_drawing;
@@ -123,18 +125,18 @@ TEST_P(Turned, GivenLatentsAreThoseOfTheSize) {
   const Way& way = GetParam();
   Engine engine(options(way));
   for (const auto& [height, width] : {Size{24, 40}, {40, 24}, {24, 40}}) {
-    const auto latents = std::make_shared<Tensor>(Device{}, DType::f32, Shape{1, 16, height / 2, width / 2});
+    const auto latents = std::make_shared<Tensor>(Device{}, DType::f32, way.family.latents(height, width));
     fill_torch_cpu_normal(5, {latents->data<float>(), static_cast<size_t>(latents->shape().elements())});
-    const GenerationRequest from_seed = request({height, width});
-    GenerationRequest given = request({height, width}, 77);
+    const GenerationRequest from_seed = request(way, {height, width});
+    GenerationRequest given = request(way, {height, width}, 77);
     given.start = Latents{.file = "", .values = latents};
     const Generation a = engine.generate(from_seed), b = engine.generate(given);
     EXPECT_EQ(a.pictures[0].image, b.pictures[0].image) << height << "x" << width;
   }
 }
 
-std::vector<Way> ways() {
-  return {{.name = "one_rank"},
+std::vector<Way> ways_of(const tiny::Drawings& family) {
+  std::vector<Way> ways{{.name = "one_rank"},
           {.name = "kept_captions", .kept_caption_bytes = size_t{1} << 20},
           {.name = "offload", .memory = {.mode = MemoryMode::offload}},
           {.name = "one_drawing", .parallelism = {.ulysses = 2}, .memory = {.one_drawing = true}},
@@ -148,6 +150,18 @@ std::vector<Way> ways() {
           {.name = "ring_halves_offload",
            .parallelism = {.ulysses = 2, .ring = 2, .cfg = 2, .plan = PlanKind::axis},
            .memory = {.mode = MemoryMode::offload}}};
+  for (Way& way : ways) {
+    way.family = family;
+    way.name = family.name + ("_" + way.name);
+  }
+  return ways;
+}
+
+std::vector<Way> ways() {
+  std::vector<Way> all;
+  for (const tiny::Drawings& family : tiny::kFamilies)
+    for (Way& way : ways_of(family)) all.push_back(std::move(way));
+  return all;
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, Turned, testing::ValuesIn(ways()),

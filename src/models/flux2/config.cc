@@ -1,0 +1,56 @@
+// Reads and checks transformer/config.json.
+#include "models/flux2/config.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <string_view>
+
+#include "base/error.h"
+#include "io/json_config.h"
+
+namespace nostos::flux2 {
+
+nn::AttentionShape Config::attention_shape() const {
+  return {heads, heads, head_dim, norm_eps, ops::RotaryPairs::interleaved, false};
+}
+
+// What a config leaves out has the class's own defaults, which are those of FLUX.2-dev.
+Config load_config(const std::filesystem::path& file) {
+  constexpr std::array<std::string_view, 1> kClasses{"Flux2Transformer2DModel"};
+  constexpr int64_t kMax = int64_t{1} << 20;
+  const JsonConfig json = JsonConfig::load(file);
+  json.check_class(kClasses);
+  json.require_unquantised();
+  const auto bad = [&](std::string_view field, const std::string& what) {
+    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
+  };
+
+  Config config;
+  config.in_channels = json.integer_or("in_channels", 128, 1, 65536);
+  config.heads = json.integer_or("num_attention_heads", 48, 1, 4096);
+  config.head_dim = json.integer_or("attention_head_dim", 128, 2, 4096);
+  config.double_layers = json.integer_or("num_layers", 8, 1, 1000);
+  config.single_layers = json.integer_or("num_single_layers", 48, 1, 1000);
+  config.text_width = json.integer_or("joint_attention_dim", 15360, 1, kMax);
+  config.time_features = json.integer_or("timestep_guidance_channels", 256, 2, 65536);
+  config.mlp_ratio = json.number_or("mlp_ratio", 3, 1e-3, 1e3);
+  config.norm_eps = static_cast<float>(json.number_or("eps", 1e-6, 0, 1));
+  config.rope_theta = json.number_or("rope_theta", 2000, 1, 1e12);
+  config.axes_dims = json.integers_or("axes_dims_rope", {32, 32, 32, 32}, 2, 4096);
+
+  if (json.integer_or("patch_size", 1, 1, 64) != 1) bad("patch_size", "is not 1: nostos draws FLUX.2 token by token");
+  if (!json.is_null("out_channels") && json.integer_or("out_channels", config.in_channels, 1, 65536) != config.in_channels)
+    bad("out_channels", "is not null or in_channels");
+  if (json.boolean_or("guidance_embeds", true))
+    bad("guidance_embeds", "is true: nostos draws with FLUX.2-klein, which takes no guidance as an input");
+  if (config.time_features % 2 != 0) bad("timestep_guidance_channels", "must be even");
+  if (config.axes_dims.size() != 4) bad("axes_dims_rope", "must have four entries");
+  if (std::ranges::any_of(config.axes_dims, [](int64_t dim) { return dim % 2 != 0; }))
+    bad("axes_dims_rope", "must be even");
+  if (std::accumulate(config.axes_dims.begin(), config.axes_dims.end(), int64_t{0}) != config.head_dim)
+    bad("axes_dims_rope", fmt::format("must add up to attention_head_dim = {}", config.head_dim));
+  return config;
+}
+
+}  // namespace nostos::flux2
