@@ -14,4 +14,4 @@ def image(width, height):
     y, x, c = np.mgrid[0:height, 0:width, 0:3]
     ramps = x * (3 + 2 * c) + y * (7 - 2 * c)
     blocks = ((x // 5) ^ (y // 3)) * (37 + 2 * c)
-    return Image.fromarray((np.where((x // 16 + y // 16) % 2 == 0, ramps, blocks) % 256).astype(np.uint8), "RGB")
+    return Image.fromarray((np.where((x // 16 + y // 16) % 2 == 0, ramps, blocks) % 256).astype(np.uint8))
