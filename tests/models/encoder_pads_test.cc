@@ -14,7 +14,7 @@
 namespace nostos::test {
 namespace {
 
-constexpr int64_t kMostRows = 512, kTokens = 19;
+constexpr int64_t kMostRows = 112, kTokens = 19;
 
 class EncoderPads : public testing::TestWithParam<std::pair<const char*, DType>> {
  protected:
