@@ -1,4 +1,4 @@
-// Tests the part of the denoising loop whose order of sums no picture would show.
+// Tests the parts of the denoising loop that no picture would show: the order of sums, and what fits a batch.
 #include "pipeline/sampler.h"
 
 #include <gtest/gtest.h>
@@ -50,6 +50,30 @@ TEST(CapNorm, AddsTheTokensInThePicturesOrder) {
             << ranks << " ranks by " << parallel::name(kind);
       });
     }
+  }
+}
+
+// 24 tokens of the image, texts of 5 and 9 rows, references of 6 and 16 tokens.
+TEST(SamplerPlan, RowsOfAPictureAreThoseOfItsPassesReferencesIncluded) {
+  for (const int ranks : {1, 2, 3}) {
+    run_thread_ranks(ranks, [&](Communicator& world) {
+      const nn::SequenceRanks sequence(world, 1);
+      SamplerPlan plan{
+          .share = nn::SequenceParallel(
+              sequence, parallel::make_plan({.grid = {3, 8}, .ranks = ranks, .heads = 4, .patch = 1}), 16),
+          .schedule = {},
+          .caption_tokens = {5, 9},
+          .references = {{2, 3}, {4, 4}},
+          .pictures = {{.guidance = {.scale = 4}, .captions = {0, 1}},
+                       {.guidance = {.scale = 4, .form = GuidanceForm::none}, .captions = {0, 1}},
+                       {.guidance = {.scale = 1, .form = GuidanceForm::from_negative}, .captions = {1, 0}}}};
+      const auto share = [&](int64_t rows) { return (rows + ranks - 1) / ranks; };
+      EXPECT_EQ(plan.rows_of(0), share(51) + share(55));
+      EXPECT_EQ(plan.rows_of(1), share(51)) << "a distilled model has one pass";
+      EXPECT_EQ(plan.rows_of(2), share(55)) << "guidance is off";
+      plan.halves = &world;  // of whatever ranks: each has one of the passes
+      EXPECT_EQ(plan.rows_of(0), share(55));
+    });
   }
 }
 
