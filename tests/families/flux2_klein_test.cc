@@ -84,10 +84,13 @@ TEST_F(KleinFolder, OtherPipelinesAreRefusedByName) {
 }
 
 TEST_F(KleinFolder, PartsOfOtherClassesAreRefused) {
-  for (const auto& [part, wanted] :
-       {std::pair{"transformer", "Flux2Transformer2DModel"}, {"vae", "AutoencoderKLFlux2"},
-        {"scheduler", "FlowMatchEulerDiscreteScheduler"}})
-    expect_refused("model_index.json", [&](json& c) { c[part] = {"diffusers", "Another"}; },
+  for (const auto& [part, wanted] : {std::pair{"transformer", "Flux2Transformer2DModel"},
+                                     {"vae", "AutoencoderKLFlux2"},
+                                     {"scheduler", "FlowMatchEulerDiscreteScheduler"}})
+    expect_refused("model_index.json",
+                   [&](json& c) {
+                     c[part] = {"diffusers", "Another"};
+                   },
                    {"model_index.json", part, "Another", wanted});
   expect_refused("vae/config.json", [](json& c) { c["_class_name"] = "AutoencoderKL"; }, {"vae", "AutoencoderKL"});
   expect_refused("scheduler/scheduler_config.json", [](json& c) { c["use_dynamic_shifting"] = false; },

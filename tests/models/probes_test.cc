@@ -28,9 +28,9 @@ TEST(Probes, TextEncoder) {
   const std::array prompts{qwen3::PromptRows{.tokens = std::ssize(ids)}};
   const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), prompts, DType::f32);
   parts.encoder(ctx).take_ids(ctx, std::array{std::span<const int32_t>(ids)}, scratch);
-  parts.encoder(ctx).encode(
-      ctx, prompts, scratch, features,
-      [&](std::string_view name, ConstView rows) { comparison.compare("text_encoder." + std::string(name), rows); });
+  parts.encoder(ctx).encode(ctx, prompts, scratch, features, [&](std::string_view name, ConstView rows) {
+    comparison.compare("text_encoder." + std::string(name), rows);
+  });
   EXPECT_EQ(comparison.compared(), 1 + parts.encoder_config().used_layers());
 }
 

@@ -59,8 +59,7 @@ struct Part {
 /// How often the table names each number of a matrix [rows, columns].
 class Cover {
  public:
-  explicit Cover(const Shape& shape)
-      : columns_(shape[1]), times_(static_cast<size_t>(shape.elements())) {}
+  explicit Cover(const Shape& shape) : columns_(shape[1]), times_(static_cast<size_t>(shape.elements())) {}
 
   void add(int64_t row, int64_t column, int64_t count) {
     for (int64_t i = 0; i < count; ++i) ++times_[static_cast<size_t>(row * columns_ + column + i)];
@@ -86,8 +85,8 @@ void expect_numbers(Context& ctx, const WeightPlace& place, ConstView whole, std
     ++times[static_cast<size_t>(row)];
     const float* a = matrix.data<float>() + row * weight.in;
     const float* b = whole.data<float>() + (rows.from_row + i) * whole.shape()[1] + rows.from_column;
-    ASSERT_TRUE(std::equal(a, a + weight.in, b)) << rows.name << " row " << rows.from_row + i << " from column "
-                                                 << rows.from_column;
+    ASSERT_TRUE(std::equal(a, a + weight.in, b))
+        << rows.name << " row " << rows.from_row + i << " from column " << rows.from_column;
   }
 }
 
@@ -204,8 +203,8 @@ TEST_P(KleinWeightTable, FindsTheTextEncodersMatrices) {
 TEST_P(KleinWeightTable, FindsTheAutoencodersMatrices) {
   Part part(folder("vae"));
   WeightBuilder builder = part.builder(ctx_);
-  const autoencoder_kl::Weights weights = autoencoder_kl::build_weights(
-      autoencoder_kl::load_flux2_config(folder("vae") / "config.json"), true, builder);
+  const autoencoder_kl::Weights weights =
+      autoencoder_kl::build_weights(autoencoder_kl::load_flux2_config(folder("vae") / "config.json"), true, builder);
   expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
 }
 

@@ -189,9 +189,8 @@ TEST(AttentionPads, SequencesThatShareALayerGetTheBitsOfEachAlone) {
     int64_t begin = 0;
     for (const Rows& rows : each) {
       const Tensor alone = attend(layer, {&rows, 1}, x.view().rows(begin, rows.all()));
-      EXPECT_EQ(std::memcmp(alone.view().bytes(), together.view().rows(begin, rows.all()).bytes(),
-                            alone.size_in_bytes()),
-                0)
+      EXPECT_EQ(
+          std::memcmp(alone.view().bytes(), together.view().rows(begin, rows.all()).bytes(), alone.size_in_bytes()), 0)
           << rows.real << " rows and " << rows.pads << " pads from " << begin << " in " << name(dtype);
       begin += rows.all();
     }

@@ -45,8 +45,7 @@ TEST(Rope, OfFlux2EqualsDiffusers) {
   const SafetensorsFile file(NOSTOS_SOURCE_DIR "/tests/data/rope_klein.safetensors");
   const ConstView given = file.tensor("positions");
   std::vector<AxialPosition> positions(static_cast<size_t>(given.shape()[0]));
-  for (size_t i = 0; i < positions.size(); ++i)
-    std::copy_n(given.data<int64_t>() + 4 * i, 4, positions[i].begin());
+  for (size_t i = 0; i < positions.size(); ++i) std::copy_n(given.data<int64_t>() + 4 * i, 4, positions[i].begin());
   const std::vector<int64_t> dims{32, 32, 32, 32};
   Arena arena({}, 65536);
   const RopeTable table = RopeTable::take(arena, std::ssize(positions), 128);
