@@ -9,7 +9,6 @@
 #include "device/buffer.h"
 #include "device/cuda/check.h"
 #include "device/cuda/runtime.h"
-#include "device/pinned_buffer.h"
 #include "parallel/peer_memory.h"
 
 namespace nostos {

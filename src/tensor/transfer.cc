@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "device/pinned_buffer.h"
 #include "device/staging_ring.h"
 
 namespace nostos {
