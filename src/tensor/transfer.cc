@@ -121,4 +121,14 @@ void download(Context& ctx, ConstView from, View host) {
   });
 }
 
+void Landing::fetch(Context& ctx, ConstView from) {
+  const size_t bytes = from.size_in_bytes();
+  if (memory_.size_bytes() < bytes) memory_ = PinnedBuffer(device_, bytes);
+  dtype_ = from.dtype();
+  shape_ = from.shape();
+  ctx.bind_thread();
+  ctx.stream().copy(memory_.data(), from.bytes(), bytes);
+  landed_.record(ctx.stream());
+}
+
 }  // namespace nostos
