@@ -9,7 +9,7 @@
 #include "device/context.h"
 #include "nn/sequence_ranks.h"
 #include "nn/sharded_sequence.h"
-#include "ops/copy_rows.h"
+#include "ops/elementwise.h"
 #include "parallel/shard_plan.h"
 #include "tensor/tensor.h"
 

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <thread>
 
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/patches.h"
 #include "tensor/transfer.h"

@@ -11,7 +11,6 @@
 
 #include "base/error.h"
 #include "nn/timestep_embedding.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/copy_rows.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
 #include "ops/device_op.h"
