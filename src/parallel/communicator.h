@@ -138,6 +138,15 @@ class Communicator {
   /// Every rank p's `send` ends as receive_parts[p] of every rank's `receive`. `send` may be that very part.
   [[nodiscard]] Pending all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts);
 
+  /// \return `own` of every rank: plain bytes of the host.
+  template <class T>
+  std::vector<T> gather(const T& own) {
+    std::vector<T> all(static_cast<size_t>(world_), own);
+    const Messages messages = to_members(everyone_, host_bytes(std::span(&own, 1)), host_bytes(std::span(all)));
+    exchange("all_gather", messages.sends, messages.receives).wait();
+    return all;
+  }
+
   /// The bytes of rank `root` end on every rank.
   [[nodiscard]] Pending broadcast(ByteView buffer, int root);
 
