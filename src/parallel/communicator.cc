@@ -3,13 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <numeric>
-#include <string>
 #include <utility>
 
 #include "base/error.h"
-#include "parallel/waiting.h"
 
 namespace nostos {
 namespace {
@@ -233,21 +230,6 @@ void GroupCommunicator::copy(ByteView to, ConstByteView from) {
             to_string(device));
   }
   parent_.copy(to, from);
-}
-
-void SelfCommunicator::abort(std::string_view reason) noexcept {
-  if (std::exchange(aborted_, true)) return;
-  try {
-    reason_ = reason;
-  } catch (const std::exception&) {
-    // Out of memory for the text: the abort stands without it.
-  }
-}
-
-std::unique_ptr<Operation> SelfCommunicator::start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>,
-                                                   std::span<const int>) {
-  if (aborted_) throw_peer_failed({0, reason_}, 0);
-  return nullptr;
 }
 
 std::string describe(const std::exception_ptr& error) {

@@ -252,23 +252,6 @@ class GroupCommunicator final : public Communicator {
   Pace pace_;
 };
 
-/// The one rank of a world of one: every exchange is with itself.
-class SelfCommunicator final : public Communicator {
- public:
-  SelfCommunicator() : Communicator(0, 1) {}
-  void abort(std::string_view reason) noexcept override;
-  RankDevice& device() override { return device_; }
-
- protected:
-  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
-
- private:
-  HostRankDevice device_{*this};
-  std::string reason_;
-  bool aborted_ = false;
-};
-
 /// \return the message of `error`, for abort().
 std::string describe(const std::exception_ptr& error);
 

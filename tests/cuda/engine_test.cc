@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "parallel/self_communicator.h"
 #include "pipeline/draw.h"
 
 namespace nostos::test {
