@@ -18,6 +18,10 @@
 
 namespace nostos {
 
+/// Reads the shape of a model that is not loaded: of its configs alone, to plan and check requests by. \throws Error
+/// model naming file and field
+ModelShape read_model_shape(const std::filesystem::path& folder);
+
 /// The arithmetic of weights and matrix products. Sums and the residual stream are float32 in either.
 enum class Precision { automatic, f32, bf16 };
 

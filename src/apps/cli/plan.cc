@@ -16,7 +16,7 @@
 #include "io/file.h"
 #include "io/json_text.h"
 #include "parallel/shard_plan.h"
-#include "pipeline/model_shape.h"
+#include "pipeline/engine.h"
 
 namespace nostos::cli {
 namespace {
