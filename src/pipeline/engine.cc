@@ -157,7 +157,6 @@ Engine::Engine(const EngineOptions& options, Communicator* processes) {
 }
 
 Engine::~Engine() = default;
-Engine::Engine(Engine&&) noexcept = default;
 
 const ModelLimits& Engine::limits() const { return impl_->models.front()->parts.shape().limits; }
 

@@ -55,7 +55,6 @@ class Engine {
   /// process is one rank of that world, the communicator outlives the engine, and every process makes the same calls.
   explicit Engine(const EngineOptions& options, Communicator* processes = nullptr);
   ~Engine();
-  Engine(Engine&&) noexcept;
 
   const ModelLimits& limits() const;
   /// \return "f32" or "bf16": what the matrix products run in.
