@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "ops/elementwise.h"
 
 namespace nostos::nn {
 

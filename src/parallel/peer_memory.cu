@@ -5,7 +5,6 @@
 #include <random>
 #include <vector>
 
-#include "base/error.h"
 #include "device/buffer.h"
 #include "device/cuda/check.h"
 #include "device/cuda/runtime.h"

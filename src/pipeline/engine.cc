@@ -2,7 +2,6 @@
 #include "pipeline/engine.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"

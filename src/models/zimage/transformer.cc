@@ -4,12 +4,10 @@
 #include <array>
 #include <functional>
 #include <numeric>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "nn/timestep_embedding.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"

@@ -2,7 +2,6 @@
 // ones for such, otherwise a direct kernel.
 #include "ops/conv.h"
 
-#include "base/error.h"
 #include "base/rounding.h"
 #include "ops/cuda/conv_kernels.h"
 #include "ops/cuda/cudnn.h"
