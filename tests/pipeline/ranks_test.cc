@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "ops/linear.h"
+#include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "pipeline/engine.h"
 #include "pipeline/tiny_families.h"

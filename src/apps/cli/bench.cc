@@ -14,6 +14,7 @@
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
 #include "apps/cli/standard_streams.h"
+#include "base/elapsed.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -229,9 +230,9 @@ void bench(const BenchFlags& flags, const Processes& processes) {
     rest(flags.pause_s, interrupted);
     const auto start = std::chrono::steady_clock::now();
     drawn = engine.generate(request, progress);
-    const std::chrono::duration<double, std::milli> total = std::chrono::steady_clock::now() - start;
-    if (run == 0) timings.first_ms = total.count();
-    if (run >= warmup) add_run(timings, drawn.report, total.count());
+    const double total_ms = ms_since(start);
+    if (run == 0) timings.first_ms = total_ms;
+    if (run >= warmup) add_run(timings, drawn.report, total_ms);
   }
   display.clear();
   double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));
