@@ -1,4 +1,4 @@
-"""Makes the golden files that need no model: torch.randn of given seeds, and diffusers' flow-match Euler schedule.
+"""Makes the golden files that need no model: torch.randn of given seeds, and diffusers' flow-match Euler schedules.
 
     python tools/make_torch_golden.py --out tests/data [--cuda-from tests/data/torch_randn.safetensors]
 
@@ -7,6 +7,11 @@ torch_randn.safetensors: `cpu_seed<S>_<shape>` and `cuda_seed<S>_<shape>`, one f
 stacked. The cuda ones need a GPU (made on an H200, 132 multiprocessors); without one they are taken from the
 file given by --cuda-from, unchanged.
 schedule.safetensors: `shift<F>_steps<N>_sigmas` [N + 1], shifted, final 0 included; `..._t` [N], the transformer's t.
+schedule_klein.safetensors, of FLUX.2-klein, whose shift depends on the tokens of a picture of 16 x 16 pixels each:
+`<height>x<width>_steps<N>_sigmas` and `..._times` [N], the transformer's time as it enters the time embedding, and
+`..._mu`, float64 []; `<height>x<width>_custom<K>_given` float64 [N], the request's own sigmas, with their results.
+rope_klein.safetensors: of the published FLUX.2-klein, `positions` [K, 4] and `cos`, `sin` [K, 64], an angle for each
+pair of channels.
 """
 
 import argparse
@@ -25,11 +30,15 @@ def parse_options():
 if __name__ == "__main__":
     OPTIONS = parse_options()  # before the imports that follow: --help needs none of them
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.transformers.transformer_flux2 import Flux2PosEmbed
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from safetensors.torch import load_file
 
+import klein_tiny
 import reference
 
 SEEDS = (0, 42, 2**31, 2**32 + 42, 2**63 - 1)
@@ -40,6 +49,18 @@ DRAWS = (5, 5, 17, 3, 1)
 CUDA_SHAPES = ((1, 16, 32, 32), (1, 16, 90, 90))
 SHIFTS = (1.0, 1.7, 3.0, 6.0)
 STEPS = (1, 2, 3, 4, 8, 9, 20, 50)
+# 16, 252, 1536, 4096, 4288, 4300, 4301, 4352 and 16384 tokens: the shift jumps behind 4300.
+KLEIN_SIZES = (
+    (64, 64), (192, 336), (512, 768), (1024, 1024), (1072, 1024), (688, 1600), (272, 4048), (1088, 1024), (2048, 2048)
+)
+KLEIN_STEPS = (1, 2, 3, 4, 7, 8, 20, 28, 50)
+# (t, y, x, l) of text, of a picture and of references.
+KLEIN_POSITIONS = [
+    *((0, 0, 0, l) for l in (0, 1, 2, 3, 7, 63, 64, 100, 255, 256, 399, 500, 510, 511)),
+    *((0, y, x, 0) for y, x in ((0, 1), (1, 0), (5, 3), (63, 63), (37, 101), (127, 128), (252, 16), (255, 255))),
+    *((t, y, x, 0) for t, y, x in ((10, 0, 0), (10, 63, 62), (20, 1, 44), (30, 65, 29), (40, 127, 7), (160, 12, 85))),
+]
+KLEIN_SIGMAS = ([1.0, 0.7, 0.2], [0.95, 0.8, 0.35, 0.05], [0.6], [1.0, 0.99, 0.5, 0.001])
 
 
 def shape_name(shape):
@@ -83,6 +104,39 @@ def schedules():
     return tensors
 
 
+def klein_schedule(size, steps, sigmas):
+    """{name: tensor} of the scheduler as Flux2KleinPipeline uses it."""
+    scheduler = FlowMatchEulerDiscreteScheduler(**klein_tiny.SCHEDULER)
+    mu = compute_empirical_mu(image_seq_len=size[0] // 16 * (size[1] // 16), num_steps=steps)
+    scheduler.set_timesteps(sigmas=sigmas, mu=mu)
+    return {
+        "mu": torch.tensor(mu, dtype=torch.float64),
+        "sigmas": scheduler.sigmas,
+        "times": scheduler.timesteps / 1000 * 1000,  # divided by the pipeline, multiplied by the transformer
+    }
+
+
+def klein_schedules():
+    """{name: tensor} of all sizes and steps, and of sigmas that a request gives."""
+    tensors = {}
+    for size in KLEIN_SIZES:
+        for steps in KLEIN_STEPS:
+            made = klein_schedule(size, steps, np.linspace(1.0, 1 / steps, steps))
+            tensors |= {f"{shape_name(size)}_steps{steps}_{name}": tensor for name, tensor in made.items()}
+    for size in ((512, 768), (2048, 2048)):
+        for index, sigmas in enumerate(KLEIN_SIGMAS):
+            made = {"given": torch.tensor(sigmas, dtype=torch.float64), **klein_schedule(size, len(sigmas), sigmas)}
+            tensors |= {f"{shape_name(size)}_custom{index}_{name}": tensor for name, tensor in made.items()}
+    return tensors
+
+
+def klein_rope():
+    """{name: tensor} of the rotation of the published models."""
+    positions = torch.tensor(KLEIN_POSITIONS)
+    cos, sin = Flux2PosEmbed(theta=2000, axes_dim=(32, 32, 32, 32))(positions)
+    return {"positions": positions, "cos": cos[:, ::2], "sin": sin[:, ::2]}
+
+
 def main(options):
     if options.cuda_from:
         cuda = {name: tensor for name, tensor in load_file(options.cuda_from).items() if name.startswith("cuda_")}
@@ -91,7 +145,11 @@ def main(options):
     else:
         sys.exit("error: no CUDA device: pass --cuda-from FILE to keep the cuda_* tensors of an existing file")
     options.out.mkdir(parents=True, exist_ok=True)
-    for file, tensors in (("torch_randn", {**randn_cpu(), **cuda}), ("schedule", schedules())):
+    files = {
+        "torch_randn": {**randn_cpu(), **cuda}, "schedule": schedules(), "schedule_klein": klein_schedules(),
+        "rope_klein": klein_rope(),
+    }
+    for file, tensors in files.items():
         reference.save(tensors, options.out / f"{file}.safetensors")
         print(f"{file}.safetensors: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values())} values")
 
