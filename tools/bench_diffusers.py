@@ -1,9 +1,13 @@
-"""Times diffusers' ZImagePipeline on the CPU, from prompt to pixels, warm: the peer that nostos is measured against.
+"""Times diffusers, the peer that nostos is measured against.
 
     python tools/bench_diffusers.py --model models/mini --height 512 --width 512 --steps 9 --guidance 4 --repeats 5
+    python tools/bench_diffusers.py --forward models/flux2-klein-4b
 
-Prints one JSON object; `seconds` per dtype is the median of the repeats after one warm-up image. The machine has to be
-quiet. Threads default to all cores this process may use.
+The first times ZImagePipeline on the CPU, from prompt to pixels, warm; `seconds` per dtype is the median of the repeats
+after one warm-up image. The second times forward passes of FLUX.2-klein's transformer, with random weights for a folder
+of configs, on a GPU where there is one: eager and by torch.compile, without and with one reference of the picture's
+size; `ms_per_forward` is the median of the repeats. Prints one JSON object. The machine has to be quiet. Threads
+default to all cores this process may use.
 """
 
 import argparse
@@ -22,15 +26,26 @@ def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/mini"), help="a Z-Image folder in diffusers' layout")
     parser.add_argument("--prompt", default="A crowded beach")
-    parser.add_argument("--height", type=int, default=512)
-    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--forward", type=Path, metavar="CONFIGS",
+                        help="time the transformer of a FLUX.2-klein folder of configs instead, with random weights")
+    parser.add_argument("--height", type=int, help="default: 512, with --forward 1024")
+    parser.add_argument("--width", type=int, help="default: 512, with --forward 1024")
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
-    return parser.parse_args()
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: both, with --forward bfloat16")
+    forward = parser.add_argument_group("with --forward")
+    forward.add_argument("--device", help="default: cuda where there is one, else cpu")
+    forward.add_argument("--warm-up", type=int, default=3, help="passes that are not counted")
+    forward.add_argument("--compile-mode", default="default", help="torch.compile's mode")
+    forward.add_argument("--attention-backend", help="diffusers' name of one, such as _native_cudnn or flash")
+    options = parser.parse_args()
+    options.height = options.height or (1024 if options.forward else 512)
+    options.width = options.width or (1024 if options.forward else 512)
+    options.dtypes = options.dtypes or (["bfloat16"] if options.forward else DTYPES)
+    return options
 
 
 if __name__ == "__main__":
@@ -40,7 +55,9 @@ import diffusers
 import torch
 import transformers
 
+import klein_bench
 import zimage_reference
+
 
 def cpu_name():
     """The CPU's model name, as Linux gives it."""
@@ -69,13 +86,13 @@ def time_images(pipe, options):
     return seconds[1:]
 
 
-def main(options):
-    torch.set_num_threads(options.threads)
+def time_pipeline(options):
+    """The figures of whole Z-Image pictures."""
     results = {}
     for name in options.dtypes:
         seconds = time_images(zimage_reference.load_pipeline(options.model, getattr(torch, name)), options)
         results[name] = {"seconds": statistics.median(seconds), "all_seconds": seconds}
-    print(json.dumps({
+    return {
         "model": str(options.model),
         "height": options.height,
         "width": options.width,
@@ -88,7 +105,17 @@ def main(options):
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
         "dtypes": results,
-    }, indent=1))
+    }
+
+
+def main(options):
+    torch.set_num_threads(options.threads)
+    if options.forward:
+        figures = {**klein_bench.run(options, cpu_name()), "torch": torch.__version__,
+                   "diffusers": diffusers.__version__}
+    else:
+        figures = time_pipeline(options)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
