@@ -38,7 +38,7 @@ struct Progress {
   /// After each denoising step of each of the request's images, counted from 1. Images that are drawn together end
   /// their steps together; each image's step counts with its part of the time.
   std::function<void(int64_t step, int64_t steps, double step_ms)> on_step;
-  std::function<void(const char* stage)> on_stage;  ///< "load", "text", "denoise", "decode"
+  std::function<void(const char* stage)> on_stage;  ///< "load", "text", "encode", "denoise", "decode"
   std::function<void(PromptsCut cut)> on_prompts;   ///< once, before the text stage: what of the prompts is drawn
   const std::atomic<bool>* cancel = nullptr;        ///< watched between blocks; of several requests between steps
   /// Rank 0 watches this flag between denoising steps, and all ranks leave the drawing together. For ranks that are
@@ -52,7 +52,7 @@ struct Progress {
 };
 
 struct StageTime {
-  std::string name;  ///< "load", "text_encoder", "denoise", "vae_decode"
+  std::string name;  ///< "load", "text_encoder", "vae_encode", "denoise", "vae_decode"
   double ms = 0;
 };
 

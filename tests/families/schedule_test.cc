@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -40,6 +41,51 @@ TEST(Schedule, EqualsDiffusersBitForBit) {
   EXPECT_GE(compared, 30);
 }
 
+/// FLUX.2-klein's, whose shift depends on the tokens, 16 x 16 pixels each, and on the steps.
+class KleinSchedule : public testing::Test {
+ protected:
+  void expect_equal(const std::string& name, int64_t height, int64_t width, std::span<const double> sigmas) const {
+    const int64_t steps = file_.tensor(name + "_times").elements();
+    const Schedule made = make_empirical_schedule({}, steps, sigmas, height / 16 * (width / 16));
+    expect_same_bits(made.sigmas, file_.tensor(name + "_sigmas"), name + "_sigmas");
+    expect_same_bits(made.times, file_.tensor(name + "_times"), name + "_times");
+    EXPECT_TRUE(made.predicts_noise);
+    for (size_t i = 0; i < made.elapsed.size(); ++i) EXPECT_EQ(made.elapsed[i], 1.0f - made.sigmas[i]) << name;
+  }
+  SafetensorsFile file_{NOSTOS_SOURCE_DIR "/tests/data/schedule_klein.safetensors"};
+};
+
+TEST_F(KleinSchedule, EqualsDiffusersBitForBit) {
+  int of_steps = 0, of_levels = 0;
+  for (const auto& [name, info] : file_.tensors()) {
+    if (!name.ends_with("_mu")) continue;
+    const std::string stem = name.substr(0, name.size() - 3);
+    long height = 0, width = 0;
+    ASSERT_EQ(std::sscanf(name.c_str(), "%ldx%ld_", &height, &width), 2) << name;
+    if (stem.find("_custom") == std::string::npos) {
+      expect_equal(stem, height, width, {});
+      ++of_steps;
+    } else {
+      const ConstView given = file_.tensor(stem + "_given");
+      expect_equal(stem, height, width, {given.data<double>(), static_cast<size_t>(given.elements())});
+      ++of_levels;
+    }
+  }
+  EXPECT_EQ(of_steps, 81);
+  EXPECT_EQ(of_levels, 8);
+}
+
+// A step goes from the noise's side: what the model predicts leads there.
+TEST(Schedule, AStepGoesTheWayThatTheModelPoints) {
+  Schedule schedule{.sigmas = {1.0f, 0.75f, 0.0f}, .times = {1, 2}, .elapsed = {0, 0.25f}};
+  EXPECT_EQ(schedule.step_delta(0), -0.25f);
+  EXPECT_EQ(schedule.clean_delta(0), -0.75f);
+  schedule.predicts_noise = true;
+  EXPECT_EQ(schedule.step_delta(0), 0.25f);
+  EXPECT_EQ(schedule.step_delta(1), 0.75f);
+  EXPECT_EQ(schedule.clean_delta(0), 0.75f);
+}
+
 TEST(Schedule, OwnLevelsAreShiftedToo) {
   const std::vector<double> levels = {1.0, 0.5, 0.25};
   const Schedule schedule = make_schedule({.shift = 3}, levels);
@@ -65,7 +111,10 @@ TEST(Schedule, DescendsToZeroForAnyLength) {
   }
 }
 
-TEST(Schedule, NoStepsIsABug) { EXPECT_THROW(make_schedule({}, int64_t{0}), Error); }
+TEST(Schedule, NoStepsIsABug) {
+  EXPECT_THROW(make_schedule({}, int64_t{0}), Error);
+  EXPECT_THROW(make_empirical_schedule({}, 0, {}, 4096), Error);
+}
 
 class SchedulerConfigFile : public testing::Test {
  protected:
@@ -76,9 +125,9 @@ class SchedulerConfigFile : public testing::Test {
     std::ofstream(file) << json;
     return file;
   }
-  void expect_refused(const std::string& json, const std::string& named) {
+  void expect_refused(const std::string& json, const std::string& named, Shifting shifting = Shifting::fixed) {
     try {
-      load_scheduler_config(write(json));
+      load_scheduler_config(write(json), shifting);
       FAIL() << "taken: " << json;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::model);
@@ -114,6 +163,27 @@ TEST_F(SchedulerConfigFile, OptionsThatChangeTheScheduleAreRefused) {
     expect_refused(R"({"_class_name": "FlowMatchEulerDiscreteScheduler", ")" + option + R"(": true})", option);
   }
   expect_refused(R"({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.1})", "shift_terminal");
+}
+
+TEST_F(SchedulerConfigFile, DynamicShiftingIsExponential) {
+  const SchedulerConfig config = load_scheduler_config(
+      write(R"({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true, "shift": 3.0,
+               "num_train_timesteps": 500, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
+               "max_image_seq_len": 4096, "time_shift_type": "exponential", "shift_terminal": null})"),
+      Shifting::dynamic);
+  EXPECT_EQ(config.num_train_timesteps, 500);
+  EXPECT_NO_THROW(load_scheduler_config(write(R"({"use_dynamic_shifting": true})"), Shifting::dynamic));
+  expect_refused(R"({"use_dynamic_shifting": true, "time_shift_type": "linear"})", "time_shift_type",
+                 Shifting::dynamic);
+  expect_refused(R"({"use_dynamic_shifting": true, "time_shift_type": 3})", "time_shift_type", Shifting::dynamic);
+  expect_refused(R"({"use_dynamic_shifting": false})", "dynamic shifting, so it must be true", Shifting::dynamic);
+  expect_refused("{}", "use_dynamic_shifting", Shifting::dynamic);
+  expect_refused(R"({"use_dynamic_shifting": true})", "static shift alone, so it must be false");
+  EXPECT_NO_THROW(load_scheduler_config(write(R"({"time_shift_type": "linear"})"))) << "of no meaning without it";
+  for (const std::string option :
+       {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling"})
+    expect_refused(R"({"use_dynamic_shifting": true, ")" + option + R"(": true})", option, Shifting::dynamic);
+  expect_refused(R"({"use_dynamic_shifting": true, "shift_terminal": 0.1})", "shift_terminal", Shifting::dynamic);
 }
 
 TEST_F(SchedulerConfigFile, WrongValuesAreRefused) {

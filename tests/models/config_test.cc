@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "models/autoencoder_kl/config.h"
+#include "models/flux2/config.h"
 #include "models/qwen3/config.h"
 #include "models/zimage/config.h"
 
@@ -22,8 +23,8 @@ struct BadConfig {
   std::function<void(json&)> spoil;
 };
 
-json read(const char* part) {
-  std::ifstream file(std::filesystem::path(NOSTOS_SOURCE_DIR) / "models/z-image-turbo" / part / "config.json");
+json read(const char* part, const char* model = "z-image-turbo") {
+  std::ifstream file(std::filesystem::path(NOSTOS_SOURCE_DIR) / "models" / model / part / "config.json");
   return json::parse(file);
 }
 
@@ -110,6 +111,22 @@ TEST(Config, FieldsThatAreAbsentOrNullMeanWhatTransformersTakes) {
     json config = read(part);
     config.erase("_class_name");
     EXPECT_NO_THROW(load(part, config)) << "the class is what model_index.json says";
+  }
+}
+
+/// Expects a model's config to be refused once it is spoilt, by its file and field.
+void expect_refused(const BadConfig& entry, const char* model,
+                    const std::function<void(const std::string& part, const json& config)>& load_part) {
+  json config = read(entry.part, model);
+  entry.spoil(config);
+  try {
+    load_part(entry.part, config);
+    ADD_FAILURE() << entry.part << ": a bad " << entry.field << " was accepted: " << config[entry.field];
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::model);
+    const std::string message = error.what();
+    EXPECT_NE(message.find(entry.field), std::string::npos) << message;
+    EXPECT_NE(message.find("_config.json"), std::string::npos) << message;
   }
 }
 
@@ -201,19 +218,100 @@ TEST(Config, BadOnesNameFileAndField) {
       {"vae", "latents_mean", [](json& c) { c["latents_mean"] = {0.5}; }},
       {"vae", "out_channels", [](json& c) { c["out_channels"] = 4; }},
   };
-  for (const BadConfig& entry : bad) {
-    json config = read(entry.part);
-    entry.spoil(config);
-    try {
-      load(entry.part, config);
-      ADD_FAILURE() << entry.part << ": a bad " << entry.field << " was accepted";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::model);
-      const std::string message = error.what();
-      EXPECT_NE(message.find(entry.field), std::string::npos) << message;
-      EXPECT_NE(message.find("_config.json"), std::string::npos) << message;
-    }
-  }
+  for (const BadConfig& entry : bad) expect_refused(entry, "z-image-turbo", load);
+}
+
+// A text encoder is the same in both families.
+void load_flux2(const std::string& part, const json& config) {
+  const std::filesystem::path path = written("flux2_" + part, config);
+  if (part == "transformer")
+    flux2::load_config(path);
+  else
+    autoencoder_kl::load_flux2_config(path);
+}
+
+TEST(Config, OfFlux2SaysWhatItsWeightsAre) {
+  const json transformer = read("transformer", "flux2-klein-9b");
+  const flux2::Config config = flux2::load_config(written("flux2_9b", transformer));
+  EXPECT_EQ(config.hidden(), 4096);
+  EXPECT_EQ(config.ffn(), 12288);
+  EXPECT_EQ(config.text_width, 12288);
+  EXPECT_EQ(config.double_layers, 8);
+  EXPECT_EQ(config.single_layers, 24);
+  EXPECT_EQ(config.norm_eps, 1e-6f);
+  const flux2::Config usual = flux2::load_config(written("flux2_usual", {{"guidance_embeds", false}}));
+  EXPECT_EQ(usual.hidden(), 48 * 128);
+  EXPECT_EQ(usual.text_width, 15360);
+  EXPECT_EQ(usual.double_layers, 8);
+  EXPECT_EQ(usual.single_layers, 48);
+  EXPECT_EQ(usual.in_channels, 128);
+  EXPECT_EQ(usual.rope_theta, 2000);
+  EXPECT_EQ(flux2::load_config(written("flux2_int", {{"guidance_embeds", false}, {"mlp_ratio", 1.7}})).ffn(), 10444)
+      << "int(6144 * 1.7)";
+  json same = transformer;
+  same["out_channels"] = 128;
+  EXPECT_NO_THROW(load_flux2("transformer", same));
+  const autoencoder_kl::Config vae = autoencoder_kl::load_flux2_config(written("flux2_vae", json::object()));
+  EXPECT_EQ(vae.latent_channels, 32);
+  EXPECT_EQ(vae.packed_channels(), 128);
+  EXPECT_EQ(vae.patch, 2);
+  EXPECT_EQ(vae.scale(), 8);
+  EXPECT_EQ(vae.batch_norm_eps, 1e-4f);
+  EXPECT_TRUE(vae.quant_conv && vae.post_quant_conv && vae.mid_attention);
+  EXPECT_EQ(vae.channels_of_decoder(), vae.block_channels);
+}
+
+TEST(Config, BadTransformersOfFlux2NameFileAndField) {
+  const auto set = [](const char* field, const json& value) {
+    return BadConfig{"transformer", field, [=](json& c) { c[field] = value; }};
+  };
+  for (const char* field : {"in_channels", "num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers",
+                            "joint_attention_dim", "timestep_guidance_channels"})
+    for (const json& value : {json(0), json(-1), json("many"), json(1.5), json(int64_t{1} << 40)})
+      expect_refused(set(field, value), "flux2-klein-4b", load_flux2);
+  for (const BadConfig& entry : {
+           set("_class_name", "ZImageTransformer2DModel"), set("quantization_config", {{"quant_method", "fp8"}}),
+           set("mlp_ratio", 0), set("mlp_ratio", -3), set("mlp_ratio", "3"), set("eps", -1e-6), set("eps", 2),
+           set("rope_theta", 0), set("rope_theta", 1e300), set("patch_size", 2), set("out_channels", 64),
+           set("guidance_embeds", true), set("guidance_embeds", "no"), set("timestep_guidance_channels", 255),
+           set("axes_dims_rope", {32, 32, 64}), set("axes_dims_rope", {31, 33, 32, 32}),
+           set("axes_dims_rope", {32, 32, 32, 16}), set("axes_dims_rope", {0, 64, 32, 32}),
+           set("axes_dims_rope", 32), set("axes_dims_rope", json::array()),
+           BadConfig{"transformer", "mlp_ratio",
+                     [](json& c) {
+                       c["num_attention_heads"] = 1;  // 0.128 channels
+                       c["mlp_ratio"] = 1e-3;
+                     }},
+           BadConfig{"transformer", "guidance_embeds", [](json& c) { c.erase("guidance_embeds"); }},
+           BadConfig{"transformer", "axes_dims_rope", [](json& c) { c["attention_head_dim"] = 64; }},
+       })
+    expect_refused(entry, "flux2-klein-4b", load_flux2);
+}
+
+TEST(Config, BadAutoencodersOfFlux2NameFileAndField) {
+  const auto set = [](const char* field, const json& value) {
+    return BadConfig{"vae", field, [=](json& c) { c[field] = value; }};
+  };
+  for (const char* field : {"in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups"})
+    for (const json& value : {json(0), json("many"), json(1.5)})
+      expect_refused(set(field, value), "flux2-klein-4b", load_flux2);
+  for (const char* field : {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"})
+    expect_refused(set(field, 1), "flux2-klein-4b", load_flux2);
+  for (const BadConfig& entry : {
+           set("_class_name", "AutoencoderKL"), set("quantization_config", {{"quant_method", "fp8"}}),
+           set("in_channels", 4), set("out_channels", 4), set("block_out_channels", json::array()),
+           set("block_out_channels", {32, 32, 32, 32, 32, 32, 32, 32, 32}), set("block_out_channels", 128),
+           set("norm_num_groups", 48), set("decoder_block_out_channels", {128, 256, 512}),
+           set("decoder_block_out_channels", {128, 256, 512, 0}), set("decoder_block_out_channels", "none"),
+           set("patch_size", 2), set("patch_size", {2}), set("patch_size", {2, 3}), set("patch_size", {1, 1}),
+           set("patch_size", {2, 2, 2}), set("patch_size", json::array()), set("batch_norm_eps", -1),
+           set("batch_norm_eps", "small"), set("act_fn", "gelu"), set("latents_mean", {0.5}),
+           set("down_block_types", {"DownEncoderBlock2D"}), set("up_block_types", {"UpDecoderBlock2D"}),
+           BadConfig{"vae", "norm_num_groups", [](json& c) { c["decoder_block_out_channels"] = {96, 80, 32, 32}; }},
+           BadConfig{"vae", "down_block_types", [](json& c) { c["down_block_types"][1] = "AttnDownEncoderBlock2D"; }},
+           BadConfig{"vae", "up_block_types", [](json& c) { c["up_block_types"][2] = "AttnUpDecoderBlock2D"; }},
+       })
+    expect_refused(entry, "flux2-klein-4b", load_flux2);
 }
 
 }  // namespace

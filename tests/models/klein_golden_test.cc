@@ -7,10 +7,10 @@
 #include <array>
 #include <cstring>
 
-#include "families/flux2_klein/model.h"
 #include "io/safetensors.h"
 #include "models/golden.h"
 #include "models/klein_cases.h"
+#include "models/klein_model.h"
 #include "ops/patches.h"
 #include "pipeline/engine.h"
 #include "pipeline/noise.h"
@@ -22,18 +22,10 @@ namespace {
 // The project's promise, as for Z-Image. Measured on a Zen 5 CPU (AVX-512): at most 1.3e-6 (final latents).
 constexpr double kTolerance = 1e-4;
 
-/// A model whose parts are loaded.
-class LoadedModel : public flux2_klein::Model {
- public:
-  LoadedModel(Context& ctx, const std::filesystem::path& folder) : Model(ctx, {folder}) {
-    for (ModelPart* part : parts()) part->load(ctx, {});
-  }
-};
-
 class KleinGolden : public testing::TestWithParam<KleinCase> {
  protected:
   ConstView tensor(const std::string& name) const { return file_.tensor(name); }
-  void expect_features(LoadedModel& model, const std::string& prompt, const std::string& prefix) {
+  void expect_features(KleinModel& model, const std::string& prompt, const std::string& prefix) {
     const PromptTokens tokens = model.tokenize(prompt, 512);
     const ConstView ids = tensor(prefix + "input_ids");
     ASSERT_EQ(std::vector<int64_t>(tokens.ids.begin(), tokens.ids.end()),
@@ -62,7 +54,7 @@ class KleinGolden : public testing::TestWithParam<KleinCase> {
 TEST_P(KleinGolden, PartsEqualDiffusers) {
   const KleinCase& c = GetParam();
   const GenerationRequest request = c.request();
-  LoadedModel model(ctx_, c.model);
+  KleinModel model(ctx_, c.model);
   const ConstView noise = tensor("initial_latents");
   const Shape latent{noise.shape()[1], noise.shape()[2], noise.shape()[3]};
   std::vector<float> values(static_cast<size_t>(latent.elements()));

@@ -2,10 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cmath>
-#include <map>
 
 #include "models/golden.h"
+#include "models/probe_comparison.h"
 #include "models/weight_builder.h"
 #include "models/zimage_model.h"
 #include "ops/patches.h"
@@ -13,44 +12,9 @@
 namespace nostos::test {
 namespace {
 
-constexpr double kTolerance = 1e-4;  // measured: at most 2e-6
-
 SafetensorsFile probes(const char* part) {
   return SafetensorsFile(embedded_model().cases.parent_path() / (std::string("probes_") + part + ".safetensors"));
 }
-
-std::vector<int64_t> integers(ConstView view) { return {view.data<int64_t>(), view.data<int64_t>() + view.elements()}; }
-
-/// Compares what the engine reports with the file's tensors of the same name; counts those compared.
-class Comparison {
- public:
-  explicit Comparison(const SafetensorsFile& file) : file_(file) {}
-
-  void compare(const std::string& name, ConstView value) {
-    if (!file_.tensors().contains(name)) return;
-    ++compared_;
-    EXPECT_LE(relative_error(value, file_.tensor(name)), kTolerance) << name;
-  }
-
-  /// \param rows where the file's rows stand in `value`; the engine leaves out pad rows that nothing reads (final
-  /// layer).
-  void compare_rows(const std::string& name, ConstView value, const std::vector<int64_t>& rows) {
-    if (!file_.tensors().contains(name)) return;
-    ++compared_;
-    const ConstView wanted = file_.tensor(name);
-    ASSERT_EQ(wanted.shape()[0], static_cast<int64_t>(rows.size())) << name;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i] >= value.shape()[0]) continue;
-      EXPECT_LE(relative_error(value.rows(rows[i], 1), wanted.rows(static_cast<int64_t>(i), 1)), kTolerance)
-          << name << " row " << rows[i];
-    }
-  }
-  int compared() const { return compared_; }
-
- private:
-  const SafetensorsFile& file_;
-  int compared_ = 0;
-};
 
 TEST(Probes, TextEncoder) {
   const SafetensorsFile file = probes("text_encoder");
@@ -59,7 +23,7 @@ TEST(Probes, TextEncoder) {
   const std::vector<int64_t> wide = integers(file.tensor("input_ids"));
   const std::vector<int32_t> ids(wide.begin(), wide.end());
   Tensor features({}, DType::f32, {static_cast<int64_t>(ids.size()), parts.encoder_config().hidden});
-  Comparison comparison(file);
+  ProbeComparison comparison(file);
   Arena arena({}, size_t{64} << 20);
   const std::array prompts{qwen3::PromptRows{.tokens = std::ssize(ids)}};
   const auto scratch = qwen3::Scratch::take(arena, parts.encoder_config(), prompts, DType::f32);
@@ -87,7 +51,7 @@ TEST(Probes, Transformer) {
   std::vector<int64_t> all_rows = image_rows;
   for (const int64_t row : caption_rows) all_rows.push_back(picture.plan().padded_tokens() + row);
 
-  Comparison comparison(file);
+  ProbeComparison comparison(file);
   const nn::Probe probe = [&](std::string_view name, ConstView value) {
     const bool is_layer = name.starts_with("layers."),
                is_caption = name.starts_with("cap") || name.starts_with("context");
@@ -138,7 +102,7 @@ TEST(Probes, Autoencoder) {
       std::make_shared<StoreSource>(WeightStore::open(embedded_model().model / "vae"), "", StoreSource::Mode::load),
       DType::f32);
   const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::f32);
-  Comparison comparison(file);
+  ProbeComparison comparison(file);
   const nn::Probe probe = [&](std::string_view name, ConstView value) {
     const Tensor first = to_channels_first(value);
     comparison.compare("vae." + std::string(name), first);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/autoencoder_kl/weights.h"
+#include "models/flux2/weights.h"
 #include "models/qwen3/weights.h"
 #include "models/zimage/weights.h"
 
@@ -14,8 +15,8 @@ namespace {
 const std::filesystem::path kRoot(NOSTOS_SOURCE_DIR);
 
 /// \return the list that diffusers and transformers gave on the meta device.
-std::map<std::string, std::string> wanted(const char* part) {
-  std::ifstream file(kRoot / "tests/data/tensor_names" / (std::string(part) + ".json"));
+std::map<std::string, std::string> wanted(const std::string& part) {
+  std::ifstream file(kRoot / "tests/data/tensor_names" / (part + ".json"));
   std::map<std::string, std::string> names;
   nlohmann::json json = nlohmann::json::parse(file);
   for (const auto& [name, extents] : (json.contains("tensors") ? json["tensors"] : json).items()) {
@@ -54,6 +55,37 @@ TEST(TensorNames, Autoencoder) {
     EXPECT_EQ(walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, with_encoder, builder); }),
               wanted("vae"));
   }
+}
+
+class KleinTensorNames : public testing::TestWithParam<const char*> {
+ protected:
+  std::filesystem::path config(const char* part) const { return kRoot / "models" / GetParam() / part / "config.json"; }
+  std::map<std::string, std::string> wanted(const char* part) const {
+    return test::wanted(std::string(GetParam()) + "/" + part);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Models, KleinTensorNames, testing::Values("flux2-klein-4b", "flux2-klein-9b"),
+                         [](const auto& info) { return info.param + std::string(info.param).size() - 2; });
+
+// Its fused matrices are loaded in parts, each of which says the shape of the whole.
+TEST_P(KleinTensorNames, Transformer) {
+  const flux2::Config of = flux2::load_config(config("transformer"));
+  EXPECT_EQ(walked([&](WeightBuilder& builder) { flux2::build_weights(of, builder); }), wanted("transformer"));
+}
+
+TEST_P(KleinTensorNames, TextEncoder) {
+  qwen3::Config of = qwen3::load_config(config("text_encoder"));
+  of.feature_layers = {9, 18, 27};
+  EXPECT_EQ(walked([&](WeightBuilder& builder) { qwen3::build_weights(of, builder); }), wanted("text_encoder"));
+}
+
+TEST_P(KleinTensorNames, Autoencoder) {
+  const autoencoder_kl::Config of = autoencoder_kl::load_flux2_config(config("vae"));
+  std::map<std::string, std::string> needed = wanted("vae");
+  EXPECT_EQ(needed.erase("bn.num_batches_tracked"), 1u) << "a checkpoint may have it, and it says nothing";
+  for (const bool with_encoder : {false, true})
+    EXPECT_EQ(walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(of, with_encoder, builder); }), needed);
 }
 
 }  // namespace

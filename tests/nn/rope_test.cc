@@ -1,12 +1,14 @@
-// Tests rotary tables against the formula in float64.
+// Tests rotary tables against the formula in float64, and FLUX.2's against diffusers' own.
 #include "nn/rope.h"
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <vector>
 
 #include "base/error.h"
+#include "io/safetensors.h"
 
 namespace nostos::nn {
 namespace {
@@ -35,6 +37,27 @@ TEST(Rope, AxialJoinsThreeAxes) {
   }
   EXPECT_EQ(table.cos.data<float>()[0], 1.f);
   EXPECT_EQ(table.sin.data<float>()[0], 0.f);
+}
+
+// cos and sin are the C library's, there and here, so that a last bit may differ from machine to machine.
+TEST(Rope, OfFlux2EqualsDiffusers) {
+  Context ctx({}, 1);
+  const SafetensorsFile file(NOSTOS_SOURCE_DIR "/tests/data/rope_klein.safetensors");
+  const ConstView given = file.tensor("positions");
+  std::vector<AxialPosition> positions(static_cast<size_t>(given.shape()[0]));
+  for (size_t i = 0; i < positions.size(); ++i)
+    std::copy_n(given.data<int64_t>() + 4 * i, 4, positions[i].begin());
+  const std::vector<int64_t> dims{32, 32, 32, 32};
+  Arena arena({}, 65536);
+  const RopeTable table = RopeTable::take(arena, std::ssize(positions), 128);
+  fill_axial_rope(ctx, {dims, 2000, RopeAngles::float64}, positions, table);
+  const auto expect_same = [](ConstView made, ConstView wanted) {
+    ASSERT_EQ(made.shape(), wanted.shape());
+    for (int64_t i = 0; i < wanted.elements(); ++i)
+      ASSERT_EQ(std::bit_cast<uint32_t>(made.data<float>()[i]), std::bit_cast<uint32_t>(wanted.data<float>()[i])) << i;
+  };
+  expect_same(table.cos, file.tensor("cos"));
+  expect_same(table.sin, file.tensor("sin"));
 }
 
 TEST(Rope, AxesMustFillTheHead) {

@@ -83,12 +83,13 @@ class Pass {
     else if (runs_)
       ops::latents_to_image(ctx_, latents, config_.scaling_factor, config_.shift_factor, whole);
     View own = shards_.own_of_whole(whole);
+    report("input", own);
     if (w.quant) {
       convert(own, normed(channels));
       own = x();
       conv2d(normed(channels), *w.quant, 1, {}, own);
+      report("post_quant_conv", own);
     }
-    report("input", own);
     convert(own, normed(channels));
     channels = w.conv_in.out;
     convolve(w.conv_in, x());

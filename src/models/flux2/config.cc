@@ -44,6 +44,7 @@ Config load_config(const std::filesystem::path& file) {
     bad("out_channels", "is not null or in_channels");
   if (json.boolean_or("guidance_embeds", true))
     bad("guidance_embeds", "is true: nostos draws with FLUX.2-klein, which takes no guidance as an input");
+  if (config.ffn() < 1) bad("mlp_ratio", "gives the feed-forward layers no width");
   if (config.time_features % 2 != 0) bad("timestep_guidance_channels", "must be even");
   if (config.axes_dims.size() != 4) bad("axes_dims_rope", "must have four entries");
   if (std::ranges::any_of(config.axes_dims, [](int64_t dim) { return dim % 2 != 0; }))
