@@ -265,18 +265,31 @@ TEST(Config, BadTransformersOfFlux2NameFileAndField) {
   const auto set = [](const char* field, const json& value) {
     return BadConfig{"transformer", field, [=](json& c) { c[field] = value; }};
   };
-  for (const char* field : {"in_channels", "num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers",
-                            "joint_attention_dim", "timestep_guidance_channels"})
+  for (const char* field : {"in_channels", "num_attention_heads", "attention_head_dim", "num_layers",
+                            "num_single_layers", "joint_attention_dim", "timestep_guidance_channels"})
     for (const json& value : {json(0), json(-1), json("many"), json(1.5), json(int64_t{1} << 40)})
       expect_refused(set(field, value), "flux2-klein-4b", load_flux2);
   for (const BadConfig& entry : {
-           set("_class_name", "ZImageTransformer2DModel"), set("quantization_config", {{"quant_method", "fp8"}}),
-           set("mlp_ratio", 0), set("mlp_ratio", -3), set("mlp_ratio", "3"), set("eps", -1e-6), set("eps", 2),
-           set("rope_theta", 0), set("rope_theta", 1e300), set("patch_size", 2), set("out_channels", 64),
-           set("guidance_embeds", true), set("guidance_embeds", "no"), set("timestep_guidance_channels", 255),
-           set("axes_dims_rope", {32, 32, 64}), set("axes_dims_rope", {31, 33, 32, 32}),
-           set("axes_dims_rope", {32, 32, 32, 16}), set("axes_dims_rope", {0, 64, 32, 32}),
-           set("axes_dims_rope", 32), set("axes_dims_rope", json::array()),
+           set("_class_name", "ZImageTransformer2DModel"),
+           set("quantization_config", {{"quant_method", "fp8"}}),
+           set("mlp_ratio", 0),
+           set("mlp_ratio", -3),
+           set("mlp_ratio", "3"),
+           set("eps", -1e-6),
+           set("eps", 2),
+           set("rope_theta", 0),
+           set("rope_theta", 1e300),
+           set("patch_size", 2),
+           set("out_channels", 64),
+           set("guidance_embeds", true),
+           set("guidance_embeds", "no"),
+           set("timestep_guidance_channels", 255),
+           set("axes_dims_rope", {32, 32, 64}),
+           set("axes_dims_rope", {31, 33, 32, 32}),
+           set("axes_dims_rope", {32, 32, 32, 16}),
+           set("axes_dims_rope", {0, 64, 32, 32}),
+           set("axes_dims_rope", 32),
+           set("axes_dims_rope", json::array()),
            BadConfig{"transformer", "mlp_ratio",
                      [](json& c) {
                        c["num_attention_heads"] = 1;  // 0.128 channels
@@ -298,16 +311,33 @@ TEST(Config, BadAutoencodersOfFlux2NameFileAndField) {
   for (const char* field : {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"})
     expect_refused(set(field, 1), "flux2-klein-4b", load_flux2);
   for (const BadConfig& entry : {
-           set("_class_name", "AutoencoderKL"), set("quantization_config", {{"quant_method", "fp8"}}),
-           set("in_channels", 4), set("out_channels", 4), set("block_out_channels", json::array()),
-           set("block_out_channels", {32, 32, 32, 32, 32, 32, 32, 32, 32}), set("block_out_channels", 128),
-           set("norm_num_groups", 48), set("decoder_block_out_channels", {128, 256, 512}),
-           set("decoder_block_out_channels", {128, 256, 512, 0}), set("decoder_block_out_channels", "none"),
-           set("patch_size", 2), set("patch_size", {2}), set("patch_size", {2, 3}), set("patch_size", {1, 1}),
-           set("patch_size", {2, 2, 2}), set("patch_size", json::array()), set("batch_norm_eps", -1),
-           set("batch_norm_eps", "small"), set("act_fn", "gelu"), set("latents_mean", {0.5}),
-           set("down_block_types", {"DownEncoderBlock2D"}), set("up_block_types", {"UpDecoderBlock2D"}),
-           BadConfig{"vae", "norm_num_groups", [](json& c) { c["decoder_block_out_channels"] = {96, 80, 32, 32}; }},
+           set("_class_name", "AutoencoderKL"),
+           set("quantization_config", {{"quant_method", "fp8"}}),
+           set("in_channels", 4),
+           set("out_channels", 4),
+           set("block_out_channels", json::array()),
+           set("block_out_channels", {32, 32, 32, 32, 32, 32, 32, 32, 32}),
+           set("block_out_channels", 128),
+           set("norm_num_groups", 48),
+           set("decoder_block_out_channels", {128, 256, 512}),
+           set("decoder_block_out_channels", {128, 256, 512, 0}),
+           set("decoder_block_out_channels", "none"),
+           set("patch_size", 2),
+           set("patch_size", {2}),
+           set("patch_size", {2, 3}),
+           set("patch_size", {1, 1}),
+           set("patch_size", {2, 2, 2}),
+           set("patch_size", json::array()),
+           set("batch_norm_eps", -1),
+           set("batch_norm_eps", "small"),
+           set("act_fn", "gelu"),
+           set("latents_mean", {0.5}),
+           set("down_block_types", {"DownEncoderBlock2D"}),
+           set("up_block_types", {"UpDecoderBlock2D"}),
+           BadConfig{"vae", "norm_num_groups",
+                     [](json& c) {
+                       c["decoder_block_out_channels"] = {96, 80, 32, 32};
+                     }},
            BadConfig{"vae", "down_block_types", [](json& c) { c["down_block_types"][1] = "AttnDownEncoderBlock2D"; }},
            BadConfig{"vae", "up_block_types", [](json& c) { c["up_block_types"][2] = "AttnUpDecoderBlock2D"; }},
        })

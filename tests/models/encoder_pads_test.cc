@@ -1,4 +1,5 @@
-// Tests that a prompt's features depend on nothing but the prompt: neither on its pads nor on what is encoded beside it.
+// Tests that a prompt's features depend on nothing but the prompt: neither on its pads nor on what is encoded beside
+// it.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -27,8 +28,8 @@ class EncoderPads : public testing::TestWithParam<std::pair<const char*, DType>>
     config.pads = true;
     WeightStore store = WeightStore::open(folder);
     const char* prefix = store.info("model.embed_tokens.weight") != nullptr ? "model." : "";
-    WeightBuilder builder(
-        ctx_, std::make_shared<StoreSource>(std::move(store), prefix, StoreSource::Mode::load), dtype);
+    WeightBuilder builder(ctx_, std::make_shared<StoreSource>(std::move(store), prefix, StoreSource::Mode::load),
+                          dtype);
     qwen3::Weights weights = qwen3::build_weights(config, builder);
     encoder_ = std::make_unique<qwen3::Encoder>(ctx_, config, std::move(weights), kMostRows);
   }

@@ -42,8 +42,7 @@ class KleinProbes : public testing::TestWithParam<const char*> {
   /// \return the state of the probes' transformer call, taken through it, and compares on the way.
   Tensor forward(const SafetensorsFile& of, ProbeComparison& comparison);
 
-  std::filesystem::path folder_ =
-      std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/klein_tiny" / GetParam();
+  std::filesystem::path folder_ = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/klein_tiny" / GetParam();
   Context ctx_;
   KleinModel model_{ctx_, folder_};
 };
@@ -97,7 +96,11 @@ Tensor KleinProbes::forward(const SafetensorsFile& of, ProbeComparison& comparis
                is_final = name == "norm_out" || name == "proj_out", is_time = name.starts_with("time");
     const std::string theirs = reference_name(std::string(name));
     if (is_time) return comparison.compare(theirs, value);
-    comparison.compare_rows(theirs, value, is_final ? image_rows : is_single ? all_rows : is_text ? text_rows : stream_rows);
+    comparison.compare_rows(theirs, value,
+                            is_final    ? image_rows
+                            : is_single ? all_rows
+                            : is_text   ? text_rows
+                                        : stream_rows);
   };
   const flux2::Modulation modulation = flux2::Modulation::take(arena, config, 1);
   const float time = *of.tensor("time").data<float>();
@@ -134,7 +137,8 @@ TEST_P(KleinProbes, Transformer) {
     planes.data<float>()[i] = latents.data<float>()[i] + (sigmas[1] - sigmas[0]) * planes.data<float>()[i];
   comparison.compare("final_latents", planes);
   const flux2::Config& config = model_.transformer_config();
-  // Beside the blocks: the rotation, the time with its features and four tables, both embedders, the last norm, the end.
+  // Beside the blocks: the rotation, the time with its features and four tables, both embedders, the last norm, the
+  // end.
   EXPECT_EQ(comparison.compared(), 2 * config.double_layers + config.single_layers + 2 + 6 + 2 + 1 + 2);
 }
 

@@ -85,7 +85,8 @@ TEST_P(KleinTensorNames, Autoencoder) {
   std::map<std::string, std::string> needed = wanted("vae");
   EXPECT_EQ(needed.erase("bn.num_batches_tracked"), 1u) << "a checkpoint may have it, and it says nothing";
   for (const bool with_encoder : {false, true})
-    EXPECT_EQ(walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(of, with_encoder, builder); }), needed);
+    EXPECT_EQ(walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(of, with_encoder, builder); }),
+              needed);
 }
 
 }  // namespace

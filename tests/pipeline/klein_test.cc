@@ -1,5 +1,5 @@
-// Tests what drawings of FLUX.2-klein have that other families' have not: guidance that a distilled model ignores, prompts
-// padded to a request's own length, reference images that change from drawing to drawing.
+// Tests what drawings of FLUX.2-klein have that other families' have not: guidance that a distilled model ignores,
+// prompts padded to a request's own length, reference images that change from drawing to drawing.
 #include <gtest/gtest.h>
 
 #include <cstring>

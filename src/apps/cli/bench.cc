@@ -59,8 +59,8 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
                                    "model folder or Hugging Face name; without it the embedded model");
   command
       .add_option("--synthetic", flags.synthetic,
-                  "random weights made in memory for the configs of this folder, or of one of these names: z-image-turbo, flux2-klein-4b, "
-                  "flux2-klein-9b")
+                  "random weights made in memory for the configs of this folder, or of one of these names: "
+                  "z-image-turbo, flux2-klein-4b, flux2-klein-9b")
       ->excludes(model);
   command.add_option("--prompt", flags.prompt, "what to draw");
   number("--height", flags.height, "pixels");
@@ -186,7 +186,9 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
 ReferenceImage grey_image(const GenerationRequest& request, const ModelLimits& limits) {
   const ImageSize size{request.height.value_or(limits.default_height), request.width.value_or(limits.default_width)};
   const std::vector<uint8_t> rgb(static_cast<size_t>(size.height * size.width * 3), 128);
-  return {.file = "grey", .sha256 = {}, .size = size,
+  return {.file = "grey",
+          .sha256 = {},
+          .size = size,
           .image = std::make_shared<const Image>(Image{size.height, size.width, rgb})};
 }
 
