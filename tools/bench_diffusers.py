@@ -6,8 +6,8 @@
 The first times ZImagePipeline on the CPU, from prompt to pixels, warm; `seconds` per dtype is the median of the repeats
 after one warm-up image. The second times forward passes of FLUX.2-klein's transformer, with random weights for a folder
 of configs, on a GPU where there is one: eager and by torch.compile, without and with one reference of the picture's
-size; `ms_per_forward` is the median of the repeats. Prints one JSON object. The machine has to be quiet. Threads default
-to all cores this process may use.
+size; `ms_per_forward` is the median of the repeats. Prints one JSON object. The machine has to be quiet. Threads
+default to all cores this process may use.
 """
 
 import argparse

@@ -10,8 +10,8 @@ schedule.safetensors: `shift<F>_steps<N>_sigmas` [N + 1], shifted, final 0 inclu
 schedule_klein.safetensors, of FLUX.2-klein, whose shift depends on the tokens of a picture of 16 x 16 pixels each:
 `<height>x<width>_steps<N>_sigmas` and `..._times` [N], the transformer's time as it enters the time embedding, and
 `..._mu`, float64 []; `<height>x<width>_custom<K>_given` float64 [N], the request's own sigmas, with their results.
-rope_klein.safetensors: of the published FLUX.2-klein, `positions` [K, 4] and `cos`, `sin` [K, 64], a pair of channels an
-angle.
+rope_klein.safetensors: of the published FLUX.2-klein, `positions` [K, 4] and `cos`, `sin` [K, 64], an angle for each
+pair of channels.
 """
 
 import argparse

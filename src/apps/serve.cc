@@ -17,7 +17,7 @@
 #include "apps/server/json_log.h"
 #include "apps/server/server.h"
 #include "base/error.h"
-#include "base/log_writer.h"
+#include "base/log.h"
 #include "io/utf8.h"
 #include "pipeline/engine.h"
 #include "pipeline/record.h"

@@ -5,10 +5,8 @@
 #include <spdlog/spdlog.h>
 
 #include <array>
-#include <utility>
 
 #include "base/error.h"
-#include "base/log_writer.h"
 #include "base/terminal.h"
 
 namespace nostos {
@@ -30,34 +28,26 @@ std::function<void(LogLevel, std::string_view)>& writer() {
   return instance;
 }
 
-spdlog::level::level_enum to_spdlog(LogLevel level) {
-  switch (level) {
-    case LogLevel::debug:
-      return spdlog::level::debug;
-    case LogLevel::info:
-      return spdlog::level::info;
-    case LogLevel::warning:
-      return spdlog::level::warn;
-    case LogLevel::error:
-      return spdlog::level::err;
-    case LogLevel::off:
-      break;
-  }
-  return spdlog::level::off;
-}
+struct Level {
+  LogLevel level;
+  std::string_view name;
+  spdlog::level::level_enum of_spdlog;
+};
+constexpr std::array<Level, 5> kLevels{{{LogLevel::debug, "debug", spdlog::level::debug},
+                                        {LogLevel::info, "info", spdlog::level::info},
+                                        {LogLevel::warning, "warning", spdlog::level::warn},
+                                        {LogLevel::error, "error", spdlog::level::err},
+                                        {LogLevel::off, "off", spdlog::level::off}}};
+
+spdlog::level::level_enum to_spdlog(LogLevel level) { return kLevels[static_cast<size_t>(level)].of_spdlog; }
 
 }  // namespace
 
 void set_log_level(LogLevel level) { logger().set_level(to_spdlog(level)); }
 
 LogLevel parse_log_level(std::string_view name) {
-  constexpr std::array<std::pair<std::string_view, LogLevel>, 5> kNames{{{"debug", LogLevel::debug},
-                                                                         {"info", LogLevel::info},
-                                                                         {"warning", LogLevel::warning},
-                                                                         {"error", LogLevel::error},
-                                                                         {"off", LogLevel::off}}};
-  for (const auto& [known, level] : kNames) {
-    if (known == name) return level;
+  for (const Level& known : kLevels) {
+    if (known.name == name) return known.level;
   }
   fail(ErrorKind::invalid_input, "log level '{}' is unknown; use debug, info, warning, error or off", name);
 }

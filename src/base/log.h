@@ -1,8 +1,9 @@
-// Owns logging: five levels, one line a message on standard error.
+// Owns logging: five levels, one line a message on standard error, or what a program with a log of its own does.
 #pragma once
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <string_view>
 #include <utility>
 
@@ -20,6 +21,10 @@ LogLevel parse_log_level(std::string_view name);
 /// Writes one line to standard error if `level` is enabled, on a terminal in colour where it is wanted
 /// (wants_colours()). A line that cannot be written is dropped. Thread-safe.
 void log_message(LogLevel level, std::string_view message);
+
+/// Has `write` write enabled messages in place of the line on standard error. To be called while no other thread logs;
+/// afterwards any thread may call `write`.
+void set_log_writer(std::function<void(LogLevel level, std::string_view message)> write);
 
 /// \return whether messages of `level` are written.
 bool log_enabled(LogLevel level);

@@ -1,6 +1,7 @@
 // Owns what a terminal may be sent, as the environment says.
 #pragma once
 
+#include <cstdlib>
 #include <functional>
 
 namespace nostos {
@@ -9,14 +10,10 @@ namespace nostos {
 using EnvironmentVariable = std::function<const char*(const char* name)>;
 
 /// \return whether a terminal understands escape sequences: `TERM` says what it is, and it is not `dumb`.
-bool has_escape_sequences(const EnvironmentVariable& variable);
-/// The same of this process's environment.
-bool has_escape_sequences();
+bool has_escape_sequences(const EnvironmentVariable& variable = ::getenv);
 
 /// \return whether colours may be used on a terminal: it understands them, and `NO_COLOR` is unset or empty
 /// (https://no-color.org).
-bool wants_colours(const EnvironmentVariable& variable);
-/// The same of this process's environment.
-bool wants_colours();
+bool wants_colours(const EnvironmentVariable& variable = ::getenv);
 
 }  // namespace nostos

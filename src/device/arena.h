@@ -2,9 +2,11 @@
 // what a run needs between its ops; ops themselves take no memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
 
+#include "base/error.h"
 #include "device/buffer.h"
 #include "device/device.h"
 
@@ -25,7 +27,14 @@ class Arena {
 
   /// \return the next `bytes`, aligned to Buffer::kAlignment; null while measuring. \throws Error internal beyond the
   /// plan.
-  std::byte* take(size_t bytes);
+  std::byte* take(size_t bytes) {
+    const size_t begin = used_;
+    used_ += (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+    peak_ = std::max(peak_, used_);
+    if (!capacity_) return nullptr;
+    check(used_ <= *capacity_, "the arena is smaller than its plan");
+    return memory_ + begin;
+  }
 
   /// Gives back everything taken since `mark` (a value of used_bytes()), for phases that follow each other.
   void rewind(size_t mark) { used_ = mark; }

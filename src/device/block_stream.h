@@ -10,7 +10,6 @@
 
 #include "device/buffer.h"
 #include "device/context.h"
-#include "device/pinned_buffer.h"
 
 namespace nostos {
 

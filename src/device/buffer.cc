@@ -1,4 +1,4 @@
-// Implements device memory: the host's aligned allocator, or plain GPU memory.
+// Implements device memory, the host's aligned allocator or plain GPU memory, and page-locked host memory.
 #include "device/buffer.h"
 
 #include <sys/mman.h>
@@ -37,6 +37,18 @@ void Buffer::Release::operator()(std::byte* data) const noexcept {
     cuda::release(device.index, data);
   else
     std::free(data);
+}
+
+PinnedBuffer::PinnedBuffer(Device device, size_t bytes) : data_(nullptr, Release{device}), bytes_(bytes) {
+  if (bytes == 0) return;
+  data_.reset(device.kind == DeviceKind::cuda ? cuda::allocate_pinned(bytes) : new std::byte[bytes]);
+}
+
+void PinnedBuffer::Release::operator()(std::byte* data) const noexcept {
+  if (device.kind == DeviceKind::cuda)
+    cuda::release_pinned(data);
+  else
+    delete[] data;
 }
 
 }  // namespace nostos

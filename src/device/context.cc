@@ -4,7 +4,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "base/cpu_quota.h"
 #include "base/error.h"

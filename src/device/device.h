@@ -16,6 +16,8 @@ struct Device {
 };
 
 /// \return "cpu" or "cuda:0".
-std::string to_string(Device device);
+inline std::string to_string(Device device) {
+  return device.kind == DeviceKind::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
+}
 
 }  // namespace nostos

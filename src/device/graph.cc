@@ -1,23 +1,9 @@
 // Implements recorded work on the CUDA seam.
 #include "device/graph.h"
 
-#include <utility>
-
 #include "base/error.h"
 
 namespace nostos {
-
-Graph::~Graph() {
-  if (handle_ != nullptr) cuda::destroy_graph(handle_);
-}
-
-Graph::Graph(Graph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)), kept_(std::move(other.kept_)) {}
-
-Graph& Graph::operator=(Graph&& other) noexcept {
-  std::swap(handle_, other.handle_);
-  std::swap(kept_, other.kept_);
-  return *this;
-}
 
 Graph Graph::record(Context& ctx, const std::function<void()>& enqueue) {
   require(ctx.device().kind == DeviceKind::cuda, ErrorKind::device, "work can be recorded on a GPU alone, not on {}",
@@ -25,7 +11,7 @@ Graph Graph::record(Context& ctx, const std::function<void()>& enqueue) {
   ctx.bind_thread();
   Graph made;
   cuda::begin_recording(ctx.stream().handle());
-  ctx.keep_for_recording(&made.kept_);
+  ctx.keep_for_recording(&made.handle_.get_deleter().kept);
   try {
     enqueue();
   } catch (...) {
@@ -34,14 +20,14 @@ Graph Graph::record(Context& ctx, const std::function<void()>& enqueue) {
     throw;
   }
   ctx.keep_for_recording(nullptr);
-  made.handle_ = cuda::end_recording(ctx.stream().handle());
+  made.handle_.reset(cuda::end_recording(ctx.stream().handle()));
   return made;
 }
 
 void Graph::launch(Context& ctx) const {
   check(handle_ != nullptr, "an empty graph is not launched");
   ctx.bind_thread();
-  cuda::launch(handle_, ctx.stream().handle());
+  cuda::launch(handle_.get(), ctx.stream().handle());
 }
 
 }  // namespace nostos

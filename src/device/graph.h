@@ -3,24 +3,17 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "device/context.h"
-
-struct CUgraphExec_st;  // *CUgraphExec_st is cudaGraphExec_t
 
 namespace nostos {
 
 /// Work of a GPU stream that is repeated on the same memory. Each launch enqueues all that was recorded and costs the
 /// host one call. A graph holds the addresses and numbers that its kernels were given. What an address names must
-/// outlive the graph; what ops keep for themselves (Context::keep()) the graph keeps alive.
+/// outlive the graph; what ops keep for themselves (Context::keep()) the graph keeps alive. Move-only, empty at first.
 class Graph {
  public:
-  /// Empty.
-  Graph() = default;
-  ~Graph();
-  Graph(Graph&& other) noexcept;
-  Graph& operator=(Graph&& other) noexcept;
-
   /// Records what `enqueue` enqueues on ctx.stream(); the recorded work does not run yet. `enqueue` neither allocates
   /// GPU memory nor waits. Run the same work once before recording, so that its ops have found out what they find out
   /// on first use.
@@ -34,8 +27,12 @@ class Graph {
   explicit operator bool() const { return handle_ != nullptr; }
 
  private:
-  CUgraphExec_st* handle_ = nullptr;
-  Context::Kept kept_;  // what the kernels use beside operands; given back after the handle
+  struct Destroy {
+    Context::Kept kept;  // what the kernels use beside operands; given back after the handle
+    void operator()(CUgraphExec_st* graph) const noexcept { cuda::destroy_graph(graph); }
+  };
+
+  std::unique_ptr<CUgraphExec_st, Destroy> handle_;
 };
 
 }  // namespace nostos

@@ -13,14 +13,26 @@ namespace nostos {
 class Stopwatch {
  public:
   /// Begins.
-  explicit Stopwatch(Context& ctx);
-  void end(Context& ctx);
+  explicit Stopwatch(Context& ctx) : begin_(std::chrono::steady_clock::now()) { mark(ctx, begin_event_); }
+  void end(Context& ctx) {
+    end_ = std::chrono::steady_clock::now();
+    mark(ctx, end_event_);
+  }
   /// \return whether the measured work is done.
   bool is_done() const { return !end_event_ || end_event_->is_done(); }
   /// \return milliseconds, once the work is done.
-  double ms() const;
+  double ms() const {
+    if (begin_event_) return static_cast<double>(Event::elapsed_ms(*begin_event_, *end_event_));
+    return std::chrono::duration<double, std::milli>(end_ - begin_).count();
+  }
 
  private:
+  static void mark(Context& ctx, std::optional<Event>& event) {
+    if (ctx.device().kind == DeviceKind::cpu) return;
+    event.emplace(ctx.device(), true);
+    event->record(ctx.stream());
+  }
+
   std::chrono::steady_clock::time_point begin_, end_;
   std::optional<Event> begin_event_, end_event_;
 };

@@ -2,7 +2,6 @@
 // family makes its parts; ModelParts of the pipeline loads and releases them.
 #pragma once
 
-#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string_view>

@@ -21,8 +21,8 @@ struct SchedulerConfig {
   double shift = 1.0;  ///< Z-Image: 3
 };
 
-/// \throws Error model for a missing file, another `_class_name`, a wrong type or range, another kind of shifting, or an
-/// option that nostos cannot draw with (Karras, exponential or beta sigmas, inverted sigmas, stochastic sampling, a
+/// \throws Error model for a missing file, another `_class_name`, a wrong type or range, another kind of shifting, or
+/// an option that nostos cannot draw with (Karras, exponential or beta sigmas, inverted sigmas, stochastic sampling, a
 /// terminal shift).
 SchedulerConfig load_scheduler_config(const std::filesystem::path& file, Shifting shifting = Shifting::fixed);
 
@@ -57,8 +57,8 @@ Schedule make_schedule(const SchedulerConfig& config, std::span<const double> si
 /// _time_shift_exponential().
 /// \param sigmas the user's own levels before shifting; empty: linspace(1, 1/steps, steps)
 /// \param image_tokens of the whole image, references not counted
-/// \return shifted s = e / (e + (1 / s - 1)), e = exp(mu) of the tokens and steps; times = T * sigma, which pass through
-/// thousandths.
+/// \return shifted s = e / (e + (1 / s - 1)), e = exp(mu) of the tokens and steps; times = T * sigma, which pass
+/// through thousandths.
 Schedule make_empirical_schedule(const SchedulerConfig& config, int64_t steps, std::span<const double> sigmas,
                                  int64_t image_tokens);
 

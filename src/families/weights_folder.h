@@ -2,7 +2,6 @@
 // calls it to check and to load its parts.
 #pragma once
 
-#include <array>
 #include <span>
 #include <string>
 #include <string_view>

@@ -1,8 +1,6 @@
 // Implements the Exif block.
 #include "io/exif.h"
 
-#include <string>
-
 #include "io/utf8.h"
 
 namespace nostos {

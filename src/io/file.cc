@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <system_error>
 #include <tuple>
-#include <utility>
 
 #include "io/unfinished.h"
 
@@ -18,21 +17,6 @@ namespace nostos {
 namespace {
 
 std::string reason(int error) { return std::generic_category().message(error); }
-
-/// Closes a descriptor at the end of a scope.
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  operator int() const { return value_; }
-
- private:
-  int value_;
-};
 
 /// \return the folder that holds `file`.
 std::filesystem::path folder_of(const std::filesystem::path& file) {
@@ -100,6 +84,11 @@ Target inspect_target(const std::filesystem::path& path) {
 
 }  // namespace
 
+void Descriptor::reset(int value) {
+  if (value_ >= 0) ::close(value_);
+  value_ = value;
+}
+
 std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind) {
   const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (descriptor < 0) fail(kind, "cannot read '{}': {}", path.string(), why_unreadable(path, errno));
@@ -129,9 +118,11 @@ AtomicFile::AtomicFile(const std::filesystem::path& path) {
   const Target target = inspect_target(path);
   target_ = target.path;
   if (target.is_device) {
-    descriptor_ = ::open(target_.c_str(), O_WRONLY | O_CLOEXEC);
+    descriptor_.reset(::open(target_.c_str(), O_WRONLY | O_CLOEXEC));
   } else {
-    std::tie(descriptor_, temporary_) = make_temporary(folder_of(target_));
+    int made = -1;
+    std::tie(made, temporary_) = make_temporary(folder_of(target_));
+    descriptor_.reset(made);
   }
   if (descriptor_ >= 0) return;
   const int error = errno;
@@ -140,7 +131,6 @@ AtomicFile::AtomicFile(const std::filesystem::path& path) {
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
@@ -158,7 +148,7 @@ void AtomicFile::commit(Survives survives) {
   const bool to_disk = survives == Survives::machine;
   // A device or pipe cannot be flushed to disk: EINVAL.
   if (to_disk && ::fsync(descriptor_) != 0 && !temporary_.empty()) fail_to_write(target_, errno);
-  if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) fail_to_write(target_, errno);
+  if (::close(descriptor_.release()) != 0 && errno != EINTR) fail_to_write(target_, errno);
   if (temporary_.empty()) return;
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_to_write(target_, errno);
   temporary_.clear();

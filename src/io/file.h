@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 
@@ -17,6 +18,24 @@ namespace nostos {
 /// \throws Error `kind` naming the file if the file is missing (see why_unreadable()), unreadable, no regular file, a
 /// git-lfs pointer, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind = ErrorKind::invalid_input);
+
+/// Owns a file descriptor, and closes it at the end. Below 0: none.
+class Descriptor {
+ public:
+  explicit Descriptor(int value = -1) : value_(value) {}
+  ~Descriptor() { reset(); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  operator int() const { return value_; }
+
+  /// Closes the descriptor and takes `value` in its place.
+  void reset(int value = -1);
+  /// \return the descriptor, for the caller to close.
+  int release() { return std::exchange(value_, -1); }
+
+ private:
+  int value_;
+};
 
 /// What a written file survives.
 enum class Survives {
@@ -48,7 +67,7 @@ class AtomicFile {
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;  ///< empty when a device is written directly
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 /// Writes `bytes` as the whole contents of `path`, through an AtomicFile.

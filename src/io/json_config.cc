@@ -26,17 +26,38 @@ const json* lookup(const json& object, std::string_view field) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
-/// Where a value stands, for messages.
-struct Place {
+/// A field of an object that knows its place, for messages.
+struct Field {
+  const json& object;
   const std::string& file;
   const std::string& prefix;
-  std::string_view field;
+  std::string_view name;
 
-  [[noreturn]] void refuse(const json& found, const std::string& wanted) const {
-    fail(ErrorKind::model, "{}: field '{}{}' is {}, must be {}", file, prefix, field, describe(found), wanted);
+  /// \return what `convert` makes of the value. \throws Error model if there is none, or that makes nothing of it
+  template <class Convert>
+  auto as(const std::string& wanted, const Convert& convert) const {
+    const json* const value = lookup(object, name);
+    require(value != nullptr, ErrorKind::model, "{}: field '{}{}' is missing, must be {}", file, prefix, name, wanted);
+    auto converted = convert(*value);
+    if (!converted)
+      fail(ErrorKind::model, "{}: field '{}{}' is {}, must be {}", file, prefix, name, describe(*value), wanted);
+    return std::move(*converted);
   }
-  [[noreturn]] void refuse_missing(const std::string& wanted) const {
-    fail(ErrorKind::model, "{}: field '{}{}' is missing, must be {}", file, prefix, field, wanted);
+
+  /// \return what `convert` makes of each element of the array.
+  template <class Convert>
+  auto as_array(const std::string& wanted, const Convert& convert) const {
+    using Elements = std::vector<typename decltype(convert(object))::value_type>;
+    return as(wanted, [&](const json& value) -> std::optional<Elements> {
+      if (!value.is_array()) return std::nullopt;
+      Elements elements;
+      for (const json& element : value) {
+        auto converted = convert(element);
+        if (!converted) return std::nullopt;
+        elements.push_back(std::move(*converted));
+      }
+      return elements;
+    });
   }
 };
 
@@ -67,22 +88,18 @@ std::optional<double> number_in(const json& value, double min, double max) {
   return std::isfinite(number) && number >= min && number <= max ? std::optional(number) : std::nullopt;
 }
 
-/// \return every element of the array as `convert` gives it. \throws Error model naming the place unless all convert.
-template <class Convert>
-auto all_of_array(const json& value, const Place& place, const std::string& wanted, Convert convert) {
-  if (!value.is_array()) place.refuse(value, wanted);
-  std::vector<typename decltype(convert(value))::value_type> elements;
-  elements.reserve(value.size());
-  for (const json& element : value) {
-    auto converted = convert(element);
-    if (!converted) place.refuse(value, wanted);
-    elements.push_back(std::move(*converted));
-  }
-  return elements;
-}
-
 std::optional<std::string> text_in(const json& value) {
   return value.is_string() ? std::optional(value.get<std::string>()) : std::nullopt;
+}
+
+std::optional<json> object_in(const json& value) { return value.is_object() ? std::optional(value) : std::nullopt; }
+
+std::optional<bool> boolean_in(const json& value) {
+  return value.is_boolean() ? std::optional(value.get<bool>()) : std::nullopt;
+}
+
+std::optional<uint64_t> unsigned_in(const json& value) {
+  return value.is_number_unsigned() ? std::optional(value.get<uint64_t>()) : std::nullopt;
 }
 
 }  // namespace
@@ -123,21 +140,13 @@ std::vector<std::string> JsonConfig::fields() const {
 }
 
 int64_t JsonConfig::integer(std::string_view field, int64_t min, int64_t max) const {
-  const Place place{name_, prefix_, field};
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing(range_text("an integer", min, max));
-  const std::optional<int64_t> number = integer_in(*value, min, max);
-  if (!number) place.refuse(*value, range_text("an integer", min, max));
-  return *number;
+  return Field{document_->value, name_, prefix_, field}.as(
+      range_text("an integer", min, max), [&](const json& value) { return integer_in(value, min, max); });
 }
 
 uint64_t JsonConfig::unsigned_integer(std::string_view field) const {
-  const Place place{name_, prefix_, field};
   const std::string wanted = fmt::format("an integer from 0 to {}", std::numeric_limits<uint64_t>::max());
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing(wanted);
-  if (!value->is_number_unsigned()) place.refuse(*value, wanted);
-  return value->get<uint64_t>();
+  return Field{document_->value, name_, prefix_, field}.as(wanted, unsigned_in);
 }
 
 int64_t JsonConfig::integer_or(std::string_view field, int64_t otherwise, int64_t min, int64_t max) const {
@@ -145,12 +154,8 @@ int64_t JsonConfig::integer_or(std::string_view field, int64_t otherwise, int64_
 }
 
 double JsonConfig::number(std::string_view field, double min, double max) const {
-  const Place place{name_, prefix_, field};
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing(range_text("a number", min, max));
-  const std::optional<double> number = number_in(*value, min, max);
-  if (!number) place.refuse(*value, range_text("a number", min, max));
-  return *number;
+  return Field{document_->value, name_, prefix_, field}.as(
+      range_text("a number", min, max), [&](const json& value) { return number_in(value, min, max); });
 }
 
 double JsonConfig::number_or(std::string_view field, double otherwise, double min, double max) const {
@@ -158,11 +163,7 @@ double JsonConfig::number_or(std::string_view field, double otherwise, double mi
 }
 
 bool JsonConfig::boolean(std::string_view field) const {
-  const Place place{name_, prefix_, field};
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing("true or false");
-  if (!value->is_boolean()) place.refuse(*value, "true or false");
-  return value->get<bool>();
+  return Field{document_->value, name_, prefix_, field}.as("true or false", boolean_in);
 }
 
 bool JsonConfig::boolean_or(std::string_view field, bool otherwise) const {
@@ -170,11 +171,7 @@ bool JsonConfig::boolean_or(std::string_view field, bool otherwise) const {
 }
 
 std::string JsonConfig::string(std::string_view field) const {
-  const Place place{name_, prefix_, field};
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing("a string");
-  if (!value->is_string()) place.refuse(*value, "a string");
-  return value->get<std::string>();
+  return Field{document_->value, name_, prefix_, field}.as("a string", text_in);
 }
 
 std::string JsonConfig::string_or(std::string_view field, std::string_view otherwise) const {
@@ -182,11 +179,8 @@ std::string JsonConfig::string_or(std::string_view field, std::string_view other
 }
 
 std::vector<int64_t> JsonConfig::integers(std::string_view field, int64_t min, int64_t max) const {
-  const Place place{name_, prefix_, field};
-  const std::string wanted = range_text("an array of integers", min, max);
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing(wanted);
-  return all_of_array(*value, place, wanted, [&](const json& element) { return integer_in(element, min, max); });
+  return Field{document_->value, name_, prefix_, field}.as_array(
+      range_text("an array of integers", min, max), [&](const json& value) { return integer_in(value, min, max); });
 }
 
 std::vector<int64_t> JsonConfig::integers_or(std::string_view field, std::vector<int64_t> otherwise, int64_t min,
@@ -195,18 +189,12 @@ std::vector<int64_t> JsonConfig::integers_or(std::string_view field, std::vector
 }
 
 std::vector<double> JsonConfig::numbers(std::string_view field, double min, double max) const {
-  const Place place{name_, prefix_, field};
-  const std::string wanted = range_text("an array of numbers", min, max);
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing(wanted);
-  return all_of_array(*value, place, wanted, [&](const json& element) { return number_in(element, min, max); });
+  return Field{document_->value, name_, prefix_, field}.as_array(
+      range_text("an array of numbers", min, max), [&](const json& value) { return number_in(value, min, max); });
 }
 
 std::vector<std::string> JsonConfig::strings(std::string_view field) const {
-  const Place place{name_, prefix_, field};
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing("an array of strings");
-  return all_of_array(*value, place, "an array of strings", text_in);
+  return Field{document_->value, name_, prefix_, field}.as_array("an array of strings", text_in);
 }
 
 std::vector<std::string> JsonConfig::strings_or(std::string_view field, std::vector<std::string> otherwise) const {
@@ -214,23 +202,18 @@ std::vector<std::string> JsonConfig::strings_or(std::string_view field, std::vec
 }
 
 std::optional<JsonConfig> JsonConfig::object(std::string_view field) const {
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_object()) Place{name_, prefix_, field}.refuse(*value, "an object");
-  return JsonConfig(std::make_shared<Document>(Document{*value}), name_, prefix_ + std::string(field) + ".");
+  if (!has(field)) return std::nullopt;
+  json value = Field{document_->value, name_, prefix_, field}.as("an object", object_in);
+  return JsonConfig(std::make_shared<Document>(Document{std::move(value)}), name_, prefix_ + std::string(field) + ".");
 }
 
 std::vector<JsonConfig> JsonConfig::objects(std::string_view field) const {
-  const Place place{name_, prefix_, field};
-  const json* value = lookup(document_->value, field);
-  if (value == nullptr) place.refuse_missing("an array of objects");
-  if (!value->is_array()) place.refuse(*value, "an array of objects");
+  const std::vector<json> values =
+      Field{document_->value, name_, prefix_, field}.as_array("an array of objects", object_in);
   std::vector<JsonConfig> all;
-  for (const json& element : *value) {
-    if (!element.is_object()) place.refuse(element, "an array of objects");
-    all.push_back(JsonConfig(std::make_shared<Document>(Document{element}), name_,
+  for (const json& value : values)
+    all.push_back(JsonConfig(std::make_shared<Document>(Document{value}), name_,
                              fmt::format("{}{}[{}].", prefix_, field, all.size())));
-  }
   return all;
 }
 

@@ -8,12 +8,9 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <string_view>
 #include <system_error>
-#include <utility>
 
 #include "base/error.h"
-#include "io/file.h"
 #include "io/unfinished.h"
 
 namespace nostos {
@@ -46,7 +43,7 @@ void advise(std::span<const std::byte> part, bool whole_pages_only, int advice) 
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& file) : path_(file) {
-  descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  descriptor_.reset(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   if (descriptor_ < 0) fail(ErrorKind::model, "cannot read '{}': {}", file.string(), why_unreadable(file, errno));
   std::string problem;
   size_ = size_of(descriptor_, problem);
@@ -58,7 +55,7 @@ MappedFile::MappedFile(const std::filesystem::path& file) : path_(file) {
     }
     problem = std::generic_category().message(errno);
   }
-  ::close(std::exchange(descriptor_, -1));
+  descriptor_.reset();
   require(problem.empty(), ErrorKind::model, "cannot read '{}': {}", file.string(), problem);
   const std::string text = read_file(file, kReadBytes, ErrorKind::model);
   const auto bytes = std::as_bytes(std::span(text));
@@ -68,24 +65,7 @@ MappedFile::MappedFile(const std::filesystem::path& file) : path_(file) {
 }
 
 MappedFile::~MappedFile() {
-  if (descriptor_ < 0) return;
-  ::munmap(const_cast<std::byte*>(data_), size_);
-  ::close(descriptor_);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept { swap(other); }
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  swap(other);
-  return *this;
-}
-
-void MappedFile::swap(MappedFile& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(descriptor_, other.descriptor_);
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  std::swap(read_, other.read_);
+  if (descriptor_ >= 0) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 void MappedFile::require_whole() const {

@@ -7,11 +7,13 @@
 #include <span>
 #include <vector>
 
+#include "io/file.h"
+
 namespace nostos {
 
 /// A file's bytes. A file of at most kReadBytes is read once, and its bytes stay as they are. A larger file is mapped.
-/// Nobody may cut a mapped file short: the system ends a process that reads beyond the file's end (SIGBUS). A
-/// MappedFile is move-only; spans stay valid across moves, not beyond the object.
+/// Nobody may cut a mapped file short: the system ends a process that reads beyond the file's end (SIGBUS). Spans live
+/// as long as the object.
 class MappedFile {
  public:
   static constexpr size_t kReadBytes = size_t{1} << 20;
@@ -19,8 +21,6 @@ class MappedFile {
   /// \throws Error model naming the file if the file is missing, unreadable, no regular file or a git-lfs pointer.
   explicit MappedFile(const std::filesystem::path& file);
   ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
@@ -36,10 +36,8 @@ class MappedFile {
   void release(std::span<const std::byte> part) const;
 
  private:
-  void swap(MappedFile& other) noexcept;
-
   std::filesystem::path path_;
-  int descriptor_ = -1;  ///< of a mapped file
+  Descriptor descriptor_;  ///< of a mapped file
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
   std::vector<std::byte> read_;  ///< what a small file held

@@ -1,12 +1,8 @@
 // Implements the safetensors format.
 #include "io/safetensors.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
-#include <functional>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "base/error.h"

@@ -34,8 +34,8 @@ struct SafetensorsHeader {
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, size_t file_bytes,
                                            const std::string& name);
 
-/// A safetensors file, read-only. The object is move-only; views stay valid across moves, not beyond the object. Nobody
-/// may cut the file short meanwhile: see MappedFile. Tensors that an old writer left unaligned are copied.
+/// A safetensors file, read-only. Views live as long as the object. Nobody may cut the file short meanwhile: see
+/// MappedFile. Tensors that an old writer left unaligned are copied.
 class SafetensorsFile final : public TensorFile {
  public:
   /// \throws Error model as parse_safetensors_header(), or if the file is missing, unreadable or a git-lfs pointer.

@@ -55,11 +55,6 @@ class TensorFile {
   virtual void will_need(std::string_view name) const = 0;
   /// Drops the tensor's pages from this process; a later access reads them again. Does nothing for an unknown name.
   virtual void release(std::string_view name) const = 0;
-
- protected:
-  TensorFile() = default;
-  TensorFile(TensorFile&&) = default;
-  TensorFile& operator=(TensorFile&&) = default;
 };
 
 /// \return the file, by its format. \throws Error model if it is missing, unreadable, damaged or of no known format.

@@ -22,6 +22,7 @@ struct Stem {
   std::string_view name;
   bool index_first;
 };
+constexpr size_t kNamedAtMost = 12;  // files written out in one message
 constexpr std::array<Stem, 2> kStems{{{"diffusion_pytorch_model", true}, {"model", false}}};
 
 /// One file that weights can be had from.
@@ -73,16 +74,6 @@ std::vector<std::string> names_in(const Path& folder) {
   return names;
 }
 
-/// \return the names for a message, not too many of them.
-std::string some_of(const std::vector<std::string>& names) {
-  constexpr size_t kNamedAtMost = 12;
-  if (names.empty()) return "nothing";
-  const auto end = names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), kNamedAtMost));
-  const std::string rest =
-      names.size() > kNamedAtMost ? fmt::format(" and {} more", names.size() - kNamedAtMost) : std::string();
-  return fmt::format("{}{}", fmt::join(names.begin(), end, ", "), rest);
-}
-
 /// \return the variant to take: what is asked for where it is there, else the plain weights, else the only variant.
 std::string choose_variant(const Path& folder, const std::string& asked, const std::vector<Candidate>& candidates) {
   std::set<std::string> variants;
@@ -114,6 +105,12 @@ std::string what_is_missing(const Path& folder, const Candidate& candidate) {
 
 }  // namespace
 
+std::string join_some(std::span<const std::string> names, size_t most) {
+  const std::span<const std::string> shown = names.first(std::min(names.size(), most));
+  return fmt::format("{}{}", fmt::join(shown, ", "),
+                     names.size() > most ? fmt::format(" and {} more", names.size() - most) : "");
+}
+
 std::map<std::string, std::string> read_weight_map(const JsonConfig& index) {
   const std::optional<JsonConfig> map = index.object("weight_map");
   require(map.has_value(), ErrorKind::model, "{}: field 'weight_map' is missing, must say which file holds each tensor",
@@ -139,7 +136,8 @@ WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
     fail(ErrorKind::model,
          "no weights in '{}': looked for {}.safetensors and {}.safetensors, in one file or with .index.json; there is "
          "{}{}",
-         folder.string(), kStems[0].name, kStems[1].name, some_of(names), partial_download(folder));
+         folder.string(), kStems[0].name, kStems[1].name, names.empty() ? "nothing" : join_some(names, kNamedAtMost),
+         partial_download(folder));
   }
   WeightStore store;
   store.folder_ = folder;

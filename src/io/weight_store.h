@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,6 +15,9 @@
 #include "io/tensor_file.h"
 
 namespace nostos {
+
+/// \return `names` for a message: the first `most` of them, and how many more there are.
+std::string join_some(std::span<const std::string> names, size_t most);
 
 /// \return which file holds each tensor, as the `weight_map` of a sharded checkpoint's index says.
 /// \throws Error model naming the index and the field: missing, or a file outside the index's folder.

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "device/block_stream.h"
+#include "device/buffer.h"
 #include "device/context.h"
-#include "device/pinned_buffer.h"
 #include "models/weight_source.h"
 #include "ops/conv.h"
 #include "ops/linear.h"

@@ -1,8 +1,6 @@
 // Implements the sources of weights.
 #include "models/weight_source.h"
 
-#include <fmt/ranges.h>
-
 #include <cmath>
 #include <functional>
 
@@ -13,14 +11,6 @@ namespace nostos {
 namespace {
 
 constexpr size_t kNamedAtMost = 8;  // names written out in one message
-
-std::string join_some(const std::vector<std::string>& names) {
-  const size_t count = std::min(names.size(), kNamedAtMost);
-  std::string text =
-      fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(count), ", "));
-  if (names.size() > count) text += fmt::format(" and {} more", names.size() - count);
-  return text;
-}
 
 }  // namespace
 
@@ -49,14 +39,14 @@ ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
 
 void StoreSource::finish() {
   require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(),
-          problems_.size(), join_some(problems_));
+          problems_.size(), join_some(problems_, kNamedAtMost));
   if (mode_ == Mode::load) return;
   for (const std::string& note : store_.notes()) log_message(LogLevel::warning, note);
   std::vector<std::string> unused = store_.unused();
   std::erase_if(unused, [&](const std::string& name) { return ignored_.contains(name); });
   if (!unused.empty()) {
     log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(),
-                unused.size(), join_some(unused));
+                unused.size(), join_some(unused, kNamedAtMost));
   }
 }
 

@@ -6,7 +6,6 @@
 #include <map>
 #include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "device/context.h"
@@ -26,7 +25,8 @@ class WeightSource {
   virtual void release(const std::string& name) = 0;
   /// Notes that the layout has this tensor but the engine never needs its values.
   virtual void unneeded(const std::string& name, const Shape& shape) = 0;
-  /// Notes that a checkpoint may have this tensor, of whatever dtype and shape, or a prefix less: nobody is warned of it.
+  /// Notes that a checkpoint may have this tensor, of whatever dtype and shape, or a prefix less: nobody is warned of
+  /// it.
   virtual void ignored(const std::string& name) = 0;
   /// Called once every tensor has been asked for. \throws Error model listing what was missing or misshapen.
   virtual void finish() {}

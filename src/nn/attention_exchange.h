@@ -2,7 +2,6 @@
 // nn::ShardedSequence takes the first that serves. All give the bits of one rank, but for a ring.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <optional>
 #include <span>

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "ops/elementwise.h"
 
 namespace nostos::nn {
 
@@ -66,10 +65,6 @@ ShardedSequence SequenceParallel::sequence(std::span<const Segment> segments) co
 }
 
 Range SequenceParallel::beside_rows(int64_t rows) const { return parallel::split(rows, plan_.request.ranks)[rank()]; }
-
-ShardedSequence SequenceParallel::with_caption(int64_t padded_caption) const {
-  return sequence(std::array{Segment{.is_image = true}, Segment{.rows = padded_caption}});
-}
 
 void SequenceParallel::cut_tokens(Context& ctx, ConstView whole, View local) const {
   const int64_t width = whole.shape()[1];

@@ -9,7 +9,7 @@
 #include "device/context.h"
 #include "nn/sequence_ranks.h"
 #include "nn/sharded_sequence.h"
-#include "ops/copy_rows.h"
+#include "ops/elementwise.h"
 #include "parallel/shard_plan.h"
 #include "tensor/tensor.h"
 
@@ -40,8 +40,6 @@ class SequenceParallel {
   ShardedSequence sequence(std::span<const Segment> segments) const;
   /// \return this rank's rows of a segment of `rows` that is no image.
   parallel::Range beside_rows(int64_t rows) const;
-  /// \return the sequence [padded image tokens | caption].
-  ShardedSequence with_caption(int64_t padded_caption) const;
 
   /// Copies this rank's image tokens out of all. \param whole [grid tokens, n] \param local [image tokens, n]
   void cut_tokens(Context& ctx, ConstView whole, View local) const;

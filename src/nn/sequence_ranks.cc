@@ -2,7 +2,6 @@
 #include "nn/sequence_ranks.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "base/error.h"
 

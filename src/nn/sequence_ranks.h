@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "ops/copy_rows.h"
+#include "ops/elementwise.h"
 #include "parallel/communicator.h"
 #include "parallel/shard_plan.h"
 

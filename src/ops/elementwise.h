@@ -1,5 +1,9 @@
-// Owns element-wise ops: activations, copies and conversions, the sampler's updates.
+// Owns element-wise ops: activations, copies and conversions, the sampler's updates, and the copy of scattered rows, by
+// which shards are packed, unpacked and put in order.
 #pragma once
+
+#include <cstdint>
+#include <span>
 
 #include "device/context.h"
 #include "tensor/tensor.h"
@@ -26,6 +30,18 @@ void convert(Context& ctx, ConstView x, View out);
 
 /// Copies one row into every row of out. \param row f32 [channels]. \param out f32 [rows, channels].
 void fill_rows(Context& ctx, ConstView row, View out);
+
+/// Consecutive rows and where they go.
+struct RowRun {
+  int64_t from = 0;
+  int64_t to = 0;
+  int64_t count = 0;
+};
+
+/// Copies rows [from, from + count) of the second axis to [to, to + count), for every entry of the first axis.
+/// \param from [outer, rows, ...], \param to [outer, other rows, ...], of one dtype; no overlap. What no run names is
+/// left alone.
+void copy_rows(Context& ctx, ConstView from, View to, std::span<const RowRun> runs);
 
 /// out = 0. \param out of any dtype and shape.
 void clear(Context& ctx, View out);

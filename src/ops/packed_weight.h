@@ -3,13 +3,17 @@
 
 #include <cstddef>
 
+#include "device/buffer.h"
+
 namespace nostos {
 
-/// A weight in a backend's own layout; immutable, shared by the ranks of a process.
-class PackedWeight {
- public:
+/// A weight in a backend's own layout; immutable, shared by the ranks of a process. A backend derives what it keeps
+/// beside the weight.
+struct PackedWeight {
   virtual ~PackedWeight() = default;
-  virtual size_t size_in_bytes() const = 0;
+  virtual size_t size_in_bytes() const { return storage.size_bytes(); }
+
+  Buffer storage;
 };
 
 }  // namespace nostos

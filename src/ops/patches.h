@@ -25,8 +25,8 @@ struct ChannelStatistics {
   float eps = 0;
 };
 
-/// Packed latents f32 [channels * patch * patch, height, width] to f32 or bf16 [height * patch, width * patch, channels],
-/// "(c ph pw) h w -> (h ph) (w pw) c": out = x * sqrt(var + eps) + mean.
+/// Packed latents f32 [channels * patch * patch, height, width] to f32 or bf16 [height * patch, width * patch,
+/// channels], "(c ph pw) h w -> (h ph) (w pw) c": out = x * sqrt(var + eps) + mean.
 /// Source: diffusers pipeline_flux2_klein.py, _unpatchify_latents().
 void unpack_latents(Context& ctx, ConstView packed, int64_t patch, const ChannelStatistics& norm, View image);
 

@@ -3,13 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <numeric>
-#include <string>
 #include <utility>
 
 #include "base/error.h"
-#include "parallel/waiting.h"
 
 namespace nostos {
 namespace {
@@ -18,13 +15,6 @@ std::vector<SendTo> to_everyone(int world, ConstByteView bytes) {
   std::vector<SendTo> sends;
   for (int peer = 0; peer < world; ++peer) sends.push_back({peer, bytes});
   return sends;
-}
-
-std::vector<ReceiveFrom> from_everyone(ByteView receive, std::span<const Part> parts) {
-  std::vector<ReceiveFrom> receives;
-  for (size_t peer = 0; peer < parts.size(); ++peer)
-    receives.push_back({static_cast<int>(peer), receive.part(parts[peer])});
-  return receives;
 }
 
 }  // namespace
@@ -105,7 +95,9 @@ Pending Communicator::exchange_among(std::span<const int> callers, const char* n
 
 Pending Communicator::all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts) {
   check(std::ssize(receive_parts) == world_, "all_gather takes one part a rank");
-  return exchange("all_gather", to_everyone(world_, send), from_everyone(receive, receive_parts));
+  std::vector<ReceiveFrom> receives;
+  for (const int peer : everyone_) receives.push_back({peer, receive.part(receive_parts[static_cast<size_t>(peer)])});
+  return exchange("all_gather", to_everyone(world_, send), receives);
 }
 
 Pending Communicator::broadcast(ByteView buffer, int root) {
@@ -118,10 +110,9 @@ Pending Communicator::broadcast(ByteView buffer, int root) {
 template <class T>
 void Communicator::reduce(std::span<T> values) {
   std::vector<T> gathered(values.size() * static_cast<size_t>(world_));
-  std::vector<ReceiveFrom> receives;
-  for (int peer = 0; peer < world_; ++peer)
-    receives.push_back({peer, host_bytes(std::span(gathered).subspan(peer * values.size(), values.size()))});
-  exchange("all_reduce", to_everyone(world_, host_bytes(values)), receives).wait();
+  std::ranges::copy(values, gathered.begin() + rank_ * std::ssize(values));
+  const Messages messages = to_members(everyone_, host_bytes(values), host_bytes(std::span(gathered)));
+  exchange("all_reduce", messages.sends, messages.receives).wait();
   for (size_t i = 0; i < values.size(); ++i) {
     T sum = gathered[i];
     for (int peer = 1; peer < world_; ++peer) sum += gathered[peer * values.size() + i];
@@ -137,13 +128,8 @@ void Communicator::all_reduce_sum(std::span<int64_t> values) {
 }
 
 void Communicator::barrier() {
-  std::vector<SendTo> sends;
-  std::vector<ReceiveFrom> receives;
-  for (int peer = 0; peer < world_; ++peer) {
-    sends.push_back({peer, {}});
-    receives.push_back({peer, {}});
-  }
-  exchange("barrier", sends, receives).wait();
+  const Messages messages = to_members(everyone_, {}, {});
+  exchange("barrier", messages.sends, messages.receives).wait();
 }
 
 void Communicator::fence(const char* name, Traffic written) {
@@ -244,21 +230,6 @@ void GroupCommunicator::copy(ByteView to, ConstByteView from) {
             to_string(device));
   }
   parent_.copy(to, from);
-}
-
-void SelfCommunicator::abort(std::string_view reason) noexcept {
-  if (std::exchange(aborted_, true)) return;
-  try {
-    reason_ = reason;
-  } catch (const std::exception&) {
-    // Out of memory for the text: the abort stands without it.
-  }
-}
-
-std::unique_ptr<Operation> SelfCommunicator::start(const char*, std::span<const SendTo>, std::span<const ReceiveFrom>,
-                                                   std::span<const int>) {
-  if (aborted_) throw_peer_failed({0, reason_}, 0);
-  return nullptr;
 }
 
 std::string describe(const std::exception_ptr& error) {

@@ -138,6 +138,15 @@ class Communicator {
   /// Every rank p's `send` ends as receive_parts[p] of every rank's `receive`. `send` may be that very part.
   [[nodiscard]] Pending all_gather(ConstByteView send, ByteView receive, std::span<const Part> receive_parts);
 
+  /// \return `own` of every rank: plain bytes of the host.
+  template <class T>
+  std::vector<T> gather(const T& own) {
+    std::vector<T> all(static_cast<size_t>(world_), own);
+    const Messages messages = to_members(everyone_, host_bytes(std::span(&own, 1)), host_bytes(std::span(all)));
+    exchange("all_gather", messages.sends, messages.receives).wait();
+    return all;
+  }
+
   /// The bytes of rank `root` end on every rank.
   [[nodiscard]] Pending broadcast(ByteView buffer, int root);
 
@@ -241,23 +250,6 @@ class GroupCommunicator final : public Communicator {
   Communicator& parent_;
   std::vector<int> ranks_;
   Pace pace_;
-};
-
-/// The one rank of a world of one: every exchange is with itself.
-class SelfCommunicator final : public Communicator {
- public:
-  SelfCommunicator() : Communicator(0, 1) {}
-  void abort(std::string_view reason) noexcept override;
-  RankDevice& device() override { return device_; }
-
- protected:
-  std::unique_ptr<Operation> start(const char* name, std::span<const SendTo> sends,
-                                   std::span<const ReceiveFrom> receives, std::span<const int> callers) override;
-
- private:
-  HostRankDevice device_{*this};
-  std::string reason_;
-  bool aborted_ = false;
 };
 
 /// \return the message of `error`, for abort().

@@ -2,7 +2,6 @@
 #include "parallel/launcher.h"
 
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
@@ -30,10 +29,6 @@ std::optional<Launcher> find_launcher(const std::function<const char*(const char
     return Launcher{"srun", parse_world("SLURM_STEP_NUM_TASKS", tasks)};
   if (variable("PMIX_RANK") != nullptr) return Launcher{"a PMIx launcher", 0};
   return std::nullopt;
-}
-
-std::optional<Launcher> find_launcher() {
-  return find_launcher([](const char* name) -> const char* { return std::getenv(name); });
 }
 
 }  // namespace nostos

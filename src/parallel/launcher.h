@@ -1,6 +1,7 @@
 // Owns the question whether mpirun, srun or another launcher started this process as one rank of several.
 #pragma once
 
+#include <cstdlib>
 #include <functional>
 #include <optional>
 #include <string>
@@ -18,9 +19,6 @@ struct Launcher {
 /// \param variable looks up an environment variable and returns null if it is unset.
 /// \return the launcher of this process, if any: Open MPI's mpirun, srun (a batch script is no rank), or any PMIx one.
 /// \throws Error invalid_input if the number of ranks is none.
-std::optional<Launcher> find_launcher(const std::function<const char*(const char*)>& variable);
-
-/// The same from this process's environment.
-std::optional<Launcher> find_launcher();
+std::optional<Launcher> find_launcher(const std::function<const char*(const char*)>& variable = ::getenv);
 
 }  // namespace nostos

@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <numeric>
-#include <string>
 #include <thread>
 
 namespace nostos {

@@ -213,14 +213,8 @@ void NcclCommunicator::check_peers() {
 
 /// Returns once the hosts of all `callers` have called it.
 void NcclCommunicator::meet(const char* name, std::span<const int> callers) {
-  std::vector<SendTo> tell;
-  std::vector<ReceiveFrom> hear;
-  for (const int caller : callers) {
-    if (caller == rank()) continue;
-    tell.push_back({caller, {}});
-    hear.push_back({caller, {}});
-  }
-  host_->exchange(name, tell, hear).wait();
+  const Messages messages = to_members(callers, {}, {});
+  host_->exchange(name, messages.sends, messages.receives).wait();
 }
 
 bool NcclCommunicator::reaches(Device device) const {
@@ -257,13 +251,9 @@ void NcclCommunicator::wait_together(const char* name, const std::function<bool(
       poll.pause();
     }
     const std::byte own{done};
-    std::vector<SendTo> sends;
-    std::vector<ReceiveFrom> receives;
-    for (int peer = 0; peer < world(); ++peer) {
-      sends.push_back({peer, {&own, 1, Device{}}});
-      receives.push_back({peer, {&all[static_cast<size_t>(peer)], 1, Device{}}});
-    }
-    host_->exchange(name, sends, receives).wait();
+    all[static_cast<size_t>(rank())] = own;
+    const Messages messages = to_members(everyone(), host_bytes(std::span(&own, 1)), host_bytes(std::span(all)));
+    host_->exchange(name, messages.sends, messages.receives).wait();
     if (std::ranges::count(all, std::byte{1}) == world()) return;
   }
 }

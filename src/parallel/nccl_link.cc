@@ -6,8 +6,6 @@
 #include <atomic>
 #include <chrono>
 #include <future>
-#include <memory>
-#include <string>
 #include <thread>
 #include <utility>
 

@@ -5,11 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "base/error.h"
 #include "device/buffer.h"
 #include "device/cuda/check.h"
 #include "device/cuda/runtime.h"
-#include "device/pinned_buffer.h"
 #include "parallel/peer_memory.h"
 
 namespace nostos {
@@ -48,11 +46,7 @@ class CudaPeerMemory final : public PeerMemory {
  public:
   /// Every rank calls it, its GPU having access to all others.
   CudaPeerMemory(Communicator& host, Device gpu)
-      : gpu_(gpu),
-        rank_(host.rank()),
-        aborted_(gpu, sizeof(uint32_t)),
-        flags_(gpu, 2 * bytes_of(host.world())),
-        theirs_(static_cast<size_t>(host.world())) {
+      : gpu_(gpu), rank_(host.rank()), aborted_(gpu, sizeof(uint32_t)), flags_(gpu, 2 * bytes_of(host.world())) {
     cuda::use_device(gpu.index);
     // Loaded with the first launch, it might wait for a GPU that waits for this rank.
     cudaFuncAttributes attributes;
@@ -60,10 +54,7 @@ class CudaPeerMemory final : public PeerMemory {
     check_cuda(cudaMemset(flags_.data(), 0, flags_.size_bytes()), "cannot clear the GPUs' meetings");
     check_cuda(cudaDeviceSynchronize(), "cannot clear the GPUs' meetings");
     std::memset(aborted_.data(), 0, aborted_.size_bytes());
-    std::vector<Part> parts;
-    for (size_t rank = 0; rank < theirs_.size(); ++rank) parts.push_back({rank * sizeof(uint32_t*), sizeof(uint32_t*)});
-    uint32_t* const own = arrived();
-    host.all_gather(host_bytes(std::span<uint32_t* const>(&own, 1)), host_bytes(std::span(theirs_)), parts).wait();
+    theirs_ = host.gather(arrived());
   }
   ~CudaPeerMemory() override { CudaPeerMemory::abort(); }
 
@@ -124,10 +115,7 @@ std::unique_ptr<PeerMemory> open_peer_memory(Communicator& host, Device gpu) {
     int64_t gpu;
   };
   const Place own{process_number(), gpu.index};
-  std::vector<Place> places(static_cast<size_t>(host.world()));
-  std::vector<Part> parts;
-  for (size_t rank = 0; rank < places.size(); ++rank) parts.push_back({rank * sizeof(Place), sizeof(Place)});
-  host.all_gather(host_bytes(std::span(&own, 1)), host_bytes(std::span(places)), parts).wait();
+  const std::vector<Place> places = host.gather(own);
 
   cuda::device_properties(gpu.index);
   cuda::use_device(gpu.index);

@@ -65,11 +65,6 @@ std::optional<TcpConnection> tcp_connection(int descriptor) {
   return TcpConnection{*local, *remote, descriptor};
 }
 
-bool has_event(int descriptor, bool is_process) {
-  pollfd each{descriptor, is_process ? kEndEvents : kHangUpEvents, 0};
-  return poll(&each, 1, 0) > 0 && each.revents != 0;
-}
-
 }  // namespace
 
 ProcessIdentity this_process() {
@@ -99,7 +94,7 @@ PeerWatch::PeerWatch(std::span<const ProcessIdentity> processes, int self) {
   for (int rank = 0; rank < std::ssize(processes); ++rank) {
     if (rank == self || processes[rank].host != processes[self].host) continue;
     const auto descriptor = static_cast<int>(syscall(SYS_pidfd_open, processes[rank].pid, 0));
-    if (descriptor >= 0) handles_.push_back({rank, descriptor, true});
+    if (descriptor >= 0) handles_.push_back({rank, descriptor, kEndEvents});
   }
 }
 
@@ -111,7 +106,7 @@ void PeerWatch::add_connections(int rank, std::span<const TcpConnection> own, st
       return each.local == other.remote && each.remote == other.local;
     });
     const int descriptor = shared ? fcntl(each.descriptor, F_DUPFD_CLOEXEC, 0) : -1;
-    if (descriptor >= 0) handles_.push_back({rank, descriptor, false});
+    if (descriptor >= 0) handles_.push_back({rank, descriptor, kHangUpEvents});
   }
 }
 
@@ -120,8 +115,7 @@ void PeerWatch::start(std::function<void(int rank)> on_end) {
     fail(ErrorKind::internal, "cannot make a pipe: {}", std::strerror(errno));
   thread_ = std::thread([this, on_end = std::move(on_end)] {
     std::vector<pollfd> polls;
-    for (const Handle& each : handles_)
-      polls.push_back({each.descriptor, each.is_process ? kEndEvents : kHangUpEvents, 0});
+    for (const Handle& each : handles_) polls.push_back({each.descriptor, each.events, 0});
     polls.push_back({stop_pipe_[0], POLLIN, 0});
     while (poll(polls.data(), polls.size(), -1) < 0) {
       if (errno == EINTR) continue;
@@ -151,7 +145,8 @@ std::optional<int> PeerWatch::first_ended() const {
 
 bool PeerWatch::has_ended(int rank) const {
   return std::ranges::any_of(handles_, [rank](const Handle& each) {
-    return each.rank == rank && has_event(each.descriptor, each.is_process);
+    pollfd look{each.descriptor, each.events, 0};
+    return each.rank == rank && poll(&look, 1, 0) > 0 && look.revents != 0;
   });
 }
 

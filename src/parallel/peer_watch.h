@@ -66,8 +66,8 @@ class PeerWatch {
  private:
   struct Handle {
     int rank;
-    int descriptor;   ///< of this watch
-    bool is_process;  ///< or a connection
+    int descriptor;  ///< of this watch, of a process or a connection
+    short events;    ///< by which its end shows
   };
 
   std::vector<Handle> handles_;

@@ -30,10 +30,6 @@ void throw_peer_failed(const CommunicatorFailure& failure, int self) {
   fail(ErrorKind::peer_failed, "rank {} failed: {}", failure.rank, failure.reason);
 }
 
-std::string rank_list(std::span<const int> ranks) {
-  return fmt::format("{} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "));
-}
-
 std::vector<int> distinct(std::vector<int> ranks) {
   std::sort(ranks.begin(), ranks.end());
   ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
@@ -41,8 +37,9 @@ std::vector<int> distinct(std::vector<int> ranks) {
 }
 
 CommunicatorFailure absence(std::span<const int> missing, const char* exchange, double timeout_s, int self) {
-  return {missing.front(), fmt::format("{} did not come to {} within {} s (rank {} waited)",
-                                       missing.size() == 1 ? "it" : rank_list(missing), exchange, timeout_s, self)};
+  const std::string who = missing.size() == 1 ? "it" : fmt::format("ranks {}", fmt::join(missing, ", "));
+  return {missing.front(),
+          fmt::format("{} did not come to {} within {} s (rank {} waited)", who, exchange, timeout_s, self)};
 }
 
 }  // namespace nostos

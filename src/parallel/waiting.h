@@ -34,9 +34,6 @@ struct CommunicatorFailure {
 /// Throws Error peer_failed with the failing rank and its reason, as rank `self` tells it.
 [[noreturn]] void throw_peer_failed(const CommunicatorFailure& failure, int self);
 
-/// \return "rank 3" or "ranks 1, 3".
-std::string rank_list(std::span<const int> ranks);
-
 /// \return `ranks` in order, each once.
 std::vector<int> distinct(std::vector<int> ranks);
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -11,7 +10,6 @@
 #include "ops/patches.h"
 #include "parallel/shard_plan.h"
 #include "pipeline/batch.h"
-#include "pipeline/report.h"
 #include "tensor/finite.h"
 #include "tensor/transfer.h"
 

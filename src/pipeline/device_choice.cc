@@ -3,7 +3,6 @@
 
 #include <charconv>
 #include <optional>
-#include <string>
 
 #include "base/error.h"
 #include "base/log.h"

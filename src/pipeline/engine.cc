@@ -2,10 +2,10 @@
 #include "pipeline/engine.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "families/registry.h"
 #include "io/folder_cache.h"
 #include "ops/linear.h"
 #include "parallel/nccl_communicator.h"
@@ -146,6 +146,8 @@ void Engine::Impl::disconnect() noexcept {
   for (const std::unique_ptr<Rank>& rank : ranks) rank->gpus.reset();
 }
 
+ModelShape read_model_shape(const std::filesystem::path& folder) { return read_family_shape(folder); }
+
 Engine::Engine(const EngineOptions& options, Communicator* processes) {
   require(processes == nullptr || processes->world() == options.parallelism.ranks(), ErrorKind::invalid_input,
           "{} processes were started for {} ranks", processes == nullptr ? 1 : processes->world(),
@@ -154,7 +156,6 @@ Engine::Engine(const EngineOptions& options, Communicator* processes) {
 }
 
 Engine::~Engine() = default;
-Engine::Engine(Engine&&) noexcept = default;
 
 const ModelLimits& Engine::limits() const { return impl_->models.front()->parts.shape().limits; }
 

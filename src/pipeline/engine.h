@@ -18,6 +18,10 @@
 
 namespace nostos {
 
+/// Reads the shape of a model that is not loaded: of its configs alone, to plan and check requests by. \throws Error
+/// model naming file and field
+ModelShape read_model_shape(const std::filesystem::path& folder);
+
 /// The arithmetic of weights and matrix products. Sums and the residual stream are float32 in either.
 enum class Precision { automatic, f32, bf16 };
 
@@ -51,7 +55,6 @@ class Engine {
   /// process is one rank of that world, the communicator outlives the engine, and every process makes the same calls.
   explicit Engine(const EngineOptions& options, Communicator* processes = nullptr);
   ~Engine();
-  Engine(Engine&&) noexcept;
 
   const ModelLimits& limits() const;
   /// \return "f32" or "bf16": what the matrix products run in.

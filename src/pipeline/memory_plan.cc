@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-
 #include "base/error.h"
 
 namespace nostos {
@@ -17,6 +15,17 @@ double gib(size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 
 PartMemory smallest(const WeightSizes& sizes) {
   const PartMemory none = place_part(sizes, true, 0), all = place_part(sizes, true, sizes.blocks.size());
   return none.device_bytes <= all.device_bytes ? none : all;
+}
+
+/// \return the part with as little in host memory as `room_bytes` of the device allow: everything on the device, else
+/// everything but the table, else as few streamed blocks as fit. Nothing if even streaming all blocks does not fit.
+std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes) {
+  PartMemory part = place_part(sizes, false, 0);
+  for (size_t streamed = 0; part.device_bytes > room_bytes; ++streamed) {
+    if (streamed > sizes.blocks.size()) return {};
+    part = place_part(sizes, true, streamed);
+  }
+  return part;
 }
 
 std::string part_text(std::string_view name, const PartMemory& part) {
@@ -78,15 +87,6 @@ PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t strea
       part.host_bytes += part.placement.slot_bytes;
     else
       part.device_bytes += sizes.blocks[i];
-  }
-  return part;
-}
-
-std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes) {
-  PartMemory part = place_part(sizes, false, 0);
-  for (size_t streamed = 0; part.device_bytes > room_bytes; ++streamed) {
-    if (streamed > sizes.blocks.size()) return {};
-    part = place_part(sizes, true, streamed);
   }
   return part;
 }

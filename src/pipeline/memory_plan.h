@@ -55,10 +55,6 @@ struct PartMemory {
 /// blocks before it compute.
 PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t streamed);
 
-/// \return the part with as little in host memory as `room_bytes` of the device allow: everything on the device, else
-/// everything but the table, else as few streamed blocks as fit. Nothing if even streaming all blocks does not fit.
-std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes);
-
 /// A part whose weights may be streamed.
 struct PartNeeds {
   std::string_view name;  ///< as messages write it

@@ -4,7 +4,6 @@
 // fuses them, std::fma says so, and nowhere else.
 #include "pipeline/noise.h"
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>

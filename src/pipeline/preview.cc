@@ -11,7 +11,6 @@
 #include "nn/row_shards.h"
 #include "ops/elementwise.h"
 #include "pipeline/noise.h"
-#include "tensor/transfer.h"
 
 namespace nostos {
 namespace {

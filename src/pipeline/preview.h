@@ -13,7 +13,7 @@
 #include "families/family.h"
 #include "io/image.h"
 #include "pipeline/sampler.h"
-#include "tensor/landing.h"
+#include "tensor/transfer.h"
 
 namespace nostos {
 

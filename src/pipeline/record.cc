@@ -145,8 +145,8 @@ std::string webui_parameters(const DrawingRecord& record) {
   return fmt::format(
       "{}\n{}Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Guidance scale: {}, Version: "
       "nostos {}",
-      request.prompt, negative, request.num_inference_steps.value(), cfg_scale_of(guidance, record.guidance), request.seed,
-      request.width.value(), request.height.value(),
+      request.prompt, negative, request.num_inference_steps.value(), cfg_scale_of(guidance, record.guidance),
+      request.seed, request.width.value(), request.height.value(),
       setting_value(record.model_name.empty() ? model_label(record.model_path).shown : record.model_name), guidance,
       NOSTOS_VERSION);
 }

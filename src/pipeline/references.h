@@ -15,8 +15,8 @@ namespace nostos {
 struct ReferenceMemory {
   /// One reference image.
   struct One {
-    parallel::Grid grid;               ///< of its tokens
-    View pixels{};                     ///< f32 [this rank's rows in pixels, width, 3]; scratch
+    parallel::Grid grid;  ///< of its tokens
+    View pixels{};        ///< f32 [this rank's rows in pixels, width, 3]; scratch
     std::unique_ptr<Encoder> encoder{};
   };
   View tokens{};  ///< f32 [tokens of all, patch width], one image after the other; null without references

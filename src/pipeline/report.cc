@@ -35,12 +35,7 @@ void report_ranks(Drawing& drawing, uint64_t bytes_sent) {
   std::vector<RankReport>& all = drawing.report.ranks;
   RankReport own = all.front();
   own.bytes_sent = bytes_sent;
-  all.resize(static_cast<size_t>(drawing.world().world()));
-  std::vector<Part> parts;
-  for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof(RankReport), sizeof(RankReport)});
-  drawing.world()
-      .all_gather(host_bytes(std::span<const RankReport>(&own, 1)), host_bytes(std::span(all)), parts)
-      .wait();
+  all = drawing.world().gather(own);
 }
 
 }  // namespace

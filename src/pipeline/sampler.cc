@@ -5,7 +5,6 @@
 #include <chrono>
 #include <thread>
 
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/patches.h"
 #include "tensor/transfer.h"
@@ -225,7 +224,7 @@ void Sampler::exchange_halves(const StepKind& kind) {
   for (size_t i = 0; i < kind.size(); ++i) {
     for (const Side side : sides_of(kind[i])) {
       const View velocity = memory_.pictures[i].velocity[side];
-      const ByteView bytes{velocity.bytes(), velocity.size_in_bytes(), ctx_.device()};
+      const ByteView bytes = device_bytes(ctx_, velocity);
       if (plan_.computes(side))
         sends.push_back({other, bytes});
       else

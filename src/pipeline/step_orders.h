@@ -2,7 +2,6 @@
 // made. Each Drawing has one.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "device/pinned_buffer.h"
 #include "device/staging_ring.h"
 
 namespace nostos {
@@ -120,6 +119,16 @@ void download(Context& ctx, ConstView from, View host) {
     parallel_memcpy(ctx, to, landing->data(), bytes);
     staging.give_back_landing(std::move(*landing));
   });
+}
+
+void Landing::fetch(Context& ctx, ConstView from) {
+  const size_t bytes = from.size_in_bytes();
+  if (memory_.size_bytes() < bytes) memory_ = PinnedBuffer(device_, bytes);
+  dtype_ = from.dtype();
+  shape_ = from.shape();
+  ctx.bind_thread();
+  ctx.stream().copy(memory_.data(), from.bytes(), bytes);
+  landed_.record(ctx.stream());
 }
 
 }  // namespace nostos

@@ -28,15 +28,15 @@ class ServerJobs : public testing::Test {
   }
 
   /// Draws all that waits. \return the prompts that each turn drew together
-  std::vector<std::vector<std::string>> draw_all(const Drawing& drawing) {
+  std::vector<std::vector<std::string>> draw_all(const EngineCalls& engine) {
     JobService service(store_, metrics_, 64);
     std::vector<std::vector<std::string>> turns;
-    const Drawing noted{[&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
-                          std::vector<std::string>& prompts = turns.emplace_back();
-                          for (const GenerationRequest& request : requests) prompts.push_back(request.prompt);
-                          return drawing.draw(requests, progress);
-                        },
-                        drawing.pictures_at_once};
+    const EngineCalls noted{[&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+                              std::vector<std::string>& prompts = turns.emplace_back();
+                              for (const GenerationRequest& request : requests) prompts.push_back(request.prompt);
+                              return engine.draw(requests, progress);
+                            },
+                            engine.pictures_at_once};
     std::thread worker([&] { service.run(noted); });
     while (service.waiting() > 0 || service.is_drawing()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     service.stop(std::chrono::milliseconds(0));

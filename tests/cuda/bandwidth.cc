@@ -12,7 +12,6 @@
 #include "cuda/rates.h"
 #include "device/cuda/runtime.h"
 #include "ops/attention.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 #include "ops/patches.h"

@@ -5,7 +5,6 @@
 
 #include "cuda/gpu.h"
 #include "ops/attention.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 #include "ops/patches.h"

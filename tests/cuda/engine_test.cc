@@ -11,6 +11,7 @@
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
 #include "models/klein_cases.h"
+#include "parallel/self_communicator.h"
 #include "pipeline/draw.h"
 
 namespace nostos::test {

@@ -1,4 +1,5 @@
-// Tests FLUX.2-klein on the GPU: against diffusers' float32 pictures, and the promise, with and without reference images.
+// Tests FLUX.2-klein on the GPU: against diffusers' float32 pictures, and the promise, with and without reference
+// images.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 

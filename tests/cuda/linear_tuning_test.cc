@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "ops/cuda/attention_blocks.h"
+#include "ops/cuda/launch.h"
 
 namespace nostos::cuda {
 namespace {

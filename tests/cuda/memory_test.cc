@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "parallel/self_communicator.h"
 
 namespace nostos::test {
 namespace {

@@ -5,9 +5,9 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "device/buffer.h"
 #include "device/context.h"
 #include "device/graph.h"
-#include "device/pinned_buffer.h"
 
 namespace nostos {
 namespace {

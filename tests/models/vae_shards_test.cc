@@ -29,9 +29,10 @@ struct Vae {
   bool is_flux2 = false;
 
   autoencoder_kl::Autoencoder load(Context& ctx, DType dtype) const {
-    const auto config = (is_flux2 ? autoencoder_kl::load_flux2_config : autoencoder_kl::load_config)(folder / "config.json");
-    WeightBuilder builder(
-        ctx, std::make_shared<StoreSource>(WeightStore::open(folder), "", StoreSource::Mode::load), dtype);
+    const auto config =
+        (is_flux2 ? autoencoder_kl::load_flux2_config : autoencoder_kl::load_config)(folder / "config.json");
+    WeightBuilder builder(ctx, std::make_shared<StoreSource>(WeightStore::open(folder), "", StoreSource::Mode::load),
+                          dtype);
     return {config, autoencoder_kl::build_weights(config, true, builder), dtype};
   }
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 
 namespace nostos::nn {

@@ -275,8 +275,9 @@ TEST(SequenceParallel, OneRankHoldsAllTokens) {
                                  kHeadDim);
   EXPECT_EQ(picture.image_tokens(), 63);
   EXPECT_EQ(picture.image().rows(), 64);
-  EXPECT_EQ(picture.with_caption(7).rows(), 71);
-  EXPECT_FALSE(picture.with_caption(7).is_sharded());
+  const ShardedSequence sequence = picture.sequence(with_caption(7).segments);
+  EXPECT_EQ(sequence.rows(), 71);
+  EXPECT_FALSE(sequence.is_sharded());
   expect_round_trip(picture, counted_tokens(grid));
 }
 

@@ -6,7 +6,7 @@
 #include <array>
 
 #include "base/error.h"
-#include "ops/copy_rows.h"
+#include "ops/elementwise.h"
 #include "ops/support.h"
 
 namespace nostos {

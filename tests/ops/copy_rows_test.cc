@@ -1,5 +1,5 @@
 // Tests the copy of scattered rows.
-#include "ops/copy_rows.h"
+#include "ops/elementwise.h"
 
 #include <gtest/gtest.h>
 

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "parallel/exchange_cases.h"
+#include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 
 namespace nostos {

@@ -17,6 +17,7 @@
 #include "parallel/exchange_cases.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/peer_memory.h"
+#include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "tensor/tensor.h"
 #include "tensor/transfer.h"

@@ -60,8 +60,8 @@ TEST_P(RanksMatrix, EveryNumberOfRanksWritesTheSamePng) {
 }
 
 std::vector<Case> cases() {
-  constexpr int64_t kSizes[][2] = {{720, 720}, {720, 1280}, {1280, 720}, {1024, 1024},
-                                   {208, 336}, {1040, 1040}, {16, 1024}, {16, 16}};
+  constexpr int64_t kSizes[][2] = {{720, 720}, {720, 1280},  {1280, 720}, {1024, 1024},
+                                   {208, 336}, {1040, 1040}, {16, 1024},  {16, 16}};
   std::vector<Case> made;
   for (const auto& [width, height] : kSizes) {
     for (const Precision precision : {Precision::f32, Precision::bf16}) {

@@ -20,8 +20,8 @@ struct Drawings {
   const char* name;
   std::filesystem::path folder;
   int64_t latent_channels, pixels_per_latent;
-  bool has_cap = false;    ///< whether the family has cfg_normalization
-  int64_t references = 0;  ///< reference images of each drawing
+  bool has_cap = false;                ///< whether the family has cfg_normalization
+  int64_t references = 0;              ///< reference images of each drawing
   std::optional<int64_t> padded_to{};  ///< max_sequence_length, where every prompt is padded to it: few, to save time
 
   /// \return the request without what the family has not, and with references.

@@ -14,6 +14,7 @@
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
 #include "apps/cli/standard_streams.h"
+#include "base/elapsed.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -58,8 +59,8 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
                                    "model folder or Hugging Face name; without it the embedded model");
   command
       .add_option("--synthetic", flags.synthetic,
-                  "random weights made in memory for the configs of this folder, or of one of these names: z-image-turbo, flux2-klein-4b, "
-                  "flux2-klein-9b")
+                  "random weights made in memory for the configs of this folder, or of one of these names: "
+                  "z-image-turbo, flux2-klein-4b, flux2-klein-9b")
       ->excludes(model);
   command.add_option("--prompt", flags.prompt, "what to draw");
   number("--height", flags.height, "pixels");
@@ -185,7 +186,9 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
 ReferenceImage grey_image(const GenerationRequest& request, const ModelLimits& limits) {
   const ImageSize size{request.height.value_or(limits.default_height), request.width.value_or(limits.default_width)};
   const std::vector<uint8_t> rgb(static_cast<size_t>(size.height * size.width * 3), 128);
-  return {.file = "grey", .sha256 = {}, .size = size,
+  return {.file = "grey",
+          .sha256 = {},
+          .size = size,
           .image = std::make_shared<const Image>(Image{size.height, size.width, rgb})};
 }
 
@@ -229,9 +232,9 @@ void bench(const BenchFlags& flags, const Processes& processes) {
     rest(flags.pause_s, interrupted);
     const auto start = std::chrono::steady_clock::now();
     drawn = engine.generate(request, progress);
-    const std::chrono::duration<double, std::milli> total = std::chrono::steady_clock::now() - start;
-    if (run == 0) timings.first_ms = total.count();
-    if (run >= warmup) add_run(timings, drawn.report, total.count());
+    const double total_ms = ms_since(start);
+    if (run == 0) timings.first_ms = total_ms;
+    if (run >= warmup) add_run(timings, drawn.report, total_ms);
   }
   display.clear();
   double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));

@@ -4,7 +4,6 @@
 #include <toml++/toml.h>
 #include <CLI/CLI.hpp>
 
-#include <string>
 #include <vector>
 
 #include "base/error.h"

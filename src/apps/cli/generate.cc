@@ -21,7 +21,7 @@
 #include "io/file.h"
 #include "io/json_text.h"
 #include "io/safetensors.h"
-#include "pipeline/model_shape.h"
+#include "pipeline/engine.h"
 #include "pipeline/record.h"
 #include "pipeline/request_warnings.h"
 

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -16,7 +15,7 @@
 #include "io/file.h"
 #include "io/json_text.h"
 #include "parallel/shard_plan.h"
-#include "pipeline/model_shape.h"
+#include "pipeline/engine.h"
 
 namespace nostos::cli {
 namespace {
@@ -28,7 +27,7 @@ using parallel::ShardPlan;
 using parallel::Share;
 using Path = std::filesystem::path;
 
-constexpr int64_t kMaxRanks = 512;
+constexpr int64_t kMostPlannedRanks = 512;
 
 struct PlanFlags {
   CommonFlags common;
@@ -213,7 +212,7 @@ void add_plan_command(CLI::App& app) {
   add_number(*command, "--height", flags->height, "pixels; the model's default");
   add_number(*command, "--width", flags->width, "pixels; the model's default");
   command->add_option("--sp-degree", flags->sp_degree, "ranks that share the picture (1)")
-      ->transform(whole_number(int64_t{1}, kMaxRanks));
+      ->transform(whole_number(int64_t{1}, kMostPlannedRanks));
   command->add_option("--sp-plan", flags->sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
   command->add_option("--model-path", flags->model_path,
                       "model folder, of which configs are enough, or Hugging Face name; without it the embedded model");

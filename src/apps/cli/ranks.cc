@@ -14,19 +14,6 @@
 #include "parallel/peer_watch.h"
 
 namespace nostos::cli {
-namespace {
-
-/// \return what each process gives, in rank order.
-template <class T>
-std::vector<T> of_all(Communicator& communicator, const T& own) {
-  std::vector<T> all(static_cast<size_t>(communicator.world()));
-  std::vector<Part> parts;
-  for (size_t rank = 0; rank < all.size(); ++rank) parts.push_back({rank * sizeof own, sizeof own});
-  communicator.all_gather(host_bytes(std::span<const T>(&own, 1)), host_bytes(std::span(all)), parts).wait();
-  return all;
-}
-
-}  // namespace
 
 std::string Processes::from_root(const std::function<std::string()>& make) const {
   if (communicator_ == nullptr) return make();
@@ -43,7 +30,7 @@ Processes::Place Processes::place_on_host() const {
   if (communicator_ == nullptr) return {};
   const ProcessIdentity own = this_process();
   Place place{0, 0};
-  const std::vector<ProcessIdentity> all = of_all(*communicator_, own);
+  const std::vector<ProcessIdentity> all = communicator_->gather(own);
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].host != own.host) continue;
     ++place.world;
@@ -62,7 +49,7 @@ bool Processes::all_have(bool own) const {
 int Processes::threads(int64_t asked) const {
   const std::vector<CpuQuota> quotas = cpu_quotas();
   const CpuReport own = this_process_cpus(quotas);
-  const std::vector<CpuReport> all = communicator_ == nullptr ? std::vector{own} : of_all(*communicator_, own);
+  const std::vector<CpuReport> all = communicator_ == nullptr ? std::vector{own} : communicator_->gather(own);
   if (asked > 0) return static_cast<int>(asked);
   const CpuShare share = share_of_cpus(all, communicator_ == nullptr ? 0 : static_cast<size_t>(communicator_->rank()));
   if (share.quota) {

@@ -22,12 +22,9 @@ BodyFile::BodyFile(const std::filesystem::path& path) : descriptor_(::open(path.
           path.string(), reason(errno));
   struct stat status {};
   const bool is_file = ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
-  if (!is_file) ::close(descriptor_);
   require(is_file, ErrorKind::invalid_input, "cannot read '{}': it is no file", path.string());
   size_ = static_cast<uint64_t>(status.st_size);
 }
-
-BodyFile::~BodyFile() { ::close(descriptor_); }
 
 size_t BodyFile::read(uint64_t first, std::span<char> into) const {
   size_t done = 0;

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <span>
 
+#include "io/file.h"
+
 namespace nostos::server {
 
 /// A file that is open for reading. One that is removed meanwhile can still be read. Any thread.
@@ -13,9 +15,6 @@ class BodyFile {
  public:
   /// \throws Error invalid_input naming the file if it is missing or no file, internal if it cannot be opened
   explicit BodyFile(const std::filesystem::path& path);
-  ~BodyFile();
-  BodyFile(const BodyFile&) = delete;
-  BodyFile& operator=(const BodyFile&) = delete;
 
   /// \return its bytes when it was opened.
   uint64_t size() const { return size_; }
@@ -23,7 +22,7 @@ class BodyFile {
   size_t read(uint64_t first, std::span<char> into) const;
 
  private:
-  int descriptor_;
+  Descriptor descriptor_;
   uint64_t size_ = 0;
 };
 

@@ -34,13 +34,9 @@ DiskReserve::DiskReserve(const std::filesystem::path& folder)
       size_(reserve_size(folder)),
       descriptor_(::open((folder / "reserve").c_str(), O_RDWR | O_CLOEXEC)) {}
 
-DiskReserve::~DiskReserve() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
 std::string DiskReserve::take(uint64_t beyond) {
   const auto reason = [](int error) { return std::generic_category().message(error); };
-  if (descriptor_ < 0) descriptor_ = ::open((folder_ / "reserve").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (descriptor_ < 0) descriptor_.reset(::open((folder_ / "reserve").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (descriptor_ < 0) return reason(errno);
   // What an allocation that failed leaves half done must not stay.
   const auto allocate = [&](uint64_t bytes, uint64_t otherwise) {

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <string>
 
+#include "io/file.h"
+
 namespace nostos::server {
 
 /// One thread at a time, but for size() and free_bytes().
@@ -12,9 +14,6 @@ class DiskReserve {
  public:
   /// Takes over what an earlier process reserved in `folder`, and reserves nothing more by itself.
   explicit DiskReserve(const std::filesystem::path& folder);
-  ~DiskReserve();
-  DiskReserve(const DiskReserve&) = delete;
-  DiskReserve& operator=(const DiskReserve&) = delete;
 
   /// \return bytes that the reserve has once taken: 8 MiB, or an eighth of a smaller file system.
   uint64_t size() const { return size_; }
@@ -29,7 +28,7 @@ class DiskReserve {
  private:
   std::filesystem::path folder_;
   uint64_t size_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 }  // namespace nostos::server

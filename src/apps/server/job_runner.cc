@@ -60,9 +60,9 @@ class References {
 };
 
 /// \return how many pictures may join one that is drawn: none one that the engine refuses, which drawing it will say.
-int64_t room_beside(const GenerationRequest& request, const Drawing& drawing) {
+int64_t room_beside(const GenerationRequest& request, const EngineCalls& engine) {
   try {
-    return drawing.pictures_at_once(request) - request.num_outputs;
+    return engine.pictures_at_once(request) - request.num_outputs;
   } catch (const Error&) {
     return 0;
   }
@@ -74,12 +74,12 @@ JobRunner::JobRunner(JobStore& store, Metrics& metrics, JobBoard& board,
                      std::function<void(const std::string& id)> cancel)
     : store_(store), metrics_(metrics), board_(board), cancel_(std::move(cancel)) {}
 
-void JobRunner::run(const Drawing& drawing) {
+void JobRunner::run(const EngineCalls& engine) {
   try {
     for (;;) {
-      std::vector<Turn> turns = take_turns(drawing);
+      std::vector<Turn> turns = take_turns(engine);
       if (turns.empty()) return;
-      draw_together(turns, drawing);
+      draw_together(turns, engine);
     }
   } catch (...) {
     board_.abandon_turns();  // stop() waits for them
@@ -87,11 +87,11 @@ void JobRunner::run(const Drawing& drawing) {
   }
 }
 
-std::vector<JobRunner::Turn> JobRunner::take_turns(const Drawing& drawing) {
+std::vector<JobRunner::Turn> JobRunner::take_turns(const EngineCalls& engine) {
   std::optional<int64_t> room;
   const auto joins = [&](const GenerationRequest& first, const GenerationRequest& other) {
-    if (!room) room = room_beside(first, drawing);
-    if (other.num_outputs > *room || !drawing.takes_together(first, other)) return false;
+    if (!room) room = room_beside(first, engine);
+    if (other.num_outputs > *room || !engine.takes_together(first, other)) return false;
     *room -= other.num_outputs;
     return true;
   };
@@ -187,7 +187,7 @@ void JobRunner::begin(Turn& turn) {
   metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
 }
 
-void JobRunner::draw_together(std::span<Turn> turns, const Drawing& drawing) {
+void JobRunner::draw_together(std::span<Turn> turns, const EngineCalls& engine) {
   std::vector<GenerationRequest> requests;
   std::vector<Progress> progress;
   std::vector<Turn*> drawn;
@@ -205,7 +205,7 @@ void JobRunner::draw_together(std::span<Turn> turns, const Drawing& drawing) {
   std::exception_ptr failure;
   const auto asked = steady_clock::now();
   try {
-    if (!drawn.empty()) made = drawing.draw(requests, progress);
+    if (!drawn.empty()) made = engine.draw(requests, progress);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -221,7 +221,7 @@ void JobRunner::draw_together(std::span<Turn> turns, const Drawing& drawing) {
     for (Turn* turn : drawn) {
       turn->status = JobStatus::running;
       turn->error.clear();
-      draw_together({turn, 1}, drawing);
+      draw_together({turn, 1}, engine);
     }
   }
   const auto leave_if = [&](Turn& turn, bool goes_back) {

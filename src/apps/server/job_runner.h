@@ -17,7 +17,7 @@
 namespace nostos::server {
 
 /// What the server wants of an engine.
-struct Drawing {
+struct EngineCalls {
   /// Draws requests of one size and number of steps together. \return as Engine::generate()
   std::function<std::vector<Generation>(std::span<const GenerationRequest> requests,
                                         std::span<const Progress> progress)>
@@ -40,7 +40,7 @@ class JobRunner {
   /// Draws jobs until the board is closed. A job that the store has no space for returns to its place in the queue, and
   /// nothing more is drawn until there is some; one whose client waits fails. \throws nothing: a failing job fails
   /// alone; but for what ends_process(), after which nothing can be drawn, and for a store that is damaged.
-  void run(const Drawing& drawing);
+  void run(const EngineCalls& engine);
 
  private:
   /// A job while it is drawn.
@@ -54,10 +54,10 @@ class JobRunner {
   };
 
   /// \return the job whose turn it is, and waiting ones that are worth drawing with it.
-  std::vector<Turn> take_turns(const Drawing& drawing);
+  std::vector<Turn> take_turns(const EngineCalls& engine);
   /// Says in the store that a turn's job runs, and gets what is stored of it.
   void begin(Turn& turn);
-  void draw_together(std::span<Turn> turns, const Drawing& drawing);
+  void draw_together(std::span<Turn> turns, const EngineCalls& engine);
   /// Keeps what was made for each of `drawn`. \param failure what drawing threw, or null \return whether that ends the
   /// process
   bool finish_all(std::span<Turn* const> drawn, const std::vector<Generation>& made, const std::exception_ptr& failure,

@@ -54,7 +54,7 @@ class JobService {
   void unwatch_all() { board_.unwatch_all(); }
 
   /// Draws jobs until stop(). \throws what JobRunner::run() does
-  void run(const Drawing& drawing) { runner_.run(drawing); }
+  void run(const EngineCalls& engine) { runner_.run(engine); }
 
   /// Admits no more and begins no more; those whose client waits in line are cancelled, the others stay on disk.
   /// The job being drawn has `grace` to end, then returns to the queue.

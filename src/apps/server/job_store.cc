@@ -114,12 +114,9 @@ std::filesystem::path made(const std::filesystem::path& folder) {
 FolderLock::FolderLock(const std::filesystem::path& folder)
     : descriptor_(::open((folder / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
   require(descriptor_ >= 0, ErrorKind::invalid_input, "--data-dir {}: files cannot be made there", folder.string());
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-  ::close(descriptor_);
-  fail(ErrorKind::invalid_input, "--data-dir {}: another server uses it; give each its own", folder.string());
+  require(::flock(descriptor_, LOCK_EX | LOCK_NB) == 0, ErrorKind::invalid_input,
+          "--data-dir {}: another server uses it; give each its own", folder.string());
 }
-
-FolderLock::~FolderLock() { ::close(descriptor_); }
 
 JobStore::JobStore(const std::filesystem::path& folder, const StorageLimits& limits)
     : folder_(made(folder)),

@@ -29,12 +29,9 @@ class FolderLock {
  public:
   /// \throws Error invalid_input if another process has it, or no file can be made there
   explicit FolderLock(const std::filesystem::path& folder);
-  ~FolderLock();
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
 
  private:
-  int descriptor_;
+  Descriptor descriptor_;
 };
 
 /// Every change survives the process when the call returns. It survives the machine, too, where a client was promised

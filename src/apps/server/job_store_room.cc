@@ -1,5 +1,4 @@
 // Implements what the job store does about the room that it takes: files of pictures, limits, and a full disk.
-#include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
 

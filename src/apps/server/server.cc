@@ -133,11 +133,11 @@ Server::~Server() {
   impl_->jobs.unwatch_all();
 }
 
-void Server::run(LoadedModel model, const Drawing& drawing) {
+void Server::run(LoadedModel model, const EngineCalls& engine) {
   const std::string name = model.name;
   impl_->state.set_model(std::move(model));
   log_json(LogLevel::info, "ready", {{"model", name}, {"waiting", impl_->jobs.waiting()}});
-  impl_->jobs.run(drawing);
+  impl_->jobs.run(engine);
   // Event streams of jobs that stay on disk have nothing more to say: their clients come again.
   impl_->signal_thread.join();
   impl_->http.stop(kAnswerPatience);

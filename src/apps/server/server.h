@@ -43,7 +43,7 @@ class Server {
   ~Server();
 
   /// Draws on the calling thread until SIGINT or SIGTERM, then ends in good order. A second signal ends at once.
-  void run(LoadedModel model, const Drawing& drawing);
+  void run(LoadedModel model, const EngineCalls& engine);
 
  private:
   struct Impl;

@@ -17,8 +17,7 @@ DeviceProperties read_properties(int index) {
           index, count);
   cudaDeviceProp found;
   check_cuda(cudaGetDeviceProperties(&found, index), "cannot read the GPU's properties");
-  DeviceProperties made{found.name, 10 * found.major + found.minor, found.multiProcessorCount,
-                        static_cast<size_t>(found.l2CacheSize), found.totalGlobalMem};
+  DeviceProperties made{found.name, 10 * found.major + found.minor, found.multiProcessorCount, found.totalGlobalMem};
   require(made.compute_capability >= kOldestComputeCapability, ErrorKind::device,
           "GPU {} ({}) has compute capability {}.{}; the CUDA backend needs {}.{} (Ampere) or newer", index, made.name,
           found.major, found.minor, kOldestComputeCapability / 10, kOldestComputeCapability % 10);

@@ -17,7 +17,6 @@ struct DeviceProperties {
   std::string name;
   int compute_capability = 0;  ///< 10 * major + minor, e.g. 90
   int multiprocessors = 0;
-  size_t l2_bytes = 0;
   size_t total_bytes = 0;
 };
 

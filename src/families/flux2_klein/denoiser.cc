@@ -50,8 +50,7 @@ void TransformerDenoiser::take_scratch(Arena& arena, std::span<const DenoisePass
 
 void TransformerDenoiser::take_embeddings(Context& ctx, std::span<const ConstView> embeddings, bool with_positions) {
   if (with_positions)
-    for (const flux2::Layout& layout : layouts_)
-      model_.transformer().fill_positions(ctx, share_, references_, layout);
+    for (const flux2::Layout& layout : layouts_) model_.transformer().fill_positions(ctx, share_, references_, layout);
   for (size_t i = 0; i < texts_.size(); ++i) {
     if (!texts_[i].rows) continue;
     const parallel::Range own = share_.beside_rows(embeddings[i].shape()[0]);

@@ -1,5 +1,5 @@
-// Owns the memory of a FLUX.2-klein step, and which rows of texts and references are this rank's. Model::take_denoiser()
-// makes one for each batch.
+// Owns the memory of a FLUX.2-klein step, and which rows of texts and references are this rank's.
+// Model::take_denoiser() makes one for each batch.
 #pragma once
 
 #include <span>
@@ -38,7 +38,7 @@ class TransformerDenoiser final : public Denoiser {
   const nn::SequenceParallel& share_;
   bool passes_apart_;
   std::vector<parallel::Grid> references_;
-  int64_t reference_tokens_ = 0;       // of all ranks
+  int64_t reference_tokens_ = 0;        // of all ranks
   std::vector<flux2::Layout> layouts_;  // one for each length of prompts
   std::vector<Text> texts_;             // of each embedding
   View reference_rows_;                 // f32 [this rank's rows, hidden]; null without references

@@ -76,10 +76,11 @@ Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
           "{}: the transformer takes texts of width {} (joint_attention_dim), the text encoder gives 3 * {} "
           "(hidden_size)",
           folder.string(), transformer_config_.text_width, encoder_config_.hidden);
-  require(transformer_config_.in_channels == vae_config_.packed_channels(), ErrorKind::model,
-          "{}: the transformer takes {} channels (in_channels), the VAE gives {} * {} * {} (latent_channels, patch_size)",
-          folder.string(), transformer_config_.in_channels, vae_config_.latent_channels, vae_config_.patch,
-          vae_config_.patch);
+  require(
+      transformer_config_.in_channels == vae_config_.packed_channels(), ErrorKind::model,
+      "{}: the transformer takes {} channels (in_channels), the VAE gives {} * {} * {} (latent_channels, patch_size)",
+      folder.string(), transformer_config_.in_channels, vae_config_.latent_channels, vae_config_.patch,
+      vae_config_.patch);
   shape_ = shape_of(folder, transformer_config_, vae_config_);
   if (!options.synthetic || std::filesystem::exists(folder / "tokenizer")) {
     tokenizer_ = Tokenizer::load(folder / "tokenizer");

@@ -1,5 +1,5 @@
-// Owns a FLUX.2-klein model: its configs, its tokenizer, and its three parts (Qwen3 text encoder, transformer, VAE). Its
-// networks are in models/flux2, models/qwen3 and models/autoencoder_kl.
+// Owns a FLUX.2-klein model: its configs, its tokenizer, and its three parts (Qwen3 text encoder, transformer, VAE).
+// Its networks are in models/flux2, models/qwen3 and models/autoencoder_kl.
 #pragma once
 
 #include <array>

@@ -16,7 +16,8 @@ void TextEncoding::take_scratch(Arena& arena) {
 void TextEncoding::take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids) {
   std::vector<std::vector<int32_t>> padded;
   for (size_t i = 0; i < ids.size(); ++i) {
-    padded.emplace_back(ids[i].begin(), ids[i].end()).resize(static_cast<size_t>(prompts_[i].all()), model_.pad_token());
+    padded.emplace_back(ids[i].begin(), ids[i].end())
+        .resize(static_cast<size_t>(prompts_[i].all()), model_.pad_token());
   }
   const std::vector<std::span<const int32_t>> rows(padded.begin(), padded.end());
   model_.encoder().take_ids(ctx, rows, encoder_);

@@ -8,8 +8,7 @@ using autoencoder_kl::Autoencoder;
 VaeDecoder::VaeDecoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t height, int64_t width)
     : vae_(vae),
       shards_(shards.refined(vae.config().patch)),
-      scratch_(
-          vae.take_decode_scratch(arena, shards_, height * vae.config().patch, width * vae.config().patch)) {}
+      scratch_(vae.take_decode_scratch(arena, shards_, height * vae.config().patch, width * vae.config().patch)) {}
 
 void VaeDecoder::decode(Context& ctx, ConstView latents, View image) const {
   vae_.decode(ctx, shards_, latents, scratch_, image);

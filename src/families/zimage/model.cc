@@ -2,7 +2,6 @@
 #include "families/zimage/model.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "base/error.h"

@@ -12,8 +12,25 @@ namespace nostos::autoencoder_kl {
 
 namespace {
 
-Config read_config(const std::filesystem::path& file, bool is_flux2) {
+/// \throws Error model unless every level of `field` has channels that the norms' groups divide.
+void check_levels(const std::filesystem::path& file, const Config& config, std::string_view field,
+                  const std::vector<int64_t>& levels) {
   constexpr size_t kMaxLevels = 8;
+  const auto bad = [&](std::string_view name, const std::string& what) {
+    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), name, what);
+  };
+  if (levels.empty() || levels.size() > kMaxLevels)
+    bad(field, fmt::format("has {} levels, nostos draws with 1 to {}", levels.size(), kMaxLevels));
+  if (levels.size() != config.block_channels.size()) bad(field, "has other levels than block_out_channels");
+  for (const int64_t channels : levels) {
+    if (channels % config.norm_groups != 0) {
+      bad("norm_num_groups",
+          fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
+    }
+  }
+}
+
+Config read_config(const std::filesystem::path& file, bool is_flux2) {
   const JsonConfig json = JsonConfig::load(file);
   json.check_class(std::array<std::string_view, 1>{is_flux2 ? "AutoencoderKLFlux2" : "AutoencoderKL"});
   json.require_unquantised();
@@ -36,26 +53,16 @@ Config read_config(const std::filesystem::path& file, bool is_flux2) {
   config.post_quant_conv = json.boolean_or("use_post_quant_conv", true);
   if (is_flux2) {
     const std::vector<int64_t> patch = json.integers_or("patch_size", {2, 2}, 1, 64);
-    if (patch.size() != 2 || patch[0] != patch[1] || patch[0] < 2) bad("patch_size", "must be two equal numbers from 2");
+    if (patch.size() != 2 || patch[0] != patch[1] || patch[0] < 2)
+      bad("patch_size", "must be two equal numbers from 2");
     config.patch = patch[0];
     config.batch_norm_eps = static_cast<float>(json.number_or("batch_norm_eps", 1e-4, 0, 1));
   }
   config.scaling_factor = static_cast<float>(json.number_or("scaling_factor", 0.18215, 1e-9, 1e9));
   config.shift_factor = static_cast<float>(json.number_or("shift_factor", 0, -1e9, 1e9));
 
-  const auto check_levels = [&](std::string_view field, const std::vector<int64_t>& levels) {
-    if (levels.empty() || levels.size() > kMaxLevels)
-      bad(field, fmt::format("has {} levels, nostos draws with 1 to {}", levels.size(), kMaxLevels));
-    if (levels.size() != config.block_channels.size()) bad(field, "has other levels than block_out_channels");
-    for (const int64_t channels : levels) {
-      if (channels % config.norm_groups != 0) {
-        bad("norm_num_groups",
-            fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
-      }
-    }
-  };
-  check_levels("block_out_channels", config.block_channels);
-  check_levels("decoder_block_out_channels", config.channels_of_decoder());
+  check_levels(file, config, "block_out_channels", config.block_channels);
+  check_levels(file, config, "decoder_block_out_channels", config.channels_of_decoder());
   const std::string activation = json.string_or("act_fn", "silu");
   if (activation != "silu" && activation != "swish") bad("act_fn", "is not \"silu\", also called \"swish\"");
   const auto check_types = [&](std::string_view field, std::string_view type) {

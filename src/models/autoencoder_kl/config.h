@@ -20,8 +20,8 @@ struct Config {
   bool post_quant_conv = false;
   float scaling_factor = 0.3611f;
   float shift_factor = 0.1159f;
-  /// Elements along one side of a packed latent, in which AutoencoderKLFlux2 normalises by batch statistics in the place
-  /// of scale and shift; 1: latents are not packed.
+  /// Elements along one side of a packed latent, in which AutoencoderKLFlux2 normalises by batch statistics in the
+  /// place of scale and shift; 1: latents are not packed.
   int64_t patch = 1;
   float batch_norm_eps = 0;
 

@@ -40,7 +40,8 @@ Config load_config(const std::filesystem::path& file) {
   config.axes_dims = json.integers_or("axes_dims_rope", {32, 32, 32, 32}, 2, 4096);
 
   if (json.integer_or("patch_size", 1, 1, 64) != 1) bad("patch_size", "is not 1: nostos draws FLUX.2 token by token");
-  if (!json.is_null("out_channels") && json.integer_or("out_channels", config.in_channels, 1, 65536) != config.in_channels)
+  if (!json.is_null("out_channels") &&
+      json.integer_or("out_channels", config.in_channels, 1, 65536) != config.in_channels)
     bad("out_channels", "is not null or in_channels");
   if (json.boolean_or("guidance_embeds", true))
     bad("guidance_embeds", "is true: nostos draws with FLUX.2-klein, which takes no guidance as an input");

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "nn/timestep_embedding.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 

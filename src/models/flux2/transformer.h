@@ -15,7 +15,6 @@
 #include "nn/probe.h"
 #include "nn/rope.h"
 #include "nn/sequence_parallel.h"
-#include "parallel/shard_plan.h"
 #include "tensor/tensor.h"
 
 namespace nostos::flux2 {
@@ -54,7 +53,7 @@ struct Modulation {
 
 /// One sequence of a forward pass.
 struct Pass {
-  ConstView tokens;     ///< f32 [this rank's image tokens, in_channels]: the noisy latents
+  ConstView tokens;  ///< f32 [this rank's image tokens, in_channels]: the noisy latents
   const Layout* layout = nullptr;
   ConstView text;        ///< f32 [this rank's text rows, hidden], of embed_text()
   ConstView references;  ///< f32 [this rank's reference rows, hidden], of embed_tokens()

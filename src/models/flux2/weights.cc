@@ -24,8 +24,9 @@ DoubleBlockWeights build_double(const Config& c, WeightBuilder& b, const std::st
       b.stacked({attention + "to_q.weight", attention + "to_k.weight", attention + "to_v.weight"}, {d, d, d}, d);
   image.out = b.linear(attention + "to_out.0", d, d, false, b.dtype());
   nn::AttentionWeights& text = w.attention[kText];
-  text.qkv = b.stacked(
-      {attention + "add_q_proj.weight", attention + "add_k_proj.weight", attention + "add_v_proj.weight"}, {d, d, d}, d);
+  text.qkv =
+      b.stacked({attention + "add_q_proj.weight", attention + "add_k_proj.weight", attention + "add_v_proj.weight"},
+                {d, d, d}, d);
   text.out = b.linear(attention + "to_add_out", d, d, false, b.dtype());
   w.feed_forward[kImage] = build_feed_forward(c, b, name + ".ff");
   w.feed_forward[kText] = build_feed_forward(c, b, name + ".ff_context");

@@ -25,8 +25,8 @@ struct DoubleBlockWeights {
   std::array<nn::FeedForwardWeights, kStreams> feed_forward;
 };
 
-/// A block whose rows share their weights, and whose attention and feed-forward layer read the same norm. The checkpoint
-/// keeps their first products in one matrix, and their last products in another.
+/// A block whose rows share their weights, and whose attention and feed-forward layer read the same norm. The
+/// checkpoint keeps their first products in one matrix, and their last products in another.
 struct SingleBlockWeights {
   BlockVisit visit;  ///< of the matrices
   nn::AttentionWeights attention;
@@ -35,14 +35,14 @@ struct SingleBlockWeights {
 
 struct Weights {
   // The layers at the edges are small and sensitive: they stay float32.
-  Linear x_embedder;                           ///< [hidden, in_channels]
-  Linear context_embedder;                     ///< [hidden, text width]
-  Linear time_in;                              ///< [hidden, time features]
-  Linear time_out;                             ///< [hidden, hidden]
+  Linear x_embedder;                               ///< [hidden, in_channels]
+  Linear context_embedder;                         ///< [hidden, text width]
+  Linear time_in;                                  ///< [hidden, time features]
+  Linear time_out;                                 ///< [hidden, hidden]
   std::array<Linear, kStreams> double_modulation;  ///< [6 * hidden, hidden], of all double blocks
-  Linear single_modulation;                    ///< [3 * hidden, hidden], of all single blocks
-  Linear final_modulation;                     ///< [2 * hidden, hidden]
-  Linear final_linear;                         ///< [in_channels, hidden]
+  Linear single_modulation;                        ///< [3 * hidden, hidden], of all single blocks
+  Linear final_modulation;                         ///< [2 * hidden, hidden]
+  Linear final_linear;                             ///< [in_channels, hidden]
   std::vector<DoubleBlockWeights> double_blocks;
   std::vector<SingleBlockWeights> single_blocks;
   WeightStorage storage;

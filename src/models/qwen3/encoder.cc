@@ -1,13 +1,10 @@
 // Implements the Qwen3 text encoder. Source: transformers modeling_qwen3.py.
 #include "models/qwen3/encoder.h"
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "nn/rope.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 #include "tensor/transfer.h"

@@ -44,7 +44,8 @@ class Encoder {
   const Weights& weights() const { return weights_; }
 
   /// Puts the token ids of prompts, one after the other, into scratch.ids.
-  /// \param ids of each prompt's rows, pads included, at least one. \throws Error model for an id outside the vocabulary
+  /// \param ids of each prompt's rows, pads included, at least one. \throws Error model for an id outside the
+  /// vocabulary
   void take_ids(Context& ctx, std::span<const std::span<const int32_t>> ids, const Scratch& scratch) const;
 
   /// The outputs of the feature layers, before the final norm. The encoder is causal, so that pads change no token's

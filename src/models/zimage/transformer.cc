@@ -1,17 +1,14 @@
 // Implements the Z-Image transformer. Source: Z-Image (arXiv 2511.22699); diffusers transformer_z_image.py @58eb52c0.
 #include "models/zimage/transformer.h"
 
-#include <algorithm>
+#include <array>
 #include <functional>
 #include <numeric>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "nn/timestep_embedding.h"
-#include "ops/copy_rows.h"
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 
@@ -92,7 +89,8 @@ BlockModulation step_modulation(const Config& config, const Modulation& modulati
 
 Conditioning Conditioning::take(Arena& arena, const Config& config, const nn::SequenceParallel& picture,
                                 int64_t padded_caption) {
-  nn::ShardedSequence sequence = picture.with_caption(padded_caption);
+  nn::ShardedSequence sequence =
+      picture.sequence(std::array{nn::Segment{.is_image = true}, nn::Segment{.rows = padded_caption}});
   const int64_t rows = sequence.rows(), caption_rows = rows - picture.image().rows();
   return {std::move(sequence), padded_caption, nostos::take(arena, DType::f32, {caption_rows, config.hidden}),
           nn::RopeTable::take(arena, rows, config.head_dim())};

@@ -10,8 +10,8 @@
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
-#include "ops/cpu/typed.h"
 #include "ops/device_op.h"
+#include "ops/typed.h"
 
 namespace nostos::ops {
 
@@ -27,7 +27,7 @@ void run(OnCpu<split_heads_rope>, Context& ctx, ConstView qkv, const RotaryHeads
   const float* s = optional_data<float>(rotary.sin);
   const float* q_weight = optional_data<float>(rotary.q_norm);
   const float* k_weight = optional_data<float>(rotary.k_norm);
-  with_output(groups[0].first(), [&]<class Out>(Out*) {
+  with_elements(groups[0].first(), [&]<class Out>(Out*) {
     const OutputKernels<Out>& kernels = row_kernels().of<Out>();
     parallel_ranges(ctx, tokens, row_grain(all_heads * head_dim), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {

@@ -4,11 +4,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/copy_rows.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
-#include "ops/cpu/typed.h"
 #include "ops/device_op.h"
+#include "ops/typed.h"
 
 namespace nostos::ops {
 
@@ -29,7 +28,7 @@ size_t bytes_of_row(ConstView view) {
 void run(OnCpu<silu_mul>, Context& ctx, ConstView gate_up, View out) {
   const int64_t rows = out.shape()[0], n = out.shape()[1];
   const float* in = gate_up.data<float>();
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         row_kernels().of<Out>().silu_mul(in + 2 * r * n, in + (2 * r + 1) * n, n, to + r * n);
@@ -40,7 +39,7 @@ void run(OnCpu<silu_mul>, Context& ctx, ConstView gate_up, View out) {
 
 void run(OnCpu<silu>, Context& ctx, ConstView x, View out) {
   const float* in = x.data<float>();
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, x.elements(), kGrain, [&](int64_t begin, int64_t end) {
       row_kernels().of<Out>().silu(in + begin, end - begin, to + begin);
     });

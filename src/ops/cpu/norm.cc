@@ -4,9 +4,9 @@
 
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
-#include "ops/cpu/typed.h"
 #include "ops/device_op.h"
 #include "ops/norm.h"
+#include "ops/typed.h"
 
 namespace nostos::ops {
 
@@ -17,7 +17,7 @@ void run(OnCpu<rms_norm>, Context& ctx, ConstView x, ConstView weight, ConstView
   const float* in = x.data<float>();
   const float* w = weight.data<float>();
   const float* s = optional_data<float>(scale);
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) row_kernels().of<Out>().rms_norm(in + r * n, w, s, eps, n, to + r * n);
     });
@@ -28,7 +28,7 @@ void run(OnCpu<layer_norm_scaled>, Context& ctx, ConstView x, ConstView scale, f
   const int64_t rows = x.shape()[0], n = x.shape()[1];
   const float* in = x.data<float>();
   const float* s = scale.data<float>();
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) row_kernels().of<Out>().layer_norm(in + r * n, s, eps, n, to + r * n);
     });
@@ -45,7 +45,7 @@ void run(OnCpu<add_gated_rms_norm>, Context& ctx, ConstView projected, const Gat
   float* to = x.data<float>();
   const float* next_weight = optional_data<float>(next.weight);
   const float* next_scale = optional_data<float>(next.scale);
-  with_output(next.out, [&]<class Out>(Out* normed) {
+  with_elements(next.out, [&]<class Out>(Out* normed) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         row_kernels().add_gated_rms_norm(p + r * n, w, g, eps, n, to + r * n);
@@ -60,7 +60,7 @@ void run(OnCpu<adaptive_layer_norm>, Context& ctx, ConstView x, const AdaptiveNo
   const int64_t rows = x.shape()[0], n = x.shape()[1];
   const float* in = x.data<float>();
   const ScaleShift by{norm.scale.data<float>(), norm.shift.data<float>()};
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
         row_kernels().of<Out>().adaptive_norm(in + r * n, by, norm.eps, n, to + r * n);
@@ -75,7 +75,7 @@ void run(OnCpu<add_gated_adaptive_norm>, Context& ctx, ConstView projected, Cons
   const float* g = gate.data<float>();
   const ScaleShift by{optional_data<float>(next.scale), optional_data<float>(next.shift)};
   float* to = x.data<float>();
-  with_output(out, [&]<class Out>(Out* normed) {
+  with_elements(out, [&]<class Out>(Out* normed) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         row_kernels().add_gated(p + r * n, g, n, to + r * n);
@@ -133,7 +133,7 @@ void run(OnCpu<group_norm_apply>, Context& ctx, ConstView x, ConstView sums, int
     }
   }
   const float* in = x.data<float>();
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, height, row_grain(width * channels), [&](int64_t begin, int64_t end) {
       const int64_t at = begin * width * channels;
       row_kernels().of<Out>().affine(in + at, {factor.data(), offset.data(), channels, norm.silu},

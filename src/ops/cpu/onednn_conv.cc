@@ -20,9 +20,6 @@ namespace {
 /// A filter in the layout that oneDNN chose for a typical row.
 struct PackedFilter final : PackedWeight {
   dnnl::memory::desc desc;
-  Buffer storage;
-
-  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
 const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const PackedFilter&>(*w.packed); }

@@ -18,10 +18,7 @@ namespace {
 
 /// A weight in oneDNN's blocked layout, or plain [out, in] where fixed blocks are used.
 struct PackedMatrix final : PackedWeight {
-  Buffer storage;
   bool blocked = false;
-
-  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
 const PackedMatrix& packed_of(const Linear& w) { return static_cast<const PackedMatrix&>(*w.packed); }

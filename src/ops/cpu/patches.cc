@@ -8,8 +8,8 @@
 
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row_kernels.h"
-#include "ops/cpu/typed.h"
 #include "ops/device_op.h"
+#include "ops/typed.h"
 
 namespace nostos::ops {
 
@@ -49,7 +49,7 @@ void run(OnCpu<unpatchify>, Context& ctx, ConstView tokens, int64_t patch, View 
 void run(OnCpu<latents_to_image>, Context& ctx, ConstView latents, float scale, float shift, View image) {
   const int64_t channels = latents.shape()[0], pixels = latents.shape()[1] * latents.shape()[2];
   const float* from = latents.data<float>();
-  with_output(image, [&]<class Out>(Out* to) {
+  with_elements(image, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, pixels, row_grain(channels), [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         for (int64_t c = 0; c < channels; ++c) {
@@ -71,7 +71,7 @@ void run(OnCpu<unpack_latents>, Context& ctx, ConstView packed, int64_t patch, c
   const float* from = packed.data<float>();
   const float* mean = norm.mean.data<float>();
   const float* var = norm.var.data<float>();
-  with_output(image, [&]<class Out>(Out* to) {
+  with_elements(image, [&]<class Out>(Out* to) {
     parallel_ranges(ctx, rows, row_grain(columns * channels), [&](int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y) {
         for (int64_t x = 0; x < columns; ++x) {
@@ -113,7 +113,7 @@ void run(OnCpu<pack_latents>, Context& ctx, ConstView image, int64_t patch, cons
 void run(OnCpu<upsample_nearest_2x>, Context& ctx, ConstView x, View out) {
   const int64_t height = x.shape()[0], width = x.shape()[1], channels = x.shape()[2];
   const float* from = x.data<float>();
-  with_output(out, [&]<class Out>(Out* to) {
+  with_elements(out, [&]<class Out>(Out* to) {
     const size_t pixel_bytes = static_cast<size_t>(channels) * sizeof(Out);
     parallel_ranges(ctx, height, row_grain(4 * width * channels), [&](int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y) {

@@ -1,5 +1,4 @@
 // Implements convolution in plain C++ for builds without oneDNN: float32, channels last.
-#include <cstring>
 
 #include "ops/conv.h"
 #include "ops/cpu/parallel.h"
@@ -9,23 +8,11 @@ namespace nostos::ops {
 
 using namespace cpu;
 
-namespace {
-
-/// The filter as [kernel y, kernel x, out, in], so that the inner sum runs over neighbouring elements.
-struct PackedFilter final : PackedWeight {
-  Buffer storage;
-
-  size_t size_in_bytes() const override { return storage.size_bytes(); }
-};
-
-const PackedFilter& packed_of(const Conv2d& w) { return static_cast<const PackedFilter&>(*w.packed); }
-
-}  // namespace
-
+/// Packs the filter as [kernel y, kernel x, out, in], so that the inner sum runs over neighbouring elements.
 Conv2d run(OnCpu<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) {
   const Shape& shape = filter.shape();
   Conv2d made{shape[1], shape[0], shape[2], filter.dtype(), nullptr, bias};
-  auto packed = std::make_shared<PackedFilter>();
+  auto packed = std::make_shared<PackedWeight>();
   packed->storage = Buffer(ctx.device(), filter.size_in_bytes());
   const float* from = filter.data<float>();
   float* to = reinterpret_cast<float*>(packed->storage.data());
@@ -46,7 +33,7 @@ void run(OnCpu<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const C
   const int64_t height = x.shape()[0], width = x.shape()[1];
   const int64_t out_height = y.shape()[0], out_width = y.shape()[1], kernel = filter.kernel;
   const float* in = x.data<float>();
-  const float* weights = reinterpret_cast<const float*>(packed_of(filter).storage.data());
+  const float* weights = reinterpret_cast<const float*>(filter.packed->storage.data());
   const float* bias = filter.bias.data<float>();
   float* out = y.data<float>();
   parallel_ranges(ctx, out_height * out_width, 1, [&](int64_t begin, int64_t end) {

@@ -13,24 +13,12 @@ namespace ops {
 
 using namespace cpu;
 
-namespace {
-
-/// The weight as it came: [out, in].
-struct PackedMatrix final : PackedWeight {
-  Buffer storage;
-
-  size_t size_in_bytes() const override { return storage.size_bytes(); }
-};
-
-const PackedMatrix& packed_of(const Linear& w) { return static_cast<const PackedMatrix&>(*w.packed); }
-
-}  // namespace
-
 Capabilities run(OnCpu<capabilities>, Device) { return {}; }
 
+/// The weight stays as it came: [out, in].
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
-  auto packed = std::make_shared<PackedMatrix>();
+  auto packed = std::make_shared<PackedWeight>();
   packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
   std::memcpy(packed->storage.data(), weight.bytes(), weight.size_in_bytes());
   made.packed = std::move(packed);
@@ -39,7 +27,7 @@ Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
 
 void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   const float* a = x.data<float>();
-  const float* b = reinterpret_cast<const float*>(packed_of(w).storage.data());
+  const float* b = reinterpret_cast<const float*>(w.packed->storage.data());
   const float* bias = w.bias ? w.bias.data<float>() : nullptr;
   float* c = y.data<float>();
   parallel_ranges(ctx, x.shape()[0] * w.out, 64, [&](int64_t begin, int64_t end) {

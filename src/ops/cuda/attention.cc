@@ -2,7 +2,6 @@
 // fused ones; otherwise by two products a block of queries, or a kernel of its own where it is causal.
 #include "base/error.h"
 #include "base/lru_cache.h"
-#include "ops/cuda/attention_blocks.h"
 #include "ops/cuda/attention_softmax.h"
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/cudnn.h"

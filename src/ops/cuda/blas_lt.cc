@@ -1,7 +1,6 @@
 // Implements the calls of cuBLASLt.
 #include "ops/cuda/blas_lt.h"
 
-#include <memory>
 #include <numeric>
 
 #include "base/error.h"

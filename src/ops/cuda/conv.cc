@@ -2,7 +2,6 @@
 // ones for such, otherwise a direct kernel.
 #include "ops/conv.h"
 
-#include "base/error.h"
 #include "base/rounding.h"
 #include "ops/cuda/conv_kernels.h"
 #include "ops/cuda/cudnn.h"
@@ -18,7 +17,6 @@ namespace {
 
 /// A filter in the layout of the kernel that serves its channels.
 struct DeviceFilter final : PackedWeight {
-  Buffer storage;
   bool fused = false;
   int64_t outs = 0;  ///< output channels with those of zeros that the kernel wants added
   Buffer own_bias;   ///< f32 [outs]: zeros if there are such, or the biases of phases
@@ -27,9 +25,8 @@ struct DeviceFilter final : PackedWeight {
 };
 
 /// Memory for results with channels that are not wanted.
-struct ConvState {
-  explicit ConvState(Context& ctx) : workspace(ctx) {}
-  Workspace workspace;
+struct ConvWorkspace : Workspace {
+  using Workspace::Workspace;
 };
 
 void clear(std::byte* memory, size_t bytes, CUstream_st* stream) {
@@ -123,7 +120,7 @@ void run(OnCuda<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const 
   const FusedConvolution shape = fused_shape(x, filter, packed, options, y.dtype());
   if (packed.outs != filter.out) {
     const size_t bytes = static_cast<size_t>(y.shape()[0] * y.shape()[1] * packed.outs) * sizeof(float);
-    std::byte* sums = ctx.state<ConvState>().workspace.at_least(bytes);
+    std::byte* sums = ctx.state<ConvWorkspace>().at_least(bytes);
     clear(sums, bytes, stream);
     ctx.state<Cudnn>().run(shape, x.bytes(), packed.storage.data(), packed.own_bias.data(), sums);
     take_channels(reinterpret_cast<const float*>(sums), packed.outs, filter.bias.data<float>(), accumulate, y, stream);

@@ -1,10 +1,10 @@
 // Implements the copy of scattered rows: one launch for up to 128 runs, which travel as its parameters.
 #include <algorithm>
 
-#include "ops/copy_rows.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 #include "ops/device_op.h"
+#include "ops/elementwise.h"
 
 namespace nostos::ops {
 

@@ -10,26 +10,12 @@
 #include "device/cuda/check.h"
 #include "device/cuda/runtime.h"
 #include "ops/cuda/launch.h"
+#include "ops/typed.h"
 #include "tensor/tensor.h"
 
 namespace nostos::cuda {
 
 inline int multiprocessors(const Context& ctx) { return device_properties(ctx.device().index).multiprocessors; }
-
-/// Calls body(T*) for the f32 or bf16 elements of `view`.
-template <class Byte, class Body>
-void with_elements(BasicView<Byte> view, const Body& body) {
-  if (view.dtype() == DType::bf16)
-    body(view.template data<bfloat16>());
-  else
-    body(view.template data<float>());
-}
-
-/// \return the elements, or null for an absent view.
-template <class T>
-const T* optional_data(ConstView view) {
-  return view ? view.data<T>() : nullptr;
-}
 
 /// \return whether all addresses are those of 16-byte vectors; null is.
 template <class... T>

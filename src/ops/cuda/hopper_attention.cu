@@ -7,7 +7,6 @@
 // three of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same
 // order whatever the tile, so a query's bits depend on nothing else.
 #include <array>
-#include <cmath>
 
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"

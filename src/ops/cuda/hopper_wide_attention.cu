@@ -3,7 +3,6 @@
 // softmax's exponentials, and two multiply these by one half of the values' columns each. Blocks of a cluster copy each
 // tile of keys and values once for all of them. A row's weights are relative to the largest score that it has met, or
 // one a little lower: then older sums need no scaling. Source: FlashAttention-3 (arXiv 2407.08608).
-#include "base/error.h"
 #include "device/cuda/check.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/hopper.h"

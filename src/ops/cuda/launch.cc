@@ -1,8 +1,6 @@
 // Implements the launch choices.
 #include "ops/cuda/launch.h"
 
-#include <algorithm>
-
 #include "base/error.h"
 #include "base/rounding.h"
 

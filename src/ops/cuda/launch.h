@@ -2,7 +2,10 @@
 // device, testable without a GPU. A tile that one kernel alone knows stands at the top of its .cu file.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+
+#include "tensor/dtype.h"
 
 namespace nostos::cuda {
 
@@ -74,6 +77,17 @@ GroupApplyLaunch group_apply_launch(int64_t channels);
 /// \return whether split_heads_rope's kernel of head_dim / 8 threads a head can serve: a power of two from 2 to 32 of
 /// them.
 bool has_vector_heads(int64_t head_dim);
+
+/// The most bytes of scores and probabilities at a time.
+inline constexpr int64_t kScoreBytes = int64_t{3} << 29;
+
+/// \return the number of queries that are attended for at once: as many as fill a GPU in the product with the values,
+/// whose sum over keys is not split, as kScoreBytes allow.
+inline int64_t query_block(int64_t queries, int64_t keys, DType dtype) {
+  const int64_t score_bytes = dtype == DType::bf16 ? 6 : 4;  // f32 probabilities replace the scores
+  const int64_t fitting = std::max<int64_t>(kScoreBytes / (keys * score_bytes) / 64 * 64, 64);
+  return std::min({queries, fitting, int64_t{4096}});
+}
 
 /// Bytes that a copy of rows moves at once: the largest of 16, 4, 2 and 1 that divides all of them.
 int copy_word_bytes(uint64_t from_address, uint64_t to_address, uint64_t row_bytes);

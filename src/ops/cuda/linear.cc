@@ -222,11 +222,8 @@ struct PackedPlans {
 
 /// A weight [out, in] as it came.
 struct DeviceMatrix final : PackedWeight {
-  Buffer storage;                   // empty where the memory is borrowed
-  const std::byte* data = nullptr;  // there or elsewhere
+  const std::byte* data = nullptr;  // in the storage or, where the memory is borrowed, elsewhere
   std::shared_ptr<ProductPlans> plans;
-
-  size_t size_in_bytes() const override { return storage.size_bytes(); }
 };
 
 /// \param storage what keeps the weight's memory, if it is the matrix's own.

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cctype>
 #include <functional>
-#include <iterator>
 #include <numeric>
 #include <sstream>
 #include <utility>

@@ -1,9 +1,12 @@
 // Owns the scratch memory that CUDA's libraries need beside an op's operands.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <utility>
 
+#include "base/error.h"
 #include "device/buffer.h"
 #include "device/context.h"
 
@@ -17,7 +20,18 @@ class Workspace {
 
   /// \return at least `bytes`, aligned to 256; contents unspecified.
   /// \throws Error out_of_memory; internal if memory is missing in a recording
-  std::byte* at_least(size_t bytes);
+  std::byte* at_least(size_t bytes) {
+    if (bytes == 0) return nullptr;
+    if (!memory_ || memory_->size_bytes() < bytes) {
+      nostos::check(!ctx_.is_recording(), "an op's scratch memory is made by a run before its recording");
+      const size_t before = memory_ ? memory_->size_bytes() : 0;
+      auto larger = std::make_shared<const Buffer>(ctx_.device(), std::max(bytes, before + before / 4));
+      // To give it back now would wait for work that may wait for other ranks.
+      ctx_.defer([used = std::exchange(memory_, std::move(larger))] {});
+    }
+    ctx_.keep(memory_);
+    return memory_->data();
+  }
 
  private:
   Context& ctx_;

@@ -1,6 +1,7 @@
-// Stands in for NCCL in builds without it.
+// Stands in for NCCL in builds without it, where no rank has a GPU of its own.
 #include "base/error.h"
 #include "parallel/nccl_link.h"
+#include "parallel/peer_memory.h"
 
 namespace nostos {
 
@@ -13,5 +14,7 @@ std::unique_ptr<GpuLink> connect_gpus(Communicator&, Device) {
        "this nostos was built without NCCL and cannot use several GPUs; build it with -DNOSTOS_CUDA=ON "
        "-DNOSTOS_NCCL=ON, or let the ranks share one GPU");
 }
+
+std::unique_ptr<PeerMemory> open_peer_memory(Communicator&, Device) { return nullptr; }
 
 }  // namespace nostos
