@@ -64,9 +64,9 @@ class PromptEncoding {
 
 /// What is known of the denoising of a batch of images before anything is computed.
 struct DenoiserPlan {
-  const nn::SequenceParallel& share;        ///< this rank's share of an image; outlives the denoiser
-  std::span<const int64_t> embedding_rows;  ///< of each prompt embedding that there is
-  std::span<const size_t> embeddings;       ///< those that this rank's passes read; may name one several times
+  const nn::SequenceParallel& share;           ///< this rank's share of an image; outlives the denoiser
+  std::span<const int64_t> embedding_rows;     ///< of each prompt embedding that there is
+  std::span<const size_t> embeddings;          ///< those that this rank's passes read; may name one several times
   std::span<const parallel::Grid> references;  ///< the token grid of each reference image
   int64_t steps = 1;
   bool passes_apart = false;  ///< whether passes run one after the other, which takes less memory
@@ -173,8 +173,7 @@ class Family {
   virtual std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                                 int64_t width) const = 0;
   /// Likewise of the encoding stage. \return null for a family without reference images
-  virtual std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t height,
-                                                int64_t width) const = 0;
+  virtual std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const = 0;
 };
 
 }  // namespace nostos

@@ -11,9 +11,12 @@ namespace nostos {
 
 const char* name(GuidanceForm form) {
   switch (form) {
-    case GuidanceForm::none: return "none";
-    case GuidanceForm::from_positive: return "from_positive";
-    case GuidanceForm::from_negative: return "from_negative";
+    case GuidanceForm::none:
+      return "none";
+    case GuidanceForm::from_positive:
+      return "from_positive";
+    case GuidanceForm::from_negative:
+      return "from_negative";
   }
   return "";
 }
@@ -26,9 +29,12 @@ GuidanceForm parse_guidance_form(const std::string& text) {
 
 bool guides(GuidanceForm form, double scale) {
   switch (form) {
-    case GuidanceForm::none: return false;
-    case GuidanceForm::from_positive: return scale > 0;
-    case GuidanceForm::from_negative: return scale > 1;
+    case GuidanceForm::none:
+      return false;
+    case GuidanceForm::from_positive:
+      return scale > 0;
+    case GuidanceForm::from_negative:
+      return scale > 1;
   }
   return false;
 }

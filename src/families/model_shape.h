@@ -35,10 +35,10 @@ struct ModelLimits {
   int64_t default_steps = 8;
   double default_guidance_scale = 0;
   GuidanceForm guidance = GuidanceForm::from_positive;
-  int64_t max_sequence_length = 1504;  ///< tokens of a prompt
-  int64_t latent_channels = 0;         ///< 0: not known, and given latents may have any shape
-  int64_t pixels_per_latent = 8;       ///< along one side of a latent element
-  int64_t max_reference_images = 0;    ///< of one request; 0: the model draws from text alone
+  int64_t max_sequence_length = 1504;               ///< tokens of a prompt
+  int64_t latent_channels = 0;                      ///< 0: not known, and given latents may have any shape
+  int64_t pixels_per_latent = 8;                    ///< along one side of a latent element
+  int64_t max_reference_images = 0;                 ///< of one request; 0: the model draws from text alone
   int64_t reference_pixels = int64_t{1024} * 1024;  ///< beyond which a reference image is made smaller
 };
 

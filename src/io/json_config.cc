@@ -238,6 +238,10 @@ void JsonConfig::check_class(std::span<const std::string_view> known) const {
   if (has("_class_name") || has("architectures")) class_name(known);
 }
 
+void JsonConfig::refuse(std::string_view field, std::string_view what) const {
+  fail(ErrorKind::model, "{}: field '{}{}' {}", name_, prefix_, field, what);
+}
+
 void JsonConfig::require_unquantised() const {
   require(!has("quantization_config"), ErrorKind::model,
           "{}: field '{}quantization_config' is set: nostos reads weights that are not quantised", name_, prefix_);

@@ -70,6 +70,9 @@ class JsonConfig {
   std::string class_name(std::span<const std::string_view> known) const;
   /// As class_name(), but the config may leave its class out, because model_index.json names the class of a part.
   void check_class(std::span<const std::string_view> known) const;
+  /// \param what is wrong with the field, e.g. "must be even"
+  /// \throws Error model naming file and field
+  [[noreturn]] void refuse(std::string_view field, std::string_view what) const;
   /// Refuses a config that says how its weights are quantised (`quantization_config`). \throws Error model
   void require_unquantised() const;
 

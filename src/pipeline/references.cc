@@ -72,7 +72,7 @@ void take_reference_scratch(Arena& arena, const Drawing& drawing, ReferenceMemor
     image.pixels =
         take(arena, DType::f32,
              {shards.local(shape.limits.pixels_per_latent).count, width * shape.limits.pixels_per_latent, 3});
-    image.encoder = drawing.family().take_encoder(arena, shards, height, width);
+    image.encoder = drawing.family().take_encoder(arena, shards, width);
   }
 }
 

@@ -85,9 +85,9 @@ TEST_P(KleinGolden, PartsEqualDiffusers) {
     const int64_t height = latents.shape()[1], width = latents.shape()[2];
     Tensor tokens({}, DType::f32, {height * width, latents.shape()[0]}), planes({}, DType::f32, latents.shape());
     Arena measure{Device{}};
-    model.take_encoder(measure, nn::RowShards(height), height, width);
+    model.take_encoder(measure, nn::RowShards(height), width);
     Arena arena({}, measure.peak_bytes());
-    model.take_encoder(arena, nn::RowShards(height), height, width)->encode(ctx_, image, tokens);
+    model.take_encoder(arena, nn::RowShards(height), width)->encode(ctx_, image, tokens);
     ops::unpatchify(ctx_, tokens, 1, planes);
     EXPECT_LE(relative_error(planes, latents), kTolerance) << name;
   }

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "families/flux2_klein/denoiser.h"
 #include "families/flux2_klein/prompt_encoding.h"
-#include "families/flux2_klein/vae.h"
+#include "families/shared_parts.h"
 #include "families/weights_folder.h"
 #include "io/json_config.h"
 
@@ -94,38 +94,15 @@ Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
 }
 
 void Model::make_parts(Context& ctx) {
-  // One walk names a part's tensors, to check them now and to load them later.
-  const auto encoder_weights = [this](Context& on, WeightWalk walk, const WeightPlacement& placement) {
-    WeightBuilder builder =
-        weights_of(on, options_, "text_encoder", walk, placement, {"model.", "embed_tokens.weight"});
-    return qwen3::build_weights(encoder_config_, builder);
-  };
-  const auto transformer_weights = [this](Context& on, WeightWalk walk, const WeightPlacement& placement) {
-    WeightBuilder builder = weights_of(on, options_, "transformer", walk, placement);
+  encoder_ = make_text_encoder(ctx, options_, encoder_config_, shape_.limits.max_sequence_length);
+  const auto walk = [this](Context& on, WeightWalk how, const WeightPlacement& placement) {
+    WeightBuilder builder = weights_of(on, options_, "transformer", how, placement);
     return flux2::build_weights(transformer_config_, builder);
   };
-  const auto vae_weights = [this](Context& on, WeightWalk walk) {
-    WeightBuilder builder = weights_of(on, options_, "vae", walk);
-    return autoencoder_kl::build_weights(vae_config_, true, builder);
-  };
-  const int64_t max_tokens = shape_.limits.max_sequence_length;
-  encoder_ = std::make_unique<ModelPartOf<qwen3::Encoder>>(
-      "text encoder", encoder_weights(ctx, WeightWalk::check, {}).storage.sizes,
-      [=, this](Context& on, const WeightPlacement& placement) {
-        return std::make_unique<qwen3::Encoder>(on, encoder_config_, encoder_weights(on, WeightWalk::load, placement),
-                                                max_tokens);
-      });
-  transformer_ = std::make_unique<ModelPartOf<flux2::Transformer>>(
-      "transformer", transformer_weights(ctx, WeightWalk::check, {}).storage.sizes,
-      [=, this](Context& on, const WeightPlacement& placement) {
-        return std::make_unique<flux2::Transformer>(
-            transformer_config_, transformer_weights(on, WeightWalk::load, placement), options_.dtype);
-      });
-  autoencoder_ = std::make_unique<ModelPartOf<autoencoder_kl::Autoencoder>>(
-      "VAE", vae_weights(ctx, WeightWalk::check).storage.sizes, [=, this](Context& on, const WeightPlacement&) {
-        return std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, vae_weights(on, WeightWalk::load),
-                                                             options_.dtype);
-      });
+  transformer_ = make_part<flux2::Transformer>(ctx, "transformer", walk, [this](Context&, flux2::Weights weights) {
+    return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
+  });
+  autoencoder_ = make_vae(ctx, options_, vae_config_, true);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 
@@ -160,9 +137,8 @@ std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& 
   return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width);
 }
 
-std::unique_ptr<Encoder> Model::take_encoder(Arena& arena, const nn::RowShards& shards, int64_t height,
-                                             int64_t width) const {
-  return std::make_unique<VaeEncoder>(arena, autoencoder(), shards, height, width);
+std::unique_ptr<Encoder> Model::take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const {
+  return std::make_unique<VaeEncoder>(arena, autoencoder(), shards, width);
 }
 
 }  // namespace nostos::flux2_klein

@@ -58,8 +58,7 @@ class Model : public Family {
   std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const override;
   std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                         int64_t width) const override;
-  std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t height,
-                                        int64_t width) const override;
+  std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const override;
 
  private:
   void make_parts(Context& ctx);

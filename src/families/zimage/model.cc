@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "families/shared_parts.h"
 #include "families/weights_folder.h"
 #include "families/zimage/denoiser.h"
 #include "families/zimage/prompt_encoding.h"
@@ -40,27 +41,6 @@ autoencoder_kl::Config load_vae_config(const std::filesystem::path& folder) {
   return autoencoder_kl::load_config(folder / "vae" / "config.json");
 }
 
-/// The VAE's decoder on the rows of one rank.
-class VaeDecoder final : public Decoder {
- public:
-  VaeDecoder(Arena& arena, const Model& model, const nn::RowShards& shards, int64_t height, int64_t width)
-      : model_(model),
-        shards_(shards),
-        scratch_(model.autoencoder().take_decode_scratch(arena, shards, height, width)) {}
-
-  void decode(Context& ctx, ConstView latents, View image) const override {
-    model_.autoencoder().decode(ctx, shards_, latents, scratch_, image);
-  }
-  void plan(Context& ctx, ConstView latents, View image) const override {
-    model_.autoencoder().plan_decode(ctx, shards_, latents, scratch_, image);
-  }
-
- private:
-  const Model& model_;
-  nn::RowShards shards_;
-  autoencoder_kl::Scratch scratch_;
-};
-
 }  // namespace
 
 ModelShape read_shape(const std::filesystem::path& folder) {
@@ -88,40 +68,16 @@ Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
 }
 
 void Model::make_parts(Context& ctx) {
-  // One walk names a part's tensors, to check them now and to load them later: a part that does not fit is found now,
-  // not when its stage comes.
-  const auto encoder_weights = [this](Context& on, WeightWalk walk, const WeightPlacement& placement) {
-    // A language model with its head nests the encoder's tensors.
-    WeightBuilder builder =
-        weights_of(on, options_, "text_encoder", walk, placement, {"model.", "embed_tokens.weight"});
-    return qwen3::build_weights(encoder_config_, builder);
-  };
-  const auto transformer_weights = [this](Context& on, WeightWalk walk, const WeightPlacement& placement) {
-    WeightBuilder builder = weights_of(on, options_, "transformer", walk, placement);
+  const int64_t max_tokens = shape_.limits.max_sequence_length;
+  encoder_ = make_text_encoder(ctx, options_, encoder_config_, max_tokens);
+  const auto walk = [this](Context& on, WeightWalk how, const WeightPlacement& placement) {
+    WeightBuilder builder = weights_of(on, options_, "transformer", how, placement);
     return build_weights(transformer_config_, builder);
   };
-  const auto vae_weights = [this](Context& on, WeightWalk walk) {
-    WeightBuilder builder = weights_of(on, options_, "vae", walk);
-    return autoencoder_kl::build_weights(vae_config_, false, builder);
-  };
-  const int64_t max_tokens = shape_.limits.max_sequence_length;
-  encoder_ = std::make_unique<ModelPartOf<qwen3::Encoder>>(
-      "text encoder", encoder_weights(ctx, WeightWalk::check, {}).storage.sizes,
-      [=, this](Context& on, const WeightPlacement& placement) {
-        return std::make_unique<qwen3::Encoder>(on, encoder_config_, encoder_weights(on, WeightWalk::load, placement),
-                                                max_tokens);
-      });
-  transformer_ = std::make_unique<ModelPartOf<Transformer>>(
-      "transformer", transformer_weights(ctx, WeightWalk::check, {}).storage.sizes,
-      [=, this](Context& on, const WeightPlacement& placement) {
-        return std::make_unique<Transformer>(
-            on, transformer_config_, transformer_weights(on, WeightWalk::load, placement), options_.dtype, max_tokens);
-      });
-  autoencoder_ = std::make_unique<ModelPartOf<autoencoder_kl::Autoencoder>>(
-      "VAE", vae_weights(ctx, WeightWalk::check).storage.sizes, [=, this](Context& on, const WeightPlacement&) {
-        return std::make_unique<autoencoder_kl::Autoencoder>(vae_config_, vae_weights(on, WeightWalk::load),
-                                                             options_.dtype);
-      });
+  transformer_ = make_part<Transformer>(ctx, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
+    return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
+  });
+  autoencoder_ = make_vae(ctx, options_, vae_config_, false);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 
@@ -153,7 +109,7 @@ std::unique_ptr<Denoiser> Model::take_denoiser(Arena& arena, const DenoiserPlan&
 
 std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                              int64_t width) const {
-  return std::make_unique<VaeDecoder>(arena, *this, shards, height, width);
+  return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width);
 }
 
 }  // namespace nostos::zimage

@@ -57,9 +57,7 @@ class Model : public Family {
   std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const override;
   std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                         int64_t width) const override;
-  std::unique_ptr<Encoder> take_encoder(Arena&, const nn::RowShards&, int64_t, int64_t) const override {
-    return nullptr;
-  }
+  std::unique_ptr<Encoder> take_encoder(Arena&, const nn::RowShards&, int64_t) const override { return nullptr; }
 
  private:
   void make_parts(Context& ctx);

@@ -13,19 +13,16 @@ namespace nostos::autoencoder_kl {
 namespace {
 
 /// \throws Error model unless every level of `field` has channels that the norms' groups divide.
-void check_levels(const std::filesystem::path& file, const Config& config, std::string_view field,
+void check_levels(const JsonConfig& json, const Config& config, std::string_view field,
                   const std::vector<int64_t>& levels) {
   constexpr size_t kMaxLevels = 8;
-  const auto bad = [&](std::string_view name, const std::string& what) {
-    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), name, what);
-  };
   if (levels.empty() || levels.size() > kMaxLevels)
-    bad(field, fmt::format("has {} levels, nostos draws with 1 to {}", levels.size(), kMaxLevels));
-  if (levels.size() != config.block_channels.size()) bad(field, "has other levels than block_out_channels");
+    json.refuse(field, fmt::format("has {} levels, nostos draws with 1 to {}", levels.size(), kMaxLevels));
+  if (levels.size() != config.block_channels.size()) json.refuse(field, "has other levels than block_out_channels");
   for (const int64_t channels : levels) {
     if (channels % config.norm_groups != 0) {
-      bad("norm_num_groups",
-          fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
+      json.refuse("norm_num_groups",
+                  fmt::format("is {}, which does not divide the {} channels of a level", config.norm_groups, channels));
     }
   }
 }
@@ -34,14 +31,11 @@ Config read_config(const std::filesystem::path& file, bool is_flux2) {
   const JsonConfig json = JsonConfig::load(file);
   json.check_class(std::array<std::string_view, 1>{is_flux2 ? "AutoencoderKLFlux2" : "AutoencoderKL"});
   json.require_unquantised();
-  const auto bad = [&](std::string_view field, const std::string& what) {
-    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
-  };
 
   Config config;
   config.image_channels = json.integer_or("in_channels", 3, 1, 4096);
   if (config.image_channels != 3 || json.integer_or("out_channels", 3, 1, 4096) != 3)
-    bad("in_channels", "and 'out_channels' must be 3: pictures are RGB");
+    json.refuse("in_channels", "and 'out_channels' must be 3: pictures are RGB");
   config.latent_channels = json.integer_or("latent_channels", is_flux2 ? 32 : 4, 1, 4096);
   const std::vector<int64_t> usual = is_flux2 ? std::vector<int64_t>{128, 256, 512, 512} : std::vector<int64_t>{64};
   config.block_channels = json.integers_or("block_out_channels", usual, 1, 65536);
@@ -54,29 +48,29 @@ Config read_config(const std::filesystem::path& file, bool is_flux2) {
   if (is_flux2) {
     const std::vector<int64_t> patch = json.integers_or("patch_size", {2, 2}, 1, 64);
     if (patch.size() != 2 || patch[0] != patch[1] || patch[0] < 2)
-      bad("patch_size", "must be two equal numbers from 2");
+      json.refuse("patch_size", "must be two equal numbers from 2");
     config.patch = patch[0];
     config.batch_norm_eps = static_cast<float>(json.number_or("batch_norm_eps", 1e-4, 0, 1));
   }
   config.scaling_factor = static_cast<float>(json.number_or("scaling_factor", 0.18215, 1e-9, 1e9));
   config.shift_factor = static_cast<float>(json.number_or("shift_factor", 0, -1e9, 1e9));
 
-  check_levels(file, config, "block_out_channels", config.block_channels);
-  check_levels(file, config, "decoder_block_out_channels", config.channels_of_decoder());
+  check_levels(json, config, "block_out_channels", config.block_channels);
+  check_levels(json, config, "decoder_block_out_channels", config.channels_of_decoder());
   const std::string activation = json.string_or("act_fn", "silu");
-  if (activation != "silu" && activation != "swish") bad("act_fn", "is not \"silu\", also called \"swish\"");
+  if (activation != "silu" && activation != "swish") json.refuse("act_fn", "is not \"silu\", also called \"swish\"");
   const auto check_types = [&](std::string_view field, std::string_view type) {
     const std::vector<std::string> types =
         json.strings_or(field, std::vector<std::string>(config.block_channels.size(), std::string(type)));
-    if (types.size() != config.block_channels.size()) bad(field, "does not have one entry a level");
+    if (types.size() != config.block_channels.size()) json.refuse(field, "does not have one entry a level");
     if (std::any_of(types.begin(), types.end(), [&](const std::string& t) { return t != type; })) {
-      bad(field, fmt::format("has an entry other than {}", type));
+      json.refuse(field, fmt::format("has an entry other than {}", type));
     }
   };
   check_types("down_block_types", "DownEncoderBlock2D");
   check_types("up_block_types", "UpDecoderBlock2D");
   if (json.has("latents_mean") || json.has("latents_std"))
-    bad("latents_mean", "and 'latents_std' are set: nostos scales by one factor");
+    json.refuse("latents_mean", "and 'latents_std' are set: nostos scales by one factor");
   return config;
 }
 

@@ -22,9 +22,6 @@ Config load_config(const std::filesystem::path& file) {
   const JsonConfig json = JsonConfig::load(file);
   json.check_class(kClasses);
   json.require_unquantised();
-  const auto bad = [&](std::string_view field, const std::string& what) {
-    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
-  };
 
   Config config;
   config.in_channels = json.integer_or("in_channels", 128, 1, 65536);
@@ -39,19 +36,20 @@ Config load_config(const std::filesystem::path& file) {
   config.rope_theta = json.number_or("rope_theta", 2000, 1, 1e12);
   config.axes_dims = json.integers_or("axes_dims_rope", {32, 32, 32, 32}, 2, 4096);
 
-  if (json.integer_or("patch_size", 1, 1, 64) != 1) bad("patch_size", "is not 1: nostos draws FLUX.2 token by token");
+  if (json.integer_or("patch_size", 1, 1, 64) != 1)
+    json.refuse("patch_size", "is not 1: nostos draws FLUX.2 token by token");
   if (!json.is_null("out_channels") &&
       json.integer_or("out_channels", config.in_channels, 1, 65536) != config.in_channels)
-    bad("out_channels", "is not null or in_channels");
+    json.refuse("out_channels", "is not null or in_channels");
   if (json.boolean_or("guidance_embeds", true))
-    bad("guidance_embeds", "is true: nostos draws with FLUX.2-klein, which takes no guidance as an input");
-  if (config.ffn() < 1) bad("mlp_ratio", "gives the feed-forward layers no width");
-  if (config.time_features % 2 != 0) bad("timestep_guidance_channels", "must be even");
-  if (config.axes_dims.size() != 4) bad("axes_dims_rope", "must have four entries");
+    json.refuse("guidance_embeds", "is true: nostos draws with FLUX.2-klein, which takes no guidance as an input");
+  if (config.ffn() < 1) json.refuse("mlp_ratio", "gives the feed-forward layers no width");
+  if (config.time_features % 2 != 0) json.refuse("timestep_guidance_channels", "must be even");
+  if (config.axes_dims.size() != 4) json.refuse("axes_dims_rope", "must have four entries");
   if (std::ranges::any_of(config.axes_dims, [](int64_t dim) { return dim % 2 != 0; }))
-    bad("axes_dims_rope", "must be even");
+    json.refuse("axes_dims_rope", "must be even");
   if (std::accumulate(config.axes_dims.begin(), config.axes_dims.end(), int64_t{0}) != config.head_dim)
-    bad("axes_dims_rope", fmt::format("must add up to attention_head_dim = {}", config.head_dim));
+    json.refuse("axes_dims_rope", fmt::format("must add up to attention_head_dim = {}", config.head_dim));
   return config;
 }
 

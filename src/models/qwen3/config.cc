@@ -18,10 +18,6 @@ GatedShape Config::feed_forward_shape() const { return {hidden, ffn, !pads}; }
 
 namespace {
 
-[[noreturn]] void refuse(const JsonConfig& json, std::string_view field, const std::string& what) {
-  fail(ErrorKind::model, "{}: field '{}' {}", json.name(), field, what);
-}
-
 /// \return the base of the rotary angles, as transformers 5 finds it: in `rope_scaling`, else in `rope_parameters`,
 /// else at the top, where checkpoints that went through transformers 4 may keep a stale one. \throws Error model
 double read_rope_theta(const JsonConfig& json) {
@@ -35,10 +31,10 @@ double read_rope_theta(const JsonConfig& json) {
     if (!rope || rope->fields().empty()) continue;
     const std::string type_field = rope->has("rope_type") ? "rope_type" : "type";
     if (const std::string type = rope->string_or(type_field, "default"); type != "default")
-      refuse(json, field + "." + type_field,
-             fmt::format("is \"{}\", must be \"default\": nostos rotates without scaling", type));
+      json.refuse(field + "." + type_field,
+                  fmt::format("is \"{}\", must be \"default\": nostos rotates without scaling", type));
     for (const char* layers : {"full_attention", "sliding_attention"})
-      if (rope->has(layers)) refuse(json, field + "." + layers, "is set: nostos rotates all layers alike");
+      if (rope->has(layers)) json.refuse(field + "." + layers, "is set: nostos rotates all layers alike");
     const double inner = theta_of(*rope, outer);
     if (json.has("rope_theta") && inner != outer) {
       log_warning("{}: field 'rope_theta' is {} and '{}.rope_theta' {}, which is taken, as transformers 5 does",
@@ -55,9 +51,9 @@ void require_full_attention(const JsonConfig& json, int64_t layers) {
   const bool has_window = json.boolean_or("use_sliding_window", false) && !json.is_null("sliding_window");
   // The first max_window_layers layers have no window.
   if (has_window && !json.has("layer_types") && json.integer_or("max_window_layers", 28, 0, 1 << 20) < layers)
-    refuse(json, "use_sliding_window", "is true" + whole);
+    json.refuse("use_sliding_window", "is true" + whole);
   for (const std::string& type : json.strings_or("layer_types", {}))
-    if (type != "full_attention") refuse(json, "layer_types", fmt::format("has the entry \"{}\"{}", type, whole));
+    if (type != "full_attention") json.refuse("layer_types", fmt::format("has the entry \"{}\"{}", type, whole));
 }
 
 }  // namespace
@@ -69,7 +65,7 @@ Config load_config(const std::filesystem::path& file) {
   json.check_class(kClasses);
   json.require_unquantised();
   if (const std::string type = json.string_or("model_type", "qwen3"); type != "qwen3")
-    refuse(json, "model_type", fmt::format("is \"{}\", must be \"qwen3\"", type));
+    json.refuse("model_type", fmt::format("is \"{}\", must be \"qwen3\"", type));
 
   Config config;
   config.vocabulary = json.integer("vocab_size", 1, kMax);
@@ -86,16 +82,16 @@ Config load_config(const std::filesystem::path& file) {
   config.rope_theta = read_rope_theta(json);
 
   if (config.heads % config.kv_heads != 0) {
-    refuse(json, "num_key_value_heads",
-           fmt::format("is {}, which does not divide num_attention_heads {}", config.kv_heads, config.heads));
+    json.refuse("num_key_value_heads",
+                fmt::format("is {}, which does not divide num_attention_heads {}", config.kv_heads, config.heads));
   }
   if (config.head_dim % 2 != 0)
-    refuse(json, "head_dim", fmt::format("is {}, rotary embedding wants an even width", config.head_dim));
+    json.refuse("head_dim", fmt::format("is {}, rotary embedding wants an even width", config.head_dim));
   const std::string activation = json.string_or("hidden_act", "silu");
   if (activation != "silu" && activation != "swish")
-    refuse(json, "hidden_act", "is not \"silu\", also called \"swish\"");
+    json.refuse("hidden_act", "is not \"silu\", also called \"swish\"");
   if (json.boolean_or("attention_bias", false))
-    refuse(json, "attention_bias", "is true: Qwen3 projections have no bias");
+    json.refuse("attention_bias", "is true: Qwen3 projections have no bias");
   require_full_attention(json, config.layers);
   return config;
 }

@@ -29,16 +29,14 @@ Config load_config(const std::filesystem::path& file) {
   const JsonConfig json = JsonConfig::load(file);
   json.check_class(kClasses);
   json.require_unquantised();
-  const auto bad = [&](std::string_view field, const std::string& what) {
-    fail(ErrorKind::model, "{}: field '{}' {}", file.string(), field, what);
-  };
 
   Config config;
   const std::vector<int64_t> patches = json.integers_or("all_patch_size", {2}, 1, 64);
   const std::vector<int64_t> frame_patches = json.integers_or("all_f_patch_size", {1}, 1, 64);
   if (patches.size() != 1)
-    bad("all_patch_size", fmt::format("lists {} patch sizes, nostos draws with one", patches.size()));
-  if (frame_patches != std::vector<int64_t>{1}) bad("all_f_patch_size", "is not [1]: nostos draws single frames");
+    json.refuse("all_patch_size", fmt::format("lists {} patch sizes, nostos draws with one", patches.size()));
+  if (frame_patches != std::vector<int64_t>{1})
+    json.refuse("all_f_patch_size", "is not [1]: nostos draws single frames");
   config.patch = patches[0];
   config.in_channels = json.integer_or("in_channels", 16, 1, 4096);
   config.hidden = json.integer_or("dim", 3840, 3, kMax);
@@ -53,17 +51,17 @@ Config load_config(const std::filesystem::path& file) {
   config.axes_dims = json.integers_or("axes_dims", {32, 48, 48}, 2, 4096);
   config.axes_lens = json.integers_or("axes_lens", {1024, 512, 512}, 1, kMax);
 
-  if (json.has("siglip_feat_dim")) bad("siglip_feat_dim", "is set: nostos draws from text alone");
+  if (json.has("siglip_feat_dim")) json.refuse("siglip_feat_dim", "is set: nostos draws from text alone");
   if (config.hidden % config.heads != 0) {
-    bad("n_heads", fmt::format("is {}, which does not divide dim {}", config.heads, config.hidden));
+    json.refuse("n_heads", fmt::format("is {}, which does not divide dim {}", config.heads, config.hidden));
   }
   if (config.axes_dims.size() != 3 || config.axes_lens.size() != 3)
-    bad("axes_dims", "and 'axes_lens' must have three entries");
+    json.refuse("axes_dims", "and 'axes_lens' must have three entries");
   if (std::any_of(config.axes_dims.begin(), config.axes_dims.end(), [](int64_t d) { return d % 2 != 0; })) {
-    bad("axes_dims", "must be even");
+    json.refuse("axes_dims", "must be even");
   }
   if (std::accumulate(config.axes_dims.begin(), config.axes_dims.end(), int64_t{0}) != config.head_dim()) {
-    bad("axes_dims", fmt::format("must add up to dim / n_heads = {}", config.head_dim()));
+    json.refuse("axes_dims", fmt::format("must add up to dim / n_heads = {}", config.head_dim()));
   }
   return config;
 }

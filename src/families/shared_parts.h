@@ -1,0 +1,69 @@
+// Owns the parts that several families have: the Qwen3 text encoder and the VAE, and the ways between images and latents
+// on the rows of one rank. A family's model calls it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include "families/family.h"
+#include "families/weights_folder.h"
+#include "models/autoencoder_kl/autoencoder.h"
+#include "models/qwen3/encoder.h"
+
+namespace nostos {
+
+/// Makes a part from one walk over its tensors, which checks them now and loads them later: a part that does not fit is
+/// found now, not when its stage comes.
+/// \param walk called as walk(ctx, WeightWalk, placement); it returns the network's weights
+/// \param make called as make(ctx, weights); it returns the network
+/// \throws Error model naming every tensor that is missing or misshapen
+template <class Network, class Walk, class Make>
+std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, std::string_view name, Walk walk, Make make) {
+  WeightSizes sizes = walk(ctx, WeightWalk::check, WeightPlacement{}).storage.sizes;
+  return std::make_unique<ModelPartOf<Network>>(
+      name, std::move(sizes), [walk, make](Context& on, const WeightPlacement& placement) {
+        return std::make_unique<Network>(make(on, walk(on, WeightWalk::load, placement)));
+      });
+}
+
+/// \param max_tokens of a prompt, pads included
+std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const FamilyOptions& options,
+                                                               const qwen3::Config& config, int64_t max_tokens);
+
+/// \param with_encoder whether images are encoded, too
+std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> make_vae(Context& ctx, const FamilyOptions& options,
+                                                                   const autoencoder_kl::Config& config,
+                                                                   bool with_encoder);
+
+/// Decodes latents, packed where the VAE packs them.
+/// \param shards, here and below, of the rows of these latents; height and width are theirs
+class VaeDecoder final : public Decoder {
+ public:
+  VaeDecoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t height,
+             int64_t width);
+  void decode(Context& ctx, ConstView latents, View image) const override;
+  void plan(Context& ctx, ConstView latents, View image) const override;
+
+ private:
+  const autoencoder_kl::Autoencoder& vae_;
+  nn::RowShards shards_;  // of unpacked latents
+  autoencoder_kl::Scratch scratch_;
+};
+
+/// Encodes images into packed latents: the mean that the VAE gives, nothing is drawn at random.
+class VaeEncoder final : public Encoder {
+ public:
+  VaeEncoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t width);
+  void encode(Context& ctx, ConstView image, View tokens) const override;
+
+ private:
+  const autoencoder_kl::Autoencoder& vae_;
+  nn::RowShards packed_, shards_;  // the latter of unpacked latents
+  View moments_;                   // f32 [this rank's rows, width, 2 * latent channels], unpacked
+  autoencoder_kl::Scratch scratch_;
+};
+
+}  // namespace nostos
