@@ -47,6 +47,12 @@ std::vector<ops::HeadGroup> tokens_of(std::span<const ops::HeadGroup> groups, in
   return some;
 }
 
+std::vector<StreamRows> rows_by_stream(std::span<const AttendedSequence> sequences, size_t streams) {
+  std::vector<const ShardedSequence*> all;
+  for (const AttendedSequence& each : sequences) all.push_back(each.sequence);
+  return stream_rows(all, streams);
+}
+
 /// \return memory of `heads` for `count` of its tokens alone, behind what `first` tokens take.
 View some_tokens(View heads, int64_t first, int64_t count) {
   const Shape& shape = heads.shape();
@@ -137,21 +143,17 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
   return s;
 }
 
-void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-               std::span<const AttentionWeights> streams, const AttentionRows& rows, const AttentionScratch& s) {
+void attend(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
+            std::span<const AttentionWeights> streams, ConstView x, const AttentionScratch& s) {
   check(s.heads.size() == sequences.size(), "each sequence has its memory");
-  std::vector<const ShardedSequence*> all;
-  for (const AttendedSequence& each : sequences) all.push_back(each.sequence);
-  const std::vector<StreamRows> by_stream = stream_rows(all, streams.size());
-  for (const auto& [stream, of_stream] : by_stream)
-    ops::linear(ctx, rows.x.rows(of_stream.begin, of_stream.count), streams[stream].qkv,
+  for (const auto& [stream, of_stream] : rows_by_stream(sequences, streams.size()))
+    ops::linear(ctx, x.rows(of_stream.begin, of_stream.count), streams[stream].qkv,
                 s.qkv.rows(of_stream.begin, of_stream.count));
   int64_t begin = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& [sequence, rope, pads] = sequences[i];
     const View qkv = s.qkv.rows(begin, sequence->rows()), mixed = s.mixed.rows(begin, sequence->rows());
-    const Projected projected{ctx, shape, streams, stream_rows({&sequence, 1}, streams.size()), qkv, rope,
-                              pads};
+    const Projected projected{ctx, shape, streams, stream_rows({&sequence, 1}, streams.size()), qkv, rope, pads};
     check((!sequence->is_sharded() && streams.size() == 1) || (!shape.causal && shape.kv_heads == shape.heads),
           "a sequence that is sharded or has several streams has neither a causal mask nor grouped heads");
     check(pads == 0 || s.heads[i].q, "pads are those of a sequence whose heads are moved on one rank");
@@ -165,7 +167,12 @@ void attention(Context& ctx, std::span<const AttendedSequence> sequences, const 
     }
     begin += sequence->rows();
   }
-  for (const auto& [stream, of_stream] : by_stream)
+}
+
+void attention(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
+               std::span<const AttentionWeights> streams, const AttentionRows& rows, const AttentionScratch& s) {
+  attend(ctx, sequences, shape, streams, rows.x, s);
+  for (const auto& [stream, of_stream] : rows_by_stream(sequences, streams.size()))
     ops::linear(ctx, s.mixed.rows(of_stream.begin, of_stream.count), streams[stream].out,
                 rows.projected.rows(of_stream.begin, of_stream.count), rows.accumulate);
 }

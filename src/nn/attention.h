@@ -67,6 +67,9 @@ struct AttentionRows {
   bool accumulate = false;  ///< whether the result is added to what stands there
 };
 
+/// s.mixed = attention(rope(norm(qkv(x)))): attention() below without its last product. \param x as AttentionRows.
+void attend(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
+            std::span<const AttentionWeights> streams, ConstView x, const AttentionScratch& s);
 /// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all
 /// of itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there
 /// are any.

@@ -2,6 +2,7 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <limits>
 
@@ -81,6 +82,38 @@ void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch,
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_gated(x, w, out);
   dispatch_to_gpu<fused_gated_linear>(ctx, x, w, out);
+}
+
+namespace {
+
+bool fuses_linear_sum(Device device, const Linear& a, const Linear& b) {
+  const int64_t multiple = capabilities(device).summed_multiple;
+  return multiple > 0 && a.input == DType::bf16 && b.input == DType::bf16 &&
+         std::ranges::all_of(std::array{a.in, a.out, b.in}, [&](int64_t width) { return width % multiple == 0; });
+}
+
+}  // namespace
+
+DType linear_sum_dtype(Device device, const Linear& a, const Linear& b) {
+  return fuses_linear_sum(device, a, b) ? product_dtype(device, a.input) : DType::f32;
+}
+
+void linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y) {
+  check(!a.bias && !b.bias, "a sum of products has no bias");
+  check(y.dtype() == linear_sum_dtype(ctx.device(), a, b), "linear_sum gives linear_sum_dtype()");
+  if (fuses_linear_sum(ctx.device(), a, b)) return fused_linear_sum(ctx, x_a, a, x_b, b, y);
+  linear(ctx, x_a, a, y);
+  linear(ctx, x_b, b, y, true);
+}
+
+void fused_linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y) {
+  const int64_t rows = y.shape()[0];
+  check(x_a.dtype() == a.input && x_b.dtype() == b.input && y.dtype() == product_dtype(ctx.device(), a.input),
+        "linear_sum takes the inputs that the weights are for");
+  check(x_a.shape() == Shape({rows, a.in}) && x_b.shape() == Shape({rows, b.in}) && a.out == b.out &&
+            y.shape() == Shape({rows, a.out}),
+        "linear_sum's shapes do not match");
+  dispatch_to_gpu<fused_linear_sum>(ctx, x_a, a, x_b, b, y);
 }
 
 DType product_dtype(Device device, DType weights) { return device.kind == DeviceKind::cuda ? weights : DType::f32; }

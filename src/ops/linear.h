@@ -90,6 +90,16 @@ void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch,
 /// The same where it is fused. \param w [2 * ffn, in], interleaved.
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
+/// \return the dtype of linear_sum()'s result: product_dtype() where it is one kernel, f32 elsewhere.
+DType linear_sum_dtype(Device device, const Linear& a, const Linear& b);
+/// y = x_a A^T + x_b B^T, without biases. Sums are float32; a row of y depends on those rows of x_a and x_b alone, bit
+/// for bit.
+/// \param x_a [rows, a.in] and \param x_b [rows, b.in] of the weights' dtype. \param y linear_sum_dtype() [rows, out],
+/// not overlapping.
+void linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y);
+/// The same where it is one kernel.
+void fused_linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y);
+
 /// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose
 /// ops are bound by memory; f32 on the CPU.
 DType product_dtype(Device device, DType weights);

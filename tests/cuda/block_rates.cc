@@ -1,6 +1,6 @@
-// Prints the times of the full transformer's blocks op by op, as the engine runs them on one rank: kernels of our own
+// Prints the times of full-size transformers' blocks op by op, as the engine runs them on one rank: kernels of our own
 // where there are any. Beside cuda_library_rates of the same rows it shows what each part costs above the ceilings.
-//   cuda_block_rates [ROWS ...]
+//   cuda_block_rates [z-image|klein] [ROWS ...]
 #include <fmt/format.h>
 
 #include <array>
@@ -20,7 +20,6 @@
 namespace nostos {
 namespace {
 
-constexpr int64_t kHeads = 30, kHeadDim = 128, kHidden = kHeads * kHeadDim, kFfn = 10240;
 constexpr float kEps = 1e-5f;
 constexpr ops::RotaryPairs kPairs = ops::RotaryPairs::interleaved;
 
@@ -29,63 +28,74 @@ struct Weights {
   GatedLinear gate_up;
 };
 
-void measure_block(Context& ctx, Bench& bench, int64_t rows) {
-  const auto random = [&](const Shape& shape) { return bench.random(DType::bf16, shape); };
-  std::vector<Weights> weights;
-  for (size_t set = 0; set < kWeightSets; ++set) {
-    // Random rows: whether gates are interleaved makes no difference to the time.
-    const bool is_fused = ops::fuses_gated_linear(ctx.device(), DType::bf16, {kHidden, kFfn, false});
-    weights.push_back({ops::pack_linear(ctx, random({3 * kHidden, kHidden})),
-                       ops::pack_linear(ctx, random({kHidden, kHidden})),
-                       ops::pack_linear(ctx, random({kHidden, kFfn})),
-                       {ops::pack_linear(ctx, random({2 * kFfn, kHidden})), is_fused}});
-  }
-  const Tensor norm = bench.random(DType::f32, {kHidden}), head_norm = bench.random(DType::f32, {kHeadDim});
-  const Tensor cos = bench.random(DType::f32, {rows, kHeadDim / 2}),
-               sin = bench.random(DType::f32, {rows, kHeadDim / 2});
-  Tensor x = bench.random(DType::f32, {rows, kHidden}), normed = random({rows, kHidden}),
-         projected = random({rows, kHidden});
-  Tensor mixed = random({rows, kHidden}), product = random({rows, kFfn}), scratch = random({rows, 2 * kFfn});
-  const bool is_packed = ops::packs_attention(ctx.device(), DType::bf16, kHeadDim, false);
-  Tensor q, k, v;
-  if (!is_packed) q = random({kHeads, rows, kHeadDim}), k = random(q.shape()), v = random(q.shape());
-  const auto part = [&](int64_t columns) { return View(scratch.view().bytes(), DType::bf16, {rows, columns}); };
-  const View qkv = part(3 * kHidden);
-  const auto add = [&](size_t) {
-    ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, normed});
+Weights random_weights(Context& ctx, Bench& bench, const Blocks& blocks) {
+  const int64_t hidden = blocks.hidden(), ffn = blocks.ffn;
+  const auto packed = [&](int64_t out, int64_t in) {
+    return ops::pack_linear(ctx, bench.random(DType::bf16, {out, in}));
   };
-  const float scale = 1 / std::sqrt(static_cast<float>(kHeadDim));
-  measure_in_order(
-      bench, fmt::format("{} rows, a block as the engine runs it", rows),
-      {{"qkv", product_flops(rows, kTransformer[0]),
-        [&](size_t set) { ops::linear(ctx, normed, weights[set].qkv, qkv); }},
-       {"rotation and attention", attention_flops(kHeads, rows, rows, kHeadDim),
-        [&](size_t) {
-          if (is_packed) {
-            ops::packed_attention(ctx, qkv, {head_norm, head_norm, kEps, cos, sin, kPairs}, {kHeads, kHeads}, scale,
-                                  mixed);
-            return;
-          }
-          ops::split_heads_rope(ctx, qkv, {head_norm, head_norm, kEps, cos, sin, kPairs},
-                                std::array{ops::HeadGroup{q, k, v}});
-          ops::attention(ctx, {q, k, v}, scale, false, mixed);
-        }},
-       {"out", product_flops(rows, kTransformer[1]),
-        [&](size_t set) { ops::linear(ctx, mixed, weights[set].out, projected); }},
-       {"add and norm", 0, add},
-       {"w1+w3 and gate", product_flops(rows, kTransformer[2]),
-        [&](size_t set) { ops::gated_linear(ctx, normed, weights[set].gate_up, part(2 * kFfn), product); }},
-       {"w2", product_flops(rows, kTransformer[3]),
-        [&](size_t set) { ops::linear(ctx, product, weights[set].down, projected); }},
-       {"add and norm", 0, add}});
+  // Random rows: whether gates are interleaved makes no difference to the time.
+  const bool is_fused = ops::fuses_gated_linear(ctx.device(), DType::bf16, {hidden, ffn, false});
+  return {packed(3 * hidden, hidden), packed(hidden, hidden), packed(hidden, ffn), {packed(2 * ffn, hidden), is_fused}};
 }
 
-void run(std::vector<int64_t> row_counts) {
+void measure_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_t rows) {
+  const int64_t hidden = blocks.hidden(), ffn = blocks.ffn, heads = blocks.heads, head_dim = Blocks::kHeadDim;
+  std::vector<Weights> weights;
+  for (size_t set = 0; set < kWeightSets; ++set) weights.push_back(random_weights(ctx, bench, blocks));
+  const Tensor norm = bench.random(DType::f32, {hidden}), head_norm = bench.random(DType::f32, {head_dim});
+  const Tensor cos = bench.random(DType::f32, {rows, head_dim / 2}),
+               sin = bench.random(DType::f32, {rows, head_dim / 2});
+  const auto random = [&](const Shape& shape) { return bench.random(DType::bf16, shape); };
+  Tensor x = bench.random(DType::f32, {rows, hidden}), normed = random({rows, hidden}), mixed = random({rows, hidden}),
+         product = random({rows, ffn}), scratch = random({rows, 2 * ffn});
+  Tensor projected = bench.random(
+      blocks.is_parallel ? ops::linear_sum_dtype(ctx.device(), weights[0].out, weights[0].down) : DType::bf16,
+      {rows, hidden});
+  const bool is_packed = ops::packs_attention(ctx.device(), DType::bf16, head_dim, false);
+  Tensor q, k, v;
+  if (!is_packed) q = random({heads, rows, head_dim}), k = random(q.shape()), v = random(q.shape());
+  const auto part = [&](int64_t columns) { return View(scratch.view().bytes(), DType::bf16, {rows, columns}); };
+  const View qkv = part(3 * hidden);
+
+  const std::vector<Width> products = blocks.products();
+  const auto step = [&](size_t which, const std::function<void(const Weights&)>& op) {
+    return BlockStep{products[which].name, product_flops(rows, products[which]),
+                     [&weights, op](size_t set) { op(weights[set]); }};
+  };
+  const BlockStep qkv_step = step(0, [&](const Weights& w) { ops::linear(ctx, normed, w.qkv, qkv); });
+  const BlockStep attend{"rotation and attention", attention_flops(heads, rows, rows, head_dim), [&](size_t) {
+                           const ops::RotaryHeads rotary{head_norm, head_norm, kEps, cos, sin, kPairs};
+                           const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+                           if (is_packed) return ops::packed_attention(ctx, qkv, rotary, {heads, heads}, scale, mixed);
+                           ops::split_heads_rope(ctx, qkv, rotary, std::array{ops::HeadGroup{q, k, v}});
+                           ops::attention(ctx, {q, k, v}, scale, false, mixed);
+                         }};
+  const auto gate = [&](const Weights& w) { ops::gated_linear(ctx, normed, w.gate_up, part(2 * ffn), product); };
+  const std::string title = fmt::format("{}, {} rows, a block as the engine runs it", blocks.model, rows);
+  if (blocks.is_parallel) {
+    const auto sum = [&](const Weights& w) { ops::linear_sum(ctx, mixed, w.out, product, w.down, projected); };
+    const BlockStep add{"add and norm", 0, [&](size_t) {
+                          ops::add_gated_adaptive_norm(ctx, projected, norm, x, {norm, norm, kEps}, normed);
+                        }};
+    return measure_in_order(bench, title, blocks.count, {qkv_step, attend, step(1, gate), step(2, sum), add});
+  }
+  const BlockStep add{"add and norm", 0, [&](size_t) {
+                        ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, normed});
+                      }};
+  const auto out = [&](const Weights& w) { ops::linear(ctx, mixed, w.out, projected); };
+  const auto down = [&](const Weights& w) { ops::linear(ctx, product, w.down, projected); };
+  measure_in_order(bench, title, blocks.count,
+                   {qkv_step, attend, step(1, out), add, step(2, gate), step(3, down), add});
+}
+
+void run(const BlockArguments& only) {
   Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}; medians, (TFLOP/s of products)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
-  if (row_counts.empty()) row_counts = {4160, 3680, 2112, 16448};
-  for (const int64_t rows : row_counts) measure_block(ctx, bench, rows);
+  for (const int64_t rows : only.rows) measure_block(ctx, bench, only.blocks, rows);
+  if (!only.rows.empty()) return;
+  for (const int64_t rows : {4160, 3680, 2112, 16448}) measure_block(ctx, bench, kZImage, rows);
+  for (const int64_t rows : {4608, 8704}) measure_block(ctx, bench, kKlein, rows);
 }
 
 }  // namespace
@@ -93,9 +103,7 @@ void run(std::vector<int64_t> row_counts) {
 
 int main(int argc, char** argv) {
   try {
-    std::vector<int64_t> row_counts;
-    for (int i = 1; i < argc; ++i) row_counts.push_back(std::stoll(argv[i]));
-    nostos::run(std::move(row_counts));
+    nostos::run({argc, argv});
     return 0;
   } catch (const nostos::Error& error) {
     fmt::print(stderr, "error: {}\n", error.what());

@@ -21,6 +21,7 @@ TEST(CudaCapabilities, HoppersKernelsServeAHopperGpuAlone) {
   const ops::Capabilities can = ops::capabilities(gpu().device());
   EXPECT_EQ(can.packed_head_dim, is_served ? 128 : 0) << to_string(can);
   EXPECT_EQ(can.gated_multiple > 0, is_served) << to_string(can);
+  EXPECT_EQ(can.summed_multiple > 0, is_served) << to_string(can);
   EXPECT_EQ(can.fused_phase_multiple > 0, is_served) << to_string(can);
   EXPECT_TRUE(can.bf16_products && can.borrowed_weights && can.planned_convolutions) << to_string(can);
 }

@@ -1,6 +1,6 @@
 // Prints the rates of matrix products, attention and convolutions at the full model's shapes: each alone, and
 // sustained in the order of a transformer's blocks, which is the ceiling that a forward is compared with.
-//   cuda_library_rates [TOKENS ...]   with numbers of tokens only the forwards of these
+//   cuda_library_rates [z-image|klein] [TOKENS ...]   with numbers of tokens only the forwards of these
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,8 +30,8 @@ void measure_products(Context& ctx, Bench& bench) {
                   product_flops(rows, width), [&] { ops::linear(ctx, x, weight, y); });
   };
   for (const int64_t rows : {4128, 3632, 2057, 16448, 32})
-    for (const Width& width : kTransformer) measure("DiT", width, rows, DType::bf16);
-  for (const Width& width : kTransformer) measure("DiT", width, 4128, DType::f32);
+    for (const Width& width : kZImage.products()) measure("DiT", width, rows, DType::bf16);
+  for (const Width& width : kZImage.products()) measure("DiT", width, 4128, DType::f32);
   for (const Width& width : kEncoder) measure("text", width, 64, DType::bf16);
 }
 
@@ -102,43 +102,47 @@ void measure_convolutions(Context& ctx, Bench& bench) {
   fmt::print("convolutions of a decoder at 1024x1024 about {:.2f} ms\n", decoder_ms);
 }
 
-/// The products and attention of a forward's 32 blocks in their order.
-void measure_blocks(Context& ctx, Bench& bench, int64_t tokens) {
-  constexpr int64_t kHeads = 30, kWidth = 128;
+/// The products and attention of a forward's blocks in their order.
+void measure_blocks(Context& ctx, Bench& bench, const Blocks& blocks, int64_t tokens) {
+  const std::vector<Width> products = blocks.products();
   std::vector<std::vector<Linear>> weights(kWeightSets);
-  for (std::vector<Linear>& set : weights) {
-    for (const Width& width : kTransformer)
+  std::vector<Tensor> inputs;
+  int64_t widest = 0;
+  for (const Width& width : products) {
+    for (std::vector<Linear>& set : weights)
       set.push_back(ops::pack_linear(ctx, bench.random(DType::bf16, {width.out, width.in})));
+    inputs.push_back(bench.random(DType::bf16, {tokens, width.in}));
+    widest = std::max(widest, width.out);
   }
-  const Tensor q = bench.random(DType::bf16, {kHeads, tokens, kWidth}), k = bench.random(DType::bf16, q.shape()),
-               v = bench.random(DType::bf16, q.shape());
-  Tensor mixed(ctx.device(), DType::bf16, {tokens, kHeads * kWidth});
-  const Tensor narrow = bench.random(DType::bf16, {tokens, 3840}), wide = bench.random(DType::bf16, {tokens, 10240});
-  Tensor y(ctx.device(), DType::bf16, {tokens, 20480});
-  const auto product = [&](size_t which) {
-    return BlockStep{kTransformer[which].name, product_flops(tokens, kTransformer[which]), [&, which](size_t set) {
-                       const Linear& weight = weights[set][which];
-                       ops::linear(ctx, weight.in == 3840 ? narrow : wide, weight,
-                                   View(y.view().bytes(), DType::bf16, {tokens, weight.out}));
-                     }};
-  };
-  const BlockStep attention{"attention", attention_flops(kHeads, tokens, tokens, kWidth), [&](size_t) {
-                              ops::attention(ctx, {q, k, v}, 0.088f, false, mixed);
-                            }};
-  measure_in_order(bench, fmt::format("{} tokens, sustained in model order", tokens),
-                   {product(0), attention, product(1), product(2), product(3)});
+  const Tensor q = bench.random(DType::bf16, {blocks.heads, tokens, Blocks::kHeadDim}),
+               k = bench.random(DType::bf16, q.shape()), v = bench.random(DType::bf16, q.shape());
+  Tensor mixed(ctx.device(), DType::bf16, {tokens, blocks.hidden()}), y(ctx.device(), DType::bf16, {tokens, widest});
+  std::vector<BlockStep> steps;
+  for (size_t i = 0; i < products.size(); ++i) {
+    steps.push_back({products[i].name, product_flops(tokens, products[i]), [&, i](size_t set) {
+                       const Linear& weight = weights[set][i];
+                       ops::linear(ctx, inputs[i], weight, View(y.view().bytes(), DType::bf16, {tokens, weight.out}));
+                     }});
+    if (i == 0)
+      steps.push_back({"attention", attention_flops(blocks.heads, tokens, tokens, Blocks::kHeadDim), [&](size_t) {
+                         ops::attention(ctx, {q, k, v}, 0.088f, false, mixed);
+                       }});
+  }
+  measure_in_order(bench, fmt::format("{}, {} tokens, sustained in model order", blocks.model, tokens), blocks.count,
+                   steps);
 }
 
-/// \param token_counts of the only forwards to measure; empty: everything.
-void run(const std::vector<int64_t>& token_counts) {
+/// \param only the forwards to measure; without rows: everything.
+void run(const BlockArguments& only) {
   Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}; medians of back-to-back runs, (TFLOP/s)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
-  for (const int64_t tokens : token_counts) measure_blocks(ctx, bench, tokens);
-  if (!token_counts.empty()) return;
+  for (const int64_t tokens : only.rows) measure_blocks(ctx, bench, only.blocks, tokens);
+  if (!only.rows.empty()) return;
   measure_products(ctx, bench);
   measure_attention(ctx, bench);
-  for (const int64_t tokens : {4128, 3632, 2057, 16448}) measure_blocks(ctx, bench, tokens);
+  for (const int64_t tokens : {4128, 3632, 2057, 16448}) measure_blocks(ctx, bench, kZImage, tokens);
+  for (const int64_t tokens : {4608, 8704}) measure_blocks(ctx, bench, kKlein, tokens);
   measure_convolutions(ctx, bench);
 }
 
@@ -147,9 +151,7 @@ void run(const std::vector<int64_t>& token_counts) {
 
 int main(int argc, char** argv) {
   try {
-    std::vector<int64_t> token_counts;
-    for (int i = 1; i < argc; ++i) token_counts.push_back(std::stoll(argv[i]));
-    nostos::run(token_counts);
+    nostos::run({argc, argv});
     return 0;
   } catch (const nostos::Error& error) {
     fmt::print(stderr, "error: {}\n", error.what());

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -20,6 +22,15 @@ Tensor gpu_tensor(DType dtype, const Shape& shape) { return Tensor(gpu().device(
 
 Linear packed_weight(DType dtype, int64_t out, int64_t in) {
   return ops::pack_linear(gpu(), on_gpu(random_tensor(dtype, {out, in}, 2)));
+}
+
+/// \return columns [first, first + count) of a bf16 matrix.
+Tensor columns_of(const Tensor& matrix, int64_t first, int64_t count) {
+  const int64_t rows = matrix.shape()[0], all = matrix.shape()[1];
+  Tensor part(Device{}, DType::bf16, {rows, count});
+  for (int64_t row = 0; row < rows; ++row)
+    std::copy_n(matrix.data<bfloat16>() + row * all + first, count, part.data<bfloat16>() + row * count);
+  return part;
 }
 
 // The rows of a picture dealt to ranks: the first of few, one in the middle, the last of an odd number.
@@ -49,6 +60,30 @@ TEST(CudaLinear, RowsDoNotDependOnTheirNumber) {
   }
 }
 
+// The same of widths that end in the middle of a group of 16, whose sums are in another order.
+TEST(CudaLinear, ASumOfProductsIsARoundedSum) {
+  constexpr int64_t kRows = 193;
+  struct Case {
+    int64_t a_in, b_in, out;
+  };
+  for (const Case& c : {Case{8, 8, 8}, {72, 200, 1000}, {328, 24, 392}}) {
+    const Tensor x_a = on_gpu(random_tensor(DType::bf16, {kRows, c.a_in}, 1)),
+                 x_b = on_gpu(random_tensor(DType::bf16, {kRows, c.b_in}, 3));
+    const Linear a = packed_weight(DType::bf16, c.out, c.a_in), b = packed_weight(DType::bf16, c.out, c.b_in);
+    if (ops::linear_sum_dtype(gpu().device(), a, b) != DType::bf16) GTEST_SKIP() << "no kernel makes a sum of products";
+    Tensor exact = gpu_tensor(DType::f32, {kRows, c.out}), rounded = gpu_tensor(DType::bf16, {kRows, c.out});
+    ops::linear(gpu(), x_a, a, exact);
+    ops::linear(gpu(), x_b, b, exact, true);
+    ops::linear_sum(gpu(), x_a, a, x_b, b, rounded);
+    const Values expected = values(on_host(exact));
+    const int64_t terms = c.a_in + c.b_in;
+    Values bound;
+    for (const double value : expected)
+      bound.push_back(std::abs(value) * kUnitBf16 + sum_error(terms) * static_cast<double>(terms) / 4);
+    expect_within(on_host(rounded), expected, bound, fmt::format("{} + {} to {}", c.a_in, c.b_in, c.out));
+  }
+}
+
 // Rounding the float32 sum once: the two algorithms may sum in different orders.
 TEST(CudaLinear, Bf16ResultsAreRoundedSums) {
   constexpr int64_t kRows = 65, kIn = 1024, kOut = 257;
@@ -61,6 +96,36 @@ TEST(CudaLinear, Bf16ResultsAreRoundedSums) {
   Values bound;
   for (const double value : expected) bound.push_back(std::abs(value) * kUnitBf16 + sum_error(kIn) * kIn / 4);
   expect_within(on_host(rounded), expected, bound, "bf16 product");
+}
+
+// A sum of two products takes the terms of one product with both weights side by side, in their order and in the same
+// groups of 16: where one kernel makes it, the bits are those of the library's, whatever the rows. Rows below, at and
+// above tiles of 64, 128 and 192; inputs that are no multiple of the 64 that a step takes, and full widths.
+TEST(CudaLinear, ASumOfProductsIsOneProduct) {
+  struct Case {
+    int64_t rows, a_in, b_in, out;
+  };
+  for (const Case& c :
+       {Case{1, 16, 16, 8}, {63, 64, 128, 200}, {129, 80, 200, 192}, {400, 336, 24, 3080}, {4608, 3072, 9216, 3072}}) {
+    const std::string what = fmt::format("{} rows, {} + {} to {}", c.rows, c.a_in, c.b_in, c.out);
+    const int64_t in = c.a_in + c.b_in;
+    const Tensor x = random_tensor(DType::bf16, {c.rows, in}, 1), weight = random_tensor(DType::bf16, {c.out, in}, 2);
+    const Tensor x_a = on_gpu(columns_of(x, 0, c.a_in)), x_b = on_gpu(columns_of(x, c.a_in, c.b_in));
+    const Linear a = ops::pack_linear(gpu(), on_gpu(columns_of(weight, 0, c.a_in))),
+                 b = ops::pack_linear(gpu(), on_gpu(columns_of(weight, c.a_in, c.b_in)));
+    if (ops::linear_sum_dtype(gpu().device(), a, b) != DType::bf16) GTEST_SKIP() << "no kernel makes a sum of products";
+    Tensor sum = gpu_tensor(DType::bf16, {c.rows, c.out}), one = gpu_tensor(DType::bf16, {c.rows, c.out});
+    ops::linear_sum(gpu(), x_a, a, x_b, b, sum);
+    ops::linear(gpu(), on_gpu(x), ops::pack_linear(gpu(), on_gpu(weight)), one);
+    const Tensor whole = on_host(sum);
+    EXPECT_TRUE(same_bits(whole, on_host(one))) << what;
+    for (const int64_t first : {int64_t{0}, c.rows / 3, c.rows - 1}) {
+      const int64_t rows = std::min(c.rows - first, int64_t{130});
+      Tensor part = gpu_tensor(DType::bf16, {rows, c.out});
+      ops::linear_sum(gpu(), x_a.view().rows(first, rows), a, x_b.view().rows(first, rows), b, part);
+      EXPECT_TRUE(same_bits(whole.view().rows(first, rows), on_host(part))) << what << " from " << first;
+    }
+  }
 }
 
 TEST(CudaLinear, BiasWithBf16ResultsIsRefused) {

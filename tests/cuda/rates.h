@@ -8,6 +8,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "device/stream.h"
@@ -86,9 +87,43 @@ struct Width {
   const char* name;
   int64_t in, out;
 };
-/// The products of a block of the full transformer.
-inline const Width kTransformer[] = {
-    {"qkv", 3840, 11520}, {"out", 3840, 3840}, {"w1+w3", 3840, 20480}, {"w2", 10240, 3840}};
+
+/// The blocks of a full-size transformer.
+struct Blocks {
+  std::string_view model;
+  int64_t heads = 0, ffn = 0;
+  size_t count = 0;
+  bool is_parallel = false;  ///< whether attention and feed-forward layer read one norm and share their last product
+  static constexpr int64_t kHeadDim = 128;
+
+  int64_t hidden() const { return heads * kHeadDim; }
+  /// \return a block's products in their order; attention follows the first.
+  std::vector<Width> products() const {
+    const int64_t d = hidden();
+    const Width qkv{"qkv", d, 3 * d}, gate_up{"gate+up", d, 2 * ffn};
+    if (is_parallel) return {qkv, gate_up, {"out+down", d + ffn, d}};
+    return {qkv, {"out", d, d}, gate_up, {"down", ffn, d}};
+  }
+};
+inline constexpr Blocks kZImage{"z-image", 30, 10240, 32, false};
+/// FLUX.2-klein-4B; its five blocks of two streams, too, stand as parallel ones, which take the least time.
+inline constexpr Blocks kKlein{"klein", 24, 9216, 25, true};
+
+/// What the programs of blocks are told: a model, then numbers of rows.
+struct BlockArguments {
+  Blocks blocks = kZImage;
+  std::vector<int64_t> rows;
+
+  BlockArguments(int argc, char** argv) {
+    const std::vector<std::string> words(argv + 1, argv + argc);
+    for (const std::string& word : words) {
+      if (word == kKlein.model)
+        blocks = kKlein;
+      else if (word != kZImage.model)
+        rows.push_back(std::stoll(word));
+    }
+  }
+};
 
 inline double product_flops(int64_t rows, const Width& width) {
   return 2.0 * static_cast<double>(rows) * static_cast<double>(width.in) * static_cast<double>(width.out);
@@ -107,13 +142,14 @@ struct BlockStep {
 };
 inline constexpr size_t kWeightSets = 4;
 
-/// Runs the steps of 32 blocks in their order for several seconds and prints the median time of each: what a card can
+/// Runs the steps of `count` blocks in their order for several seconds and prints the median time of each: what a card can
 /// sustain at its power limit shows only then.
-inline void measure_in_order(Bench& bench, const std::string& title, const std::vector<BlockStep>& block) {
-  constexpr size_t kBlocks = 32, kForwards = 6;  // that many without a pause
+inline void measure_in_order(Bench& bench, const std::string& title, size_t count,
+                             const std::vector<BlockStep>& block) {
+  constexpr size_t kForwards = 6;  // that many without a pause
   constexpr double kSeconds = 4;
   std::vector<std::function<void()>> steps;
-  for (size_t i = 0; i < kBlocks * kForwards; ++i)
+  for (size_t i = 0; i < count * kForwards; ++i)
     for (const BlockStep& step : block) steps.push_back([&step, i] { step.op(i % kWeightSets); });
   bench.time({steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(block.size())});
   // The first half brings the card to its temperature and clocks.
@@ -135,10 +171,10 @@ inline void measure_in_order(Bench& bench, const std::string& title, const std::
     const double ms = static_cast<double>(of_kind[of_kind.size() / 2]);
     fmt::print(" {} {:.4f} ms", block[kind].name, ms);
     if (block[kind].flops > 0) fmt::print(" ({:.0f})", block[kind].flops / ms * 1e-9);
-    forward_ms += ms * kBlocks;
+    forward_ms += ms * static_cast<double>(count);
   }
   for (const float ms : times) total_ms += static_cast<double>(ms);
-  fmt::print("\n  a forward of {} blocks: {:.2f} ms by medians, {:.2f} ms in all\n", kBlocks, forward_ms,
+  fmt::print("\n  a forward of {} blocks: {:.2f} ms by medians, {:.2f} ms in all\n", count, forward_ms,
              total_ms / static_cast<double>(forwards));
 }
 

@@ -17,15 +17,17 @@ TEST(Capabilities, ArePrinted) {
   EXPECT_EQ(to_string(ops::Capabilities{.bf16_products = true, .packed_head_dim = 128}),
             "bf16 products, packed attention of heads of 128");
   EXPECT_EQ(
-      to_string(ops::Capabilities{true, true, true, 128, 8, 16, 64}),
+      to_string(ops::Capabilities{true, true, true, 128, 8, 4, 16, 64}),
       "bf16 products, borrowed weights, planned convolutions, packed attention of heads of 128, gated products of "
-      "widths in 8s, upsampling by phases of channels in 16s, fused in 64s");
+      "widths in 8s, sums of products in 4s, upsampling by phases of channels in 16s, fused in 64s");
 }
 
 TEST(Capabilities, ACpuFusesNothing) {
   const ops::Capabilities can = ops::capabilities(Device{});
   EXPECT_FALSE(can.borrowed_weights || can.planned_convolutions);
-  EXPECT_EQ(can.packed_head_dim + can.gated_multiple + can.phase_multiple + can.fused_phase_multiple, 0);
+  EXPECT_EQ(
+      can.packed_head_dim + can.gated_multiple + can.summed_multiple + can.phase_multiple + can.fused_phase_multiple,
+      0);
   EXPECT_FALSE(ops::packs_attention(Device{}, DType::bf16, 128, false));
   EXPECT_FALSE(ops::packs_attention(Device{}, DType::bf16, 0, false));
   EXPECT_FALSE(ops::fuses_gated_linear(Device{}, DType::bf16, {64, 64, false}));

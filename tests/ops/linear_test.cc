@@ -116,6 +116,54 @@ TEST(Linear, Bf16WithoutTheInstructionsIsADeviceError) {
   }
 }
 
+// Measured: 0.17 of the bound for f32, 0.02 for bf16.
+TEST(LinearSum, EqualsReference) {
+  WorstError worst;
+  Context ctx({}, 2);
+  struct Case {
+    int64_t rows, a_in, b_in, out;
+  };
+  for (const DType dtype : product_dtypes()) {
+    for (const Case& c :
+         {Case{1, 1, 1, 1}, {0, 32, 64, 32}, {33, 31, 65, 32}, {65, 64, 8, 104}, {130, 384, 1000, 96}}) {
+      const Tensor x_a = random_tensor(dtype, {c.rows, c.a_in}, 1), x_b = random_tensor(dtype, {c.rows, c.b_in}, 2);
+      const Tensor a = random_tensor(dtype, {c.out, c.a_in}, 3), b = random_tensor(dtype, {c.out, c.b_in}, 4);
+      Guarded y(DType::f32, {c.rows, c.out});
+      ops::linear_sum(ctx, x_a, ops::pack_linear(ctx, a), x_b, ops::pack_linear(ctx, b), y);
+
+      const auto sum = [&](const auto& of) {
+        Values of_a = reference::linear(of(x_a), of(a), {}, c.rows, c.a_in, c.out);
+        const Values of_b = reference::linear(of(x_b), of(b), {}, c.rows, c.b_in, c.out);
+        std::ranges::transform(of_a, of_b, of_a.begin(), std::plus<>());
+        return of_a;
+      };
+      const Values expected = sum([](const Tensor& tensor) { return values(tensor); });
+      Values bound = sum([](const Tensor& tensor) { return reference::absolute(values(tensor)); });
+      for (double& each : bound) each *= sum_error(c.a_in + c.b_in);
+      worst(dtype, expect_within(y, expected, bound,
+                                 fmt::format("{} {}x{}+{}x{}", name(dtype), c.rows, c.a_in, c.b_in, c.out)));
+      y.expect_guards_untouched();
+    }
+  }
+}
+
+TEST(LinearSum, WrongShapesAndTypesAreRefused) {
+  Context ctx({}, 1);
+  const auto packed = [&](int64_t out, int64_t in) {
+    return ops::pack_linear(ctx, random_tensor(DType::f32, {out, in}, 2));
+  };
+  const Linear a = packed(10, 20), b = packed(10, 12), other = packed(9, 12);
+  const Tensor x_a = random_tensor(DType::f32, {3, 20}, 1), x_b = random_tensor(DType::f32, {3, 12}, 1);
+  Guarded y(DType::f32, {3, 10}), rounded(DType::bf16, {3, 10});
+  EXPECT_THROW(ops::linear_sum(ctx, x_b, a, x_b, b, y), Error);
+  EXPECT_THROW(ops::linear_sum(ctx, x_a, a, x_b, other, y), Error);
+  EXPECT_THROW(ops::linear_sum(ctx, x_a, a, x_b, b, rounded), Error);
+  Linear biased = a;
+  const Tensor bias = random_tensor(DType::f32, {10}, 3);
+  biased.bias = bias;
+  EXPECT_THROW(ops::linear_sum(ctx, x_a, biased, x_b, b, y), Error);
+}
+
 // Below, at and above tile sizes; widths that one kernel serves on a GPU (multiples of 8) and others.
 // Measured: 0.21 of the bound for f32, 0.98 for bf16 (its output rounding).
 TEST(GatedLinear, EqualsReference) {

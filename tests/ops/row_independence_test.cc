@@ -77,6 +77,21 @@ TEST(RowIndependence, Linear) {
   }
 }
 
+TEST(RowIndependence, LinearSum) {
+  constexpr int64_t kRows = 130, kIn = 200, kOut = 96;
+  for (const DType dtype : product_dtypes()) {
+    const Tensor x = random_tensor(dtype, {kRows, kIn}, 1), weight = random_tensor(dtype, {kOut, kIn}, 2);
+    const Linear packed = ops::pack_linear(context(1), weight);
+    expect_independent_rows(
+        kRows, DType::f32, {kOut},
+        [&](Context& ctx, int64_t first, int64_t count, View y) {
+          const ConstView rows = x.view().rows(first, count);
+          ops::linear_sum(ctx, rows, packed, rows, packed, y);
+        },
+        fmt::format("linear_sum {}", name(dtype)));
+  }
+}
+
 TEST(RowIndependence, GatedLinear) {
   constexpr int64_t kRows = 400, kIn = 200, kFfn = 392;
   for (const DType dtype : product_dtypes()) {

@@ -44,6 +44,8 @@ struct Run {
   }
   LayerModulation of_single() const { return layer_modulation(config, modulation.singles, 0); }
 
+  View projected_as(DType dtype) const { return {s.projected.bytes(), dtype, s.projected.shape()}; }
+
   /// The two residual streams by themselves, as the reference has them.
   void report_streams(const std::string& name) const {
     for (const auto& [stream, rows] : stream_rows)
@@ -54,7 +56,7 @@ struct Run {
   /// before ends, while x is at hand: s.normed holds the first one already.
   void double_block(const DoubleBlockWeights& w, bool is_last, const std::string& name) const {
     ctx.throw_if_cancelled();
-    const View projected(s.projected.bytes(), ops::product_dtype(ctx.device(), s.normed.dtype()), s.projected.shape());
+    const View projected = projected_as(ops::product_dtype(ctx.device(), s.normed.dtype()));
     w.visit.begin(ctx);
     nn::attention(ctx, sequences, config.attention_shape(), w.attention, {s.normed, projected}, s.attention);
     const auto of = [](View all, const parallel::Range& rows) { return all.rows(rows.begin, rows.count); };
@@ -76,11 +78,13 @@ struct Run {
   void single_block(const SingleBlockWeights& w, bool is_last, const std::string& name) const {
     ctx.throw_if_cancelled();
     w.visit.begin(ctx);
-    nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
-    nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected, true);
+    nn::attend(ctx, sequences, config.attention_shape(), {&w.attention, 1}, s.normed, s.attention);
+    ops::gated_linear(ctx, s.normed, w.feed_forward.gate_up, s.feed_forward.gate_up, s.feed_forward.product);
+    const Linear &out = w.attention.out, &down = w.feed_forward.down;
+    const View projected = projected_as(ops::linear_sum_dtype(ctx.device(), out, down));
+    ops::linear_sum(ctx, s.attention.mixed, out, s.feed_forward.product, down, projected);
     w.visit.end(ctx);
-    ops::add_gated_adaptive_norm(ctx, s.projected, of_single().gate, s.x, of_single().norm,
-                                 is_last ? View{} : s.normed);
+    ops::add_gated_adaptive_norm(ctx, projected, of_single().gate, s.x, of_single().norm, is_last ? View{} : s.normed);
     report(probe, name, s.x);
   }
 };

@@ -64,7 +64,7 @@ struct Pass {
 struct Scratch {
   View x;          ///< f32 [rows, hidden]: the residual stream
   View normed;     ///< [rows, hidden] of the weights' dtype
-  View projected;  ///< f32 [rows, hidden]; double blocks use the first part, as ops::product_dtype()
+  View projected;  ///< f32 [rows, hidden], or its first part as ops::product_dtype()
   nn::AttentionScratch attention;
   nn::FeedForwardScratch feed_forward;
   View final_normed;  ///< f32 [image tokens, hidden], of one sequence after the other; in the memory of projected

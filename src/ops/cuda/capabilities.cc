@@ -16,6 +16,7 @@ Capabilities run(OnCuda<capabilities>, Device device) {
           .planned_convolutions = true,
           .packed_head_dim = is_hopper ? kHopperHeadDim : 0,
           .gated_multiple = is_hopper ? kGateRows : 0,
+          .summed_multiple = is_hopper ? kSummedMultiple : 0,
           .phase_multiple = kFusedChannels,
           .fused_phase_multiple = is_hopper ? kPhaseOuts : 0};
 }

@@ -33,6 +33,17 @@ inline constexpr int64_t kHopperWideHead = 512;
 void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out);
 inline constexpr int64_t kGateRows = 8;
 
+/// What a product multiplies: bf16 [rows, in] and [columns, in], on the device. in is a multiple of
+/// kSummedMultiple.
+struct HopperFactors {
+  const std::byte *x = nullptr, *weight = nullptr;
+  int64_t in = 0;
+};
+/// out [rows, columns], bf16, = the sum of two products, over the first one's inputs and then the second one's; rows do
+/// not depend on each other. columns are a multiple of kSummedMultiple.
+void hopper_linear_sum(Context& ctx, const HopperFactors& a, const HopperFactors& b, View out);
+inline constexpr int64_t kSummedMultiple = 8;
+
 /// A filter of hopper_convolution().
 struct HopperFilter {
   const std::byte* weights = nullptr;  ///< bf16 [phases * out, kernel, kernel, in]

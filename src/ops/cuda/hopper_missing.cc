@@ -23,6 +23,8 @@ void hopper_wide_attention(Context&, ConstView, ConstView, ConstView, float, Vie
 
 void hopper_gated_linear(Context&, ConstView, const std::byte*, View) { fail_missing(); }
 
+void hopper_linear_sum(Context&, const HopperFactors&, const HopperFactors&, View) { fail_missing(); }
+
 void hopper_convolution(Context&, ConstView, const HopperFilter&, const Padding&, bool, View) { fail_missing(); }
 
 }  // namespace nostos::cuda

@@ -1,5 +1,5 @@
-// Implements the product with a weight on cuBLASLt; gated products on Hopper as one kernel, whose weight has gates and
-// what they gate side by side.
+// Implements the product with a weight on cuBLASLt; on Hopper gated products, whose weight has gates and what they gate
+// side by side, and sums of two products as one kernel.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -270,6 +270,12 @@ void run(OnCuda<interleave_gates>, Context& ctx, ConstView weight, View out) {
 
 void run(OnCuda<fused_gated_linear>, Context& ctx, ConstView x, const Linear& w, View out) {
   hopper_gated_linear(ctx, x, static_cast<const DeviceMatrix&>(*w.packed).data, out);
+}
+
+void run(OnCuda<fused_linear_sum>, Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b,
+         View y) {
+  const auto data = [](const Linear& w) { return static_cast<const DeviceMatrix&>(*w.packed).data; };
+  hopper_linear_sum(ctx, {x_a.bytes(), data(a), a.in}, {x_b.bytes(), data(b), b.in}, y);
 }
 
 }  // namespace nostos::ops

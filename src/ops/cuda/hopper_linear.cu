@@ -1,5 +1,5 @@
-// Implements the first half of a SwiGLU layer on Hopper: both products and SiLU in one kernel, so that the products
-// themselves never leave the chip.
+// Implements products with several weights on Hopper: the first half of a SwiGLU layer, whose two products never leave
+// the chip, and the sum of two products.
 //
 // A block has tiles of 192 x 192 or 128 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose
 // single thread brings operands through a ring of shared memory, for a short tile 192 rows, too. Every sum runs over k
@@ -31,7 +31,8 @@ struct Tile {
 struct Tiles {
   int rows = 0;                         ///< of x
   int long_tiles = 0, short_tiles = 0;  ///< of a tile of columns
-  int across = 0, steps_k = 0;
+  int across = 0;
+  int first_steps_k = 0, steps_k = 0;  ///< of the first product, and of all
 
   __device__ int count() const { return across * (long_tiles + short_tiles); }
   /// \return tile `index`: all long ones come first, and of each kind they run down first inside a group of columns.
@@ -49,9 +50,37 @@ struct Tiles {
 
 __device__ inline float silu_times(float gate, float up) { return up * __fdividef(gate, 1.f + __expf(-gate)); }
 
+/// What is multiplied: x [rows, k] and a weight [columns, k].
+struct Factors {
+  CUtensorMap x, weight;
+};
+
+/// 16 columns of a warpgroup's result as pairs that store_matrices() takes, of the product d itself or of 8 gates and 8
+/// columns that they gate: both of a pair are this thread's.
+/// \param sixteen which of d's, of the results
+template <bool kGated>
+__device__ inline void pack_sixteen(const float* d, int sixteen, uint32_t (&pairs)[4]) {
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const int eight = 2 * sixteen + j;
+    if constexpr (kGated) {
+      const float* gate = d + 8 * eight;
+      const float* up = gate + 4;
+      pairs[2 * j] = pack_bf16(silu_times(gate[0], up[0]), silu_times(gate[1], up[1]));
+      pairs[2 * j + 1] = pack_bf16(silu_times(gate[2], up[2]), silu_times(gate[3], up[3]));
+    } else {
+      const float* sums = d + 4 * eight;
+      pairs[2 * j] = pack_bf16(sums[0], sums[1]);
+      pairs[2 * j + 1] = pack_bf16(sums[2], sums[3]);
+    }
+  }
+}
+
+/// out = the products' sum, gated if kGated. A sum over k takes the first product's k, then the second's.
+template <bool kGated>
 __global__ void __launch_bounds__(kThreads, 1)
-    gated_linear_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap weight,
-                        const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles tiles) {
+    linear_kernel(const __grid_constant__ Factors one, const __grid_constant__ Factors two,
+                  const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t shared[];
   const uint32_t ring = (hopper::shared_address(shared) + 1023u) & ~1023u;
@@ -82,8 +111,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         hopper::wait(empty + 8 * stage, phase_of(first + k) ^ 1);
         hopper::arrive_expecting(full + 8 * stage, kStageBytes);
         const uint32_t to = ring + stage * kStageBytes;
-        hopper::load_tile(to, x, full + 8 * stage, k * kTileK, tile.first_row);
-        hopper::load_tile(to + kXBytes, weight, full + 8 * stage, k * kTileK, tile.column * kTileColumns);
+        const Factors& from = k < tiles.first_steps_k ? one : two;
+        const int column = (k < tiles.first_steps_k ? k : k - tiles.first_steps_k) * kTileK;
+        hopper::load_tile(to, from.x, full + 8 * stage, column, tile.first_row);
+        hopper::load_tile(to + kXBytes, from.weight, full + 8 * stage, column, tile.column * kTileColumns);
       }
     }
     return;
@@ -128,31 +159,25 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::wait_products<0>();
     release(tiles.steps_k - 1);
 
-    // 16 columns of the product are 8 of gates and 8 of what they gate: both of a result are this thread's. The parts
-    // of the result take turns in two places of shared memory.
+    // The parts of the result take turns in two places of shared memory.
+    constexpr int kColumns = kGated ? kTileColumns / 2 : kTileColumns;
     const int row = warp_row + lane % 16;
 #pragma unroll
-    for (int part = 0; part < kTileColumns / 2 / kPartColumns; ++part) {
+    for (int part = 0; part < kColumns / kPartColumns; ++part) {
       const uint32_t place = own_parts + part % 2 * kPartBytes;
       if (thread == 0) hopper::wait_stores_read<1>();
       hopper::wait_together(1 + warpgroup, 128);
 #pragma unroll
-      for (int eight = 0; eight < kPartColumns / 8; eight += 2) {
+      for (int sixteen = 0; sixteen < kPartColumns / 16; ++sixteen) {
         uint32_t pairs[4];
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const float* gate = d + 8 * (part * (kPartColumns / 8) + eight + j);
-          const float* up = gate + 4;
-          pairs[2 * j] = pack_bf16(silu_times(gate[0], up[0]), silu_times(gate[1], up[1]));
-          pairs[2 * j + 1] = pack_bf16(silu_times(gate[2], up[2]), silu_times(gate[3], up[3]));
-        }
+        pack_sixteen<kGated>(d, part * (kPartColumns / 16) + sixteen, pairs);
         // Rows of 64 bytes, swizzled as the tensor map says.
-        hopper::store_matrices(place + row * 64 + (((eight + lane / 16) ^ (row / 2 % 4)) * 16), pairs);
+        hopper::store_matrices(place + row * 64 + (((2 * sixteen + lane / 16) ^ (row / 2 % 4)) * 16), pairs);
       }
       hopper::publish_writes();
       hopper::wait_together(1 + warpgroup, 128);
       if (thread == 0) {
-        hopper::store_tile(out, place, tile.column * (kTileColumns / 2) + part * kPartColumns, first_row);
+        hopper::store_tile(out, place, tile.column * kColumns + part * kPartColumns, first_row);
         hopper::store_begun();
       }
     }
@@ -167,21 +192,46 @@ bool has_hopper_kernels(Device device) {
   return device.kind == DeviceKind::cuda && device_properties(device.index).compute_capability == 90;
 }
 
-void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out) {
-  const int64_t rows = x.shape()[0], in = x.shape()[1], ffn = out.shape()[1];
+namespace {
+
+Factors factors(const HopperFactors& of, int64_t rows, int64_t columns) {
+  const auto tiled = [&](const std::byte* data, int64_t all, int tile) {
+    return tensor_map({.data = data, .rows = all, .columns = of.in, .tile_rows = tile, .tile_columns = kTileK});
+  };
+  return {tiled(of.x, rows, kTileRows), tiled(of.weight, columns, kTileColumns)};
+}
+
+/// \param two without inputs where there is one product. \param columns of the products
+template <bool kGated>
+void launch(Context& ctx, const HopperFactors& one, const HopperFactors& two, int64_t columns, View out) {
+  const int64_t rows = out.shape()[0];
   if (rows == 0) return;
   const auto tiles_of = [](int64_t all, int64_t tile) { return static_cast<int>((all + tile - 1) / tile); };
-  const int across = tiles_of(2 * ffn, kTileColumns);
+  const int across = tiles_of(columns, kTileColumns);
   const HopperTiles cut = hopper_tiles(across, rows, multiprocessors(ctx));
-  const Tiles tiles{static_cast<int>(rows), cut.long_tiles, cut.short_tiles, across, tiles_of(in, kTileK)};
-  check_cuda(cudaFuncSetAttribute(gated_linear_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+  const int first_steps = tiles_of(one.in, kTileK), steps = first_steps + tiles_of(two.in, kTileK);
+  const Tiles tiles{static_cast<int>(rows), cut.long_tiles, cut.short_tiles, across, first_steps, steps};
+  check_cuda(cudaFuncSetAttribute(linear_kernel<kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
-  gated_linear_kernel<<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
-      tensor_map({.data = x.bytes(), .rows = rows, .columns = in, .tile_rows = kTileRows, .tile_columns = kTileK}),
-      tensor_map({.data = weight, .rows = 2 * ffn, .columns = in, .tile_rows = kTileColumns, .tile_columns = kTileK}),
-      tensor_map({.data = out.bytes(), .rows = rows, .columns = ffn, .tile_rows = 64, .tile_columns = kPartColumns}),
+  linear_kernel<kGated><<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
+      factors(one, rows, columns), factors(two.in > 0 ? two : one, rows, columns),
+      tensor_map({.data = out.bytes(),
+                  .rows = rows,
+                  .columns = out.shape()[1],
+                  .tile_rows = 64,
+                  .tile_columns = kPartColumns}),
       tiles);
-  check_launch("gated_linear");
+  check_launch("linear");
+}
+
+}  // namespace
+
+void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out) {
+  launch<true>(ctx, {x.bytes(), weight, x.shape()[1]}, {}, 2 * out.shape()[1], out);
+}
+
+void hopper_linear_sum(Context& ctx, const HopperFactors& a, const HopperFactors& b, View out) {
+  launch<false>(ctx, a, b, out.shape()[1], out);
 }
 
 }  // namespace nostos::cuda
