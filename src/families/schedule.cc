@@ -1,5 +1,5 @@
-// Computes the noise levels of a run as diffusers' ZImagePipeline and FlowMatchEulerDiscreteScheduler do, float by
-// float.
+// Computes the noise levels of a run as diffusers' ZImagePipeline, Flux2KleinPipeline and
+// FlowMatchEulerDiscreteScheduler do, float by float.
 //
 // This file is compiled without contraction of products and sums (see CMakeLists.txt): where PyTorch's compiled code
 // fuses them, std::fma says so, and nowhere else.

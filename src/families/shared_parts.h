@@ -1,5 +1,5 @@
-// Owns the parts that several families have: the Qwen3 text encoder and the VAE, and the ways between images and latents
-// on the rows of one rank. A family's model calls it.
+// Owns the parts that several families have: the Qwen3 text encoder and the VAE, and the ways between images and
+// latents on the rows of one rank. A family's model calls it.
 #pragma once
 
 #include <cstdint>

@@ -125,12 +125,8 @@ void plan_decode(const Drawing& drawing, std::span<const View> states, const Dec
 void decode(Drawing& drawing, std::span<const PicturePlace> places, std::span<const View> states, DecodeMemory memory) {
   Context& ctx = drawing.ctx();
   if (drawing.takes_turns()) {
-    Arena& late = drawing.late.emplace(ctx.device());
-    drawing.turn_to(drawing.family().stage_parts().decode);
-    take_decode_memory(late, drawing, places.size());
-    late = Arena(ctx.device(), late.peak_bytes());
-    memory = take_decode_memory(late, drawing, places.size());
-    drawing.report.arena_bytes = std::max(drawing.report.arena_bytes, late.peak_bytes());
+    memory = drawing.turn_to(drawing.family().stage_parts().decode,
+                             [&](Arena& arena) { return take_decode_memory(arena, drawing, places.size()); });
   }
   drawing.enter_stage("decode");
   std::vector<int32_t> invalid(places.size(), 0);

@@ -19,6 +19,7 @@ namespace nostos {
 ///
 ///   stage          file           who works       parts in use       exchanges
 ///   plan, load     draw           all; leaders    (loaded)           the prompts' lengths
+///   encode         references     all             encode             reference images, to all; halos, sums, tokens
 ///   text           captions       rank 0          text               prompt embeddings, to all
 ///   initial state  initial_state  rank 0, or all  none               noise, to all
 ///   denoise        denoise        all             denoise            heads and rows of attention; tokens

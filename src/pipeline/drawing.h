@@ -60,6 +60,18 @@ class Drawing {
   /// Where parts take turns: loads `parts` and releases all other parts, while the other ranks wait. The report has it
   /// as a stage.
   void turn_to(std::span<const size_t> parts);
+  /// The same for a stage that has memory of its own. \param take is called as take(arena), first to measure
+  /// \return what it returned
+  template <class Take>
+  auto turn_to(std::span<const size_t> parts, const Take& take) {
+    turn_to(parts);
+    Arena& memory = late.emplace(ctx().device());
+    take(memory);
+    const size_t bytes = memory.peak_bytes();
+    report.arena_bytes = std::max(report.arena_bytes, bytes);
+    memory = Arena(ctx().device(), bytes);
+    return take(memory);
+  }
   /// Runs `work`, which exchanges with the ranks. On a GPU the first run is followed by a recording, where recording is
   /// possible; later runs launch the recording.
   /// \param recorded is forgotten before the memory that `work` uses is given back
@@ -77,7 +89,7 @@ class Drawing {
   std::vector<Generation> made;  ///< of each request
   StepOrders orders;
   bool can_record = false;  ///< whether steps and decodes are recorded: the same on every rank
-  /// Memory of the decoding stage where parts take turns. It outlives what is under way when a drawing fails: to free
+  /// Memory of the encoding or the decoding stage where parts take turns. It outlives what is under way when a drawing fails: to free
   /// it may wait for a GPU that waits for a peer.
   std::optional<Arena> late{};
   RunReport report{};

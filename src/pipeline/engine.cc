@@ -175,8 +175,8 @@ int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   const ResolvedRequest resolved = resolve(request, limits());
   const int64_t side = model.limits.pixels_per_latent * model.patch;
   int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side);
-  tokens += impl_->models.front()->parts.family().embedding_shape(
-      {kUsualPrompt, *resolved.request.max_sequence_length})[0];
+  tokens +=
+      impl_->models.front()->parts.family().embedding_shape({kUsualPrompt, *resolved.request.max_sequence_length})[0];
   for (const ImageSize& size : resolved.reference_sizes) tokens += size.height / side * (size.width / side);
   const int64_t ranks = options.parallelism.ulysses * options.parallelism.ring;
   const int64_t passes = resolved.is_guided && options.parallelism.cfg == 1 ? 2 : 1;
@@ -200,6 +200,12 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
   Impl& impl = *impl_;
   require(!requests.empty() && (progress.empty() || progress.size() == requests.size()), ErrorKind::invalid_input,
           "{} requests come with {} progresses: each has its own, or none has one", requests.size(), progress.size());
+  // Every process must find the same, and rank 0 alone has the pixels.
+  const auto has_hash = [](const ReferenceImage& image) { return !image.sha256.empty(); };
+  const auto is_comparable = [&](const GenerationRequest& one) { return std::ranges::all_of(one.images, has_hash); };
+  require(impl.processes == nullptr || requests.size() == 1 || std::ranges::all_of(requests, is_comparable),
+          ErrorKind::invalid_input,
+          "an image has no sha256: processes compare the reference images of several requests by it");
   std::vector<ResolvedRequest> resolved;
   for (size_t i = 0; i < requests.size(); ++i) {
     for_request(i, requests.size(), [&] {
@@ -208,7 +214,7 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
       require(
           draws_together(made, first), ErrorKind::invalid_input,
           "drawn at {}x{} with {} steps, it cannot be drawn together with one at {}x{} with {} steps, or with other "
-          "sigmas",
+          "sigmas or reference images",
           made.drawn_width, made.drawn_height, *made.request.num_inference_steps, first.drawn_width, first.drawn_height,
           *first.request.num_inference_steps);
     });

@@ -81,7 +81,7 @@ struct RunReport {
 
 struct Picture {
   Image image;     ///< 8-bit RGB of the asked size
-  Tensor latents;  ///< final state, float32 [1, channels, height / 8, width / 8] of the drawn size
+  Tensor latents;  ///< final state, float32 [1, channels, latent height, latent width] of the drawn size
   uint64_t seed = 0;
 };
 

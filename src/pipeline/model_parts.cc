@@ -15,7 +15,8 @@ namespace {
 /// What a process takes of a GPU beside what it asks for: the driver's context, the kernels of CUDA's libraries, and
 /// rounding. Measured on an H200 with the reserve used up: 0.95 to 1.07 GiB, more with more weights on the device.
 constexpr size_t kContextBytes = size_t{1152} << 20;
-/// More than the scratch memory and reserve of any picture of up to 2048x2048.
+/// More than the scratch memory and reserve of any picture of up to 2048x2048 without reference images. With many of
+/// them a drawing takes more: then make_room() plans anew.
 constexpr size_t kLargestScratchBytes = size_t{8} << 30;
 
 /// \return what must stay free beside a drawing's planned scratch memory: for the trials of products, which take a
@@ -45,7 +46,7 @@ bool ModelParts::is_used_by(const std::vector<size_t>& stage, size_t part) const
 
 bool ModelParts::is_for_text_alone(size_t part) const {
   const StageParts& stages = family_->stage_parts();
-  return !is_used_by(stages.denoise, part) && !is_used_by(stages.decode, part);
+  return !is_used_by(stages.denoise, part) && !is_used_by(stages.encode, part) && !is_used_by(stages.decode, part);
 }
 
 bool ModelParts::wants_one_at_a_time(Context& ctx) const {

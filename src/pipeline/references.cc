@@ -23,8 +23,9 @@ Image prepared(const Drawing& drawing, size_t index) {
   const ImageSize size = resolved.reference_sizes[index];
   Image image{size.height, size.width, {}};
   if (drawing.is_root()) {
-    require(given.image != nullptr, ErrorKind::invalid_input, "image: '{}' was not read", given.file);
-    image = prepare_reference(*given.image, drawing.parts().shape().limits, "image");
+    const std::string field = fmt::format("image[{}]", index);
+    require(given.image != nullptr, ErrorKind::invalid_input, "{}: '{}' was not read", field, given.file);
+    image = prepare_reference(*given.image, drawing.parts().shape().limits, field);
     check(image.height == size.height && image.width == size.width, "an image is prepared as it was planned");
   }
   image.rgb.resize(static_cast<size_t>(size.height * size.width * 3));
@@ -80,11 +81,8 @@ void encode_references(Drawing& drawing, ReferenceMemory& memory) {
   if (memory.images.empty()) return;
   Context& ctx = drawing.ctx();
   if (drawing.takes_turns()) {
-    drawing.turn_to(drawing.family().stage_parts().encode);
-    Arena& late = drawing.late.emplace(ctx.device());
-    take_reference_scratch(late, drawing, memory);
-    late = Arena(ctx.device(), late.peak_bytes());
-    take_reference_scratch(late, drawing, memory);
+    drawing.turn_to(drawing.family().stage_parts().encode,
+                    [&](Arena& arena) { take_reference_scratch(arena, drawing, memory); });
   }
   drawing.enter_stage("encode");
   drawing.timed("vae_encode", ctx, [&] {

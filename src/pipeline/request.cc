@@ -72,9 +72,12 @@ std::vector<ImageSize> reference_sizes(const std::vector<ReferenceImage>& images
           "image has {} reference pictures: this model takes at most {}", count, limits.max_reference_images);
   std::vector<ImageSize> sizes;
   for (size_t i = 0; i < images.size(); ++i) {
-    const std::string& file = images[i].file;
-    sizes.push_back(
-        prepared_size(images[i].size, limits, fmt::format("image[{}]{}", i, file.empty() ? "" : " (" + file + ")")));
+    const auto& [file, sha256, size, pixels] = images[i];
+    const std::string field = fmt::format("image[{}]{}", i, file.empty() ? "" : " (" + file + ")");
+    require(pixels == nullptr || (pixels->height == size.height && pixels->width == size.width),
+            ErrorKind::invalid_input, "{} has {}x{} pixels, but its size is said to be {}x{}", field,
+            pixels == nullptr ? 0 : pixels->width, pixels == nullptr ? 0 : pixels->height, size.width, size.height);
+    sizes.push_back(prepared_size(size, limits, field));
   }
   return sizes;
 }
@@ -94,6 +97,7 @@ ModelLimits any_model_limits() {
 }
 
 bool same_pixels(const ReferenceImage& a, const ReferenceImage& b) {
+  if (&a == &b) return true;
   if (a.size != b.size) return false;
   if (!a.sha256.empty() && !b.sha256.empty()) return a.sha256 == b.sha256;
   return a.image != nullptr && b.image != nullptr && (a.image == b.image || *a.image == *b.image);

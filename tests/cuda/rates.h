@@ -142,8 +142,8 @@ struct BlockStep {
 };
 inline constexpr size_t kWeightSets = 4;
 
-/// Runs the steps of `count` blocks in their order for several seconds and prints the median time of each: what a card can
-/// sustain at its power limit shows only then.
+/// Runs the steps of `count` blocks in their order for several seconds and prints the median time of each: what a card
+/// can sustain at its power limit shows only then.
 inline void measure_in_order(Bench& bench, const std::string& title, size_t count,
                              const std::vector<BlockStep>& block) {
   constexpr size_t kForwards = 6;  // that many without a pause

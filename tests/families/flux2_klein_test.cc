@@ -128,6 +128,23 @@ TEST(Klein, AnEmbeddingHasTheRowsOfThePromptAndItsPads) {
 }
 
 // The features last from the encoder's pass to the embedder's; the encoder's memory need not.
+// Where an arena measures, nothing has an address: what is taken must not be told by one.
+TEST(Klein, AnEmbeddingThatManyPassesReadIsMeasuredAsOften) {
+  Context ctx({}, 1);
+  const flux2_klein::Model model(ctx, {kTiny / "distilled"});
+  const nn::SequenceParallel share(
+      parallel::make_plan({.grid = {8, 8}, .heads = model.transformer_config().heads, .patch = 1}),
+      model.transformer_config().head_dim);
+  const std::vector<int64_t> rows{64};
+  const std::vector<size_t> embeddings(8, 0);
+  const DenoiserPlan plan{.share = share, .embedding_rows = rows, .embeddings = embeddings, .references = {}};
+  Arena measured{Device{}};
+  model.take_denoiser(measured, plan);
+  Arena taken(Device{}, measured.peak_bytes());
+  model.take_denoiser(taken, plan);
+  EXPECT_EQ(taken.peak_bytes(), measured.peak_bytes());
+}
+
 TEST(Klein, PassesOverPromptsShareMemory) {
   Context ctx({}, 1);
   const flux2_klein::Model model(ctx, {kTiny / "distilled"});

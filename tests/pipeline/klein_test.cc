@@ -9,7 +9,8 @@
 
 #include "base/error.h"
 #include "io/test_files.h"
-#include "pipeline/engine.h"
+#include "parallel/thread_communicator.h"
+#include "pipeline//engine.h"
 #include "pipeline/tiny_families.h"
 
 namespace nostos {
@@ -153,6 +154,46 @@ TEST(Klein, AReferenceThatWasNotReadIsRefused) {
   GenerationRequest drawn = request(1, {1});
   drawn.images[0].image.reset();
   expect_error([&] { engine.generate(drawn); }, ErrorKind::invalid_input, {"1.png", "was not read"});
+}
+
+TEST(Klein, PixelsOfAnotherSizeThanTheImageSaysAreRefused) {
+  Engine engine(options(kBase));
+  GenerationRequest drawn = request(1, {1});
+  drawn.images[0].size.width += 16;
+  expect_error([&] { engine.generate(drawn); }, ErrorKind::invalid_input, {"image[0] (1.png)", "its size is said"});
+}
+
+TEST(Klein, ProcessesCompareTheReferencesOfSeveralRequestsByTheirHash) {
+  run_thread_ranks(2, [&](Communicator& world) {
+    EngineOptions made = options(kDistilled);
+    made.parallelism.ulysses = 2;
+    Engine engine(made, &world);
+    std::vector<GenerationRequest> requests{request(1, {1}), request(2, {1})};
+    for (GenerationRequest& drawn : requests) drawn.images[0].sha256.clear();
+    expect_error([&] { engine.generate(requests); }, ErrorKind::invalid_input, {"sha256"});
+    for (GenerationRequest& drawn : requests) {
+      drawn.images[0].sha256 = std::string(64, '1');
+      if (world.rank() != 0) drawn.images[0].image.reset();
+    }
+    EXPECT_EQ(engine.generate(requests).size(), 2u);
+    requests[1].images[0].sha256 = std::string(64, '2');
+    expect_error([&] { engine.generate(requests); }, ErrorKind::invalid_input, {"request 2 of 2", "reference images"});
+  });
+}
+
+// Encoding a large reference takes more memory than drawing a small image, whether or not parts take turns.
+TEST(Klein, TheReportHasTheEncodersMemory) {
+  GenerationRequest drawn = request(1, {1});
+  drawn.height = drawn.width = 16;
+  Image image{256, 256, std::vector<uint8_t>(256 * 256 * 3)};
+  drawn.images[0].size = {image.height, image.width};
+  drawn.images[0].image = std::make_shared<const Image>(std::move(image));
+  EngineOptions made = options(kBase);
+  const size_t resident = Engine(made).generate(drawn).report.arena_bytes;
+  made.memory.one_drawing = true;
+  const size_t in_turns = Engine(made).generate(drawn).report.arena_bytes;
+  EXPECT_GT(10 * in_turns, 9 * resident);
+  EXPECT_LE(in_turns, resident);
 }
 
 TEST(Klein, TheBaseModelEditsOnThreeRanksOfEachHalf) {

@@ -308,13 +308,16 @@ TEST_P(FamilyRanks, EnginesOfSeveralProcessesAgreeWithThreads) {
       of_process.memory.one_drawing = release;
       of_process.threads = 1;
       Engine engine(of_process, &world);
-      const Generation made = engine.generate(drawn);
+      GenerationRequest given = drawn;
+      if (world.rank() != 0)
+        for (ReferenceImage& image : given.images) image.image.reset(), image.sha256.clear();  // rank 0 alone reads them
+      const Generation made = engine.generate(given);
       if (world.rank() == 0)
         expect_same(one, made, "rank 0");
       else
         EXPECT_TRUE(made.pictures.empty());
       // Bytes are those of one drawing, not of all that the communicator has seen.
-      const Generation again = engine.generate(drawn);
+      const Generation again = engine.generate(given);
       for (size_t rank = 0; rank < 3; ++rank)
         EXPECT_EQ(again.report.ranks[rank].bytes_sent, made.report.ranks[rank].bytes_sent);
     });

@@ -16,8 +16,8 @@ TransformerDenoiser::TransformerDenoiser(Arena& arena, const Model& model, const
   const flux2::Config& config = model.transformer_config();
   for (const parallel::Grid& reference : references_) reference_tokens_ += reference.tokens();
   for (const size_t embedding : plan.embeddings) {
-    Text& text = texts_[embedding];
-    if (text.rows) continue;
+    if (texts_[embedding]) continue;
+    Text& text = texts_[embedding].emplace();
     const int64_t length = plan.embedding_rows[embedding];
     const auto known = std::ranges::find(layouts_, length, &flux2::Layout::text);
     text.layout = static_cast<size_t>(known - layouts_.begin());
@@ -52,9 +52,9 @@ void TransformerDenoiser::take_embeddings(Context& ctx, std::span<const ConstVie
   if (with_positions)
     for (const flux2::Layout& layout : layouts_) model_.transformer().fill_positions(ctx, share_, references_, layout);
   for (size_t i = 0; i < texts_.size(); ++i) {
-    if (!texts_[i].rows) continue;
+    if (!texts_[i]) continue;
     const parallel::Range own = share_.beside_rows(embeddings[i].shape()[0]);
-    ops::convert(ctx, embeddings[i].rows(own.begin, own.count), texts_[i].rows);
+    ops::convert(ctx, embeddings[i].rows(own.begin, own.count), texts_[i]->rows);
   }
 }
 
@@ -78,7 +78,7 @@ void TransformerDenoiser::predict(Context& ctx, std::span<const DenoisePass> pas
     std::vector<flux2::Pass> inputs;
     for (const DenoisePass& pass : group)
       inputs.push_back(
-          {pass.tokens, &layout_of(pass.embedding), texts_[pass.embedding].rows, reference_rows_, pass.velocity});
+          {pass.tokens, &layout_of(pass.embedding), texts_[pass.embedding]->rows, reference_rows_, pass.velocity});
     model_.transformer().forward(ctx, inputs, modulation_, scratch);
   });
 }

@@ -2,6 +2,7 @@
 // Model::take_denoiser() makes one for each batch.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -27,9 +28,9 @@ class TransformerDenoiser final : public Denoiser {
   /// A prompt that passes of this rank read.
   struct Text {
     size_t layout = 0;
-    View rows;  // f32 [this rank's rows, hidden]; null for a prompt of no pass of this rank
+    View rows;  // f32 [this rank's rows, hidden]
   };
-  const flux2::Layout& layout_of(size_t embedding) const { return layouts_[texts_[embedding].layout]; }
+  const flux2::Layout& layout_of(size_t embedding) const { return layouts_[texts_[embedding]->layout]; }
   /// Calls forward(first, count, scratch) for the passes that run at once.
   template <class Forward>
   void lay_out(Arena& arena, std::span<const DenoisePass> passes, const Forward& forward) const;
@@ -38,10 +39,10 @@ class TransformerDenoiser final : public Denoiser {
   const nn::SequenceParallel& share_;
   bool passes_apart_;
   std::vector<parallel::Grid> references_;
-  int64_t reference_tokens_ = 0;        // of all ranks
-  std::vector<flux2::Layout> layouts_;  // one for each length of prompts
-  std::vector<Text> texts_;             // of each embedding
-  View reference_rows_;                 // f32 [this rank's rows, hidden]; null without references
+  int64_t reference_tokens_ = 0;            // of all ranks
+  std::vector<flux2::Layout> layouts_;      // one for each length of prompts
+  std::vector<std::optional<Text>> texts_;  // of each embedding, if a pass of this rank reads it
+  View reference_rows_;                     // f32 [this rank's rows, hidden]; null without references
   flux2::Modulation modulation_;
   View scratch_;  // u8
 };

@@ -24,7 +24,7 @@ Config load_config(const std::filesystem::path& file) {
   json.require_unquantised();
 
   Config config;
-  config.in_channels = json.integer_or("in_channels", 128, 1, 65536);
+  config.in_channels = json.integer_or("in_channels", 128, 1, 4096);
   config.heads = json.integer_or("num_attention_heads", 48, 1, 4096);
   config.head_dim = json.integer_or("attention_head_dim", 128, 2, 4096);
   config.double_layers = json.integer_or("num_layers", 8, 1, 1000);
@@ -42,7 +42,7 @@ Config load_config(const std::filesystem::path& file) {
       json.integer_or("out_channels", config.in_channels, 1, 65536) != config.in_channels)
     json.refuse("out_channels", "is not null or in_channels");
   if (json.boolean_or("guidance_embeds", true))
-    json.refuse("guidance_embeds", "is true: nostos draws with FLUX.2-klein, which takes no guidance as an input");
+    json.refuse("guidance_embeds", "is true, as it is by default: nostos draws with FLUX.2-klein, which takes no guidance as an input");
   if (config.ffn() < 1) json.refuse("mlp_ratio", "gives the feed-forward layers no width");
   if (config.time_features % 2 != 0) json.refuse("timestep_guidance_channels", "must be even");
   if (config.axes_dims.size() != 4) json.refuse("axes_dims_rope", "must have four entries");
