@@ -89,8 +89,8 @@ class Drawing {
   std::vector<Generation> made;  ///< of each request
   StepOrders orders;
   bool can_record = false;  ///< whether steps and decodes are recorded: the same on every rank
-  /// Memory of the encoding or the decoding stage where parts take turns. It outlives what is under way when a drawing fails: to free
-  /// it may wait for a GPU that waits for a peer.
+  /// Memory of the encoding or the decoding stage where parts take turns. It outlives what is under way when a drawing
+  /// fails: to free it may wait for a GPU that waits for a peer.
   std::optional<Arena> late{};
   RunReport report{};
   std::vector<Stopwatch> steps{};                           ///< of each denoising step

@@ -34,7 +34,8 @@ struct Latents {
 /// An image that a model looks at while it draws, as it was given: reference_images.h says what the model sees of it.
 struct ReferenceImage {
   std::string file{};    ///< that it was read from, as messages and records name it; may be empty
-  std::string sha256{};  ///< of the file's bytes, see base/sha256.h; empty: not known, then processes draw a request by itself
+  /// Of the file's bytes, see base/sha256.h. Empty: not known; then ranks that are processes draw a request by itself.
+  std::string sha256{};
   ImageSize size{};      ///< as it is shown, with the file's orientation applied
   /// 8-bit RGB of that size. Null in processes other than rank 0's, which alone reads it.
   std::shared_ptr<const Image> image{};

@@ -309,8 +309,12 @@ TEST_P(FamilyRanks, EnginesOfSeveralProcessesAgreeWithThreads) {
       of_process.threads = 1;
       Engine engine(of_process, &world);
       GenerationRequest given = drawn;
-      if (world.rank() != 0)
-        for (ReferenceImage& image : given.images) image.image.reset(), image.sha256.clear();  // rank 0 alone reads them
+      if (world.rank() != 0) {
+        for (ReferenceImage& image : given.images) {
+          image.image.reset();  // rank 0 alone reads it
+          image.sha256.clear();
+        }
+      }
       const Generation made = engine.generate(given);
       if (world.rank() == 0)
         expect_same(one, made, "rank 0");

@@ -42,7 +42,8 @@ Config load_config(const std::filesystem::path& file) {
       json.integer_or("out_channels", config.in_channels, 1, 65536) != config.in_channels)
     json.refuse("out_channels", "is not null or in_channels");
   if (json.boolean_or("guidance_embeds", true))
-    json.refuse("guidance_embeds", "is true, as it is by default: nostos draws with FLUX.2-klein, which takes no guidance as an input");
+    json.refuse("guidance_embeds",
+                "is true, as it is by default: nostos draws with FLUX.2-klein, which takes no guidance as an input");
   if (config.ffn() < 1) json.refuse("mlp_ratio", "gives the feed-forward layers no width");
   if (config.time_features % 2 != 0) json.refuse("timestep_guidance_channels", "must be even");
   if (config.axes_dims.size() != 4) json.refuse("axes_dims_rope", "must have four entries");
