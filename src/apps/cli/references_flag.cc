@@ -1,0 +1,39 @@
+// Implements references that stand for the user's own.
+#include "apps/cli/references_flag.h"
+
+#include "apps/cli/flags.h"
+#include "base/error.h"
+
+namespace nostos::cli {
+namespace {
+
+constexpr int64_t kMostReferences = 1000;  // no model takes as many; the model's own limit follows
+
+}  // namespace
+
+void require_references(const char* flag, int64_t count, const ModelLimits& limits) {
+  const int64_t most = limits.max_reference_images;
+  require(count == 0 || most > 0, ErrorKind::invalid_input,
+          "{} is given, but this model takes no reference pictures: it draws from text alone", flag);
+  require(count <= most, ErrorKind::invalid_input, "{} asks for {} reference pictures: this model takes at most {}",
+          flag, count, most);
+}
+
+void add_references_flag(CLI::App& command, int64_t& count) {
+  command
+      .add_option("--reference-images", count,
+                  "reference pictures of the picture's size, which are prepared as any other: made smaller where they "
+                  "have more pixels than the model takes (0)")
+      ->transform(whole_number(int64_t{0}, kMostReferences));
+}
+
+ResolvedRequest with_references(const GenerationRequest& request, int64_t count, const ModelLimits& limits) {
+  ResolvedRequest resolved = resolve(request, limits);
+  require_references("--reference-images", count, limits);
+  if (count == 0) return resolved;
+  GenerationRequest& sized = resolved.request;
+  sized.images.assign(static_cast<size_t>(count), {.file = "grey", .size = {*sized.height, *sized.width}});
+  return resolve(sized, limits);
+}
+
+}  // namespace nostos::cli
