@@ -757,7 +757,7 @@ class Tools(ModelTest):
         run = self.run_nostos("bench", *SMALL, "--device", "cpu", "--repeat", "2", "--json")
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
-        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "num_inference_steps", "guidance_scale",
+        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "references", "num_inference_steps", "guidance_scale",
                                        "num_outputs", "warmup", "repeat", "pause_s", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "first_run_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",

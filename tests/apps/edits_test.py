@@ -31,6 +31,27 @@ class Bench(CliTest):
                             "--reference-images is given", "takes no reference pictures")
         self.assert_refused(["bench", "--model-path", "no/model", "--height", "0"], "height is 0")
 
+    def bench(self, *flags):
+        run = self.run_nostos("bench", "--model-path", DISTILLED, "--num-inference-steps", "1", "--device", "cpu", "--warmup", "0", *flags)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stdout
+
+    def test_the_result_says_which_references_were_timed(self):
+        size = ("--height", "68", "--width", "100")
+        result = json.loads(self.bench(*size, "--reference-images", "2", "--json"))
+        self.assertEqual(result["references"], [{"height": 68, "width": 100}] * 2)
+        self.assertIn("vae_encode", [stage["name"] for stage in result["stages"]])
+        self.assertRegex(self.bench(*size, "--reference-images", "1"), r"^100x68 with 1 reference of 100x68, 1 steps, ")
+        self.assertRegex(self.bench(*size, "--reference-images", "3"), r"^100x68 with 3 references of 100x68, 1 steps, ")
+        self.assertEqual(json.loads(self.bench(*size, "--json"))["references"], [])
+        self.assertRegex(self.bench(*size), r"^100x68, 1 steps, ")
+        # The prepared size is a multiple of the model's, 4 here, and the picture's need not be.
+        self.assertEqual(json.loads(self.bench("--height", "71", "--width", "66", "--reference-images", "1", "--json"))["references"],
+                         [{"height": 68, "width": 64}])
+
+    def test_the_flag_says_that_references_are_prepared(self):
+        self.assertIn("smaller where they have more pixels", " ".join(self.run_nostos("bench", "--help").stdout.split()))
+
 
 if __name__ == "__main__":
     run_tests()

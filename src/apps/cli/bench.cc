@@ -121,10 +121,14 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
     const std::vector<double>& times = timings.stage_ms.at(name);
     stages.push_back({{"name", name}, {"median_ms", median(times)}, {"ms", times}});
   }
+  ordered_json references = ordered_json::array();
+  for (const ImageSize& size : drawn.resolved.reference_sizes)
+    references.push_back({{"height", size.height}, {"width", size.width}});
   return {{"model_path", subject.model_path},
           {"precision", subject.precision},
           {"height", request.height.value()},
           {"width", request.width.value()},
+          {"references", references},
           {"num_inference_steps", request.num_inference_steps.value()},
           {"guidance_scale", request.guidance_scale.value()},
           {"num_outputs", request.num_outputs},
@@ -151,14 +155,23 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
           {"version", NOSTOS_VERSION}};
 }
 
+/// \return e.g. " with 2 references of 1024x1024", or nothing.
+std::string references_text(const ordered_json& references) {
+  if (references.empty()) return {};
+  const ordered_json& size = references.front();  // all have the same one
+  return fmt::format(" with {} reference{} of {}x{}", references.size(), references.size() == 1 ? "" : "s",
+                     size["width"].get<int64_t>(), size["height"].get<int64_t>());
+}
+
 void print_text(const ordered_json& result) {
   const auto ranks = result["world_size"].get<int64_t>();
   const auto pictures = result["num_outputs"].get<int64_t>();
-  print_output("{}{}x{}, {} steps, guidance {}, {} in {}{}\n",
+  print_output("{}{}x{}{}, {} steps, guidance {}, {} in {}{}\n",
                pictures == 1 ? "" : fmt::format("{} pictures of ", pictures), result["width"].get<int64_t>(),
-               result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
-               result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
-               result["precision"].get<std::string>(), ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
+               result["height"].get<int64_t>(), references_text(result["references"]),
+               result["num_inference_steps"].get<int64_t>(), result["guidance_scale"].get<double>(),
+               result["model_path"].get<std::string>(), result["precision"].get<std::string>(),
+               ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
   for (const ordered_json& stage : result["stages"]) {
     print_output("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
   }
