@@ -264,11 +264,11 @@ class Plan(CliTest):
 
     def test_json_has_every_field(self):
         plan = self.plan("--height", "720", "--width", "1280", "--sp-degree", "4", "--sp-plan", "axis")
-        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads", "caption_rows",
+        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads", "caption_rows", "references",
                                      "head_dim", "token_height", "token_width", "tokens", "single_rank_padding_tokens", "axis",
                                      "reason", "sizes", "target_tokens", "padding_tokens", "axes", "token_ranges", "shares",
                                      "output", "version"})
-        self.assertEqual((plan["heads"], plan["head_dim"], plan["output"]), (30, 128, None))
+        self.assertEqual((plan["heads"], plan["head_dim"], plan["output"], plan["caption_rows"], plan["references"]), (30, 128, None, 32, []))
         self.assertEqual([(cut["axis"], cut["padding_tokens"]) for cut in plan["axes"]], [("height", 240), ("width", 112)])
         self.assertEqual([share["heads"] for share in plan["shares"]], [8, 8, 7, 7])
         self.assertEqual(plan["shares"][1]["latent_bounds"], {"row": 0, "column": 40, "rows": 90, "columns": 40})
@@ -325,6 +325,7 @@ class Plan(CliTest):
         wrong = {
             "--sp-degree": ["0", "-2", "513", "2.5", "", "99999999999999999999"],
             "--sp-plan": ["rows", ""],
+            "--reference-images": ["-1", "100000", "two"],
             "--height": ["0", "tall", "99999999999999999999"],
             "--width": ["-16", ""],
             "--output": ["missing/a.png", "a.gif"],

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from apps.cli_test import ROOT, CliTest  # noqa: E402
+from cli_test import ROOT, CliTest  # noqa: E402
 from run_tests import run_tests  # noqa: E402
 
 KLEIN = ROOT / "tests" / "data" / "klein_tiny"
 BASE, DISTILLED = KLEIN / "base", KLEIN / "distilled"
-SMALL = ["--height", "64", "--width", "64", "--num-inference-steps", "1", "--device", "cpu"]
 
 
 class Bench(CliTest):
@@ -51,6 +50,58 @@ class Bench(CliTest):
 
     def test_the_flag_says_that_references_are_prepared(self):
         self.assertIn("smaller where they have more pixels", " ".join(self.run_nostos("bench", "--help").stdout.split()))
+
+
+class Plan(CliTest):
+    """`nostos plan` against what ranks really send."""
+
+    def plan(self, *flags, height=64, width=80):
+        run = self.run_nostos("plan", "--model-path", BASE, "--height", height, "--width", width, "--sp-degree", "2", *flags)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stdout
+
+    def sent_in_a_step(self, *flags):
+        """Returns the bytes that each of two ranks sends in one step, without guidance."""
+        ranks = []
+        for steps in (1, 2):
+            run = self.run_nostos("generate", "--model-path", BASE, "--prompt", "x", "--height", "64", "--width", "80", "--guidance-scale", "1",
+                                  "--num-inference-steps", steps, "--num-gpus", "2", "--precision", "f32", "--device", "cpu", "--json", *flags)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            ranks.append([rank["bytes_sent"] for rank in json.loads(run.stdout)["report"]["ranks"]])
+        return [two - one for one, two in zip(*ranks)]
+
+    def test_the_bytes_are_those_that_ranks_send(self):
+        config = json.loads((BASE / "transformer" / "config.json").read_text())
+        layers = config["num_layers"] + config["num_single_layers"]
+        self.draw_reference()
+        for count in (0, 1, 2):
+            with self.subTest(references=count):
+                plan = json.loads(self.plan("--reference-images", count, "--json"))
+                self.assertEqual((plan["caption_rows"], plan["references"]), (512, [{"height": 64, "width": 80, "rows": 80}] * count))
+                planned = []
+                for share in plan["shares"]:
+                    exchanged = share["bytes_per_layer"]["f32"]
+                    planned.append(layers * (exchanged["qkv_sent"] + exchanged["output_sent"]))
+                self.assertEqual(self.sent_in_a_step(*["--image", "reference.png"] * count), planned)
+
+    def draw_reference(self):
+        run = self.run_nostos("generate", "--model-path", DISTILLED, "--prompt", "x", "--height", "64", "--width", "80",
+                              "--num-inference-steps", "1", "--output", "reference.png")
+        self.assertEqual(run.returncode, 0, run.stderr)
+
+    def test_the_table_says_what_stands_beside_the_image(self):
+        self.assertRegex(self.plan(), r"in all, with a text of 512 rows\.\n$")
+        self.assertRegex(self.plan("--reference-images", "1"), r"with a text of 512 rows and 1 reference of 80 rows\.\n$")
+        self.assertRegex(self.plan("--reference-images", "16"), r"with a text of 512 rows and 16 references of 80 rows each\.\n$")
+
+    def test_references_are_planned_as_they_are_prepared(self):
+        plan = json.loads(self.plan("--reference-images", "1", "--json", height=2048, width=2048))
+        self.assertEqual((plan["height"], plan["references"]), (2048, [{"height": 1024, "width": 1024, "rows": 128 * 128}]))
+
+    def test_references_that_the_model_does_not_take_are_refused(self):
+        self.assert_refused(["plan", "--model-path", BASE, "--reference-images", "17"], "--reference-images", "17", "at most 16")
+        self.assert_refused(["plan", "--model-path", ROOT / "models" / "z-image-turbo", "--reference-images", "1"],
+                            "takes no reference pictures")
 
 
 if __name__ == "__main__":
