@@ -3,16 +3,31 @@
 Usage: NOSTOS_BINARY=build/cpu/bin/nostos edits_test.py [TestCase ...]. Needs Python 3.11 alone.
 """
 
+import hashlib
 import json
+import os
+import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cli_test import ROOT, CliTest  # noqa: E402
+from cli_test import ROOT, CliTest, png_texts  # noqa: E402
 from run_tests import run_tests  # noqa: E402
 
 KLEIN = ROOT / "tests" / "data" / "klein_tiny"
 BASE, DISTILLED = KLEIN / "base", KLEIN / "distilled"
+ZIMAGE = ROOT / "tests" / "data" / "tiny" / "diffusers_test"
+SMALL = ["--height", "64", "--width", "64", "--num-inference-steps", "1", "--device", "cpu"]
+
+
+def add_text(picture, copy, record):
+    """Puts a record before all others into a copy of a PNG."""
+    text = b"nostos\0" + record.encode()
+    chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
+    data = picture.read_bytes()
+    copy.write_bytes(data[:33] + chunk + data[33:])
 
 
 class Bench(CliTest):
@@ -26,8 +41,8 @@ class Bench(CliTest):
                 (("--height", "32", "--reference-images", "1"), ("1024x32 pixels", "at least 64 a side"))):
             with self.subTest(flags=flags):
                 self.assert_refused(["bench", "--model-path", DISTILLED, *flags], *words)
-        self.assert_refused(["bench", "--model-path", ROOT / "tests/data/tiny/diffusers_test", "--reference-images", "1"],
-                            "--reference-images is given", "takes no reference pictures")
+        self.assert_refused(["bench", "--model-path", ZIMAGE, "--reference-images", "1"],
+                            "--reference-images gives 1 reference picture, ", "takes no reference pictures")
         self.assert_refused(["bench", "--model-path", "no/model", "--height", "0"], "height is 0")
 
     def bench(self, *flags):
@@ -50,6 +65,70 @@ class Bench(CliTest):
 
     def test_the_flag_says_that_references_are_prepared(self):
         self.assertIn("smaller where they have more pixels", " ".join(self.run_nostos("bench", "--help").stdout.split()))
+
+
+class References(CliTest):
+    """`nostos generate --image`."""
+
+    def generate(self, *flags, model=DISTILLED):
+        return ["generate", "--model-path", model, *SMALL, "--prompt", "x", *flags]
+
+    def drawn(self, *flags):
+        run = self.run_nostos(*self.generate(*flags))
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run
+
+    def test_files_are_read_and_refused_by_name(self):
+        pictures = ROOT / "tests" / "data" / "io" / "pictures"
+        shutil.copy(pictures / "alpha.png", self.dir / "small")
+        shutil.copy(pictures / "baseline.jpg", self.dir / "cut")
+        shutil.copy(KLEIN / "references" / "a.png", self.dir / "big")
+        os.truncate(self.dir / "cut", 400)
+        self.assert_refused(self.generate("--image", "missing"), "missing")
+        self.assert_refused(self.generate("--image", "cut"), "cut: damaged JPEG")
+        self.assert_refused(self.generate("--image", "small"), "image[0] (small) is 37x23 pixels", "at least 64")
+        self.assert_refused(self.generate("--image", "big", "--image", "small"), "image[1] (small) is 37x23 pixels")
+        (self.dir / "flags.toml").write_text('image = ["big", "missing"]\n')
+        self.assert_refused(self.generate("--config", "flags.toml"), "missing")
+
+    def test_their_number_is_checked_before_any_is_read(self):
+        self.assert_refused(self.generate(*["--image", "missing"] * 17), "--image gives 17 reference pictures", "at most 16")
+        self.assert_refused(self.generate("--image", "missing", model=ZIMAGE),
+                            "--image gives 1 reference picture, but this model takes no reference pictures")
+        self.drawn("--image", KLEIN / "references" / "a.png", "--output", "edited.PNG")
+        record = json.loads(png_texts(self.dir / "edited.PNG")["nostos"])
+        record["images"] = [{**record["images"][0], "file": "missing"}] * 17
+        add_text(self.dir / "edited.PNG", self.dir / "many.PNG", json.dumps(record))
+        self.assert_refused(["generate", "--from", "many.PNG"], "the picture of --from gives 17 reference pictures", "at most 16")
+        self.assert_refused(["generate", "--from", "many.PNG", "--model-path", ZIMAGE], "the picture of --from", "takes no reference pictures")
+
+    def test_a_record_says_which_it_wants(self):
+        files = [("a.png", "dog.png"), ("b.png", "cat.png")]
+        for source, name in files:
+            shutil.copy(KLEIN / "references" / source, self.dir / name)
+        self.drawn("--image", "dog.png", "--image", "cat.png", "--output", "edited.PNG")
+        digests = [hashlib.sha256((self.dir / name).read_bytes()).hexdigest() for _, name in files]
+        images = json.loads(png_texts(self.dir / "edited.PNG")["nostos"])["images"]
+        self.assertEqual([(image["file"], image["sha256"]) for image in images], list(zip(("dog.png", "cat.png"), digests)))
+        again = ["generate", "--from", "edited.PNG", "--output", "again.PNG"]
+        self.assertEqual(self.run_nostos(*again).returncode, 0)
+        self.assertEqual((self.dir / "again.PNG").read_bytes(), (self.dir / "edited.PNG").read_bytes())
+        (self.dir / "cat.png").rename(self.dir / "moved.png")
+        (self.dir / "dog.png").rename(self.dir / "there.png")
+        self.assertIn("dog.png", self.run_nostos(*again).stderr)
+        shutil.copy(self.dir / "there.png", self.dir / "dog.png")
+        run = self.run_nostos(*again)
+        for words in ("cat.png", *digests, "--image"):
+            self.assertIn(words, run.stderr)
+        self.assertEqual(run.returncode, 2)
+        shutil.copy(self.dir / "dog.png", self.dir / "cat.png")
+        self.assertIn("cat.png is not the reference picture that it was", self.run_nostos(*again).stderr)
+        run = self.run_nostos(*again, "--image", "dog.png", "--image", "there.png")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("there.png is not the reference picture that the picture of --from was drawn from", run.stderr)
+        self.assertNotIn("dog.png is not", run.stderr)
+        self.assertEqual(self.run_nostos(*again, "--image", "").returncode, 0)
+        self.assertNotIn("images", json.loads(png_texts(self.dir / "again.PNG")["nostos"]))
 
 
 class Plan(CliTest):

@@ -1,6 +1,10 @@
 // Implements references that stand for the user's own.
 #include "apps/cli/references_flag.h"
 
+#include <fmt/format.h>
+
+#include <string>
+
 #include "apps/cli/flags.h"
 #include "base/error.h"
 
@@ -13,10 +17,11 @@ constexpr int64_t kMostReferences = 1000;  // no model takes as many; the model'
 
 void require_references(const char* flag, int64_t count, const ModelLimits& limits) {
   const int64_t most = limits.max_reference_images;
-  require(count == 0 || most > 0, ErrorKind::invalid_input,
-          "{} is given, but this model takes no reference pictures: it draws from text alone", flag);
-  require(count <= most, ErrorKind::invalid_input, "{} asks for {} reference pictures: this model takes at most {}",
-          flag, count, most);
+  if (count <= most) return;
+  const std::string given = fmt::format("{} gives {} reference picture{}", flag, count, count == 1 ? "" : "s");
+  require(most > 0, ErrorKind::invalid_input,
+          "{}, but this model takes no reference pictures: it draws from text alone", given);
+  fail(ErrorKind::invalid_input, "{}: this model takes at most {}", given, most);
 }
 
 void add_references_flag(CLI::App& command, int64_t& count) {
