@@ -6,6 +6,7 @@ Usage: NOSTOS_BINARY=build/cpu/bin/nostos edits_test.py [TestCase ...]. Needs Py
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -129,6 +130,49 @@ class References(CliTest):
         self.assertNotIn("dog.png is not", run.stderr)
         self.assertEqual(self.run_nostos(*again, "--image", "").returncode, 0)
         self.assertNotIn("images", json.loads(png_texts(self.dir / "again.PNG")["nostos"]))
+
+
+class OtherFamilies(CliTest):
+    """`nostos generate --from` with a model of another family than the picture's."""
+
+    def again(self, *flags):
+        """Returns the JSON of the picture drawn again, its CFG scale as WebUI tools show it, and the messages."""
+        run = self.run_nostos("generate", "--from", "first.png", "--output", "again.png", "--json", *flags)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        shown = re.search(r"CFG scale: ([\d.]+)", png_texts(self.dir / "again.png")["parameters"])
+        return json.loads(run.stdout)["request"]["guidance_scale"], float(shown[1]), run.stderr
+
+    def draw_first(self, model, scale):
+        run = self.run_nostos("generate", "--model-path", model, *SMALL, "--prompt", "x", "--max-sequence-length", "64",
+                              "--guidance-scale", scale, "--output", "first.png")
+        self.assertEqual(run.returncode, 0, run.stderr)
+
+    def test_guidance_means_the_same(self):
+        for first, scale, then, wanted, cfg_scale in ((BASE, 4, ZIMAGE, 3, 4), (ZIMAGE, 4, BASE, 5, 5), (BASE, 1, ZIMAGE, 0, 1),
+                                                      (ZIMAGE, 0, BASE, 1, 1), (DISTILLED, 1, ZIMAGE, 0, 1), (DISTILLED, 4, BASE, 1, 1),
+                                                      (BASE, 4, BASE, 4, 4), (ZIMAGE, 4, ZIMAGE, 4, 5)):
+            with self.subTest(first=first.name, scale=scale, then=then.name):
+                self.draw_first(first, scale)
+                *got, messages = self.again("--model-path", then)
+                self.assertEqual(got, [wanted, cfg_scale])
+                self.assertEqual(f"the guidance scale {scale} of the picture of --from is {wanted} with this model" in messages,
+                                 scale != wanted, messages)
+                self.assertEqual(self.again("--model-path", then, "--guidance-scale", "2")[0], 2)
+
+    def test_guidance_that_changes_nothing_is_told_by_where_it_came_from(self):
+        self.draw_first(BASE, 4)
+        scale, cfg_scale, messages = self.again("--model-path", DISTILLED)
+        self.assertEqual((scale, cfg_scale), (4, 1))
+        self.assertIn("the guidance scale of the picture of --from, 4, changes nothing", messages)
+        self.assertNotIn("--guidance-scale", messages)
+        self.assertIn("--guidance-scale 3 changes nothing", self.again("--model-path", DISTILLED, "--guidance-scale", "3")[2])
+        self.draw_first(BASE, 1)
+        self.assertNotIn("changes nothing", self.again("--model-path", DISTILLED)[2])
+        model = shutil.copytree(DISTILLED, self.dir / "model")
+        (model / "generation_config.json").write_text('{"guidance_scale": 4}')
+        run = self.run_nostos("generate", "--model-path", model, *SMALL, "--prompt", "x")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertNotIn("changes nothing", run.stderr)
 
 
 class Plan(CliTest):

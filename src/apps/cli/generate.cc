@@ -189,13 +189,24 @@ void require_outputs(const GenerateFlags& flags, int64_t count) {
   if (!flags.perf_dump_path.empty()) require_output("--perf-dump-path", flags.perf_dump_path);
 }
 
+/// Has the guidance of the picture of --from mean the same with a model of another form.
+void convert_guidance(DrawingRecord& record, GuidanceForm form, const GenerateFlags& flags) {
+  if (!flags.from || flags.guidance_scale || record.guidance == form) return;
+  double& scale = record.request.guidance_scale.value();
+  const double recorded = std::exchange(scale, guidance_scale_of(cfg_scale_of(scale, record.guidance), form));
+  if (scale != recorded && form != GuidanceForm::none)
+    log_info("the guidance scale {} of the picture of --from is {} with this model", recorded, scale);
+}
+
 /// Says which flags change nothing in this drawing.
 void warn_of_unused(const GenerateFlags& flags, const DrawingRecord& record) {
   const double scale = *record.request.guidance_scale;
   if (guides(record.guidance, scale)) return;
   const bool is_distilled = record.guidance == GuidanceForm::none;
-  if (is_distilled && scale > 1)
-    log_warning("--guidance-scale {} changes nothing: this model is distilled and draws without guidance", scale);
+  if (is_distilled && scale > 1 && (flags.guidance_scale || flags.from))
+    log_warning("{} changes nothing: this model is distilled and draws without guidance",
+                flags.guidance_scale ? fmt::format("--guidance-scale {}", scale)
+                                     : fmt::format("the guidance scale of the picture of --from, {},", scale));
   const auto warn = [&](bool given, const char* flag) {
     if (given)
       log_warning("{} changes nothing without guidance{}", flag,
@@ -314,6 +325,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;
   read_images(record.request, flags, processes, limits);
+  convert_guidance(record, limits.guidance, flags);
   const ResolvedRequest resolved = resolve(record.request, limits);
   const int64_t height = *resolved.request.height, width = *resolved.request.width;
   if (processes.is_root() && (resolved.drawn_height != height || resolved.drawn_width != width))
