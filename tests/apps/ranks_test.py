@@ -69,6 +69,16 @@ class Pictures(RanksCase):
         self.assertEqual(self.draw("edited.png", *flags, launcher=[*MPIRUN, "-n", "2"]), one)
         self.assertNotEqual(self.draw("edited.png", *flags, "--image", str(KLEIN / "references" / "b.png"), launcher=[*MPIRUN, "-n", "2"]), one)
 
+    def test_an_edit_is_timed_in_processes(self):
+        command = [BINARY, "bench", "--model-path", str(KLEIN / "distilled"), "--height", "64", "--width", "80", "--num-inference-steps", "1",
+                   "--warmup", "0", "--reference-images", "2", "--json"]
+        digests = []
+        for launcher in ([], [*MPIRUN, "-n", "2"]):
+            run = subprocess.run([*launcher, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            digests.append(json.loads(run.stdout)["picture_digest"])
+        self.assertEqual(digests[0], digests[1])
+
     def test_files_are_read_and_written_by_rank_0_alone(self):
         one = self.draw("one.png", "--height", "64", "--width", "64", "--num-inference-steps", "2", "--save-latents",
                         str(self.dir / "one.safetensors"))

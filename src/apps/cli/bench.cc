@@ -208,7 +208,8 @@ GenerationRequest asked_for(const BenchFlags& flags) {
   return request;
 }
 
-/// Has all reference pictures of a request, which are of one size, share one grey picture.
+/// Has all reference pictures of a request, which are of one size, share one grey picture. Every process needs it: they
+/// have no hash that would tell them apart.
 void paint_references(GenerationRequest& request) {
   if (request.images.empty()) return;
   const auto [height, width] = request.images.front().size;
@@ -232,7 +233,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   options.variant = flags.model.variant;
   GenerationRequest request =
       with_references(asked_for(flags), flags.reference_images, read_model_shape(options.model).limits).request;
-  if (processes.is_root()) paint_references(request);
+  paint_references(request);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));
