@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <string>
 
+#include "base/rounding.h"
+
 namespace nostos {
 
 inline constexpr int64_t kMaxSteps = 1000;
@@ -28,7 +30,7 @@ bool guides(GuidanceForm form, double scale);
 /// What a model draws when the request leaves it open, and what it can draw at all.
 struct ModelLimits {
   int64_t size_multiple = 16;  ///< pixels; other sizes are drawn at the next multiple and cropped
-  int64_t token_multiple = 1;  ///< a shard plan pads the image's rows of a sequence to a multiple of this
+  int64_t token_multiple = 1;  ///< to which a shard plan pads the image's rows, see ModelShape::prompt_rows()
   int64_t max_side = 8192;     ///< pixels
   int64_t default_height = 1024;
   int64_t default_width = 1024;
@@ -48,7 +50,13 @@ struct ModelShape {
   int64_t patch = 0;  ///< latent elements along one side of a token
   int64_t heads = 0;  ///< of each attention layer
   int64_t head_dim = 0;
+  bool pads_prompts = false;  ///< whether every prompt has the rows of the request's max_sequence_length
 
+  /// \param tokens of a prompt \param max_tokens of the request, see GenerationRequest::max_sequence_length
+  /// \return rows of the prompt's embedding.
+  int64_t prompt_rows(int64_t tokens, int64_t max_tokens) const {
+    return pads_prompts ? max_tokens : round_up(tokens, limits.token_multiple);
+  }
   /// \return values of one token of latents.
   int64_t patch_width() const { return patch * patch * limits.latent_channels; }
 };

@@ -1,10 +1,13 @@
 // Implements a drawing: plans it, lays out its memory, and hands values from stage to stage.
 #include "pipeline/draw.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -44,14 +47,17 @@ struct DrawingMemory {
   DecodeMemory decode;  ///< empty where parts take turns
 };
 
-void require_drawable(std::span<const ResolvedRequest> requests, const Parallelism& parallelism) {
+void require_drawable(std::span<const ResolvedRequest> requests, const Parallelism& parallelism, GuidanceForm form) {
   for (size_t i = 0; i < requests.size(); ++i) {
     check(draws_together(requests[i], requests.front()), "requests of one drawing share size and noise levels");
     for_request(i, requests.size(), [&] {
-      require(requests[i].is_guided || parallelism.cfg == 1, ErrorKind::invalid_input,
-              "--cfg-parallel-degree {} splits the two halves of guidance, and --guidance-scale {} has one: use "
-              "--cfg-parallel-degree 1, or guidance",
-              parallelism.cfg, *requests[i].request.guidance_scale);
+      if (requests[i].is_guided || parallelism.cfg == 1) return;
+      const std::string flag =
+          fmt::format("--cfg-parallel-degree {} splits the two halves of guidance, and", parallelism.cfg);
+      require(form != GuidanceForm::none, ErrorKind::invalid_input,
+              "{} this model is distilled and draws without guidance: use --cfg-parallel-degree 1", flag);
+      fail(ErrorKind::invalid_input, "{} --guidance-scale {} has one: use --cfg-parallel-degree 1, or guidance", flag,
+           *requests[i].request.guidance_scale);
     });
   }
 }
@@ -163,7 +169,7 @@ void run_stages(Drawing& drawing) {
 std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism& parallelism,
                              std::span<const ResolvedRequest> requests, std::span<const Progress> progress) {
   check(!requests.empty() && requests.size() == progress.size(), "each request has its progress");
-  require_drawable(requests, parallelism);
+  require_drawable(requests, parallelism, rank.process.parts.shape().limits.guidance);
   world.device().order_with(rank.ctx.stream());
   const uint64_t bytes_sent_before = world.traffic().bytes;
   // What blocks watch ends all ranks wherever they are; of several requests, ranks must agree on which go on.

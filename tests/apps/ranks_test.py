@@ -21,6 +21,7 @@ from mpirun import ENVIRONMENT, LIMIT_S, MPIRUN, why_not  # noqa: E402
 from run_tests import SKIPPED_EXIT, run_tests  # noqa: E402
 
 BINARY = os.path.abspath(os.environ["NOSTOS_BINARY"])
+KLEIN = Path(__file__).resolve().parents[1] / "data" / "klein_tiny"  # a model that edits
 # Each rank says its process before it becomes nostos; what stands before `exec` may depend on the rank.
 RANK_SHELL = 'echo "process $OMPI_COMM_WORLD_RANK $$" >&2; {before} exec "$@"'
 
@@ -60,6 +61,23 @@ class Pictures(RanksCase):
                     launcher = [*MPIRUN, "-n", str(ranks)]
                     self.assertEqual(self.draw("mpi.png", *flags, "--sp-plan", plan, launcher=launcher), one)
         self.assertEqual(self.draw("cfg.png", *flags, "--cfg-parallel-degree", "2", launcher=[*MPIRUN, "-n", "2"]), one)
+
+    def test_an_edit_has_the_same_bytes_in_processes(self):
+        flags = ["--model-path", str(KLEIN / "base"), "--image", str(KLEIN / "references" / "a.png"), "--height", "64", "--width", "80",
+                 "--num-inference-steps", "2", "--guidance-scale", "2", "--max-sequence-length", "64"]
+        one = self.draw("edited.png", *flags)
+        self.assertEqual(self.draw("edited.png", *flags, launcher=[*MPIRUN, "-n", "2"]), one)
+        self.assertNotEqual(self.draw("edited.png", *flags, "--image", str(KLEIN / "references" / "b.png"), launcher=[*MPIRUN, "-n", "2"]), one)
+
+    def test_an_edit_is_timed_in_processes(self):
+        command = [BINARY, "bench", "--model-path", str(KLEIN / "distilled"), "--height", "64", "--width", "80", "--num-inference-steps", "1",
+                   "--warmup", "0", "--reference-images", "2", "--json"]
+        digests = []
+        for launcher in ([], [*MPIRUN, "-n", "2"]):
+            run = subprocess.run([*launcher, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            digests.append(json.loads(run.stdout)["picture_digest"])
+        self.assertEqual(digests[0], digests[1])
 
     def test_files_are_read_and_written_by_rank_0_alone(self):
         one = self.draw("one.png", "--height", "64", "--width", "64", "--num-inference-steps", "2", "--save-latents",

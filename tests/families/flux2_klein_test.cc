@@ -125,6 +125,7 @@ TEST(Klein, AnEmbeddingHasTheRowsOfThePromptAndItsPads) {
   const flux2_klein::Model model(ctx, {kTiny / "distilled"});
   EXPECT_EQ(model.embedding_shape({7, 512}), Shape({512, 48}));
   EXPECT_EQ(model.embedding_shape({48, 48}), Shape({48, 48}));
+  EXPECT_EQ(read_family_shape(kTiny / "distilled").prompt_rows(7, 512), 512) << "its configs alone say so, too";
 }
 
 // The features last from the encoder's pass to the embedder's; the encoder's memory need not.

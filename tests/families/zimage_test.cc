@@ -1,8 +1,9 @@
-// Tests what a Z-Image model asks of memory.
+// Tests what a Z-Image model asks of memory, and the rows of its prompts.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "families/zimage/model.h"
@@ -24,6 +25,16 @@ TEST(ZImage, PassesOverPromptsShareMemory) {
   const size_t kept = both.used_bytes();
   encoding->take_scratch(both);
   EXPECT_EQ(both.peak_bytes(), kept + std::max(encoder.peak_bytes(), refiner.peak_bytes()));
+}
+
+TEST(ZImage, AnEmbeddingHasTheRowsOfThePromptInWholeMultiples) {
+  Context ctx({}, 1);
+  const std::filesystem::path folder = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test";
+  const zimage::Model model(ctx, {folder});
+  for (const auto& [tokens, rows] : {std::pair{1, 32}, {32, 32}, {33, 64}}) {
+    EXPECT_EQ(model.embedding_shape({tokens, 512})[0], rows) << tokens;
+    EXPECT_EQ(zimage::read_shape(folder).prompt_rows(tokens, 512), rows) << tokens;
+  }
 }
 
 }  // namespace

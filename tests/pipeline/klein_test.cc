@@ -74,7 +74,9 @@ TEST(Klein, ADistilledModelIgnoresGuidanceAndNegativePrompts) {
 
 TEST(Klein, ADistilledModelHasNoHalves) {
   Engine engine(options(kDistilled, 0, {.cfg = 2}));
-  expect_error([&] { engine.generate(request(4)); }, ErrorKind::invalid_input, {"--cfg-parallel-degree 2"});
+  expect_error(
+      [&] { engine.generate(request(4)); }, ErrorKind::invalid_input,
+      {"--cfg-parallel-degree 2 ", "this model is distilled and draws without guidance: use --cfg-parallel-degree 1"});
 }
 
 TEST(Klein, ABaseModelIsGuidedFromAboveOne) {

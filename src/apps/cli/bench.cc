@@ -13,6 +13,7 @@
 #include "apps/cli/interrupt.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
+#include "apps/cli/references_flag.h"
 #include "apps/cli/standard_streams.h"
 #include "base/elapsed.h"
 #include "base/error.h"
@@ -68,7 +69,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
-  number("--reference-images", flags.reference_images, "grey reference images of the picture's size (0)");
+  add_references_flag(command, flags.reference_images);
   command.add_option("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")
       ->transform(whole_number<int64_t>(0, 1000));
   command.add_option("--repeat", flags.repeat, "runs that count (1)")->transform(whole_number<int64_t>(1, 1000));
@@ -120,10 +121,14 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
     const std::vector<double>& times = timings.stage_ms.at(name);
     stages.push_back({{"name", name}, {"median_ms", median(times)}, {"ms", times}});
   }
+  ordered_json references = ordered_json::array();
+  for (const ImageSize& size : drawn.resolved.reference_sizes)
+    references.push_back({{"height", size.height}, {"width", size.width}});
   return {{"model_path", subject.model_path},
           {"precision", subject.precision},
           {"height", request.height.value()},
           {"width", request.width.value()},
+          {"references", references},
           {"num_inference_steps", request.num_inference_steps.value()},
           {"guidance_scale", request.guidance_scale.value()},
           {"num_outputs", request.num_outputs},
@@ -150,14 +155,23 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
           {"version", NOSTOS_VERSION}};
 }
 
+/// \return e.g. " with 2 references of 1024x1024", or nothing.
+std::string references_text(const ordered_json& references) {
+  if (references.empty()) return {};
+  const ordered_json& size = references.front();  // all have the same one
+  return fmt::format(" with {} reference{} of {}x{}", references.size(), references.size() == 1 ? "" : "s",
+                     size["width"].get<int64_t>(), size["height"].get<int64_t>());
+}
+
 void print_text(const ordered_json& result) {
   const auto ranks = result["world_size"].get<int64_t>();
   const auto pictures = result["num_outputs"].get<int64_t>();
-  print_output("{}{}x{}, {} steps, guidance {}, {} in {}{}\n",
+  print_output("{}{}x{}{}, {} steps, guidance {}, {} in {}{}\n",
                pictures == 1 ? "" : fmt::format("{} pictures of ", pictures), result["width"].get<int64_t>(),
-               result["height"].get<int64_t>(), result["num_inference_steps"].get<int64_t>(),
-               result["guidance_scale"].get<double>(), result["model_path"].get<std::string>(),
-               result["precision"].get<std::string>(), ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
+               result["height"].get<int64_t>(), references_text(result["references"]),
+               result["num_inference_steps"].get<int64_t>(), result["guidance_scale"].get<double>(),
+               result["model_path"].get<std::string>(), result["precision"].get<std::string>(),
+               ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
   for (const ordered_json& stage : result["stages"]) {
     print_output("  {:<14}{:>12.1f} ms\n", stage["name"].get<std::string>(), stage["median_ms"].get<double>());
   }
@@ -183,16 +197,29 @@ void rest(double seconds, const std::atomic<bool>& interrupted) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
-ReferenceImage grey_image(const GenerationRequest& request, const ModelLimits& limits) {
-  const ImageSize size{request.height.value_or(limits.default_height), request.width.value_or(limits.default_width)};
-  const std::vector<uint8_t> rgb(static_cast<size_t>(size.height * size.width * 3), 128);
-  return {.file = "grey",
-          .sha256 = {},
-          .size = size,
-          .image = std::make_shared<const Image>(Image{size.height, size.width, rgb})};
+GenerationRequest asked_for(const BenchFlags& flags) {
+  GenerationRequest request;
+  request.prompt = flags.prompt;
+  request.height = flags.height;
+  request.width = flags.width;
+  request.num_inference_steps = flags.num_inference_steps;
+  request.guidance_scale = flags.guidance_scale;
+  request.num_outputs = flags.num_outputs;
+  return request;
+}
+
+/// Has all reference pictures of a request, which are of one size, share one grey picture. Every process needs it: they
+/// have no hash that would tell them apart.
+void paint_references(GenerationRequest& request) {
+  if (request.images.empty()) return;
+  const auto [height, width] = request.images.front().size;
+  const std::vector<uint8_t> rgb(static_cast<size_t>(height * width * 3), 128);
+  const auto grey = std::make_shared<const Image>(Image{height, width, rgb});
+  for (ReferenceImage& image : request.images) image.image = grey;
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
+  resolve(asked_for(flags), any_model_limits());  // what no model can draw is found before one is looked for
   EngineOptions options = engine_options(flags.engine, processes);
   options.synthetic = !flags.synthetic.empty();
   require(!options.synthetic || (flags.model.revision.empty() && flags.model.variant.empty()), ErrorKind::invalid_input,
@@ -204,20 +231,14 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   else
     options.model = find_model(flags.model.named(flags.model_path));
   options.variant = flags.model.variant;
+  GenerationRequest request =
+      with_references(asked_for(flags), flags.reference_images, read_model_shape(options.model).limits).request;
+  paint_references(request);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
-  GenerationRequest request;
-  request.prompt = flags.prompt;
-  request.height = flags.height;
-  request.width = flags.width;
-  request.num_inference_steps = flags.num_inference_steps;
-  request.guidance_scale = flags.guidance_scale;
-  request.num_outputs = flags.num_outputs;
-  for (int64_t i = 0; i < flags.reference_images; ++i) request.images.push_back(grey_image(request, engine.limits()));
-  request = resolve(request, engine.limits()).request;
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
   progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };

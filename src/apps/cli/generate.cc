@@ -14,6 +14,7 @@
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
 #include "apps/cli/reference_files.h"
+#include "apps/cli/references_flag.h"
 #include "apps/cli/standard_streams.h"
 #include "base/elapsed.h"
 #include "base/error.h"
@@ -143,16 +144,20 @@ std::shared_ptr<const Tensor> read_latents(const Path& path) {
 }
 
 /// Gives the request the reference images that the flags name, else those of the picture of --from, as the root process
-/// reads them. The other processes learn of them by the root's record.
-void read_images(GenerationRequest& request, const GenerateFlags& flags, const Processes& processes) {
+/// reads them. The other processes learn of them by the root's record. No file is read if the model does not take as
+/// many.
+void read_images(GenerationRequest& request, const GenerateFlags& flags, const Processes& processes,
+                 const ModelLimits& limits) {
   const bool wants_none = flags.images.size() == 1 && flags.images.front().empty();
   if (wants_none || (!flags.images.empty() && !processes.is_root())) request.images.clear();
   if (wants_none || !processes.is_root()) return;
   const std::vector<ReferenceImage> recorded = std::exchange(request.images, {});
   if (flags.images.empty()) {
+    require_references("the picture of --from", std::ssize(recorded), limits);
     request.images = read_recorded_references(recorded);
     return;
   }
+  require_references("--image", std::ssize(flags.images), limits);
   request.images = read_references(flags.images);
   for (size_t i = 0; i < std::min(recorded.size(), request.images.size()); ++i) {
     if (request.images[i].sha256 != recorded[i].sha256)
@@ -184,13 +189,24 @@ void require_outputs(const GenerateFlags& flags, int64_t count) {
   if (!flags.perf_dump_path.empty()) require_output("--perf-dump-path", flags.perf_dump_path);
 }
 
+/// Has the guidance of the picture of --from mean the same with a model of another form.
+void convert_guidance(DrawingRecord& record, GuidanceForm form, const GenerateFlags& flags) {
+  if (!flags.from || flags.guidance_scale || record.guidance == form) return;
+  double& scale = record.request.guidance_scale.value();
+  const double recorded = std::exchange(scale, guidance_scale_of(cfg_scale_of(scale, record.guidance), form));
+  if (scale != recorded && form != GuidanceForm::none)
+    log_info("the guidance scale {} of the picture of --from is {} with this model", recorded, scale);
+}
+
 /// Says which flags change nothing in this drawing.
 void warn_of_unused(const GenerateFlags& flags, const DrawingRecord& record) {
   const double scale = *record.request.guidance_scale;
   if (guides(record.guidance, scale)) return;
   const bool is_distilled = record.guidance == GuidanceForm::none;
-  if (is_distilled && scale > 1)
-    log_warning("--guidance-scale {} changes nothing: this model is distilled and draws without guidance", scale);
+  if (is_distilled && scale > 1 && (flags.guidance_scale || flags.from))
+    log_warning("{} changes nothing: this model is distilled and draws without guidance",
+                flags.guidance_scale ? fmt::format("--guidance-scale {}", scale)
+                                     : fmt::format("the guidance scale of the picture of --from, {},", scale));
   const auto warn = [&](bool given, const char* flag) {
     if (given)
       log_warning("{} changes nothing without guidance{}", flag,
@@ -294,12 +310,13 @@ void log_prepared(const ResolvedRequest& resolved) {
 
 /// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
 /// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is
-/// loaded. \return what draws it
+/// loaded, and before reference pictures are read. \return what draws it
 EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
                      const Processes& processes) {
   EngineOptions options = engine_options(engine_flags, processes);
-  read_images(record.request, flags, processes);
-  const int64_t count = resolve(record.request, any_model_limits()).request.num_outputs;
+  GenerationRequest without_images = record.request;
+  without_images.images.clear();
+  const int64_t count = resolve(without_images, any_model_limits()).request.num_outputs;
   if (processes.is_root()) require_outputs(flags, count);
   options.model = find_model(record.model_path);
   options.variant = record.variant;
@@ -307,6 +324,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;
+  read_images(record.request, flags, processes, limits);
+  convert_guidance(record, limits.guidance, flags);
   const ResolvedRequest resolved = resolve(record.request, limits);
   const int64_t height = *resolved.request.height, width = *resolved.request.width;
   if (processes.is_root() && (resolved.drawn_height != height || resolved.drawn_width != width))

@@ -9,6 +9,7 @@
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/plan_drawing.h"
+#include "apps/cli/references_flag.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -34,13 +35,14 @@ struct PlanFlags {
   ModelFlags model;
   std::optional<int64_t> height, width;
   int64_t sp_degree = 1;
+  int64_t reference_images = 0;
   std::string sp_plan = "token";
   std::string model_path, output;
   bool json = false;
 };
 
-/// Rows of the caption that the bytes are counted with: a prompt of up to 32 tokens.
-constexpr int64_t kCaptionRows = 32;
+/// Tokens of the prompt that the bytes are counted with, where its rows depend on them.
+constexpr int64_t kPromptTokens = 32;
 
 /// A plan, and what it was made for.
 struct Planned {
@@ -51,6 +53,21 @@ struct Planned {
 
   int64_t height() const { return *resolved.request.height; }
   int64_t width() const { return *resolved.request.width; }
+  int64_t text_rows() const { return shape.prompt_rows(kPromptTokens, *resolved.request.max_sequence_length); }
+  int64_t token_side() const { return shape.limits.pixels_per_latent * shape.patch; }
+  int64_t reference_rows(const ImageSize& size) const {
+    return (size.height / token_side()) * (size.width / token_side());
+  }
+  /// \return rows of all references.
+  int64_t reference_rows() const {
+    int64_t rows = 0;
+    for (const ImageSize& size : resolved.reference_sizes) rows += reference_rows(size);
+    return rows;
+  }
+  /// \return what the rank exchanges in a layer with the image, the text and the references.
+  parallel::ExchangeBytes bytes(int64_t rank, int64_t element_bytes) const {
+    return exchange_bytes(plan, rank, shape.head_dim, element_bytes, {text_rows(), reference_rows()});
+  }
 };
 
 ordered_json rectangle_json(const Rectangle& rectangle) {
@@ -69,20 +86,25 @@ ordered_json bytes_json(const parallel::ExchangeBytes& bytes) {
 
 ordered_json share_json(const Planned& planned, int64_t rank) {
   const Share& share = planned.plan.shares[static_cast<size_t>(rank)];
-  const int64_t head_dim = planned.shape.head_dim;
-  return {{"rank", rank},
-          {"row_offset", share.rows.begin},
-          {"rows", share.rows.count},
-          {"image_tokens", share.image_tokens},
-          {"pad_tokens", share.pads.count},
-          {"idle_rows", share.idle},
-          {"token_bounds", rectangle_json(share.bounds)},
-          {"latent_bounds", rectangle_json(latent_bounds(planned.plan, rank))},
-          {"head_offset", share.heads.begin},
-          {"heads", share.heads.count},
-          {"bytes_per_layer",
-           {{"f32", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 4, {kCaptionRows}))},
-            {"bf16", bytes_json(exchange_bytes(planned.plan, rank, head_dim, 2, {kCaptionRows}))}}}};
+  return {
+      {"rank", rank},
+      {"row_offset", share.rows.begin},
+      {"rows", share.rows.count},
+      {"image_tokens", share.image_tokens},
+      {"pad_tokens", share.pads.count},
+      {"idle_rows", share.idle},
+      {"token_bounds", rectangle_json(share.bounds)},
+      {"latent_bounds", rectangle_json(latent_bounds(planned.plan, rank))},
+      {"head_offset", share.heads.begin},
+      {"heads", share.heads.count},
+      {"bytes_per_layer", {{"f32", bytes_json(planned.bytes(rank, 4))}, {"bf16", bytes_json(planned.bytes(rank, 2))}}}};
+}
+
+ordered_json references_json(const Planned& planned) {
+  ordered_json references = ordered_json::array();
+  for (const ImageSize& size : planned.resolved.reference_sizes)
+    references.push_back({{"height", size.height}, {"width", size.width}, {"rows", planned.reference_rows(size)}});
+  return references;
 }
 
 ordered_json plan_json(const Planned& planned, const std::string& output) {
@@ -103,7 +125,8 @@ ordered_json plan_json(const Planned& planned, const std::string& output) {
           {"ranks", ranks},
           {"plan", name(kind)},
           {"model_path", planned.model.string()},
-          {"caption_rows", kCaptionRows},
+          {"caption_rows", planned.text_rows()},
+          {"references", references_json(planned)},
           {"heads", heads},
           {"head_dim", planned.shape.head_dim},
           {"token_height", grid.height},
@@ -120,6 +143,16 @@ ordered_json plan_json(const Planned& planned, const std::string& output) {
           {"shares", shares},
           {"output", output.empty() ? ordered_json() : ordered_json(output)},
           {"version", NOSTOS_VERSION}};
+}
+
+/// \return e.g. "a text of 512 rows and 2 references of 4096 rows each".
+std::string beside_text(const Planned& planned) {
+  const std::vector<ImageSize>& sizes = planned.resolved.reference_sizes;
+  std::string text = fmt::format("a text of {} rows", planned.text_rows());
+  if (!sizes.empty())  // all have the same size
+    text += fmt::format(" and {} reference{} of {} rows{}", sizes.size(), sizes.size() == 1 ? "" : "s",
+                        planned.reference_rows(sizes.front()), sizes.size() == 1 ? "" : " each");
+  return text;
 }
 
 /// \return e.g. "0-15", or "-" for nothing.
@@ -150,7 +183,7 @@ void print_text(const Planned& planned) {
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const Share& share = plan.shares[static_cast<size_t>(rank)];
     const Rectangle latent = latent_bounds(plan, rank);
-    const int64_t f32_bytes = exchange_bytes(plan, rank, planned.shape.head_dim, 4, {kCaptionRows}).sent();
+    const int64_t f32_bytes = planned.bytes(rank, 4).sent();
     total += f32_bytes;
     print_output("{:>4}{:>16}{:>8}{:>6}{:>6}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12.3f}{:>12.3f}\n", rank,
                  span_text(share.rows), share.image_tokens, share.pads.count, share.idle, span_text(share.bounds.rows),
@@ -159,8 +192,8 @@ void print_text(const Planned& planned) {
   }
   print_output(
       "\nMB are sent by the rank in one layer: q, k, v to the heads' owners and the output back; {:.3f} f32 in "
-      "all, with a caption of {} rows.\n",
-      static_cast<double>(total) / 1e6, kCaptionRows);
+      "all, with {}.\n",
+      static_cast<double>(total) / 1e6, beside_text(planned));
 }
 
 void plan_command(CLI::App& command, const PlanFlags& flags) {
@@ -177,7 +210,7 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
   }
   const Path model = find_model(flags.model.named(flags.model_path));
   const ModelShape shape = read_model_shape(model);
-  const ResolvedRequest resolved = resolve(request, shape.limits);
+  const ResolvedRequest resolved = with_references(request, flags.reference_images, shape.limits);
   const int64_t multiple = shape.limits.size_multiple;
   const Planned planned{
       model, shape, resolved,
@@ -214,6 +247,7 @@ void add_plan_command(CLI::App& app) {
   command->add_option("--sp-degree", flags->sp_degree, "ranks that share the picture (1)")
       ->transform(whole_number(int64_t{1}, kMostPlannedRanks));
   command->add_option("--sp-plan", flags->sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
+  add_references_flag(*command, flags->reference_images);
   command->add_option("--model-path", flags->model_path,
                       "model folder, of which configs are enough, or Hugging Face name; without it the embedded model");
   add_model_flags(*command, flags->model, false);

@@ -37,7 +37,8 @@ ModelShape shape_of(const std::filesystem::path& folder, const flux2::Config& tr
   limits.max_sequence_length = kMostTokens;
   limits.max_reference_images = kMaxReferences;
   read_generation_config(folder, limits);
-  return {.limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim};
+  return {
+      .limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim, .pads_prompts = true};
 }
 
 flux2::Config load_transformer_config(const std::filesystem::path& folder) {
@@ -120,7 +121,7 @@ PromptTokens Model::tokenize(std::string_view prompt, int64_t max_tokens) const 
 }
 
 Shape Model::embedding_shape(const PromptLength& prompt) const {
-  return {prompt.max_tokens, transformer_config_.hidden()};
+  return {shape_.prompt_rows(prompt.tokens, prompt.max_tokens), transformer_config_.hidden()};
 }
 
 std::unique_ptr<PromptEncoding> Model::take_prompts(Arena& arena, std::span<const PromptLength> prompts,

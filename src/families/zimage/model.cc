@@ -95,7 +95,7 @@ PromptTokens Model::tokenize(std::string_view prompt, int64_t max_tokens) const 
 }
 
 Shape Model::embedding_shape(const PromptLength& prompt) const {
-  return {padded_tokens(prompt.tokens), transformer_config_.hidden};
+  return {shape_.prompt_rows(prompt.tokens, prompt.max_tokens), transformer_config_.hidden};
 }
 
 std::unique_ptr<PromptEncoding> Model::take_prompts(Arena& arena, std::span<const PromptLength> prompts,
