@@ -57,6 +57,8 @@ struct ModelShape {
   int64_t prompt_rows(int64_t tokens, int64_t max_tokens) const {
     return pads_prompts ? max_tokens : round_up(tokens, limits.token_multiple);
   }
+  /// \return pixels along one side of a token.
+  int64_t token_side() const { return limits.pixels_per_latent * patch; }
   /// \return values of one token of latents.
   int64_t patch_width() const { return patch * patch * limits.latent_channels; }
 };

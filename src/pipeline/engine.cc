@@ -173,7 +173,7 @@ int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   const EngineOptions& options = impl_->options;
   const ModelShape& model = impl_->models.front()->parts.shape();
   const ResolvedRequest resolved = resolve(request, limits());
-  const int64_t side = model.limits.pixels_per_latent * model.patch;
+  const int64_t side = model.token_side();
   int64_t tokens = resolved.drawn_height / side * (resolved.drawn_width / side);
   tokens +=
       impl_->models.front()->parts.family().embedding_shape({kUsualPrompt, *resolved.request.max_sequence_length})[0];

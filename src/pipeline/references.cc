@@ -13,9 +13,6 @@
 namespace nostos {
 namespace {
 
-/// \return pixels along one side of a token.
-int64_t token_side(const ModelShape& shape) { return shape.limits.pixels_per_latent * shape.patch; }
-
 /// \return an image as the model is given it, on every rank.
 Image prepared(const Drawing& drawing, size_t index) {
   const ResolvedRequest& resolved = drawing.made.front().resolved;
@@ -45,7 +42,7 @@ Tensor values_of(const Image& image, const parallel::Range& rows) {
 }  // namespace
 
 std::vector<parallel::Grid> reference_grids(const Drawing& drawing) {
-  const int64_t side = token_side(drawing.parts().shape());
+  const int64_t side = drawing.parts().shape().token_side();
   std::vector<parallel::Grid> grids;
   for (const ImageSize& size : drawing.made.front().resolved.reference_sizes)
     grids.push_back({size.height / side, size.width / side});
@@ -89,7 +86,7 @@ void encode_references(Drawing& drawing, ReferenceMemory& memory) {
     int64_t row = 0;
     for (size_t i = 0; i < memory.images.size(); ++i) {
       const auto& [grid, pixels, encoder] = memory.images[i];
-      const int64_t scale = token_side(drawing.parts().shape());
+      const int64_t scale = drawing.parts().shape().token_side();
       const Image image = prepared(drawing, i);
       const parallel::Range rows =
           parallel::split(grid.height, drawing.world().world())[static_cast<size_t>(drawing.world().rank())];

@@ -54,9 +54,8 @@ struct Planned {
   int64_t height() const { return *resolved.request.height; }
   int64_t width() const { return *resolved.request.width; }
   int64_t text_rows() const { return shape.prompt_rows(kPromptTokens, *resolved.request.max_sequence_length); }
-  int64_t token_side() const { return shape.limits.pixels_per_latent * shape.patch; }
   int64_t reference_rows(const ImageSize& size) const {
-    return (size.height / token_side()) * (size.width / token_side());
+    return (size.height / shape.token_side()) * (size.width / shape.token_side());
   }
   /// \return rows of all references.
   int64_t reference_rows() const {
