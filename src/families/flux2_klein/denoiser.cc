@@ -12,13 +12,14 @@ TransformerDenoiser::TransformerDenoiser(Arena& arena, const Model& model, const
       share_(plan.share),
       passes_apart_(plan.passes_apart),
       references_(plan.references.begin(), plan.references.end()),
-      texts_(plan.embedding_rows.size()) {
+      text_rows_(plan.embedding_rows.begin(), plan.embedding_rows.end()),
+      texts_(text_rows_.size()) {
   const flux2::Config& config = model.transformer_config();
   for (const parallel::Grid& reference : references_) reference_tokens_ += reference.tokens();
   for (const size_t embedding : plan.embeddings) {
     if (texts_[embedding]) continue;
     Text& text = texts_[embedding].emplace();
-    const int64_t length = plan.embedding_rows[embedding];
+    const int64_t length = text_rows_[embedding];
     const auto known = std::ranges::find(layouts_, length, &flux2::Layout::text);
     text.layout = static_cast<size_t>(known - layouts_.begin());
     if (known == layouts_.end())
@@ -85,8 +86,8 @@ void TransformerDenoiser::predict(Context& ctx, std::span<const DenoisePass> pas
 
 double TransformerDenoiser::flop(std::span<const DenoisePass> passes) const {
   double flop = 0;
-  for (const DenoisePass& pass : passes)
-    flop += model_.transformer().flop(layout_of(pass.embedding).text, share_.grid().tokens(), reference_tokens_);
+  for (const DenoisePass& pass : passes)  // of all ranks: this one may have no layout of some
+    flop += model_.transformer().flop(text_rows_[pass.embedding], share_.grid().tokens(), reference_tokens_);
   return flop;
 }
 

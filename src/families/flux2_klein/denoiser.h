@@ -40,6 +40,7 @@ class TransformerDenoiser final : public Denoiser {
   bool passes_apart_;
   std::vector<parallel::Grid> references_;
   int64_t reference_tokens_ = 0;            // of all ranks
+  std::vector<int64_t> text_rows_;          // of each embedding, on all ranks
   std::vector<flux2::Layout> layouts_;      // one for each length of prompts
   std::vector<std::optional<Text>> texts_;  // of each embedding, if a pass of this rank reads it
   View reference_rows_;                     // f32 [this rank's rows, hidden]; null without references
