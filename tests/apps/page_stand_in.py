@@ -142,6 +142,8 @@ class StandIn(ThreadingHTTPServer):
             seed = int(request["seed"]) + picture
             record = {name: request[name] for name in ("prompt", "negative_prompt", "width", "height", "num_inference_steps",
                                                        "guidance_scale")} | {"seed": seed}
+            if request["image"]:
+                record["images"] = request["image"]
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())
             colour = (seed * 37 % 200 + 30, seed * 91 % 200 + 30, seed * 53 % 200 + 30)
             data = png(request["width"], request["height"], colour, [text])

@@ -348,6 +348,60 @@ class References(PageTest):
         self.toast("add them again")
         self.assertEqual(len(self.server.bodies), 3)
 
+    def test_used_settings_bring_their_pictures(self):
+        self.server.max_reference_images = 2
+        self.open()
+        use = lambda card: self.all("article.picture [title='Use these settings']")[card].click()
+        pictures = [png(64, 64, colour) for colour in self.COLOURS]
+        self.drop_references(("a.png", pictures[0]), ("b.png", pictures[1]))
+        self.wait_for_references(2)
+        self.fill(prompt="an edit", steps=1)
+        self.generate()
+        self.wait_for_pictures(1)
+        for _ in range(2):
+            self.one("#reference-list button").click()
+        self.fill(prompt="no edit")
+        self.generate()
+        self.wait_for_pictures(2)
+        self.assertNotIn("image", self.server.bodies[1])
+        self.drop_references(("c.png", pictures[2]))
+        self.wait_for_references(1)
+        use(1)
+        self.wait_for_references(2)
+        self.assertEqual(self.values()["prompt"], "an edit")
+        self.generate()
+        self.wait_for_pictures(3)
+        self.assertEqual(self.server.bodies[2], self.server.bodies[0])
+        use(1)  # of a picture without references
+        self.wait_for_references(0)
+        # A picture's file tells of them, too.
+        edited = next(job for job in self.server.jobs if job["request"]["image"])["images"][0]
+        self.drop("edit.png", self.server.images[edited["id"]])
+        self.wait_for_references(2)
+
+        self.open()  # another tab has not got them
+        self.wait_for_pictures(3)
+        self.drop_references(("c.png", pictures[2]))
+        self.wait_for_references(1)
+        use(0)
+        self.toast("add them again")
+        self.wait_for_references(0)
+        self.assertEqual(self.values()["prompt"], "an edit")
+
+    def test_what_was_sent_is_kept_within_bounds(self):
+        self.open()
+        kept = self.module("references.js", """
+            const job = (i) => ({ request: { image: [{ sha256: `hash ${i}` }] } }), had = (i) => {
+              try { return page.withReferences(job(i).request).image[0][0] === String(i); } catch { return false; }
+            };
+            const send = (i) => page.remember(job(i), [String(i).padEnd(60 << 20)]);
+            for (let i = 0; i < 4; ++i) send(i);
+            const before = had(0);
+            send(0);  // again: now 1 is the oldest
+            send(4);
+            return [before, ...[0, 1, 2, 3, 4].map(had)];""")
+        self.assertEqual(kept, [True, True, False, True, True, True])
+
     def test_what_is_no_picture_is_told(self):
         self.server.max_reference_images = 2
         self.open()

@@ -3,7 +3,7 @@ import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
 import { $, applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { pictureSettings, pngTexts } from "./png.js";
-import { references, remember, startReferences, withReferences } from "./references.js";
+import { references, remember, startReferences, useReferences, withReferences } from "./references.js";
 
 const kPageSize = 50;
 const kBusyPollMs = 4000;
@@ -215,15 +215,12 @@ async function draw(values) {
 async function generate() {
   if ($("generate").disabled) return;
   if (!seedIsLocked()) rerollSeed();
-  let values;
+  $("generate").disabled = true;
   try {
-    values = { ...settings(), ...references() };
+    await draw({ ...await references(), ...settings() });
   } catch (error) {
     showFormError(error);
-    return;
   }
-  $("generate").disabled = true;
-  await draw(values);
   $("generate").disabled = false;
 }
 
@@ -245,6 +242,11 @@ async function remove(job) {
 function useSettings(values, lock = true) {
   $("viewer").close();
   fill(values, lock);
+  try {
+    useReferences(values);
+  } catch (error) {
+    toast(error.message);
+  }
   $("prompt").scrollIntoView({ block: "center" });
   $("prompt").focus();
 }
@@ -260,8 +262,9 @@ function drawAgain(values) {
 
 async function readPicture(file) {
   try {
-    useSettings(pictureSettings(await pngTexts(await file.arrayBuffer())));
+    const values = pictureSettings(await pngTexts(await file.arrayBuffer()));
     toast(`Settings read from ${file.name}`);
+    useSettings(values);
   } catch (error) {
     toast(`${file.name}: ${error.message}`);
   }

@@ -84,8 +84,8 @@ function parseWebui(text) {
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);
-    return Object.fromEntries(["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"]
-      .map((name) => [name, record[name]]));
+    const names = ["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"];
+    return { ...Object.fromEntries(names.map((name) => [name, record[name]])), image: record.images ?? [] };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
   throw new Error("this picture does not say how it was drawn");

@@ -1,9 +1,12 @@
 // Owns the reference pictures of the next job: chosen or dropped, shown, and taken away again.
 import { $, fill } from "./form.js";
 
+const kMaxSentBytes = 1 << 28;  // of what is kept to be sent again
+
 let model = null;        // its limits, once it is known
-let chosen = [];         // {text, url}: a file as a data URL, and one to show it by
-const sent = new Map();  // data URLs by SHA-256: what this tab has sent, so that it can be sent again
+let chosen = [];         // files as data URLs
+let adding = Promise.resolve();  // files are taken one after another, in the order in which they came
+const sent = new Map();  // data URLs by SHA-256: what this tab has sent, the last one last
 
 const readAsUrl = (file) => new Promise((resolve, reject) => {
   const reader = Object.assign(new FileReader(), { onload: () => resolve(reader.result), onerror: () => reject(reader.error) });
@@ -17,15 +20,12 @@ function prepared({ width, height }) {
   return { width: side(width), height: side(height) };
 }
 
-function show() {
-  $("reference-list").replaceChildren(...chosen.map((reference, i) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", title: "Take this picture away" });
-    button.append(Object.assign(new Image(), { src: reference.url, alt: `Reference picture ${i + 1}` }));
-    button.onclick = () => {
-      URL.revokeObjectURL(reference.url);
-      chosen = chosen.filter((other) => other !== reference);
-      show();
-    };
+function choose(pictures) {
+  chosen = pictures;
+  $("reference-list").replaceChildren(...chosen.map((src, i) => {
+    const onclick = () => choose(chosen.filter((_, other) => other !== i));
+    const button = Object.assign(document.createElement("button"), { type: "button", title: "Take this picture away", onclick });
+    button.append(Object.assign(new Image(), { src, alt: `Reference picture ${i + 1}` }));
     return button;
   }));
   $("add-reference").disabled = chosen.length >= model.max_reference_images;
@@ -44,16 +44,25 @@ async function add(files) {
     }
     if (!chosen.length) fill(prepared(bitmap));
     bitmap.close();
-    chosen.push({ text: await readAsUrl(file), url: URL.createObjectURL(file) });
-    show();
+    choose([...chosen, await readAsUrl(file)]);
   }
 }
 
 /** @returns the field `image` of a job: nothing where there are no references. */
-export const references = () => (chosen.length ? { image: chosen.map(({ text }) => text) } : {});
+export async function references() {
+  await adding;
+  return chosen.length ? { image: chosen } : {};
+}
 
-/** Keeps what was sent for a job by the hashes that the server has of it. */
-export const remember = (job, image = []) => job.request.image?.forEach(({ sha256 }, i) => sha256 && sent.set(sha256, image[i]));
+/** Keeps what was sent for a job by the hashes that the server has of it, the newest up to kMaxSentBytes. */
+export function remember(job, image = []) {
+  job.request.image?.forEach(({ sha256 }, i) => {
+    sent.delete(sha256);
+    if (image[i]) sent.set(sha256, image[i]);
+  });
+  let bytes = 0;
+  for (const [sha256, text] of [...sent].reverse()) if ((bytes += text.length) > kMaxSentBytes) sent.delete(sha256);
+}
 
 /** @returns the settings of a job with the pictures that it was sent with. @throws {Error} where this tab has not sent them */
 export function withReferences(settings) {
@@ -62,15 +71,23 @@ export function withReferences(settings) {
   return { ...settings, image: image.length ? image : undefined };
 }
 
+/** Puts the pictures of a job, if it tells of any, in place of those chosen. @throws {Error} as withReferences() */
+export function useReferences(settings) {
+  if (!settings.image) return;
+  choose([]);
+  choose(withReferences(settings).image ?? []);
+}
+
 /** Shows the zone for them, if the model takes any. @param report is given what goes wrong */
 export function startReferences(limits, report) {
   model = limits;
   $("references").hidden = !model.max_reference_images;
   if ($("references").hidden) return;
-  show();
+  choose(chosen);
+  const take = (files) => (adding = adding.then(() => add(files)).catch(report));
   $("add-reference").onclick = () => $("reference-file").click();
-  $("reference-file").onchange = async () => {
-    await add([...$("reference-file").files]).catch(report);
+  $("reference-file").onchange = () => {
+    take([...$("reference-file").files]);
     $("reference-file").value = "";
   };
   // What is dropped elsewhere is read for its settings.
@@ -78,6 +95,6 @@ export function startReferences(limits, report) {
     event.preventDefault();
     event.stopPropagation();
     $("drop").hidden = true;
-    add([...event.dataTransfer.files]).catch(report);
+    take([...event.dataTransfer.files]);
   };
 }
