@@ -39,7 +39,7 @@ def png(width: int, height: int, colour: tuple[int, int, int], texts: list[bytes
 
 
 class StandIn(ThreadingHTTPServer):
-    """Draws one job after another. What tests may set: step_s, key, refusal, failure, loading."""
+    """Draws one job after another. What tests may set: step_s, stage_s, key, refusal, failure, loading."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -47,6 +47,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self, port: int = 0):
         super().__init__(("127.0.0.1", port), Handler)
         self.step_s = 0.0  # seconds a step
+        self.stage_s = 0.0  # seconds of every stage before the steps
         self.key = None  # wanted from everybody
         self.refusal = None  # (status, headers, error): what POST /v1/jobs answers
         self.failure = None  # the message with which every job fails
@@ -119,7 +120,7 @@ class StandIn(ThreadingHTTPServer):
                     return
                 job = next(job for job in self.jobs if job["status"] == "queued")
                 job.update(status="running", started_at=time.time(), position=None)
-                job["progress"] = {"stage": "text", "picture": 1, "pictures": job["request"]["n"], "step": 0,
+                job["progress"] = {"stage": "load", "picture": 1, "pictures": job["request"]["n"], "step": 0,
                                    "steps": job["request"]["num_inference_steps"], "step_ms": None, "eta_s": None}
                 self.place()
                 self.changed.notify_all()
@@ -127,6 +128,11 @@ class StandIn(ThreadingHTTPServer):
 
     def draw(self, job: dict):
         request = job["request"]
+        for stage in ("load", "text", "encode")[: 3 if request["image"] else 2]:
+            with self.changed:
+                job["progress"]["stage"] = stage
+                self.changed.notify_all()
+            time.sleep(self.stage_s)
         steps, pictures = request["num_inference_steps"], request["n"]
         images = []
         for picture in range(pictures):

@@ -388,6 +388,16 @@ class References(PageTest):
         self.wait_for_references(0)
         self.assertEqual(self.values()["prompt"], "an edit")
 
+    def test_every_stage_is_told(self):
+        self.server.max_reference_images, self.server.stage_s = 1, 1.0
+        self.open()
+        self.drop_references(("a.png", png(64, 64, self.COLOURS[0])))
+        self.wait_for_references(1)
+        self.generate()
+        for words in ("Loading the model", "Reading the prompt", "Reading the reference pictures"):
+            self.wait(lambda: self.one("article .state").text == words, f"it says {words}")
+        self.wait_for_pictures(1)
+
     def test_what_was_sent_is_kept_within_bounds(self):
         self.open()
         kept = self.module("references.js", """

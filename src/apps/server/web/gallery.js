@@ -4,6 +4,8 @@ import { $ } from "./form.js";
 
 const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
 
+const kStages = { load: "Loading the model", text: "Reading the prompt", encode: "Reading the reference pictures", decode: "Decoding" };
+
 const viewer = $("viewer"), cards = new Map();
 let handlers = {};
 let pictures = [];  // {job, image}, in the order of the page
@@ -131,9 +133,8 @@ function progressText(job) {
   if (job.status === "queued") {
     return job.position > 0 ? `Waiting: ${job.position} job${job.position === 1 ? "" : "s"} before it` : "Waiting for its turn";
   }
-  const progress = job.progress;
-  if (!progress || progress.stage === "text") return "Reading the prompt";
-  if (progress.stage === "decode") return "Decoding";
+  const progress = job.progress, stage = kStages[progress?.stage ?? "text"];
+  if (stage) return stage;
   const left = progress.eta_s == null ? "" : ` · ${duration(progress.eta_s * 1000)} left`;
   return `Step ${progress.step} of ${progress.steps}${left}`;
 }
