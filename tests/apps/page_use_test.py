@@ -6,6 +6,7 @@ against page_stand_in.py.
 
 import base64
 import re
+import struct
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from page_case import DESKTOP, PHONE, Keys, PageTest, run_tests
 from page_stand_in import WEB, StandIn, png
 
 MAX_PAGE_BYTES = 66 * 1024
+GIF = b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 
 
 class Drawing(PageTest):
@@ -302,12 +304,12 @@ class References(PageTest):
 
     COLOURS = [(200, 10, 20), (20, 200, 10), (10, 20, 200)]
 
-    def drop_references(self, *files: tuple[str, bytes]):
+    def drop_references(self, *files: tuple[str, bytes], padding_bytes: int = 0):
         self.run_script(
-            "const data = new DataTransfer();"
-            "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));"
+            "const data = new DataTransfer(), padding = new Uint8Array(arguments[1]);"
+            "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes), padding], name, {type: 'image/png'}));"
             "for (const type of ['dragover', 'drop']) document.querySelector('#references').dispatchEvent("
-            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files])
+            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files], padding_bytes)
 
     def wait_for_references(self, count: int):
         self.wait(lambda: len(self.all("#reference-list img")) == count, f"{count} references are there")
@@ -388,6 +390,48 @@ class References(PageTest):
         self.wait_for_references(0)
         self.assertEqual(self.values()["prompt"], "an edit")
 
+    def test_what_the_server_would_refuse_is_told(self):
+        self.server.max_reference_images = 3
+        self.open()
+        colour = self.COLOURS[0]
+        before = self.values()
+        bmp = b"BM" + struct.pack("<IIIIiiHHIIIIII", 54 + 64 * 64 * 3, 0, 54, 40, 64, 64, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(64 * 64 * 3)
+        for name, data, words in (
+                ("x.gif", GIF, "x.gif is no PNG, JPEG or WebP picture"), ("x.bmp", bmp, "x.bmp is no PNG, JPEG or WebP picture"),
+                ("cut.png", png(64, 64, colour)[:40], "cut.png is no PNG, JPEG or WebP picture"), ("empty.png", b"", "empty.png is no PNG"),
+                ("one.png", png(1, 1, colour), "one.png is 1 × 1 pixels"), ("small.png", png(63, 64, colour), "63 × 64 pixels"),
+                ("long.png", png(64, 513, colour), "64 × 513 pixels"), ("wide.png", png(513, 64, colour), "513 × 64 pixels"),
+                ("side.png", png(16385, 2049, colour), "16385 × 2049 pixels")):
+            self.drop_references((name, data))
+            self.toast(words)
+        self.assertEqual(self.all("#reference-list img"), [])
+        self.assertEqual(self.values(), before)
+
+        good = png(64, 512, colour)
+        self.drop_references(*[("good.png", good)] * 4)
+        self.toast("at most 3")
+        self.assertEqual(self.all("#reference-list img"), [])
+        self.drop_references(("huge.png", good), padding_bytes=47 << 20)
+        self.toast("huge.png is too large: the reference pictures have at most 47 MB together")
+        self.drop_references(("half.png", good), ("other.png", good), padding_bytes=24 << 20)
+        self.toast("other.png is too large")
+        self.wait_for_references(1)
+        self.drop_references(("one.png", png(1, 1, colour)), ("good.png", good))
+        self.toast("one.png is 1 × 1 pixels")
+        self.wait_for_references(2)
+        self.assertEqual((self.values()["width"], self.values()["height"]), ("64", "512"))
+
+    def test_a_refusal_is_shown_until_the_pictures_change(self):
+        self.expected_errors = [r"v1/jobs - .* 400"]
+        self.server.max_reference_images = 2
+        self.open()
+        for change in (lambda: self.drop_references(("a.png", png(64, 64, self.COLOURS[0]))), lambda: self.one("#reference-list button").click()):
+            self.server.refusal = (400, {}, {"message": "image[0] is damaged", "param": "image[0]"})
+            self.generate()
+            self.wait(lambda: "damaged" in self.one("#form-error").text, "the refusal is shown")
+            change()
+            self.wait(lambda: not self.one("#form-error").is_displayed(), "the refusal is gone")
+
     def test_every_stage_is_told(self):
         self.server.max_reference_images, self.server.stage_s = 1, 1.0
         self.open()
@@ -401,9 +445,8 @@ class References(PageTest):
     def test_what_was_sent_is_kept_within_bounds(self):
         self.open()
         kept = self.module("references.js", """
-            const job = (i) => ({ request: { image: [{ sha256: `hash ${i}` }] } }), had = (i) => {
-              try { return page.withReferences(job(i).request).image[0][0] === String(i); } catch { return false; }
-            };
+            const job = (i) => ({ request: { image: [{ sha256: `hash ${i}` }] } });
+            const had = (i) => page.sentWith(job(i).request)?.[0][0] === String(i);
             const send = (i) => page.remember(job(i), [String(i).padEnd(60 << 20)]);
             for (let i = 0; i < 4; ++i) send(i);
             const before = had(0);
@@ -416,7 +459,7 @@ class References(PageTest):
         self.server.max_reference_images = 2
         self.open()
         self.drop_references(("text.png", b"no picture"))
-        self.toast("text.png is no picture")
+        self.toast("text.png is no PNG, JPEG or WebP picture")
         self.press("x")
         self.one("#steps").send_keys(Keys.CONTROL, "a", "1")
         self.generate()

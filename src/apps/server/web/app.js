@@ -3,7 +3,7 @@ import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
 import { $, applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { pictureSettings, pngTexts } from "./png.js";
-import { references, remember, startReferences, useReferences, withReferences } from "./references.js";
+import { references, remember, sentWith, startReferences, useReferences } from "./references.js";
 
 const kPageSize = 50;
 const kBusyPollMs = 4000;
@@ -166,7 +166,7 @@ async function poll() {
       const { data: [{ id, nostos }] } = await request("v1/models");
       model = { id, ...nostos };
       applyModel(model);
-      startReferences(model, (error) => toast(error.message));
+      startReferences(model, toast);
     }
     const before = changes;
     const page = await request(`v1/jobs?limit=${kPageSize}`);
@@ -242,22 +242,15 @@ async function remove(job) {
 function useSettings(values, lock = true) {
   $("viewer").close();
   fill(values, lock);
-  try {
-    useReferences(values);
-  } catch (error) {
-    toast(error.message);
-  }
+  if (values.image) useReferences(values);
   $("prompt").scrollIntoView({ block: "center" });
   $("prompt").focus();
 }
 
 function drawAgain(values) {
   $("viewer").close();
-  try {
-    draw(withReferences({ ...values, seed: randomSeed() }));
-  } catch (error) {
-    toast(error.message);
-  }
+  const image = sentWith(values);
+  if (image) draw({ ...values, image, seed: randomSeed() });
 }
 
 async function readPicture(file) {

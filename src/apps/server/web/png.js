@@ -84,8 +84,7 @@ function parseWebui(text) {
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);
-    const names = ["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"];
-    return { ...Object.fromEntries(names.map((name) => [name, record[name]])), image: record.images ?? [] };
+    return { ...record, image: record.images ?? [] };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
   throw new Error("this picture does not say how it was drawn");

@@ -1,15 +1,20 @@
 // Owns the reference pictures of the next job: chosen or dropped, shown, and taken away again.
 import { $, fill } from "./form.js";
 
+const kMaxBytes = 47 << 20;     // of all files: in base64 they leave 1 MB of a job's 64 for the rest
 const kMaxSentBytes = 1 << 28;  // of what is kept to be sent again
+const kFormats = /^[^,]*,(iVBORw0KGgo|\/9j\/|UklGR)/;  // how PNG, JPEG and WebP begin in base64
 
 let model = null;        // its limits, once it is known
+let tell = null;         // shows the visitor a message
 let chosen = [];         // files as data URLs
-let adding = Promise.resolve();  // files are taken one after another, in the order in which they came
+let adding = Promise.resolve();  // files are read one after another, in the order in which they came
 const sent = new Map();  // data URLs by SHA-256: what this tab has sent, the last one last
 
-const readAsUrl = (file) => new Promise((resolve, reject) => {
-  const reader = Object.assign(new FileReader(), { onload: () => resolve(reader.result), onerror: () => reject(reader.error) });
+/** @returns the file as a data URL: an empty text where it cannot be read. */
+const readAsUrl = (file) => new Promise((resolve) => {
+  const reader = new FileReader();
+  reader.onloadend = () => resolve(reader.result ?? "");
   reader.readAsDataURL(file);
 });
 
@@ -29,23 +34,33 @@ function choose(pictures) {
     return button;
   }));
   $("add-reference").disabled = chosen.length >= model.max_reference_images;
+  $("references").dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** Adds files, the first of all giving its size to the form. @throws {Error} naming a file that cannot be used */
-async function add(files) {
-  for (const file of files) {
-    if (chosen.length >= model.max_reference_images)
-      throw new Error(`This model takes at most ${model.max_reference_images} reference pictures.`);
-    let bitmap;
-    try {
-      bitmap = await createImageBitmap(file);
-    } catch {
-      throw new Error(`${file.name} is no picture that can be read.`);
-    }
-    if (!chosen.length) fill(prepared(bitmap));
-    bitmap.close();
-    choose([...chosen, await readAsUrl(file)]);
+/** Adds a file, unless the server would refuse it. The first of all gives its size to the form. */
+async function add(file) {
+  if (chosen.reduce((bytes, { length }) => bytes + length * 0.75, file.size) > kMaxBytes)
+    return tell(`${file.name} is too large: the reference pictures have at most ${kMaxBytes >> 20} MB together.`);
+  const text = await readAsUrl(file);
+  const bitmap = kFormats.test(text) && await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return tell(`${file.name} is no PNG, JPEG or WebP picture that can be read.`);
+  const { width, height } = bitmap, shorter = Math.min(width, height), longer = Math.max(width, height);
+  bitmap.close();
+  if (shorter < 64 || longer > Math.min(8 * shorter, 16384) || width * height > 1 << 26) {
+    return tell(`${file.name} is ${width} × ${height} pixels: a reference picture has 64 to 16,384 a side, ` +
+      "67 million at most, and is at most 8 times as long as wide.");
   }
+  if (!chosen.length) fill(prepared({ width, height }));
+  choose([...chosen, text]);
+}
+
+/** Adds files, all or none where they are too many. */
+export function addReferences(files) {
+  adding = adding.then(async () => {
+    if (chosen.length + files.length > model.max_reference_images)
+      return tell(`This model takes at most ${model.max_reference_images} reference pictures.`);
+    for (const file of files) await add(file);
+  });
 }
 
 /** @returns the field `image` of a job: nothing where there are no references. */
@@ -64,30 +79,25 @@ export function remember(job, image = []) {
   for (const [sha256, text] of [...sent].reverse()) if ((bytes += text.length) > kMaxSentBytes) sent.delete(sha256);
 }
 
-/** @returns the settings of a job with the pictures that it was sent with. @throws {Error} where this tab has not sent them */
-export function withReferences(settings) {
-  const image = (settings.image ?? []).map(({ sha256 }) => sent.get(sha256));
-  if (image.includes(undefined)) throw new Error("This tab has not got the reference pictures of this job: add them again.");
-  return { ...settings, image: image.length ? image : undefined };
+/** @returns the pictures that a job was sent with; nothing, and says so, where this tab has not got them. */
+export function sentWith({ image = [] }) {
+  const pictures = image.map(({ sha256 }) => sent.get(sha256));
+  if (!pictures.includes(undefined)) return pictures;
+  tell("This tab has not got the reference pictures of this job: add them again.");
 }
 
-/** Puts the pictures of a job, if it tells of any, in place of those chosen. @throws {Error} as withReferences() */
-export function useReferences(settings) {
-  if (!settings.image) return;
-  choose([]);
-  choose(withReferences(settings).image ?? []);
-}
+/** Puts the pictures of a job in place of those chosen. */
+export const useReferences = (settings) => choose(sentWith(settings) ?? []);
 
-/** Shows the zone for them, if the model takes any. @param report is given what goes wrong */
-export function startReferences(limits, report) {
+/** Shows the zone for them, if the model takes any. @param toast shows the visitor a message */
+export function startReferences(limits, toast) {
   model = limits;
+  tell = toast;
   $("references").hidden = !model.max_reference_images;
-  if ($("references").hidden) return;
   choose(chosen);
-  const take = (files) => (adding = adding.then(() => add(files)).catch(report));
   $("add-reference").onclick = () => $("reference-file").click();
   $("reference-file").onchange = () => {
-    take([...$("reference-file").files]);
+    addReferences([...$("reference-file").files]);
     $("reference-file").value = "";
   };
   // What is dropped elsewhere is read for its settings.
@@ -95,6 +105,6 @@ export function startReferences(limits, report) {
     event.preventDefault();
     event.stopPropagation();
     $("drop").hidden = true;
-    take([...event.dataTransfer.files]);
+    addReferences([...event.dataTransfer.files]);
   };
 }
