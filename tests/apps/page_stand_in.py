@@ -39,7 +39,7 @@ def png(width: int, height: int, colour: tuple[int, int, int], texts: list[bytes
 
 
 class StandIn(ThreadingHTTPServer):
-    """Draws one job after another. What tests may set: step_s, stage_s, key, refusal, failure, loading."""
+    """Draws one job after another. What tests may set: step_s, stage_s, key, refusal, failure, loading, model."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -55,7 +55,7 @@ class StandIn(ThreadingHTTPServer):
         self.storage = {"object": "storage", "pictures": 1234, "bytes": 5 << 20, "free_bytes": 3 << 30, "writable": True, "reason": None,
                         "keep": {"days": None, "pictures": 100000, "bytes": 100 << 30}}
         self.loading = False
-        self.max_reference_images = 0
+        self.model = {}  # fields of the model that differ from MODEL's
         self.jobs, self.images, self.bodies, self.connections = [], {}, [], []
         self.changed = threading.Condition()
         self.stopping = False
@@ -201,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(503, "the model is being loaded.", {"Retry-After": "1"}, code="loading")
         if parts == ["v1", "models"]:
             return self.answer(200, {"object": "list", "data": [{"id": "stand-in", "object": "model", "nostos": {
-                **MODEL, "max_reference_images": server.max_reference_images}}]})
+                **MODEL, **server.model}}]})
         if parts == ["v1", "storage"]:
             return self.answer(200, server.storage)
         if parts == ["v1", "jobs"]:

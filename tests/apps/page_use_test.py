@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from page_case import DESKTOP, PHONE, Keys, PageTest, run_tests
-from page_stand_in import WEB, StandIn, png
+from page_stand_in import WEB, StandIn, chunk, png
 
 MAX_PAGE_BYTES = 66 * 1024
 GIF = b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
@@ -304,12 +304,12 @@ class References(PageTest):
 
     COLOURS = [(200, 10, 20), (20, 200, 10), (10, 20, 200)]
 
-    def drop_references(self, *files: tuple[str, bytes], padding_bytes: int = 0):
+    def drop_references(self, *files: tuple[str, bytes], padding_bytes: int = 0, selector: str = "#references"):
         self.run_script(
             "const data = new DataTransfer(), padding = new Uint8Array(arguments[1]);"
             "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes), padding], name, {type: 'image/png'}));"
-            "for (const type of ['dragover', 'drop']) document.querySelector('#references').dispatchEvent("
-            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files], padding_bytes)
+            "for (const type of ['dragover', 'drop']) document.querySelector(arguments[2]).dispatchEvent("
+            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files], padding_bytes, selector)
 
     def wait_for_references(self, count: int):
         self.wait(lambda: len(self.all("#reference-list img")) == count, f"{count} references are there")
@@ -319,7 +319,7 @@ class References(PageTest):
         self.assertFalse(self.one("#references").is_displayed())
 
     def test_they_are_dropped_sent_taken_away_and_sent_again(self):
-        self.server.max_reference_images = 2
+        self.server.model = {"max_reference_images": 2}
         self.open()
         pictures = [png(width, height, colour) for (width, height), colour in zip(((600, 400), (100, 100), (64, 64)), self.COLOURS)]
         self.drop_references(("a.png", pictures[0]), ("b.png", pictures[1]))
@@ -351,7 +351,7 @@ class References(PageTest):
         self.assertEqual(len(self.server.bodies), 3)
 
     def test_used_settings_bring_their_pictures(self):
-        self.server.max_reference_images = 2
+        self.server.model = {"max_reference_images": 2}
         self.open()
         use = lambda card: self.all("article.picture [title='Use these settings']")[card].click()
         pictures = [png(64, 64, colour) for colour in self.COLOURS]
@@ -391,7 +391,7 @@ class References(PageTest):
         self.assertEqual(self.values()["prompt"], "an edit")
 
     def test_what_the_server_would_refuse_is_told(self):
-        self.server.max_reference_images = 3
+        self.server.model = {"max_reference_images": 3}
         self.open()
         colour = self.COLOURS[0]
         before = self.values()
@@ -423,7 +423,7 @@ class References(PageTest):
 
     def test_a_refusal_is_shown_until_the_pictures_change(self):
         self.expected_errors = [r"v1/jobs - .* 400"]
-        self.server.max_reference_images = 2
+        self.server.model = {"max_reference_images": 2}
         self.open()
         for change in (lambda: self.drop_references(("a.png", png(64, 64, self.COLOURS[0]))), lambda: self.one("#reference-list button").click()):
             self.server.refusal = (400, {}, {"message": "image[0] is damaged", "param": "image[0]"})
@@ -432,8 +432,67 @@ class References(PageTest):
             change()
             self.wait(lambda: not self.one("#form-error").is_displayed(), "the refusal is gone")
 
+    def drag_over(self, selector: str, event: str = "dragover"):
+        self.run_script(
+            "const data = new DataTransfer(); data.items.add(new File(['x'], 'x'));"
+            "document.querySelector(arguments[0]).dispatchEvent("
+            "new DragEvent(arguments[1], {dataTransfer: data, bubbles: true, cancelable: true}))", selector, event)
+
+    def test_a_drag_lights_up_what_takes_it(self):
+        self.server.model = {"max_reference_images": 2}
+        self.open()
+        words = lambda: self.run_script("return getComputedStyle(document.querySelector('#references'), '::after').content")
+        page = lambda: self.one("#drop").is_displayed() and self.one("#drop").text
+        self.drag_over("#reference-list")
+        self.assertEqual((words(), page()), ('"Drop pictures to edit"', False))
+        self.drag_over("#gallery")
+        self.assertEqual((words(), page()), ("none", "Drop a PNG to read its settings, or any picture to edit"))
+        self.drag_over("#references")
+        self.drag_over("#references", "dragleave")
+        self.assertEqual((words(), page()), ("none", False))
+
+    def test_a_model_of_text_alone_reads_settings_from_what_is_dropped(self):
+        self.open()
+        self.drag_over("#gallery")
+        self.assertEqual(self.one("#drop").text, "Drop a PNG to read its settings")
+        self.drop("cat.png", png(64, 64, self.COLOURS[0]))
+        self.toast("does not say how it was drawn")
+        self.assertFalse(self.one("#drop").is_displayed())
+
+    def test_what_is_dropped_beside_the_zone_is_added_unless_it_has_settings(self):
+        self.server.model = {"max_reference_images": 4}
+        self.open()
+        picture = png(64, 64, self.COLOURS[0])
+        self.drop("cat.png", picture)
+        self.wait_for_references(1)
+        jpeg = self.browser.execute_async_script(
+            "const done = arguments[0];"
+            "document.createElement('canvas').toBlob(async (b) => done([...new Uint8Array(await b.arrayBuffer())]), 'image/jpeg')")
+        self.drop("cat.jpg", bytes(jpeg))
+        self.wait_for_references(2)
+        self.drop("x.gif", GIF)
+        self.toast("x.gif is no PNG, JPEG or WebP")
+        drawn = png(64, 64, self.COLOURS[1], [chunk(b"tEXt", b"parameters\0a boat\nSteps: 7, Seed: 3")])
+        self.drop("boat.png", drawn)
+        self.toast("Settings read from boat.png")
+        self.assertEqual((self.values()["prompt"], self.values()["steps"]), ("a boat", "7"))
+        self.assertEqual(len(self.all("#reference-list img")), 2)
+        self.drop_references(("boat.png", drawn), ("cat.png", picture), selector="#gallery")
+        self.wait_for_references(4)
+
+    def test_a_model_without_guidance_offers_none(self):
+        self.server.model = {"has_guidance": False}
+        self.open()
+        for name in ("negative", "guidance", "guidance-range", "negative-note"):
+            self.assertFalse(self.one(f"#{name}").is_displayed(), name)
+        self.assertTrue(self.one("#steps").is_displayed())
+        self.press("x")
+        self.generate()
+        self.wait_for_pictures(1)
+        self.assertEqual({"negative_prompt", "guidance_scale"} & set(self.server.bodies[0]), set())
+
     def test_every_stage_is_told(self):
-        self.server.max_reference_images, self.server.stage_s = 1, 1.0
+        self.server.model, self.server.stage_s = {"max_reference_images": 1}, 1.0
         self.open()
         self.drop_references(("a.png", png(64, 64, self.COLOURS[0])))
         self.wait_for_references(1)
@@ -456,7 +515,7 @@ class References(PageTest):
         self.assertEqual(kept, [True, True, False, True, True, True])
 
     def test_what_is_no_picture_is_told(self):
-        self.server.max_reference_images = 2
+        self.server.model = {"max_reference_images": 2}
         self.open()
         self.drop_references(("text.png", b"no picture"))
         self.toast("text.png is no PNG, JPEG or WebP picture")

@@ -1,6 +1,6 @@
 // Owns what is drawn and being drawn: a card each, the first one large, and the full-screen viewer.
 import { forgetImage, imageUrl } from "./api.js";
-import { $ } from "./form.js";
+import { $, element } from "./form.js";
 
 const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
 
@@ -27,17 +27,6 @@ async function loadImage(img, image) {
   } catch {
     img.onerror();
   }
-}
-
-/** @returns an element with properties, attributes for names with a dash, and children. */
-function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role") made.setAttribute(name, value);
-    else made[name] = value;
-  }
-  made.append(...children);
-  return made;
 }
 
 const line = (className, textContent, title = "") => element("p", { className, textContent, title });

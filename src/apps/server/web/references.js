@@ -1,5 +1,5 @@
 // Owns the reference pictures of the next job: chosen or dropped, shown, and taken away again.
-import { $, fill } from "./form.js";
+import { $, element, fill } from "./form.js";
 
 const kMaxBytes = 47 << 20;     // of all files: in base64 they leave 1 MB of a job's 64 for the rest
 const kMaxSentBytes = 1 << 28;  // of what is kept to be sent again
@@ -27,12 +27,9 @@ function prepared({ width, height }) {
 
 function choose(pictures) {
   chosen = pictures;
-  $("reference-list").replaceChildren(...chosen.map((src, i) => {
-    const onclick = () => choose(chosen.filter((_, other) => other !== i));
-    const button = Object.assign(document.createElement("button"), { type: "button", title: "Take this picture away", onclick });
-    button.append(Object.assign(new Image(), { src, alt: `Reference picture ${i + 1}` }));
-    return button;
-  }));
+  $("reference-list").replaceChildren(...chosen.map((src, i) => element("button", {
+    type: "button", title: "Take this picture away", onclick: () => choose(chosen.filter((_, other) => other !== i)),
+  }, element("img", { src, alt: `Reference picture ${i + 1}` }))));
   $("add-reference").disabled = chosen.length >= model.max_reference_images;
   $("references").dispatchEvent(new Event("input", { bubbles: true }));
 }
@@ -46,10 +43,8 @@ async function add(file) {
   if (!bitmap) return tell(`${file.name} is no PNG, JPEG or WebP picture that can be read.`);
   const { width, height } = bitmap, shorter = Math.min(width, height), longer = Math.max(width, height);
   bitmap.close();
-  if (shorter < 64 || longer > Math.min(8 * shorter, 16384) || width * height > 1 << 26) {
-    return tell(`${file.name} is ${width} × ${height} pixels: a reference picture has 64 to 16,384 a side, ` +
-      "67 million at most, and is at most 8 times as long as wide.");
-  }
+  if (shorter < 64 || longer > Math.min(8 * shorter, 16384) || width * height > 1 << 26)
+    return tell(`${file.name} is ${width} × ${height} pixels: it must have 64 to 16,384 a side, at most 8 to 1, and 67 million in all.`);
   if (!chosen.length) fill(prepared({ width, height }));
   choose([...chosen, text]);
 }
@@ -70,10 +65,10 @@ export async function references() {
 }
 
 /** Keeps what was sent for a job by the hashes that the server has of it, the newest up to kMaxSentBytes. */
-export function remember(job, image = []) {
-  job.request.image?.forEach(({ sha256 }, i) => {
+export function remember(job, image) {
+  job.request.image.forEach(({ sha256 }, i) => {
     sent.delete(sha256);
-    if (image[i]) sent.set(sha256, image[i]);
+    sent.set(sha256, image[i]);
   });
   let bytes = 0;
   for (const [sha256, text] of [...sent].reverse()) if ((bytes += text.length) > kMaxSentBytes) sent.delete(sha256);
@@ -89,22 +84,8 @@ export function sentWith({ image = [] }) {
 /** Puts the pictures of a job in place of those chosen. */
 export const useReferences = (settings) => choose(sentWith(settings) ?? []);
 
-/** Shows the zone for them, if the model takes any. @param toast shows the visitor a message */
+/** @param limits the model's @param toast shows the visitor a message */
 export function startReferences(limits, toast) {
   model = limits;
   tell = toast;
-  $("references").hidden = !model.max_reference_images;
-  choose(chosen);
-  $("add-reference").onclick = () => $("reference-file").click();
-  $("reference-file").onchange = () => {
-    addReferences([...$("reference-file").files]);
-    $("reference-file").value = "";
-  };
-  // What is dropped elsewhere is read for its settings.
-  $("references").ondrop = (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    $("drop").hidden = true;
-    addReferences([...event.dataTransfer.files]);
-  };
 }
