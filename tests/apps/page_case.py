@@ -57,6 +57,7 @@ class PageTest(unittest.TestCase):
         self.server = StandIn()
         self.addCleanup(self.server.close)
         self.expected_errors = []  # patterns of what the console may say
+        self.browser.get("about:blank")  # the page of the case before would miss its server
         self.browser.get_log("browser")
 
     def tearDown(self):

@@ -117,7 +117,9 @@ class Pictures(PageTest):
     def test_settings(self):
         self.open()
         found = self.settings(nostos=json.dumps(RECORD), parameters="of another tool")
-        self.assertEqual(found, {name: RECORD[name] for name in RECORD if name != "num_outputs"})
+        self.assertEqual(found, RECORD | {"image": []})
+        images = [{"file": "cat.png", "sha256": "12"}]
+        self.assertEqual(self.settings(nostos=json.dumps(RECORD | {"images": images}))["image"], images)
         # Beyond what a JavaScript number holds.
         big = json.dumps(RECORD | {"seed": 9223372036854775807, "prompt": '"seed": 1234567890123456789'})
         found = self.settings(nostos=big)

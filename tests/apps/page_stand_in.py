@@ -39,7 +39,7 @@ def png(width: int, height: int, colour: tuple[int, int, int], texts: list[bytes
 
 
 class StandIn(ThreadingHTTPServer):
-    """Draws one job after another. What tests may set: step_s, key, refusal, failure, loading."""
+    """Draws one job after another. What tests may set: step_s, stage_s, key, refusal, failure, loading, model."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -47,6 +47,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self, port: int = 0):
         super().__init__(("127.0.0.1", port), Handler)
         self.step_s = 0.0  # seconds a step
+        self.stage_s = 0.0  # seconds of every stage before the steps
         self.key = None  # wanted from everybody
         self.refusal = None  # (status, headers, error): what POST /v1/jobs answers
         self.failure = None  # the message with which every job fails
@@ -54,7 +55,7 @@ class StandIn(ThreadingHTTPServer):
         self.storage = {"object": "storage", "pictures": 1234, "bytes": 5 << 20, "free_bytes": 3 << 30, "writable": True, "reason": None,
                         "keep": {"days": None, "pictures": 100000, "bytes": 100 << 30}}
         self.loading = False
-        self.max_reference_images = 0
+        self.model = {}  # fields of the model that differ from MODEL's
         self.jobs, self.images, self.bodies, self.connections = [], {}, [], []
         self.changed = threading.Condition()
         self.stopping = False
@@ -119,7 +120,7 @@ class StandIn(ThreadingHTTPServer):
                     return
                 job = next(job for job in self.jobs if job["status"] == "queued")
                 job.update(status="running", started_at=time.time(), position=None)
-                job["progress"] = {"stage": "text", "picture": 1, "pictures": job["request"]["n"], "step": 0,
+                job["progress"] = {"stage": "load", "picture": 1, "pictures": job["request"]["n"], "step": 0,
                                    "steps": job["request"]["num_inference_steps"], "step_ms": None, "eta_s": None}
                 self.place()
                 self.changed.notify_all()
@@ -127,6 +128,11 @@ class StandIn(ThreadingHTTPServer):
 
     def draw(self, job: dict):
         request = job["request"]
+        for stage in ("load", "text", "encode")[: 3 if request["image"] else 2]:
+            with self.changed:
+                job["progress"]["stage"] = stage
+                self.changed.notify_all()
+            time.sleep(self.stage_s)
         steps, pictures = request["num_inference_steps"], request["n"]
         images = []
         for picture in range(pictures):
@@ -142,6 +148,8 @@ class StandIn(ThreadingHTTPServer):
             seed = int(request["seed"]) + picture
             record = {name: request[name] for name in ("prompt", "negative_prompt", "width", "height", "num_inference_steps",
                                                        "guidance_scale")} | {"seed": seed}
+            if request["image"]:
+                record["images"] = request["image"]
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())
             colour = (seed * 37 % 200 + 30, seed * 91 % 200 + 30, seed * 53 % 200 + 30)
             data = png(request["width"], request["height"], colour, [text])
@@ -193,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(503, "the model is being loaded.", {"Retry-After": "1"}, code="loading")
         if parts == ["v1", "models"]:
             return self.answer(200, {"object": "list", "data": [{"id": "stand-in", "object": "model", "nostos": {
-                **MODEL, "max_reference_images": server.max_reference_images}}]})
+                **MODEL, **server.model}}]})
         if parts == ["v1", "storage"]:
             return self.answer(200, server.storage)
         if parts == ["v1", "jobs"]:

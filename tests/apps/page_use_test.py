@@ -6,13 +6,15 @@ against page_stand_in.py.
 
 import base64
 import re
+import struct
 import tempfile
 from pathlib import Path
 
 from page_case import DESKTOP, PHONE, Keys, PageTest, run_tests
-from page_stand_in import WEB, StandIn, png
+from page_stand_in import WEB, StandIn, chunk, png
 
 MAX_PAGE_BYTES = 66 * 1024
+GIF = b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 
 
 class Drawing(PageTest):
@@ -302,12 +304,12 @@ class References(PageTest):
 
     COLOURS = [(200, 10, 20), (20, 200, 10), (10, 20, 200)]
 
-    def drop_references(self, *files: tuple[str, bytes]):
+    def drop_references(self, *files: tuple[str, bytes], padding_bytes: int = 0, selector: str = "#references"):
         self.run_script(
-            "const data = new DataTransfer();"
-            "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));"
-            "for (const type of ['dragover', 'drop']) document.querySelector('#references').dispatchEvent("
-            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files])
+            "const data = new DataTransfer(), padding = new Uint8Array(arguments[1]);"
+            "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes), padding], name, {type: 'image/png'}));"
+            "for (const type of ['dragover', 'drop']) document.querySelector(arguments[2]).dispatchEvent("
+            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files], padding_bytes, selector)
 
     def wait_for_references(self, count: int):
         self.wait(lambda: len(self.all("#reference-list img")) == count, f"{count} references are there")
@@ -317,7 +319,7 @@ class References(PageTest):
         self.assertFalse(self.one("#references").is_displayed())
 
     def test_they_are_dropped_sent_taken_away_and_sent_again(self):
-        self.server.max_reference_images = 2
+        self.server.model = {"max_reference_images": 2}
         self.open()
         pictures = [png(width, height, colour) for (width, height), colour in zip(((600, 400), (100, 100), (64, 64)), self.COLOURS)]
         self.drop_references(("a.png", pictures[0]), ("b.png", pictures[1]))
@@ -348,11 +350,175 @@ class References(PageTest):
         self.toast("add them again")
         self.assertEqual(len(self.server.bodies), 3)
 
+    def test_used_settings_bring_their_pictures(self):
+        self.server.model = {"max_reference_images": 2}
+        self.open()
+        use = lambda card: self.all("article.picture [title='Use these settings']")[card].click()
+        pictures = [png(64, 64, colour) for colour in self.COLOURS]
+        self.drop_references(("a.png", pictures[0]), ("b.png", pictures[1]))
+        self.wait_for_references(2)
+        self.fill(prompt="an edit", steps=1)
+        self.generate()
+        self.wait_for_pictures(1)
+        for _ in range(2):
+            self.one("#reference-list button").click()
+        self.fill(prompt="no edit")
+        self.generate()
+        self.wait_for_pictures(2)
+        self.assertNotIn("image", self.server.bodies[1])
+        self.drop_references(("c.png", pictures[2]))
+        self.wait_for_references(1)
+        use(1)
+        self.wait_for_references(2)
+        self.assertEqual(self.values()["prompt"], "an edit")
+        self.generate()
+        self.wait_for_pictures(3)
+        self.assertEqual(self.server.bodies[2], self.server.bodies[0])
+        use(1)  # of a picture without references
+        self.wait_for_references(0)
+        # A picture's file tells of them, too.
+        edited = next(job for job in self.server.jobs if job["request"]["image"])["images"][0]
+        self.drop("edit.png", self.server.images[edited["id"]])
+        self.wait_for_references(2)
+
+        self.open()  # another tab has not got them
+        self.wait_for_pictures(3)
+        self.drop_references(("c.png", pictures[2]))
+        self.wait_for_references(1)
+        use(0)
+        self.toast("add them again")
+        self.wait_for_references(0)
+        self.assertEqual(self.values()["prompt"], "an edit")
+
+    def test_what_the_server_would_refuse_is_told(self):
+        self.server.model = {"max_reference_images": 3}
+        self.open()
+        colour = self.COLOURS[0]
+        before = self.values()
+        bmp = b"BM" + struct.pack("<IIIIiiHHIIIIII", 54 + 64 * 64 * 3, 0, 54, 40, 64, 64, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(64 * 64 * 3)
+        for name, data, words in (
+                ("x.gif", GIF, "x.gif is no PNG, JPEG or WebP picture"), ("x.bmp", bmp, "x.bmp is no PNG, JPEG or WebP picture"),
+                ("cut.png", png(64, 64, colour)[:40], "cut.png is no PNG, JPEG or WebP picture"), ("empty.png", b"", "empty.png is no PNG"),
+                ("one.png", png(1, 1, colour), "one.png is 1 × 1 pixels"), ("small.png", png(63, 64, colour), "63 × 64 pixels"),
+                ("long.png", png(64, 513, colour), "64 × 513 pixels"), ("wide.png", png(513, 64, colour), "513 × 64 pixels"),
+                ("side.png", png(16385, 2049, colour), "16385 × 2049 pixels")):
+            self.drop_references((name, data))
+            self.toast(words)
+        self.assertEqual(self.all("#reference-list img"), [])
+        self.assertEqual(self.values(), before)
+
+        good = png(64, 512, colour)
+        self.drop_references(*[("good.png", good)] * 4)
+        self.toast("at most 3")
+        self.assertEqual(self.all("#reference-list img"), [])
+        self.drop_references(("huge.png", good), padding_bytes=47 << 20)
+        self.toast("huge.png is too large: the reference pictures have at most 47 MB together")
+        self.drop_references(("half.png", good), ("other.png", good), padding_bytes=24 << 20)
+        self.toast("other.png is too large")
+        self.wait_for_references(1)
+        self.drop_references(("one.png", png(1, 1, colour)), ("good.png", good))
+        self.toast("one.png is 1 × 1 pixels")
+        self.wait_for_references(2)
+        self.assertEqual((self.values()["width"], self.values()["height"]), ("64", "512"))
+
+    def test_a_refusal_is_shown_until_the_pictures_change(self):
+        self.expected_errors = [r"v1/jobs - .* 400"]
+        self.server.model = {"max_reference_images": 2}
+        self.open()
+        for change in (lambda: self.drop_references(("a.png", png(64, 64, self.COLOURS[0]))), lambda: self.one("#reference-list button").click()):
+            self.server.refusal = (400, {}, {"message": "image[0] is damaged", "param": "image[0]"})
+            self.generate()
+            self.wait(lambda: "damaged" in self.one("#form-error").text, "the refusal is shown")
+            change()
+            self.wait(lambda: not self.one("#form-error").is_displayed(), "the refusal is gone")
+
+    def drag_over(self, selector: str, event: str = "dragover"):
+        self.run_script(
+            "const data = new DataTransfer(); data.items.add(new File(['x'], 'x'));"
+            "document.querySelector(arguments[0]).dispatchEvent("
+            "new DragEvent(arguments[1], {dataTransfer: data, bubbles: true, cancelable: true}))", selector, event)
+
+    def test_a_drag_lights_up_what_takes_it(self):
+        self.server.model = {"max_reference_images": 2}
+        self.open()
+        words = lambda: self.run_script("return getComputedStyle(document.querySelector('#references'), '::after').content")
+        page = lambda: self.one("#drop").is_displayed() and self.one("#drop").text
+        self.drag_over("#reference-list")
+        self.assertEqual((words(), page()), ('"Drop pictures to edit"', False))
+        self.drag_over("#gallery")
+        self.assertEqual((words(), page()), ("none", "Drop a PNG to read its settings, or any picture to edit"))
+        self.drag_over("#references")
+        self.drag_over("#references", "dragleave")
+        self.assertEqual((words(), page()), ("none", False))
+
+    def test_a_model_of_text_alone_reads_settings_from_what_is_dropped(self):
+        self.open()
+        self.drag_over("#gallery")
+        self.assertEqual(self.one("#drop").text, "Drop a PNG to read its settings")
+        self.drop("cat.png", png(64, 64, self.COLOURS[0]))
+        self.toast("does not say how it was drawn")
+        self.assertFalse(self.one("#drop").is_displayed())
+
+    def test_what_is_dropped_beside_the_zone_is_added_unless_it_has_settings(self):
+        self.server.model = {"max_reference_images": 4}
+        self.open()
+        picture = png(64, 64, self.COLOURS[0])
+        self.drop("cat.png", picture)
+        self.wait_for_references(1)
+        jpeg = self.browser.execute_async_script(
+            "const done = arguments[0];"
+            "document.createElement('canvas').toBlob(async (b) => done([...new Uint8Array(await b.arrayBuffer())]), 'image/jpeg')")
+        self.drop("cat.jpg", bytes(jpeg))
+        self.wait_for_references(2)
+        self.drop("x.gif", GIF)
+        self.toast("x.gif is no PNG, JPEG or WebP")
+        drawn = png(64, 64, self.COLOURS[1], [chunk(b"tEXt", b"parameters\0a boat\nSteps: 7, Seed: 3")])
+        self.drop("boat.png", drawn)
+        self.toast("Settings read from boat.png")
+        self.assertEqual((self.values()["prompt"], self.values()["steps"]), ("a boat", "7"))
+        self.assertEqual(len(self.all("#reference-list img")), 2)
+        self.drop_references(("boat.png", drawn), ("cat.png", picture), selector="#gallery")
+        self.wait_for_references(4)
+
+    def test_a_model_without_guidance_offers_none(self):
+        self.server.model = {"has_guidance": False}
+        self.open()
+        for name in ("negative", "guidance", "guidance-range", "negative-note"):
+            self.assertFalse(self.one(f"#{name}").is_displayed(), name)
+        self.assertTrue(self.one("#steps").is_displayed())
+        self.press("x")
+        self.generate()
+        self.wait_for_pictures(1)
+        self.assertEqual({"negative_prompt", "guidance_scale"} & set(self.server.bodies[0]), set())
+
+    def test_every_stage_is_told(self):
+        self.server.model, self.server.stage_s = {"max_reference_images": 1}, 1.0
+        self.open()
+        self.drop_references(("a.png", png(64, 64, self.COLOURS[0])))
+        self.wait_for_references(1)
+        self.generate()
+        for words in ("Loading the model", "Reading the prompt", "Reading the reference pictures"):
+            self.wait(lambda: self.one("article .state").text == words, f"it says {words}")
+        self.wait_for_pictures(1)
+
+    def test_what_was_sent_is_kept_within_bounds(self):
+        self.open()
+        kept = self.module("references.js", """
+            const job = (i) => ({ request: { image: [{ sha256: `hash ${i}` }] } });
+            const had = (i) => page.sentWith(job(i).request)?.[0][0] === String(i);
+            const send = (i) => page.remember(job(i), [String(i).padEnd(60 << 20)]);
+            for (let i = 0; i < 4; ++i) send(i);
+            const before = had(0);
+            send(0);  // again: now 1 is the oldest
+            send(4);
+            return [before, ...[0, 1, 2, 3, 4].map(had)];""")
+        self.assertEqual(kept, [True, True, False, True, True, True])
+
     def test_what_is_no_picture_is_told(self):
-        self.server.max_reference_images = 2
+        self.server.model = {"max_reference_images": 2}
         self.open()
         self.drop_references(("text.png", b"no picture"))
-        self.toast("text.png is no picture")
+        self.toast("text.png is no PNG, JPEG or WebP picture")
         self.press("x")
         self.one("#steps").send_keys(Keys.CONTROL, "a", "1")
         self.generate()

@@ -1,9 +1,9 @@
 // Owns the page's state: the jobs it knows, what it hears about them, and what the visitor's actions do.
 import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
-import { $, applyModel, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
+import { $, applyModel, element, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { pictureSettings, pngTexts } from "./png.js";
-import { references, remember, startReferences, withReferences } from "./references.js";
+import { addReferences, references, remember, sentWith, startReferences, useReferences } from "./references.js";
 
 const kPageSize = 50;
 const kBusyPollMs = 4000;
@@ -55,13 +55,10 @@ function size(bytes) {
 }
 
 /** Says how much is kept and what is forgotten. @returns what the visitor must know, or an empty text. */
-function showStorage({ pictures, bytes, free_bytes: free, keep, writable, reason }) {
+function showStorage({ pictures, bytes, free_bytes: free, keep: { pictures: most, bytes: room, days }, writable, reason }) {
   const facts = [`${count.format(pictures)} picture${pictures === 1 ? "" : "s"}, ${size(bytes)}`];
   if (free !== null) facts.push(`${size(free)} free`);
-  const limits = [];
-  if (keep.pictures) limits.push(`${count.format(keep.pictures)} pictures`);
-  if (keep.bytes) limits.push(size(keep.bytes));
-  if (keep.days) limits.push(`${count.format(keep.days)} days`);
+  const limits = [most && `${count.format(most)} pictures`, room && size(room), days && `${count.format(days)} days`].filter(Boolean);
   if (limits.length) facts.push(`the oldest are deleted beyond ${limits.join(" or ")}`);
   say("storage", facts.join(" · "));
   return writable ? "" : `Nothing can be stored now: ${reason}. Deleting pictures makes space.`;
@@ -166,7 +163,7 @@ async function poll() {
       const { data: [{ id, nostos }] } = await request("v1/models");
       model = { id, ...nostos };
       applyModel(model);
-      startReferences(model, (error) => toast(error.message));
+      startReferences(model, toast);
     }
     const before = changes;
     const page = await request(`v1/jobs?limit=${kPageSize}`);
@@ -215,15 +212,12 @@ async function draw(values) {
 async function generate() {
   if ($("generate").disabled) return;
   if (!seedIsLocked()) rerollSeed();
-  let values;
+  $("generate").disabled = true;
   try {
-    values = { ...settings(), ...references() };
+    await draw({ ...await references(), ...settings() });
   } catch (error) {
     showFormError(error);
-    return;
   }
-  $("generate").disabled = true;
-  await draw(values);
   $("generate").disabled = false;
 }
 
@@ -245,25 +239,25 @@ async function remove(job) {
 function useSettings(values, lock = true) {
   $("viewer").close();
   fill(values, lock);
+  if (values.image) useReferences(values);
   $("prompt").scrollIntoView({ block: "center" });
   $("prompt").focus();
 }
 
 function drawAgain(values) {
   $("viewer").close();
-  try {
-    draw(withReferences({ ...values, seed: randomSeed() }));
-  } catch (error) {
-    toast(error.message);
-  }
+  const image = sentWith(values);
+  if (image) draw({ ...values, image, seed: randomSeed() });
 }
 
-async function readPicture(file) {
+/** Takes the settings that a picture carries. @param otherwise is given the error where it has none */
+async function readPicture(file, otherwise = (error) => toast(`${file.name}: ${error.message}`)) {
   try {
-    useSettings(pictureSettings(await pngTexts(await file.arrayBuffer())));
+    const values = pictureSettings(await pngTexts(await file.arrayBuffer()));
     toast(`Settings read from ${file.name}`);
+    useSettings(values);
   } catch (error) {
-    toast(`${file.name}: ${error.message}`);
+    otherwise(error);
   }
 }
 
@@ -281,29 +275,35 @@ async function loadOlder() {
   $("more").disabled = false;
 }
 
-function startDrop() {
-  window.ondragover = window.ondrop = (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
+function startFiles() {
+  window.ondragover = window.ondragleave = window.ondrop = (event) => {
+    const { type, dataTransfer, relatedTarget } = event, zone = $("references");
+    // Without a related target, the window is left.
+    if (relatedTarget || type !== "dragleave" && !dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    const [file] = event.dataTransfer.files;  // known once it is dropped
-    $("drop").hidden = event.type === "drop";
-    if (file && event.type === "drop") readPicture(file);
+    const files = [...dataTransfer.files], isOver = type === "dragover", isInZone = event.composedPath().includes(zone);
+    zone.classList.toggle("over", isOver && isInZone);
+    $("drop").hidden = !isOver || isInZone;
+    if (type !== "drop" || !files.length) return;
+    if (isInZone || files.length > 1 && !zone.hidden) addReferences(files);
+    else readPicture(files[0], zone.hidden ? undefined : () => addReferences(files));
   };
-  window.ondragleave = (event) => {
-    if (!event.relatedTarget) $("drop").hidden = true;
-  };
-  $("open-file").onclick = () => $("file").click();
-  $("file").onchange = async () => {
-    await readPicture($("file").files[0]);
-    $("file").value = "";
-  };
+  for (const [button, input, take] of [
+    [$("open-file"), $("file"), ([file]) => readPicture(file)], [$("add-reference"), $("reference-file"), addReferences],
+  ]) {
+    button.onclick = () => input.click();
+    input.onchange = () => {
+      take([...input.files]);
+      input.value = "";
+    };
+  }
 }
 
 function start() {
   for (const icon of document.querySelectorAll("svg:not([role])")) icon.ariaHidden = "true";
   startForm();
   startGallery({ drawAgain, useSettings, remove, cancel, report });
-  startDrop();
+  startFiles();
   $("form").onsubmit = (event) => {
     event.preventDefault();
     generate();
@@ -327,9 +327,8 @@ function start() {
     }
   };
   document.onvisibilitychange = () => document.hidden || poll();
-  $("ideas").append(...kIdeas.map((idea) => Object.assign(document.createElement("button"), {
-    textContent: idea, onclick: () => useSettings({ prompt: idea }, false),
-  })));
+  $("ideas").append(...kIdeas.map((idea) =>
+    element("button", { textContent: idea, onclick: () => useSettings({ prompt: idea }, false) })));
   poll();
 }
 

@@ -9,6 +9,18 @@ const kLongSides = [256, 512, 768, 1024, 1280];
 const kMaxRanks = 8;
 
 export const $ = (id) => document.getElementById(id);
+
+/** @returns an element with properties, attributes for names with a dash, and children. */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
 const fields = {
   prompt: $("prompt"), negative_prompt: $("negative"), width: $("width"), height: $("height"),
   num_inference_steps: $("steps"), guidance_scale: $("guidance"), seed: $("seed"), n: $("count"),
@@ -79,11 +91,13 @@ export function settings() {
     throw Object.assign(new Error(`The seed must be a whole number from 0 to ${kMaxSeed}.`), { param: "seed" });
   return {
     prompt: fields.prompt.value.trim(),
-    negative_prompt: fields.negative_prompt.value.trim(),
     width: number("width", "The width"),
     height: number("height", "The height"),
     num_inference_steps: number("num_inference_steps", "Steps"),
-    guidance_scale: number("guidance_scale", "Guidance"),
+    // A model without guidance has neither field.
+    ...!fields.negative_prompt.hidden && {
+      negative_prompt: fields.negative_prompt.value.trim(), guidance_scale: number("guidance_scale", "Guidance"),
+    },
     seed: exactSeed(seed),
     n: number("n", "Pictures"),
   };
@@ -114,6 +128,8 @@ export function applyModel(model) {
   for (const option of [...$("long-side").options]) if (Number(option.value) > model.max_side) option.remove();
   $("ranks").value = Math.min(model.ranks, kMaxRanks);
   tokenMultiple = model.token_multiple;
+  for (const part of document.querySelectorAll(".guided, .edits"))
+    part.hidden = part.matches(".guided") ? model.has_guidance === false : !model.max_reference_images;
   fill(Object.fromEntries(Object.keys(fields).filter((name) => !fields[name].value).map((name) => [name, model[`default_${name}`]])));
 }
 
@@ -126,14 +142,10 @@ function chooseAspect(across, down) {
 
 function makePresets() {
   for (const [across, down] of kAspects) {
-    const label = document.createElement("label");
-    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "aspect", value: `${across}:${down}` });
-    radio.onchange = () => chooseAspect(across, down);
-    const shape = document.createElement("i");
-    shape.style.aspectRatio = `${across} / ${down}`;
-    shape.style[across > down ? "width" : "height"] = "1.75rem";
-    label.append(radio, shape, `${across}:${down}`);
-    $("aspects").append(label);
+    const value = `${across}:${down}`;
+    $("aspects").append(element("label", {},
+      element("input", { type: "radio", name: "aspect", value, onchange: () => chooseAspect(across, down) }),
+      element("i", { style: `aspect-ratio: ${across} / ${down}; ${across > down ? "width" : "height"}: 1.75rem` }), value));
   }
   $("long-side").append(...kLongSides.map((side) => new Option(`${side} px`, side)));
   $("ranks").append(...Array.from({ length: kMaxRanks }, (_, i) => new Option(i + 1, i + 1)));

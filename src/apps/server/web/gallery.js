@@ -1,8 +1,10 @@
 // Owns what is drawn and being drawn: a card each, the first one large, and the full-screen viewer.
 import { forgetImage, imageUrl } from "./api.js";
-import { $ } from "./form.js";
+import { $, element } from "./form.js";
 
 const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
+
+const kStages = { load: "Loading the model", text: "Reading the prompt", encode: "Reading the reference pictures", decode: "Decoding" };
 
 const viewer = $("viewer"), cards = new Map();
 let handlers = {};
@@ -25,17 +27,6 @@ async function loadImage(img, image) {
   } catch {
     img.onerror();
   }
-}
-
-/** @returns an element with properties, attributes for names with a dash, and children. */
-function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role") made.setAttribute(name, value);
-    else made[name] = value;
-  }
-  made.append(...children);
-  return made;
 }
 
 const line = (className, textContent, title = "") => element("p", { className, textContent, title });
@@ -131,9 +122,8 @@ function progressText(job) {
   if (job.status === "queued") {
     return job.position > 0 ? `Waiting: ${job.position} job${job.position === 1 ? "" : "s"} before it` : "Waiting for its turn";
   }
-  const progress = job.progress;
-  if (!progress || progress.stage === "text") return "Reading the prompt";
-  if (progress.stage === "decode") return "Decoding";
+  const progress = job.progress, stage = kStages[progress?.stage ?? "text"];
+  if (stage) return stage;
   const left = progress.eta_s == null ? "" : ` · ${duration(progress.eta_s * 1000)} left`;
   return `Step ${progress.step} of ${progress.steps}${left}`;
 }

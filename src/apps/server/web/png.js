@@ -84,8 +84,7 @@ function parseWebui(text) {
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);
-    return Object.fromEntries(["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"]
-      .map((name) => [name, record[name]]));
+    return { ...record, image: record.images ?? [] };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
   throw new Error("this picture does not say how it was drawn");
