@@ -30,6 +30,7 @@
 #include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
 #include "apps/server/outlet.h"
+#include "apps/server/read_deadline.h"
 #include "base/error.h"
 
 namespace nostos::server {
@@ -207,8 +208,7 @@ struct HttpServer::Impl {
     Parser parser;
     parser.header_limit(static_cast<uint32_t>(limits.header_bytes));
     parser.body_limit(limits.large_bodies_bytes);
-    c.stream.expires_after(limits.header_timeout);
-    co_await http::async_read_header(c.stream, c.buffer, parser, into(error));
+    co_await read_header(c, parser, error);
     HttpRequest request;
     request.peer = c.peer;
     std::optional<Refusal> refusal;
@@ -242,6 +242,12 @@ struct HttpServer::Impl {
 
   using Parser = http::request_parser<http::string_body>;
 
+  net::awaitable<void> read_header(Connection& c, Parser& parser, error_code& error) {
+    const ReadDeadline deadline(c.stream, limits.header_timeout);
+    co_await http::async_read_header(c.stream, c.buffer, parser, into(error));
+    if (error && deadline.is_over()) error = beast::error::timeout;
+  }
+
   /// Says how large the body may be, and finds room for a large one, before any of it is read.
   /// \param most gets the bytes
   std::optional<Refusal> make_room(Parser& parser, HttpRequest& request, size_t& most) {
@@ -259,10 +265,11 @@ struct HttpServer::Impl {
 
   net::awaitable<void> read_body(Connection& c, Parser& parser, const HttpRequest& request, error_code& error) {
     const uint64_t bytes = parser.content_length().value_or(0);
-    c.stream.expires_after(limits.body_timeout + std::chrono::seconds(bytes >> 20));
+    const ReadDeadline deadline(c.stream, limits.body_timeout + std::chrono::seconds(bytes >> 20));
     const bool waits = parser.get().version() >= 11 && !request.header("expect").empty();
     if (waits) co_await net::async_write(c.stream, net::buffer(kContinue), into(error));
     if (!error) co_await http::async_read(c.stream, c.buffer, parser, into(error));
+    if (error && deadline.is_over()) error = beast::error::timeout;
   }
 
   /// Sends what comes through `outlet`. \return whether the connection can be used again.
