@@ -247,6 +247,12 @@ class Hostile(PictureTest):
                 self.assertEqual(answer.status, status, answer.body)
                 self.assertEqual(self.left(), [])
 
+    def test_what_others_serve_is_named_with_what_serves_here(self):
+        for path in ("/sdapi/v1/img2img", "/v1/images/variations"):
+            answer = self.server.post(path, {})
+            self.assertEqual(answer.status, 501)
+            self.assertIn(f"{path} is not served here: to have pictures edited by a prompt, POST them to /v1/images/edits", answer.body.decode())
+
     def test_the_type_of_a_file_does_not_matter(self):
         body = form(("image", "x.txt", png((1, 2, 3))), ("prompt", None, "x"))
         for kind in (b"text/html", b"application/x-php", b"image/gif"):
@@ -258,6 +264,11 @@ class Hostile(PictureTest):
         raw = lambda path, length: status_of(self.server.raw(head.format(path, length).encode() + b"--x", half_close=True))
         self.assertEqual(raw("/v1/images/edits", (64 << 20) + 1), 413)
         self.assertEqual(raw("/v1/jobs", 10**15), 413)
+        for path, length, most in (("/v1/images/edits", (256 << 20) + 1, 64 << 20), ("/v1/jobs", 10**15, 64 << 20),
+                                   ("/sdapi/v1/txt2img", 10**9, 1 << 20)):
+            answer = self.server.raw(head.format(path, length).encode() + b"--x", half_close=True)
+            self.assertEqual(status_of(answer), 413)
+            self.assertIn(b'"the body is larger than %d bytes"' % most, answer)
         self.assertEqual(raw("/sdapi/v1/txt2img", (1 << 20) + 1), 413)
         self.assertEqual(raw("/v1/images/edits", 64 << 20), 400)  # it ends before its length
         # Four of the largest are read at once, and then it is enough for now.

@@ -293,6 +293,9 @@ TEST_F(DrawnReferences, AJobWhoseFileIsGoneOrChangedFailsAlone) {
   EXPECT_EQ(store_.find("job_gone")->status, JobStatus::failed);
   EXPECT_EQ(store_.find("job_changed")->status, JobStatus::failed);
   EXPECT_NE(store_.find("job_changed")->error.find("image[0]"), std::string::npos);
+  const std::string gone = store_.find("job_gone")->error;
+  EXPECT_NE(gone.find("image[0] is not there any more"), std::string::npos) << gone;
+  EXPECT_EQ(gone.find('/'), std::string::npos) << "no client needs to know where files lie";
   EXPECT_EQ(store_.find("job_whole")->status, JobStatus::completed);
   EXPECT_EQ(files(), 0);
 }

@@ -207,13 +207,13 @@ struct HttpServer::Impl {
     error_code error;
     Parser parser;
     parser.header_limit(static_cast<uint32_t>(limits.header_bytes));
-    parser.body_limit(limits.large_bodies_bytes);
+    parser.body_limit(boost::none);  // make_room() says what is too large, once it is known of which path
     co_await read_header(c, parser, error);
     HttpRequest request;
     request.peer = c.peer;
     std::optional<Refusal> refusal;
     // Now, since Beast takes trailers for headers, which nobody before this server looked at.
-    if (!error || error == http::error::body_limit) refusal = read_head(parser.get(), request);
+    if (!error) refusal = read_head(parser.get(), request);
     request.id = request_id(request.header("x-request-id"));
     size_t most = limits.body_bytes;
     if (!error && !refusal) refusal = make_room(parser, request, most);

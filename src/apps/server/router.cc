@@ -123,6 +123,15 @@ Found find_route(const HttpRequest& request) {
   return found;
 }
 
+/// \return what serves in the place of a path of others' APIs that is not served. \param model null while it loads
+ApiError not_served(const std::string& path, const LoadedModel* model) {
+  const bool edits = model != nullptr && model->limits.model.max_reference_images > 0;
+  const std::string instead =
+      edits ? "to have pictures edited by a prompt, POST them to /v1/images/edits as a form, or to /v1/jobs as `image`"
+            : "POST /v1/images/generations, /sdapi/v1/txt2img or /v1/jobs draws from text";
+  return {501, "invalid_request_error", fmt::format("{} is not served here: {}", path, instead), {}, "unsupported"};
+}
+
 /// Checks what can be checked before the body is read. \return what answers, null for OPTIONS \throws ApiError
 const Route* admit(const ServerState& state, const HttpRequest& request, const Found& found) {
   const bool by_any_name = !state.api_key.empty() || state.lets_all_in;
@@ -135,12 +144,8 @@ const Route* admit(const ServerState& state, const HttpRequest& request, const F
     throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
   if (request.method == "OPTIONS") return nullptr;
   if (found.route == nullptr) throw method_not_allowed(found.methods);
-  if (found.route->handler == nullptr)
-    throw ApiError(501, "invalid_request_error",
-                   "this server does not vary pictures: POST /v1/images/generations or /sdapi/v1/txt2img draws, POST "
-                   "/v1/images/edits edits where the model can",
-                   {}, "unsupported");
   const auto model = state.model_if_ready();
+  if (found.route->handler == nullptr) throw not_served(request.path, model.get());
   if (found.route->is_edit && model != nullptr) check_edits(*model);
   const std::string coding(request.header("content-encoding"));
   if (!coding.empty() && coding != "identity")
