@@ -191,8 +191,10 @@ void JobRunner::begin(Turn& turn) {
   const auto job = store_.find(id);
   check(job.has_value(), "a job that runs is in the store");
   turn.job = *job;
-  for (const std::string& warning : network_warnings(job->order.record.request))
-    log_json(LogLevel::warning, warning, {{"job", id}});
+  const DrawingRecord& record = job->order.record;
+  for (const auto& warnings : {network_warnings(record.request), guidance_warnings(record.request, record.guidance)}) {
+    for (const std::string& warning : warnings) log_json(LogLevel::warning, warning, {{"job", id}});
+  }
   turn.queue_ms = (job->started_at - job->created_at) * 1000;
   metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
 }
