@@ -46,6 +46,18 @@ Image upright(StoredImage stored) {
   return made;
 }
 
+/// \return what the first bytes are those of. \throws Error invalid_input for another format, or too large a file
+ImageFormat format_of(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  require(!bytes.empty(), ErrorKind::invalid_input, "an empty file is no picture");
+  require(bytes.size() <= limits.bytes, ErrorKind::invalid_input,
+          "the picture's file has {} bytes: at most {} are read", bytes.size(), limits.bytes);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (text.starts_with("\x89PNG")) return ImageFormat::png;
+  if (text.starts_with("\xff\xd8")) return ImageFormat::jpeg;
+  if (text.starts_with("RIFF") && text.substr(0, 12).ends_with("WEBP")) return ImageFormat::webp;
+  fail(ErrorKind::invalid_input, "the file is no PNG, JPEG or WebP: its first bytes are those of none");
+}
+
 }  // namespace
 
 void require_within(ImageSize size, const ImageLimits& limits, const char* format) {
@@ -71,14 +83,25 @@ std::vector<uint8_t> over_white(std::vector<uint8_t> rgba) {
 }
 
 Image decode_image(std::span<const uint8_t> bytes, const ImageLimits& limits) {
-  require(!bytes.empty(), ErrorKind::invalid_input, "an empty file is no picture");
-  require(bytes.size() <= limits.bytes, ErrorKind::invalid_input,
-          "the picture's file has {} bytes: at most {} are read", bytes.size(), limits.bytes);
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (text.starts_with("\x89PNG")) return upright(read_png(bytes, limits));
-  if (text.starts_with("\xff\xd8")) return upright(read_jpeg(bytes, limits));
-  if (text.starts_with("RIFF") && text.substr(0, 12).ends_with("WEBP")) return upright(read_webp(bytes, limits));
-  fail(ErrorKind::invalid_input, "the file is no PNG, JPEG or WebP: its first bytes are those of none");
+  switch (format_of(bytes, limits)) {
+    case ImageFormat::png:
+      return upright(read_png(bytes, limits));
+    case ImageFormat::jpeg:
+      return upright(read_jpeg(bytes, limits));
+    case ImageFormat::webp:
+      break;
+  }
+  return upright(read_webp(bytes, limits));
+}
+
+ImageSize read_image_size(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  const ImageFormat format = format_of(bytes, limits);
+  const auto read = format == ImageFormat::png    ? read_png_header
+                    : format == ImageFormat::jpeg ? read_jpeg_header
+                                                  : read_webp_header;
+  const ImageHeader header = read(bytes, limits);
+  const bool swaps_sides = kTurns.at(static_cast<size_t>(header.orientation - 1)).swaps_sides;
+  return swaps_sides ? ImageSize{header.size.width, header.size.height} : header.size;
 }
 
 }  // namespace nostos

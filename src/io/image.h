@@ -65,6 +65,11 @@ constexpr size_t kMaxPngTextBytes = size_t{1} << 20;  ///< of one text chunk, un
 /// \throws Error invalid_input if the bytes are no such file, damaged, cut short, or beyond the limits.
 Image decode_image(std::span<const uint8_t> bytes, const ImageLimits& limits = {});
 
+/// \return the size that decode_image() would give the picture, as its header has it: no pixel is decoded, and most of
+/// what may be damaged is not looked at. The Exif orientation of a PNG counts where it stands before the pixels.
+/// \throws Error invalid_input if the bytes do not begin as such a file, or are beyond the limits.
+ImageSize read_image_size(std::span<const uint8_t> bytes, const ImageLimits& limits = {});
+
 /// \return the text chunks (tEXt, zTXt, iTXt) of a PNG in order, as UTF-8, without damaged or oversized ones.
 /// \throws Error invalid_input if the bytes are no PNG or damaged elsewhere than in a text chunk.
 std::vector<TextChunk> read_png_text(std::span<const uint8_t> bytes);

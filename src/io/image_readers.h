@@ -8,6 +8,12 @@
 
 namespace nostos {
 
+/// What a picture's header says of it.
+struct ImageHeader {
+  ImageSize size{};     ///< as its file stores it
+  int orientation = 1;  ///< Exif's, 1 to 8: how the rows are to be turned for the picture to be upright
+};
+
 /// A picture as its file stores it.
 struct StoredImage {
   Image image{};        ///< transparency laid over white
@@ -25,5 +31,9 @@ std::vector<uint8_t> over_white(std::vector<uint8_t> rgba);
 StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits);
 StoredImage read_jpeg(std::span<const uint8_t> bytes, const ImageLimits& limits);
 StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits);
+/// Each reads no further than a format's header.
+ImageHeader read_png_header(std::span<const uint8_t> bytes, const ImageLimits& limits);
+ImageHeader read_jpeg_header(std::span<const uint8_t> bytes, const ImageLimits& limits);
+ImageHeader read_webp_header(std::span<const uint8_t> bytes, const ImageLimits& limits);
 
 }  // namespace nostos

@@ -126,24 +126,37 @@ int orientation_of(const jpeg_decompress_struct& d) {
   return 1;
 }
 
+void require_read(bool done, const JpegReader& reader) {
+  require(done, ErrorKind::invalid_input, "damaged JPEG: {}", reader.message.data());
+}
+
+/// Reads the header of a picture. \throws Error invalid_input if it is damaged, or the size beyond the limits
+void open_within(JpegReader& reader, std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  require_read(read_header(reader, bytes), reader);
+  require_within({reader.decompress.image_height, reader.decompress.image_width}, limits, "JPEG");
+}
+
 }  // namespace
 
 StoredImage read_jpeg(std::span<const uint8_t> bytes, const ImageLimits& limits) {
   JpegReader reader;
   const jpeg_decompress_struct& d = reader.decompress;
-  const auto require_read = [&](bool done) {
-    require(done, ErrorKind::invalid_input, "damaged JPEG: {}", reader.message.data());
-  };
-  require_read(read_header(reader, bytes));
-  require_within({d.image_height, d.image_width}, limits, "JPEG");
-  require_read(start(reader));
+  open_within(reader, bytes, limits);
+  require_read(start(reader), reader);
   check(d.output_height == d.image_height && d.output_width == d.image_width, "a JPEG is read in its own size");
   StoredImage stored{.image = {d.output_height, d.output_width, {}}, .orientation = orientation_of(d)};
   stored.image.rgb.resize(size_t{d.output_height} * d.output_width * 3);
   std::vector<uint8_t> row(size_t{d.output_width} * static_cast<size_t>(d.output_components));
   const auto keep = d.out_color_space == JCS_CMYK ? keep_cmyk : keep_rgb;
-  require_read(read_rows(reader, row.data(), keep, stored.image.rgb.data()));
+  require_read(read_rows(reader, row.data(), keep, stored.image.rgb.data()), reader);
   return stored;
+}
+
+ImageHeader read_jpeg_header(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  JpegReader reader;
+  open_within(reader, bytes, limits);
+  const jpeg_decompress_struct& d = reader.decompress;
+  return {.size = {d.image_height, d.image_width}, .orientation = orientation_of(d)};
 }
 
 }  // namespace nostos

@@ -195,6 +195,12 @@ void check_structure(std::span<const uint8_t> bytes, const ImageLimits& limits) 
   require_within(size, limits, "PNG");
 }
 
+int orientation_of(const Reader& reader) {
+  png_bytep exif = nullptr;
+  png_uint_32 bytes = 0;
+  return png_get_eXIf_1(reader.png, reader.info, &bytes, &exif) != 0 ? exif_orientation({exif, bytes}) : 1;
+}
+
 std::string decode_latin1(std::string_view text) {
   std::u32string points;
   for (const char c : text) points += char32_t{static_cast<uint8_t>(c)};
@@ -242,11 +248,17 @@ StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits) 
   std::vector<png_bytep> rows = row_pointers(image.rgb.data(), image.height, row_bytes);
   require_read(read_rows(reader, rows.data()), reader);
   if (channels == 4) image.rgb = over_white(std::move(image.rgb));
-  png_bytep exif = nullptr;
-  png_uint_32 exif_bytes = 0;
-  if (png_get_eXIf_1(reader.png, reader.info, &exif_bytes, &exif) != 0)
-    stored.orientation = exif_orientation({exif, exif_bytes});
+  stored.orientation = orientation_of(reader);
   return stored;
+}
+
+ImageHeader read_png_header(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  check_structure(bytes, limits);
+  Reader reader(bytes);
+  require_memory(reader.info);
+  require_read(read_header(reader, limits), reader);
+  return {.size = {png_get_image_height(reader.png, reader.info), png_get_image_width(reader.png, reader.info)},
+          .orientation = orientation_of(reader)};
 }
 
 std::vector<TextChunk> read_png_text(std::span<const uint8_t> bytes) {

@@ -63,21 +63,36 @@ int orientation_of(const WebPDemuxer* demuxer) {
   return orientation;
 }
 
-}  // namespace
-
-StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+ImageSize size_within(std::span<const uint8_t> bytes, const ImageLimits& limits) {
   const WebPBitstreamFeatures features = features_of(bytes);
   const ImageSize size{features.height, features.width};
   require_within(size, limits, "WebP");
+  return size;
+}
+
+Demuxer demuxer_of(std::span<const uint8_t> bytes) {
   const WebPData data{bytes.data(), bytes.size()};
-  const Demuxer demuxer(WebPDemux(&data), &WebPDemuxDelete);
+  Demuxer demuxer(WebPDemux(&data), &WebPDemuxDelete);
   require(demuxer != nullptr, ErrorKind::invalid_input, "damaged WebP: the data ends early, or its parts do not fit");
+  return demuxer;
+}
+
+}  // namespace
+
+StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  const ImageSize size = size_within(bytes, limits);
+  const Demuxer demuxer = demuxer_of(bytes);
   WebPIterator frame;
   require(WebPDemuxGetFrame(demuxer.get(), 1, &frame) != 0, ErrorKind::invalid_input, "damaged WebP: it has no frame");
   const std::unique_ptr<WebPIterator, decltype(&WebPDemuxReleaseIterator)> owner(&frame, &WebPDemuxReleaseIterator);
   Image image = decode_frame({frame.fragment.bytes, frame.fragment.size}, limits);
   return {.image = on_canvas(std::move(image), size, frame.y_offset, frame.x_offset),
           .orientation = orientation_of(demuxer.get())};
+}
+
+ImageHeader read_webp_header(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  const ImageSize size = size_within(bytes, limits);
+  return {.size = size, .orientation = orientation_of(demuxer_of(bytes).get())};
 }
 
 }  // namespace nostos

@@ -47,6 +47,24 @@ std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsC
   return warnings;
 }
 
+std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance) {
+  std::vector<std::string> warnings;
+  const double scale = request.guidance_scale.value_or(0);
+  if (guides(guidance, scale)) return warnings;
+  const bool has_none = guidance == GuidanceForm::none;
+  if (has_none && scale > 1)
+    warnings.push_back(
+        fmt::format("guidance_scale {} changes nothing: this model is distilled and draws without guidance", scale));
+  const auto warn = [&](bool is_given, const char* field) {
+    if (is_given)
+      warnings.push_back(fmt::format("{} changes nothing without guidance{}", field,
+                                     has_none ? ", which this distilled model has not" : ": give guidance_scale"));
+  };
+  warn(!request.negative_prompt.empty(), "negative_prompt");
+  warn(request.cfg_normalization > 0, "cfg_normalization");
+  return warnings;
+}
+
 std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut) {
   std::vector<std::string> warnings = network_warnings(request);
   for (std::string& warning : cut_warnings(request, cut)) warnings.push_back(std::move(warning));

@@ -1,6 +1,6 @@
 """Runs `nostos serve` and checks its APIs: its own of jobs, that of OpenAI and that of AUTOMATIC1111's web UI.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_api_test.py [Jobs] [OpenAi] [A1111] [Names] [Log] [ServedName]. Exits with 77 if everything was skipped. Draws with
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_api_test.py [Jobs] [OpenAi] [A1111] [Distilled] [Names] [Log] [ServedName]. Exits with 77 if everything was skipped. Draws with
 the embedded model. Needs Python 3.11 alone; the OpenAI package's own test is skipped, saying so, without it (scripts/test.sh installs it).
 """
 
@@ -310,7 +310,7 @@ class OpenAi(ServerTest):
     def test_errors_name_the_field(self):
         cases = [({}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": "x", "n": 11}, "n"), ({"prompt": "x", "n": 0}, "n"),
                  ({"prompt": "x", "n": 10**30}, "n"), ({"prompt": "x", "size": "64"}, "size"),
-                 ({"prompt": "x", "size": "64x64x64"}, "size"), ({"prompt": "x", "size": "-64x64"}, "width"),
+                 ({"prompt": "x", "size": "64x64x64"}, "size"), ({"prompt": "x", "size": "-64x64"}, "size"),
                  ({"prompt": "x", "size": "8192x8192"}, "size"), ({"prompt": "x", "width": 10**9}, "width"),
                  ({"prompt": "x", "width": 1.5}, "width"), ({"prompt": "x", "seed": -2}, "seed"),
                  ({"prompt": "x", "guidance_scale": "high"}, "guidance_scale"), ({"prompt": "x", "guidance_scale": 1e300}, "guidance_scale"),
@@ -444,6 +444,31 @@ class A1111(ServerTest):
             answer = self.server.post("/sdapi/v1/png-info", {"image": bad})
             self.assertEqual(answer.status, 400, bad)
             self.assertIn("image", answer.json()["detail"], bad)
+
+
+class Distilled(ServerTest):
+    """A model without guidance, which a negative prompt and a scale are nothing to."""
+
+    flags = ("--model-path", str(Path(__file__).resolve().parents[1] / "data" / "klein_tiny" / "distilled"))
+
+    def test_fields_that_change_nothing_are_named(self):
+        self.assertIs(self.server.get("/v1/models").json()["data"][0]["nostos"]["has_guidance"], False)
+        small = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 7, "max_sequence_length": 64}
+        answer = self.server.post("/v1/jobs", {"prompt": "a boat", **small, "guidance_scale": 4, "negative_prompt": "a car"})
+        self.assertEqual(answer.status, 202, answer.body)
+        warnings = ["guidance_scale 4 changes nothing: this model is distilled and draws without guidance",
+                    "negative_prompt changes nothing without guidance, which this distilled model has not"]
+        self.assertEqual(answer.json()["warnings"], warnings)
+        job = self.server.wait_for(answer.json()["id"])
+        self.assertEqual((job["status"], job["warnings"]), ("completed", warnings), job)
+        logged = [json.loads(line) for line in self.server.log if line.startswith("{")]
+        self.assertEqual([line["message"] for line in logged if line["level"] == "warning" and line.get("job") == job["id"]], warnings)
+        plain = self.server.post("/v1/jobs", {"prompt": "a boat", **small}).json()
+        self.assertEqual(plain["warnings"], [])
+        self.server.wait_for(plain["id"])
+        pictures = [self.server.get(self.server.job(each["id"])["images"][0]["url"]).body for each in (job, plain)]
+        pixels = [picture[picture.index(b"IDAT") :] for picture in pictures]
+        self.assertEqual(pixels[0], pixels[1])
 
 
 class Names(ServerTest):

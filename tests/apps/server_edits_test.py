@@ -1,6 +1,6 @@
 """Runs a server whose model takes reference pictures, and sends it pictures: as OpenAI's clients do, as jobs, and hostile ones.
 
-Usage: NOSTOS_BINARY=build/cpu/tests/stand_in_server server_edits_test.py [Edits] [References] [Hostile]. Needs Python 3.11 alone; the
+Usage: NOSTOS_BINARY=build/cpu/tests/stand_in_server server_edits_test.py [Edits] [References] [Hostile] [Busy]. Needs Python 3.11 alone; the
 OpenAI package's own test is skipped, saying so, without it (scripts/test.sh installs it).
 """
 
@@ -218,7 +218,7 @@ class Hostile(PictureTest):
                             (header(16_000, 16_000), "in all"), (header(300, 300), "damaged PNG"), (bytes(wrong_sum), "damaged PNG"),
                             (b"", "empty"), (b"\0" * 1000, "no PNG, JPEG or WebP"), (b"GIF89a" + bytes(50), "no PNG, JPEG or WebP"),
                             (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no PNG, JPEG or WebP"), (lossy[:-9], "damaged WebP"),
-                            ((PICTURES / "baseline.jpg").read_bytes()[:-40], "damaged JPEG"), (png((1, 1, 1), 64, 600), "8 times"),
+                            (large_jpeg(128, 128)[:-40], "damaged JPEG"), (header(64, 8000), "8 times"), (png((1, 1, 1), 64, 600), "8 times"),
                             (png((1, 1, 1), 63, 64), "at least 64"), (b"\x89PNG\r\n\x1a\n" + os.urandom(3000), "PNG")):
             with self.subTest(words=words):
                 self.assert_refused(self.send(form(("image", "x", data), ("prompt", None, "x"))), 400, "image[0]", words)
@@ -247,6 +247,12 @@ class Hostile(PictureTest):
                 self.assertEqual(answer.status, status, answer.body)
                 self.assertEqual(self.left(), [])
 
+    def test_what_others_serve_is_named_with_what_serves_here(self):
+        for path in ("/sdapi/v1/img2img", "/v1/images/variations"):
+            answer = self.server.post(path, {})
+            self.assertEqual(answer.status, 501)
+            self.assertIn(f"{path} is not served here: to have pictures edited by a prompt, POST them to /v1/images/edits", answer.body.decode())
+
     def test_the_type_of_a_file_does_not_matter(self):
         body = form(("image", "x.txt", png((1, 2, 3))), ("prompt", None, "x"))
         for kind in (b"text/html", b"application/x-php", b"image/gif"):
@@ -258,6 +264,11 @@ class Hostile(PictureTest):
         raw = lambda path, length: status_of(self.server.raw(head.format(path, length).encode() + b"--x", half_close=True))
         self.assertEqual(raw("/v1/images/edits", (64 << 20) + 1), 413)
         self.assertEqual(raw("/v1/jobs", 10**15), 413)
+        for path, length, most in (("/v1/images/edits", (256 << 20) + 1, 64 << 20), ("/v1/jobs", 10**15, 64 << 20),
+                                   ("/sdapi/v1/txt2img", 10**9, 1 << 20)):
+            answer = self.server.raw(head.format(path, length).encode() + b"--x", half_close=True)
+            self.assertEqual(status_of(answer), 413)
+            self.assertIn(b'"the body is larger than %d bytes"' % most, answer)
         self.assertEqual(raw("/sdapi/v1/txt2img", (1 << 20) + 1), 413)
         self.assertEqual(raw("/v1/images/edits", 64 << 20), 400)  # it ends before its length
         # Four of the largest are read at once, and then it is enough for now.
@@ -275,6 +286,61 @@ class Hostile(PictureTest):
         head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         piece = b"%x\r\n" % (8 << 20) + b" " * (8 << 20) + b"\r\n"
         self.assertEqual(status_of(self.server.raw(head + piece * 9)), 413)
+
+
+def large_jpeg(height: int, width: int = 8192) -> bytes:
+    """Returns the picture of its size that costs most to decode: progressive, of four colours, none smaller than another.
+
+    The height is a multiple of 128, so that the last run of blocks is whole."""
+    segment = lambda marker, data: struct.pack(">BBH", 255, marker, len(data) + 2) + data
+    colours = range(1, 5)
+    frame = struct.pack(">BHHB", 8, height, width, 4) + b"".join(bytes((colour, 0x11, 0)) for colour in colours)
+    table = lambda number, symbol: segment(0xC4, bytes((number, 1)) + bytes(15) + bytes((symbol,)))  # its code is one bit, 0
+    scan = lambda which, first, last, data: (segment(0xDA, bytes((len(which),)) + b"".join(bytes((colour, 0)) for colour in which) +
+                                                     bytes((first, last, 0))) + data)
+    blocks = (height // 8) * (width // 8)
+    # No difference in the first scan; in the others no coefficient, 2^14 blocks at a time.
+    scans = scan(colours, 0, 0, bytes(blocks * 4 // 8)) + b"".join(
+        scan([colour], first, first, bytes(blocks // 2**14 * 15 // 8 + 1)) for colour in colours for first in range(1, 4))
+    return (b"\xff\xd8" + segment(0xDB, bytes(1) + bytes([1]) * 64) + segment(0xC2, frame) + table(0x00, 0) + table(0x10, 0xE0) + scans +
+            b"\xff\xd9")
+
+
+class Busy(PictureTest):
+    """What a server does for others while it reads the largest pictures."""
+
+    def peak_mb(self) -> int:
+        status = Path(f"/proc/{self.server.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) >> 10
+
+    def test_others_are_answered_and_memory_is_bounded(self):
+        pictures, damaged = [large_jpeg(8192), large_jpeg(8064)], bytearray(png((1, 2, 3)))
+        damaged[-14] ^= 1  # so that the end is a refusal, and nothing is drawn
+        form_body = form(*(("image[]", "a", picture) for picture in pictures), ("image[]", "b", bytes(damaged)), ("prompt", None, "x"))
+        text = lambda data: base64.b64encode(data).decode()
+        job_body = {"prompt": "x", "image": [text(picture) for picture in (*pictures, bytes(damaged))]}
+        before = self.peak_mb()
+        posts = [lambda: self.send(form_body), lambda: self.server.post("/v1/jobs", job_body),
+                 lambda: self.server.post("/v1/images/generations", job_body), lambda: self.send(form_body)]
+        slowest = {"/health/live": 0.0, "/health/ready": 0.0, "/v1/jobs": 0.0}
+        with concurrent.futures.ThreadPoolExecutor(len(posts)) as pool:
+            start = time.monotonic()
+            answers = [pool.submit(post) for post in posts]
+            while not all(answer.done() for answer in answers):
+                for path in slowest:
+                    begin = time.monotonic()
+                    answer = self.server.get(path) if path != "/v1/jobs" else self.server.post(path, {"prompt": "\u00e9"})
+                    slowest[path] = max(slowest[path], time.monotonic() - begin)
+                    self.assertLess(answer.status, 300, answer.body)
+                if answer.status == 202:
+                    self.server.wait_for(answer.json()["id"])
+            took = time.monotonic() - start
+        for answer in answers:
+            self.assert_refused(answer.result(), 400, "image[2]", "damaged PNG")
+        print(f"4 uploads in {took:.1f} s, slowest answers {slowest}, {self.peak_mb() - before} MB at most")
+        self.assertGreater(took, 1)  # or nothing was in the way
+        self.assertLess(max(slowest.values()), 1)
+        self.assertLess(self.peak_mb() - before, 1100)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,13 @@ TEST(ServerFields, SizesInBothForms) {
   const DrawingOrder order = parse_order(parse_body(R"({"prompt": "x", "size": "640x480"})"), kLimits, true);
   EXPECT_EQ(*order.record.request.width, 640);
   EXPECT_EQ(*order.record.request.height, 480);
-  for (const char* size :
-       {"640", "x", "640x", "x480", "640x480 ", "640X480", "0x0x0", "1e3x5", "", "99999999999999999999x1"})
+  for (const char* size : {"640", "x", "640x", "x480", "640x480 ", "640X480", "0x0x0", "1e3x5", "",
+                           "99999999999999999999x1", "0x0", "640x0", "-1x640", "10000x10000", "64x8193"})
     EXPECT_EQ(refused_field(fmt::format(R"({{"prompt": "x", "size": "{}"}})", size)), "size") << size;
   EXPECT_EQ(refused_field(R"({"prompt": "x", "width": 4096, "height": 4096})"), "size");
   EXPECT_EQ(refused_field(R"({"prompt": "x", "width": 2048, "height": 2048})"), "accepted");
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "size": "10000x64", "width": 64})"), "accepted");
+  EXPECT_EQ(refused_field(R"({"prompt": "x", "size": "10000x64", "height": 64})"), "size");
 }
 
 TEST(ServerFields, WholeNumbersMayBeWrittenAsReals) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -49,6 +50,8 @@ class Client {
   void send(const std::string& text) {
     EXPECT_EQ(::send(socket_, text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
   }
+  /// Sends to a server that may have left.
+  void try_to_send(const std::string& text) { ::send(socket_, text.data(), text.size(), MSG_NOSIGNAL); }
   /// Says that nothing more comes from here.
   void end_sending() { EXPECT_EQ(::shutdown(socket_, SHUT_WR), 0); }
   /// Makes closing a reset, as the end of a process with unread bytes does.
@@ -471,6 +474,31 @@ TEST_F(ServerHttp, RequestsThatCannotBeAreToldWhy) {
   EXPECT_EQ(answers(talk("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-CONTINUE\r\nContent-Length: 3\r\n\r\nabc"), "200"),
             1);
   EXPECT_EQ(talk(""), "");
+}
+
+TEST_F(ServerHttp, AClientThatStallsIsToldThatItIsTooLate) {
+  start([](const HttpRequest&, const ResponderPtr& out) { out->reply({}); },
+        {.header_timeout = 200ms, .body_timeout = 300ms, .idle_timeout = 20s});
+  const std::string post = "POST / HTTP/1.1\r\nHost: a\r\n";
+  for (const std::string& begun :
+       {std::string("P"), post, post + "Content-Length: 9\r\n\r\n", post + "Content-Length: 9\r\n\r\nabc",
+        post + "Transfer-Encoding: chunked\r\n\r\n9\r\nabc",
+        post + "Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"}) {
+    const auto begin = steady_clock::now();
+    Client client(server_->port(), begun);
+    EXPECT_EQ(answers(client.read_all(), "408"), 1) << begun;
+    EXPECT_LT(steady_clock::now() - begin, 10s) << begun;
+  }
+  // One that sends a little again and again gains no time by it.
+  Client client(server_->port(), post + "Content-Length: 1000000\r\n\r\n");
+  std::atomic<bool> has_ended = false;
+  std::thread sender([&] {
+    for (int i = 0; i < 5000 && !has_ended; ++i, std::this_thread::sleep_for(1ms)) client.try_to_send("a");
+  });
+  EXPECT_EQ(answers(client.read_until("408"), "408"), 1);
+  has_ended = true;
+  sender.join();
+  EXPECT_EQ(answers(talk(kGet), "200"), 1);
 }
 
 TEST_F(ServerHttp, ConnectionsAreKeptAsAsked) {

@@ -269,7 +269,7 @@ class Hostile(ServerTest):
             for body in (form, form * 40_000):  # pictures are often larger than any body may be
                 answer = self.server.post(path, body, {"Content-Type": "multipart/form-data; boundary=x"})
                 self.assertEqual(answer.status, status, path)
-                self.assertIn("takes no reference pictures" if status == 400 else "does not vary pictures", answer.body.decode())
+                self.assertIn("takes no reference pictures" if status == 400 else f"{path} is not served here: POST /v1/images/generations", answer.body.decode())
             self.assertEqual(self.server.get(path).headers["allow"], "POST, OPTIONS")
         for path in ("/v1/jobs", "/v1/images/generations"):
             answer = self.server.post(path, {"prompt": "x", "image": "iVBORw0KGgo="})
@@ -337,7 +337,7 @@ class Hostile(ServerTest):
                         pass
             except (ConnectionResetError, BrokenPipeError):
                 pass
-        self.assertIn(status_of(answer), (408, 0))
+        self.assertEqual(status_of(answer), 408, answer)
         self.assertLess(time.monotonic() - start, 15)  # header time-out 10 s
 
 

@@ -1,10 +1,14 @@
 // Tests reference pictures from a client's body to the drawing of their job, and what is left of them on disk.
 #include <gtest/gtest.h>
+#include <zlib.h>
 
+#include <atomic>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "apps/server/api_error.h"
 #include "apps/server/fields.h"
+#include "apps/server/picture_lane.h"
 #include "apps/server/uploads.h"
 #include "base/error.h"
 #include "io/file.h"
@@ -82,6 +86,58 @@ TEST(References, WhatIsNoneIsRefusedByField) {
   const OrderLimits text_alone{.model = {}, .max_pixels = 1 << 20, .model_path = "", .precision = "f32"};
   EXPECT_EQ(refused_json(good, "no reference pictures", text_alone), "image");
   EXPECT_EQ(refused_json("null", "", text_alone), "accepted");
+}
+
+TEST(References, HeadersOfAllAreLookedAtBeforeAPixelOfAny) {
+  std::string damaged = png(7);
+  damaged[damaged.size() - 14] = static_cast<char>(damaged[damaged.size() - 14] ^ 1);
+  const auto both = [&](const std::string& second) {
+    return "[" + quoted(to_base64(damaged)) + "," + quoted(to_base64(second)) + "]";
+  };
+  EXPECT_EQ(refused_json(both(png(7)), "damaged PNG"), "image[0]");
+  EXPECT_EQ(refused_json(both(png(7, 32, 32)), "at least 64"), "image[1]");
+  EXPECT_EQ(refused_json(both(png(7, 64, 520)), "8 times"), "image[1]");
+  EXPECT_EQ(refused_json(both("GIF89a"), "no PNG, JPEG or WebP"), "image[1]");
+}
+
+TEST(References, HaveAsManyPixelsTogetherAsARequestMay) {
+  // The size in the header alone, which is where it is looked at: the rest is that of a small picture.
+  const auto of_size = [](std::string file, char height) {
+    file.replace(16, 8, std::string("\0\0\x20\0\0\0", 6) + height + '\0');
+    const uint32_t sum = crc32(0, reinterpret_cast<const Bytef*>(file.data()) + 12, 17);
+    for (int i = 0; i < 4; ++i) file[static_cast<size_t>(29 + i)] = static_cast<char>(sum >> (24 - 8 * i));
+    return file;
+  };
+  const ModelLimits three{.max_reference_images = 3};
+  const OrderLimits limits{.model = three, .max_pixels = 1 << 20, .model_path = "", .precision = "f32"};
+  const std::string large = quoted(to_base64(of_size(png(7), '\x20')));  // 8192 a side, of which two are the most
+  const std::string list = "[" + large + "," + large;
+  EXPECT_EQ(refused_json(list + "]", "damaged PNG", limits), "image[0]");
+  EXPECT_EQ(refused_json(list + "," + quoted(to_base64(png(7))) + "]",
+                         "134222848 pixels together, of a request at most "
+                         "134217728",
+                         limits),
+            "image[2]");
+}
+
+TEST(PictureLane, TakesAsManyAsMayWaitAndThenOthersAgain) {
+  std::promise<void> may_end;
+  const std::shared_future<void> ends = may_end.get_future().share();
+  std::atomic<int> at_once = 0, done = 0;
+  PictureLane lane;
+  const auto post = [&] {
+    return lane.post([&, ends] {
+      EXPECT_EQ(++at_once, 1);
+      ends.wait();
+      --at_once;
+      ++done;
+    });
+  };
+  for (size_t i = 0; i < PictureLane::kMostWaiting; ++i) EXPECT_TRUE(post());
+  EXPECT_FALSE(post());
+  may_end.set_value();
+  wait_until([&] { return done == static_cast<int>(PictureLane::kMostWaiting); });
+  wait_until([&] { return post(); });
 }
 
 TEST(References, TheServersLimitCountsForTheirSizesToo) {
@@ -237,6 +293,9 @@ TEST_F(DrawnReferences, AJobWhoseFileIsGoneOrChangedFailsAlone) {
   EXPECT_EQ(store_.find("job_gone")->status, JobStatus::failed);
   EXPECT_EQ(store_.find("job_changed")->status, JobStatus::failed);
   EXPECT_NE(store_.find("job_changed")->error.find("image[0]"), std::string::npos);
+  const std::string gone = store_.find("job_gone")->error;
+  EXPECT_NE(gone.find("image[0] is not there any more"), std::string::npos) << gone;
+  EXPECT_EQ(gone.find('/'), std::string::npos) << "no client needs to know where files lie";
   EXPECT_EQ(store_.find("job_whole")->status, JobStatus::completed);
   EXPECT_EQ(files(), 0);
 }

@@ -14,9 +14,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const Image image = decode_image(bytes, limits);
     check(image.height >= 1 && image.width >= 1 && image.height * image.width <= limits.pixels, "limits hold");
+    const ImageSize header = read_image_size(bytes, limits);
+    check(header.height * header.width == image.height * image.width, "the header says how many pixels there are");
     check(image.rgb.size() == static_cast<size_t>(image.height * image.width) * 3, "a picture has all its pixels");
   } catch (const Error& error) {
     check(error.kind() == ErrorKind::invalid_input, "a bad picture is bad input");
+  }
+  try {
+    const ImageSize header = read_image_size(bytes, limits);
+    check(header.height >= 1 && header.width >= 1 && header.height * header.width <= limits.pixels, "limits hold");
+  } catch (const Error& error) {
+    check(error.kind() == ErrorKind::invalid_input, "a bad header is bad input");
   }
   const int orientation = exif_orientation(bytes);
   check(orientation >= 1 && orientation <= 8, "there are eight orientations");

@@ -55,6 +55,20 @@ TEST(DecodeImage, GivesThePixelsOfTheFixtures) {
   EXPECT_EQ(cases, 37);
 }
 
+TEST(DecodeImage, TheHeaderAloneSaysTheSize) {
+  for (const auto& entry : std::filesystem::directory_iterator(kPictures)) {
+    const std::vector<uint8_t> file = picture_file(entry.path().filename().string());
+    const Image image = decode_image(file);
+    EXPECT_EQ(read_image_size(file), (ImageSize{image.height, image.width})) << entry.path();
+  }
+  // Pixels that cannot be read make no difference.
+  std::vector<uint8_t> png = picture_file("alpha.png");
+  png[png.size() - 13] ^= 1;
+  EXPECT_EQ(read_image_size(png), (ImageSize{23, 37}));
+  const std::vector<uint8_t> jpeg = picture_file("baseline.jpg");
+  EXPECT_EQ(read_image_size(std::span(jpeg).first(700)), (ImageSize{23, 37}));
+}
+
 TEST(DecodeImage, AFileThatEndsEarlyIsRefusedAtEveryLength) {
   for (const char* name : {"alpha.png", "interlaced.png", "turned6.jpg", "progressive.jpg", "cmyk.jpg", "lossy.webp",
                            "alpha.webp", "turned.webp", "animated.webp"}) {
@@ -118,6 +132,7 @@ TEST(DecodeImage, LimitsAreLookedAtInTheHeader) {
     expect_refused(file, {"37x23", "at most 36 a side"}, {.side = 36});
     expect_refused(file, {"37x23", "850 in all"}, {.pixels = 850});
     expect_refused(file, {"at most 100 are read"}, {.bytes = 100});
+    expect_error([&] { read_image_size(file, {.side = 36}); }, ErrorKind::invalid_input, {"37x23", "36 a side"});
   }
 }
 

@@ -22,5 +22,21 @@ TEST(PromptWarnings, SayToHowManyTokensAPromptWasCut) {
   EXPECT_EQ(warnings_of(request, {.prompt = true, .negative = true}).size(), 3u);
 }
 
+TEST(PromptWarnings, NameFieldsThatChangeNothingWithoutGuidance) {
+  const GenerationRequest plain{.guidance_scale = 1},
+      asks{.negative_prompt = "x", .guidance_scale = 4, .cfg_normalization = 1};
+  EXPECT_TRUE(guidance_warnings(plain, GuidanceForm::none).empty());
+  EXPECT_EQ(guidance_warnings(asks, GuidanceForm::none),
+            (std::vector<std::string>{
+                "guidance_scale 4 changes nothing: this model is distilled and draws without guidance",
+                "negative_prompt changes nothing without guidance, which this distilled model has not",
+                "cfg_normalization changes nothing without guidance, which this distilled model has not"}));
+  EXPECT_TRUE(guidance_warnings(asks, GuidanceForm::from_positive).empty());
+  const GenerationRequest off{.negative_prompt = "x", .guidance_scale = 1};
+  EXPECT_EQ(guidance_warnings(off, GuidanceForm::from_negative).front(),
+            "negative_prompt changes nothing without guidance: give guidance_scale");
+  EXPECT_TRUE(guidance_warnings(off, GuidanceForm::from_positive).empty());
+}
+
 }  // namespace
 }  // namespace nostos

@@ -62,9 +62,8 @@ std::optional<bool> boolean_word(const json& value) {
   return kFalse.contains(word) ? std::optional(false) : std::nullopt;
 }
 
-/// Reads "1024x768" into `request`; "auto" leaves it as it is.
-void read_size(const std::string& size, GenerationRequest& request) {
-  if (size == "auto") return;
+/// \return the sides that a size such as "1024x768" names. \throws ApiError 400
+ImageSize sides_of(const std::string& size) {
   int64_t sides[2] = {0, 0};
   const char* const end = size.data() + size.size();
   const auto width = std::from_chars(size.data(), end, sides[0]);
@@ -72,8 +71,24 @@ void read_size(const std::string& size, GenerationRequest& request) {
   const auto height = std::from_chars(has_cross ? width.ptr + 1 : end, end, sides[1]);
   if (!has_cross || height.ec != std::errc() || height.ptr != end)
     refuse_field("size", "invalid_type", "size is \"{}\"; use WIDTHxHEIGHT in pixels, such as 1024x768, or auto", size);
-  request.width = sides[0];
-  request.height = sides[1];
+  return {.height = sides[1], .width = sides[0]};
+}
+
+/// Reads `size`, and `width` and `height`, which count in its place where they are given.
+void read_size(const Fields& fields, int64_t max_side, GenerationRequest& request) {
+  request.width = fields.integer("width", 1, max_side);
+  request.height = fields.integer("height", 1, max_side);
+  const std::string size = fields.string("size", 100).value_or("auto");
+  if (size == "auto") return;
+  const ImageSize sides = sides_of(size);
+  const auto take = [&](int64_t side, std::optional<int64_t>& into) {
+    if (into) return;
+    if (side < 1 || side > max_side)
+      refuse_field("size", "out_of_range", "size is \"{}\"; this model draws 1 to {} pixels a side", size, max_side);
+    into = side;
+  };
+  take(sides.width, request.width);
+  take(sides.height, request.height);
 }
 
 /// Has the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
@@ -109,14 +124,11 @@ std::string required_prompt(const Fields& fields) {
 
 /// \return the order in the fields that all bodies of one kind or another share. \param uploads its reference images
 DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, const OrderLimits& limits) {
-  const int64_t max_side = limits.model.max_side;
   DrawingOrder order;
   GenerationRequest& request = order.record.request;
   request.prompt = required_prompt(fields);
   request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
-  if (const auto size = fields.string("size", 100)) read_size(*size, request);
-  if (const auto width = fields.integer("width", 1, max_side)) request.width = width;
-  if (const auto height = fields.integer("height", 1, max_side)) request.height = height;
+  read_size(fields, limits.model.max_side, request);
   request.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxSteps);
   request.guidance_scale = fields.number("guidance_scale", 0, kMaxGuidance);
   request.cfg_normalization = fields.number("cfg_normalization", 0, kMaxGuidance).value_or(request.cfg_normalization);

@@ -25,10 +25,12 @@
 #include <sstream>
 #include <thread>
 
+#include "apps/server/body_room.h"
 #include "apps/server/http_head.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/json_log.h"
 #include "apps/server/outlet.h"
+#include "apps/server/read_deadline.h"
 #include "base/error.h"
 
 namespace nostos::server {
@@ -108,24 +110,6 @@ struct Pulse {
     has_asked |= is_due;
     return is_due;
   }
-};
-
-/// Memory that large bodies take together, a part of which one request holds. The network thread takes it, any thread
-/// gives it back.
-class BodyRoom {
- public:
-  explicit BodyRoom(size_t bytes) : left_(static_cast<int64_t>(bytes)) {}
-
-  /// \return the room, or null if so much is not left.
-  std::shared_ptr<void> take(size_t bytes) {
-    const auto wanted = static_cast<int64_t>(bytes);
-    if (left_ < wanted) return nullptr;
-    left_ -= wanted;
-    return {this, [this, wanted](void*) { left_ += wanted; }};
-  }
-
- private:
-  std::atomic<int64_t> left_;
 };
 
 /// What an answer must know of its request.
@@ -223,18 +207,16 @@ struct HttpServer::Impl {
     error_code error;
     Parser parser;
     parser.header_limit(static_cast<uint32_t>(limits.header_bytes));
-    parser.body_limit(limits.large_bodies_bytes);
-    c.stream.expires_after(limits.header_timeout);
-    co_await http::async_read_header(c.stream, c.buffer, parser, into(error));
+    parser.body_limit(boost::none);  // make_room() says what is too large, once it is known of which path
+    co_await read_header(c, parser, error);
     HttpRequest request;
     request.peer = c.peer;
     std::optional<Refusal> refusal;
     // Now, since Beast takes trailers for headers, which nobody before this server looked at.
-    if (!error || error == http::error::body_limit) refusal = read_head(parser.get(), request);
+    if (!error) refusal = read_head(parser.get(), request);
     request.id = request_id(request.header("x-request-id"));
     size_t most = limits.body_bytes;
-    std::shared_ptr<void> room;
-    if (!error && !refusal) refusal = make_room(parser, request, most, room);
+    if (!error && !refusal) refusal = make_room(parser, request, most);
     if (!error && !refusal && !parser.is_done()) co_await read_body(c, parser, request, error);
     if (error && !refusal) refusal = refusal_of(error, most);
     if (error && !refusal) co_return false;
@@ -247,8 +229,8 @@ struct HttpServer::Impl {
     const HttpRequest for_log{.method = request.method, .path = request.path, .peer = request.peer, .id = request.id};
     const Terms terms{parser.get().version(), parser.keep_alive() && !stopping, request.method == "HEAD", request.id};
     auto outlet = std::make_shared<Outlet>(network, handlers, limits.stream_backlog_bytes);
-    post_to(handlers, [this, request = std::move(request), room, outlet] { hooks.handle(request, outlet); });
-    room.reset();  // the handler's own is what counts now
+    post_to(handlers,
+            [this, request = std::move(request), outlet]() mutable { hooks.handle(std::move(request), outlet); });
     HttpOutcome outcome;
     const bool go_on = co_await answer(c, *outlet, terms, outcome);
     outlet->close(outcome.disconnected || terms.is_head);  // who asked for a head alone wants nothing of what comes
@@ -260,17 +242,22 @@ struct HttpServer::Impl {
 
   using Parser = http::request_parser<http::string_body>;
 
+  net::awaitable<void> read_header(Connection& c, Parser& parser, error_code& error) {
+    const ReadDeadline deadline(c.stream, limits.header_timeout);
+    co_await http::async_read_header(c.stream, c.buffer, parser, into(error));
+    if (error && deadline.is_over()) error = beast::error::timeout;
+  }
+
   /// Says how large the body may be, and finds room for a large one, before any of it is read.
-  /// \param most gets the bytes \param room gets what is to live as long as the body
-  std::optional<Refusal> make_room(Parser& parser, const HttpRequest& request, size_t& most,
-                                   std::shared_ptr<void>& room) {
+  /// \param most gets the bytes
+  std::optional<Refusal> make_room(Parser& parser, HttpRequest& request, size_t& most) {
     if (hooks.body_limit) most = hooks.body_limit(request);
     const uint64_t length = parser.content_length().value_or(parser.chunked() ? most : 0);
     if (length > most) return too_large(most);
     parser.body_limit(most);
     if (length <= limits.body_bytes) return std::nullopt;
-    room = body_room.take(length);
-    if (room == nullptr) return Refusal{503, "other clients are sending pictures; come again in a moment"};
+    request.body_room = body_room.take(length);
+    if (request.body_room == nullptr) return Refusal{503, "other clients are sending pictures; come again in a moment"};
     return std::nullopt;
   }
 
@@ -278,10 +265,11 @@ struct HttpServer::Impl {
 
   net::awaitable<void> read_body(Connection& c, Parser& parser, const HttpRequest& request, error_code& error) {
     const uint64_t bytes = parser.content_length().value_or(0);
-    c.stream.expires_after(limits.body_timeout + std::chrono::seconds(bytes >> 20));
+    const ReadDeadline deadline(c.stream, limits.body_timeout + std::chrono::seconds(bytes >> 20));
     const bool waits = parser.get().version() >= 11 && !request.header("expect").empty();
     if (waits) co_await net::async_write(c.stream, net::buffer(kContinue), into(error));
     if (!error) co_await http::async_read(c.stream, c.buffer, parser, into(error));
+    if (error && deadline.is_over()) error = beast::error::timeout;
   }
 
   /// Sends what comes through `outlet`. \return whether the connection can be used again.

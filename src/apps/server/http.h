@@ -24,8 +24,9 @@ struct HttpRequest {
   std::map<std::string, std::string> query{};    ///< percent-decoded
   std::map<std::string, std::string> headers{};  ///< names in lower case; repeated ones are one list
   std::string body{};
-  std::string peer{};  ///< address of the other end
-  std::string id{};    ///< X-Request-Id, given or made
+  std::string peer{};                 ///< address of the other end
+  std::string id{};                   ///< X-Request-Id, given or made
+  std::shared_ptr<void> body_room{};  ///< of HttpLimits::large_bodies_bytes, kept for as long as the body
 
   /// \return the header of that lower-case name, or an empty text.
   std::string_view header(const std::string& name) const;
@@ -89,8 +90,8 @@ struct HttpOutcome {
 /// What the listener calls. `refuse` and `finished` must not throw; what `handle` throws is logged, and leaves the
 /// client without an answer.
 struct HttpHooks {
-  /// On a handler thread: answers now or later.
-  std::function<void(const HttpRequest& request, const std::shared_ptr<Responder>& responder)> handle;
+  /// On a handler thread: answers now or later. \param request its own, which it may keep
+  std::function<void(HttpRequest&& request, const std::shared_ptr<Responder>& responder)> handle;
   /// On the network thread, before the body is read: how many bytes the request's body may have; where it is empty,
   /// HttpLimits::body_bytes. Must not throw. \param request its head
   std::function<size_t(const HttpRequest& request)> body_limit = {};

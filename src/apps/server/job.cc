@@ -1,8 +1,10 @@
 // Implements the job object of the API.
 #include "apps/server/job.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -58,9 +60,14 @@ ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
 }
 
 ordered_json prompts_json(const Job& job) {
+  const DrawingRecord& record = job.order.record;
+  ordered_json warnings = ordered_json::array();
+  for (const auto& some : {network_warnings(record.request), guidance_warnings(record.request, record.guidance),
+                           cut_warnings(record.request, job.cut)})
+    std::ranges::copy(some, std::back_inserter(warnings));
   return {{"prompt_truncated", job.cut.prompt},
           {"negative_prompt_truncated", job.cut.negative},
-          {"warnings", warnings_of(job.order.record.request, job.cut)}};
+          {"warnings", std::move(warnings)}};
 }
 
 ordered_json job_json(const Job& job, std::optional<int64_t> position, const std::optional<JobProgress>& progress) {

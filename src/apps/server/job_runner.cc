@@ -48,11 +48,21 @@ class References {
 
  private:
   std::shared_ptr<const Image> read(const std::string& job, size_t index, const std::string& hash) const {
-    const std::string text = store_.read_reference(job, index);
+    const std::string text = file_of(job, index);
     const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
     require(sha256(bytes) == hash, ErrorKind::invalid_input,
             "image[{}] is not the reference picture that the client sent: its file was changed", index);
     return std::make_shared<const Image>(decode_image(bytes));
+  }
+
+  /// The client is told which picture is missing, and the log where it was.
+  std::string file_of(const std::string& job, size_t index) const {
+    try {
+      return store_.read_reference(job, index);
+    } catch (const Error& error) {
+      log_json(LogLevel::error, "reference picture not read", {{"job", job}, {"error", error.what()}});
+      fail(ErrorKind::invalid_input, "image[{}] is not there any more: its file was removed, or cannot be read", index);
+    }
   }
 
   const JobStore& store_;
@@ -181,8 +191,10 @@ void JobRunner::begin(Turn& turn) {
   const auto job = store_.find(id);
   check(job.has_value(), "a job that runs is in the store");
   turn.job = *job;
-  for (const std::string& warning : network_warnings(job->order.record.request))
-    log_json(LogLevel::warning, warning, {{"job", id}});
+  const DrawingRecord& record = job->order.record;
+  for (const auto& warnings : {network_warnings(record.request), guidance_warnings(record.request, record.guidance)}) {
+    for (const std::string& warning : warnings) log_json(LogLevel::warning, warning, {{"job", id}});
+  }
   turn.queue_ms = (job->started_at - job->created_at) * 1000;
   metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
 }

@@ -28,6 +28,7 @@ ordered_json model_json(const LoadedModel& model) {
             {"max_pixels", model.limits.max_pixels},
             {"max_sequence_length", limits.max_sequence_length},
             {"max_n", kMaxPictures},
+            {"has_guidance", limits.guidance != GuidanceForm::none},
             {"max_reference_images", limits.max_reference_images},
             {"reference_pixels", limits.reference_pixels},
             {"default_width", limits.default_width},

@@ -25,6 +25,7 @@ struct Route {
   bool is_open = false;               ///< for everybody
   bool takes_pictures = false;        ///< in its body, which may be large where the model takes any
   bool is_edit = false;               ///< of no use with a model that takes none
+  bool reads_pictures = false;        ///< whatever its body says
 };
 
 constexpr std::string_view kModelPattern = "/v1/models/{id}";
@@ -38,7 +39,7 @@ constexpr std::array kRoutes{
     Route{"GET", "/v1/images/{id}", get_image},
     Route{"POST", "/v1/images/generations", openai_generate, false, true},
     Route{"GET", "/v1/storage", get_storage},
-    Route{"POST", "/v1/images/edits", openai_edit, false, true, true},
+    Route{"POST", "/v1/images/edits", openai_edit, false, true, true, true},
     Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", kModelPattern, get_model},
@@ -69,7 +70,7 @@ constexpr std::array kRoutes{
     Route{"POST", "/sdapi/v1/refresh-checkpoints", a1111_nothing_done},
     Route{"POST", "/sdapi/v1/refresh-vae", a1111_nothing_done},
     Route{"POST", "/sdapi/v1/refresh-loras", a1111_nothing_done},
-    Route{"POST", "/sdapi/v1/png-info", a1111_png_info},
+    Route{"POST", "/sdapi/v1/png-info", a1111_png_info, false, false, false, true},
     Route{"GET", "/health/live", health_live, true},
     Route{"GET", "/health/ready", health_ready, true},
     Route{"GET", "/metrics", get_metrics},
@@ -122,6 +123,15 @@ Found find_route(const HttpRequest& request) {
   return found;
 }
 
+/// \return what serves in the place of a path of others' APIs that is not served. \param model null while it loads
+ApiError not_served(const std::string& path, const LoadedModel* model) {
+  const bool edits = model != nullptr && model->limits.model.max_reference_images > 0;
+  const std::string instead =
+      edits ? "to have pictures edited by a prompt, POST them to /v1/images/edits as a form, or to /v1/jobs as `image`"
+            : "POST /v1/images/generations, /sdapi/v1/txt2img or /v1/jobs draws from text";
+  return {501, "invalid_request_error", fmt::format("{} is not served here: {}", path, instead), {}, "unsupported"};
+}
+
 /// Checks what can be checked before the body is read. \return what answers, null for OPTIONS \throws ApiError
 const Route* admit(const ServerState& state, const HttpRequest& request, const Found& found) {
   const bool by_any_name = !state.api_key.empty() || state.lets_all_in;
@@ -134,12 +144,8 @@ const Route* admit(const ServerState& state, const HttpRequest& request, const F
     throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
   if (request.method == "OPTIONS") return nullptr;
   if (found.route == nullptr) throw method_not_allowed(found.methods);
-  if (found.route->handler == nullptr)
-    throw ApiError(501, "invalid_request_error",
-                   "this server does not vary pictures: POST /v1/images/generations or /sdapi/v1/txt2img draws, POST "
-                   "/v1/images/edits edits where the model can",
-                   {}, "unsupported");
   const auto model = state.model_if_ready();
+  if (found.route->handler == nullptr) throw not_served(request.path, model.get());
   if (found.route->is_edit && model != nullptr) check_edits(*model);
   const std::string coding(request.header("content-encoding"));
   if (!coding.empty() && coding != "identity")
@@ -182,17 +188,20 @@ class WithHeaders : public Responder {
   const HttpHeaders headers_;
 };
 
-}  // namespace
+/// \return whether answering takes as long as reading pictures does. Of JSON, whether it may have the field `image`: a
+/// name is written as it is, or with escapes, of which no letter of this one needs another than \u006.
+bool reads_pictures(const Route& route, const HttpRequest& request) {
+  const std::string_view body = request.body;
+  return route.reads_pictures ||
+         (route.takes_pictures && (body.size() > HttpLimits{}.body_bytes || body.find("\"image\"") != body.npos ||
+                                   body.find("\\u006") != body.npos));
+}
 
-void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder) {
-  const HttpHeaders headers = cross_origin_headers(state.allowed_origins, request);
-  const ResponderPtr out = headers.empty() ? responder : std::make_shared<WithHeaders>(responder, headers);
+/// Runs what answers a request, and answers in its place where it throws.
+template <class Work>
+void guarded(ServerState& state, const HttpRequest& request, const ResponderPtr& out, const Work& work) {
   try {
-    const Found found = find_route(request);
-    if (const Route* const wanted = admit(state, request, found))
-      wanted->handler({state, request, found.id, out});
-    else
-      out->reply(options_answer(request, found.methods));
+    work();
   } catch (const ApiError& error) {
     out->reply(answer_of(request, error));
   } catch (const StorageError& error) {
@@ -202,6 +211,33 @@ void route(ServerState& state, const HttpRequest& request, const ResponderPtr& r
     state.metrics.add("nostos_errors_total", "kind=\"internal\"");
     out->reply(answer_of(request, ApiError(500, "server_error", error.what())));
   }
+}
+
+/// Has the request answered once the pictures of earlier ones are read.
+void answer_in_turn(ServerState& state, const Found& found, HttpRequest&& request, const ResponderPtr& out) {
+  const auto kept = std::make_shared<const HttpRequest>(std::move(request));
+  const bool waits = state.post_pictures([&state, found, kept, out] {
+    guarded(state, *kept, out, [&] { found.route->handler({state, *kept, found.id, out}); });
+  });
+  if (waits) return;
+  out->reply(answer_of(*kept, overloaded("too_many_pictures", "other clients' pictures are read first", 5)));
+}
+
+}  // namespace
+
+void route(ServerState& state, HttpRequest&& request, const ResponderPtr& responder) {
+  const HttpHeaders headers = cross_origin_headers(state.allowed_origins, request);
+  const ResponderPtr out = headers.empty() ? responder : std::make_shared<WithHeaders>(responder, headers);
+  guarded(state, request, out, [&] {
+    const Found found = find_route(request);
+    const Route* const wanted = admit(state, request, found);
+    if (wanted == nullptr)
+      out->reply(options_answer(request, found.methods));
+    else if (reads_pictures(*wanted, request))
+      answer_in_turn(state, found, std::move(request), out);
+    else
+      wanted->handler({state, request, found.id, out});
+  });
 }
 
 size_t body_limit(const ServerState& state, const HttpRequest& request, size_t usual) {

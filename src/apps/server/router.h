@@ -6,8 +6,9 @@
 
 namespace nostos::server {
 
-/// Answers any request: finds its handler, checks key, host and origin, turns exceptions into answers. Never throws.
-void route(ServerState& state, const HttpRequest& request, const ResponderPtr& responder);
+/// Answers any request: finds its handler, checks key, host and origin, turns exceptions into answers. Requests whose
+/// pictures are to be read wait for their turn, and are refused where too many do. Never throws.
+void route(ServerState& state, HttpRequest&& request, const ResponderPtr& responder);
 
 /// \return how many bytes the body of a request may have: more than `usual` where it may hold pictures that the model
 /// takes, of a client that is let in. Never throws. \param request its head

@@ -7,6 +7,7 @@
 
 #include "apps/server/housekeeper.h"
 #include "apps/server/json_log.h"
+#include "apps/server/picture_lane.h"
 #include "apps/server/router.h"
 #include "base/error.h"
 #include "io/file.h"
@@ -65,8 +66,8 @@ struct Server::Impl {
         jobs(store, metrics, given.queue_limit),
         state(store, jobs, metrics),
         http(given.host, given.port,
-             {.handle = [this](const HttpRequest& request,
-                               const ResponderPtr& responder) { route(state, request, responder); },
+             {.handle = [this](HttpRequest&& request,
+                               const ResponderPtr& responder) { route(state, std::move(request), responder); },
               .body_limit =
                   [this](const HttpRequest& request) { return body_limit(state, request, HttpLimits{}.body_bytes); },
               .refuse = [this](const HttpRequest& request, int status,
@@ -78,6 +79,7 @@ struct Server::Impl {
     state.lets_all_in = options.allow_remote_without_key;
     state.allowed_origins = options.allowed_origins;
     state.post = [this](std::function<void()> work) { http.post(std::move(work)); };
+    state.post_pictures = [this](std::function<void()> work) { return pictures.post(std::move(work)); };
     state.connections = [this] { return http.connections(); };
   }
 
@@ -104,6 +106,7 @@ struct Server::Impl {
   JobService jobs;
   ServerState state;
   HttpServer http;
+  PictureLane pictures;
   std::atomic<bool> finished{false};
   std::thread signal_thread;
   Housekeeper housekeeper{store, jobs, metrics};

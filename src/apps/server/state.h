@@ -38,6 +38,8 @@ struct ServerState {
   bool lets_all_in = false;                           ///< without a key, from other machines too
   std::vector<Origin> allowed_origins{};              ///< whose pages may use the APIs
   std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
+  /// Runs work that reads clients' pictures, see PictureLane::post().
+  std::function<bool(std::function<void()>)> post_pictures{};
   std::function<size_t()> connections{};
   std::atomic<bool> stopping{false};
 

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string_view>
 
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "base/error.h"
 #include "base/sha256.h"
+#include "pipeline/reference_images.h"
 
 namespace nostos::server {
 namespace {
@@ -41,6 +43,49 @@ std::string file_of_text(const nlohmann::json& value, const std::string& field) 
   return file;
 }
 
+constexpr ImageLimits kLimits{.bytes = kMaxUploadBytes};  // of one picture
+
+std::span<const uint8_t> bytes_of(const Upload& upload) {
+  return {reinterpret_cast<const uint8_t*>(upload.bytes->data()), upload.bytes->size()};
+}
+
+std::string field_of(size_t index) { return fmt::format("image[{}]", index); }
+
+/// \return how messages call a picture.
+std::string shown(const Upload& upload, size_t index) {
+  return field_of(index) + (upload.file.empty() ? "" : " (" + upload.file + ")");
+}
+
+/// \return the size of a picture, as `size` has it. \throws ApiError 400 naming the picture where it cannot be read
+template <class Size>
+ImageSize asked_of(const Upload& upload, size_t index, const Size& size) {
+  try {
+    return size();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::invalid_input) throw;
+    refuse_field(field_of(index), "invalid_image", "{}: {}", shown(upload, index), error.what());
+  }
+}
+
+/// Refuses what the headers show that it cannot be drawn from, before a pixel of any picture is decoded.
+void check_headers(const std::vector<Upload>& uploads, const ModelLimits& limits) {
+  int64_t pixels = 0;
+  for (size_t i = 0; i < uploads.size(); ++i) {
+    const ImageSize size = asked_of(uploads[i], i, [&] { return read_image_size(bytes_of(uploads[i]), kLimits); });
+    try {
+      prepared_size(size, limits, shown(uploads[i], i));
+    } catch (const Error& error) {
+      refuse_field(field_of(i), "out_of_range", "{}", error.what());
+    }
+    pixels += size.height * size.width;
+    if (pixels > kMaxUploadPixels)
+      refuse_field(
+          field_of(i), "out_of_range",
+          "{} is one too many: the pictures up to it have {} pixels together, of a request at most {} are read",
+          shown(uploads[i], i), pixels, kMaxUploadPixels);
+  }
+}
+
 }  // namespace
 
 std::vector<Upload> uploads_of(const nlohmann::json& image, const ModelLimits& limits) {
@@ -60,23 +105,18 @@ std::vector<Upload> uploads_of(const nlohmann::json& image, const ModelLimits& l
 
 std::vector<ReferenceImage> references_of(const std::vector<Upload>& uploads, const ModelLimits& limits) {
   check_count(uploads.size(), limits);
+  check_headers(uploads, limits);
   std::vector<ReferenceImage> references;
-  ImageLimits left{.bytes = kMaxUploadBytes, .pixels = ImageLimits{}.pixels};
-  int64_t pixels_left = kMaxUploadPixels;
-  for (const Upload& upload : uploads) {
-    const std::string field = fmt::format("image[{}]", references.size());
-    const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(upload.bytes->data()), upload.bytes->size());
-    left.pixels = std::min(left.pixels, pixels_left);
-    try {
-      const Image image = decode_image(bytes, left);
-      pixels_left -= image.height * image.width;
-      references.push_back(
-          {.file = upload.file, .sha256 = sha256(bytes), .size = {image.height, image.width}, .image = nullptr});
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::invalid_input) throw;
-      refuse_field(field, "invalid_image", "{}{}: {}", field, upload.file.empty() ? "" : " (" + upload.file + ")",
-                   error.what());
-    }
+  for (size_t i = 0; i < uploads.size(); ++i) {
+    const std::span<const uint8_t> bytes = bytes_of(uploads[i]);
+    const auto decoded_size = [&] {
+      const Image image = decode_image(bytes, kLimits);
+      return ImageSize{image.height, image.width};
+    };
+    references.push_back({.file = uploads[i].file,
+                          .sha256 = sha256(bytes),
+                          .size = asked_of(uploads[i], i, decoded_size),
+                          .image = nullptr});
   }
   return references;
 }
