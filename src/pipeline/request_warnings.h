@@ -14,7 +14,8 @@ std::vector<std::string> network_warnings(const GenerationRequest& request);
 /// \return of each prompt that was cut to how many tokens. \param request resolved
 std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsCut cut);
 
-/// \return of each field that asks for guidance, or is of use with guidance alone, that it changes nothing in this drawing.
+/// \return of each field that asks for guidance, or is of use with guidance alone, that it changes nothing in this
+/// drawing.
 /// \param request resolved \param guidance the model's
 std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance);
 

@@ -451,6 +451,26 @@ class Distilled(ServerTest):
 
     flags = ("--model-path", str(Path(__file__).resolve().parents[1] / "data" / "klein_tiny" / "distilled"))
 
+    def stages(self, prompt: str, **fields) -> list[str]:
+        """Returns the stages that the event stream of a job names, but for loading weights."""
+        blocker = self.server.submit(**ENDLESS)
+        self.server.wait_for(blocker, "running")
+        job = self.server.submit(prompt=prompt, max_sequence_length=64, **fields)
+        connection = self.server.connect()
+        connection.request("GET", f"/v1/jobs/{job}/events")
+        response = connection.getresponse()
+        first = response.readline()  # the job is watched before it is drawn
+        self.server.request("DELETE", f"/v1/jobs/{blocker}")
+        told = events(first + response.read())
+        connection.close()
+        self.assertEqual(told[-1][1]["status"], "completed", told[-1])
+        return [data["stage"] for name, data in told if name == "stage" and data["stage"] != "load"]
+
+    def test_pictures_are_a_stage_of_their_own(self):
+        picture = (Path(self.flags[1]).parent / "references" / "a.png").read_bytes()
+        self.assertEqual(self.stages("a boat", image=base64.b64encode(picture).decode()), ["encode", "text", "denoise", "decode"])
+        self.assertEqual(self.stages("a boat"), ["text", "denoise", "decode"])
+
     def test_fields_that_change_nothing_are_named(self):
         self.assertIs(self.server.get("/v1/models").json()["data"][0]["nostos"]["has_guidance"], False)
         small = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 7, "max_sequence_length": 64}

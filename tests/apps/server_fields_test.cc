@@ -247,6 +247,10 @@ TEST(ServerKeys, Base64BothWays) {
   EXPECT_EQ(to_base64("\xff\xfe\xfd"), "//79");
   for (const char* text : {"", "f", "fo", "foo", "foob", "fooba"}) EXPECT_EQ(from_base64(to_base64(text)), text);
   EXPECT_EQ(from_base64("Zg=x"), "");
+  EXPECT_EQ(from_base64("Zm9v\r\nYmE=\r\n"), "");
+  EXPECT_EQ(from_base64("\tZm9v\r\n Y\nmE = \r\n", Base64Form::with_spaces), "fooba");
+  EXPECT_EQ(from_base64("Zm9v-", Base64Form::with_spaces), "");
+  EXPECT_EQ(from_base64(" \r\n", Base64Form::with_spaces), "");
 }
 
 TEST(ServerKeys, ComparisonIsExact) {

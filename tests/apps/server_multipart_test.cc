@@ -82,10 +82,26 @@ TEST(Multipart, AFormIsWholeOrRefused) {
   // Without its last line's end it is whole.
   for (size_t length = 0; length + 3 < body.size(); ++length)
     EXPECT_EQ(refused(kType, body.substr(0, length), "not proper"), 400) << length;
-  EXPECT_EQ(refused(kType, body + "more", "behind"), 400);
-  EXPECT_EQ(refused(kType, "preamble\r\n" + body, "begin"), 400);
-  EXPECT_EQ(refused(kType, "--XyZ \r\n", "end of its line"), 400);
-  EXPECT_EQ(refused("multipart/form-data; boundary=other", body, "begin"), 400);
+  EXPECT_EQ(refused(kType, "--XyZ--more", "end of its line"), 400);
+  EXPECT_EQ(refused(kType, "--XyZ more\r\n", "end of its line"), 400);
+  EXPECT_EQ(refused(kType, "preamble" + body, ""), 0) << "the second boundary is the first that begins a line";
+  EXPECT_EQ(refused(kType, "preamble--XyZ--", "nowhere"), 400);
+  EXPECT_EQ(refused("multipart/form-data; boundary=other", body, "nowhere"), 400);
+}
+
+// RFC 2046, 5.1.1: a preamble, an epilogue, and blanks behind a boundary are to be ignored.
+TEST(Multipart, WhatStandsAroundTheBoundariesCountsForNothing) {
+  const std::string body = field("prompt", "a cat") + field("n", "2") + "--XyZ--";
+  std::string padded = body;
+  for (size_t at = padded.find("--XyZ\r\n"); at != std::string::npos; at = padded.find("--XyZ\r\n", at + 1))
+    padded.insert(at + 5, " \t");
+  for (const std::string& form : {"\r\n" + body, "preamble\r\n" + body, "--XyY\r\n\r\n" + body, body + "\r\n",
+                                  body + "\r\nepilogue", body + " \r\n" + field("more", "1"), padded, body + " "}) {
+    const std::vector<FormPart> parts = parse_multipart(kType, form);
+    ASSERT_EQ(parts.size(), 2u) << form;
+    EXPECT_EQ(parts[0].body, "a cat") << form;
+    EXPECT_EQ(parts[1].body, "2") << form;
+  }
 }
 
 TEST(Multipart, PartsWithoutANameAreRefused) {

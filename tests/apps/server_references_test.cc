@@ -64,6 +64,9 @@ TEST(References, ComeInBase64AloneOrInAList) {
   ASSERT_EQ(both.references.size(), 2u);
   EXPECT_EQ(*both.references[1], png(9, 100, 90));
   EXPECT_EQ(both.record.request.images[0].sha256, one.record.request.images[0].sha256);
+  std::string lines = "data:image/png;base64,\\n";  // as encoders of MIME break them
+  for (size_t i = 0; i < first.size(); i += 76) lines += first.substr(i, 76) + "\\r\\n";
+  EXPECT_EQ(*order("\"" + lines + "\"").references.at(0), png(7));
   EXPECT_TRUE(order("[]").references.empty());
   EXPECT_TRUE(order("null").references.empty());
 }
@@ -173,6 +176,9 @@ TEST(Forms, HaveFilesAndFields) {
   EXPECT_EQ(refused_form({prompt, {.name = "image", .is_file = true, .body = ""}}, "empty"), "image[0]");
   EXPECT_EQ(refused_form({{.name = "prompt", .is_file = true, .body = "x"}, image}, "cannot be a file"), "prompt");
   EXPECT_EQ(refused_form({prompt, prompt, image}, "twice"), "prompt");
+  const FormPart stream{.name = "stream", .body = "false"}, unknown{.name = "bogus[a][]", .body = "1"};
+  EXPECT_EQ(refused_form({prompt, stream, image, stream}, "twice"), "stream");
+  EXPECT_EQ(refused_form({prompt, image, unknown, unknown}), "accepted");
   EXPECT_EQ(refused_form({{.name = "prompt", .body = "\xff"}, image}, "UTF-8"), "prompt");
   EXPECT_EQ(refused_form({prompt, image, {.name = "n", .body = "many"}}), "n");
 }

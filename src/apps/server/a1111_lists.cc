@@ -24,7 +24,7 @@ std::string sent_file(const nlohmann::json& body) {
   if (!image) refuse_field("image", "missing", "image is missing; send a PNG in base64");
   std::string_view text = *image;
   if (text.starts_with("data:")) text.remove_prefix(std::min(text.find(','), text.size() - 1) + 1);
-  std::string file = from_base64(text);
+  std::string file = from_base64(text, Base64Form::with_spaces);
   if (file.empty()) refuse_field("image", "invalid_type", "image is no base64; send a PNG in base64");
   return file;
 }

@@ -18,6 +18,32 @@ namespace {
 
 using nlohmann::json;
 
+/// Of the jobs' and OpenAI's APIs.
+const std::set<std::string_view> kKnownFields{"prompt",
+                                              "negative_prompt",
+                                              "image",
+                                              "width",
+                                              "height",
+                                              "size",
+                                              "num_inference_steps",
+                                              "guidance_scale",
+                                              "cfg_normalization",
+                                              "cfg_truncation",
+                                              "seed",
+                                              "n",
+                                              "output_format",
+                                              "model",
+                                              "output_compression",
+                                              "response_format",
+                                              "user",
+                                              "quality",
+                                              "background",
+                                              "style",
+                                              "moderation",
+                                              "max_sequence_length"};
+/// Of OpenAI's answers.
+const std::set<std::string_view> kAnswerFields{"stream", "partial_images"};
+
 /// \return `value` as messages show it.
 std::string shown(const json& value) {
   if (value.is_array()) return "an array";
@@ -263,30 +289,8 @@ void Fields::refuse_others(const std::set<std::string_view>& known) const {
 }
 
 DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool strict) {
-  static const std::set<std::string_view> kKnown{"prompt",
-                                                 "negative_prompt",
-                                                 "image",
-                                                 "width",
-                                                 "height",
-                                                 "size",
-                                                 "num_inference_steps",
-                                                 "guidance_scale",
-                                                 "cfg_normalization",
-                                                 "cfg_truncation",
-                                                 "seed",
-                                                 "n",
-                                                 "output_format",
-                                                 "model",
-                                                 "output_compression",
-                                                 "response_format",
-                                                 "user",
-                                                 "quality",
-                                                 "background",
-                                                 "style",
-                                                 "moderation",
-                                                 "max_sequence_length"};
   const Fields fields(body);
-  if (strict) fields.refuse_others(kKnown);
+  if (strict) fields.refuse_others(kKnownFields);
   return order_of(fields, uploads_of(fields.value("image"), limits.model), limits);
 }
 
@@ -305,7 +309,9 @@ FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits
     if (part.is_file) refuse_field(part.name, "invalid_type", "the field {} cannot be a file", shown(part.name));
     if (encode_utf8(decode_utf8(text)) != text)
       refuse_field(part.name, "invalid_type", "the field {} is no UTF-8", shown(part.name));
-    if (!form.fields.emplace(part.name, text).second)
+    // Clients send the list that an unknown field is as one part for each entry.
+    const bool is_known = kKnownFields.contains(part.name) || kAnswerFields.contains(part.name);
+    if (!form.fields.emplace(part.name, text).second && is_known)
       refuse_field(part.name, "repeated", "the field {} comes twice", shown(part.name));
   }
   if (uploads.empty()) refuse_field("image", "missing", "image is missing: send the picture that is to be edited");

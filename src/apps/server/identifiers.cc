@@ -74,12 +74,17 @@ std::string to_base64(std::string_view bytes) {
   return text;
 }
 
-std::string from_base64(std::string_view text) {
+std::string from_base64(std::string_view text, Base64Form form) {
+  const auto is_space = [form](char c) {
+    return form == Base64Form::with_spaces && (c == ' ' || c == '\t' || c == '\r' || c == '\n');
+  };
   std::string bytes;
+  bytes.reserve(text.size() / 4 * 3 + 3);
   uint32_t group = 0;
   int bits = 0;
-  while (text.ends_with('=')) text.remove_suffix(1);
+  while (!text.empty() && (text.back() == '=' || is_space(text.back()))) text.remove_suffix(1);
   for (const char c : text) {
+    if (is_space(c)) continue;
     const uint8_t value = kBase64Values[static_cast<uint8_t>(c)];
     if (value == kNoBase64) return {};
     group = group << 6 | value;

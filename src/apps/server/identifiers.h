@@ -24,7 +24,11 @@ std::string fingerprint(std::string_view text);
 
 /// \return `bytes` in base64 with padding.
 std::string to_base64(std::string_view bytes);
+/// What may stand between the characters of base64: nothing, or spaces and the ends of lines, as encoders of MIME write
+/// them (RFC 2045, section 6.8).
+enum class Base64Form { plain, with_spaces };
+
 /// \return what `text` stands for, or an empty text if it is no base64.
-std::string from_base64(std::string_view text);
+std::string from_base64(std::string_view text, Base64Form form = Base64Form::plain);
 
 }  // namespace nostos::server

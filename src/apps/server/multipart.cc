@@ -147,16 +147,28 @@ FormPart read_part(std::string_view text) {
   return part;
 }
 
+/// Takes what ends a boundary's line off the front of `body`: blanks, and the line's end.
+void take_line_end(std::string_view& body) {
+  body.remove_prefix(std::min(body.find_first_not_of(" \t"), body.size()));
+  if (!body.starts_with("\r\n")) refuse_form("a boundary is not the end of its line");
+  body.remove_prefix(2);
+}
+
 }  // namespace
 
 std::vector<FormPart> parse_multipart(std::string_view content_type, std::string_view body) {
   const std::string delimiter = "\r\n--" + boundary_of(content_type);
-  if (!body.starts_with(std::string_view(delimiter).substr(2))) refuse_form("it does not begin with its boundary");
-  body.remove_prefix(delimiter.size() - 2);
+  // What stands before the first boundary and behind the last is nobody's, and counts for nothing.
+  if (body.starts_with(std::string_view(delimiter).substr(2))) {
+    body.remove_prefix(delimiter.size() - 2);
+  } else {
+    const size_t first = body.find(delimiter);
+    if (first == std::string_view::npos) refuse_form("its boundary is nowhere");
+    body.remove_prefix(first + delimiter.size());
+  }
   std::vector<FormPart> parts;
   while (!body.starts_with("--")) {
-    if (!body.starts_with("\r\n")) refuse_form("a boundary is not the end of its line");
-    body.remove_prefix(2);
+    take_line_end(body);
     const size_t end = body.find(delimiter);
     if (end == std::string_view::npos) refuse_form("it ends before its last boundary");
     if (parts.size() == kMaxFormParts) refuse_form("it has more than {} parts", kMaxFormParts);
@@ -164,7 +176,7 @@ std::vector<FormPart> parse_multipart(std::string_view content_type, std::string
     body.remove_prefix(end + delimiter.size());
   }
   body.remove_prefix(2);
-  if (!body.empty() && body != "\r\n") refuse_form("there is something behind its last boundary");
+  if (!trimmed(body).empty()) take_line_end(body);
   return parts;
 }
 

@@ -19,7 +19,8 @@ struct FormPart {
 };
 
 /// \param content_type the request's header, which names the boundary
-/// \return the fields in their order; `body` of each lies in the argument.
+/// \return the fields in their order, without what stands before the first boundary and behind the last; `body` of each
+/// lies in the argument.
 /// \throws ApiError 415 unless it is multipart/form-data, 400 if the form is not whole, has parts without a name, parts
 /// of parts or encoded ones, or goes beyond the limits above. Source: RFC 7578, RFC 2046, section 5.1
 std::vector<FormPart> parse_multipart(std::string_view content_type, std::string_view body);

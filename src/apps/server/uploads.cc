@@ -38,7 +38,7 @@ std::string file_of_text(const nlohmann::json& value, const std::string& field) 
   }
   if (text.size() / 4 * 3 > kMaxUploadBytes + 3)
     refuse_field(field, "too_large", "{} is larger than {} bytes", field, kMaxUploadBytes);
-  std::string file = from_base64(text);
+  std::string file = from_base64(text, Base64Form::with_spaces);
   if (file.empty()) refuse_field(field, "invalid_type", "{} is no base64; send a PNG, JPEG or WebP in base64", field);
   return file;
 }
