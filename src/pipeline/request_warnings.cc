@@ -47,21 +47,23 @@ std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsC
   return warnings;
 }
 
-std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance) {
+std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance,
+                                           const GuidanceWords& words) {
   std::vector<std::string> warnings;
   const double scale = request.guidance_scale.value_or(0);
   if (guides(guidance, scale)) return warnings;
   const bool has_none = guidance == GuidanceForm::none;
-  if (has_none && scale > 1)
+  if (has_none && scale > 1 && !words.scale.empty())
     warnings.push_back(
-        fmt::format("guidance_scale {} changes nothing: this model is distilled and draws without guidance", scale));
-  const auto warn = [&](bool is_given, const char* field) {
-    if (is_given)
-      warnings.push_back(fmt::format("{} changes nothing without guidance{}", field,
-                                     has_none ? ", which this distilled model has not" : ": give guidance_scale"));
+        fmt::format("{} {} changes nothing: this model is distilled and draws without guidance", words.scale, scale));
+  const auto warn = [&](bool is_given, const std::string& field) {
+    if (is_given && !field.empty())
+      warnings.push_back(
+          fmt::format("{} changes nothing without guidance{}", field,
+                      has_none ? ", which this distilled model has not" : fmt::format(": give {}", words.ask)));
   };
-  warn(!request.negative_prompt.empty(), "negative_prompt");
-  warn(request.cfg_normalization > 0, "cfg_normalization");
+  warn(!request.negative_prompt.empty(), words.negative_prompt);
+  warn(request.cfg_normalization > 0, words.cfg_normalization);
   return warnings;
 }
 

@@ -1,4 +1,4 @@
-// Owns what users are told of prompts that are not drawn as they may expect.
+// Owns what users are told of requests that are not drawn as they may expect.
 #pragma once
 
 #include <string>
@@ -14,10 +14,17 @@ std::vector<std::string> network_warnings(const GenerationRequest& request);
 /// \return of each prompt that was cut to how many tokens. \param request resolved
 std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsCut cut);
 
+/// How a user asks for guidance and for what is of use with it alone.
+struct GuidanceWords {
+  std::string ask = "guidance_scale";  ///< as messages advise it
+  /// What gave the field, as messages name it; empty: the user did not.
+  std::string scale = "guidance_scale", negative_prompt = "negative_prompt", cfg_normalization = "cfg_normalization";
+};
+
 /// \return of each field that asks for guidance, or is of use with guidance alone, that it changes nothing in this
-/// drawing.
-/// \param request resolved \param guidance the model's
-std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance);
+/// drawing. \param request resolved \param guidance the model's
+std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance,
+                                           const GuidanceWords& words = {});
 
 /// \return those of networks and cuts.
 std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut);

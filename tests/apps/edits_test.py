@@ -163,7 +163,7 @@ class OtherFamilies(CliTest):
         self.draw_first(BASE, 4)
         scale, cfg_scale, messages = self.again("--model-path", DISTILLED)
         self.assertEqual((scale, cfg_scale), (4, 1))
-        self.assertIn("the guidance scale of the picture of --from, 4, changes nothing", messages)
+        self.assertIn("--from's guidance scale 4 changes nothing", messages)
         self.assertNotIn("--guidance-scale", messages)
         self.assertIn("--guidance-scale 3 changes nothing", self.again("--model-path", DISTILLED, "--guidance-scale", "3")[2])
         self.draw_first(BASE, 1)

@@ -200,20 +200,15 @@ void convert_guidance(DrawingRecord& record, GuidanceForm form, const GenerateFl
 
 /// Says which flags change nothing in this drawing.
 void warn_of_unused(const GenerateFlags& flags, const DrawingRecord& record) {
-  const double scale = *record.request.guidance_scale;
-  if (guides(record.guidance, scale)) return;
-  const bool is_distilled = record.guidance == GuidanceForm::none;
-  if (is_distilled && scale > 1 && (flags.guidance_scale || flags.from))
-    log_warning("{} changes nothing: this model is distilled and draws without guidance",
-                flags.guidance_scale ? fmt::format("--guidance-scale {}", scale)
-                                     : fmt::format("the guidance scale of the picture of --from, {},", scale));
-  const auto warn = [&](bool given, const char* flag) {
-    if (given)
-      log_warning("{} changes nothing without guidance{}", flag,
-                  is_distilled ? ", which this distilled model has not" : ": give --guidance-scale");
-  };
-  warn(flags.negative_prompt && !flags.negative_prompt->empty(), "--negative-prompt");
-  warn(flags.cfg_normalization && *flags.cfg_normalization > 0, "--cfg-normalization");
+  GuidanceWords words{.ask = "--guidance-scale", .scale = "", .negative_prompt = "", .cfg_normalization = ""};
+  if (flags.guidance_scale)
+    words.scale = words.ask;
+  else if (flags.from)
+    words.scale = "--from's guidance scale";
+  if (flags.negative_prompt) words.negative_prompt = "--negative-prompt";
+  if (flags.cfg_normalization) words.cfg_normalization = "--cfg-normalization";
+  for (const std::string& warning : guidance_warnings(record.request, record.guidance, words))
+    log_message(LogLevel::warning, warning);
 }
 
 void write_text(const Path& path, const std::string& text) {
