@@ -149,7 +149,7 @@ TEST_F(ServerJobs, AWaitingClientsJobThatCannotBeCancelledKeepsNoServerFromItsEn
 
 // Its end is in the store, and those who watch it do not know yet, while the others' files are written.
 TEST_F(ServerJobs, OneThatIsForgottenAtItsEndIsDoneToThoseWhoWatch) {
-  wait("a");
+  wait("a", 512);  // of the other's size, so that both are drawn together
   wait("slow", 512, 2, 60);
   JobService service(store_, metrics_, 64);
   std::vector<std::string> told;
