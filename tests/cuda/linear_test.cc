@@ -24,6 +24,9 @@ Linear packed_weight(DType dtype, int64_t out, int64_t in) {
   return ops::pack_linear(gpu(), on_gpu(random_tensor(dtype, {out, in}, 2)));
 }
 
+/// \return whether one kernel does: capabilities_test.cc holds that every Hopper GPU has it.
+bool sums_products() { return ops::capabilities(gpu().device()).summed_multiple > 0; }
+
 /// \return columns [first, first + count) of a bf16 matrix.
 Tensor columns_of(const Tensor& matrix, int64_t first, int64_t count) {
   const int64_t rows = matrix.shape()[0], all = matrix.shape()[1];
@@ -62,6 +65,7 @@ TEST(CudaLinear, RowsDoNotDependOnTheirNumber) {
 
 // The same of widths that end in the middle of a group of 16, whose sums are in another order.
 TEST(CudaLinear, ASumOfProductsIsARoundedSum) {
+  if (!sums_products()) GTEST_SKIP() << "no kernel of this GPU makes a sum of products";
   constexpr int64_t kRows = 193;
   struct Case {
     int64_t a_in, b_in, out;
@@ -70,7 +74,7 @@ TEST(CudaLinear, ASumOfProductsIsARoundedSum) {
     const Tensor x_a = on_gpu(random_tensor(DType::bf16, {kRows, c.a_in}, 1)),
                  x_b = on_gpu(random_tensor(DType::bf16, {kRows, c.b_in}, 3));
     const Linear a = packed_weight(DType::bf16, c.out, c.a_in), b = packed_weight(DType::bf16, c.out, c.b_in);
-    if (ops::linear_sum_dtype(gpu().device(), a, b) != DType::bf16) GTEST_SKIP() << "no kernel makes a sum of products";
+    ASSERT_EQ(ops::linear_sum_dtype(gpu().device(), a, b), DType::bf16);
     Tensor exact = gpu_tensor(DType::f32, {kRows, c.out}), rounded = gpu_tensor(DType::bf16, {kRows, c.out});
     ops::linear(gpu(), x_a, a, exact);
     ops::linear(gpu(), x_b, b, exact, true);
@@ -102,6 +106,7 @@ TEST(CudaLinear, Bf16ResultsAreRoundedSums) {
 // groups of 16: where one kernel makes it, the bits are those of the library's, whatever the rows. Rows below, at and
 // above tiles of 64, 128 and 192; inputs that are no multiple of the 64 that a step takes, and full widths.
 TEST(CudaLinear, ASumOfProductsIsOneProduct) {
+  if (!sums_products()) GTEST_SKIP() << "no kernel of this GPU makes a sum of products";
   struct Case {
     int64_t rows, a_in, b_in, out;
   };
@@ -113,7 +118,7 @@ TEST(CudaLinear, ASumOfProductsIsOneProduct) {
     const Tensor x_a = on_gpu(columns_of(x, 0, c.a_in)), x_b = on_gpu(columns_of(x, c.a_in, c.b_in));
     const Linear a = ops::pack_linear(gpu(), on_gpu(columns_of(weight, 0, c.a_in))),
                  b = ops::pack_linear(gpu(), on_gpu(columns_of(weight, c.a_in, c.b_in)));
-    if (ops::linear_sum_dtype(gpu().device(), a, b) != DType::bf16) GTEST_SKIP() << "no kernel makes a sum of products";
+    ASSERT_EQ(ops::linear_sum_dtype(gpu().device(), a, b), DType::bf16);
     Tensor sum = gpu_tensor(DType::bf16, {c.rows, c.out}), one = gpu_tensor(DType::bf16, {c.rows, c.out});
     ops::linear_sum(gpu(), x_a, a, x_b, b, sum);
     ops::linear(gpu(), on_gpu(x), ops::pack_linear(gpu(), on_gpu(weight)), one);

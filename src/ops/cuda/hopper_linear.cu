@@ -186,14 +186,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-}  // namespace
-
-bool has_hopper_kernels(Device device) {
-  return device.kind == DeviceKind::cuda && device_properties(device.index).compute_capability == 90;
-}
-
-namespace {
-
 Factors factors(const HopperFactors& of, int64_t rows, int64_t columns) {
   const auto tiled = [&](const std::byte* data, int64_t all, int tile) {
     return tensor_map({.data = data, .rows = all, .columns = of.in, .tile_rows = tile, .tile_columns = kTileK});
@@ -225,6 +217,10 @@ void launch(Context& ctx, const HopperFactors& one, const HopperFactors& two, in
 }
 
 }  // namespace
+
+bool has_hopper_kernels(Device device) {
+  return device.kind == DeviceKind::cuda && device_properties(device.index).compute_capability == 90;
+}
 
 void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out) {
   launch<true>(ctx, {x.bytes(), weight, x.shape()[1]}, {}, 2 * out.shape()[1], out);
