@@ -187,10 +187,20 @@ void SafetensorsFile::copy_unaligned() {
   }
 }
 
-ConstView SafetensorsFile::tensor(std::string_view name) const {
+const TensorInfo& SafetensorsFile::info(std::string_view name) const {
   const auto found = header_.tensors.find(name);
   require(found != header_.tensors.end(), ErrorKind::model, "{}: has no tensor '{}'", path().string(), name);
-  const TensorInfo& info = found->second;
+  return found->second;
+}
+
+std::span<const std::byte> SafetensorsFile::bytes(std::string_view name) const {
+  const std::span<const std::byte> found = data(info(name));
+  file_.require_whole();
+  return found;
+}
+
+ConstView SafetensorsFile::tensor(std::string_view name) const {
+  const TensorInfo& info = this->info(name);
   const std::optional<DType> dtype = info.dtype();
   const std::optional<Shape> shape = info.shape();
   if (!dtype || !shape) {

@@ -43,12 +43,14 @@ class SafetensorsFile final : public TensorFile {
 
   const std::filesystem::path& path() const override { return file_.path(); }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const override { return header_.tensors; }
-  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+  const std::map<std::string, std::string>& metadata() const override { return header_.metadata; }
   ConstView tensor(std::string_view name) const override;
+  std::span<const std::byte> bytes(std::string_view name) const override;
   void will_need(std::string_view name) const override;
   void release(std::string_view name) const override;
 
  private:
+  const TensorInfo& info(std::string_view name) const;
   std::span<const std::byte> data(const TensorInfo& info) const;
   void copy_unaligned();
 

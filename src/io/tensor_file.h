@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,11 +46,16 @@ class TensorFile {
 
   virtual const std::filesystem::path& path() const = 0;
   virtual const std::map<std::string, TensorInfo, std::less<>>& tensors() const = 0;
+  /// \return what the file says of itself as text, by names of the format's own.
+  virtual const std::map<std::string, std::string>& metadata() const = 0;
 
   /// \return the tensor's data, aligned for its dtype; never null, also when empty.
   /// \throws Error model naming the file if it has no such tensor, one of a dtype or a number of axes that nostos
   /// cannot use, or has been cut short.
   virtual ConstView tensor(std::string_view name) const = 0;
+  /// \return the tensor's bytes as they are stored, of any alignment and of any type.
+  /// \throws Error model naming the file if it has no such tensor or has been cut short
+  virtual std::span<const std::byte> bytes(std::string_view name) const = 0;
 
   /// Asks the kernel to read the tensor's pages ahead. Does nothing for an unknown name.
   virtual void will_need(std::string_view name) const = 0;

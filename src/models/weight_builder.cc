@@ -37,14 +37,14 @@ BlockVisit WeightBuilder::end_block() {
   return streamed ? BlockVisit(storage_.stream, *streamed) : BlockVisit();
 }
 
-View WeightBuilder::stage(const WeightFormat& format, const Shape& shape) {
-  const size_t bytes = size_bytes(format, shape[0], shape.elements() / shape[0]);
+View WeightBuilder::stage(DType dtype, const Shape& shape) {
+  const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(dtype);
   if (in_block_)
     storage_.sizes.blocks.back() += BlockStream::aligned(bytes);
   else
     storage_.sizes.fixed += bytes;
   if (staging_.size_bytes() < bytes) staging_ = Buffer(ctx_.device(), bytes);
-  return {staging_.data(), format.element, shape};
+  return {staging_.data(), dtype, shape};
 }
 
 bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) {
@@ -112,7 +112,7 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
                               int64_t in) {
   int64_t all = 0;
   for (int64_t out : outs) all += out;
-  const View made = stage({dtype_}, {all, in});
+  const View made = stage(dtype_, {all, in});
   bool complete = true;
   std::vector<NamedRows> rows;
   int64_t row = 0;
@@ -126,13 +126,13 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
 }
 
 Linear WeightBuilder::part(const MatrixPart& part) {
-  const View made = stage({dtype_}, {part.rows, part.columns});
+  const View made = stage(dtype_, {part.rows, part.columns});
   return fetch(part, made) ? pack(made, {piece(part, 0)}) : Linear{};
 }
 
 GatedLinear WeightBuilder::gated(const MatrixPart& gate, const MatrixPart& up, const GatedShape& shape) {
   const int64_t in = shape.in, ffn = shape.ffn;
-  const View made = stage({dtype_}, {2 * ffn, in});
+  const View made = stage(dtype_, {2 * ffn, in});
   const bool has_gate = fetch(gate, made.rows(0, ffn)), has_up = fetch(up, made.rows(ffn, ffn));
   if (!has_gate || !has_up) return {};
   if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape))
@@ -147,7 +147,7 @@ GatedLinear WeightBuilder::gated(const MatrixPart& gate, const MatrixPart& up, c
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
-  const View made = stage({dtype}, {out, in});
+  const View made = stage(dtype, {out, in});
   const bool complete = fetch(name + ".weight", {out, in}, made);
   const ConstView bias_view = bias ? small(name + ".bias", {out}) : ConstView{};
   if (!complete) return {};
@@ -158,7 +158,7 @@ Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, b
 
 Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in) {
   const int64_t count = static_cast<int64_t>(names.size());
-  const View weight = stage({dtype_}, {count * out, in});
+  const View weight = stage(dtype_, {count * out, in});
   Tensor bias(ctx_.device(), DType::f32, {count * out});
   bool complete = true;
   std::vector<NamedRows> rows;
@@ -185,7 +185,7 @@ Conv2d WeightBuilder::upsampling_conv(const std::string& name, int64_t out, int6
 
 Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
                                   Conv2d (*pack)(Context&, ConstView, ConstView)) {
-  const View made = stage({dtype_}, shape);
+  const View made = stage(dtype_, shape);
   const bool complete = fetch(name + ".weight", shape, made);
   const ConstView bias = small(name + ".bias", {shape[0]});
   if (!complete || !bias) return {};

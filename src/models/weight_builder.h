@@ -16,7 +16,6 @@
 #include "ops/conv.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
-#include "tensor/weight_format.h"
 
 namespace nostos {
 
@@ -114,7 +113,7 @@ class WeightBuilder {
   void load(ConstView host, View to);
   /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would
   /// double load time.
-  View stage(const WeightFormat& format, const Shape& shape);
+  View stage(DType dtype, const Shape& shape);
   /// Copies `name` to `to`, converted to its dtype. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
   bool fetch(const MatrixPart& part, View to);

@@ -10,7 +10,6 @@
 #include "ops/capabilities.h"
 #include "ops/packed_weight.h"
 #include "tensor/tensor.h"
-#include "tensor/weight_format.h"
 
 namespace nostos {
 
@@ -37,7 +36,6 @@ struct Linear {
   int64_t in = 0;
   int64_t out = 0;
   DType input = DType::f32;  ///< of what it is multiplied with: f32 or bf16
-  WeightFormat format;       ///< of the packed weight: today's kernels want input as its element
   std::shared_ptr<const PackedWeight> packed;
   ConstView bias = {};               ///< f32 [out], or null; owned by the model's weights
   std::vector<NamedRows> rows = {};  ///< where they come from; every row once, or none where nobody has named them

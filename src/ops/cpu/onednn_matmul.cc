@@ -29,13 +29,13 @@ Capabilities run(OnCpu<capabilities>, Device) { return {.bf16_products = OneDnn:
 
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   OneDnn& dnn = ctx.state<OneDnn>();
-  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr};
   auto packed = std::make_shared<PackedMatrix>();
   packed->blocked = dnn.rows_independent(weight.dtype());
   if (packed->blocked) {
     with_dnnl_errors("packing a weight", [&] {
-      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.format.element), dnnl::memory::format_tag::ba);
-      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.format.element);
+      const dnnl::memory::desc plain({made.in, made.out}, dnnl_type(made.input), dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc blocked = packed_matrix_desc(dnn, made.in, made.out, made.input);
       packed->storage = Buffer(ctx.device(), blocked.get_size());
       dnnl::memory from(plain, dnn.engine(), const_cast<std::byte*>(weight.bytes()));
       dnnl::memory to(blocked, dnn.engine(), packed->storage.data());

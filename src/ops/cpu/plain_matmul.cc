@@ -17,7 +17,7 @@ Capabilities run(OnCpu<capabilities>, Device) { return {}; }
 
 /// The weight stays as it came: [out, in].
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
-  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, nullptr};
+  Linear made{weight.shape()[1], weight.shape()[0], weight.dtype(), nullptr};
   auto packed = std::make_shared<PackedWeight>();
   packed->storage = Buffer(ctx.device(), weight.size_in_bytes());
   std::memcpy(packed->storage.data(), weight.bytes(), weight.size_in_bytes());

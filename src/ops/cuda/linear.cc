@@ -232,7 +232,7 @@ Linear matrix(Context& ctx, ConstView weight, Buffer storage) {
   packed->storage = std::move(storage);
   packed->data = weight.bytes();
   packed->plans = ctx.state<PackedPlans>().plans;
-  return {weight.shape()[1], weight.shape()[0], weight.dtype(), {weight.dtype()}, std::move(packed)};
+  return {weight.shape()[1], weight.shape()[0], weight.dtype(), std::move(packed)};
 }
 
 }  // namespace
