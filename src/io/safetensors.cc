@@ -99,16 +99,6 @@ TensorInfo parse_entry(const json& value, size_t data_bytes, const Entry& entry)
   return info;
 }
 
-/// \return the names of all types, as messages list them.
-std::string known_dtypes() {
-  std::string names;
-  for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16,
-                            DType::i8, DType::u8, DType::boolean}) {
-    names += (names.empty() ? "" : ", ") + std::string(name(dtype));
-  }
-  return names;
-}
-
 /// \throws Error model unless the tensors, in order of their offsets, cover the data section exactly.
 void check_coverage(const SafetensorsHeader& header, size_t data_bytes, const std::string& file) {
   using Item = std::pair<const std::string, TensorInfo>;
@@ -187,29 +177,18 @@ void SafetensorsFile::copy_unaligned() {
   }
 }
 
-const TensorInfo& SafetensorsFile::info(std::string_view name) const {
-  const auto found = header_.tensors.find(name);
-  require(found != header_.tensors.end(), ErrorKind::model, "{}: has no tensor '{}'", path().string(), name);
-  return found->second;
-}
-
 std::span<const std::byte> SafetensorsFile::bytes(std::string_view name) const {
-  const std::span<const std::byte> found = data(info(name));
+  const std::span<const std::byte> found = data(require_info(name));
   file_.require_whole();
   return found;
 }
 
 ConstView SafetensorsFile::tensor(std::string_view name) const {
-  const TensorInfo& info = this->info(name);
-  const std::optional<DType> dtype = info.dtype();
-  const std::optional<Shape> shape = info.shape();
-  if (!dtype || !shape) {
-    fail(ErrorKind::model, "{}: tensor '{}' is {}; nostos reads {} of at most {} axes", path().string(), name,
-         to_string(info), known_dtypes(), Shape::kMaxRank);
-  }
-  file_.require_whole();
+  const TensorInfo& info = require_info(name);
   const auto copy = copies_.find(name);
-  return {copy == copies_.end() ? data(info).data() : copy->second.data(), *dtype, *shape};
+  const ConstView view = view_of(name, info, copy == copies_.end() ? data(info).data() : copy->second.data());
+  file_.require_whole();
+  return view;
 }
 
 void SafetensorsFile::will_need(std::string_view name) const {

@@ -50,7 +50,6 @@ class SafetensorsFile final : public TensorFile {
   void release(std::string_view name) const override;
 
  private:
-  const TensorInfo& info(std::string_view name) const;
   std::span<const std::byte> data(const TensorInfo& info) const;
   void copy_unaligned();
 

@@ -8,9 +8,24 @@
 #include <numeric>
 #include <span>
 
+#include "base/error.h"
+#include "io/gguf.h"
 #include "io/safetensors.h"
 
 namespace nostos {
+namespace {
+
+/// \return the names of all types, as messages list them.
+std::string known_dtypes() {
+  std::string names;
+  for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16,
+                            DType::i8, DType::u8, DType::boolean}) {
+    names += (names.empty() ? "" : ", ") + std::string(name(dtype));
+  }
+  return names;
+}
+
+}  // namespace
 
 std::optional<Shape> TensorInfo::shape() const {
   if (extents.size() > static_cast<size_t>(Shape::kMaxRank)) return std::nullopt;
@@ -30,7 +45,24 @@ std::string to_string(const TensorInfo& info) {
                      shown.size() < info.extents.size() ? ", ..." : "");
 }
 
+const TensorInfo& TensorFile::require_info(std::string_view name) const {
+  const auto found = tensors().find(name);
+  require(found != tensors().end(), ErrorKind::model, "{}: has no tensor '{}'", path().string(), name);
+  return found->second;
+}
+
+ConstView TensorFile::view_of(std::string_view name, const TensorInfo& info, const std::byte* data) const {
+  const std::optional<DType> dtype = info.dtype();
+  const std::optional<Shape> shape = info.shape();
+  if (!dtype || !shape) {
+    fail(ErrorKind::model, "{}: tensor '{}' is {}; nostos reads {} of at most {} axes", path().string(), name,
+         to_string(info), known_dtypes(), Shape::kMaxRank);
+  }
+  return {data, *dtype, *shape};
+}
+
 std::unique_ptr<const TensorFile> open_tensor_file(const std::filesystem::path& file) {
+  if (is_gguf(file)) return std::make_unique<GgufFile>(file);
   return std::make_unique<SafetensorsFile>(file);
 }
 

@@ -1,5 +1,5 @@
 // Owns the interface to a file of named tensors: what it holds and where, whatever its format. Read weights through it;
-// io/safetensors.h is the one format there is.
+// io/safetensors.h and io/gguf.h are the formats there are.
 #pragma once
 
 #include <cstddef>
@@ -61,9 +61,17 @@ class TensorFile {
   virtual void will_need(std::string_view name) const = 0;
   /// Drops the tensor's pages from this process; a later access reads them again. Does nothing for an unknown name.
   virtual void release(std::string_view name) const = 0;
+
+ protected:
+  /// \return what the file says of the tensor. \throws Error model if it has none of this name
+  const TensorInfo& require_info(std::string_view name) const;
+  /// \return the tensor as a view of `data`.
+  /// \throws Error model if it is of a dtype or a number of axes that nostos cannot use
+  ConstView view_of(std::string_view name, const TensorInfo& info, const std::byte* data) const;
 };
 
-/// \return the file, by its format. \throws Error model if it is missing, unreadable, damaged or of no known format.
+/// \return the file, by its format, which its first bytes tell.
+/// \throws Error model if it is missing, unreadable, damaged or of no known format.
 std::unique_ptr<const TensorFile> open_tensor_file(const std::filesystem::path& file);
 
 }  // namespace nostos
