@@ -200,7 +200,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   EngineOptions options = engine_options(flags.engine, processes);
   options.kept_caption_bytes = kKeptCaptionBytes;
   const std::string model_path = flags.model.named(flags.model_path);
-  options.model = find_model(model_path);
+  options.model = model_files(model_path, flags.model.parts);
   options.variant = flags.model.variant;
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
@@ -214,7 +214,8 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   const GenerationRequest first = warm_up_request(engine.limits(), needs_guidance);
   drawing.draw({&first, 1}, {&with_previews, 1});
   server::LoadedModel model;
-  const ModelLabel label = model_label(flags.model_path);
+  const std::string& transformer = flags.model.parts.transformer;
+  const ModelLabel label = model_label(transformer.empty() ? flags.model_path : transformer);
   const std::string& served = flags.served_model_name;
   model.name = served.empty() ? label.shown : served;
   model.full_name = served.empty() ? label.full : served;
@@ -224,6 +225,7 @@ void serve(const ServeFlags& flags, const Processes& processes) {
                   .max_pixels = flags.max_pixels,
                   .wants_guidance = needs_guidance,
                   .model_path = model_path,
+                  .parts = flags.model.parts,
                   .model_name = model.name,
                   .precision = engine.precision_name(),
                   .variant = flags.model.variant};

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +11,7 @@
 
 #include "device/arena.h"
 #include "device/context.h"
+#include "families/model_files.h"
 #include "families/model_part.h"
 #include "families/model_shape.h"
 #include "families/schedule.h"
@@ -24,10 +24,10 @@ namespace nostos {
 
 /// What a family is opened with.
 struct FamilyOptions {
-  std::filesystem::path folder;  ///< checkpoint in the diffusers layout; for a synthetic model one with configs alone
-  DType dtype = DType::f32;      ///< of the matrix products: f32 or bf16
-  bool synthetic = false;        ///< random weights of the configs' shapes
-  std::string variant{};         ///< of the weights, see WeightStore::open(); at least one part must have it
+  ModelFiles files;          ///< where the model is
+  DType dtype = DType::f32;  ///< of the matrix products: f32 or bf16
+  bool synthetic = false;    ///< random weights of the configs' shapes
+  std::string variant{};     ///< of the weights, see WeightStore::open(); at least one part must have it
 };
 
 /// The parts that the stages of a drawing need, as places in Family::parts().

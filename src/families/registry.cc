@@ -1,11 +1,14 @@
 // Lists the model families. A new one is a line of kFamilies.
 #include "families/registry.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "families/flux2_klein/model.h"
 #include "families/zimage/model.h"
 #include "io/json_config.h"
@@ -15,8 +18,9 @@ namespace {
 
 struct FamilyEntry {
   std::span<const std::string_view> pipelines;  ///< classes that model_index.json may name
-  std::string_view transformer;                 ///< class that transformer/config.json names
-  ModelShape (*read_shape)(const std::filesystem::path& folder);
+  std::string_view transformer_class;           ///< that transformer/config.json names
+  const PartKind& transformer;                  ///< by whose files the family is found where no index names it
+  ModelShape (*read_shape)(const ModelFiles& files);
   std::unique_ptr<Family> (*open)(Context& ctx, const FamilyOptions& options);
 };
 
@@ -25,35 +29,64 @@ std::unique_ptr<Family> open_model(Context& ctx, const FamilyOptions& options) {
   return std::make_unique<Model>(ctx, options);
 }
 
-constexpr std::array kFamilies{
-    FamilyEntry{flux2_klein::kPipelines, flux2_klein::kTransformerClass, flux2_klein::read_shape,
-                open_model<flux2_klein::Model>},
-    FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::read_shape, open_model<zimage::Model>},
+const std::array kFamilies{
+    FamilyEntry{flux2_klein::kPipelines, flux2_klein::kTransformerClass, flux2_klein::kTransformer,
+                flux2_klein::read_shape, open_model<flux2_klein::Model>},
+    FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::kTransformer, zimage::read_shape,
+                open_model<zimage::Model>},
 };
 
-const FamilyEntry& family_of(const std::filesystem::path& folder) {
-  std::vector<std::string_view> pipelines;
-  for (const FamilyEntry& family : kFamilies)
-    pipelines.insert(pipelines.end(), family.pipelines.begin(), family.pipelines.end());
-  const std::string name = JsonConfig::load(folder / "model_index.json").class_name(pipelines);
-  return *std::ranges::find_if(kFamilies, [&](const FamilyEntry& family) {
-    return std::ranges::find(family.pipelines, name) != family.pipelines.end();
-  });
+/// \return the family whose transformer the file holds. \throws Error model if it is none's
+const FamilyEntry& family_of_file(const std::filesystem::path& file) {
+  std::vector<std::string_view> marks;
+  for (const FamilyEntry& family : kFamilies) {
+    if (holds_part(file, family.transformer)) return family;
+    for (const CheckpointLayout& layout : family.transformer.layouts()) marks.push_back(layout.mark);
+  }
+  fail(ErrorKind::model,
+       "{}: holds no transformer of Z-Image or FLUX.2-klein: no tensor is called {}, with or without a usual prefix",
+       file.string(), fmt::join(marks, " or "));
+}
+
+/// \return the family that the model's folder names. \throws Error model
+const FamilyEntry& family_of_folder(const std::filesystem::path& folder) {
+  std::vector<std::string_view> names;
+  if (std::filesystem::exists(folder / "model_index.json")) {
+    for (const FamilyEntry& family : kFamilies)
+      names.insert(names.end(), family.pipelines.begin(), family.pipelines.end());
+    const std::string name = JsonConfig::load(folder / "model_index.json").class_name(names);
+    return *std::ranges::find_if(kFamilies, [&](const FamilyEntry& family) {
+      return std::ranges::find(family.pipelines, name) != family.pipelines.end();
+    });
+  }
+  // Configs alone, of whatever model, are enough to plan with.
+  for (const FamilyEntry& family : kFamilies) names.push_back(family.transformer_class);
+  const std::string name = JsonConfig::load(folder / "transformer" / "config.json").class_name(names);
+  return *std::ranges::find(kFamilies, name, &FamilyEntry::transformer_class);
+}
+
+const FamilyEntry& family_of(const ModelFiles& files) {
+  const std::filesystem::path file = files.transformer.empty() ? files.model : files.transformer;
+  const bool is_file = std::filesystem::is_regular_file(file);
+  if (files.folder().empty()) {
+    require(is_file, ErrorKind::model, "no transformer: give --transformer, or --model-path with a model");
+    return family_of_file(file);
+  }
+  const FamilyEntry& family = family_of_folder(files.folder());
+  if (is_file) {
+    const FamilyEntry& other = family_of_file(file);
+    require(&other == &family, ErrorKind::model, "{} is a {}, and {} holds a model with a {}", file.string(),
+            other.transformer.name, files.folder().string(), family.transformer.name);
+  }
+  return family;
 }
 
 }  // namespace
 
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) {
-  return family_of(options.folder).open(ctx, options);
+  return family_of(options.files).open(ctx, options);
 }
 
-ModelShape read_family_shape(const std::filesystem::path& folder) {
-  if (std::filesystem::exists(folder / "model_index.json")) return family_of(folder).read_shape(folder);
-  // Configs alone, of whatever model, are enough to plan with.
-  std::vector<std::string_view> transformers;
-  for (const FamilyEntry& family : kFamilies) transformers.push_back(family.transformer);
-  const std::string name = JsonConfig::load(folder / "transformer" / "config.json").class_name(transformers);
-  return std::ranges::find(kFamilies, name, &FamilyEntry::transformer)->read_shape(folder);
-}
+ModelShape read_family_shape(const ModelFiles& files) { return family_of(files).read_shape(files); }
 
 }  // namespace nostos

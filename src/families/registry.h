@@ -1,7 +1,6 @@
 // Owns the list of model families, and the choice of the family that a model folder belongs to. Open models through it.
 #pragma once
 
-#include <filesystem>
 #include <memory>
 
 #include "device/context.h"
@@ -9,12 +8,12 @@
 
 namespace nostos {
 
-/// Reads every config and the tokenizer of a model folder, and checks names, shapes and dtypes of all weights. Loads no
+/// Reads every config and the tokenizer of a model, and checks names, shapes and dtypes of all weights. Loads no
 /// weights.
 /// \throws Error model naming file and field
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options);
 
 /// \return the shape of the model, from its configs alone. \throws Error model naming file and field
-ModelShape read_family_shape(const std::filesystem::path& folder);
+ModelShape read_family_shape(const ModelFiles& files);
 
 }  // namespace nostos

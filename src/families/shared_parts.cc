@@ -1,15 +1,41 @@
 // Implements the parts that several families have.
 #include "families/shared_parts.h"
 
+#include <fmt/ranges.h>
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
 namespace nostos {
 
 using autoencoder_kl::Autoencoder;
 
-std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const FamilyOptions& options,
+std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const PartFiles& text_encoder) {
+  const ModelFiles& files = options.files;
+  if (!files.tokenizer.empty()) return Tokenizer::load(files.tokenizer);
+  if (Tokenizer::is_there(text_encoder.path())) return Tokenizer::load(text_encoder.path());
+  if (!files.folder().empty()) {
+    const std::filesystem::path folder = files.folder() / "tokenizer";
+    if (options.synthetic && !std::filesystem::exists(folder)) return std::nullopt;
+    return Tokenizer::load(folder);
+  }
+  std::vector<std::string> places;
+  for (const std::filesystem::path& folder : files.usual_tokenizers) {
+    if (Tokenizer::is_there(folder)) return Tokenizer::load(folder);
+    places.push_back(folder.string());
+  }
+  fail(ErrorKind::model,
+       "no tokenizer: {} has none, nor is one in {}. Give --tokenizer with a folder that has tokenizer.json, or run "
+       "scripts/fetch_tokenizer.sh once, which fetches Qwen3's",
+       text_encoder.path().string(), fmt::join(places, " or "));
+}
+
+std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const PartFiles& files,
                                                                const qwen3::Config& config, int64_t max_tokens) {
-  const auto walk = [options, config](Context& on, WeightWalk how, const WeightPlacement& placement) {
-    // A language model with its head nests the encoder's tensors.
-    WeightBuilder builder = weights_of(on, options, "text_encoder", how, placement, {"model.", "embed_tokens.weight"});
+  const auto walk = [&files, config](Context& on, WeightWalk how, const WeightPlacement& placement) {
+    WeightBuilder builder = files.weights(on, how, placement);
     return qwen3::build_weights(config, builder);
   };
   return make_part<qwen3::Encoder>(ctx, "text encoder", walk,
@@ -18,14 +44,14 @@ std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, con
                                    });
 }
 
-std::unique_ptr<ModelPartOf<Autoencoder>> make_vae(Context& ctx, const FamilyOptions& options,
+std::unique_ptr<ModelPartOf<Autoencoder>> make_vae(Context& ctx, const PartFiles& files,
                                                    const autoencoder_kl::Config& config, bool with_encoder) {
-  const auto walk = [options, config, with_encoder](Context& on, WeightWalk how, const WeightPlacement&) {
-    WeightBuilder builder = weights_of(on, options, "vae", how);
+  const auto walk = [&files, config, with_encoder](Context& on, WeightWalk how, const WeightPlacement&) {
+    WeightBuilder builder = files.weights(on, how);
     return autoencoder_kl::build_weights(config, with_encoder, builder);
   };
   return make_part<Autoencoder>(ctx, "VAE", walk,
-                                [config, dtype = options.dtype](Context&, autoencoder_kl::Weights weights) {
+                                [config, dtype = files.dtype()](Context&, autoencoder_kl::Weights weights) {
                                   return Autoencoder(config, std::move(weights), dtype);
                                 });
 }

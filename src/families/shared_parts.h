@@ -5,13 +5,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 
 #include "families/family.h"
-#include "families/weights_folder.h"
+#include "families/part_files.h"
 #include "models/autoencoder_kl/autoencoder.h"
+#include "models/autoencoder_kl/file_layouts.h"
 #include "models/qwen3/encoder.h"
+#include "models/qwen3/file_layouts.h"
+#include "text/tokenizer.h"
 
 namespace nostos {
 
@@ -29,12 +33,29 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, std::string_view n
       });
 }
 
+/// The text encoder as files have it.
+inline constexpr PartKind kTextEncoder{"Qwen3 text encoder",      "text_encoder",      "--text-encoder",
+                                       &ModelFiles::text_encoder, qwen3::file_layouts, qwen3::file_prefixes,
+                                       qwen3::guess_config};
+
+/// \param guess_config by whose config a family draws
+/// \return a VAE as files have it.
+constexpr PartKind vae_kind(std::string_view name, decltype(PartKind::guess_config) guess_config) {
+  return {name,        "vae", "--vae", &ModelFiles::vae, autoencoder_kl::file_layouts, autoencoder_kl::file_prefixes,
+          guess_config};
+}
+
+/// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or, where
+/// there is no folder, the usual one; nothing for a synthetic model without one.
+/// \throws Error model saying where it was looked for, and how to get it
+std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const PartFiles& text_encoder);
+
 /// \param max_tokens of a prompt, pads included
-std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const FamilyOptions& options,
+std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const PartFiles& files,
                                                                const qwen3::Config& config, int64_t max_tokens);
 
 /// \param with_encoder whether images are encoded, too
-std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> make_vae(Context& ctx, const FamilyOptions& options,
+std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> make_vae(Context& ctx, const PartFiles& files,
                                                                    const autoencoder_kl::Config& config,
                                                                    bool with_encoder);
 

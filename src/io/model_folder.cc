@@ -178,10 +178,10 @@ std::string snapshot_model(const Path& path) {
 }
 
 Path resolve_model_path(const std::string& path_or_name) {
-  if (is_folder(path_or_name)) return path_or_name;
   std::error_code error;
+  if (is_folder(path_or_name) || std::filesystem::is_regular_file(path_or_name, error)) return path_or_name;
   require(!std::filesystem::exists(path_or_name, error), ErrorKind::model,
-          "model '{}' is a file, must be a checkpoint folder", path_or_name);
+          "model '{}' is neither a folder nor a regular file", path_or_name);
   if (std::filesystem::is_symlink(path_or_name, error))
     fail(ErrorKind::model, "model '{}' not found: {}", path_or_name, why_unreadable(path_or_name, ENOENT));
   return Repository(parse_model_name(path_or_name)).snapshot();

@@ -140,7 +140,7 @@ WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
          partial_download(folder));
   }
   WeightStore store;
-  store.folder_ = folder;
+  store.path_ = folder;
   store.variant_ = choose_variant(folder, variant, candidates);
   if (store.variant_ != variant) {
     store.notes_.push_back(fmt::format("{}: no {} weights, those {} are taken", folder.string(),
@@ -169,6 +169,13 @@ WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
   return store;
 }
 
+WeightStore WeightStore::open_file(const Path& file) {
+  WeightStore store;
+  store.path_ = file;
+  store.add_file(file);
+  return store;
+}
+
 void WeightStore::add_file(const Path& file) {
   files_.push_back(open_tensor_file(file));
   for (const auto& [name, info] : files_.back()->tensors()) entries_.emplace(name, Entry{files_.size() - 1});
@@ -179,7 +186,7 @@ void WeightStore::add_shards(const Path& index) {
   std::set<std::string> shards;
   for (const auto& [name, shard] : shard_of) shards.insert(shard);
   for (const std::string& shard : shards) {
-    const Path file = folder_ / shard;
+    const Path file = path_ / shard;
     std::error_code error;
     if (!std::filesystem::exists(file, error)) {
       const std::string reason = why_unreadable(file, ENOENT);
@@ -210,9 +217,16 @@ std::optional<ConstView> WeightStore::find(std::string_view name) {
   return files_[found->second.file]->tensor(name);
 }
 
+std::optional<std::span<const std::byte>> WeightStore::find_bytes(std::string_view name) {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) return std::nullopt;
+  found->second.used = true;
+  return files_[found->second.file]->bytes(name);
+}
+
 std::string WeightStore::where(std::string_view name) const {
   const auto found = entries_.find(name);
-  return found == entries_.end() ? folder_.string() : files_[found->second.file]->path().string();
+  return found == entries_.end() ? path_.string() : files_[found->second.file]->path().string();
 }
 
 std::vector<std::string> WeightStore::unused() const {

@@ -36,8 +36,11 @@ class WeightStore {
   /// index that names a missing file or a path outside the folder, a tensor that is not in the shard that the index
   /// says.
   static WeightStore open(const std::filesystem::path& folder, const std::string& variant = "");
+  /// All tensors of one file, whatever its name and format. \throws Error model as open_tensor_file()
+  static WeightStore open_file(const std::filesystem::path& file);
 
-  const std::filesystem::path& folder() const { return folder_; }
+  /// \return the folder, or the file, that was opened.
+  const std::filesystem::path& path() const { return path_; }
   /// \return the variant that was taken, "" for the plain weights.
   const std::string& variant() const { return variant_; }
   /// \return what was chosen where there was a choice, each a sentence for the log.
@@ -48,7 +51,10 @@ class WeightStore {
   /// \return the tensor, recorded as used, or nothing. The view lives as long as the store.
   /// \throws Error model if it is none that nostos can use: see TensorFile::tensor()
   std::optional<ConstView> find(std::string_view name);
-  /// \return the file that holds the tensor, or the folder if none does: for messages.
+  /// \return the tensor's bytes as they are stored, recorded as used, or nothing. They live as long as the store.
+  /// \throws Error model if the file has been cut short
+  std::optional<std::span<const std::byte>> find_bytes(std::string_view name);
+  /// \return the file that holds the tensor, or path() if none does: for messages.
   std::string where(std::string_view name) const;
   /// \return the names never asked for, sorted.
   std::vector<std::string> unused() const;
@@ -71,7 +77,7 @@ class WeightStore {
   void add_file(const std::filesystem::path& file);
   void add_shards(const std::filesystem::path& index);
 
-  std::filesystem::path folder_;
+  std::filesystem::path path_;
   std::string variant_;
   std::vector<std::string> notes_;
   std::vector<std::unique_ptr<const TensorFile>> files_;

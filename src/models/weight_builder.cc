@@ -1,6 +1,8 @@
 // Implements conversion, stacking and packing of weights.
 #include "models/weight_builder.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -11,10 +13,32 @@
 namespace nostos {
 namespace {
 
-/// \return rows that lie in one piece.
-NamedRows piece(const std::string& name, int64_t begin, int64_t count) { return {name, begin, count, count, count}; }
-NamedRows piece(const MatrixPart& part, int64_t begin) {
-  return {part.name, begin, part.rows, part.rows, part.rows, part.row, part.column};
+/// \return the bytes of `matrix` and of its scales in one piece, as copied to a device.
+size_t image_bytes(const StoredMatrix& matrix) { return BlockStream::aligned(matrix.size_in_bytes()); }
+
+/// Copies `matrix`, on the host, to `image`, image_bytes() of memory on the device.
+void upload(Context& ctx, const StoredMatrix& matrix, std::byte* image) {
+  const int64_t bytes = static_cast<int64_t>(matrix.row_bytes());
+  const bool is_whole = matrix.row_stride == matrix.row_bytes();
+  std::vector<std::byte> packed;
+  if (!is_whole) {
+    packed.resize(static_cast<size_t>(matrix.rows * bytes));
+    for (int64_t row = 0; row < matrix.rows; ++row)
+      std::memcpy(packed.data() + row * bytes, matrix.row_range(row, 1).data, static_cast<size_t>(bytes));
+  }
+  const Shape shape{matrix.rows, bytes};
+  upload(ctx, ConstView(is_whole ? matrix.data : packed.data(), DType::u8, shape), View(image, DType::u8, shape));
+  const int64_t scales = static_cast<int64_t>(matrix.size_in_bytes()) - matrix.rows * bytes;
+  if (scales == 0) return;
+  upload(ctx, ConstView(reinterpret_cast<const std::byte*>(matrix.scales), DType::u8, {scales}),
+         View(image + matrix.rows * bytes, DType::u8, {scales}));
+}
+
+/// \return `matrix` in an image of it on the device.
+StoredMatrix in_image(const StoredMatrix& matrix, const std::byte* image) {
+  const std::byte* scales = image + static_cast<size_t>(matrix.rows) * matrix.row_bytes();
+  return StoredMatrix::whole(matrix.format, matrix.rows, matrix.columns, image,
+                             matrix.scales == nullptr ? nullptr : reinterpret_cast<const float*>(scales));
 }
 
 }  // namespace
@@ -37,14 +61,16 @@ BlockVisit WeightBuilder::end_block() {
   return streamed ? BlockVisit(storage_.stream, *streamed) : BlockVisit();
 }
 
-View WeightBuilder::stage(DType dtype, const Shape& shape) {
-  const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(dtype);
+void WeightBuilder::count(size_t bytes) {
   if (in_block_)
     storage_.sizes.blocks.back() += BlockStream::aligned(bytes);
   else
     storage_.sizes.fixed += bytes;
+}
+
+std::byte* WeightBuilder::stage(size_t bytes) {
   if (staging_.size_bytes() < bytes) staging_ = Buffer(ctx_.device(), bytes);
-  return {staging_.data(), dtype, shape};
+  return staging_.data();
 }
 
 bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) {
@@ -52,24 +78,6 @@ bool WeightBuilder::fetch(const std::string& name, const Shape& shape, View to) 
   if (!from) return false;
   load(from, to);
   source_->release(name);
-  return true;
-}
-
-bool WeightBuilder::fetch(const MatrixPart& part, View to) {
-  const ConstView from = source_->tensor(part.name, part.whole);
-  if (!from) return false;
-  const ConstView rows = from.rows(part.row, part.rows);
-  if (part.columns == part.whole[1]) {
-    load(rows, to);
-  } else {
-    Tensor cut(Device{}, from.dtype(), {part.rows, part.columns});
-    const size_t item = size_bytes(from.dtype()), stride = static_cast<size_t>(part.whole[1]) * item;
-    const size_t begin = static_cast<size_t>(part.column) * item, bytes = static_cast<size_t>(part.columns) * item;
-    for (size_t row = 0; row < static_cast<size_t>(part.rows); ++row)
-      std::memcpy(cut.view().bytes() + row * bytes, rows.bytes() + row * stride + begin, bytes);
-    load(cut, to);
-  }
-  source_->release(part.name);
   return true;
 }
 
@@ -88,17 +96,132 @@ ConstView WeightBuilder::keep(Tensor tensor) {
   return std::as_const(storage_.tensors.back()).view();
 }
 
-Linear WeightBuilder::pack(ConstView weight, std::vector<NamedRows> rows) {
-  Linear packed;
-  if (streamed_block_) {
-    const std::byte* place = storage_.stream->add(ctx_, weight.bytes(), weight.size_in_bytes());
-    packed = ops::borrow_linear(ctx_, {place, weight.dtype(), weight.shape()});
-  } else {
-    packed = ops::pack_linear(ctx_, weight);
-    storage_.bytes += packed.size_in_bytes();
+std::vector<WeightBuilder::PlacedPart> WeightBuilder::stack(std::span<const MatrixPart> parts) {
+  std::vector<PlacedPart> placed;
+  int64_t begin = 0;
+  for (const MatrixPart& part : parts) {
+    placed.push_back({part, {part.name, begin, part.rows, part.rows, part.rows, part.row, part.column}});
+    begin += part.rows;
   }
-  packed.rows = std::move(rows);
+  return placed;
+}
+
+std::vector<WeightBuilder::SourcePiece> WeightBuilder::find(std::span<const PlacedPart> parts) {
+  std::vector<SourcePiece> pieces;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const MatrixPart& part = parts[i].from;
+    std::vector<StoredMatrix> stored = source_->matrix(part.name, part.whole);
+    // Columns that end inside of a block are cut out of the numbers.
+    if (std::ranges::any_of(stored,
+                            [&](const StoredMatrix& m) { return !m.can_cut_columns(part.column, part.columns); })) {
+      const ConstView all = source_->tensor(part.name, part.whole);
+      stored = {StoredMatrix::whole({stored_type(all.dtype())}, part.whole[0], part.whole[1], all.bytes())};
+    }
+    int64_t top = 0;  // of the piece in the checkpoint's matrix
+    for (const StoredMatrix& matrix : stored) {
+      const int64_t begin = std::max(part.row, top), end = std::min(part.row + part.rows, top + matrix.rows);
+      if (begin < end)
+        pieces.push_back(
+            {matrix.row_range(begin - top, end - begin).column_range(part.column, part.columns), i, begin - part.row});
+      top += matrix.rows;
+    }
+  }
+  return pieces;
+}
+
+Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& shape, DType input, bool interleaved) {
+  const std::vector<SourcePiece> pieces = find(parts);
+  const bool is_plain =
+      std::ranges::all_of(pieces, [](const SourcePiece& piece) { return piece.matrix.format.is_plain(); });
+  int64_t rows = 0;
+  for (const SourcePiece& piece : pieces) rows += piece.matrix ? piece.matrix.rows : 0;
+  const bool has_data = rows == shape[0];
+  Linear made;
+  if (is_plain) {
+    const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(input);
+    count(bytes);
+    if (!has_data) return {};
+    made = weight_of_plain(pieces, View(stage(bytes), input, shape), interleaved);
+  } else {
+    std::vector<StoredPiece> placed;
+    for (const SourcePiece& piece : pieces) {
+      const NamedRows& to = parts[piece.part].to;
+      const bool in_one = to.run == to.count;
+      check(in_one || piece.row % to.run == 0, "rows that are dealt out come in whole runs");
+      placed.push_back({piece.matrix, to.row(piece.row), in_one ? piece.matrix.rows : to.run,
+                        in_one ? piece.matrix.rows : to.stride});
+    }
+    size_t bytes = 0;
+    for (const StoredPiece& piece : placed) bytes += image_bytes(piece.matrix);
+    count(bytes);
+    if (!has_data) return {};
+    made = weight_as_stored(std::move(placed), shape, input);
+  }
+  for (const PlacedPart& part : parts) {
+    made.rows.push_back(part.to);
+    if (is_plain || ctx_.device().kind != DeviceKind::cpu) source_->release(part.from.name);
+  }
+  return made;
+}
+
+Linear WeightBuilder::weight_of_plain(const std::vector<SourcePiece>& pieces, View made, bool interleaved) {
+  int64_t row = 0;
+  for (const SourcePiece& piece : pieces) {
+    const StoredMatrix& from = piece.matrix;
+    const DType dtype = *plain_dtype(from.format.type);
+    const View to = made.rows(row, from.rows);
+    row += from.rows;
+    if (from.row_stride == from.row_bytes()) {
+      load({from.data, dtype, to.shape()}, to);
+      continue;
+    }
+    Tensor cut(Device{}, dtype, to.shape());
+    for (int64_t i = 0; i < from.rows; ++i)
+      std::memcpy(cut.view().rows(i, 1).bytes(), from.row_range(i, 1).data, from.row_bytes());
+    load(cut, to);
+  }
+  if (interleaved) {
+    if (raw_.size_bytes() < made.size_in_bytes()) raw_ = Buffer(ctx_.device(), made.size_in_bytes());
+    const View dealt(raw_.data(), made.dtype(), made.shape());
+    ops::interleave_gates(ctx_, made, dealt);
+    made = dealt;
+  }
+  if (streamed_block_) {
+    const std::byte* place = storage_.stream->add(ctx_, made.bytes(), made.size_in_bytes());
+    return ops::borrow_linear(ctx_, {place, made.dtype(), made.shape()});
+  }
+  Linear packed = ops::pack_linear(ctx_, made);
+  storage_.bytes += packed.size_in_bytes();
   return packed;
+}
+
+Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Shape& shape, DType input) {
+  size_t bytes = 0;
+  for (const StoredPiece& piece : pieces) bytes += image_bytes(piece.matrix);
+  if (ctx_.device().kind == DeviceKind::cpu) {
+    storage_.source = source_;
+    storage_.bytes += bytes;
+    return ops::keep_stored(ctx_, std::move(pieces), shape, input);
+  }
+  std::byte* image = nullptr;
+  if (streamed_block_) {
+    image = stage(bytes);
+  } else {
+    Tensor made(ctx_.device(), DType::u8, {static_cast<int64_t>(bytes)});
+    image = made.view().bytes();
+    keep(std::move(made));
+  }
+  size_t offset = 0;
+  for (const StoredPiece& piece : pieces) {
+    upload(ctx_, piece.matrix, image + offset);
+    offset += image_bytes(piece.matrix);
+  }
+  const std::byte* place = streamed_block_ ? storage_.stream->add(ctx_, image, bytes) : image;
+  for (StoredPiece& piece : pieces) {
+    piece.matrix = in_image(piece.matrix, place);
+    place += image_bytes(piece.matrix);
+  }
+  return ops::keep_stored(ctx_, std::move(pieces), shape, input);
 }
 
 ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
@@ -110,69 +233,52 @@ ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
 
 Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs,
                               int64_t in) {
+  std::vector<MatrixPart> parts;
   int64_t all = 0;
-  for (int64_t out : outs) all += out;
-  const View made = stage(dtype_, {all, in});
-  bool complete = true;
-  std::vector<NamedRows> rows;
-  int64_t row = 0;
   auto out = outs.begin();
   for (const std::string& name : names) {
-    complete = fetch(name, {*out, in}, made.rows(row, *out)) && complete;
-    rows.push_back(piece(name, row, *out));
-    row += *out++;
+    parts.push_back(MatrixPart::all(name, *out, in));
+    all += *out++;
   }
-  return complete ? pack(made, std::move(rows)) : Linear{};
+  return weight(stack(parts), {all, in}, dtype_);
 }
 
 Linear WeightBuilder::part(const MatrixPart& part) {
-  const View made = stage(dtype_, {part.rows, part.columns});
-  return fetch(part, made) ? pack(made, {piece(part, 0)}) : Linear{};
+  return weight(stack(std::array{part}), {part.rows, part.columns}, dtype_);
 }
 
 GatedLinear WeightBuilder::gated(const MatrixPart& gate, const MatrixPart& up, const GatedShape& shape) {
-  const int64_t in = shape.in, ffn = shape.ffn;
-  const View made = stage(dtype_, {2 * ffn, in});
-  const bool has_gate = fetch(gate, made.rows(0, ffn)), has_up = fetch(up, made.rows(ffn, ffn));
-  if (!has_gate || !has_up) return {};
-  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape))
-    return {pack(made, {piece(gate, 0), piece(up, ffn)}), false};
-  if (raw_.size_bytes() < made.size_in_bytes()) raw_ = Buffer(ctx_.device(), made.size_in_bytes());
-  const View interleaved(raw_.data(), dtype_, made.shape());
-  ops::interleave_gates(ctx_, made, interleaved);
-  std::vector<NamedRows> rows = ops::interleaved_rows(ctx_.device(), gate.name, up.name, ffn);
-  rows[0].from_row = gate.row;
-  rows[1].from_row = up.row;
-  return {pack(interleaved, std::move(rows)), true};
+  std::vector<PlacedPart> parts = stack(std::array{gate, up});
+  const Shape both{2 * shape.ffn, shape.in};
+  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape)) return {weight(parts, both, dtype_), false};
+  std::vector<NamedRows> rows = ops::interleaved_rows(ctx_.device(), gate.name, up.name, shape.ffn);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    rows[i].from_row = parts[i].from.row;
+    parts[i].to = rows[i];
+  }
+  return {weight(parts, both, dtype_, true), true};
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
-  const View made = stage(dtype, {out, in});
-  const bool complete = fetch(name + ".weight", {out, in}, made);
-  const ConstView bias_view = bias ? small(name + ".bias", {out}) : ConstView{};
-  if (!complete) return {};
-  Linear packed = pack(made, {piece(name + ".weight", 0, out)});
-  packed.bias = bias_view;
-  return packed;
+  Linear made = weight(stack(std::array{MatrixPart::all(name + ".weight", out, in)}), {out, in}, dtype);
+  if (bias) made.bias = small(name + ".bias", {out});
+  return made;
 }
 
 Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names, int64_t out, int64_t in) {
   const int64_t count = static_cast<int64_t>(names.size());
-  const View weight = stage(dtype_, {count * out, in});
+  std::vector<MatrixPart> parts;
+  for (const std::string& name : names) parts.push_back(MatrixPart::all(name + ".weight", out, in));
+  Linear made = weight(stack(parts), {count * out, in}, dtype_);
   Tensor bias(ctx_.device(), DType::f32, {count * out});
   bool complete = true;
-  std::vector<NamedRows> rows;
   int64_t row = 0;
   for (const std::string& name : names) {
-    rows.push_back(piece(name + ".weight", row, out));
-    complete = fetch(name + ".weight", {out, in}, weight.rows(row, out)) && complete;
     complete = fetch(name + ".bias", {out}, bias.view().rows(row, out)) && complete;
     row += out;
   }
-  if (!complete) return {};
-  Linear packed = pack(weight, std::move(rows));
-  packed.bias = keep(std::move(bias));
-  return packed;
+  if (complete) made.bias = keep(std::move(bias));
+  return made;
 }
 
 Conv2d WeightBuilder::conv(const std::string& name, int64_t out, int64_t in, int64_t kernel) {
@@ -185,7 +291,9 @@ Conv2d WeightBuilder::upsampling_conv(const std::string& name, int64_t out, int6
 
 Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
                                   Conv2d (*pack)(Context&, ConstView, ConstView)) {
-  const View made = stage(dtype_, shape);
+  const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(dtype_);
+  count(bytes);
+  const View made(stage(bytes), dtype_, shape);
   const bool complete = fetch(name + ".weight", shape, made);
   const ConstView bias = small(name + ".bias", {shape[0]});
   if (!complete || !bias) return {};
@@ -194,24 +302,25 @@ Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
   return packed;
 }
 
-ConstView WeightBuilder::table(const std::string& name, const Shape& shape) {
-  const ConstView from = source_->tensor(name, shape);
-  const bool can_be_read = from.dtype() == DType::f32 || from.dtype() == DType::bf16;
-  const DType kept = can_be_read ? from.dtype() : DType::f32;
-  storage_.sizes.table = static_cast<size_t>(shape.elements()) * size_bytes(kept);
+StoredMatrix WeightBuilder::table(const std::string& name, const Shape& shape) {
+  const std::vector<StoredMatrix> pieces = source_->matrix(name, shape);
+  if (pieces.empty()) return {};
+  check(pieces.size() == 1, "a table stands in one piece");
+  const StoredMatrix& from = pieces.front();
+  storage_.sizes.table = image_bytes(from);
   if (!from) return {};
-  if (can_be_read && ctx_.device().kind == DeviceKind::cpu) {
+  if (ctx_.device().kind == DeviceKind::cpu) {
     storage_.source = source_;
     storage_.bytes += from.size_in_bytes();
     return from;
   }
-  Tensor made(ctx_.device(), kept, shape);
-  load(from, made);
+  Tensor made(ctx_.device(), DType::u8, {static_cast<int64_t>(image_bytes(from))});
+  upload(ctx_, from, made.view().bytes());
   source_->release(name);
-  if (!placement_.table_on_host) return keep(std::move(made));
+  if (!placement_.table_on_host) return in_image(from, keep(std::move(made)).bytes());
   storage_.table = PinnedBuffer(ctx_.device(), made.size_in_bytes());
   ctx_.stream().copy(storage_.table.data(), made.view().bytes(), made.size_in_bytes());
-  return {storage_.table.data(), kept, shape};
+  return in_image(from, storage_.table.data());
 }
 
 WeightStorage WeightBuilder::finish() {

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,14 +16,16 @@
 #include "models/weight_source.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
+#include "ops/stored_weight.h"
 #include "tensor/tensor.h"
+#include "tensor/weight_format.h"
 
 namespace nostos {
 
 /// How often a block's weights are used.
 enum class BlockUse { each_step, once_a_prompt };
 
-/// What a part's weights take, found by a walk: of their dtypes, before any packing.
+/// What a part's weights take, found by a walk: of their dtypes or formats, before any packing.
 struct WeightSizes {
   size_t fixed = 0;            ///< bytes of all that is in no block, but for the table
   size_t table = 0;            ///< bytes of the table that rows are looked up in
@@ -44,7 +47,7 @@ struct WeightPlacement {
 /// What keeps a model's views alive.
 struct WeightStorage {
   std::vector<Tensor> tensors;
-  std::shared_ptr<WeightSource> source;  ///< for tables that are read where they lie
+  std::shared_ptr<WeightSource> source;  ///< for what is used where it lies: tables and stored weights on the CPU
   PinnedBuffer table;                    ///< of a GPU's model in host memory
   std::shared_ptr<BlockStream> stream;   ///< of the streamed blocks, if any
   size_t bytes = 0;                      ///< on the device, packed weights and the stream's slots included
@@ -97,8 +100,8 @@ class WeightBuilder {
   Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel);
   /// The same of a 3x3 filter for ops::upsampling_conv2d().
   Conv2d upsampling_conv(const std::string& name, int64_t out, int64_t in);
-  /// The table that rows are looked up in, f32 or bf16; on the CPU it is read where it lies.
-  ConstView table(const std::string& name, const Shape& shape);
+  /// The table that rows are looked up in, as it is stored; on the CPU it is read where it lies.
+  StoredMatrix table(const std::string& name, const Shape& shape);
   /// A tensor that the layout has and the engine never needs.
   void unneeded(const std::string& name, const Shape& shape) { source_->unneeded(name, shape); }
 
@@ -109,16 +112,36 @@ class WeightBuilder {
   WeightStorage finish();
 
  private:
+  /// A part of a checkpoint's matrix, and where its rows go in a weight.
+  struct PlacedPart {
+    MatrixPart from;
+    NamedRows to;
+  };
+  /// What the source gives of a placed part: some of its rows.
+  struct SourcePiece {
+    StoredMatrix matrix;
+    size_t part;  // of the weight
+    int64_t row;  // of the part, the piece's first
+  };
+
+  /// A weight of `shape` made of `parts`, in `input` numbers or, unless all of it is plain, as it is stored.
+  /// \param interleaved whether the parts are gates and what they gate, stored side by side
+  Linear weight(std::span<const PlacedPart> parts, const Shape& shape, DType input, bool interleaved = false);
+  /// \return the parts one below the other.
+  static std::vector<PlacedPart> stack(std::span<const MatrixPart> parts);
+  std::vector<SourcePiece> find(std::span<const PlacedPart> parts);
+  /// \param made [out, in], the parts one below the other
+  Linear weight_of_plain(const std::vector<SourcePiece>& pieces, View made, bool interleaved);
+  Linear weight_as_stored(std::vector<StoredPiece> pieces, const Shape& shape, DType input);
+  /// Counts bytes of a matrix.
+  void count(size_t bytes);
   /// Enqueues a copy of host data, converted to to's dtype.
   void load(ConstView host, View to);
-  /// \return memory for a tensor that is packed at once, valid until the next call: fresh pages for every weight would
-  /// double load time.
-  View stage(DType dtype, const Shape& shape);
+  /// \return device memory for a weight that is packed or sent on at once, valid until the next call: fresh pages for
+  /// every weight would double load time.
+  std::byte* stage(size_t bytes);
   /// Copies `name` to `to`, converted to its dtype. \return false if the source gives no data.
   bool fetch(const std::string& name, const Shape& shape, View to);
-  bool fetch(const MatrixPart& part, View to);
-  /// \param rows where `weight`'s come from.
-  Linear pack(ConstView weight, std::vector<NamedRows> rows);
   /// conv(), packed by `pack`.
   Conv2d packed_conv(const std::string& name, const Shape& shape, Conv2d (*pack)(Context&, ConstView, ConstView));
   ConstView keep(Tensor tensor);

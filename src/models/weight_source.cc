@@ -1,58 +1,215 @@
 // Implements the sources of weights.
 #include "models/weight_source.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "ops/elementwise.h"
+#include "ops/stored_weight.h"
 
 namespace nostos {
 namespace {
 
 constexpr size_t kNamedAtMost = 8;  // names written out in one message
 
+std::vector<int64_t> extents_of(const Shape& shape) {
+  std::vector<int64_t> extents;
+  for (int axis = 0; axis < shape.rank(); ++axis) extents.push_back(shape[axis]);
+  return extents;
+}
+
+/// \return the extents but those of 1, which formats write and leave out as they like.
+std::vector<int64_t> long_extents(std::vector<int64_t> extents) {
+  std::erase(extents, 1);
+  return extents;
+}
+
+/// \return the names of all types that weights are stored in.
+std::string stored_type_names() {
+  std::vector<std::string_view> names;
+  for (const StoredType type : kStoredTypes) names.push_back(name(type));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
 }  // namespace
 
-ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
-  const std::string full = prefix_ + name;
-  const TensorInfo* info = store_.info(full);
+std::vector<StoredMatrix> WeightSource::matrix(const std::string& name, const Shape& shape) {
+  const ConstView all = tensor(name, shape);
+  return {StoredMatrix::whole({stored_type(all.dtype())}, shape[0], shape[1], all.bytes())};
+}
+
+StoreSource::StoreSource(WeightStore store, CheckpointNames names, Mode mode)
+    : store_(std::move(store)), names_(std::move(names)), mode_(mode) {}
+
+std::vector<TensorRows> StoreSource::find(const std::string& name) const {
+  std::vector<TensorRows> rows = names_.layout == nullptr ? find_as_named(name) : names_.layout->find(name);
+  for (TensorRows& part : rows) part.name.insert(0, names_.prefix);
+  return rows;
+}
+
+std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, const std::string& wanted) {
+  const TensorInfo* info = store_.info(rows.name);
   if (info == nullptr) {
-    problems_.push_back(fmt::format("{} is missing", full));
-    return {};
+    problems_.push_back(fmt::format("{} is missing", rows.name));
+    return std::nullopt;
   }
-  const std::string found = fmt::format("{} in {} is {}", full, store_.where(full), to_string(*info));
-  if (info->shape() != shape) {
-    problems_.push_back(fmt::format("{}, the config wants the shape {}", found, to_string(shape)));
-    return {};
+  const int64_t all_rows = info->extents.empty() ? 1 : info->extents.front();
+  if (all_rows % rows.parts != 0) {
+    problems_.push_back(fmt::format("{} in {} is {}, whose rows cannot be {} equal parts, of which {} is one",
+                                    rows.name, store_.where(rows.name), to_string(*info), rows.parts, wanted));
+    return std::nullopt;
   }
-  const std::optional<DType> dtype = info->dtype();
-  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) {
-    problems_.push_back(fmt::format("{}, weights are F32, BF16 or F16", found));
-    return {};
+  const std::optional<StoredType> type = parse_stored_type(info->dtype_name);
+  if (!type) {
+    problems_.push_back(fmt::format("{} in {} is {}, weights are {}", rows.name, store_.where(rows.name),
+                                    to_string(*info), stored_type_names()));
+    return std::nullopt;
   }
-  const ConstView view = *store_.find(full);
-  if (mode_ == Mode::check_only) return {nullptr, *dtype, shape};
-  store_.will_need(full);  // read ahead as a whole, not page by page
-  return view;
+  const int64_t part = all_rows / rows.parts;
+  const bool has_rows =
+      long_extents(info->extents).size() > 1 && info->elements() / all_rows % block_elements(*type) == 0;
+  if (!has_rows && rows.parts > 1 && !plain_dtype(*type)) {
+    problems_.push_back(fmt::format("{} in {} is {}, whose blocks cannot be cut, and {} is a part of it", rows.name,
+                                    store_.where(rows.name), to_string(*info), wanted));
+    return std::nullopt;
+  }
+  return Stored{rows.name, info, {*type}, "", rows.part * part, part, all_rows, has_rows};
+}
+
+std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, const Shape& shape) {
+  std::vector<Stored> found;
+  std::vector<int64_t> extents;
+  for (const TensorRows& part : find(name)) {
+    const std::optional<Stored> stored = locate(part, name);
+    if (!stored) return {};
+    std::vector<int64_t> own = stored->info->extents;
+    if (!own.empty()) own.front() = stored->rows;
+    if (!extents.empty()) own.front() += extents.front();
+    extents = std::move(own);
+    found.push_back(*stored);
+  }
+  if (long_extents(extents) == long_extents(extents_of(shape))) {
+    for (const Stored& stored : found) store_.find_bytes(stored.name);  // they are used
+    return found;
+  }
+  const Stored& first = found.front();
+  const std::string place = fmt::format("{} in {} is {}", first.name, store_.where(first.name), to_string(*first.info));
+  problems_.push_back(first.is_whole() && found.size() == 1
+                          ? fmt::format("{}, the config wants the shape {}", place, to_string(shape))
+                          : fmt::format("{}, the config wants the shape {} for {}, which stands there with others",
+                                        place, to_string(shape), name));
+  return {};
+}
+
+const float* StoreSource::scales_of(const Stored& stored) {
+  if (stored.scale.empty()) return nullptr;
+  const auto [at, is_new] = scales_.try_emplace(stored.scale);
+  if (is_new) {
+    const ConstView view = *store_.find(stored.scale);
+    at->second.resize(static_cast<size_t>(view.elements()));
+    ops::convert(host_, view, View(reinterpret_cast<std::byte*>(at->second.data()), DType::f32, view.shape()));
+  }
+  return at->second.data();
+}
+
+StoredMatrix StoreSource::read(const Stored& stored) {
+  const int64_t rows = stored.has_rows ? stored.all_rows : 1, columns = stored.info->elements() / rows;
+  if (mode_ == Mode::check_only)
+    return StoredMatrix::whole(stored.format, stored.has_rows ? stored.rows : 1, columns, nullptr);
+  store_.will_need(stored.name);  // read ahead as a whole, not page by page
+  // Tensors of plain types are aligned for their type.
+  const std::byte* data =
+      stored.format.is_plain() ? store_.find(stored.name)->bytes() : store_.find_bytes(stored.name)->data();
+  const StoredMatrix all = StoredMatrix::whole(stored.format, rows, columns, data, scales_of(stored));
+  return stored.has_rows ? all.row_range(stored.row, stored.rows) : all;
+}
+
+std::vector<StoredMatrix> StoreSource::matrix(const std::string& name, const Shape& shape) {
+  const std::vector<Stored> found = locate(name, shape);
+  if (!std::ranges::all_of(found, &Stored::has_rows)) {
+    const ConstView numbers =
+        mode_ == Mode::load ? dequantise(name, found, shape) : ConstView(nullptr, DType::f32, shape);
+    return {StoredMatrix::whole({stored_type(numbers.dtype())}, shape[0], shape[1], numbers.bytes())};
+  }
+  std::vector<StoredMatrix> pieces;
+  for (const Stored& stored : found) pieces.push_back(read(stored));
+  return pieces;
+}
+
+ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
+  const std::vector<Stored> found = locate(name, shape);
+  if (found.empty()) return {};
+  const bool is_plain = found.size() == 1 && found.front().format.is_plain();
+  if (mode_ == Mode::check_only)
+    return {nullptr, is_plain ? *plain_dtype(found.front().format.type) : DType::f32, shape};
+  if (!is_plain) return dequantise(name, found, shape);
+  const Stored& only = found.front();
+  store_.will_need(only.name);
+  const ConstView view = *store_.find(only.name);
+  return (only.is_whole() ? view : view.rows(only.row, only.rows)).reshape(shape);
+}
+
+ConstView StoreSource::dequantise(const std::string& name, const std::vector<Stored>& stored, const Shape& shape) {
+  const auto [at, is_new] = dequantised_.try_emplace(name);
+  if (!is_new) return std::as_const(at->second).view();
+  Tensor& made = at->second = Tensor(Device{}, DType::f32, shape);
+  std::byte* to = made.view().bytes();
+  for (const Stored& part : stored) {
+    const StoredMatrix matrix = read(part);
+    const View rows(to, DType::f32, {matrix.rows, matrix.columns});
+    ops::dequantise(host_, std::array{StoredPiece{matrix, 0, matrix.rows, matrix.rows}}, rows);
+    to += rows.size_in_bytes();
+  }
+  return std::as_const(made).view();
+}
+
+void StoreSource::release(const std::string& name) {
+  dequantised_.erase(name);
+  for (const TensorRows& part : find(name)) store_.release(part.name);
+}
+
+void StoreSource::unneeded(const std::string& name, const Shape& shape) {
+  // A single file may leave out what nobody needs, and a folder's part that lacks it is not whole.
+  const bool may_lack = names_.layout != nullptr;
+  const std::vector<TensorRows> parts = find(name);
+  if (may_lack && std::ranges::all_of(parts, [&](const TensorRows& part) { return !store_.info(part.name); })) return;
+  locate(name, shape);
+}
+
+void StoreSource::ignored(const std::string& name) {
+  ignored_.insert(name);
+  for (const TensorRows& part : find(name)) ignored_.insert(part.name);
 }
 
 void StoreSource::finish() {
-  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.folder().string(),
+  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.path().string(),
           problems_.size(), join_some(problems_, kNamedAtMost));
   if (mode_ == Mode::load) return;
   for (const std::string& note : store_.notes()) log_message(LogLevel::warning, note);
+  if (names_.layout != nullptr)
+    for (const std::string_view name : names_.layout->leftovers) ignored_.insert(names_.prefix + std::string(name));
   std::vector<std::string> unused = store_.unused();
-  std::erase_if(unused, [&](const std::string& name) { return ignored_.contains(name); });
+  std::erase_if(unused, [&](const std::string& name) {
+    return ignored_.contains(name) || (names_.is_shared && !name.starts_with(names_.prefix));
+  });
   if (!unused.empty()) {
-    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.folder().string(),
-                unused.size(), join_some(unused, kNamedAtMost));
+    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.path().string(), unused.size(),
+                join_some(unused, kNamedAtMost));
   }
 }
 
 ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
   // bf16 halves the time and memory; values are a sum of two uniform bytes, near enough to normal for timing and scale.
-  const auto [at, fresh] = made_.insert_or_assign(name, Tensor(Device{}, DType::bf16, shape));
+  const auto [at, is_new] = made_.try_emplace(name);
+  if (!is_new) return std::as_const(at->second).view();
+  at->second = Tensor(Device{}, DType::bf16, shape);
   bfloat16* values = at->second.data<bfloat16>();
   const int64_t elements = shape.elements();
   const bool is_vector = shape.rank() == 1;
@@ -72,7 +229,7 @@ ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
       values[i] = to_bfloat16(value);
     }
   }
-  return at->second.view();
+  return std::as_const(at->second).view();
 }
 
 ConstView ListingSource::tensor(const std::string& name, const Shape& shape) {

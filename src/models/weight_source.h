@@ -10,17 +10,23 @@
 
 #include "device/context.h"
 #include "io/weight_store.h"
+#include "models/checkpoint_layout.h"
 #include "tensor/tensor.h"
+#include "tensor/weight_format.h"
 
 namespace nostos {
 
-/// Gives tensors by the names that the checkpoint layout uses.
+/// Gives tensors by the names that the diffusers layout uses.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   /// \return the tensor, f32, bf16 or f16, valid until release(name) or as long as the source; with null data if this
   /// source gives none (it has then noted why, if anything is amiss).
   virtual ConstView tensor(const std::string& name, const Shape& shape) = 0;
+  /// \return the matrix as it is stored, in pieces from top to bottom, valid as long as the source or, if all are
+  /// plain, until release(name); without data where only sizes are known; nothing if this source has noted what is
+  /// amiss.
+  virtual std::vector<StoredMatrix> matrix(const std::string& name, const Shape& shape);
   /// The tensor has been copied: its memory may be reused.
   virtual void release(const std::string& name) = 0;
   /// Notes that the layout has this tensor but the engine never needs its values.
@@ -32,6 +38,13 @@ class WeightSource {
   virtual void finish() {}
 };
 
+/// How a checkpoint names its tensors.
+struct CheckpointNames {
+  const CheckpointLayout* layout = nullptr;  ///< null: as the diffusers layout does
+  std::string prefix{};                      ///< before every name where the checkpoint nests the part, e.g. "model."
+  bool is_shared = false;                    ///< whether it holds other parts, too, whose tensors nobody is warned of
+};
+
 /// A checkpoint part on disk.
 class StoreSource : public WeightSource {
  public:
@@ -40,23 +53,46 @@ class StoreSource : public WeightSource {
     check_only,  ///< compares names, shapes and dtypes, and gives no data
   };
 
-  /// \param prefix put before every name where the checkpoint nests the part, e.g. "model."
-  StoreSource(WeightStore store, std::string prefix, Mode mode)
-      : store_(std::move(store)), prefix_(std::move(prefix)), mode_(mode) {}
+  StoreSource(WeightStore store, CheckpointNames names, Mode mode);
 
   ConstView tensor(const std::string& name, const Shape& shape) override;
-  void release(const std::string& name) override { store_.release(prefix_ + name); }
-  void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
-  void ignored(const std::string& name) override { ignored_.insert({name, prefix_ + name}); }
+  std::vector<StoredMatrix> matrix(const std::string& name, const Shape& shape) override;
+  void release(const std::string& name) override;
+  void unneeded(const std::string& name, const Shape& shape) override;
+  void ignored(const std::string& name) override;
   /// When checking, also logs a warning that names the checkpoint's tensors nobody asked for.
   void finish() override;
 
  private:
+  /// Rows of a tensor of the store.
+  struct Stored {
+    std::string name;  // with the prefix
+    const TensorInfo* info;
+    WeightFormat format;
+    std::string scale;  // the tensor with the factors, if any
+    int64_t row, rows;  // of it
+    int64_t all_rows;   // that it has
+    bool has_rows;      // whether rows end where blocks end; else it is one long row
+    bool is_whole() const { return rows == all_rows; }
+  };
+
+  std::vector<TensorRows> find(const std::string& name) const;
+  /// \return where the tensor is, from top to bottom; nothing, with a problem noted, if it is not there as wanted.
+  std::vector<Stored> locate(const std::string& name, const Shape& shape);
+  /// \param wanted the name that `rows` are a part of, for messages
+  std::optional<Stored> locate(const TensorRows& rows, const std::string& wanted);
+  StoredMatrix read(const Stored& stored);
+  const float* scales_of(const Stored& stored);
+  ConstView dequantise(const std::string& name, const std::vector<Stored>& stored, const Shape& shape);
+
+  Context host_{Device{}};
   WeightStore store_;
-  std::string prefix_;
+  CheckpointNames names_;
   Mode mode_;
   std::vector<std::string> problems_;
   std::set<std::string> ignored_;
+  std::map<std::string, Tensor> dequantised_;         // until they are released
+  std::map<std::string, std::vector<float>> scales_;  // by the names of their tensors
 };
 
 /// Random weights, normal-like with the scale 1 / sqrt(fan in), ones for norms; the same for the same names.

@@ -146,7 +146,7 @@ void Engine::Impl::disconnect() noexcept {
   for (const std::unique_ptr<Rank>& rank : ranks) rank->gpus.reset();
 }
 
-ModelShape read_model_shape(const std::filesystem::path& folder) { return read_family_shape(folder); }
+ModelShape read_model_shape(const ModelFiles& files) { return read_family_shape(files); }
 
 Engine::Engine(const EngineOptions& options, Communicator* processes) {
   require(processes == nullptr || processes->world() == options.parallelism.ranks(), ErrorKind::invalid_input,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "families/model_files.h"
 #include "parallel/communicator.h"
 #include "pipeline/generation.h"
 #include "pipeline/memory_plan.h"
@@ -20,15 +21,15 @@ namespace nostos {
 
 /// Reads the shape of a model that is not loaded: of its configs alone, to plan and check requests by. \throws Error
 /// model naming file and field
-ModelShape read_model_shape(const std::filesystem::path& folder);
+ModelShape read_model_shape(const ModelFiles& files);
 
 /// The arithmetic of weights and matrix products. Sums and the residual stream are float32 in either.
 enum class Precision { automatic, f32, bf16 };
 
 struct EngineOptions {
-  std::filesystem::path model;  ///< checkpoint folder; for a synthetic model a folder with configs alone
-  std::string variant;          ///< of the weights, e.g. "fp16"; "": the plain ones or, without these, the only variant
-  bool synthetic = false;       ///< random weights of the configs' shapes, made in memory
+  ModelFiles model;        ///< where it is
+  std::string variant;     ///< of the weights, e.g. "fp16"; "": the plain ones or, without these, the only variant
+  bool synthetic = false;  ///< random weights of the configs' shapes, made in memory
   Device device;
   /// Whether ranks have a device each. Then thread rank r has the r-th device from `device` on and a copy of the model,
   /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.

@@ -16,6 +16,12 @@
 namespace nostos {
 namespace {
 
+constexpr std::array<std::pair<const char*, std::string PartPaths::*>, 4> kPartFields{
+    {{"transformer", &PartPaths::transformer},
+     {"text_encoder", &PartPaths::text_encoder},
+     {"vae", &PartPaths::vae},
+     {"tokenizer", &PartPaths::tokenizer}}};
+
 constexpr size_t kMaxPictureBytes = size_t{1} << 30;
 
 /// \return a value of the line of settings, in quotes where WebUI tools want them.
@@ -70,6 +76,9 @@ nlohmann::ordered_json request_json(const GenerationRequest& request) {
 std::string to_json(const DrawingRecord& record) {
   nlohmann::ordered_json json = request_json(record.request);
   json["model_path"] = record.model_path;
+  for (const auto& [field, place] : kPartFields)
+    if (!(record.parts.*place).empty()) json[field] = record.parts.*place;
+  if (record.parts.is_base) json["base_model"] = true;
   json["model_name"] = record.model_name;
   json["precision"] = record.precision;
   if (!record.variant.empty()) json["variant"] = record.variant;
@@ -103,6 +112,8 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   if (json.has("max_sequence_length")) request.max_sequence_length = json.integer("max_sequence_length", 1, kMax);
   record.model_name = json.string_or("model_name", "");
   record.model_path = json.string("model_path");
+  for (const auto& [field, place] : kPartFields) record.parts.*place = json.string_or(field, "");
+  record.parts.is_base = json.boolean_or("base_model", false);
   record.precision = json.string("precision");
   record.variant = json.string_or("variant", "");
   record.guidance = parse_guidance_form(json.string_or("guidance_form", nostos::name(GuidanceForm::from_positive)));
@@ -132,7 +143,7 @@ ModelLabel model_label(const std::string& model_path) {
   std::filesystem::path path = std::filesystem::absolute(model_path, error).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   if (const std::string full = snapshot_model(path); !full.empty()) return {full.substr(full.find('/') + 1), full};
-  std::string name = path.filename().string();
+  std::string name = (std::filesystem::is_regular_file(path, error) ? path.stem() : path.filename()).string();
   if (name.empty()) name = "model";  // the root folder
   return {name, name};
 }

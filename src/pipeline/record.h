@@ -13,14 +13,23 @@
 
 namespace nostos {
 
+/// Places of a model's parts, as the user gave them; empty: the model's own. See ModelFiles.
+struct PartPaths {
+  std::string transformer{}, text_encoder{}, vae{}, tokenizer{};
+  bool is_base = false;
+
+  friend bool operator==(const PartPaths&, const PartPaths&) = default;
+};
+
 /// Everything that decides a picture.
 struct DrawingRecord {
-  GenerationRequest request;       ///< all optionals set, num_outputs 1, seed that of this picture
-  std::string model_path;          ///< as the user gave it; empty: the embedded model
-  std::string precision = "auto";  ///< "auto", "f32" or "bf16"
-  std::string variant{};           ///< of the weights, as the user gave it; empty: none
+  GenerationRequest request;  ///< all optionals set, num_outputs 1, seed that of this picture
+  std::string model_path;     ///< as the user gave it; empty: the embedded model, or none but the parts
+  PartPaths parts{};
+  std::string precision = "auto";                       ///< "auto", "f32" or "bf16"
+  std::string variant{};                                ///< of the weights, as the user gave it; empty: none
   GuidanceForm guidance = GuidanceForm::from_positive;  ///< of the model, which tells what guidance_scale means
-  std::string model_name{};        ///< as the picture shows it; empty: that of model_path
+  std::string model_name{};                             ///< as the picture shows it; empty: that of model_path
 };
 
 /// Keyword of the PNG text chunk that holds to_json() of a picture's record.

@@ -44,7 +44,7 @@ class KleinFolder : public testing::Test {
     restore();
     change(file, spoil);
     Context ctx({}, 1);
-    expect_error([&] { open_family(ctx, {.folder = folder_}); }, ErrorKind::model, parts);
+    expect_error([&] { open_family(ctx, {.files = folder_}); }, ErrorKind::model, parts);
   }
 
   std::filesystem::path folder_;
@@ -52,11 +52,11 @@ class KleinFolder : public testing::Test {
 
 TEST_F(KleinFolder, SaysWhetherItIsDistilled) {
   Context ctx({}, 1);
-  const ModelLimits distilled = open_family(ctx, {.folder = folder_})->shape().limits;
+  const ModelLimits distilled = open_family(ctx, {.files = folder_})->shape().limits;
   EXPECT_EQ(distilled.guidance, GuidanceForm::none);
   EXPECT_EQ(distilled.default_steps, 4);
   EXPECT_EQ(distilled.default_guidance_scale, 1);
-  const ModelLimits base = open_family(ctx, {.folder = kTiny / "base"})->shape().limits;
+  const ModelLimits base = open_family(ctx, {.files = kTiny / "base"})->shape().limits;
   EXPECT_EQ(base.guidance, GuidanceForm::from_negative);
   EXPECT_EQ(base.default_steps, 50);
   EXPECT_EQ(base.default_guidance_scale, 4);
@@ -80,7 +80,7 @@ TEST_F(KleinFolder, OtherPipelinesAreRefusedByName) {
   }
   restore();
   change("model_index.json", [](json& c) { c["_class_name"] = "Flux2KleinInpaintPipeline"; });
-  EXPECT_NO_THROW(open_family(ctx, {.folder = folder_})) << "it has the same parts";
+  EXPECT_NO_THROW(open_family(ctx, {.files = folder_})) << "it has the same parts";
 }
 
 TEST_F(KleinFolder, PartsOfOtherClassesAreRefused) {

@@ -35,7 +35,7 @@ TEST_F(WeightStoreTest, OneFileOfEitherStem) {
   for (const char* name : {"model.safetensors", "diffusion_pytorch_model.safetensors"}) {
     const auto file = write(name, bytes_file({"b", "a"}));
     WeightStore store = WeightStore::open(folder_);
-    EXPECT_EQ(store.folder(), folder_);
+    EXPECT_EQ(store.path(), folder_);
     EXPECT_EQ(store.where("a"), file.string());
     EXPECT_EQ(store.where("absent"), folder_.string());
     EXPECT_EQ(store.list().size(), 2u);

@@ -25,7 +25,7 @@ class Checkpoint : public FolderTest {
 
   void open(const std::string& variant = "") {
     Context ctx({}, 1);
-    open_family(ctx, {.folder = folder_, .variant = variant});
+    open_family(ctx, {.files = folder_, .variant = variant});
   }
   void expect_refused(std::initializer_list<std::string_view> parts, const std::string& variant = "") {
     expect_error([&] { open(variant); }, ErrorKind::model, parts);

@@ -47,7 +47,7 @@ struct Part {
     }
   }
   WeightBuilder builder(Context& ctx) const {
-    return {ctx, std::make_shared<StoreSource>(WeightStore::open(store.folder()), prefix, StoreSource::Mode::load),
+    return {ctx, std::make_shared<StoreSource>(WeightStore::open(store.path()), prefix, StoreSource::Mode::load),
             DType::f32};
   }
 

@@ -222,14 +222,16 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   resolve(asked_for(flags), any_model_limits());  // what no model can draw is found before one is looked for
   EngineOptions options = engine_options(flags.engine, processes);
   options.synthetic = !flags.synthetic.empty();
-  require(!options.synthetic || (flags.model.revision.empty() && flags.model.variant.empty()), ErrorKind::invalid_input,
-          "--synthetic makes its weights: --revision and --variant have no meaning there");
+  const bool names_weights =
+      !flags.model.revision.empty() || !flags.model.variant.empty() || flags.model.parts != PartPaths{};
+  require(!options.synthetic || !names_weights, ErrorKind::invalid_input,
+          "--synthetic makes its weights: --revision, --variant and places of parts have no meaning there");
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
   options.memory.one_drawing = warmup + flags.repeat == 1;
   if (options.synthetic)
     options.model = synthetic_model(flags.synthetic);
   else
-    options.model = find_model(flags.model.named(flags.model_path));
+    options.model = model_files(flags.model.named(flags.model_path), flags.model.parts);
   options.variant = flags.model.variant;
   GenerationRequest request =
       with_references(asked_for(flags), flags.reference_images, read_model_shape(options.model).limits).request;
@@ -261,7 +263,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));
   if (processes.communicator() != nullptr) processes.communicator()->all_reduce_sum(std::span(&matmul_gflops, 1));
   if (!processes.is_root()) return;
-  const ordered_json result = result_json({options.model.string(), engine.precision_name(), request, warmup}, flags,
+  const ordered_json result = result_json({shown_place(options.model), engine.precision_name(), request, warmup}, flags,
                                           timings, drawn, matmul_gflops);
   if (flags.json)
     print_output("{}\n", json_pretty(result));

@@ -3,7 +3,9 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <utility>
 
+#include "apps/cli/embedded_model.h"
 #include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -60,11 +62,66 @@ std::string ModelFlags::named(const std::string& path_or_name) const {
   return revision.empty() ? path_or_name : with_revision(path_or_name, revision);
 }
 
+namespace {
+
+/// \return folders where Qwen3's tokenizer may be: where scripts/fetch_tokenizer.sh puts it, and those of the models
+/// that have it, in the Hugging Face cache.
+std::vector<std::filesystem::path> usual_tokenizers() {
+  std::vector<std::filesystem::path> folders;
+  if (!cache_folder().empty()) folders.push_back(cache_folder() / "qwen3-tokenizer");
+  for (const auto& [model, inside] : {std::pair{"Tongyi-MAI/Z-Image-Turbo", "tokenizer"},
+                                      {"Tongyi-MAI/Z-Image", "tokenizer"},
+                                      {"black-forest-labs/FLUX.2-klein-4B", "tokenizer"},
+                                      {"black-forest-labs/FLUX.2-klein-9B", "tokenizer"},
+                                      {"Qwen/Qwen3-4B", ""},
+                                      {"Qwen/Qwen3-8B", ""}}) {
+    try {
+      folders.push_back(resolve_model_path(model) / inside);
+    } catch (const Error&) {  // it is not in the cache
+    }
+  }
+  return folders;
+}
+
+}  // namespace
+
+ModelFiles model_files(const std::string& model_path, const PartPaths& parts) {
+  ModelFiles files;
+  if (!model_path.empty() || parts == PartPaths{}) files.model = find_model(model_path);
+  const auto set = [](const char* flag, const std::string& given, std::filesystem::path& place) {
+    std::error_code error;
+    require(given.empty() || std::filesystem::exists(given, error), ErrorKind::model,
+            "{} '{}': there is no such file or folder", flag, given);
+    place = given;
+  };
+  set("--transformer", parts.transformer, files.transformer);
+  set("--text-encoder", parts.text_encoder, files.text_encoder);
+  set("--vae", parts.vae, files.vae);
+  set("--tokenizer", parts.tokenizer, files.tokenizer);
+  files.is_base = parts.is_base;
+  if (files.folder().empty()) files.usual_tokenizers = usual_tokenizers();
+  return files;
+}
+
+std::string shown_place(const ModelFiles& files) {
+  return (files.model.empty() ? files.transformer : files.model).string();
+}
+
 void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights) {
   command
       .add_option("--revision", flags.revision,
                   "branch, tag or commit of a model in the Hugging Face cache, as in OWNER/NAME@REVISION (main)")
       ->check(not_empty());
+  const auto place = [&](const char* flag, std::string& path, const char* help) {
+    command.add_option(flag, path, help)->check(not_empty())->type_name("PATH");
+  };
+  place("--transformer", flags.parts.transformer,
+        "file (safetensors or GGUF, of any names) or folder in the place of the model's transformer");
+  place("--text-encoder", flags.parts.text_encoder, "likewise of its text encoder");
+  place("--vae", flags.parts.vae, "likewise of its VAE");
+  place("--tokenizer", flags.parts.tokenizer, "folder or GGUF file in the place of its tokenizer");
+  command.add_flag("--base-model", flags.parts.is_base,
+                   "files without configs are of the base model, not of the distilled one (Turbo, klein)");
   if (!with_weights) return;
   command
       .add_option("--variant", flags.variant,

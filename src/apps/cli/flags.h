@@ -11,6 +11,7 @@
 
 #include "apps/cli/config_file.h"
 #include "pipeline/engine.h"
+#include "pipeline/record.h"
 
 namespace nostos::cli {
 
@@ -30,13 +31,21 @@ struct EngineFlags {
   double comm_timeout_s = 0;
 };
 
-/// Flags that say which of a model's revisions and weights are meant.
+/// Flags that say which of a model's revisions and weights are meant, and where parts are that have places of their own.
 struct ModelFlags {
   std::string revision, variant;
+  PartPaths parts;
 
   /// \return the model's path or name with the revision, if one is given. \throws Error as with_revision()
   std::string named(const std::string& path_or_name) const;
 };
+
+/// \param model_path as the user gave it, or "": the embedded model, or none where all parts have places of their own
+/// \return where the model is. \throws Error model
+ModelFiles model_files(const std::string& model_path, const PartPaths& parts);
+
+/// \return the path of the model, or of its transformer where only parts have places: for people.
+std::string shown_place(const ModelFiles& files);
 
 /// Flags that every command has.
 struct CommonFlags {

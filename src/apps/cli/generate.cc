@@ -89,6 +89,13 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
   add_common_flags(command, flags.common);
 }
 
+/// Lays the places that are given over those of `parts`.
+void lay_over_parts(const PartPaths& given, PartPaths& parts) {
+  for (const auto place : {&PartPaths::transformer, &PartPaths::text_encoder, &PartPaths::vae, &PartPaths::tokenizer})
+    if (!(given.*place).empty()) parts.*place = given.*place;
+  parts.is_base = parts.is_base || given.is_base;
+}
+
 /// \return the record of --from, or an empty one, with the given flags laid over it.
 DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) {
   DrawingRecord record;
@@ -112,13 +119,17 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   lay_over(flags.cfg_truncation, request.cfg_truncation);
   lay_over(flags.num_outputs, request.num_outputs);
   lay_over(flags.max_sequence_length, request.max_sequence_length);
+  if (flags.model_path) record.parts = {};
   lay_over(flags.model_path, record.model_path);
+  lay_over_parts(flags.model.parts, record.parts);
   if (!flags.model.variant.empty()) record.variant = flags.model.variant;
   // A new revision replaces the one that the picture names.
   if (!flags.model.revision.empty() && !flags.model_path)
     record.model_path.resize(std::min(record.model_path.find('@'), record.model_path.size()));
   record.model_path = flags.model.named(record.model_path);
-  if (flags.model_path || record.model_name.empty()) record.model_name = model_label(record.model_path).shown;
+  if (flags.model_path || !flags.model.parts.transformer.empty() || record.model_name.empty())
+    record.model_name =
+        model_label(record.parts.transformer.empty() ? record.model_path : record.parts.transformer).shown;
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
   if (flags.seed) {
@@ -276,11 +287,11 @@ void warn(const std::vector<std::string>& warnings) {
   for (const std::string& warning : warnings) log_warning("{}", warning);
 }
 
-/// \return the JSON output. \param record with the precision that it was drawn in \param model its folder
-nlohmann::ordered_json result_json(const DrawingRecord& record, const Path& model, const Generation& generation,
+/// \return the JSON output. \param record with the precision that it was drawn in \param model where it is
+nlohmann::ordered_json result_json(const DrawingRecord& record, const ModelFiles& model, const Generation& generation,
                                    nlohmann::ordered_json pictures, nlohmann::ordered_json report) {
   return {{"pictures", std::move(pictures)},
-          {"model_path", model.string()},
+          {"model_path", shown_place(model)},
           {"precision", record.precision},
           {"request", request_json(record.request)},
           {"drawn_height", generation.resolved.drawn_height},
@@ -313,7 +324,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   without_images.images.clear();
   const int64_t count = resolve(without_images, any_model_limits()).request.num_outputs;
   if (processes.is_root()) require_outputs(flags, count);
-  options.model = find_model(record.model_path);
+  options.model = model_files(record.model_path, record.parts);
   options.variant = record.variant;
   options.memory.one_drawing = count == 1;
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())

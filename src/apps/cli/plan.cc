@@ -46,7 +46,7 @@ constexpr int64_t kPromptTokens = 32;
 
 /// A plan, and what it was made for.
 struct Planned {
-  Path model;
+  ModelFiles model;
   ModelShape shape;
   ResolvedRequest resolved;
   ShardPlan plan;
@@ -123,7 +123,7 @@ ordered_json plan_json(const Planned& planned, const std::string& output) {
           {"drawn_height", planned.resolved.drawn_height},
           {"ranks", ranks},
           {"plan", name(kind)},
-          {"model_path", planned.model.string()},
+          {"model_path", shown_place(planned.model)},
           {"caption_rows", planned.text_rows()},
           {"references", references_json(planned)},
           {"heads", heads},
@@ -207,7 +207,7 @@ void plan_command(CLI::App& command, const PlanFlags& flags) {
     image_format(flags.output);
     require_writable(flags.output);
   }
-  const Path model = find_model(flags.model.named(flags.model_path));
+  const ModelFiles model = model_files(flags.model.named(flags.model_path), flags.model.parts);
   const ModelShape shape = read_model_shape(model);
   const ResolvedRequest resolved = with_references(request, flags.reference_images, shape.limits);
   const int64_t multiple = shape.limits.size_multiple;

@@ -136,6 +136,7 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char*
                  guidance_field);
   order.record.guidance = limits.model.guidance;
   order.record.model_path = limits.model_path;
+  order.record.parts = limits.parts;
   order.record.variant = limits.variant;
   order.record.model_name = limits.model_name;
   order.record.precision = limits.precision;

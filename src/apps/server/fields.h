@@ -23,6 +23,7 @@ struct OrderLimits {
   int64_t max_pixels = 0;
   bool wants_guidance = false;  ///< the ranks split its two halves, and cannot draw without
   std::string model_path;       ///< as the user gave it, for the pictures' records
+  PartPaths parts{};            ///< likewise
   std::string model_name{};     ///< as the pictures show it
   std::string precision;
   std::string variant{};  ///< of the weights, for the records

@@ -9,8 +9,8 @@
 #include "families/flux2_klein/denoiser.h"
 #include "families/flux2_klein/prompt_encoding.h"
 #include "families/shared_parts.h"
-#include "families/weights_folder.h"
 #include "io/json_config.h"
+#include "models/autoencoder_kl/file_layouts.h"
 
 namespace nostos::flux2_klein {
 namespace {
@@ -18,15 +18,14 @@ namespace {
 constexpr int64_t kMostTokens = 8192;  // that the text encoder's rotary table is made for
 constexpr int64_t kMaxReferences = 16;
 constexpr std::array kFeatureLayers{int64_t{9}, int64_t{18}, int64_t{27}};  // stand in no config
-constexpr std::array<std::string_view, 3> kPartsWithWeights{"text_encoder", "transformer", "vae"};
 constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", kTransformerClass},
                                                  {"vae", "AutoencoderKLFlux2"},
                                                  {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
-ModelShape shape_of(const std::filesystem::path& folder, const flux2::Config& transformer,
-                    const autoencoder_kl::Config& vae) {
-  const auto index = JsonConfig::load_if_there(folder / "model_index.json");
-  const bool is_distilled = !index || index->boolean_or("is_distilled", false);
+ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
+  const std::filesystem::path folder = files.folder();
+  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
+  const bool is_distilled = index ? index->boolean_or("is_distilled", false) : !files.is_base;
   ModelLimits limits;
   limits.size_multiple = vae.scale() * vae.patch;
   limits.latent_channels = transformer.in_channels;
@@ -41,69 +40,70 @@ ModelShape shape_of(const std::filesystem::path& folder, const flux2::Config& tr
       .limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim, .pads_prompts = true};
 }
 
-flux2::Config load_transformer_config(const std::filesystem::path& folder) {
-  return flux2::load_config(folder / "transformer" / "config.json");
-}
+constexpr PartKind kVae = vae_kind("FLUX.2 VAE", autoencoder_kl::guess_flux2_config);
 
-autoencoder_kl::Config load_vae_config(const std::filesystem::path& folder) {
-  return autoencoder_kl::load_flux2_config(folder / "vae" / "config.json");
-}
-
-qwen3::Config load_encoder_config(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "text_encoder" / "config.json";
-  qwen3::Config config = qwen3::load_config(file);
+qwen3::Config load_encoder_config(const JsonConfig& json) {
+  qwen3::Config config = qwen3::load_config(json);
   require(config.layers > kFeatureLayers.back(), ErrorKind::model,
-          "{}: field 'num_hidden_layers' is {}, the features are the outputs of layers 9, 18 and 27", file.string(),
+          "{}: field 'num_hidden_layers' is {}, the features are the outputs of layers 9, 18 and 27", json.name(),
           config.layers);
   config.feature_layers.assign(kFeatureLayers.begin(), kFeatureLayers.end());
   config.pads = true;
   return config;
 }
 
-}  // namespace
-
-ModelShape read_shape(const std::filesystem::path& folder) {
-  return shape_of(folder, load_transformer_config(folder), load_vae_config(folder));
+SchedulerConfig read_scheduler_config(const ModelFiles& files) {
+  if (files.folder().empty()) return {};
+  return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json", Shifting::dynamic);
 }
 
-Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
-  const std::filesystem::path& folder = options.folder;
-  check_part_classes(folder, kPartClasses);
-  transformer_config_ = load_transformer_config(folder);
-  encoder_config_ = load_encoder_config(folder);
-  vae_config_ = load_vae_config(folder);
-  scheduler_config_ = load_scheduler_config(folder / "scheduler" / "scheduler_config.json", Shifting::dynamic);
+}  // namespace
+
+ModelShape read_shape(const ModelFiles& files) {
+  const FamilyOptions options{.files = files, .synthetic = true};  // of folders the configs are enough
+  return shape_of(files, flux2::load_config(PartFiles(options, kTransformer).config()),
+                  autoencoder_kl::load_flux2_config(PartFiles(options, kVae).config()));
+}
+
+Model::Model(Context& ctx, const FamilyOptions& options)
+    : options_(options),
+      encoder_files_(options, kTextEncoder),
+      transformer_files_(options, kTransformer),
+      autoencoder_files_(options, kVae) {
+  check_part_classes(options.files, kPartClasses);
+  transformer_config_ = flux2::load_config(transformer_files_.config());
+  encoder_config_ = load_encoder_config(encoder_files_.config());
+  vae_config_ = autoencoder_kl::load_flux2_config(autoencoder_files_.config());
+  scheduler_config_ = read_scheduler_config(options.files);
+  const std::string transformer = transformer_files_.path().string();
   require(transformer_config_.text_width == encoder_config_.feature_width(), ErrorKind::model,
-          "{}: the transformer takes texts of width {} (joint_attention_dim), the text encoder gives 3 * {} "
-          "(hidden_size)",
-          folder.string(), transformer_config_.text_width, encoder_config_.hidden);
-  require(
-      transformer_config_.in_channels == vae_config_.packed_channels(), ErrorKind::model,
-      "{}: the transformer takes {} channels (in_channels), the VAE gives {} * {} * {} (latent_channels, patch_size)",
-      folder.string(), transformer_config_.in_channels, vae_config_.latent_channels, vae_config_.patch,
-      vae_config_.patch);
-  shape_ = shape_of(folder, transformer_config_, vae_config_);
-  if (!options.synthetic || std::filesystem::exists(folder / "tokenizer")) {
-    tokenizer_ = Tokenizer::load(folder / "tokenizer");
+          "{} takes texts of width {} (joint_attention_dim), {} gives 3 * {} (hidden_size)", transformer,
+          transformer_config_.text_width, encoder_files_.path().string(), encoder_config_.hidden);
+  require(transformer_config_.in_channels == vae_config_.packed_channels(), ErrorKind::model,
+          "{} takes {} channels (in_channels), {} gives {} * {} * {} (latent_channels, patch_size)", transformer,
+          transformer_config_.in_channels, autoencoder_files_.path().string(), vae_config_.latent_channels,
+          vae_config_.patch, vae_config_.patch);
+  shape_ = shape_of(options.files, transformer_config_, vae_config_);
+  tokenizer_ = find_tokenizer(options, encoder_files_);
+  if (tokenizer_) {
     const std::vector<int32_t> pad = tokenizer_->encode("<|endoftext|>");
-    require(pad.size() == 1, ErrorKind::model, "{}: the tokenizer has no token <|endoftext|> to pad prompts with",
-            folder.string());
+    require(pad.size() == 1, ErrorKind::model, "the tokenizer has no token <|endoftext|> to pad prompts with");
     pad_token_ = pad.front();
   }
-  require_variant(options, kPartsWithWeights);
+  require_variant(options, {&encoder_files_, &transformer_files_, &autoencoder_files_});
   make_parts(ctx);
 }
 
 void Model::make_parts(Context& ctx) {
-  encoder_ = make_text_encoder(ctx, options_, encoder_config_, shape_.limits.max_sequence_length);
+  encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, shape_.limits.max_sequence_length);
   const auto walk = [this](Context& on, WeightWalk how, const WeightPlacement& placement) {
-    WeightBuilder builder = weights_of(on, options_, "transformer", how, placement);
+    WeightBuilder builder = transformer_files_.weights(on, how, placement);
     return flux2::build_weights(transformer_config_, builder);
   };
   transformer_ = make_part<flux2::Transformer>(ctx, "transformer", walk, [this](Context&, flux2::Weights weights) {
     return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
   });
-  autoencoder_ = make_vae(ctx, options_, vae_config_, true);
+  autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_, true);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "families/family.h"
+#include "families/part_files.h"
 #include "models/autoencoder_kl/autoencoder.h"
+#include "models/flux2/file_layouts.h"
 #include "models/flux2/transformer.h"
 #include "models/qwen3/encoder.h"
 #include "text/tokenizer.h"
@@ -21,9 +23,14 @@ inline constexpr std::array<std::string_view, 2> kPipelines{"Flux2KleinPipeline"
 
 inline constexpr std::string_view kTransformerClass = "Flux2Transformer2DModel";
 
-/// \return the shape of the model in `folder`, from its configs.
+/// The transformer as files have it.
+inline constexpr PartKind kTransformer{"FLUX.2 transformer",     "transformer",       "--transformer",
+                                       &ModelFiles::transformer, flux2::file_layouts, flux2::file_prefixes,
+                                       flux2::guess_config};
+
+/// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field
-ModelShape read_shape(const std::filesystem::path& folder);
+ModelShape read_shape(const ModelFiles& files);
 
 /// A FLUX.2-klein model with its networks by their types. The pipeline sees the Family alone.
 class Model : public Family {
@@ -64,6 +71,7 @@ class Model : public Family {
   void make_parts(Context& ctx);
 
   FamilyOptions options_;
+  PartFiles encoder_files_, transformer_files_, autoencoder_files_;
   flux2::Config transformer_config_;
   qwen3::Config encoder_config_;
   autoencoder_kl::Config vae_config_;

@@ -6,19 +6,18 @@
 
 #include "base/error.h"
 #include "families/shared_parts.h"
-#include "families/weights_folder.h"
 #include "families/zimage/denoiser.h"
 #include "families/zimage/prompt_encoding.h"
+#include "models/autoencoder_kl/file_layouts.h"
 
 namespace nostos::zimage {
 namespace {
 
 constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whatever a config says
-constexpr std::array<std::string_view, 3> kPartsWithWeights{"text_encoder", "transformer", "vae"};
 constexpr std::array<PartClass, 3> kPartClasses{
     {{"transformer", kTransformerClass}, {"vae", "AutoencoderKL"}, {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
-ModelShape shape_of(const std::filesystem::path& folder, const Config& transformer, const autoencoder_kl::Config& vae) {
+ModelShape shape_of(const ModelFiles& files, const Config& transformer, const autoencoder_kl::Config& vae) {
   ModelLimits limits;
   limits.size_multiple = vae.scale() * transformer.patch;
   limits.token_multiple = kTokenMultiple;
@@ -28,56 +27,65 @@ ModelShape shape_of(const std::filesystem::path& folder, const Config& transform
   // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
   limits.max_sequence_length = std::min((transformer.axes_lens[0] - 2) / kTokenMultiple * kTokenMultiple, kMostTokens);
   require(limits.max_sequence_length > 0, ErrorKind::model,
-          "{}: axes_lens[0] is {}, too short for any caption (34 at least)", folder.string(), transformer.axes_lens[0]);
-  read_generation_config(folder, limits);
+          "the transformer's axes_lens[0] is {}, too short for any caption (34 at least)", transformer.axes_lens[0]);
+  if (files.is_base) {
+    limits.default_steps = 50;
+    limits.default_guidance_scale = 4;
+  }
+  read_generation_config(files.folder(), limits);
   return {.limits = limits, .patch = transformer.patch, .heads = transformer.heads, .head_dim = transformer.head_dim()};
 }
 
-Config load_transformer_config(const std::filesystem::path& folder) {
-  return load_config(folder / "transformer" / "config.json");
-}
+constexpr PartKind kVae = vae_kind("Z-Image VAE", autoencoder_kl::guess_config);
 
-autoencoder_kl::Config load_vae_config(const std::filesystem::path& folder) {
-  return autoencoder_kl::load_config(folder / "vae" / "config.json");
+SchedulerConfig read_scheduler_config(const ModelFiles& files) {
+  // What no file says: the shifts of the published models.
+  if (files.folder().empty()) return {.shift = files.is_base ? 6.0 : 3.0};
+  return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json");
 }
 
 }  // namespace
 
-ModelShape read_shape(const std::filesystem::path& folder) {
-  return shape_of(folder, load_transformer_config(folder), load_vae_config(folder));
+ModelShape read_shape(const ModelFiles& files) {
+  const FamilyOptions options{.files = files, .synthetic = true};  // of folders the configs are enough
+  return shape_of(files, load_config(PartFiles(options, kTransformer).config()),
+                  autoencoder_kl::load_config(PartFiles(options, kVae).config()));
 }
 
-Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
-  const std::filesystem::path& folder = options.folder;
-  check_part_classes(folder, kPartClasses);
-  transformer_config_ = load_transformer_config(folder);
-  encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
-  vae_config_ = load_vae_config(folder);
-  scheduler_config_ = load_scheduler_config(folder / "scheduler" / "scheduler_config.json");
+Model::Model(Context& ctx, const FamilyOptions& options)
+    : options_(options),
+      encoder_files_(options, kTextEncoder),
+      transformer_files_(options, kTransformer),
+      autoencoder_files_(options, kVae) {
+  check_part_classes(options.files, kPartClasses);
+  transformer_config_ = load_config(transformer_files_.config());
+  encoder_config_ = qwen3::load_config(encoder_files_.config());
+  vae_config_ = autoencoder_kl::load_config(autoencoder_files_.config());
+  scheduler_config_ = read_scheduler_config(options.files);
   require(transformer_config_.caption_width == encoder_config_.hidden, ErrorKind::model,
-          "{}: the transformer takes captions of width {} (cap_feat_dim), the text encoder gives {} (hidden_size)",
-          folder.string(), transformer_config_.caption_width, encoder_config_.hidden);
+          "{} takes captions of width {} (cap_feat_dim), {} gives {} (hidden_size)", transformer_files_.path().string(),
+          transformer_config_.caption_width, encoder_files_.path().string(), encoder_config_.hidden);
   require(transformer_config_.in_channels == vae_config_.latent_channels, ErrorKind::model,
-          "{}: the transformer takes {} latent channels (in_channels), the VAE gives {} (latent_channels)",
-          folder.string(), transformer_config_.in_channels, vae_config_.latent_channels);
-  shape_ = shape_of(folder, transformer_config_, vae_config_);
-  if (!options.synthetic || std::filesystem::exists(folder / "tokenizer"))
-    tokenizer_ = Tokenizer::load(folder / "tokenizer");
-  require_variant(options, kPartsWithWeights);
+          "{} takes {} latent channels (in_channels), {} gives {} (latent_channels)",
+          transformer_files_.path().string(), transformer_config_.in_channels, autoencoder_files_.path().string(),
+          vae_config_.latent_channels);
+  shape_ = shape_of(options.files, transformer_config_, vae_config_);
+  tokenizer_ = find_tokenizer(options, encoder_files_);
+  require_variant(options, {&encoder_files_, &transformer_files_, &autoencoder_files_});
   make_parts(ctx);
 }
 
 void Model::make_parts(Context& ctx) {
   const int64_t max_tokens = shape_.limits.max_sequence_length;
-  encoder_ = make_text_encoder(ctx, options_, encoder_config_, max_tokens);
+  encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, max_tokens);
   const auto walk = [this](Context& on, WeightWalk how, const WeightPlacement& placement) {
-    WeightBuilder builder = weights_of(on, options_, "transformer", how, placement);
+    WeightBuilder builder = transformer_files_.weights(on, how, placement);
     return build_weights(transformer_config_, builder);
   };
   transformer_ = make_part<Transformer>(ctx, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
     return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
   });
-  autoencoder_ = make_vae(ctx, options_, vae_config_, false);
+  autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_, false);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 

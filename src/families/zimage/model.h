@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "families/family.h"
+#include "families/part_files.h"
 #include "models/autoencoder_kl/autoencoder.h"
 #include "models/qwen3/encoder.h"
+#include "models/zimage/file_layouts.h"
 #include "models/zimage/transformer.h"
 #include "text/tokenizer.h"
 
@@ -22,9 +24,13 @@ inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "Z
 
 inline constexpr std::string_view kTransformerClass = "ZImageTransformer2DModel";
 
-/// \return the shape of the model in `folder`, from its configs.
+/// The transformer as files have it.
+inline constexpr PartKind kTransformer{"Z-Image transformer", "transformer", "--transformer", &ModelFiles::transformer,
+                                       file_layouts,          file_prefixes, guess_config};
+
+/// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field
-ModelShape read_shape(const std::filesystem::path& folder);
+ModelShape read_shape(const ModelFiles& files);
 
 /// A Z-Image model with its networks by their types. The pipeline sees the Family alone.
 class Model : public Family {
@@ -63,6 +69,7 @@ class Model : public Family {
   void make_parts(Context& ctx);
 
   FamilyOptions options_;
+  PartFiles encoder_files_, transformer_files_, autoencoder_files_;
   Config transformer_config_;
   qwen3::Config encoder_config_;
   autoencoder_kl::Config vae_config_;

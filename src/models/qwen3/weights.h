@@ -19,7 +19,7 @@ struct LayerWeights {
 };
 
 struct Weights {
-  ConstView embedding;               ///< f32 or bf16 [vocabulary, hidden]
+  StoredMatrix embedding;            ///< [vocabulary, hidden], as it is stored
   std::vector<LayerWeights> layers;  ///< the used ones
   WeightStorage storage;
 };

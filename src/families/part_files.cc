@@ -1,0 +1,123 @@
+// Finds parts in folders and files, and opens their weights.
+#include "families/part_files.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "models/weight_source.h"
+
+namespace nostos {
+namespace {
+
+using Path = std::filesystem::path;
+
+std::optional<FoundLayout> layout_in(const WeightStore& store, const PartKind& kind) {
+  return find_layout([&](const std::string& name) { return store.info(name) != nullptr; }, kind.layouts(),
+                     kind.prefixes());
+}
+
+/// \throws Error model saying what the file has
+[[noreturn]] void refuse_file(const WeightStore& store, const PartKind& kind) {
+  std::vector<std::string_view> marks;
+  for (const CheckpointLayout& layout : kind.layouts()) marks.push_back(layout.mark);
+  std::vector<std::string> names;
+  for (const auto& [name, info] : store.list()) names.push_back(name);
+  fail(ErrorKind::model, "{}: holds no {}: no tensor is called {}, with or without a usual prefix; it holds {}",
+       store.path().string(), kind.name, fmt::join(marks, " or "), names.empty() ? "none" : join_some(names, 4));
+}
+
+}  // namespace
+
+void check_part_classes(const ModelFiles& files, std::span<const PartClass> parts) {
+  const auto json = JsonConfig::load_if_there(files.folder() / "model_index.json");
+  if (files.folder().empty() || !json) return;
+  for (const auto& [part, wanted] : parts) {
+    if (!json->has(part)) continue;
+    const std::vector<std::string> names = json->strings(part);
+    require(names.size() == 2 && names[1] == wanted, ErrorKind::model,
+            "{}: field '{}' is [\"{}\"], must be [\"diffusers\", \"{}\"]", json->name(), part,
+            fmt::join(names, "\", \""), wanted);
+  }
+}
+
+bool holds_part(const Path& file, const PartKind& kind) {
+  return layout_in(WeightStore::open_file(file), kind).has_value();
+}
+
+PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
+    : path_(options.files.*kind.place),
+      model_folder_(options.files.folder()),
+      is_synthetic_(options.synthetic),
+      variant_(options.variant),
+      dtype_(options.dtype),
+      kind_(&kind) {
+  const Path& model = options.files.model;
+  if (path_.empty() && !model_folder_.empty()) path_ = model_folder_ / kind.folder;
+  if (path_.empty() && !model.empty()) {
+    require(holds_part(model, kind), ErrorKind::model, "{}: holds no {}: give {}", model.string(), kind.name,
+            kind.flag);
+    path_ = model;
+  }
+  require(!path_.empty(), ErrorKind::model, "no {}: give {}, or --model-path with a model that has one", kind.name,
+          kind.flag);
+  is_file_ = std::filesystem::is_regular_file(path_);
+  if (is_synthetic_ && !is_file_) return;
+  const WeightStore store = open();
+  const std::optional<FoundLayout> found = layout_in(store, kind);
+  if (!found && is_file_) refuse_file(store, kind);
+  // A folder's missing tensors are all named by the walk.
+  if (found) names_ = {found->layout, std::string(found->prefix), is_file_};
+}
+
+WeightStore PartFiles::open() const {
+  return is_file_ ? WeightStore::open_file(path_) : WeightStore::open(path_, variant_);
+}
+
+bool PartFiles::has_variant() const { return !is_file_ && open().variant() == variant_; }
+
+JsonConfig PartFiles::config() const {
+  if (!is_file_ && (names_.layout == nullptr || std::filesystem::exists(path_ / "config.json")))
+    return JsonConfig::load(path_ / "config.json");
+  const WeightStore store = open();
+  const std::string field = "config." + std::string(kind_->folder);
+  if (const std::string* text = store.metadata(field))
+    return JsonConfig::parse(*text, fmt::format("{}: metadata '{}'", path_.string(), field));
+  if (!model_folder_.empty()) {
+    if (auto config = JsonConfig::load_if_there(model_folder_ / kind_->folder / "config.json")) return *config;
+  }
+  const auto shape_of = [&](const std::string& name) -> std::optional<Shape> {
+    const std::vector<TensorRows> rows = names_.layout->find(name);
+    const TensorInfo* info = store.info(names_.prefix + rows.front().name);
+    std::optional<Shape> whole = info == nullptr ? std::nullopt : info->shape();
+    if (!whole || whole->rank() == 0) return whole;
+    Shape shape{(*whole)[0] / rows.front().parts * static_cast<int64_t>(rows.size())};
+    for (int axis = 1; axis < whole->rank(); ++axis) shape.push_back((*whole)[axis]);
+    return shape;
+  };
+  return kind_->guess_config(shape_of, path_.string());
+}
+
+WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
+  std::shared_ptr<WeightSource> source;
+  if (!is_synthetic_)
+    source = std::make_shared<StoreSource>(
+        open(), names_, walk == WeightWalk::check ? StoreSource::Mode::check_only : StoreSource::Mode::load);
+  else if (walk == WeightWalk::check)
+    source = std::make_shared<ListingSource>();
+  else
+    source = std::make_shared<SyntheticSource>(ctx);
+  return WeightBuilder(ctx, std::move(source), dtype_, placement);
+}
+
+void require_variant(const FamilyOptions& options, std::initializer_list<const PartFiles*> parts) {
+  if (options.synthetic || options.variant.empty()) return;
+  require(std::ranges::any_of(parts, &PartFiles::has_variant), ErrorKind::model,
+          "no part of '{}' has weights of the variant '{}'", options.files.model.string(), options.variant);
+}
+
+}  // namespace nostos

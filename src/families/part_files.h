@@ -1,0 +1,83 @@
+// Owns where a model's parts come from: folders in the diffusers layout, single files whatever their format and names,
+// or random numbers. A family calls it to read the configs of its parts, and to check and load their weights.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "device/context.h"
+#include "families/family.h"
+#include "families/model_files.h"
+#include "io/json_config.h"
+#include "io/weight_store.h"
+#include "models/checkpoint_layout.h"
+#include "models/weight_builder.h"
+
+namespace nostos {
+
+/// A part's folder inside the model's folder, and the class that model_index.json must name for the part.
+using PartClass = std::pair<std::string_view, std::string_view>;
+
+/// Compares the classes that model_index.json names with the classes of `parts`. A part that only one of the two names
+/// does not matter, nor does a file without an index.
+/// \throws Error model
+void check_part_classes(const ModelFiles& files, std::span<const PartClass> parts);
+
+/// How far a walk over a part's weights goes.
+enum class WeightWalk { check, load };
+
+/// A kind of part: how its files name their tensors, and what its config is where none is written down.
+struct PartKind {
+  std::string_view name;                            ///< as messages write it, e.g. "Z-Image transformer"
+  std::string_view folder;                          ///< inside the model's folder, e.g. "text_encoder"
+  std::string_view flag;                            ///< which names a place of its own, e.g. "--text-encoder"
+  std::filesystem::path ModelFiles::*place;         ///< likewise
+  std::span<const CheckpointLayout> (*layouts)();   ///< of files
+  std::span<const std::string_view> (*prefixes)();  ///< likewise
+  /// \param name of the file, for messages \return the config that the shapes of a file's tensors tell
+  JsonConfig (*guess_config)(const TensorShapes& shapes, const std::string& name);
+};
+
+/// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
+bool holds_part(const std::filesystem::path& file, const PartKind& kind);
+
+/// Where the config and the weights of one part are.
+class PartFiles {
+ public:
+  /// \throws Error model saying what was looked for and where
+  PartFiles(const FamilyOptions& options, const PartKind& kind);
+
+  /// \return the file, or the folder.
+  const std::filesystem::path& path() const { return path_; }
+  /// \return the dtype of the matrix products.
+  DType dtype() const { return dtype_; }
+  /// \return the config inside of the file or beside the weights, else that of the model's folder, else what the
+  /// tensors' shapes tell. \throws Error model
+  JsonConfig config() const;
+  /// \return a builder that checks or loads the weights of the part.
+  WeightBuilder weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement = {}) const;
+  /// \return whether the part has weights of the variant that the options name.
+  bool has_variant() const;
+
+ private:
+  WeightStore open() const;
+
+  std::filesystem::path path_;
+  std::filesystem::path model_folder_;  // or empty
+  bool is_file_ = false;
+  bool is_synthetic_;
+  std::string variant_;
+  DType dtype_;
+  const PartKind* kind_;
+  CheckpointNames names_;
+};
+
+/// \throws Error model unless one of `parts` has the variant of the options. Without the check a misspelt variant would
+/// draw with plain weights.
+void require_variant(const FamilyOptions& options, std::initializer_list<const PartFiles*> parts);
+
+}  // namespace nostos
