@@ -24,10 +24,11 @@ namespace nostos {
 
 /// What a family is opened with.
 struct FamilyOptions {
-  ModelFiles files;          ///< where the model is
-  DType dtype = DType::f32;  ///< of the matrix products: f32 or bf16
-  bool synthetic = false;    ///< random weights of the configs' shapes
-  std::string variant{};     ///< of the weights, see WeightStore::open(); at least one part must have it
+  ModelFiles files;                ///< where the model is
+  DType dtype = DType::f32;        ///< of the matrix products: f32 or bf16
+  bool synthetic = false;          ///< random weights of the configs' shapes
+  std::string synthetic_format{};  ///< of their matrices, see parse_synthetic_format(); "": bf16
+  std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
 };
 
 /// The parts that the stages of a drawing need, as places in Family::parts().

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "models/synthetic_source.h"
 #include "models/weight_source.h"
 
 namespace nostos {
@@ -53,6 +54,7 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
     : path_(options.files.*kind.place),
       model_folder_(options.files.folder()),
       is_synthetic_(options.synthetic),
+      synthetic_format_(parse_synthetic_format(options.synthetic_format)),
       variant_(options.variant),
       dtype_(options.dtype),
       kind_(&kind) {
@@ -99,7 +101,7 @@ JsonConfig PartFiles::config() const {
     for (int axis = 1; axis < whole->rank(); ++axis) shape.push_back((*whole)[axis]);
     return shape;
   };
-  return kind_->guess_config(shape_of, path_.string());
+  return kind_->guess_config({path_.string(), shape_of});
 }
 
 WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
@@ -108,9 +110,9 @@ WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlac
     source = std::make_shared<StoreSource>(
         open(), names_, walk == WeightWalk::check ? StoreSource::Mode::check_only : StoreSource::Mode::load);
   else if (walk == WeightWalk::check)
-    source = std::make_shared<ListingSource>();
+    source = std::make_shared<ListingSource>(synthetic_format_);
   else
-    source = std::make_shared<SyntheticSource>(ctx);
+    source = std::make_shared<SyntheticSource>(ctx, synthetic_format_);
   return WeightBuilder(ctx, std::move(source), dtype_, placement);
 }
 

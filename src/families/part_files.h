@@ -15,6 +15,7 @@
 #include "io/json_config.h"
 #include "io/weight_store.h"
 #include "models/checkpoint_layout.h"
+#include "models/tensor_shapes.h"
 #include "models/weight_builder.h"
 
 namespace nostos {
@@ -38,8 +39,8 @@ struct PartKind {
   std::filesystem::path ModelFiles::*place;         ///< likewise
   std::span<const CheckpointLayout> (*layouts)();   ///< of files
   std::span<const std::string_view> (*prefixes)();  ///< likewise
-  /// \param name of the file, for messages \return the config that the shapes of a file's tensors tell
-  JsonConfig (*guess_config)(const TensorShapes& shapes, const std::string& name);
+  /// \return the config that the shapes of a file's tensors tell
+  JsonConfig (*guess_config)(const TensorShapes& shapes);
 };
 
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
@@ -70,6 +71,7 @@ class PartFiles {
   std::filesystem::path model_folder_;  // or empty
   bool is_file_ = false;
   bool is_synthetic_;
+  std::optional<WeightFormat> synthetic_format_;
   std::string variant_;
   DType dtype_;
   const PartKind* kind_;

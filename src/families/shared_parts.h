@@ -38,12 +38,14 @@ inline constexpr PartKind kTextEncoder{"Qwen3 text encoder",      "text_encoder"
                                        &ModelFiles::text_encoder, qwen3::file_layouts, qwen3::file_prefixes,
                                        qwen3::guess_config};
 
-/// \param guess_config by whose config a family draws
-/// \return a VAE as files have it.
-constexpr PartKind vae_kind(std::string_view name, decltype(PartKind::guess_config) guess_config) {
-  return {name,        "vae", "--vae", &ModelFiles::vae, autoencoder_kl::file_layouts, autoencoder_kl::file_prefixes,
-          guess_config};
-}
+/// The VAE as files have it.
+inline constexpr PartKind kVae{"VAE",
+                               "vae",
+                               "--vae",
+                               &ModelFiles::vae,
+                               autoencoder_kl::file_layouts,
+                               autoencoder_kl::file_prefixes,
+                               autoencoder_kl::guess_config};
 
 /// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or, where
 /// there is no folder, the usual one; nothing for a synthetic model without one.

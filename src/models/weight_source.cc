@@ -1,12 +1,10 @@
-// Implements the sources of weights.
+// Implements the sources of weights but random ones.
 #include "models/weight_source.h"
 
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <functional>
 #include <utility>
 
 #include "base/error.h"
@@ -203,38 +201,6 @@ void StoreSource::finish() {
     log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.path().string(), unused.size(),
                 join_some(unused, kNamedAtMost));
   }
-}
-
-ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
-  // bf16 halves the time and memory; values are a sum of two uniform bytes, near enough to normal for timing and scale.
-  const auto [at, is_new] = made_.try_emplace(name);
-  if (!is_new) return std::as_const(at->second).view();
-  at->second = Tensor(Device{}, DType::bf16, shape);
-  bfloat16* values = at->second.data<bfloat16>();
-  const int64_t elements = shape.elements();
-  const bool is_vector = shape.rank() == 1;
-  int64_t fan_in = 1;
-  for (int axis = 1; axis < shape.rank(); ++axis) fan_in *= shape[axis];
-  const bool is_bias = name.ends_with(".bias");
-  const float scale = is_vector ? 0.02f : 1.7f / std::sqrt(static_cast<float>(fan_in)) / 180.f;
-  const uint64_t seed = std::hash<std::string>{}(name);
-#pragma omp parallel for num_threads(ctx_.threads())
-  for (int64_t block = 0; block < (elements + 4095) / 4096; ++block) {
-    uint64_t state = seed + static_cast<uint64_t>(block) * 0x9e3779b97f4a7c15ull;
-    for (int64_t i = block * 4096; i < std::min(elements, (block + 1) * 4096); ++i) {
-      state = state * 6364136223846793005ull + 1442695040888963407ull;
-      const int sum = static_cast<int>((state >> 56) & 0xff) + static_cast<int>((state >> 48) & 0xff) - 255;
-      const float value =
-          is_vector ? (is_bias ? 0.f : 1.f) + scale * static_cast<float>(sum) / 255.f : scale * static_cast<float>(sum);
-      values[i] = to_bfloat16(value);
-    }
-  }
-  return std::as_const(at->second).view();
-}
-
-ConstView ListingSource::tensor(const std::string& name, const Shape& shape) {
-  shapes_[name] = shape;
-  return {nullptr, DType::bf16, shape};
 }
 
 }  // namespace nostos

@@ -95,32 +95,4 @@ class StoreSource : public WeightSource {
   std::map<std::string, std::vector<float>> scales_;  // by the names of their tensors
 };
 
-/// Random weights, normal-like with the scale 1 / sqrt(fan in), ones for norms; the same for the same names.
-class SyntheticSource : public WeightSource {
- public:
-  explicit SyntheticSource(Context& ctx) : ctx_(ctx) {}
-
-  ConstView tensor(const std::string& name, const Shape& shape) override;
-  void release(const std::string& name) override { made_.erase(name); }
-  void unneeded(const std::string&, const Shape&) override {}
-  void ignored(const std::string&) override {}
-
- private:
-  Context& ctx_;
-  std::map<std::string, Tensor> made_;
-};
-
-/// Records names and shapes, as if all were bf16, like the random ones; gives no data.
-class ListingSource : public WeightSource {
- public:
-  ConstView tensor(const std::string& name, const Shape& shape) override;
-  void release(const std::string&) override {}
-  void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
-  void ignored(const std::string&) override {}
-  const std::map<std::string, Shape>& shapes() const { return shapes_; }
-
- private:
-  std::map<std::string, Shape> shapes_;
-};
-
 }  // namespace nostos

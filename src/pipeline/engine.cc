@@ -33,7 +33,7 @@ struct LoadedModel {
   LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
       : ctx(device, threads, FolderCache::in(options.cache_folder)),
         dtype(choose_dtype(ctx, options.precision)),
-        parts(ctx, {options.model, dtype, options.synthetic, options.variant},
+        parts(ctx, {options.model, dtype, options.synthetic, options.synthetic_format, options.variant},
               resolve_memory(options.memory, device, sharers)) {}
 
   Context ctx;

@@ -5,11 +5,23 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
+#include "io/gguf.h"
 #include "text/utf8.h"
 
 namespace nostos {
 
-Tokenizer Tokenizer::load(const std::filesystem::path& folder) { return Tokenizer(read_tokenizer_files(folder)); }
+Tokenizer Tokenizer::load(const std::filesystem::path& place) {
+  if (!std::filesystem::is_regular_file(place)) return Tokenizer(read_tokenizer_files(place));
+  require(is_gguf(place), ErrorKind::model,
+          "{}: has no tokenizer: it must be a folder with tokenizer.json, or a GGUF file", place.string());
+  return Tokenizer(parse_gguf_tokenizer(GgufFile(place).header(), place.string()));
+}
+
+bool Tokenizer::is_there(const std::filesystem::path& place) {
+  if (is_gguf(place)) return GgufFile(place).metadata().contains("tokenizer.ggml.model");
+  return std::filesystem::exists(place / "tokenizer.json") || std::filesystem::exists(place / "vocab.json");
+}
 
 Tokenizer::Tokenizer(TokenizerDefinition definition)
     : encoder_(definition.vocabulary, definition.merges, definition.file),

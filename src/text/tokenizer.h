@@ -18,8 +18,10 @@ namespace nostos {
 class Tokenizer {
  public:
   /// Reads the files of a checkpoint's tokenizer folder: tokenizer.json, or vocab.json + merges.txt +
-  /// tokenizer_config.json. \throws Error model naming file and field
-  static Tokenizer load(const std::filesystem::path& folder);
+  /// tokenizer_config.json; or the vocabulary in a GGUF file. \throws Error model naming file and field
+  static Tokenizer load(const std::filesystem::path& place);
+  /// \return whether the folder has a tokenizer's first file, or the GGUF file a vocabulary.
+  static bool is_there(const std::filesystem::path& place);
 
   /// \throws Error model if merges and vocabulary do not fit, or the pattern does not compile.
   explicit Tokenizer(TokenizerDefinition definition);

@@ -32,7 +32,7 @@ struct BenchFlags {
   CommonFlags common;
   EngineFlags engine;
   ModelFlags model;
-  std::string model_path, synthetic;
+  std::string model_path, synthetic, synthetic_format;
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
   std::optional<double> guidance_scale;
@@ -63,6 +63,8 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
                   "random weights made in memory for the configs of this folder, or of one of these names: "
                   "z-image-turbo, flux2-klein-4b, flux2-klein-9b")
       ->excludes(model);
+  command.add_option("--synthetic-format", flags.synthetic_format,
+                     "how the matrices of --synthetic are stored: bf16, q4_k, q8_0, f8_e4m3, int8_convrot ... (bf16)");
   command.add_option("--prompt", flags.prompt, "what to draw");
   number("--height", flags.height, "pixels");
   number("--width", flags.width, "pixels");
@@ -228,6 +230,9 @@ void bench(const BenchFlags& flags, const Processes& processes) {
           "--synthetic makes its weights: --revision, --variant and places of parts have no meaning there");
   const int64_t warmup = flags.warmup.value_or(options.synthetic ? 0 : 1);
   options.memory.one_drawing = warmup + flags.repeat == 1;
+  require(options.synthetic || flags.synthetic_format.empty(), ErrorKind::invalid_input,
+          "--synthetic-format is of random weights: it needs --synthetic");
+  options.synthetic_format = flags.synthetic_format;
   if (options.synthetic)
     options.model = synthetic_model(flags.synthetic);
   else

@@ -40,8 +40,6 @@ ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, c
       .limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim, .pads_prompts = true};
 }
 
-constexpr PartKind kVae = vae_kind("FLUX.2 VAE", autoencoder_kl::guess_flux2_config);
-
 qwen3::Config load_encoder_config(const JsonConfig& json) {
   qwen3::Config config = qwen3::load_config(json);
   require(config.layers > kFeatureLayers.back(), ErrorKind::model,

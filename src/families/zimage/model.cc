@@ -36,8 +36,6 @@ ModelShape shape_of(const ModelFiles& files, const Config& transformer, const au
   return {.limits = limits, .patch = transformer.patch, .heads = transformer.heads, .head_dim = transformer.head_dim()};
 }
 
-constexpr PartKind kVae = vae_kind("Z-Image VAE", autoencoder_kl::guess_config);
-
 SchedulerConfig read_scheduler_config(const ModelFiles& files) {
   // What no file says: the shifts of the published models.
   if (files.folder().empty()) return {.shift = files.is_base ? 6.0 : 3.0};

@@ -1,0 +1,59 @@
+// Owns weights that no file has: random ones for measuring, as bf16 numbers or as a file of any format would store them,
+// and lists of names and shapes.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/weight_source.h"
+
+namespace nostos {
+
+/// Random weights, normal-like with the scale 1 / sqrt(fan in), ones for norms; the same for the same names.
+class SyntheticSource : public WeightSource {
+ public:
+  /// \param format of the matrices whose rows end where its blocks end; nothing: bf16 numbers, as all else
+  explicit SyntheticSource(Context& ctx, const std::optional<WeightFormat>& format = {}) : ctx_(ctx), format_(format) {}
+
+  ConstView tensor(const std::string& name, const Shape& shape) override;
+  std::vector<StoredMatrix> matrix(const std::string& name, const Shape& shape) override;
+  void release(const std::string& name) override;
+  void unneeded(const std::string&, const Shape&) override {}
+  void ignored(const std::string&) override {}
+
+ private:
+  struct Blocks {
+    std::vector<std::byte> bytes;
+    std::vector<float> scales;
+  };
+
+  Context& ctx_;
+  std::optional<WeightFormat> format_;
+  std::map<std::string, Tensor> made_;
+  std::map<std::string, Blocks> blocks_;
+};
+
+/// Records names and shapes, as if all were like the random ones; gives no data.
+class ListingSource : public WeightSource {
+ public:
+  explicit ListingSource(const std::optional<WeightFormat>& format = {}) : format_(format) {}
+
+  ConstView tensor(const std::string& name, const Shape& shape) override;
+  std::vector<StoredMatrix> matrix(const std::string& name, const Shape& shape) override;
+  void release(const std::string&) override {}
+  void unneeded(const std::string& name, const Shape& shape) override { tensor(name, shape); }
+  void ignored(const std::string&) override {}
+  const std::map<std::string, Shape>& shapes() const { return shapes_; }
+
+ private:
+  std::optional<WeightFormat> format_;
+  std::map<std::string, Shape> shapes_;
+};
+
+/// \return the format of that name for random weights: a StoredType's name in any case, with a scale for the types that
+/// want one, or "int8_convrot"; nothing for "". \throws Error invalid_input naming those that there are
+std::optional<WeightFormat> parse_synthetic_format(const std::string& name);
+
+}  // namespace nostos
