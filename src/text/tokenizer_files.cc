@@ -1,4 +1,4 @@
-// Implements the reading of tokenizer.json and of vocab.json + merges.txt + tokenizer_config.json.
+// Implements the reading of tokenizer.json, of vocab.json + merges.txt + tokenizer_config.json, and of GGUF's keys.
 #include "text/tokenizer_files.h"
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "io/file.h"
+#include "io/gguf.h"
 #include "io/unfinished.h"
 #include "text/pre_tokenizer.h"
 
@@ -263,6 +264,104 @@ std::vector<AddedToken> read_added_tokens_json(const std::string& text, const st
   return tokens;
 }
 
+/// The keys of a GGUF file's tokenizer.
+class GgufKeys {
+ public:
+  GgufKeys(const GgufHeader& header, const std::string& file) : header_(header), file_(file) {}
+
+  /// Requires the text under `key` to equal `expected`: what nostos implements.
+  void expect(const std::string& key, std::string_view expected) const {
+    const auto found = header_.metadata.find(key);
+    if (found == header_.metadata.end()) missing(key);
+    if (found->second != expected) unsupported(key, found->second, expected);
+  }
+  /// Requires the option `key` to be off: absent or false.
+  void expect_off(const std::string& key) const {
+    const auto found = header_.metadata.find(key);
+    if (found != header_.metadata.end() && found->second != "false") unsupported(key, found->second, "false");
+  }
+  std::vector<std::string_view> strings(const std::string& key) const {
+    return elements(key, array(key).strings(), "strings");
+  }
+  std::vector<int64_t> integers(const std::string& key) const {
+    return elements(key, array(key).integers(), "integers");
+  }
+
+ private:
+  const GgufArray& array(const std::string& key) const {
+    const auto found = header_.arrays.find(key);
+    if (found == header_.arrays.end()) missing(key);
+    return found->second;
+  }
+  template <class T>
+  T elements(const std::string& key, std::optional<T> found, std::string_view what) const {
+    require(found.has_value(), ErrorKind::model, "{}: the key '{}' must be an array of {}", file_, key, what);
+    return std::move(*found);
+  }
+  [[noreturn]] void missing(const std::string& key) const {
+    const bool is_there = header_.metadata.contains(key) || header_.arrays.contains(key);
+    fail(ErrorKind::model, "{}: the key '{}' {}", file_, key,
+         is_there ? "is of another type than it must be" : "is missing, so the file holds no whole tokenizer");
+  }
+  [[noreturn]] void unsupported(const std::string& key, std::string_view found, std::string_view supported) const {
+    fail(ErrorKind::model,
+         "{}: the key '{}' is '{:.60}', which is not supported; only Qwen2 tokenizers are, with '{}' here", file_, key,
+         found, supported);
+  }
+
+  const GgufHeader& header_;
+  const std::string& file_;
+};
+
+/// The types of tokens in llama.cpp (its llama_token_type), as far as a Qwen2 tokenizer has them.
+enum GgufTokenType : int64_t { kNormalToken = 1, kControlToken = 3, kUserDefinedToken = 4, kUnusedToken = 5 };
+
+/// \return whether the token stands for nothing: older converters call these user-defined.
+bool is_filling(std::string_view token, int32_t id, int64_t type) {
+  return type == kUnusedToken || (type == kUserDefinedToken && token == fmt::format("[PAD{}]", id));
+}
+
+void read_gguf_tokens(const GgufKeys& keys, TokenizerDefinition& definition) {
+  const std::string tokens_key = "tokenizer.ggml.tokens";
+  const std::string types_key = "tokenizer.ggml.token_type";
+  const std::vector<std::string_view> tokens = keys.strings(tokens_key);
+  const std::vector<int64_t> types = keys.integers(types_key);
+  require(tokens.size() == types.size() && tokens.size() <= std::size_t{kMaxId}, ErrorKind::model,
+          "{}: the key '{}' has {} elements and '{}' {}: they must have equally many, at most {}", definition.file,
+          tokens_key, tokens.size(), types_key, types.size(), kMaxId);
+  definition.vocabulary.reserve(tokens.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    if (is_filling(tokens[i], id, types[i])) continue;
+    if (types[i] == kControlToken || types[i] == kUserDefinedToken) {
+      require(!tokens[i].empty(), ErrorKind::model, "{}: the key '{}' has an empty text for the added token {}",
+              definition.file, tokens_key, id);
+      definition.added_tokens.push_back({std::string(tokens[i]), id});
+      continue;
+    }
+    require(
+        types[i] == kNormalToken, ErrorKind::model,
+        "{}: the key '{}' gives the token {} ('{:.60}') the type {}; the tokens of a Qwen2 tokenizer are normal (1), "
+        "control (3), user-defined (4) or unused (5)",
+        definition.file, types_key, id, tokens[i], types[i]);
+    const auto [entry, is_new] = definition.vocabulary.emplace(tokens[i], id);
+    require(is_new, ErrorKind::model, "{}: the key '{}' has the token '{:.60}' twice, as {} and {}", definition.file,
+            tokens_key, tokens[i], entry->second, id);
+  }
+}
+
+MergeList read_gguf_merges(const GgufKeys& keys, const std::string& file) {
+  MergeList merges;
+  for (const std::string_view merge : keys.strings("tokenizer.ggml.merges")) {
+    const std::size_t space = merge.find(' ');
+    require(std::count(merge.begin(), merge.end(), ' ') == 1 && space > 0 && space + 1 < merge.size(), ErrorKind::model,
+            "{}: element {} of the key 'tokenizer.ggml.merges' is '{:.60}', must be two tokens with a space between",
+            file, merges.size(), merge);
+    merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
+  }
+  return merges;
+}
+
 }  // namespace
 
 TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file) {
@@ -319,6 +418,21 @@ TokenizerDefinition parse_vocabulary_files(const VocabularyFiles& files, const s
             config_file);
     definition.added_tokens = read_added_tokens_json(*files.added_tokens, (folder / "added_tokens.json").string());
   }
+  check_ids(definition);
+  return definition;
+}
+
+TokenizerDefinition parse_gguf_tokenizer(const GgufHeader& header, std::string file) {
+  TokenizerDefinition definition;
+  definition.file = std::move(file);
+  const GgufKeys keys(header, definition.file);
+  keys.expect("tokenizer.ggml.model", "gpt2");
+  keys.expect("tokenizer.ggml.pre", "qwen2");
+  for (const char* option : {"add_bos_token", "add_eos_token", "add_space_prefix"})
+    keys.expect_off(std::string("tokenizer.ggml.") + option);
+  definition.pattern = kQwen2Pattern;
+  read_gguf_tokens(keys, definition);
+  definition.merges = read_gguf_merges(keys, definition.file);
   check_ids(definition);
   return definition;
 }

@@ -1,5 +1,5 @@
-// Owns the reading of a checkpoint's tokenizer files into one checked definition. Tokenizer::load() calls it; the
-// parsers take texts, for tests and fuzzing.
+// Owns the reading of a checkpoint's tokenizer files into one checked definition. Tokenizer::load() calls it for a
+// folder; parse_gguf_tokenizer() reads what a GGUF file holds. The parsers take texts, for tests and fuzzing.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,8 @@
 #include "text/byte_pair_encoder.h"
 
 namespace nostos {
+
+struct GgufHeader;
 
 /// A token that is recognised by its exact text wherever the text stands, before normalization. "<|im_end|>" is an
 /// added token.
@@ -52,5 +54,12 @@ TokenizerDefinition parse_vocabulary_files(const VocabularyFiles& files, const s
 /// \param file names the text in errors.
 /// \throws Error model
 TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file);
+
+/// Reads the keys `tokenizer.ggml.*` of a GGUF file, as llama.cpp's converter writes them for a Qwen2 tokenizer. Control
+/// and user-defined tokens are added tokens. Unused tokens, which fill up the embedding's rows, are left out. The key of
+/// a chat template is ignored.
+/// \param file names the file in errors.
+/// \throws Error model naming file and key, if one is missing or damaged, or asks for a tokenizer other than Qwen2's.
+TokenizerDefinition parse_gguf_tokenizer(const GgufHeader& header, std::string file);
 
 }  // namespace nostos

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "text/chat_template.h"
+#include "text/gguf_of_tokenizer.h"
 #include "text/tokenizer.h"
 
 namespace nostos {
@@ -133,6 +134,15 @@ TEST(TokenizerGolden, EmbeddedVocabularyFromVocabAndMerges) {
   std::filesystem::remove_all(folder);
 }
 
+/// \return the tokenizer of `folder` as a GGUF file holds it, whose embedding has `rows`.
+Tokenizer through_gguf(const std::filesystem::path& folder, size_t rows) {
+  return Tokenizer(gguf_tokenizer(GgufTokenizer(read_tokenizer_files(folder), rows).file().bytes()));
+}
+
+TEST(TokenizerGolden, EmbeddedVocabularyFromGguf) {
+  expect_everything_compared(compare(through_gguf(kEmbeddedModel / "tokenizer", 4096), kData / "mini_ids.txt"));
+}
+
 TEST(TokenizerGolden, Qwen3Vocabulary) {
   const std::filesystem::path folder = NOSTOS_SOURCE_DIR "/build/qwen3-tokenizer";
   const std::string command =
@@ -143,6 +153,9 @@ TEST(TokenizerGolden, Qwen3Vocabulary) {
   const Tokenizer tokenizer = Tokenizer::load(folder);
   EXPECT_EQ(tokenizer.vocabulary_size(), 151'669);
   expect_everything_compared(compare(tokenizer, kData / "qwen3_ids.txt"));
+  const Tokenizer gguf = through_gguf(folder, 151'936);
+  EXPECT_EQ(gguf.vocabulary_size(), 151'669);
+  expect_everything_compared(compare(gguf, kData / "qwen3_ids.txt"));
 }
 
 }  // namespace
