@@ -37,16 +37,43 @@ nlohmann::ordered_json images_json(const std::vector<ReferenceImage>& images) {
   return json;
 }
 
+nlohmann::ordered_json adapters_json(const std::vector<AdapterUse>& adapters) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const AdapterUse& adapter : adapters)
+    json.push_back(
+        {{"name", adapter.name}, {"file", adapter.file}, {"sha256", adapter.sha256}, {"scale", adapter.scale}});
+  return json;
+}
+
+/// \return the field `sha256`. \param of the field that the object is an element of
+std::string parse_sha256(const JsonConfig& json, const char* of) {
+  std::string hash = json.string("sha256");
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  const bool is_hash = hash.empty() || hash.size() == 64;  // callers of the library may have none
+  require(is_hash && std::ranges::all_of(hash, is_digit), ErrorKind::model,
+          "{}: a sha256 of field '{}' is no 64 hexadecimal digits", json.name(), of);
+  return hash;
+}
+
+AdapterUse parse_adapter(const JsonConfig& json) {
+  return {.name = json.string("name"),
+          .file = json.string("file"),
+          .sha256 = parse_sha256(json, "loras"),
+          .scale = json.number("scale", -kMaxAdapterScale, kMaxAdapterScale)};
+}
+
 ReferenceImage parse_image(const JsonConfig& json) {
   constexpr int64_t kMaxSide = int64_t{1} << 24;
-  ReferenceImage image{.file = json.string("file"),
-                       .sha256 = json.string("sha256"),
-                       .size = {json.integer("height", 1, kMaxSide), json.integer("width", 1, kMaxSide)}};
-  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-  const bool is_hash = image.sha256.empty() || image.sha256.size() == 64;  // callers of the library may have none
-  require(is_hash && std::ranges::all_of(image.sha256, is_digit), ErrorKind::model,
-          "{}: a sha256 of field 'images' is no 64 hexadecimal digits", json.name());
-  return image;
+  return {.file = json.string("file"),
+          .sha256 = parse_sha256(json, "images"),
+          .size = {json.integer("height", 1, kMaxSide), json.integer("width", 1, kMaxSide)}};
+}
+
+/// \return the adapters as WebUI tools write them into prompts.
+std::string adapter_tags(const std::vector<AdapterUse>& adapters) {
+  std::string tags;
+  for (const AdapterUse& adapter : adapters) tags += fmt::format(" <lora:{}:{}>", adapter.name, adapter.scale);
+  return tags;
 }
 
 }  // namespace
@@ -70,6 +97,7 @@ nlohmann::ordered_json request_json(const GenerationRequest& request) {
       {"max_sequence_length",
        request.max_sequence_length ? nlohmann::ordered_json(*request.max_sequence_length) : nlohmann::ordered_json()}};
   if (!request.images.empty()) json["images"] = images_json(request.images);
+  if (!request.adapters.empty()) json["loras"] = adapters_json(request.adapters);
   return json;
 }
 
@@ -108,6 +136,8 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   if (std::string file = json.string("latents"); !file.empty()) request.start = Latents{.file = std::move(file)};
   if (json.has("images"))
     for (const JsonConfig& image : json.objects("images")) request.images.push_back(parse_image(image));
+  if (json.has("loras"))
+    for (const JsonConfig& adapter : json.objects("loras")) request.adapters.push_back(parse_adapter(adapter));
   // Records of earlier versions have neither of these.
   if (json.has("max_sequence_length")) request.max_sequence_length = json.integer("max_sequence_length", 1, kMax);
   record.model_name = json.string_or("model_name", "");
@@ -154,10 +184,11 @@ std::string webui_parameters(const DrawingRecord& record) {
       request.negative_prompt.empty() ? "" : fmt::format("Negative prompt: {}\n", request.negative_prompt);
   const double guidance = request.guidance_scale.value();
   return fmt::format(
-      "{}\n{}Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Guidance scale: {}, Version: "
+      "{}{}\n{}Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Guidance scale: {}, "
+      "Version: "
       "nostos {}",
-      request.prompt, negative, request.num_inference_steps.value(), cfg_scale_of(guidance, record.guidance),
-      request.seed, request.width.value(), request.height.value(),
+      request.prompt, adapter_tags(request.adapters), negative, request.num_inference_steps.value(),
+      cfg_scale_of(guidance, record.guidance), request.seed, request.width.value(), request.height.value(),
       setting_value(record.model_name.empty() ? model_label(record.model_path).shown : record.model_name), guidance,
       NOSTOS_VERSION);
 }

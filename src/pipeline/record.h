@@ -36,8 +36,8 @@ struct DrawingRecord {
 constexpr std::string_view kRecordKeyword = "nostos";
 
 /// \return the fields of a resolved request under the names that the flags have (with underscores), in a fixed order:
-/// every field always, but for `images`, a list of {file, sha256, height, width}, which only requests with references
-/// have.
+/// every field always, but for `images`, a list of {file, sha256, height, width}, and `loras`, a list of {name, file,
+/// sha256, scale}, which only requests with such have.
 nlohmann::ordered_json request_json(const GenerationRequest& request);
 
 /// \return the record as one line of JSON.

@@ -36,6 +36,14 @@ void require_in_range(const char* field, double value, double min, double max) {
           value, min, max);
 }
 
+void require_valid_adapters(const std::vector<AdapterUse>& adapters) {
+  require(adapters.size() <= kMaxAdapters, ErrorKind::invalid_input, "loras has {} entries: at most {} are applied",
+          adapters.size(), kMaxAdapters);
+  for (const AdapterUse& adapter : adapters)
+    require_in_range(fmt::format("the scale of lora '{}'", adapter.name).c_str(), adapter.scale, -kMaxAdapterScale,
+                     kMaxAdapterScale);
+}
+
 void require_valid_sigmas(const std::vector<double>& sigmas) {
   require(sigmas.size() <= kMaxSteps, ErrorKind::invalid_input, "sigmas has {} levels: at most {} are drawn",
           sigmas.size(), kMaxSteps);
@@ -117,6 +125,7 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
 
   if (const Latents* const latents = std::get_if<Latents>(&r.start)) require_fitting(*latents, resolved, limits);
 
+  require_valid_adapters(r.adapters);
   require_valid_sigmas(r.sigmas);
   const int64_t levels = static_cast<int64_t>(r.sigmas.size());
   r.num_inference_steps = request.num_inference_steps.value_or(levels > 0 ? levels : limits.default_steps);

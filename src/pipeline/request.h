@@ -33,10 +33,10 @@ struct Latents {
 
 /// An image that a model looks at while it draws, as it was given: reference_images.h says what the model sees of it.
 struct ReferenceImage {
-  std::string file{};    ///< that it was read from, as messages and records name it; may be empty
+  std::string file{};  ///< that it was read from, as messages and records name it; may be empty
   /// Of the file's bytes, see base/sha256.h. Empty: not known; then ranks that are processes draw a request by itself.
   std::string sha256{};
-  ImageSize size{};      ///< as it is shown, with the file's orientation applied
+  ImageSize size{};  ///< as it is shown, with the file's orientation applied
   /// 8-bit RGB of that size. Null in processes other than rank 0's, which alone reads it.
   std::shared_ptr<const Image> image{};
 };
@@ -44,12 +44,25 @@ struct ReferenceImage {
 /// \return whether both are the same picture: what two files are called does not matter.
 bool same_pixels(const ReferenceImage& a, const ReferenceImage& b);
 
+/// An adapter file, such as a LoRA, whose changes the model's weights have while a request is drawn.
+struct AdapterUse {
+  std::string name{};    ///< as prompts, records and messages name it
+  std::string file{};    ///< its path, which every process reads
+  std::string sha256{};  ///< of the file's bytes, see base/sha256.h
+  double scale = 1;      ///< by which the changes are multiplied; with 0 the file has no effect
+
+  friend bool operator==(const AdapterUse&, const AdapterUse&) = default;
+};
+inline constexpr size_t kMaxAdapters = 64;
+inline constexpr double kMaxAdapterScale = 100;
+
 /// One prompt to be drawn, one or several times. Fields left empty take the model's defaults when the request is
 /// resolved.
 struct GenerationRequest {
   std::string prompt{};
   std::string negative_prompt{};
   std::vector<ReferenceImage> images{};          ///< references, in the order in which the model is given them
+  std::vector<AdapterUse> adapters{};            ///< all at once; one may come several times
   std::optional<int64_t> height{};               ///< pixels; empty: that of the first prepared reference, if any
   std::optional<int64_t> width{};                ///< likewise
   std::optional<int64_t> num_inference_steps{};  ///< transformer calls; as many as `sigmas` where both are given
