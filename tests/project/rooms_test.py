@@ -23,6 +23,7 @@ ROOMS = {
     "parallel": {"base", "device", "tensor"},
     "nn": {"base", "device", "tensor", "ops", "parallel"},
     "models": {"base", "device", "tensor", "io", "ops", "nn"},
+    "adapters": {"base", "device", "tensor", "io", "models"},
     "families": {"base", "device", "tensor", "io", "text", "ops", "parallel", "nn", "models"},
     "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "families"},
     "apps/cli": {"base", "io", "parallel", "pipeline"},
