@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "models/synthetic_source.h"
 #include "models/weight_source.h"
+#include "ops/elementwise.h"
 
 namespace nostos {
 namespace {
@@ -104,16 +105,27 @@ JsonConfig PartFiles::config() const {
   return kind_->guess_config({path_.string(), shape_of});
 }
 
-WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
-  std::shared_ptr<WeightSource> source;
+std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk walk) const {
+  const bool checks = walk == WeightWalk::check;
   if (!is_synthetic_)
-    source = std::make_shared<StoreSource>(
-        open(), names_, walk == WeightWalk::check ? StoreSource::Mode::check_only : StoreSource::Mode::load);
-  else if (walk == WeightWalk::check)
-    source = std::make_shared<ListingSource>(synthetic_format_);
-  else
-    source = std::make_shared<SyntheticSource>(ctx, synthetic_format_);
-  return WeightBuilder(ctx, std::move(source), dtype_, placement);
+    return std::make_shared<StoreSource>(open(), names_,
+                                         checks ? StoreSource::Mode::check_only : StoreSource::Mode::load);
+  if (checks) return std::make_shared<ListingSource>(synthetic_format_);
+  return std::make_shared<SyntheticSource>(ctx, synthetic_format_);
+}
+
+WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
+  return WeightBuilder(ctx, weight_source(ctx, walk), dtype_, placement);
+}
+
+std::vector<float> PartFiles::read_weight(const std::string& name, const Shape& shape) const {
+  Context host;
+  const std::shared_ptr<WeightSource> source = weight_source(host, WeightWalk::load);
+  const ConstView from = source->tensor(name, shape);
+  source->finish();
+  std::vector<float> values(static_cast<size_t>(shape.elements()));
+  ops::convert(host, from, View(reinterpret_cast<std::byte*>(values.data()), DType::f32, shape));
+  return values;
 }
 
 void require_variant(const FamilyOptions& options, std::initializer_list<const PartFiles*> parts) {

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "device/context.h"
 #include "families/family.h"
@@ -61,11 +63,15 @@ class PartFiles {
   JsonConfig config() const;
   /// \return a builder that checks or loads the weights of the part.
   WeightBuilder weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement = {}) const;
+  /// \return the numbers of a tensor, float32. \param name in the diffusers layout
+  std::vector<float> read_weight(const std::string& name, const Shape& shape) const;
+  const PartKind& kind() const { return *kind_; }
   /// \return whether the part has weights of the variant that the options name.
   bool has_variant() const;
 
  private:
   WeightStore open() const;
+  std::shared_ptr<WeightSource> weight_source(Context& ctx, WeightWalk walk) const;
 
   std::filesystem::path path_;
   std::filesystem::path model_folder_;  // or empty

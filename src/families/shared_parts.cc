@@ -34,11 +34,8 @@ std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const Part
 
 std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const PartFiles& files,
                                                                const qwen3::Config& config, int64_t max_tokens) {
-  const auto walk = [&files, config](Context& on, WeightWalk how, const WeightPlacement& placement) {
-    WeightBuilder builder = files.weights(on, how, placement);
-    return qwen3::build_weights(config, builder);
-  };
-  return make_part<qwen3::Encoder>(ctx, "text encoder", walk,
+  const auto walk = [config](WeightBuilder& builder) { return qwen3::build_weights(config, builder); };
+  return make_part<qwen3::Encoder>(ctx, files, "text encoder", walk,
                                    [config, max_tokens](Context& on, qwen3::Weights weights) {
                                      return qwen3::Encoder(on, config, std::move(weights), max_tokens);
                                    });
@@ -46,11 +43,10 @@ std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, con
 
 std::unique_ptr<ModelPartOf<Autoencoder>> make_vae(Context& ctx, const PartFiles& files,
                                                    const autoencoder_kl::Config& config, bool with_encoder) {
-  const auto walk = [&files, config, with_encoder](Context& on, WeightWalk how, const WeightPlacement&) {
-    WeightBuilder builder = files.weights(on, how);
+  const auto walk = [config, with_encoder](WeightBuilder& builder) {
     return autoencoder_kl::build_weights(config, with_encoder, builder);
   };
-  return make_part<Autoencoder>(ctx, "VAE", walk,
+  return make_part<Autoencoder>(ctx, files, "VAE", walk,
                                 [config, dtype = files.dtype()](Context&, autoencoder_kl::Weights weights) {
                                   return Autoencoder(config, std::move(weights), dtype);
                                 });

@@ -15,22 +15,32 @@
 #include "models/autoencoder_kl/file_layouts.h"
 #include "models/qwen3/encoder.h"
 #include "models/qwen3/file_layouts.h"
+#include "models/synthetic_source.h"
 #include "text/tokenizer.h"
 
 namespace nostos {
 
 /// Makes a part from one walk over its tensors, which checks them now and loads them later: a part that does not fit is
 /// found now, not when its stage comes.
-/// \param walk called as walk(ctx, WeightWalk, placement); it returns the network's weights
+/// \param files of the part, which outlive it
+/// \param walk called as walk(builder); it returns the network's weights
 /// \param make called as make(ctx, weights); it returns the network
 /// \throws Error model naming every tensor that is missing or misshapen
 template <class Network, class Walk, class Make>
-std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, std::string_view name, Walk walk, Make make) {
-  WeightSizes sizes = walk(ctx, WeightWalk::check, WeightPlacement{}).storage.sizes;
+std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& files, std::string_view name, Walk walk,
+                                                Make make) {
+  WeightBuilder check = files.weights(ctx, WeightWalk::check);
+  WeightSizes sizes = walk(check).storage.sizes;
+  const auto listed = std::make_shared<ListingSource>();
+  WeightBuilder list(ctx, listed, files.dtype());
+  walk(list);
   return std::make_unique<ModelPartOf<Network>>(
-      name, std::move(sizes), [walk, make](Context& on, const WeightPlacement& placement) {
-        return std::make_unique<Network>(make(on, walk(on, WeightWalk::load, placement)));
-      });
+      name, std::move(sizes), AdapterPart{std::string(files.kind().folder), listed->shapes(), files.kind().layouts()},
+      [&files, walk, make](Context& on, const WeightPlacement& placement) {
+        WeightBuilder load = files.weights(on, WeightWalk::load, placement);
+        return std::make_unique<Network>(make(on, walk(load)));
+      },
+      [&files, listed](const std::string& weight) { return files.read_weight(weight, listed->shapes().at(weight)); });
 }
 
 /// The text encoder as files have it.

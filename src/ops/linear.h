@@ -30,6 +30,8 @@ struct NamedRows {
   friend bool operator==(const NamedRows&, const NamedRows&) = default;
 };
 
+struct LinearUpdate;
+
 /// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one
 /// process share it.
 struct Linear {
@@ -39,6 +41,9 @@ struct Linear {
   std::shared_ptr<const PackedWeight> packed;
   ConstView bias = {};               ///< f32 [out], or null; owned by the model's weights
   std::vector<NamedRows> rows = {};  ///< where they come from; every row once, or none where nobody has named them
+  /// What adapters add to products with it at the moment. It is all that ever changes of a weight: between drawings, by
+  /// adapt_weights().
+  mutable std::shared_ptr<const LinearUpdate> update = {};
 
   size_t size_in_bytes() const;
 };

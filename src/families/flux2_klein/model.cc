@@ -94,13 +94,11 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 
 void Model::make_parts(Context& ctx) {
   encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, shape_.limits.max_sequence_length);
-  const auto walk = [this](Context& on, WeightWalk how, const WeightPlacement& placement) {
-    WeightBuilder builder = transformer_files_.weights(on, how, placement);
-    return flux2::build_weights(transformer_config_, builder);
-  };
-  transformer_ = make_part<flux2::Transformer>(ctx, "transformer", walk, [this](Context&, flux2::Weights weights) {
-    return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
-  });
+  const auto walk = [this](WeightBuilder& builder) { return flux2::build_weights(transformer_config_, builder); };
+  transformer_ = make_part<flux2::Transformer>(
+      ctx, transformer_files_, "transformer", walk, [this](Context&, flux2::Weights weights) {
+        return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
+      });
   autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_, true);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }

@@ -76,13 +76,11 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 void Model::make_parts(Context& ctx) {
   const int64_t max_tokens = shape_.limits.max_sequence_length;
   encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, max_tokens);
-  const auto walk = [this](Context& on, WeightWalk how, const WeightPlacement& placement) {
-    WeightBuilder builder = transformer_files_.weights(on, how, placement);
-    return build_weights(transformer_config_, builder);
-  };
-  transformer_ = make_part<Transformer>(ctx, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
-    return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
-  });
+  const auto walk = [this](WeightBuilder& builder) { return build_weights(transformer_config_, builder); };
+  transformer_ = make_part<Transformer>(
+      ctx, transformer_files_, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
+        return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
+      });
   autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_, false);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }

@@ -23,8 +23,8 @@ class CaptionEncoding final : public PromptEncoding {
   const Model& model_;
   std::vector<int64_t> lengths_;
   std::vector<qwen3::PromptRows> prompts_;  // the same: nothing is padded
-  View features_;  // f32 [tokens of all, the encoder's hidden]
-  View captions_;  // f32 [padded tokens of all, hidden]
+  View features_;                           // f32 [tokens of all, the encoder's hidden]
+  View captions_;                           // f32 [padded tokens of all, hidden]
   qwen3::Scratch encoder_;
   RefineScratch refiner_;  // in the same memory
 };
