@@ -42,16 +42,16 @@ ModelShape shape_of(const std::filesystem::path& folder, const flux2::Config& tr
 }
 
 flux2::Config load_transformer_config(const std::filesystem::path& folder) {
-  return flux2::load_config(folder / "transformer" / "config.json");
+  return flux2::load_config(JsonConfig::load(folder / "transformer" / "config.json"));
 }
 
 autoencoder_kl::Config load_vae_config(const std::filesystem::path& folder) {
-  return autoencoder_kl::load_flux2_config(folder / "vae" / "config.json");
+  return autoencoder_kl::load_flux2_config(JsonConfig::load(folder / "vae" / "config.json"));
 }
 
 qwen3::Config load_encoder_config(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "text_encoder" / "config.json";
-  qwen3::Config config = qwen3::load_config(file);
+  qwen3::Config config = qwen3::load_config(JsonConfig::load(file));
   require(config.layers > kFeatureLayers.back(), ErrorKind::model,
           "{}: field 'num_hidden_layers' is {}, the features are the outputs of layers 9, 18 and 27", file.string(),
           config.layers);

@@ -34,11 +34,11 @@ ModelShape shape_of(const std::filesystem::path& folder, const Config& transform
 }
 
 Config load_transformer_config(const std::filesystem::path& folder) {
-  return load_config(folder / "transformer" / "config.json");
+  return load_config(JsonConfig::load(folder / "transformer" / "config.json"));
 }
 
 autoencoder_kl::Config load_vae_config(const std::filesystem::path& folder) {
-  return autoencoder_kl::load_config(folder / "vae" / "config.json");
+  return autoencoder_kl::load_config(JsonConfig::load(folder / "vae" / "config.json"));
 }
 
 }  // namespace
@@ -51,7 +51,7 @@ Model::Model(Context& ctx, const FamilyOptions& options) : options_(options) {
   const std::filesystem::path& folder = options.folder;
   check_part_classes(folder, kPartClasses);
   transformer_config_ = load_transformer_config(folder);
-  encoder_config_ = qwen3::load_config(folder / "text_encoder" / "config.json");
+  encoder_config_ = qwen3::load_config(JsonConfig::load(folder / "text_encoder" / "config.json"));
   vae_config_ = load_vae_config(folder);
   scheduler_config_ = load_scheduler_config(folder / "scheduler" / "scheduler_config.json");
   require(transformer_config_.caption_width == encoder_config_.hidden, ErrorKind::model,
