@@ -39,11 +39,11 @@ std::filesystem::path written(const std::string& part, const json& config) {
 void load(const std::string& part, const json& config) {
   const std::filesystem::path path = written(part, config);
   if (part == "transformer")
-    zimage::load_config(path);
+    zimage::load_config(JsonConfig::load(path));
   else if (part == "text_encoder")
-    qwen3::load_config(path);
+    qwen3::load_config(JsonConfig::load(path));
   else
-    autoencoder_kl::load_config(path);
+    autoencoder_kl::load_config(JsonConfig::load(path));
 }
 
 TEST(Config, FullSizeLoads) {
@@ -58,7 +58,7 @@ qwen3::Config encoder_config(const std::function<void(json&)>& change) {
   json config = read("text_encoder");
   for (const char* field : {"rope_theta", "rope_scaling", "rope_parameters"}) config.erase(field);
   change(config);
-  return qwen3::load_config(written("encoder", config));
+  return qwen3::load_config(JsonConfig::load(written("encoder", config)));
 }
 
 TEST(Config, RopeThetaIsFoundWhereTransformers5FindsIt) {
@@ -225,33 +225,37 @@ TEST(Config, BadOnesNameFileAndField) {
 void load_flux2(const std::string& part, const json& config) {
   const std::filesystem::path path = written("flux2_" + part, config);
   if (part == "transformer")
-    flux2::load_config(path);
+    flux2::load_config(JsonConfig::load(path));
   else
-    autoencoder_kl::load_flux2_config(path);
+    autoencoder_kl::load_flux2_config(JsonConfig::load(path));
 }
 
 TEST(Config, OfFlux2SaysWhatItsWeightsAre) {
   const json transformer = read("transformer", "flux2-klein-9b");
-  const flux2::Config config = flux2::load_config(written("flux2_9b", transformer));
+  const flux2::Config config = flux2::load_config(JsonConfig::load(written("flux2_9b", transformer)));
   EXPECT_EQ(config.hidden(), 4096);
   EXPECT_EQ(config.ffn(), 12288);
   EXPECT_EQ(config.text_width, 12288);
   EXPECT_EQ(config.double_layers, 8);
   EXPECT_EQ(config.single_layers, 24);
   EXPECT_EQ(config.norm_eps, 1e-6f);
-  const flux2::Config usual = flux2::load_config(written("flux2_usual", {{"guidance_embeds", false}}));
+  const flux2::Config usual =
+      flux2::load_config(JsonConfig::load(written("flux2_usual", {{"guidance_embeds", false}})));
   EXPECT_EQ(usual.hidden(), 48 * 128);
   EXPECT_EQ(usual.text_width, 15360);
   EXPECT_EQ(usual.double_layers, 8);
   EXPECT_EQ(usual.single_layers, 48);
   EXPECT_EQ(usual.in_channels, 128);
   EXPECT_EQ(usual.rope_theta, 2000);
-  EXPECT_EQ(flux2::load_config(written("flux2_int", {{"guidance_embeds", false}, {"mlp_ratio", 1.7}})).ffn(), 10444)
+  EXPECT_EQ(flux2::load_config(JsonConfig::load(written("flux2_int", {{"guidance_embeds", false}, {"mlp_ratio", 1.7}})))
+                .ffn(),
+            10444)
       << "int(6144 * 1.7)";
   json same = transformer;
   same["out_channels"] = 128;
   EXPECT_NO_THROW(load_flux2("transformer", same));
-  const autoencoder_kl::Config vae = autoencoder_kl::load_flux2_config(written("flux2_vae", json::object()));
+  const autoencoder_kl::Config vae =
+      autoencoder_kl::load_flux2_config(JsonConfig::load(written("flux2_vae", json::object())));
   EXPECT_EQ(vae.latent_channels, 32);
   EXPECT_EQ(vae.packed_channels(), 128);
   EXPECT_EQ(vae.patch, 2);

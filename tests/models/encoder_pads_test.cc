@@ -22,7 +22,7 @@ class EncoderPads : public testing::TestWithParam<std::pair<const char*, DType>>
     const auto& [model, dtype] = GetParam();
     if (dtype == DType::bf16 && !ops::has_bf16_products(ctx_)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
     const auto folder = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/klein_tiny" / model / "text_encoder";
-    qwen3::Config config = qwen3::load_config(folder / "config.json");
+    qwen3::Config config = qwen3::load_config(JsonConfig::load(folder / "config.json"));
     config.feature_layers = {9, 18, 27};
     config.pads = true;
     WeightStore store = WeightStore::open(folder);

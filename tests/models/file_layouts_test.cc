@@ -41,22 +41,24 @@ std::vector<std::string> walked(const Walk& walk) {
 }
 
 std::vector<std::string> zimage_names() {
-  const zimage::Config config = zimage::load_config(kModels / "z-image-turbo/transformer/config.json");
+  const zimage::Config config =
+      zimage::load_config(JsonConfig::load(kModels / "z-image-turbo/transformer/config.json"));
   return walked([&](WeightBuilder& builder) { zimage::build_weights(config, builder); });
 }
 
 std::vector<std::string> flux2_names() {
-  const flux2::Config config = flux2::load_config(kModels / "flux2-klein-4b/transformer/config.json");
+  const flux2::Config config = flux2::load_config(JsonConfig::load(kModels / "flux2-klein-4b/transformer/config.json"));
   return walked([&](WeightBuilder& builder) { flux2::build_weights(config, builder); });
 }
 
 std::vector<std::string> qwen3_names() {
-  const qwen3::Config config = qwen3::load_config(kModels / "z-image-turbo/text_encoder/config.json");
+  const qwen3::Config config = qwen3::load_config(JsonConfig::load(kModels / "z-image-turbo/text_encoder/config.json"));
   return walked([&](WeightBuilder& builder) { qwen3::build_weights(config, builder); });
 }
 
 std::vector<std::string> vae_names() {
-  const autoencoder_kl::Config config = autoencoder_kl::load_flux2_config(kModels / "flux2-klein-4b/vae/config.json");
+  const autoencoder_kl::Config config =
+      autoencoder_kl::load_flux2_config(JsonConfig::load(kModels / "flux2-klein-4b/vae/config.json"));
   return walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, true, builder); });
 }
 

@@ -40,17 +40,20 @@ std::map<std::string, std::string> walked(const Walk& walk) {
 }
 
 TEST(TensorNames, Transformer) {
-  const zimage::Config config = zimage::load_config(kRoot / "models/z-image-turbo/transformer/config.json");
+  const zimage::Config config =
+      zimage::load_config(JsonConfig::load(kRoot / "models/z-image-turbo/transformer/config.json"));
   EXPECT_EQ(walked([&](WeightBuilder& builder) { zimage::build_weights(config, builder); }), wanted("transformer"));
 }
 
 TEST(TensorNames, TextEncoder) {
-  const qwen3::Config config = qwen3::load_config(kRoot / "models/z-image-turbo/text_encoder/config.json");
+  const qwen3::Config config =
+      qwen3::load_config(JsonConfig::load(kRoot / "models/z-image-turbo/text_encoder/config.json"));
   EXPECT_EQ(walked([&](WeightBuilder& builder) { qwen3::build_weights(config, builder); }), wanted("text_encoder"));
 }
 
 TEST(TensorNames, Autoencoder) {
-  const autoencoder_kl::Config config = autoencoder_kl::load_config(kRoot / "models/z-image-turbo/vae/config.json");
+  const autoencoder_kl::Config config =
+      autoencoder_kl::load_config(JsonConfig::load(kRoot / "models/z-image-turbo/vae/config.json"));
   for (const bool with_encoder : {false, true}) {
     EXPECT_EQ(walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, with_encoder, builder); }),
               wanted("vae"));
@@ -70,18 +73,18 @@ INSTANTIATE_TEST_SUITE_P(Models, KleinTensorNames, testing::Values("flux2-klein-
 
 // Its fused matrices are loaded in parts, each of which says the shape of the whole.
 TEST_P(KleinTensorNames, Transformer) {
-  const flux2::Config of = flux2::load_config(config("transformer"));
+  const flux2::Config of = flux2::load_config(JsonConfig::load(config("transformer")));
   EXPECT_EQ(walked([&](WeightBuilder& builder) { flux2::build_weights(of, builder); }), wanted("transformer"));
 }
 
 TEST_P(KleinTensorNames, TextEncoder) {
-  qwen3::Config of = qwen3::load_config(config("text_encoder"));
+  qwen3::Config of = qwen3::load_config(JsonConfig::load(config("text_encoder")));
   of.feature_layers = {9, 18, 27};
   EXPECT_EQ(walked([&](WeightBuilder& builder) { qwen3::build_weights(of, builder); }), wanted("text_encoder"));
 }
 
 TEST_P(KleinTensorNames, Autoencoder) {
-  const autoencoder_kl::Config of = autoencoder_kl::load_flux2_config(config("vae"));
+  const autoencoder_kl::Config of = autoencoder_kl::load_flux2_config(JsonConfig::load(config("vae")));
   std::map<std::string, std::string> needed = wanted("vae");
   EXPECT_EQ(needed.erase("bn.num_batches_tracked"), 1u) << "a checkpoint may have it, and it says nothing";
   for (const bool with_encoder : {false, true})

@@ -29,8 +29,8 @@ struct Vae {
   bool is_flux2 = false;
 
   autoencoder_kl::Autoencoder load(Context& ctx, DType dtype) const {
-    const auto config =
-        (is_flux2 ? autoencoder_kl::load_flux2_config : autoencoder_kl::load_config)(folder / "config.json");
+    const auto config = (is_flux2 ? autoencoder_kl::load_flux2_config
+                                  : autoencoder_kl::load_config)(JsonConfig::load(folder / "config.json"));
     WeightBuilder builder(ctx, std::make_shared<StoreSource>(WeightStore::open(folder), "", StoreSource::Mode::load),
                           dtype);
     return {config, autoencoder_kl::build_weights(config, true, builder), dtype};
@@ -154,7 +154,8 @@ TEST(VaeScratch, FitsFourGibibytesAt2048x2048) {
 TEST(VaeScratch, OfAnEncodingFitsFourGibibytesAt2048x2048) {
   Context ctx({}, 2);
   if (!ops::has_bf16_products(ctx)) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
-  const auto config = autoencoder_kl::load_flux2_config(NOSTOS_SOURCE_DIR "/models/flux2-klein-4b/vae/config.json");
+  const auto config =
+      autoencoder_kl::load_flux2_config(JsonConfig::load(NOSTOS_SOURCE_DIR "/models/flux2-klein-4b/vae/config.json"));
   WeightBuilder builder(ctx, std::make_shared<ListingSource>(), DType::bf16);
   const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::bf16);
   Arena arena({DeviceKind::cuda, 0});

@@ -128,13 +128,14 @@ TEST_P(WeightTableTest, FindsTheTransformersMatrices) {
   part.matrices.erase("x_pad_token");
   part.matrices.erase("cap_pad_token");
   WeightBuilder builder = part.builder(ctx_);
-  const zimage::Weights weights = zimage::build_weights(zimage::load_config(folder / "config.json"), builder);
+  const zimage::Weights weights =
+      zimage::build_weights(zimage::load_config(JsonConfig::load(folder / "config.json")), builder);
   expect_finds(ctx_, zimage::weight_table(weights), part);
 }
 
 TEST_P(WeightTableTest, FindsTheTextEncodersMatrices) {
   const std::filesystem::path folder = GetParam().model / "text_encoder";
-  const qwen3::Config config = qwen3::load_config(folder / "config.json");
+  const qwen3::Config config = qwen3::load_config(JsonConfig::load(folder / "config.json"));
   Part part(folder);
   // The table of the embedding is looked up, and the last layer never runs.
   const std::string last = "layers." + std::to_string(config.layers - 1) + ".";
@@ -150,8 +151,8 @@ TEST_P(WeightTableTest, FindsTheAutoencodersMatrices) {
   const std::filesystem::path folder = GetParam().model / "vae";
   Part part(folder);
   WeightBuilder builder = part.builder(ctx_);
-  const autoencoder_kl::Weights weights =
-      autoencoder_kl::build_weights(autoencoder_kl::load_config(folder / "config.json"), true, builder);
+  const autoencoder_kl::Weights weights = autoencoder_kl::build_weights(
+      autoencoder_kl::load_config(JsonConfig::load(folder / "config.json")), true, builder);
   expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
 }
 
@@ -173,7 +174,7 @@ INSTANTIATE_TEST_SUITE_P(Models, KleinWeightTable, testing::Values("distilled", 
 TEST_P(KleinWeightTable, FindsTheTransformersMatrices) {
   Part part(folder("transformer"));
   WeightBuilder builder = part.builder(ctx_);
-  const flux2::Config config = flux2::load_config(folder("transformer") / "config.json");
+  const flux2::Config config = flux2::load_config(JsonConfig::load(folder("transformer") / "config.json"));
   const flux2::Weights weights = flux2::build_weights(config, builder);
   const WeightTable table = flux2::weight_table(weights);
   expect_finds(ctx_, table, part);
@@ -185,7 +186,7 @@ TEST_P(KleinWeightTable, FindsTheTransformersMatrices) {
 }
 
 TEST_P(KleinWeightTable, FindsTheTextEncodersMatrices) {
-  qwen3::Config config = qwen3::load_config(folder("text_encoder") / "config.json");
+  qwen3::Config config = qwen3::load_config(JsonConfig::load(folder("text_encoder") / "config.json"));
   config.feature_layers = {9, 18, 27};
   Part part(folder("text_encoder"));
   // The table of the embedding is looked up, and no layer runs after the last feature.
@@ -202,15 +203,16 @@ TEST_P(KleinWeightTable, FindsTheTextEncodersMatrices) {
 TEST_P(KleinWeightTable, FindsTheAutoencodersMatrices) {
   Part part(folder("vae"));
   WeightBuilder builder = part.builder(ctx_);
-  const autoencoder_kl::Weights weights =
-      autoencoder_kl::build_weights(autoencoder_kl::load_flux2_config(folder("vae") / "config.json"), true, builder);
+  const autoencoder_kl::Weights weights = autoencoder_kl::build_weights(
+      autoencoder_kl::load_flux2_config(JsonConfig::load(folder("vae") / "config.json")), true, builder);
   expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
 }
 
 TEST(WeightTable, WithoutDataNothingIsNamed) {
   Context ctx({}, 1);
   WeightBuilder builder(ctx, std::make_shared<ListingSource>(), DType::f32);
-  const zimage::Config config = zimage::load_config(embedded_model().model / "transformer/config.json");
+  const zimage::Config config =
+      zimage::load_config(JsonConfig::load(embedded_model().model / "transformer/config.json"));
   EXPECT_TRUE(zimage::weight_table(zimage::build_weights(config, builder)).empty());
 }
 

@@ -1,4 +1,4 @@
-// Reads and checks vae/config.json.
+// Reads and checks vae/config.json, and makes one from shapes.
 #include "models/autoencoder_kl/config.h"
 
 #include <algorithm>
@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "io/json_config.h"
 
 namespace nostos::autoencoder_kl {
 
@@ -27,8 +26,7 @@ void check_levels(const JsonConfig& json, const Config& config, std::string_view
   }
 }
 
-Config read_config(const std::filesystem::path& file, bool is_flux2) {
-  const JsonConfig json = JsonConfig::load(file);
+Config read_config(const JsonConfig& json, bool is_flux2) {
   json.check_class(std::array<std::string_view, 1>{is_flux2 ? "AutoencoderKLFlux2" : "AutoencoderKL"});
   json.require_unquantised();
 
@@ -76,8 +74,41 @@ Config read_config(const std::filesystem::path& file, bool is_flux2) {
 
 }  // namespace
 
-Config load_config(const std::filesystem::path& file) { return read_config(file, false); }
+Config load_config(const JsonConfig& json) { return read_config(json, false); }
 
-Config load_flux2_config(const std::filesystem::path& file) { return read_config(file, true); }
+Config load_flux2_config(const JsonConfig& json) { return read_config(json, true); }
+
+JsonConfig guess_config(const TensorShapes& shapes) {
+  const bool is_flux2 = shapes.has("bn.running_mean");
+  const auto levels = [&](const std::string& blocks) {
+    std::vector<int64_t> channels(static_cast<size_t>(shapes.count(blocks, ".resnets.0.conv1.weight")));
+    for (size_t level = 0; level < channels.size(); ++level)
+      channels[level] = shapes.extent(fmt::format("{}{}.resnets.0.conv1.weight", blocks, level), 0);
+    return channels;
+  };
+  const std::vector<int64_t> encoder = levels("encoder.down_blocks.");
+  std::vector<int64_t> decoder = levels("decoder.up_blocks.");
+  std::ranges::reverse(decoder);
+  const int64_t layers = shapes.count("encoder.down_blocks.0.resnets.", ".conv1.weight");
+  const int64_t latent = shapes.extent("decoder.conv_in.weight", 1), wanted = is_flux2 ? 32 : 16;
+  if (encoder != std::vector<int64_t>{128, 256, 512, 512} || layers != 2 || latent != wanted)
+    shapes.refuse(
+        fmt::format("it has {} latent channels and {} layers on each level of the encoder, of {} channels, not "
+                    "{}, 2 and 128, 256, 512, 512",
+                    latent, layers, fmt::join(encoder, ", "), wanted));
+  const std::string own = is_flux2 ? R"("_class_name": "AutoencoderKLFlux2", "patch_size": [2, 2],
+                                        "batch_norm_eps": 1e-4)"
+                                   : R"("_class_name": "AutoencoderKL", "scaling_factor": 0.3611,
+                                        "shift_factor": 0.1159)";
+  return JsonConfig::parse(
+      fmt::format(R"({{{}, "in_channels": {}, "out_channels": {}, "latent_channels": {}, "block_out_channels": [{}],
+                       "decoder_block_out_channels": [{}], "layers_per_block": {}, "norm_num_groups": 32,
+                       "mid_block_add_attention": {}, "use_quant_conv": {}, "use_post_quant_conv": {}}})",
+                  own, shapes.extent("encoder.conv_in.weight", 1), shapes.extent("decoder.conv_out.weight", 0), latent,
+                  fmt::join(encoder, ", "), fmt::join(decoder == encoder ? std::vector<int64_t>{} : decoder, ", "),
+                  layers, shapes.has("decoder.mid_block.attentions.0.to_q.weight"), shapes.has("quant_conv.weight"),
+                  shapes.has("post_quant_conv.weight")),
+      shapes.config_name());
+}
 
 }  // namespace nostos::autoencoder_kl

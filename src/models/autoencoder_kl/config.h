@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <vector>
+
+#include "io/json_config.h"
+#include "models/tensor_shapes.h"
 
 namespace nostos::autoencoder_kl {
 
@@ -33,11 +35,18 @@ struct Config {
   }
   /// Pixels along one side of an element of unpacked latents: 2 for every level but one.
   int64_t scale() const { return int64_t{1} << (block_channels.size() - 1); }
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 /// Of an AutoencoderKL. \throws Error model naming file and field.
-Config load_config(const std::filesystem::path& file);
+Config load_config(const JsonConfig& json);
 /// Of an AutoencoderKLFlux2. \throws Error model naming file and field.
-Config load_flux2_config(const std::filesystem::path& file);
+Config load_flux2_config(const JsonConfig& json);
+
+/// \return the config of a VAE whose file comes without one: FLUX.1's, or, if it has batch statistics, FLUX.2's, with
+/// any channels in the decoder. \throws Error model if neither can be meant. Latents of 16 channels are taken for
+/// FLUX.1's: shapes do not say by what they are scaled.
+JsonConfig guess_config(const TensorShapes& shapes);
 
 }  // namespace nostos::autoencoder_kl

@@ -1,4 +1,4 @@
-// Reads and checks transformer/config.json.
+// Reads and checks transformer/config.json, and makes one from shapes.
 #include "models/flux2/config.h"
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "io/json_config.h"
 
 namespace nostos::flux2 {
 
@@ -16,10 +15,9 @@ nn::AttentionShape Config::attention_shape() const {
 }
 
 // What a config leaves out has the class's own defaults, which are those of FLUX.2-dev.
-Config load_config(const std::filesystem::path& file) {
+Config load_config(const JsonConfig& json) {
   constexpr std::array<std::string_view, 1> kClasses{"Flux2Transformer2DModel"};
   constexpr int64_t kMax = int64_t{1} << 20;
-  const JsonConfig json = JsonConfig::load(file);
   json.check_class(kClasses);
   json.require_unquantised();
 
@@ -52,6 +50,30 @@ Config load_config(const std::filesystem::path& file) {
   if (std::accumulate(config.axes_dims.begin(), config.axes_dims.end(), int64_t{0}) != config.head_dim)
     json.refuse("axes_dims_rope", fmt::format("must add up to attention_head_dim = {}", config.head_dim));
   return config;
+}
+
+JsonConfig guess_config(const TensorShapes& shapes) {
+  constexpr int64_t kHeadDim = 128;
+  const std::string time = "time_guidance_embed.";
+  const int64_t hidden = shapes.extent("x_embedder.weight", 0);
+  const int64_t head_dim = shapes.extent("transformer_blocks.0.attn.norm_q.weight", 0);
+  if (head_dim != kHeadDim) shapes.refuse(fmt::format("its heads are {} wide, not {}", head_dim, kHeadDim));
+  const int64_t heads = shapes.quotient("heads", hidden, head_dim);
+  const int64_t ffn = shapes.extent("transformer_blocks.0.ff.linear_out.weight", 1);
+  return JsonConfig::parse(
+      fmt::format(R"({{"_class_name": "Flux2Transformer2DModel", "patch_size": 1, "in_channels": {},
+                       "out_channels": {}, "num_attention_heads": {}, "attention_head_dim": {}, "num_layers": {},
+                       "num_single_layers": {}, "joint_attention_dim": {}, "timestep_guidance_channels": {},
+                       "mlp_ratio": {}, "eps": 1e-6, "rope_theta": 2000, "axes_dims_rope": [32, 32, 32, 32],
+                       "guidance_embeds": {}}})",
+                  shapes.extent("x_embedder.weight", 1), shapes.extent("proj_out.weight", 0), heads, head_dim,
+                  shapes.count("transformer_blocks.", ".attn.norm_q.weight"),
+                  shapes.count("single_transformer_blocks.", ".attn.norm_q.weight"),
+                  shapes.extent("context_embedder.weight", 1),
+                  shapes.extent(time + "timestep_embedder.linear_1.weight", 1),
+                  shapes.quotient("feed-forward channels per channel", ffn, hidden),
+                  shapes.has(time + "guidance_embedder.linear_1.weight")),
+      shapes.config_name());
 }
 
 }  // namespace nostos::flux2

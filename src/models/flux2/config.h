@@ -2,9 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <vector>
 
+#include "io/json_config.h"
+#include "models/tensor_shapes.h"
 #include "nn/attention.h"
 
 namespace nostos::flux2 {
@@ -27,10 +28,16 @@ struct Config {
   int64_t ffn() const { return static_cast<int64_t>(static_cast<double>(hidden()) * mlp_ratio); }
   nn::AttentionShape attention_shape() const;
   GatedShape feed_forward_shape() const { return {hidden(), ffn(), false}; }
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 /// \throws Error model naming file and field: unknown class, wrong type, values that contradict each other or that
 /// nostos cannot draw with.
-Config load_config(const std::filesystem::path& file);
+Config load_config(const JsonConfig& json);
+
+/// \return the config of a model whose file comes without one: of the published dimensions that `shapes` do not say.
+/// \throws Error model if the published ones cannot be meant
+JsonConfig guess_config(const TensorShapes& shapes);
 
 }  // namespace nostos::flux2

@@ -1,4 +1,4 @@
-// Reads and checks text_encoder/config.json.
+// Reads and checks text_encoder/config.json, and makes one from shapes.
 #include "models/qwen3/config.h"
 
 #include <array>
@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "io/json_config.h"
 
 namespace nostos::qwen3 {
 
@@ -58,10 +57,9 @@ void require_full_attention(const JsonConfig& json, int64_t layers) {
 
 }  // namespace
 
-Config load_config(const std::filesystem::path& file) {
+Config load_config(const JsonConfig& json) {
   constexpr std::array<std::string_view, 2> kClasses{"Qwen3Model", "Qwen3ForCausalLM"};
   constexpr int64_t kMax = int64_t{1} << 22;
-  const JsonConfig json = JsonConfig::load(file);
   json.check_class(kClasses);
   json.require_unquantised();
   if (const std::string type = json.string_or("model_type", "qwen3"); type != "qwen3")
@@ -94,6 +92,22 @@ Config load_config(const std::filesystem::path& file) {
     json.refuse("attention_bias", "is true: Qwen3 projections have no bias");
   require_full_attention(json, config.layers);
   return config;
+}
+
+JsonConfig guess_config(const TensorShapes& shapes, const Constants& constants) {
+  const std::string attention = "layers.0.self_attn.";
+  const int64_t head_dim = shapes.extent(attention + "q_norm.weight", 0);
+  const auto heads = [&](const char* projection) {
+    return shapes.quotient("heads", shapes.extent(attention + projection + ".weight", 0), head_dim);
+  };
+  return JsonConfig::parse(
+      fmt::format(R"({{"architectures": ["Qwen3Model"], "model_type": "qwen3", "vocab_size": {}, "hidden_size": {},
+                       "intermediate_size": {}, "num_hidden_layers": {}, "num_attention_heads": {},
+                       "num_key_value_heads": {}, "head_dim": {}, "rms_norm_eps": {}, "rope_theta": {}}})",
+                  shapes.extent("embed_tokens.weight", 0), shapes.extent("embed_tokens.weight", 1),
+                  shapes.extent("layers.0.mlp.gate_proj.weight", 0), shapes.count("layers.", ".input_layernorm.weight"),
+                  heads("q_proj"), heads("k_proj"), head_dim, constants.norm_eps, constants.rope_theta),
+      shapes.config_name());
 }
 
 }  // namespace nostos::qwen3

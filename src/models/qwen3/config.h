@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <iterator>
 #include <vector>
 
+#include "io/json_config.h"
+#include "models/tensor_shapes.h"
 #include "nn/attention.h"
 
 namespace nostos::qwen3 {
@@ -30,9 +31,21 @@ struct Config {
   int64_t feature_width() const { return std::ssize(feature_layers) * hidden; }
   nn::AttentionShape attention_shape() const;
   GatedShape feed_forward_shape() const;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 /// \return the config, whose features are the last but one hidden state. \throws Error model naming file and field.
-Config load_config(const std::filesystem::path& file);
+Config load_config(const JsonConfig& json);
+
+/// What no shape says. Files of some formats have it beside the tensors, e.g. GGUF's `qwen3.rope.freq_base` and
+/// `qwen3.attention.layer_norm_rms_epsilon`.
+struct Constants {
+  double rope_theta = 1e6;
+  double norm_eps = 1e-6;
+};
+
+/// \return the config of a model whose file comes without one. \throws Error model if `shapes` do not fit one another
+JsonConfig guess_config(const TensorShapes& shapes, const Constants& constants = {});
 
 }  // namespace nostos::qwen3

@@ -1,4 +1,4 @@
-// Reads and checks transformer/config.json.
+// Reads and checks transformer/config.json, and makes one from shapes.
 #include "models/zimage/config.h"
 
 #include <algorithm>
@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "base/rounding.h"
-#include "io/json_config.h"
 
 namespace nostos::zimage {
 
@@ -23,10 +22,9 @@ nn::AttentionShape Config::attention_shape() const {
 
 GatedShape Config::feed_forward_shape() const { return {hidden, ffn(), false}; }
 
-Config load_config(const std::filesystem::path& file) {
+Config load_config(const JsonConfig& json) {
   constexpr std::array<std::string_view, 1> kClasses{"ZImageTransformer2DModel"};
   constexpr int64_t kMax = int64_t{1} << 20;
-  const JsonConfig json = JsonConfig::load(file);
   json.check_class(kClasses);
   json.require_unquantised();
 
@@ -64,6 +62,26 @@ Config load_config(const std::filesystem::path& file) {
     json.refuse("axes_dims", fmt::format("must add up to dim / n_heads = {}", config.head_dim()));
   }
   return config;
+}
+
+JsonConfig guess_config(const TensorShapes& shapes) {
+  constexpr int64_t kPatch = 2, kHeadDim = 128;
+  const std::string embedder = fmt::format("all_x_embedder.{}-1.weight", kPatch);
+  const int64_t hidden = shapes.extent(embedder, 0);
+  const int64_t head_dim = shapes.extent("layers.0.attention.norm_q.weight", 0);
+  if (head_dim != kHeadDim) shapes.refuse(fmt::format("its heads are {} wide, not {}", head_dim, kHeadDim));
+  const int64_t in_channels = shapes.quotient("channels", shapes.extent(embedder, 1), kPatch * kPatch);
+  const std::string siglip_norm = "siglip_embedder.0.weight";
+  return JsonConfig::parse(
+      fmt::format(R"({{"_class_name": "ZImageTransformer2DModel", "all_patch_size": [{}], "all_f_patch_size": [1],
+                       "in_channels": {}, "dim": {}, "n_layers": {}, "n_refiner_layers": {}, "n_heads": {},
+                       "norm_eps": 1e-5, "qk_norm": true, "cap_feat_dim": {}, "rope_theta": 256, "t_scale": 1000,
+                       "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "siglip_feat_dim": {}}})",
+                  kPatch, in_channels, hidden, shapes.count("layers.", ".attention_norm1.weight"),
+                  shapes.count("noise_refiner.", ".attention_norm1.weight"), shapes.quotient("heads", hidden, head_dim),
+                  shapes.extent("cap_embedder.1.weight", 1),
+                  shapes.has(siglip_norm) ? std::to_string(shapes.extent(siglip_norm, 0)) : "null"),
+      shapes.config_name());
 }
 
 int64_t padded_tokens(int64_t tokens) { return round_up(tokens, kTokenMultiple); }

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <vector>
 
+#include "io/json_config.h"
+#include "models/tensor_shapes.h"
 #include "nn/attention.h"
 
 namespace nostos::zimage {
@@ -36,11 +37,17 @@ struct Config {
   int64_t patch_width() const { return patch * patch * in_channels; }
   nn::AttentionShape attention_shape() const;
   GatedShape feed_forward_shape() const;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 /// \throws Error model naming file and field: unknown class, wrong type, values that contradict each other or that
 /// nostos cannot draw with.
-Config load_config(const std::filesystem::path& file);
+Config load_config(const JsonConfig& json);
+
+/// \return the config of a model whose file comes without one: of the published dimensions that `shapes` do not say.
+/// \throws Error model if the published ones cannot be meant
+JsonConfig guess_config(const TensorShapes& shapes);
 
 /// \return `tokens` rounded up to kTokenMultiple.
 int64_t padded_tokens(int64_t tokens);
