@@ -102,7 +102,7 @@ JsonConfig PartFiles::config() const {
     for (int axis = 1; axis < whole->rank(); ++axis) shape.push_back((*whole)[axis]);
     return shape;
   };
-  return kind_->guess_config({path_.string(), shape_of});
+  return kind_->guess_config({path_.string(), shape_of}, store);
 }
 
 std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk walk) const {

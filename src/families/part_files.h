@@ -42,7 +42,7 @@ struct PartKind {
   std::span<const CheckpointLayout> (*layouts)();   ///< of files
   std::span<const std::string_view> (*prefixes)();  ///< likewise
   /// \return the config that the shapes of a file's tensors tell
-  JsonConfig (*guess_config)(const TensorShapes& shapes);
+  JsonConfig (*guess_config)(const TensorShapes& shapes, const WeightStore& store);
 };
 
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()

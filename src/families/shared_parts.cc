@@ -3,6 +3,7 @@
 
 #include <fmt/ranges.h>
 
+#include <charconv>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,20 @@
 namespace nostos {
 
 using autoencoder_kl::Autoencoder;
+
+JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightStore& store) {
+  qwen3::Constants constants;
+  const auto read = [&](const std::string& key, double& value) {
+    const std::string* text = store.metadata(key);
+    if (text == nullptr) return;
+    const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+    require(error == std::errc() && end == text->data() + text->size(), ErrorKind::model, "{}: key '{}' is no number",
+            store.path().string(), key);
+  };
+  read("qwen3.rope.freq_base", constants.rope_theta);
+  read("qwen3.attention.layer_norm_rms_epsilon", constants.norm_eps);
+  return qwen3::guess_config(shapes, constants);
+}
 
 std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const PartFiles& text_encoder) {
   const ModelFiles& files = options.files;

@@ -43,19 +43,23 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
       [&files, listed](const std::string& weight) { return files.read_weight(weight, listed->shapes().at(weight)); });
 }
 
+/// \return the text encoder's config from its tensors' shapes and what a GGUF file says beside them.
+JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightStore& store);
+
 /// The text encoder as files have it.
 inline constexpr PartKind kTextEncoder{"Qwen3 text encoder",      "text_encoder",      "--text-encoder",
                                        &ModelFiles::text_encoder, qwen3::file_layouts, qwen3::file_prefixes,
-                                       qwen3::guess_config};
+                                       guess_text_encoder_config};
 
 /// The VAE as files have it.
-inline constexpr PartKind kVae{"VAE",
-                               "vae",
-                               "--vae",
-                               &ModelFiles::vae,
-                               autoencoder_kl::file_layouts,
-                               autoencoder_kl::file_prefixes,
-                               autoencoder_kl::guess_config};
+inline constexpr PartKind kVae{
+    "VAE",
+    "vae",
+    "--vae",
+    &ModelFiles::vae,
+    autoencoder_kl::file_layouts,
+    autoencoder_kl::file_prefixes,
+    [](const TensorShapes& shapes, const WeightStore&) { return autoencoder_kl::guess_config(shapes); }};
 
 /// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or, where
 /// there is no folder, the usual one; nothing for a synthetic model without one.

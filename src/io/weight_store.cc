@@ -224,6 +224,12 @@ std::optional<std::span<const std::byte>> WeightStore::find_bytes(std::string_vi
   return files_[found->second.file]->bytes(name);
 }
 
+const std::string* WeightStore::metadata(const std::string& name) const {
+  for (const auto& file : files_)
+    if (const auto found = file->metadata().find(name); found != file->metadata().end()) return &found->second;
+  return nullptr;
+}
+
 std::string WeightStore::where(std::string_view name) const {
   const auto found = entries_.find(name);
   return found == entries_.end() ? path_.string() : files_[found->second.file]->path().string();

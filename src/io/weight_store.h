@@ -54,6 +54,8 @@ class WeightStore {
   /// \return the tensor's bytes as they are stored, recorded as used, or nothing. They live as long as the store.
   /// \throws Error model if the file has been cut short
   std::optional<std::span<const std::byte>> find_bytes(std::string_view name);
+  /// \return what a file says of itself under this name, see TensorFile::metadata(); null if none does.
+  const std::string* metadata(const std::string& name) const;
   /// \return the file that holds the tensor, or path() if none does: for messages.
   std::string where(std::string_view name) const;
   /// \return the names never asked for, sorted.

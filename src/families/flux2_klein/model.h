@@ -24,9 +24,14 @@ inline constexpr std::array<std::string_view, 2> kPipelines{"Flux2KleinPipeline"
 inline constexpr std::string_view kTransformerClass = "Flux2Transformer2DModel";
 
 /// The transformer as files have it.
-inline constexpr PartKind kTransformer{"FLUX.2 transformer",     "transformer",       "--transformer",
-                                       &ModelFiles::transformer, flux2::file_layouts, flux2::file_prefixes,
-                                       flux2::guess_config};
+inline constexpr PartKind kTransformer{
+    "FLUX.2 transformer",
+    "transformer",
+    "--transformer",
+    &ModelFiles::transformer,
+    flux2::file_layouts,
+    flux2::file_prefixes,
+    [](const TensorShapes& shapes, const WeightStore&) { return flux2::guess_config(shapes); }};
 
 /// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field

@@ -25,8 +25,14 @@ inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "Z
 inline constexpr std::string_view kTransformerClass = "ZImageTransformer2DModel";
 
 /// The transformer as files have it.
-inline constexpr PartKind kTransformer{"Z-Image transformer", "transformer", "--transformer", &ModelFiles::transformer,
-                                       file_layouts,          file_prefixes, guess_config};
+inline constexpr PartKind kTransformer{
+    "Z-Image transformer",
+    "transformer",
+    "--transformer",
+    &ModelFiles::transformer,
+    file_layouts,
+    file_prefixes,
+    [](const TensorShapes& shapes, const WeightStore&) { return guess_config(shapes); }};
 
 /// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field
