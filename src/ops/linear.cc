@@ -17,11 +17,15 @@ size_t Linear::size_in_bytes() const { return packed ? packed->size_in_bytes() :
 
 namespace ops {
 
+void require_products(const Context& ctx, DType input) {
+  check(input == DType::f32 || input == DType::bf16, "weights are f32 or bf16");
+  require(input != DType::bf16 || has_bf16_products(ctx), ErrorKind::device,
+          "this CPU has no bf16 matrix product (AVX-512 BF16); use --precision f32");
+}
+
 Linear pack_linear(Context& ctx, ConstView weight) {
   check(weight.shape().rank() == 2, "a weight is a matrix");
-  check(weight.dtype() == DType::f32 || weight.dtype() == DType::bf16, "weights are f32 or bf16");
-  require(weight.dtype() != DType::bf16 || has_bf16_products(ctx), ErrorKind::device,
-          "this CPU has no bf16 matrix product (AVX-512 BF16); use --precision f32");
+  require_products(ctx, weight.dtype());
   return dispatch<pack_linear>(ctx, weight);
 }
 

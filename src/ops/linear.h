@@ -62,6 +62,9 @@ struct GatedLinear {
 
 namespace ops {
 
+/// \throws Error device if `ctx`'s device has no products of `input`, f32 or bf16
+void require_products(const Context& ctx, DType input);
+
 /// Packs `weight` [out, in], f32 or bf16, for `ctx`'s device; the source is not needed afterwards. Allocates.
 /// \throws Error device if the CPU has no bf16 matrix product and dtype is bf16; out_of_memory
 Linear pack_linear(Context& ctx, ConstView weight);

@@ -19,6 +19,9 @@ struct StoredPiece {
   int64_t begin = 0;
   int64_t run = 0;     ///< matrix.rows where they stand in one piece
   int64_t stride = 0;  ///< likewise
+
+  /// \return where row `i` of the matrix stands in the weight.
+  int64_t row(int64_t i) const { return begin + i / run * stride + i % run; }
 };
 
 namespace ops {
@@ -32,12 +35,21 @@ namespace ops {
 void dequantise(Context& ctx, std::span<const StoredPiece> pieces, View out);
 
 /// A weight of `shape` [out, in] that is kept as it is stored. Products turn it into `input` numbers, which they
-/// multiply with as with any packed weight, in scratch memory of the context. The pieces' memory must hold whenever the
-/// weight is used. Products give the bits that pack_linear() of the dequantised weight gives where the device packs
-/// whole weights; on the CPU they go through the outputs in parts.
+/// multiply with as with any packed weight, in scratch memory of the context. The pieces' memory is the caller's and
+/// must hold whenever the weight is used; size_in_bytes() does not count it. On a GPU products give the bits that
+/// pack_linear() of the dequantised weight gives. On the CPU they go through the outputs in parts, which depend on the
+/// weight alone: a row depends on that row of x alone, but maybe the library adds in another order than with the whole
+/// weight.
 /// \param input f32 or bf16
 /// \throws Error device as pack_linear()
 Linear keep_stored(Context& ctx, std::vector<StoredPiece> pieces, const Shape& shape, DType input);
+
+/// \return bytes of scratch memory that products with a kept weight of `shape` [out, in] take of each context that
+/// makes them, whatever the rows; linear_sum() of two kept weights takes the sum on a GPU. A context keeps what its largest
+/// product has taken, up to a quarter more where it had taken less before.
+size_t stored_scratch_bytes(Device device, const Shape& shape, DType input);
+/// Outputs that the CPU turns into numbers at a time.
+inline constexpr int64_t kStoredPartRows = 256;
 
 /// out[i] = row ids[i] of the table, dequantised. \param ids i32 [rows], each in range. \param out f32 [rows, columns].
 void embed(Context& ctx, const StoredMatrix& table, ConstView ids, View out);

@@ -116,6 +116,10 @@ std::shared_ptr<const dnnl::matmul> OneDnn::matmul(const MatmulKey& key) {
   });
 }
 
+dnnl::memory::desc OneDnn::weights_of(const dnnl::matmul& primitive) {
+  return desc_of(primitive, dnnl::query::weights_md);
+}
+
 void OneDnn::run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b,
                         const float* bias, float* c) {
   // Only the pointers differ between calls: the descriptors come with the primitive.

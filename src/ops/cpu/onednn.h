@@ -84,6 +84,8 @@ class OneDnn {
   /// own, 0.2 MB on average.
   static constexpr size_t kKeptProducts = 128, kKeptConvolutions = 64;
 
+  /// \return the layout in which `primitive` takes its B.
+  static dnnl::memory::desc weights_of(const dnnl::matmul& primitive);
   /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.
   void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
                   float* c);

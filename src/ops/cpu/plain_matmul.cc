@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/parallel.h"
+#include "ops/cpu/stored_weight.h"
 #include "ops/device_op.h"
 #include "ops/linear.h"
 
@@ -25,21 +26,32 @@ Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   return made;
 }
 
-void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+namespace {
+
+void linear_with(const Context& ctx, ConstView x, const WeightPart& w, bool accumulate) {
   const float* a = x.data<float>();
-  const float* b = reinterpret_cast<const float*>(w.packed->storage.data());
-  const float* bias = w.bias ? w.bias.data<float>() : nullptr;
-  float* c = y.data<float>();
+  const float* b = reinterpret_cast<const float*>(w.rows);
   parallel_ranges(ctx, x.shape()[0] * w.out, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const int64_t o = i % w.out;
       const float* row = a + i / w.out * w.in;
-      const float* column = b + i % w.out * w.in;
-      float sum = bias != nullptr ? bias[i % w.out] : 0.f;
+      const float* column = b + o * w.in;
+      float sum = w.bias != nullptr ? w.bias[o] : 0.f;
 #pragma omp simd reduction(+ : sum)
       for (int64_t k = 0; k < w.in; ++k) sum += row[k] * column[k];
-      c[i] = sum + (accumulate ? c[i] : 0.f);
+      float& to = w.y[i / w.out * w.y_stride + o];
+      to = sum + (accumulate ? to : 0.f);
     }
   });
+}
+
+}  // namespace
+
+void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
+  const KeptWeight* kept = kept_of(w);
+  if (kept == nullptr) return linear_with(ctx, x, whole_weight(w, y), accumulate);
+  if (x.shape()[0] == 0) return;
+  each_part(ctx, w, *kept, y, [&](const WeightPart& part) { linear_with(ctx, x, part, accumulate); });
 }
 
 }  // namespace ops
