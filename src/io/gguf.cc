@@ -213,6 +213,17 @@ const GgmlType& ggml_type(uint32_t number, const std::string& file, const std::s
   return *found;
 }
 
+/// \return the product of row-major extents, nothing if one is negative or the product, in this order, overflows.
+std::optional<uint64_t> product(const std::vector<int64_t>& extents) {
+  uint64_t elements = 1;
+  for (const int64_t signed_extent : extents) {
+    const auto extent = static_cast<uint64_t>(signed_extent);
+    if (extent > kMost || (extent != 0 && elements > kMost / extent)) return std::nullopt;
+    elements *= extent;
+  }
+  return elements;
+}
+
 /// Reads what the file says of one tensor. Offsets are checked later, when it is known where the data begins.
 void read_tensor_info(Cursor& cursor, GgufHeader& header, uint64_t index, const std::string& file) {
   std::string name = cursor.name(fmt::format("the name of tensor {}", index));
@@ -220,21 +231,17 @@ void read_tensor_info(Cursor& cursor, GgufHeader& header, uint64_t index, const 
   TensorInfo info;
   const auto axes = cursor.number<uint32_t>(what);
   require(axes <= kMostAxes, ErrorKind::model, "{}: {} has {} axes, at most {} are read", file, what, axes, kMostAxes);
-  uint64_t elements = 1;
-  for (uint32_t axis = 0; axis < axes; ++axis) {
-    const auto extent = cursor.number<uint64_t>(what);
-    require(extent <= kMost && (extent == 0 || elements <= kMost / extent), ErrorKind::model,
-            "{}: the extents of {} overflow: they and their product must be at most 2^63 - 1", file, what);
-    elements *= extent;
-    info.extents.insert(info.extents.begin(), static_cast<int64_t>(extent));
-  }
+  for (uint32_t axis = 0; axis < axes; ++axis) info.extents.insert(info.extents.begin(), cursor.number<int64_t>(what));
+  const std::optional<uint64_t> elements = product(info.extents);
+  require(elements.has_value(), ErrorKind::model,
+          "{}: the extents of {} overflow: they and their product must be at most 2^63 - 1", file, what);
   const GgmlType& type = ggml_type(cursor.number<uint32_t>(what), file, what);
   info.dtype_name = type.name;
   const uint64_t row = axes == 0 ? 1 : static_cast<uint64_t>(info.extents.back());
   require(row % type.block_elements == 0, ErrorKind::model,
           "{}: {} is {}, whose rows must be whole blocks of {} numbers", file, what, to_string(info),
           type.block_elements);
-  const uint64_t blocks = elements / type.block_elements;
+  const uint64_t blocks = *elements / type.block_elements;
   info.begin = cursor.number<uint64_t>(what);
   require(blocks <= kMost / type.block_bytes && info.begin <= kMost - blocks * type.block_bytes, ErrorKind::model,
           "{}: {}, {} from byte {} of the data on, overflows", file, what, to_string(info), info.begin);
@@ -256,15 +263,11 @@ void restore_shapes(GgufHeader& header, const std::string& file) {
     std::optional<std::vector<int64_t>> extents = found->second.integers();
     require(extents.has_value() && extents->size() <= kMostAxes, ErrorKind::model,
             "{}: the key '{}' must be an array of at most {} extents, which are integers", file, key, kMostAxes);
-    int64_t elements = 1;
-    for (const int64_t extent : *extents) {
-      require(extent >= 0 && (extent == 0 || elements <= static_cast<int64_t>(kMost) / extent), ErrorKind::model,
-              "{}: the key '{}' holds the extent {}: extents must be from 0 on, and their product at most 2^63 - 1",
-              file, key, extent);
-      elements *= extent;
-    }
-    require(elements == info.elements(), ErrorKind::model,
-            "{}: the key '{}' gives {} elements to the tensor, which is {} and has {}", file, key, elements,
+    const std::optional<uint64_t> elements = product(*extents);
+    require(elements.has_value(), ErrorKind::model,
+            "{}: the extents in the key '{}' must be from 0 on, and their product at most 2^63 - 1", file, key);
+    require(*elements == static_cast<uint64_t>(info.elements()), ErrorKind::model,
+            "{}: the key '{}' gives {} elements to the tensor, which is {} and has {}", file, key, *elements,
             to_string(info), info.elements());
     info.extents = std::move(*extents);
   }

@@ -44,8 +44,8 @@ struct GgufHeader {
 };
 
 /// Parses and checks the header of a little-endian file of version 2 or 3: counts, lengths and types against the file's
-/// size, names that occur twice, extents and offsets without overflow, the alignment, and whether the tensors lie in the
-/// file without overlap. A tensor of a ggml type that nostos cannot use is no error.
+/// size, names that occur twice, extents and offsets without overflow, the alignment, and whether the tensors lie in
+/// the file without overlap. A tensor of a ggml type that nostos cannot use is no error.
 /// \param start the file's first bytes, as many as there are up to the end of the header; more are ignored
 /// \param file_bytes size of the whole file
 /// \param name of the file, for messages

@@ -15,6 +15,7 @@
 #include "io/gguf.h"
 #include "io/unfinished.h"
 #include "text/pre_tokenizer.h"
+#include "text/utf8.h"
 
 namespace nostos {
 namespace {
@@ -333,6 +334,9 @@ void read_gguf_tokens(const GgufKeys& keys, TokenizerDefinition& definition) {
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
     if (is_filling(tokens[i], id, types[i])) continue;
+    // An added token that begins amid a character would cut a text there.
+    require(replace_invalid_utf8(tokens[i]) == tokens[i], ErrorKind::model,
+            "{}: the key '{}' has a text for the token {} that is no UTF-8", definition.file, tokens_key, id);
     if (types[i] == kControlToken || types[i] == kUserDefinedToken) {
       require(!tokens[i].empty(), ErrorKind::model, "{}: the key '{}' has an empty text for the added token {}",
               definition.file, tokens_key, id);

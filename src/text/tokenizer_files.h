@@ -1,5 +1,5 @@
 // Owns the reading of a checkpoint's tokenizer files into one checked definition. Tokenizer::load() calls it for a
-// folder; parse_gguf_tokenizer() reads what a GGUF file holds. The parsers take texts, for tests and fuzzing.
+// folder; for a GGUF file there is parse_gguf_tokenizer(). The parsers take texts, for tests and fuzzing.
 #pragma once
 
 #include <cstdint>
@@ -55,9 +55,9 @@ TokenizerDefinition parse_vocabulary_files(const VocabularyFiles& files, const s
 /// \throws Error model
 TokenizerDefinition parse_tokenizer_json(std::string_view text, std::string file);
 
-/// Reads the keys `tokenizer.ggml.*` of a GGUF file, as llama.cpp's converter writes them for a Qwen2 tokenizer. Control
-/// and user-defined tokens are added tokens. Unused tokens, which fill up the embedding's rows, are left out. The key of
-/// a chat template is ignored.
+/// Reads the keys `tokenizer.ggml.*` of a GGUF file, as llama.cpp's converter writes them for a Qwen2 tokenizer.
+/// Control and user-defined tokens are added tokens. Unused tokens, which fill up the embedding's rows, are left out. A
+/// chat template is ignored.
 /// \param file names the file in errors.
 /// \throws Error model naming file and key, if one is missing or damaged, or asks for a tokenizer other than Qwen2's.
 TokenizerDefinition parse_gguf_tokenizer(const GgufHeader& header, std::string file);

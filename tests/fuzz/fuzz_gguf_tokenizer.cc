@@ -1,6 +1,6 @@
-// Fuzzes the tokenizer in a GGUF file's keys. The input: a byte that chooses what is changed in a small sound tokenizer,
-// and the change: more tokens, a line each with the type as a digit in front; the merges, a line each; the kind of
-// pre-tokenizer; the kind of model; or an option.
+// Fuzzes the tokenizer in a GGUF file's keys. The input: a byte that chooses what is changed in a small sound
+// tokenizer, and the change: more tokens, a line each with the type as a digit in front; the merges, a line each; the
+// kind of pre-tokenizer; the kind of model; or an option.
 #include <cstdint>
 #include <cstdlib>
 #include <sstream>

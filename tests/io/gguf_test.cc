@@ -266,6 +266,8 @@ TEST_F(Gguf, WrongTensorsAreNamed) {
   expect_refused(one({1, 1, 1, 1, 1, 1, 1, 1, 1}, kF32), {"'layers.0.w' has 9 axes", "at most 8"});
   expect_refused(one({~uint64_t{0}}, kF32), {"'layers.0.w'", "overflow"});
   expect_refused(one({uint64_t{1} << 32, uint64_t{1} << 32}, kF32), {"'layers.0.w'", "overflow"});
+  // The product of row-major extents overflows before the last of them, which is 0.
+  expect_refused(one({0, uint64_t{1} << 32, uint64_t{1} << 32}, kF32), {"'layers.0.w'", "overflow"});
   expect_refused(one({uint64_t{1} << 61}, kF32), {"'layers.0.w'", "overflows"});
   expect_refused(one({uint64_t{1} << 40}, kF32), {"'layers.0.w'", "F32 [1099511627776]", "truncated"});
   expect_refused(one({17}, kF32), {"'layers.0.w'", "F32 [17]", "bytes 0 to 68", "which has 64"});
@@ -308,7 +310,7 @@ TEST_F(Gguf, OriginalShapesAreHonoured) {
   EXPECT_EQ(parse(with({32, 4, 2, 2})).tensors.at("w"), (TensorInfo{"Q4_0", {32, 4, 2, 2}, 0, 288}));
   expect_refused(with({8, 63}), {"'" + key + "'", "gives 504 elements", "Q4_0 [2, 256]", "has 512"});
   expect_refused(with({}), {"gives 1 elements"});
-  expect_refused(with({-8, -64}), {"the extent -8"});
+  expect_refused(with({-8, -64}), {"extents", "from 0 on"});
   expect_refused(with({2147483647, 2147483647, 2147483647}), {"2^63 - 1"});
   expect_refused(with({1, 1, 1, 1, 1, 1, 1, 1, 512}), {"at most 8 extents"});
   const auto file = [&](GgufType type, uint64_t count, std::string_view elements) {
