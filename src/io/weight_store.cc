@@ -178,6 +178,7 @@ WeightStore WeightStore::open_file(const Path& file) {
 
 void WeightStore::add_file(const Path& file) {
   files_.push_back(open_tensor_file(file));
+  formats_.emplace_back(*files_.back());
   for (const auto& [name, info] : files_.back()->tensors()) entries_.emplace(name, Entry{files_.size() - 1});
 }
 
@@ -194,6 +195,7 @@ void WeightStore::add_shards(const Path& index) {
            reason.find("incomplete") == std::string::npos ? " (is the download incomplete?)" : "");
     }
     files_.push_back(open_tensor_file(file));
+    formats_.emplace_back(*files_.back());
     for (const auto& [name, info] : files_.back()->tensors()) {
       const auto named = shard_of.find(name);
       if (named != shard_of.end() && named->second == shard) entries_.emplace(name, Entry{files_.size() - 1});
@@ -224,6 +226,19 @@ std::optional<std::span<const std::byte>> WeightStore::find_bytes(std::string_vi
   return files_[found->second.file]->bytes(name);
 }
 
+size_t WeightStore::file_of(std::string_view name) const {
+  const auto found = entries_.find(name);
+  check(found != entries_.end(), "a weight is there before its format is asked for");
+  return found->second.file;
+}
+
+WeightFormat WeightStore::format(std::string_view name) const { return formats_[file_of(name)].of(name).format; }
+
+std::vector<float> WeightStore::scales(std::string_view name) const {
+  const LayerFormats& formats = formats_[file_of(name)];
+  return formats.scales(formats.of(name));
+}
+
 const std::string* WeightStore::metadata(const std::string& name) const {
   for (const auto& file : files_)
     if (const auto found = file->metadata().find(name); found != file->metadata().end()) return &found->second;
@@ -238,7 +253,7 @@ std::string WeightStore::where(std::string_view name) const {
 std::vector<std::string> WeightStore::unused() const {
   std::vector<std::string> names;
   for (const auto& [name, entry] : entries_) {
-    if (!entry.used) names.push_back(name);
+    if (!entry.used && !formats_[entry.file].belonging().contains(name)) names.push_back(name);
   }
   return names;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "io/json_config.h"
+#include "io/layer_formats.h"
 #include "io/tensor_file.h"
 
 namespace nostos {
@@ -54,11 +55,15 @@ class WeightStore {
   /// \return the tensor's bytes as they are stored, recorded as used, or nothing. They live as long as the store.
   /// \throws Error model if the file has been cut short
   std::optional<std::span<const std::byte>> find_bytes(std::string_view name);
+  /// \return how a weight that is there is stored. \throws Error model as LayerFormats::of()
+  WeightFormat format(std::string_view name) const;
+  /// \return the factors of a weight that is there, none where it has none. \throws Error model as LayerFormats
+  std::vector<float> scales(std::string_view name) const;
   /// \return what a file says of itself under this name, see TensorFile::metadata(); null if none does.
   const std::string* metadata(const std::string& name) const;
   /// \return the file that holds the tensor, or path() if none does: for messages.
   std::string where(std::string_view name) const;
-  /// \return the names never asked for, sorted.
+  /// \return the names never asked for, sorted, but for those of tensors that say how others are stored.
   std::vector<std::string> unused() const;
   /// \return every tensor, sorted by name.
   std::vector<std::pair<std::string, TensorInfo>> list() const;
@@ -78,11 +83,13 @@ class WeightStore {
   WeightStore() = default;
   void add_file(const std::filesystem::path& file);
   void add_shards(const std::filesystem::path& index);
+  size_t file_of(std::string_view name) const;
 
   std::filesystem::path path_;
   std::string variant_;
   std::vector<std::string> notes_;
   std::vector<std::unique_ptr<const TensorFile>> files_;
+  std::vector<LayerFormats> formats_;  // of each file
   std::map<std::string, Entry, std::less<>> entries_;
 };
 

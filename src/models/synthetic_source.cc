@@ -138,7 +138,7 @@ std::optional<WeightFormat> parse_synthetic_format(const std::string& name) {
   for (char& letter : upper) letter = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
   const std::optional<StoredType> type = parse_stored_type(upper);
   std::vector<std::string_view> names{"int8_convrot"};
-  for (const StoredType known : kStoredTypes) names.push_back(nostos::name(known));
+  for (const StoredType known : kAllStoredTypes) names.push_back(nostos::name(known));
   require(type.has_value(), ErrorKind::invalid_input, "weight format '{}' is unknown; use one of {}", name,
           fmt::join(names, ", "));
   const bool wants_scale = *type == StoredType::i8 || *type == StoredType::f8_e4m3 || *type == StoredType::f8_e5m2;

@@ -29,13 +29,6 @@ std::vector<int64_t> long_extents(std::vector<int64_t> extents) {
   return extents;
 }
 
-/// \return the names of all types that weights are stored in.
-std::string stored_type_names() {
-  std::vector<std::string_view> names;
-  for (const StoredType type : kStoredTypes) names.push_back(name(type));
-  return fmt::format("{}", fmt::join(names, ", "));
-}
-
 }  // namespace
 
 std::vector<StoredMatrix> WeightSource::matrix(const std::string& name, const Shape& shape) {
@@ -64,21 +57,22 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
                                     rows.name, store_.where(rows.name), to_string(*info), rows.parts, wanted));
     return std::nullopt;
   }
-  const std::optional<StoredType> type = parse_stored_type(info->dtype_name);
-  if (!type) {
-    problems_.push_back(fmt::format("{} in {} is {}, weights are {}", rows.name, store_.where(rows.name),
-                                    to_string(*info), stored_type_names()));
+  WeightFormat format;
+  try {
+    format = store_.format(rows.name);
+  } catch (const Error& error) {
+    problems_.emplace_back(error.what());
     return std::nullopt;
   }
   const int64_t part = all_rows / rows.parts;
   const bool has_rows =
-      long_extents(info->extents).size() > 1 && info->elements() / all_rows % block_elements(*type) == 0;
-  if (!has_rows && rows.parts > 1 && !plain_dtype(*type)) {
+      long_extents(info->extents).size() > 1 && info->elements() / all_rows % block_elements(format.type) == 0;
+  if (!has_rows && rows.parts > 1 && !format.is_plain()) {
     problems_.push_back(fmt::format("{} in {} is {}, whose blocks cannot be cut, and {} is a part of it", rows.name,
                                     store_.where(rows.name), to_string(*info), wanted));
     return std::nullopt;
   }
-  return Stored{rows.name, info, {*type}, "", rows.part * part, part, all_rows, has_rows};
+  return Stored{rows.name, info, format, rows.part * part, part, all_rows, has_rows};
 }
 
 std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, const Shape& shape) {
@@ -107,13 +101,9 @@ std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, co
 }
 
 const float* StoreSource::scales_of(const Stored& stored) {
-  if (stored.scale.empty()) return nullptr;
-  const auto [at, is_new] = scales_.try_emplace(stored.scale);
-  if (is_new) {
-    const ConstView view = *store_.find(stored.scale);
-    at->second.resize(static_cast<size_t>(view.elements()));
-    ops::convert(host_, view, View(reinterpret_cast<std::byte*>(at->second.data()), DType::f32, view.shape()));
-  }
+  if (stored.format.scales == WeightScales::none) return nullptr;
+  const auto [at, is_new] = scales_.try_emplace(stored.name);
+  if (is_new) at->second = store_.scales(stored.name);
   return at->second.data();
 }
 

@@ -69,7 +69,6 @@ class StoreSource : public WeightSource {
     std::string name;  // with the prefix
     const TensorInfo* info;
     WeightFormat format;
-    std::string scale;  // the tensor with the factors, if any
     int64_t row, rows;  // of it
     int64_t all_rows;   // that it has
     bool has_rows;      // whether rows end where blocks end; else it is one long row
@@ -92,7 +91,7 @@ class StoreSource : public WeightSource {
   std::vector<std::string> problems_;
   std::set<std::string> ignored_;
   std::map<std::string, Tensor> dequantised_;         // until they are released
-  std::map<std::string, std::vector<float>> scales_;  // by the names of their tensors
+  std::map<std::string, std::vector<float>> scales_;  // by the names of their weights
 };
 
 }  // namespace nostos

@@ -35,7 +35,7 @@ enum class StoredType {
   iq4_xs,
 };
 
-inline constexpr std::array kStoredTypes{
+inline constexpr std::array kAllStoredTypes{
     StoredType::f32,  StoredType::f16,  StoredType::bf16, StoredType::f8_e4m3, StoredType::f8_e5m2, StoredType::i8,
     StoredType::q4_0, StoredType::q4_1, StoredType::q5_0, StoredType::q5_1,    StoredType::q8_0,    StoredType::q2_k,
     StoredType::q3_k, StoredType::q4_k, StoredType::q5_k, StoredType::q6_k,    StoredType::iq4_nl,  StoredType::iq4_xs};

@@ -353,7 +353,7 @@ struct Times {
 };
 
 /// Writes all that the flags ask for. \param record with the precision that it was drawn in \param model its folder
-void write_results(const GenerateFlags& flags, const DrawingRecord& record, const Path& model,
+void write_results(const GenerateFlags& flags, const DrawingRecord& record, const ModelFiles& model,
                    const Generation& generation, const Times& times, const std::atomic<bool>& interrupted) {
   nlohmann::ordered_json pictures = nlohmann::ordered_json::array();
   for (size_t i = 0; i < generation.pictures.size(); ++i) {
