@@ -56,7 +56,7 @@ void check_weight(const LayerFormats& formats, const TensorInfo& info, const Sto
   const WeightFormat& format = weight.format;
   const auto rows = static_cast<size_t>(info.extents.size() < 2 ? 1 : info.extents[0]);
   const size_t wanted = format.scales == WeightScales::none ? 0 : format.scales == WeightScales::one ? 1 : rows;
-  if (scales.size() != wanted || weight.scales.empty() != (wanted == 0 && rows > 0)) std::abort();
+  if (scales.size() != wanted || weight.scales.empty() != (format.scales == WeightScales::none)) std::abort();
   for (const float scale : scales) {
     if (!std::isfinite(scale)) std::abort();
   }
