@@ -56,6 +56,7 @@ class Reader {
   std::vector<MatchedModule> modules_;
   std::map<std::string, std::vector<std::pair<TargetRows, std::string>>> claims_;  ///< by target: rows and module
   std::vector<WeightUpdate> updates_;
+  std::string missing_layer_;  ///< a key for a layer that the model lacks
   AdapterReport report_;
 };
 
@@ -80,9 +81,7 @@ void Reader::match_modules() {
     auto& [tensors, unknown_kind] = group;
     ModuleMatch match = targets_.find(name);
     const std::string& key = tensors.keys.begin()->second;
-    if (match.is_missing_layer)
-      fail(ErrorKind::model, "{}: tensor '{}' is for a layer that {} lacks: it was made for another model",
-           report_.file, key, report_.model);
+    if (match.is_missing_layer && missing_layer_.empty()) missing_layer_ = key;
     if (!match.found()) {
       const bool is_unused_text = match.is_text_encoder && !targets_.has_text_encoder();
       for (const auto& [role, unused] : tensors.keys)
@@ -233,8 +232,11 @@ Adapter Reader::read() {
   group_keys();
   match_modules();
   share_alphas();
-  if (modules_.empty()) refuse_without_match(file_, report_);
-  for (MatchedModule& module : modules_) choose_targets(module);
+  if (modules_.empty() && missing_layer_.empty()) refuse_without_match(file_, report_);
+  for (MatchedModule& module : modules_) choose_targets(module);  // two shapes say more than a layer too many
+  if (!missing_layer_.empty())
+    fail(ErrorKind::model, "{} is for a layer that {} lacks: the adapter was made for another model",
+         describe(file_, missing_layer_), report_.model);
   // Modules under the target's own name come first; another name for the same rows is a duplicate.
   std::stable_partition(modules_.begin(), modules_.end(), [](const MatchedModule& module) {
     return (module.weight ? module.weight : module.bias)->is_diffusers;

@@ -170,12 +170,15 @@ TEST_F(DamagedAdapter, OfAnotherModelWithItsNames) {
   targets_ = flux2_targets(published("flux2-klein-4b"));
   file_ = MemoryFile();
   add_lora(file_, "transformer.transformer_blocks.0.attn.to_q", 4096, 4096);  // of klein 9B
+  add_lora(file_, "transformer.transformer_blocks.7.attn.to_q", 4096, 4096);
   expect_refused({"[4096, 4096]", "[3072, 3072]", "FLUX.2's", "another model"});
   file_ = MemoryFile();
   add_lora(file_, "diffusion_model.double_blocks.0.img_mlp.0", 12288, 3072);  // of FLUX.1
   expect_refused({"[12288, 3072]", "[18432, 3072]"});
   file_ = MemoryFile();
   add_lora(file_, "diffusion_model.double_blocks.18.img_attn.qkv", 9216, 3072);  // of FLUX.1, whose width is the same
+  expect_refused({"double_blocks.18", "a layer that FLUX.2 lacks"});
+  add_lora(file_, "diffusion_model.double_blocks.0.img_attn.qkv", 9216, 3072);
   expect_refused({"double_blocks.18", "a layer that FLUX.2 lacks"});
   file_ = MemoryFile();
   add_lora(file_, "transformer.layers.0.attention.to_q", 3840, 3840);
