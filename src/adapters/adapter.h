@@ -1,5 +1,6 @@
-// Owns what an adapter file becomes: changes of a model's weights in three plain forms, and the report of what was found.
-// Read a LoRA, LoKr, LoHa, DoRA or difference file with read_adapter(), whoever wrote it; merge.h applies it to a weight.
+// Owns what an adapter file becomes: changes of a model's weights in three plain forms, and the report of what was
+// found. Read a LoRA, LoKr, LoHa, DoRA or difference file with read_adapter(), whoever wrote it; merge.h applies it to
+// a weight.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ struct Matrix {
   const float* row(int64_t i) const { return values.data() + i * columns; }
   float* row(int64_t i) { return values.data() + i * columns; }
 };
-/// What was cut from one matrix of a file shares its other factor: the three projections of a fused qkv have one `down`.
+/// What was cut from one matrix of a file shares its other factor: the three projections of a fused qkv have one
+/// `down`.
 using SharedMatrix = std::shared_ptr<const Matrix>;
 
 /// up [rows, rank] times down [rank, columns].

@@ -13,9 +13,9 @@ namespace nostos {
 std::vector<double> delta_row(const WeightUpdate& update, int64_t row);
 
 /// W <- W + strength * scale * delta in the update's rows, computed in float64 and rounded once. With a magnitude m the
-/// sum's row i becomes m[i] / |row i| times itself, or column j likewise, as in PEFT and LyCORIS: |.| is the norm of the
-/// sum, a row of zeros stays. A strength of 0 leaves the magnitude at work, as in PEFT. A row depends on that row alone,
-/// with lengths of columns on the whole.
+/// sum's row i becomes m[i] / |row i| times itself, or column j likewise, as in PEFT and LyCORIS: |.| is the norm of
+/// the sum, and a row of zeros stays. A strength of 0 leaves the magnitude at work, as in PEFT. A row depends on that
+/// row alone, but with lengths of columns on the whole.
 /// Sources: PEFT's DoraLinearLayer and LyCORIS's weight_decompose(); arXiv:2402.09353 for the method.
 /// \param weight float32 [rows, update.columns]: all rows of the target
 /// \throws Error internal if the update's rows are not among them

@@ -46,8 +46,8 @@ Factor factor_of(const TensorFile& file, const AdapterModule& module, const Fact
     const std::string& there = module.has(roles.up)     ? module.key(roles.up)
                                : module.has(roles.down) ? module.key(roles.down)
                                                         : any;
-    fail(ErrorKind::model, "{} has no counterpart: {} of this module is missing", describe(file, there),
-         fmt::format("the {} matrix of its {}", module.has(roles.up) ? "second" : "first", what));
+    fail(ErrorKind::model, "{} has no counterpart: the {} matrix of the module's {} is missing", describe(file, there),
+         module.has(roles.up) ? "second" : "first", what);
   }
   const std::string &up = module.key(roles.up), &down = module.key(roles.down);
   const MatrixShape a = matrix_shape(file, up), b = matrix_shape(file, down);
@@ -107,8 +107,8 @@ FactorValues read_factor(const TensorFile& file, const AdapterModule& module, co
   return values;
 }
 
-/// Left x right, x the Kronecker product, as a product of two matrices: (A B) x (C D) = (A x C) (B x D). A factor in whole
-/// is itself times the identity, on the side that makes the smaller rank.
+/// Left x right, x the Kronecker product, as a product of two matrices: (A B) x (C D) = (A x C) (B x D). A factor in
+/// whole is itself times the identity, on the side that makes the smaller rank.
 Delta read_kronecker(const TensorFile& file, const AdapterModule& module, const DeltaShape& shape) {
   const FactorValues left = read_factor(file, module, kLeft), right = read_factor(file, module, kRight);
   const Factor l = factor_of(file, module, kLeft, ""), r = factor_of(file, module, kRight, "");

@@ -43,8 +43,8 @@ std::optional<DeltaShape> delta_shape(const TensorFile& file, const AdapterModul
 
 using Delta = std::variant<LowRank, Kronecker, Dense>;
 
-/// \return the change of all rows of the weight, without its scale, in the form that takes the fewest numbers. LoHa is a
-/// low rank or dense; LoKr is a Kronecker product or, with long factors of low rank, a low rank.
+/// \return the change of all rows of the weight, without its scale, in the form that takes the fewest numbers. LoHa is
+/// a low rank or dense; LoKr is a Kronecker product or, with long factors of low rank, a low rank.
 /// \throws Error model: a tensor of a type that is not read
 Delta read_delta(const TensorFile& file, const AdapterModule& module, const DeltaShape& shape);
 

@@ -56,6 +56,7 @@ class Reader {
   std::vector<MatchedModule> modules_;
   std::map<std::string, std::vector<std::pair<TargetRows, std::string>>> claims_;  ///< by target: rows and module
   std::vector<WeightUpdate> updates_;
+  std::string missing_layer_;  ///< a key for a layer that the model lacks
   AdapterReport report_;
 };
 
@@ -80,9 +81,7 @@ void Reader::match_modules() {
     auto& [tensors, unknown_kind] = group;
     ModuleMatch match = targets_.find(name);
     const std::string& key = tensors.keys.begin()->second;
-    if (match.is_missing_layer)
-      fail(ErrorKind::model, "{}: tensor '{}' is for a layer that {} lacks: it was made for another model",
-           report_.file, key, report_.model);
+    if (match.is_missing_layer && missing_layer_.empty()) missing_layer_ = key;
     if (!match.found()) {
       const bool is_unused_text = match.is_text_encoder && !targets_.has_text_encoder();
       for (const auto& [role, unused] : tensors.keys)
@@ -90,7 +89,8 @@ void Reader::match_modules() {
       continue;
     }
     if (!unknown_kind.empty())
-      fail(ErrorKind::model, "{} is of a kind that nostos cannot apply: {}", describe(file_, key), unknown_kind);
+      fail(ErrorKind::model, "{} is of a kind that nostos cannot apply: {}",
+           describe(file_, tensors.key(AdapterRole::unknown_kind)), unknown_kind);
     modules_.push_back({std::move(tensors), std::move(match), unknown_kind, {}, nullptr, nullptr});
   }
 }
@@ -122,7 +122,8 @@ const FileTensor* Reader::choose(const MatchedModule& module, const std::vector<
          report_.model, module.tensors.name);
   for (const FileTensor* tensor : candidates)
     if (shape == MatrixShape{tensor->rows, tensor->columns}) return tensor;
-  const FileTensor& wanted = *candidates.front();
+  const FileTensor& wanted = **std::max_element(candidates.begin(), candidates.end(),
+                                                [](const auto* a, const auto* b) { return a->rows < b->rows; });
   fail(ErrorKind::model, "{} is for a matrix {}, but {}'s '{}' is {}: the adapter was made for another model",
        describe(file_, key), to_string(shape), report_.model, wanted.name,
        to_string(MatrixShape{wanted.rows, wanted.columns}));
@@ -231,15 +232,21 @@ Adapter Reader::read() {
   group_keys();
   match_modules();
   share_alphas();
-  if (modules_.empty()) refuse_without_match(file_, report_);
-  for (MatchedModule& module : modules_) choose_targets(module);
+  if (modules_.empty() && missing_layer_.empty()) refuse_without_match(file_, report_);
+  for (MatchedModule& module : modules_) choose_targets(module);  // two shapes say more than a layer too many
+  if (!missing_layer_.empty())
+    fail(ErrorKind::model, "{} is for a layer that {} lacks: the adapter was made for another model",
+         describe(file_, missing_layer_), report_.model);
   // Modules under the target's own name come first; another name for the same rows is a duplicate.
   std::stable_partition(modules_.begin(), modules_.end(), [](const MatchedModule& module) {
     return (module.weight ? module.weight : module.bias)->is_diffusers;
   });
   for (const MatchedModule& module : modules_) {
+    const size_t before = updates_.size();
     if (module.weight) add_weight(module);
     if (module.bias) add_bias(module);
+    if (updates_.size() == before) continue;
+    ++report_.modules;
     report_.layouts.insert((module.weight ? module.weight : module.bias)->layout);
     const std::string& full = module.tensors.name;
     report_.prefixes.insert(full.substr(0, full.size() - module.match.name_length));
@@ -248,9 +255,9 @@ Adapter Reader::read() {
   std::stable_sort(updates_.begin(), updates_.end(), [&](const auto& a, const auto& b) { return place(a) < place(b); });
   std::set<std::string> changed;
   for (const WeightUpdate& update : updates_) changed.insert(update.part + "/" + update.target);
-  report_.modules = static_cast<int64_t>(modules_.size() - std::min(modules_.size(), report_.duplicates.size()));
   report_.targets = static_cast<int64_t>(changed.size());
-  std::sort(report_.unmatched.begin(), report_.unmatched.end());
+  for (std::vector<std::string>* names : {&report_.unmatched, &report_.duplicates, &report_.text_encoder})
+    std::sort(names->begin(), names->end());
   return {std::move(updates_), std::move(report_)};
 }
 

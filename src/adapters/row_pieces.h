@@ -17,8 +17,9 @@ struct WholeUpdate {
   int64_t columns = 0;
 };
 
-/// \return the change of each target in `pieces`: one for pieces that lie side by side in their target, in whatever order
-/// the file has them; of a Kronecker product one for each piece. What pieces of one matrix have in common they share.
+/// \return the change of each target in `pieces`: one for pieces that lie side by side in their target, in whatever
+/// order the file has them; of a Kronecker product one for each piece. What pieces of one matrix have in common they
+/// share.
 /// \param pieces all rows of the matrix, or some, by their first row in the file
 std::vector<WeightUpdate> cut_rows(const WholeUpdate& whole, std::span<const TargetRows> pieces);
 
