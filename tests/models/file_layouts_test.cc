@@ -1,7 +1,9 @@
 // Tests that layouts find every tensor of a part in files that name them otherwise, each of their rows once.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "io/json_config.h"
@@ -228,6 +230,62 @@ TEST(FileLayouts, AreFoundByTheirMarks) {
       }
     }
   }
+}
+
+/// Expects that a layout finds the tensors of a part of a tiny model as other code names and stacks them.
+/// \param listed {name in the file: names in the folder, from top to bottom}; NAME#0 is the first of NAME's pieces
+void expect_as_listed(const CheckpointLayout& layout, const nlohmann::json& listed) {
+  const auto without_model = [](const std::string& name) { return name.starts_with("model.") ? name.substr(6) : name; };
+  std::set<std::string> names;
+  for (const auto& [file, parts] : listed.items())
+    for (const std::string part : parts) names.insert(without_model(part.substr(0, part.find('#'))));
+  std::map<std::string, std::map<int64_t, std::string>> found;
+  for (const std::string& name : names) {
+    const std::vector<TensorRows> rows = layout.find(name);
+    for (size_t i = 0; i < rows.size(); ++i)
+      found[rows[i].name][rows[i].part] = rows.size() == 1 ? name : name + "#" + std::to_string(i);
+  }
+  std::map<std::string, std::map<int64_t, std::string>> wanted;
+  for (const auto& [file, parts] : listed.items())
+    for (const std::string part : parts) {
+      auto& of_file = wanted[file];
+      of_file[std::ssize(of_file)] = without_model(part);
+    }
+  EXPECT_EQ(found, wanted) << layout.title;
+}
+
+TEST(FileLayouts, AgreeWithNamesMadeByOtherCode) {
+  const auto read = [](const char* model) {
+    std::ifstream file(std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/file_names" / model);
+    return nlohmann::json::parse(file);
+  };
+  struct Case {
+    const char* names;
+    std::span<const CheckpointLayout> layouts;
+    const char* title;
+  };
+  const auto compare = [&](const nlohmann::json& part, const std::vector<Case>& cases) {
+    ASSERT_EQ(part.size(), cases.size());
+    for (const Case& entry : cases) {
+      const nlohmann::json& listed = part.at(entry.names);
+      const auto has = [&](const std::string& name) { return listed.contains(name); };
+      const std::optional<FoundLayout> found = find_layout(has, entry.layouts, std::array<std::string_view, 1>{""});
+      ASSERT_TRUE(found && found->layout->title == entry.title) << entry.title;
+      expect_as_listed(*found->layout, listed);
+    }
+  };
+  const nlohmann::json zimage = read("zimage.json"), flux2 = read("flux2.json");
+  compare(zimage.at("transformer"), {{"native", zimage::file_layouts(), "Z-Image's own"},
+                                     {"counted", zimage::file_layouts(), "stable-diffusion.cpp"}});
+  compare(flux2.at("transformer"),
+          {{"native", flux2::file_layouts(), "Black Forest Labs'"}, {"comfy", flux2::file_layouts(), "ComfyUI"}});
+  for (const nlohmann::json& model : {zimage, flux2})
+    compare(model.at("text_encoder"), {{"llama_cpp", qwen3::file_layouts(), "llama.cpp"}});
+  const std::span layouts = autoencoder_kl::file_layouts();
+  compare(zimage.at("vae"), {{"native", layouts, "latent diffusion"}, {"old", layouts, "old diffusers"}});
+  compare(flux2.at("vae"), {{"native", layouts, "latent diffusion"},
+                            {"old", layouts, "old diffusers"},
+                            {"nested", layouts, "FLUX.2's own"}});
 }
 
 TEST(FileLayouts, RulesFillInWhatTheirWildCardsStandFor) {
