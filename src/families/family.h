@@ -157,6 +157,8 @@ class Family {
   /// \return the parts in the order in which the stages need them.
   virtual std::span<ModelPart* const> parts() const = 0;
   virtual const StageParts& stage_parts() const = 0;
+  /// \return as messages about adapters name the model, e.g. "Z-Image".
+  virtual std::string_view name() const = 0;
   /// \return inputs and outputs of a layer's largest matrix product, with whose rate a step's rate is compared.
   virtual std::pair<int64_t, int64_t> largest_product() const = 0;
 

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 
+#include "pipeline/adapters.h"
+
 namespace nostos {
 
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b) {
   return a.drawn_height == b.drawn_height && a.drawn_width == b.drawn_width &&
          a.request.num_inference_steps == b.request.num_inference_steps && a.request.sigmas == b.request.sigmas &&
-         std::ranges::equal(a.request.images, b.request.images, same_pixels);
+         std::ranges::equal(a.request.images, b.request.images, same_pixels) &&
+         same_changes(a.request.adapters, b.request.adapters);
 }
 
 std::vector<Batch> batch_plan(std::span<const int64_t> rows, int64_t max_rows) {

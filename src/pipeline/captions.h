@@ -30,8 +30,10 @@ struct PromptSet {
   std::vector<int64_t> rows{};          ///< of the embedding of each
   std::vector<const Tensor*> kept{};    ///< of each on rank 0: null, or the embedding that is kept of it
 
+  std::string adapters{};  ///< with which prompts are encoded, as CaptionName has them
+
   /// \return what the embedding of prompt `i` is kept under, on rank 0.
-  std::pair<std::vector<int32_t>, int64_t> key(size_t i) const { return {tokens[i].ids, rows[i]}; }
+  CaptionName key(size_t i) const { return {tokens[i].ids, rows[i], adapters}; }
 };
 
 /// Memory of the text stage.

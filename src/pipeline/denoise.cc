@@ -75,21 +75,20 @@ DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, 
   const Shape latent = drawing.latent_shape();
   const nn::SequenceRanks& ranks = drawing.groups.sequence();
   const parallel::Grid grid{latent[1] / model.patch, latent[2] / model.patch};
-  SamplerPlan all{
-      .share = nn::SequenceParallel(ranks,
-                                    parallel::make_plan({.grid = grid,
-                                                         .ranks = ranks.all().world(),
-                                                         .kind = drawing.parallelism.plan,
-                                                         .heads = model.heads,
-                                                         .patch = model.patch,
-                                                         .pad_multiple = model.limits.token_multiple}),
-                                    model.head_dim),
-      .halves = drawing.groups.halves(),
-      .world = &drawing.world(),
-      .schedule = drawing.family().schedule(*request.num_inference_steps, request.sigmas, grid.tokens()),
-      .caption_tokens = embedding_rows,
-      .references = reference_grids(drawing),
-      .pictures = std::move(pictures)};
+  SamplerPlan all{.share = nn::SequenceParallel(ranks,
+                                                parallel::make_plan({.grid = grid,
+                                                                     .ranks = ranks.all().world(),
+                                                                     .kind = drawing.parallelism.plan,
+                                                                     .heads = model.heads,
+                                                                     .patch = model.patch,
+                                                                     .pad_multiple = model.limits.token_multiple}),
+                                                model.head_dim),
+                  .halves = drawing.groups.halves(),
+                  .world = &drawing.world(),
+                  .schedule = drawing.family().schedule(*request.num_inference_steps, request.sigmas, grid.tokens()),
+                  .caption_tokens = embedding_rows,
+                  .references = reference_grids(drawing),
+                  .pictures = std::move(pictures)};
   std::vector<int64_t> rows;
   for (size_t i = 0; i < all.pictures.size(); ++i) rows.push_back(all.rows_of(i));
   DenoiseBatches plan{std::move(places), batch_plan(rows, max_batch_rows(drawing.ctx().device())), {}};
@@ -126,8 +125,8 @@ void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemor
   }
 }
 
-void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory,
-             const DenoiseInputs& inputs, const std::function<void()>& after_first_step) {
+void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory, const DenoiseInputs& inputs,
+             const std::function<void()>& after_first_step) {
   Context& ctx = drawing.ctx();
   std::vector<int64_t> steps_told(drawing.made.size());
   for (size_t i = 0; i < plan.batches.size(); ++i) {

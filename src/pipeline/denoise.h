@@ -47,7 +47,7 @@ struct DenoiseInputs {
 
 /// memory.states <- the images' final latents. Every rank has the latents in drawing.made, too.
 /// \param after_first_step called once, while the GPU draws
-void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory,
-             const DenoiseInputs& inputs, const std::function<void()>& after_first_step);
+void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory, const DenoiseInputs& inputs,
+             const std::function<void()>& after_first_step);
 
 }  // namespace nostos

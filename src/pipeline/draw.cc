@@ -120,9 +120,8 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   for (const SamplerPlan& sampler : plan.samplers)
     pictures.insert(pictures.end(), sampler.pictures.begin(), sampler.pictures.end());
   const Shape latent = drawing.latent_shape();
-  const DrawingShape shape{&drawing.parts(), drawing.parallelism, drawing.world().rank(), latent[1],
-                           latent[2],        first.steps(),       first.caption_tokens,   std::move(pictures),
-                           first.references};
+  const DrawingShape shape{&drawing.parts(), drawing.parallelism,  drawing.world().rank(), latent[1],       latent[2],
+                           first.steps(),    first.caption_tokens, std::move(pictures),    first.references};
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {
@@ -141,8 +140,23 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   return memory;
 }
 
+/// Has the model's weights changed by the adapters that the requests have in common. What was recorded with other
+/// weights is forgotten, and so is the memory that was planned beside them.
+void adapt(Drawing& drawing) {
+  const std::vector<AdapterUse>& adapters = drawing.made.front().resolved.request.adapters;
+  ModelParts& parts = drawing.parts();
+  if (same_changes(parts.adapters(), adapters)) return;
+  drawing.timed("adapters", drawing.rank.process.ctx, [&] {
+    drawing.world().barrier();  // nobody uses the weights
+    drawing.rank.memory.release();
+    if (drawing.rank.leads) parts.adapt(drawing.rank.process.ctx, adapters);
+    drawing.world().barrier();
+  });
+}
+
 /// All stages but the report.
 void run_stages(Drawing& drawing) {
+  adapt(drawing);
   Wishes wishes = wishes_of(drawing.made, drawing.family().shape().limits.guidance);
   const PromptSet prompts = tokenize(drawing, wishes.prompts);
   DenoiseBatches plan = plan_batches(drawing, std::move(wishes.places), std::move(wishes.pictures), prompts.rows);

@@ -168,6 +168,10 @@ double Engine::measure_matmul_gflops(int64_t rows) {
   return of_one * static_cast<double>(impl_->models.size());
 }
 
+std::string Engine::describe_adapter(const AdapterUse& use) {
+  return impl_->models.front()->parts.read_adapter(use)->report.summary();
+}
+
 int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   constexpr int64_t kUsualPrompt = 64;  // tokens
   const EngineOptions& options = impl_->options;

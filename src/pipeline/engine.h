@@ -81,6 +81,10 @@ class Engine {
   std::vector<Generation> generate(std::span<const GenerationRequest> requests,
                                    std::span<const Progress> progress = {});
 
+  /// \return what is said of an adapter's file, which is read for this model: whether a request can have it.
+  /// \throws Error model, invalid_input if it cannot
+  std::string describe_adapter(const AdapterUse& use);
+
   /// \return how many images like the request's one forward pass takes (see batch_plan()), at least 1. More images
   /// would only wait for each other.
   /// \throws Error invalid_input

@@ -29,7 +29,7 @@ size_t reserve_bytes(size_t largest_block, size_t scratch_bytes) {
 }  // namespace
 
 ModelParts::ModelParts(Context& ctx, const FamilyOptions& options, const MemoryOptions& memory)
-    : memory_(memory), family_(open_family(ctx, options)) {
+    : memory_(memory), family_(open_family(ctx, options)), adapter_files_(*family_) {
   const std::span<ModelPart* const> parts = family_->parts();
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i]->can_stream()) continue;
@@ -90,6 +90,22 @@ void ModelParts::turn_to(Context& ctx, std::span<const size_t> parts) {
   for (size_t i = 0; i < family_->parts().size(); ++i)
     if (std::ranges::find(parts, i) == parts.end()) family_->parts()[i]->release();
   for (const size_t part : parts) load_part(ctx, part);
+}
+
+void ModelParts::adapt(Context& ctx, std::span<const AdapterUse> uses) {
+  std::vector<ScaledAdapter> adapters;
+  for (const AdapterUse& use : effective(uses)) adapters.push_back({adapter_files_.read(use), use.scale});
+  // Weights that are changed in part are as good as unchanged to nobody.
+  adapters_.clear();
+  try {
+    for (ModelPart* part : family_->parts())
+      if (part->can_stream()) part->adapt(ctx, adapters);
+  } catch (...) {
+    for (ModelPart* part : family_->parts())
+      if (part->can_stream()) part->adapt(ctx, {});
+    throw;
+  }
+  adapters_ = effective(uses);
 }
 
 size_t ModelParts::available_bytes(Context& ctx) const {

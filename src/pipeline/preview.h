@@ -50,7 +50,7 @@ struct PreviewState {
 
 /// Memory of a drawing's previews on one rank.
 struct PreviewMemory {
-  View clean{};           ///< f32 [this rank's tokens, patch width]: the state without the noise that is left in it
+  View clean{};         ///< f32 [this rank's tokens, patch width]: the state without the noise that is left in it
   View clean_deltas{};  ///< f32 [steps, 1]: Schedule::clean_delta() of each step
 
   static PreviewMemory take(Arena& arena, int64_t patch_width, const SamplerPlan& plan);

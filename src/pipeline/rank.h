@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,10 +18,18 @@
 
 namespace nostos {
 
-/// Prompt embeddings that outlive their drawing, f32 [rows, width] in host memory, by the token ids of their prompt. A
-/// prompt that comes again is not encoded again. An embedding does not depend on size or seed, so the image has the
-/// same bits. The costs of the cache are bytes.
-using KeptCaptions = LruCache<std::pair<std::vector<int32_t>, int64_t>, Tensor>;
+/// What a prompt embedding is kept under. It does not depend on size or seed.
+struct CaptionName {
+  std::vector<int32_t> ids;  ///< tokens of the prompt
+  int64_t rows = 0;
+  std::string adapters{};  ///< with which it was encoded
+
+  friend auto operator<=>(const CaptionName&, const CaptionName&) = default;
+};
+
+/// Prompt embeddings that outlive their drawing, f32 [rows, width] in host memory. A prompt that comes again is not
+/// encoded again; the image has the same bits. The costs of the cache are bytes.
+using KeptCaptions = LruCache<CaptionName, Tensor>;
 
 /// What a rank has of its process, and may share with other ranks of the process.
 struct RankProcess {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "apps/cli/adapters_flag.h"
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
@@ -32,6 +33,7 @@ struct BenchFlags {
   CommonFlags common;
   EngineFlags engine;
   ModelFlags model;
+  std::vector<std::string> loras;
   std::string model_path, synthetic, synthetic_format;
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
@@ -72,6 +74,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
   add_references_flag(command, flags.reference_images);
+  add_adapters_flag(command, flags.loras);
   command.add_option("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")
       ->transform(whole_number<int64_t>(0, 1000));
   command.add_option("--repeat", flags.repeat, "runs that count (1)")->transform(whole_number<int64_t>(1, 1000));
@@ -207,6 +210,7 @@ GenerationRequest asked_for(const BenchFlags& flags) {
   request.num_inference_steps = flags.num_inference_steps;
   request.guidance_scale = flags.guidance_scale;
   request.num_outputs = flags.num_outputs;
+  request.adapters = parse_adapters(flags.loras);
   return request;
 }
 

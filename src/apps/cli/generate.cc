@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "apps/cli/adapters_flag.h"
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
@@ -42,7 +43,7 @@ struct GenerateFlags {
   std::optional<uint64_t> seed;
   std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
   std::optional<std::vector<double>> sigmas;
-  std::vector<std::string> images;
+  std::vector<std::string> images, loras;
   std::string output = "nostos.png";
   std::string save_latents, perf_dump_path;
   bool json = false;
@@ -59,6 +60,7 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
                   "PNG, JPEG or WebP that the model is to look at, for models that edit; may come several times")
       ->type_name("FILE")
       ->allow_extra_args(false);
+  add_adapters_flag(command, flags.loras);
   number("--height", flags.height, "pixels; without it the first --image's");
   number("--width", flags.width, "pixels; without it the first --image's");
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
@@ -130,6 +132,7 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   if (flags.model_path || !flags.model.parts.transformer.empty() || record.model_name.empty())
     record.model_name =
         model_label(record.parts.transformer.empty() ? record.model_path : record.parts.transformer).shown;
+  if (!flags.loras.empty()) request.adapters = parse_adapters(flags.loras);
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
   if (flags.seed) {
@@ -327,6 +330,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   options.model = model_files(record.model_path, record.parts);
   options.variant = record.variant;
   options.memory.one_drawing = count == 1;
+  // Every process reads the files, and the root says which they are.
+  if (processes.is_root()) hash_adapters(record.request.adapters);
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;

@@ -60,6 +60,7 @@ class Model : public Family {
   Schedule schedule(int64_t steps, std::span<const double> sigmas, int64_t image_tokens) const override;
   std::span<ModelPart* const> parts() const override { return parts_; }
   const StageParts& stage_parts() const override { return stage_parts_; }
+  std::string_view name() const override { return "Z-Image"; }
   std::pair<int64_t, int64_t> largest_product() const override;
   /// A synthetic model without a tokenizer makes one token of each byte.
   PromptTokens tokenize(std::string_view prompt, int64_t max_tokens = 512) const override;

@@ -1,0 +1,23 @@
+// Owns the flag --lora, for commands that draw.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "pipeline/request.h"
+
+namespace nostos::cli {
+
+/// Adds --lora FILE[:SCALE], which may come several times.
+void add_adapters_flag(CLI::App& command, std::vector<std::string>& loras);
+
+/// \param loras as --lora gives them; a single empty one asks for none
+/// \return the adapters, named as their files without the ending. Reads no file.
+/// \throws Error invalid_input for a scale that is no number, or without a file
+std::vector<AdapterUse> parse_adapters(const std::vector<std::string>& loras);
+
+/// Gives each adapter without a hash that of its file. \throws Error naming a file that cannot be read
+void hash_adapters(std::vector<AdapterUse>& adapters);
+
+}  // namespace nostos::cli

@@ -1,0 +1,90 @@
+// Implements the reading and keeping of adapters.
+#include "pipeline/adapters.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "io/mapped_file.h"
+#include "io/tensor_file.h"
+
+namespace nostos {
+namespace {
+
+/// \return host memory of what an adapter holds, factors that updates share counted again: at least what it takes.
+size_t size_in_bytes(const Adapter& adapter) {
+  const auto bytes = [](const SharedMatrix& matrix) { return matrix->values.size() * sizeof(float); };
+  size_t all = 0;
+  for (const WeightUpdate& update : adapter.updates) {
+    if (const auto* low_rank = std::get_if<LowRank>(&update.delta))
+      all += bytes(low_rank->up) + bytes(low_rank->down);
+    else if (const auto* kronecker = std::get_if<Kronecker>(&update.delta))
+      all += bytes(kronecker->left) + bytes(kronecker->right);
+    else
+      all += bytes(std::get<Dense>(update.delta).difference);
+  }
+  return all;
+}
+
+/// \return what changes when somebody puts another file in the place of `file`. \throws Error model if it is not there
+std::string version_of(const std::filesystem::path& file) {
+  std::error_code error;
+  const auto bytes = std::filesystem::file_size(file, error);
+  require(!error, ErrorKind::model, "lora '{}' cannot be read: {}", file.string(), error.message());
+  const auto changed = std::filesystem::last_write_time(file, error).time_since_epoch().count();
+  return fmt::format("{}:{}:{}", std::filesystem::absolute(file).string(), bytes, changed);
+}
+
+AdapterTargets targets_of(const Family& family) {
+  std::vector<AdapterPart> parts;
+  for (const ModelPart* part : family.parts())
+    if (part->can_stream()) parts.push_back(part->targets());  // what adapters change has blocks: no VAE
+  return {std::string(family.name()), std::move(parts)};
+}
+
+}  // namespace
+
+std::vector<AdapterUse> effective(std::span<const AdapterUse> adapters) {
+  std::vector<AdapterUse> uses(adapters.begin(), adapters.end());
+  std::erase_if(uses, [](const AdapterUse& use) { return use.scale == 0; });
+  return uses;
+}
+
+bool same_changes(std::span<const AdapterUse> a, std::span<const AdapterUse> b) {
+  return std::ranges::equal(effective(a), effective(b), [](const AdapterUse& one, const AdapterUse& other) {
+    const bool has_hashes = !one.sha256.empty() && !other.sha256.empty();
+    return one.scale == other.scale && (has_hashes ? one.sha256 == other.sha256 : one.file == other.file);
+  });
+}
+
+std::string file_sha256(const std::filesystem::path& file) {
+  const MappedFile mapped(file);
+  const std::span<const std::byte> bytes = mapped.bytes();
+  return sha256({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+}
+
+AdapterFiles::AdapterFiles(const Family& family) : targets_(targets_of(family)) {}
+
+std::shared_ptr<const Adapter> AdapterFiles::read(const AdapterUse& use) {
+  const std::string key = version_of(use.file);
+  Kept* known = kept_.find(key);
+  if (known == nullptr) {
+    Kept made{file_sha256(use.file),
+              std::make_shared<const Adapter>(read_adapter(*open_tensor_file(use.file), targets_))};
+    log_info("{}", made.adapter->report.summary());
+    const size_t bytes = size_in_bytes(*made.adapter);
+    known = &kept_.insert(key, std::move(made), bytes);
+  }
+  require(use.sha256.empty() || use.sha256 == known->sha256, ErrorKind::invalid_input,
+          "lora '{}': {} is another file than the drawing wants: its SHA-256 is {}, not {}", use.name, use.file,
+          known->sha256, use.sha256);
+  return known->adapter;
+}
+
+}  // namespace nostos
