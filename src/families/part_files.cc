@@ -83,15 +83,16 @@ WeightStore PartFiles::open() const {
 
 bool PartFiles::has_variant() const { return !is_file_ && open().variant() == variant_; }
 
-JsonConfig PartFiles::config() const {
+FoundConfig PartFiles::find_config() const {
   if (!is_file_ && (names_.layout == nullptr || std::filesystem::exists(path_ / "config.json")))
-    return JsonConfig::load(path_ / "config.json");
+    return {JsonConfig::load(path_ / "config.json"), ConfigPlace::beside_weights};
   const WeightStore store = open();
   const std::string field = "config." + std::string(kind_->folder);
   if (const std::string* text = store.metadata(field))
-    return JsonConfig::parse(*text, fmt::format("{}: metadata '{}'", path_.string(), field));
+    return {JsonConfig::parse(*text, fmt::format("{}: metadata '{}'", path_.string(), field)), ConfigPlace::in_file};
   if (!model_folder_.empty()) {
-    if (auto config = JsonConfig::load_if_there(model_folder_ / kind_->folder / "config.json")) return *config;
+    if (auto config = JsonConfig::load_if_there(model_folder_ / kind_->folder / "config.json"))
+      return {std::move(*config), ConfigPlace::model_folder};
   }
   const auto shape_of = [&](const std::string& name) -> std::optional<Shape> {
     const std::vector<TensorRows> rows = names_.layout->find(name);
@@ -102,7 +103,7 @@ JsonConfig PartFiles::config() const {
     for (int axis = 1; axis < whole->rank(); ++axis) shape.push_back((*whole)[axis]);
     return shape;
   };
-  return kind_->guess_config({path_.string(), shape_of}, store);
+  return {kind_->guess_config({path_.string(), shape_of}, store), ConfigPlace::tensors};
 }
 
 std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk walk) const {

@@ -48,6 +48,18 @@ struct PartKind {
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
 bool holds_part(const std::filesystem::path& file, const PartKind& kind);
 
+/// Where a part's config was found, in the order in which places are looked at.
+enum class ConfigPlace {
+  beside_weights,  ///< config.json of the folder with the weights
+  in_file,         ///< the text `config.FOLDER` of the file, e.g. `config.vae`
+  model_folder,    ///< config.json of the part that the model's folder has
+  tensors,         ///< nowhere: it is what the tensors' shapes tell
+};
+struct FoundConfig {
+  JsonConfig json;
+  ConfigPlace place;
+};
+
 /// Where the config and the weights of one part are.
 class PartFiles {
  public:
@@ -60,7 +72,13 @@ class PartFiles {
   DType dtype() const { return dtype_; }
   /// \return the config inside of the file or beside the weights, else that of the model's folder, else what the
   /// tensors' shapes tell. \throws Error model
-  JsonConfig config() const;
+  JsonConfig config() const { return find_config().json; }
+  /// \return config(), and which of these it is. \throws Error model
+  FoundConfig find_config() const;
+  /// \return all tensors of the part's file or folder, which may hold other parts, too. \throws Error model
+  WeightStore open() const;
+  /// \return how the tensors are named, without a layout where a folder's are the diffusers layout's or none at all.
+  const CheckpointNames& names() const { return names_; }
   /// \return a builder that checks or loads the weights of the part.
   WeightBuilder weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement = {}) const;
   /// \return the numbers of a tensor, float32. \param name in the diffusers layout
@@ -70,7 +88,6 @@ class PartFiles {
   bool has_variant() const;
 
  private:
-  WeightStore open() const;
   std::shared_ptr<WeightSource> weight_source(Context& ctx, WeightWalk walk) const;
 
   std::filesystem::path path_;

@@ -87,6 +87,8 @@ std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) 
   return family_of(options.files).open(ctx, options);
 }
 
+const PartKind& transformer_kind(const ModelFiles& files) { return family_of(files).transformer; }
+
 ModelShape read_family_shape(const ModelFiles& files) { return family_of(files).read_shape(files); }
 
 }  // namespace nostos

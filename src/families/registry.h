@@ -16,4 +16,9 @@ std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options);
 /// \return the shape of the model, from its configs alone. \throws Error model naming file and field
 ModelShape read_family_shape(const ModelFiles& files);
 
+struct PartKind;
+
+/// \return the kind of the model's transformer, which tells the family. \throws Error model as open_family()
+const PartKind& transformer_kind(const ModelFiles& files);
+
 }  // namespace nostos

@@ -294,8 +294,8 @@ void check_places(const GgufHeader& header, size_t data_bytes, uint64_t alignmen
   }
 }
 
-/// \throws Error model unless it is a GGUF file of a version and byte order that nostos reads.
-void check_version(Cursor& cursor, const std::string& file) {
+/// \return the version. \throws Error model unless it is a GGUF file of a version and byte order that nostos reads.
+uint32_t read_version(Cursor& cursor, const std::string& file) {
   require(as_text(cursor.take(kMagic.size(), "the word GGUF")) == kMagic, ErrorKind::model,
           "{}: does not begin with the word GGUF (is it a GGUF file?)", file);
   const auto version = cursor.number<uint32_t>("its version");
@@ -304,6 +304,7 @@ void check_version(Cursor& cursor, const std::string& file) {
   require(version == 2 || version == 3, ErrorKind::model,
           "{}: is of GGUF version {}; nostos reads the versions 2 and 3{}", file, version,
           version == 1 ? ", into which llama.cpp's tools convert it" : "");
+  return version;
 }
 
 template <class T>
@@ -356,7 +357,7 @@ std::optional<std::vector<int64_t>> GgufArray::integers() const {
 
 GgufHeader parse_gguf_header(std::span<const std::byte> start, size_t file_bytes, const std::string& name) {
   Cursor cursor(start.first(std::min(start.size(), file_bytes)), 0, name);
-  check_version(cursor, name);
+  const uint32_t version = read_version(cursor, name);
   const auto tensors = cursor.number<uint64_t>("the number of tensors");
   const auto keys = cursor.number<uint64_t>("the number of keys");
   // A tensor takes at least 24 bytes of the header, a key 13.
@@ -364,6 +365,7 @@ GgufHeader parse_gguf_header(std::span<const std::byte> start, size_t file_bytes
           "{}: claims {} tensors and {} keys, more than the file's {} bytes hold (is it truncated?)", name, tensors,
           keys, file_bytes);
   GgufHeader header;
+  header.version = version;
   for (uint64_t i = 0; i < keys; ++i) read_key_value(cursor, header, i, name);
   const uint64_t alignment = alignment_of(header, name);
   for (uint64_t i = 0; i < tensors; ++i) read_tensor_info(cursor, header, i, name);

@@ -35,6 +35,7 @@ struct GgufArray {
 
 /// The parsed header of a GGUF file.
 struct GgufHeader {
+  uint32_t version = 0;
   /// By name; extents are row-major, the reverse of the file's, or those of the key `comfy.gguf.orig_shape.NAME`. With
   /// those a row need not end where a block ends. The dtype's name is the ggml type's.
   std::map<std::string, TensorInfo, std::less<>> tensors;

@@ -62,6 +62,8 @@ class StoreSource : public WeightSource {
   void ignored(const std::string& name) override;
   /// When checking, also logs a warning that names the checkpoint's tensors nobody asked for.
   void finish() override;
+  /// \return what is amiss with the tensors that were asked for, each a sentence.
+  const std::vector<std::string>& problems() const { return problems_; }
 
  private:
   /// Rows of a tensor of the store.

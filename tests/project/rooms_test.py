@@ -25,8 +25,9 @@ ROOMS = {
     "models": {"base", "device", "tensor", "io", "ops", "nn"},
     "adapters": {"base", "device", "tensor", "io", "models"},
     "families": {"base", "device", "tensor", "io", "text", "ops", "parallel", "nn", "models"},
+    "checkpoints": {"base", "device", "tensor", "io", "text", "ops", "models", "adapters", "families"},
     "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "families"},
-    "apps/cli": {"base", "io", "parallel", "pipeline"},
+    "apps/cli": {"base", "io", "parallel", "checkpoints", "pipeline"},
     "apps/server": {"base", "io", "pipeline"},
     "apps": {"base", "io", "parallel", "pipeline", "apps/cli", "apps/server"},
 }

@@ -1,6 +1,7 @@
-// Owns `nostos inspect`: what a model folder holds.
+// Owns `nostos inspect`: what a model folder, or a file of weights, holds.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -9,6 +10,7 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
+#include "apps/cli/inspected_file.h"
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -25,8 +27,8 @@ using Path = std::filesystem::path;
 struct InspectFlags {
   CommonFlags common;
   ModelFlags model;
-  std::string model_path;
-  bool json = false;
+  std::string file, model_path;
+  bool layers = false, json = false;
 };
 
 /// What one folder of the model holds. Parts without weights (tokenizer, scheduler) have zeros.
@@ -38,6 +40,15 @@ struct Part {
   int64_t parameters = 0;
   size_t bytes = 0;
   std::map<std::string, size_t> dtypes;  ///< tensors of each
+  std::vector<FormatGroup> formats;
+};
+
+/// A model's folder, without the parts that have files of their own.
+struct Folder {
+  Path path;
+  std::string class_name;
+  std::vector<Part> parts;
+  std::optional<JsonConfig> generation_config;
 };
 
 std::optional<JsonConfig> find_config(const Path& folder) {
@@ -48,15 +59,15 @@ std::optional<JsonConfig> find_config(const Path& folder) {
 }
 
 /// Reads a part that drawings need. \throws Error model
-Part read_part(const Path& model, const std::string& part_name, const std::string& class_name,
+Part read_part(const Path& folder, const std::string& part_name, const std::string& class_name,
                const std::string& variant) {
   constexpr std::array<std::string_view, 3> kWithWeights{"transformer", "text_encoder", "vae"};
   Part part;
   part.name = part_name;
   part.class_name = class_name;
-  part.config = find_config(model / part_name);
+  part.config = find_config(folder);
   if (std::ranges::find(kWithWeights, part_name) == kWithWeights.end()) return part;
-  const WeightStore store = WeightStore::open(model / part_name, variant);
+  const WeightStore store = WeightStore::open(folder, variant);
   for (const std::string& note : store.notes()) log_message(LogLevel::warning, note);
   for (const auto& [tensor, info] : store.list()) {
     ++part.tensors;
@@ -64,6 +75,7 @@ Part read_part(const Path& model, const std::string& part_name, const std::strin
     part.bytes += info.end - info.begin;
     ++part.dtypes[info.dtype_name];
   }
+  part.formats = group_formats(store);
   return part;
 }
 
@@ -75,35 +87,42 @@ std::string class_of(const JsonConfig& index, const std::string& field) {
   return library_and_class[1];
 }
 
+/// \return the place that the user gives the part, "" for the model's own.
+std::string own_place(const PartPaths& places, std::string_view part) {
+  if (part == "transformer") return places.transformer;
+  if (part == "text_encoder") return places.text_encoder;
+  if (part == "vae") return places.vae;
+  return part == "tokenizer" ? places.tokenizer : "";
+}
+
 /// \return the parts that model_index.json lists. A part that no drawing needs and that cannot be read is left out with
 /// a warning.
-std::vector<Part> read_parts(const Path& model, const JsonConfig& index, const std::string& variant) {
+Folder read_folder(const Path& model, const ModelFlags& flags) {
   constexpr std::array<std::string_view, 5> kNeeded{"transformer", "text_encoder", "vae", "tokenizer", "scheduler"};
-  std::vector<Part> parts;
+  const JsonConfig index = JsonConfig::load(model / "model_index.json");
+  Folder folder{model, index.string("_class_name"), {}, {}};
   for (const std::string& field : index.fields()) {
     std::error_code ignored;
+    const std::string own = own_place(flags.parts, field);
+    const Path place = own.empty() ? model / field : Path(own);
     // A link to nothing is there, too: reading it says where it leads.
-    if (field.starts_with("_") || !exists(symlink_status(model / field, ignored))) continue;
+    if (field.starts_with("_") || !exists(symlink_status(place, ignored)) || is_regular_file(place, ignored)) continue;
     try {
-      parts.push_back(read_part(model, field, class_of(index, field), variant));
+      folder.parts.push_back(read_part(place, field, class_of(index, field), flags.variant));
     } catch (const Error& error) {
       if (std::ranges::find(kNeeded, field) != kNeeded.end()) throw;
       log_warning("{}, which no drawing needs: {}", field, error.what());
     }
   }
-  return parts;
+  folder.generation_config = JsonConfig::load_if_there(model / "generation_config.json");
+  return folder;
 }
 
-ordered_json parsed(const std::optional<JsonConfig>& config) {
-  return config ? ordered_json::parse(config->dump()) : ordered_json();
-}
-
-void print_json(const Path& model, const std::string& class_name, const std::vector<Part>& parts,
-                const std::optional<JsonConfig>& generation) {
+ordered_json folder_json(const Folder& folder) {
   ordered_json list = ordered_json::array();
   int64_t parameters = 0;
   size_t bytes = 0;
-  for (const Part& part : parts) {
+  for (const Part& part : folder.parts) {
     parameters += part.parameters;
     bytes += part.bytes;
     list.push_back({{"name", part.name},
@@ -111,54 +130,110 @@ void print_json(const Path& model, const std::string& class_name, const std::vec
                     {"tensors", part.tensors},
                     {"parameters", part.parameters},
                     {"dtypes", part.dtypes},
+                    {"formats", groups_json(part.formats)},
                     {"bytes", part.bytes},
                     {"config", parsed(part.config)}});
   }
-  print_output("{}\n", json_pretty({{"path", model.string()},
-                                    {"class", class_name},
-                                    {"parameters", parameters},
-                                    {"bytes", bytes},
-                                    {"parts", list},
-                                    {"generation_config", parsed(generation)}}));
+  return {{"path", folder.path.string()},
+          {"class", folder.class_name},
+          {"parameters", parameters},
+          {"bytes", bytes},
+          {"parts", list},
+          {"generation_config", parsed(folder.generation_config)}};
 }
 
-void print_text(const Path& model, const std::string& class_name, const std::vector<Part>& parts,
-                const std::optional<JsonConfig>& generation) {
-  print_output("{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", class_name, model.string(), "part", "class",
-               "tensors", "parameters", "MB", "tensors by dtype");
-  for (const Part& part : parts) {
-    std::string dtypes;
-    for (const auto& [dtype, count] : part.dtypes)
-      dtypes += fmt::format("{}{} {}", dtypes.empty() ? "" : ", ", count, dtype);
+void print_folder(const Folder& folder) {
+  print_output("{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", folder.class_name, folder.path.string(), "part",
+               "class", "tensors", "parameters", "MB", "tensors by format");
+  for (const Part& part : folder.parts) {
     print_output("{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.tensors, part.parameters,
-                 static_cast<double>(part.bytes) / 1e6, dtypes);
+                 static_cast<double>(part.bytes) / 1e6, groups_line(part.formats));
   }
-  for (const Part& part : parts) {
+  for (const Part& part : folder.parts) {
     // A tokenizer's config is mostly its chat template; --json has it.
     if (part.config && part.name != "tokenizer") print_output("\n{} config: {}\n", part.name, part.config->dump());
   }
-  if (generation) print_output("\ngeneration config: {}\n", generation->dump());
+  if (folder.generation_config) print_output("\ngeneration config: {}\n", folder.generation_config->dump());
+}
+
+/// \return the models that come with nostos.
+std::vector<NamedModel> own_models() {
+  std::vector<NamedModel> models;
+  for (const auto& entry : std::filesystem::directory_iterator(models_folder()))
+    if (exists(entry.path() / "transformer" / "config.json"))
+      models.push_back({entry.path().filename().string(), entry.path()});
+  std::ranges::sort(models, {}, &NamedModel::name);
+  return models;
+}
+
+/// What the user asks about.
+struct Asked {
+  std::optional<Folder> folder;
+  std::vector<InspectedFile> files;
+};
+
+bool is_file(const Path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
+
+/// \param models that the file is tried with if it is an adapter
+InspectedFile read_file_contents(const Path& path, const Path& model_folder, const std::vector<NamedModel>& models) {
+  InspectedFile file{read_contents(path, model_folder), {}};
+  if (file.contents.is_adapter) file.fits = try_adapter(path, models);
+  return file;
+}
+
+/// Reads a file, or the model with its parts in places of their own.
+Asked read_asked(const InspectFlags& flags) {
+  const PartPaths& parts = flags.model.parts;
+  const std::string named = flags.model.named(flags.model_path);
+  const bool names_a_model = !named.empty() || parts != PartPaths{};
+  if (names_a_model && !flags.file.empty()) {
+    const ModelFiles files = model_files(named, parts);
+    InspectedFile file = read_file_contents(flags.file, {}, {{shown_place(files), files}});
+    require(file.contents.is_adapter, ErrorKind::invalid_input,
+            "{} is no adapter: give --model-path and the places of parts beside an adapter alone", flags.file);
+    return {{}, {std::move(file)}};
+  }
+  const ModelFiles files = model_files(flags.file.empty() ? named : flags.file, parts);
+  Asked asked;
+  if (!files.folder().empty()) asked.folder = read_folder(files.model, flags.model);
+  for (const Path& place : {files.model, files.transformer, files.text_encoder, files.vae, files.tokenizer})
+    if (is_file(place)) asked.files.push_back(read_file_contents(place, files.folder(), own_models()));
+  return asked;
 }
 
 void inspect(CLI::App& command, const InspectFlags& flags) {
   apply_common_flags(command, flags.common);
-  const Path model = find_model(flags.model.named(flags.model_path));
-  const JsonConfig index = JsonConfig::load(model / "model_index.json");
-  const std::string class_name = index.string("_class_name");
-  const std::vector<Part> parts = read_parts(model, index, flags.model.variant);
-  const std::optional<JsonConfig> generation = JsonConfig::load_if_there(model / "generation_config.json");
-  (flags.json ? print_json : print_text)(model, class_name, parts, generation);
+  const Asked asked = read_asked(flags);
+  if (flags.json) {
+    ordered_json json = asked.folder ? folder_json(*asked.folder) : ordered_json::object();
+    if (!asked.files.empty()) json["files"] = ordered_json::array();
+    for (const InspectedFile& file : asked.files) json["files"].push_back(file_json(file));
+    print_output("{}\n", json_pretty(json));
+    return;
+  }
+  if (asked.folder) print_folder(*asked.folder);
+  for (const InspectedFile& file : asked.files) {
+    const bool is_first = !asked.folder && &file == &asked.files.front();
+    print_output("{}{}", is_first ? "" : "\n", file_text(file, flags.layers));
+  }
 }
 
 }  // namespace
 
 void add_inspect_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("inspect", "Show a model's parts, parameters, dtypes, bytes and configs");
+  CLI::App* command =
+      app.add_subcommand("inspect", "Show what a model, a file of weights or an adapter holds, and how it is stored");
   auto flags = std::make_shared<InspectFlags>();
+  command->add_option("file", flags->file, "model folder, Hugging Face name, or file: safetensors or GGUF")
+      ->type_name("FILE");
   command->add_option("--model-path", flags->model_path,
-                      "model folder or Hugging Face name; without it the embedded model");
+                      "likewise; beside FILE the model that this adapter is to fit; without both the embedded model");
   add_model_flags(*command, flags->model);
-  command->add_flag("--json", flags->json, "write one JSON object to standard output");
+  command->add_flag("--layers", flags->layers, "list every tensor of a file");
+  command->add_flag("--json", flags->json, "write one JSON object with all of it to standard output");
   add_common_flags(*command, flags->common);
   command->callback([command, flags] { inspect(*command, *flags); });
 }

@@ -1,0 +1,40 @@
+// Owns the list of the parts that files may hold, and what each is called, made of and written as. A family's new part
+// is a line of it.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "families/part_files.h"
+#include "tensor/shape.h"
+
+namespace nostos {
+
+/// The tensors of a part, by their names in the diffusers layout.
+struct PartTensors {
+  std::map<std::string, Shape> shapes;
+  std::vector<std::string> optional;  ///< those that files may have, of whatever dtype and shape: no drawing reads them
+};
+
+/// A kind of part, beyond what drawing needs to know.
+struct PartType {
+  const PartKind* kind;
+  /// Names all tensors to the builder. \throws Error model
+  void (*walk)(const JsonConfig& config, WeightBuilder& builder);
+  /// \return the published model that has these dimensions, or these dimensions: for people. \throws Error model
+  std::string (*title)(const JsonConfig& config);
+};
+
+/// \return all parts, in the order in which models list them.
+std::span<const PartType> part_types();
+
+/// \return the part of this kind. \throws Error internal if there is none
+const PartType& part_type(const PartKind& kind);
+
+/// \return all tensors of a part with this config. \throws Error model as the part's load_config()
+PartTensors list_tensors(const PartType& type, const JsonConfig& config);
+
+}  // namespace nostos
