@@ -54,6 +54,15 @@ void claim_tensors(FileContents& contents, const PartTensors& tensors, const Che
     claim(names.prefix + std::string(name), TensorRole::leftover);
 }
 
+/// Takes all tensors behind the prefix for the part's, where no config says which it has.
+void claim_all(FileContents& contents, const std::string& prefix, size_t part) {
+  for (FileTensorFacts& tensor : contents.tensors) {
+    if (tensor.role != TensorRole::unknown || !tensor.name.starts_with(prefix)) continue;
+    tensor.role = TensorRole::weight;
+    tensor.part = part;
+  }
+}
+
 void read_part(FileContents& contents, const PartType& type, const Path& model_folder) {
   FamilyOptions options;
   options.files.model = model_folder;
@@ -72,6 +81,7 @@ void read_part(FileContents& contents, const PartType& type, const Path& model_f
     part.problems = problems_of(files, type, part.config->json);
   } catch (const Error& error) {  // e.g. dimensions of which no config can be made: the rest can be shown
     part.problems.emplace_back(error.what());
+    claim_all(contents, part.prefix, contents.parts.size());
   }
   contents.parts.push_back(std::move(part));
 }
@@ -150,8 +160,8 @@ FileContents read_contents(const Path& path, const Path& model_folder) {
   for (const PartType& type : part_types())
     if (holds_part(path, *type.kind)) read_part(contents, type, model_folder);
   contents.is_adapter = contents.parts.empty() && std::ranges::any_of(contents.tensors, [](const auto& tensor) {
-    return parse_adapter_key(tensor.name).has_value();
-  });
+                          return parse_adapter_key(tensor.name).has_value();
+                        });
   return contents;
 }
 

@@ -26,9 +26,9 @@ std::string_view name(TensorRole role);
 struct FileTensorFacts {
   std::string name;
   std::vector<int64_t> extents;
-  std::string format;              ///< format_name(), or the file's word for what nostos does not read
-  size_t bytes = 0;                ///< of the tensor
-  size_t scale_bytes = 0;          ///< of its scales, which are another tensor
+  std::string format;      ///< format_name(), or the file's word for what nostos does not read
+  size_t bytes = 0;        ///< of the tensor
+  size_t scale_bytes = 0;  ///< of its scales, which are another tensor
   TensorRole role = TensorRole::unknown;
   std::vector<std::string> names{};  ///< in the diffusers layout, of a weight
   std::optional<size_t> part{};      ///< of FileContents::parts, of a weight or a leftover

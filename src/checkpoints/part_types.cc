@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "families/flux2_klein/model.h"
@@ -77,11 +78,101 @@ std::string vae_title(const JsonConfig& json) {
   return fmt::format("{} VAE", model);
 }
 
+constexpr std::string_view kLanguageModel = "Qwen3ForCausalLM";  // has a head, and its names a prefix
+constexpr std::string_view kHead = "lm_head.weight";
+
+bool is_language_model(const JsonConfig& config) {
+  const std::vector<std::string> classes = config.strings_or("architectures", {});
+  return std::ranges::find(classes, kLanguageModel) != classes.end();
+}
+
+/// \return the layout of that title and, where one is given, that mark.
+const CheckpointLayout& layout_of(std::span<const CheckpointLayout> layouts, std::string_view title,
+                                  std::string_view mark = "") {
+  const auto found = std::ranges::find_if(layouts, [&](const CheckpointLayout& layout) {
+    return layout.title == title && (mark.empty() || layout.mark == mark);
+  });
+  check(found != layouts.end(), "a part's own layout is in its list");
+  return *found;
+}
+
+const CheckpointLayout& own_zimage_layout(const JsonConfig&) {
+  return layout_of(zimage::file_layouts(), "Z-Image's own");
+}
+const CheckpointLayout& own_flux2_layout(const JsonConfig&) {
+  return layout_of(flux2::file_layouts(), "Black Forest Labs'");
+}
+const CheckpointLayout& own_qwen3_layout(const JsonConfig&) { return layout_of(qwen3::file_layouts(), "transformers"); }
+const CheckpointLayout& own_vae_layout(const JsonConfig& json) {
+  const autoencoder_kl::Config config = load_vae_config(json);
+  return layout_of(autoencoder_kl::file_layouts(), config.is_packed() ? "FLUX.2's own" : "latent diffusion",
+                   fmt::format("decoder.up.{}.block.0.norm1.weight", config.block_channels.size() - 1));
+}
+
+std::string_view transformer_place(const JsonConfig&) { return "model.diffusion_model."; }
+std::string_view vae_place(const JsonConfig&) { return "vae."; }
+std::string_view text_encoder_place(const JsonConfig& config) {
+  return qwen3::load_config(config).hidden == 4096 ? "text_encoders.qwen3_8b.transformer."
+                                                   : "text_encoders.qwen3_4b.transformer.";
+}
+
+Shape same_shape(const std::string&, const Shape& shape) { return shape; }
+/// Latent diffusion's attention is made of convolutions.
+Shape own_vae_shape(const std::string& name, const Shape& shape) {
+  if (name.find(".mid.attn_1.") == std::string::npos || shape.rank() != 2) return shape;
+  return {shape[0], shape[1], 1, 1};
+}
+
+std::string same_name(const JsonConfig&, const std::string& name) { return name; }
+std::string text_encoder_name(const JsonConfig& config, const std::string& name) {
+  if (name == kHead) return is_language_model(config) ? name : "";
+  return is_language_model(config) ? "model." + name : name;
+}
+
+nlohmann::ordered_json with_class(const JsonConfig& config, std::string_view name) {
+  auto json = nlohmann::ordered_json::parse(config.dump());
+  if (!json.contains("_class_name")) json["_class_name"] = name;
+  return json;
+}
+
+std::string written(const nlohmann::ordered_json& json) { return json.dump(2) + "\n"; }
+
+std::string zimage_folder_config(const JsonConfig& config, DType) {
+  return written(with_class(config, zimage::kTransformerClass));
+}
+std::string flux2_folder_config(const JsonConfig& config, DType) {
+  return written(with_class(config, flux2_klein::kTransformerClass));
+}
+std::string qwen3_folder_config(const JsonConfig& config, DType dtype) {
+  auto json = nlohmann::ordered_json::parse(config.dump());
+  // transformers loads in the dtype that the config names.
+  const std::string_view name = dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : "float32";
+  json.erase("torch_dtype");
+  json["dtype"] = name;
+  return written(json);
+}
+std::string vae_folder_config(const JsonConfig& config, DType) {
+  const autoencoder_kl::Config read = load_vae_config(config);
+  auto json = with_class(config, read.is_packed() ? "AutoencoderKLFlux2" : "AutoencoderKL");
+  const size_t levels = read.block_channels.size();
+  // Without these diffusers makes a VAE of one level.
+  if (!json.contains("down_block_types"))
+    json["down_block_types"] = std::vector<std::string>(levels, "DownEncoderBlock2D");
+  if (!json.contains("up_block_types")) json["up_block_types"] = std::vector<std::string>(levels, "UpDecoderBlock2D");
+  if (!read.is_packed()) json.erase("decoder_block_out_channels");
+  return written(json);
+}
+
+constexpr std::string_view kDiffusersStem = "diffusion_pytorch_model";
 constexpr std::array kTypes{
-    PartType{&flux2_klein::kTransformer, walk_flux2, flux2_title},
-    PartType{&zimage::kTransformer, walk_zimage, zimage_title},
-    PartType{&kTextEncoder, walk_qwen3, qwen3_title},
-    PartType{&kVae, walk_vae, vae_title},
+    PartType{&flux2_klein::kTransformer, walk_flux2, flux2_title, own_flux2_layout, "", transformer_place, same_shape,
+             kDiffusersStem, "diffusers", same_name, flux2_folder_config},
+    PartType{&zimage::kTransformer, walk_zimage, zimage_title, own_zimage_layout, "", transformer_place, same_shape,
+             kDiffusersStem, "diffusers", same_name, zimage_folder_config},
+    PartType{&kTextEncoder, walk_qwen3, qwen3_title, own_qwen3_layout, "model.", text_encoder_place, same_shape,
+             "model", "transformers", text_encoder_name, qwen3_folder_config},
+    PartType{&kVae, walk_vae, vae_title, own_vae_layout, "", vae_place, own_vae_shape, kDiffusersStem, "diffusers",
+             same_name, vae_folder_config},
 };
 
 /// Records what files may have, too.
@@ -99,6 +190,13 @@ const PartType& part_type(const PartKind& kind) {
   const auto found = std::ranges::find(kTypes, &kind, &PartType::kind);
   check(found != kTypes.end(), "every kind of part is in the list");
   return *found;
+}
+
+std::string class_of(const JsonConfig& config, const PartType& type) {
+  const auto json = nlohmann::json::parse(type.folder_config(config, DType::f32));
+  if (json.contains("_class_name")) return json["_class_name"];
+  const std::vector<std::string> architectures = config.strings_or("architectures", {"Qwen3Model"});
+  return architectures.empty() ? "Qwen3Model" : architectures.front();
 }
 
 PartTensors list_tensors(const PartType& type, const JsonConfig& config) {

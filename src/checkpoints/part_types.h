@@ -26,7 +26,25 @@ struct PartType {
   void (*walk)(const JsonConfig& config, WeightBuilder& builder);
   /// \return the published model that has these dimensions, or these dimensions: for people. \throws Error model
   std::string (*title)(const JsonConfig& config);
+
+  /// \return the layout of single files that the model's own programs and ComfyUI read.
+  const CheckpointLayout& (*own_layout)(const JsonConfig& config);
+  std::string_view own_prefix;  ///< before its names
+  /// \return what ComfyUI looks for before these in a file of several parts.
+  std::string_view (*all_in_one_prefix)(const JsonConfig& config);
+  /// \return the shape that a tensor of that layout has there. \param name in the layout \param shape in diffusers
+  Shape (*own_shape)(const std::string& name, const Shape& shape);
+
+  std::string_view stem;     ///< of the weights' file in a diffusers folder
+  std::string_view library;  ///< that model_index.json names for it
+  /// \return the name in a diffusers folder, "" for what the config's class has not.
+  std::string (*folder_name)(const JsonConfig& config, const std::string& name);
+  /// \return a config of that class with all that diffusers needs. \param config that may be made from tensors
+  std::string (*folder_config)(const JsonConfig& config, DType dtype);
 };
+
+/// \return the class that the config names, or the only one that it can be.
+std::string class_of(const JsonConfig& config, const PartType& type);
 
 /// \return all parts, in the order in which models list them.
 std::span<const PartType> part_types();

@@ -47,6 +47,22 @@ void check_part_classes(const ModelFiles& files, std::span<const PartClass> part
   }
 }
 
+std::optional<std::string> text_in_file(const ModelFiles& files, const std::string& name) {
+  const Path& file = files.transformer.empty() ? files.model : files.transformer;
+  if (!std::filesystem::is_regular_file(file)) return std::nullopt;
+  const WeightStore store = WeightStore::open_file(file);
+  const std::string* const text = store.metadata(name);
+  return text == nullptr ? std::nullopt : std::optional(*text);
+}
+
+std::optional<JsonConfig> config_in_file(const ModelFiles& files, const std::string& name) {
+  const std::optional<std::string> text = text_in_file(files, name);
+  if (!text) return std::nullopt;
+  return JsonConfig::parse(*text, fmt::format("{}: metadata '{}'",
+                                              (files.transformer.empty() ? files.model : files.transformer).string(),
+                                              name));
+}
+
 bool holds_part(const Path& file, const PartKind& kind) {
   return layout_in(WeightStore::open_file(file), kind).has_value();
 }

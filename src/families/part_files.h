@@ -30,6 +30,13 @@ using PartClass = std::pair<std::string_view, std::string_view>;
 /// \throws Error model
 void check_part_classes(const ModelFiles& files, std::span<const PartClass> parts);
 
+/// \return text_in_file(), which must be JSON. \throws Error model
+std::optional<JsonConfig> config_in_file(const ModelFiles& files, const std::string& name);
+/// \return what the file of the transformer, or of the whole model, says of itself under this name, e.g.
+/// "config.scheduler"; nothing without such a file, or where it says nothing. Files that `nostos convert` writes do.
+/// \throws Error model as open_tensor_file()
+std::optional<std::string> text_in_file(const ModelFiles& files, const std::string& name);
+
 /// How far a walk over a part's weights goes.
 enum class WeightWalk { check, load };
 

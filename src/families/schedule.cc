@@ -52,7 +52,10 @@ Schedule shifted(const SchedulerConfig& config, std::vector<float> sigmas) {
 }  // namespace
 
 SchedulerConfig load_scheduler_config(const std::filesystem::path& file, Shifting shifting) {
-  const JsonConfig config = JsonConfig::load(file);
+  return load_scheduler_config(JsonConfig::load(file), shifting);
+}
+
+SchedulerConfig load_scheduler_config(const JsonConfig& config, Shifting shifting) {
   constexpr std::array<std::string_view, 1> kClasses = {"FlowMatchEulerDiscreteScheduler"};
   config.check_class(kClasses);
   const bool is_dynamic = config.boolean_or("use_dynamic_shifting", false);

@@ -9,6 +9,8 @@
 
 namespace nostos {
 
+class JsonConfig;
+
 /// How the noise levels of a FlowMatchEulerDiscreteScheduler are shifted.
 enum class Shifting {
   fixed,    ///< by SchedulerConfig::shift
@@ -25,6 +27,8 @@ struct SchedulerConfig {
 /// an option that nostos cannot draw with (Karras, exponential or beta sigmas, inverted sigmas, stochastic sampling, a
 /// terminal shift).
 SchedulerConfig load_scheduler_config(const std::filesystem::path& file, Shifting shifting = Shifting::fixed);
+/// The same of a config that stands elsewhere.
+SchedulerConfig load_scheduler_config(const JsonConfig& config, Shifting shifting = Shifting::fixed);
 
 /// Noise levels and model times of one run, in float32, bit for bit as diffusers computes them on a CPU with AVX2 or
 /// AVX-512.

@@ -28,17 +28,21 @@ JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightSto
 }
 
 std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const PartFiles& text_encoder) {
+  const std::filesystem::path place = find_tokenizer_place(options, text_encoder);
+  return place.empty() ? std::nullopt : std::optional(Tokenizer::load(place));
+}
+
+std::filesystem::path find_tokenizer_place(const FamilyOptions& options, const PartFiles& text_encoder) {
   const ModelFiles& files = options.files;
-  if (!files.tokenizer.empty()) return Tokenizer::load(files.tokenizer);
-  if (Tokenizer::is_there(text_encoder.path())) return Tokenizer::load(text_encoder.path());
+  if (!files.tokenizer.empty()) return files.tokenizer;
+  if (Tokenizer::is_there(text_encoder.path())) return text_encoder.path();
   if (!files.folder().empty()) {
-    const std::filesystem::path folder = files.folder() / "tokenizer";
-    if (options.synthetic && !std::filesystem::exists(folder)) return std::nullopt;
-    return Tokenizer::load(folder);
+    std::filesystem::path folder = files.folder() / "tokenizer";
+    return options.synthetic && !std::filesystem::exists(folder) ? std::filesystem::path() : folder;
   }
   std::vector<std::string> places;
   for (const std::filesystem::path& folder : files.usual_tokenizers) {
-    if (Tokenizer::is_there(folder)) return Tokenizer::load(folder);
+    if (Tokenizer::is_there(folder)) return folder;
     places.push_back(folder.string());
   }
   fail(ErrorKind::model,

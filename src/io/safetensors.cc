@@ -201,41 +201,60 @@ void SafetensorsFile::release(std::string_view name) const {
   if (found != header_.tensors.end()) file_.release(data(found->second));
 }
 
-void write_safetensors(const std::filesystem::path& file, std::span<const NamedTensor> tensors,
-                       const std::map<std::string, std::string>& metadata) {
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& file, std::vector<TensorSlot> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : out_(file), order_(std::move(tensors)) {
   // The widest dtypes first, as the reference writer does, so that every tensor is aligned for its own.
-  std::vector<const NamedTensor*> order;
-  for (const NamedTensor& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
-    const size_t a_bytes = size_bytes(a->view.dtype());
-    const size_t b_bytes = size_bytes(b->view.dtype());
-    return a_bytes != b_bytes ? a_bytes > b_bytes : a->name < b->name;
+  std::ranges::sort(order_, [](const TensorSlot& a, const TensorSlot& b) {
+    const size_t a_bytes = size_bytes(a.dtype), b_bytes = size_bytes(b.dtype);
+    return a_bytes != b_bytes ? a_bytes > b_bytes : a.name < b.name;
   });
-
   json header = json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
-  size_t offset = 0;
-  for (const NamedTensor* tensor : order) {
-    check(tensor->name != "__metadata__" && !header.contains(tensor->name), "tensor names are unique");
+  for (const TensorSlot& tensor : order_) {
+    check(tensor.name != "__metadata__" && !header.contains(tensor.name), "tensor names are unique");
     json shape = json::array();
-    for (int axis = 0; axis < tensor->view.shape().rank(); ++axis) shape.push_back(tensor->view.shape()[axis]);
-    const size_t end = offset + tensor->view.size_in_bytes();
-    header[tensor->name] = {{"dtype", name(tensor->view.dtype())}, {"shape", shape}, {"data_offsets", {offset, end}}};
-    offset = end;
+    for (int axis = 0; axis < tensor.shape.rank(); ++axis) shape.push_back(tensor.shape[axis]);
+    const size_t end = left_ + tensor.size_in_bytes();
+    header[tensor.name] = {{"dtype", name(tensor.dtype)}, {"shape", shape}, {"data_offsets", {left_, end}}};
+    left_ = end;
   }
   std::string text = header.dump();
   text.resize((text.size() + kLengthBytes - 1) / kLengthBytes * kLengthBytes, ' ');
   require(text.size() <= kMaxHeaderBytes, ErrorKind::internal, "cannot write '{}': its header would be {} bytes",
           file.string(), text.size());
-
-  AtomicFile out(file);
   std::string length;
   for (size_t i = 0; i < kLengthBytes; ++i)
     length += static_cast<char>(static_cast<uint64_t>(text.size()) >> (8 * i) & 0xff);
-  out.write(length);
-  out.write(text);
-  for (const NamedTensor* tensor : order) out.write({tensor->view.bytes(), tensor->view.size_in_bytes()});
-  out.commit();
+  out_.write(length);
+  out_.write(text);
+}
+
+void SafetensorsWriter::write(std::span<const std::byte> bytes) {
+  check(bytes.size() <= left_, "no more bytes are written than the tensors have");
+  left_ -= bytes.size();
+  out_.write(bytes);
+}
+
+void SafetensorsWriter::commit() {
+  check(left_ == 0, "all bytes of the tensors are written");
+  out_.commit();
+}
+
+void write_safetensors(const std::filesystem::path& file, std::span<const NamedTensor> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorSlot> slots;
+  std::map<std::string_view, ConstView> views;
+  for (const NamedTensor& tensor : tensors) {
+    slots.push_back({tensor.name, tensor.view.dtype(), tensor.view.shape()});
+    views.emplace(tensor.name, tensor.view);
+  }
+  SafetensorsWriter writer(file, std::move(slots), metadata);
+  for (const TensorSlot& slot : writer.order()) {
+    const ConstView view = views.at(slot.name);
+    writer.write({view.bytes(), view.size_in_bytes()});
+  }
+  writer.commit();
 }
 
 }  // namespace nostos

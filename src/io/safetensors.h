@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/file.h"
 #include "io/mapped_file.h"
 #include "io/tensor_file.h"
 #include "tensor/tensor.h"
@@ -62,6 +63,36 @@ class SafetensorsFile final : public TensorFile {
 struct NamedTensor {
   std::string name;
   ConstView view;
+};
+
+/// What a tensor of a file is called and how large it is, before its numbers are there.
+struct TensorSlot {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape{};
+
+  size_t size_in_bytes() const { return static_cast<size_t>(shape.elements()) * size_bytes(dtype); }
+};
+
+/// A file that is written tensor by tensor, so that no more than one need be in memory. Equal input gives equal bytes.
+/// Readers see the old file or the whole new one, never a part.
+class SafetensorsWriter {
+ public:
+  /// Writes the header. \param tensors of unique names
+  /// \throws Error invalid_input if no file can be made there, internal on a full disk
+  SafetensorsWriter(const std::filesystem::path& file, std::vector<TensorSlot> tensors,
+                    const std::map<std::string, std::string>& metadata = {});
+  /// \return the tensors in the order in which their bytes are to be written.
+  const std::vector<TensorSlot>& order() const { return order_; }
+  /// Appends bytes of the tensors, in order(). \throws Error internal on a full disk
+  void write(std::span<const std::byte> bytes);
+  /// Puts the file under its name. Call it once, when the bytes of all tensors are written. \throws Error internal
+  void commit();
+
+ private:
+  AtomicFile out_;
+  std::vector<TensorSlot> order_;
+  size_t left_ = 0;  // bytes to come
 };
 
 /// Writes `tensors` (host memory, unique names) and `metadata`; equal input gives equal bytes. Readers see the old file

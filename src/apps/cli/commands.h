@@ -11,6 +11,7 @@ namespace nostos::cli {
 /// The commands throw Error and CLI::ParseError through CLI::App::parse().
 void add_generate_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
+void add_convert_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
 

@@ -39,10 +39,11 @@ std::vector<std::string> names_of(const FileContents& contents, TensorRole role)
 }
 
 ordered_json report_json(const AdapterReport& report) {
-  return {{"kinds", report.kinds},           {"prefixes", report.prefixes},         {"layouts", report.layouts},
-          {"ranks", report.ranks},           {"alphas", report.alphas},             {"modules", report.modules},
-          {"weights", report.targets},       {"unmatched", report.unmatched},       {"duplicates", report.duplicates},
-          {"text_encoder", report.text_encoder}};
+  return {{"kinds", report.kinds},           {"prefixes", report.prefixes},
+          {"layouts", report.layouts},       {"ranks", report.ranks},
+          {"alphas", report.alphas},         {"modules", report.modules},
+          {"weights", report.targets},       {"unmatched", report.unmatched},
+          {"duplicates", report.duplicates}, {"text_encoder", report.text_encoder}};
 }
 
 ordered_json part_json(const FileContents& contents, size_t index) {
@@ -96,12 +97,13 @@ void add_part(std::string& text, const FileContents& contents, size_t index) {
                  part.type->kind->name, part.layout, prefix);
   add_groups(text, contents.groups(index));
   for (const std::string& problem : part.problems) text += fmt::format("  cannot be used: {}\n", problem);
-  if (part.config)
-    text += fmt::format("  config, {}: {}\n", place_name(part.config->place), part.config->json.dump());
+  if (part.config) text += fmt::format("  config, {}: {}\n", place_name(part.config->place), part.config->json.dump());
 }
 
 void add_fits(std::string& text, const std::vector<AdapterFit>& fits) {
+  const bool fits_one = std::ranges::any_of(fits, [](const AdapterFit& fit) { return fit.report.has_value(); });
   for (const AdapterFit& fit : fits) {
+    if (!fit.report && fits_one) continue;  // an adapter is one model's
     text += fit.report ? fmt::format("\nfits {}\n", fit.model)
                        : fmt::format("\ndoes not fit {}\n  {}\n", fit.model, fit.problem);
     if (!fit.report) continue;

@@ -25,7 +25,8 @@ constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", kTransformerCla
 ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
   const std::filesystem::path folder = files.folder();
   const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
-  const bool is_distilled = index ? index->boolean_or("is_distilled", false) : !files.is_base;
+  const bool is_distilled = index ? index->boolean_or("is_distilled", false)
+                                 : !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
   ModelLimits limits;
   limits.size_multiple = vae.scale() * vae.patch;
   limits.latent_channels = transformer.in_channels;
@@ -35,7 +36,7 @@ ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, c
   limits.guidance = is_distilled ? GuidanceForm::none : GuidanceForm::from_negative;
   limits.max_sequence_length = kMostTokens;
   limits.max_reference_images = kMaxReferences;
-  read_generation_config(folder, limits);
+  read_generation_config(files, limits);
   return {
       .limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim, .pads_prompts = true};
 }
@@ -51,7 +52,10 @@ qwen3::Config load_encoder_config(const JsonConfig& json) {
 }
 
 SchedulerConfig read_scheduler_config(const ModelFiles& files) {
-  if (files.folder().empty()) return {};
+  if (files.folder().empty()) {
+    const auto config = config_in_file(files, "config.scheduler");
+    return config ? load_scheduler_config(*config, Shifting::dynamic) : SchedulerConfig{};
+  }
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json", Shifting::dynamic);
 }
 

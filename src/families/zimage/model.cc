@@ -32,11 +32,13 @@ ModelShape shape_of(const ModelFiles& files, const Config& transformer, const au
     limits.default_steps = 50;
     limits.default_guidance_scale = 4;
   }
-  read_generation_config(files.folder(), limits);
+  read_generation_config(files, limits);
   return {.limits = limits, .patch = transformer.patch, .heads = transformer.heads, .head_dim = transformer.head_dim()};
 }
 
 SchedulerConfig read_scheduler_config(const ModelFiles& files) {
+  if (files.folder().empty())
+    if (const auto config = config_in_file(files, "config.scheduler")) return load_scheduler_config(*config);
   // What no file says: the shifts of the published models.
   if (files.folder().empty()) return {.shift = files.is_base ? 6.0 : 3.0};
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json");

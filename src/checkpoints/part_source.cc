@@ -1,0 +1,101 @@
+// Implements reading a part as plain numbers.
+#include "checkpoints/part_source.h"
+
+#include <algorithm>
+
+#include "adapters/merge.h"
+#include "base/error.h"
+#include "ops/elementwise.h"
+
+namespace nostos {
+namespace {
+
+/// \return what the diffusers layout's tensor is made of, with the prefix of the file.
+std::vector<TensorRows> rows_of(const CheckpointNames& names, const std::string& name) {
+  std::vector<TensorRows> rows = names.layout == nullptr ? find_as_named(name) : names.layout->find(name);
+  for (TensorRows& part : rows) part.name.insert(0, names.prefix);
+  return rows;
+}
+
+bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
+
+}  // namespace
+
+PartSource::PartSource(const FamilyOptions& options, const PartType& type)
+    : type_(&type), files_(options, *type.kind), config_(files_.find_config()) {
+  Context ctx({}, 1);
+  WeightBuilder check = files_.weights(ctx, WeightWalk::check);
+  type.walk(config_.json, check);
+  find_tensors(list_tensors(type, config_.json));
+}
+
+void PartSource::find_tensors(const PartTensors& listed) {
+  const WeightStore store = files_.open();
+  for (const auto& [name, shape] : listed.shapes) {
+    const std::vector<TensorRows> rows = rows_of(files_.names(), name);
+    if (std::ranges::all_of(rows, [&](const TensorRows& part) { return store.info(part.name) != nullptr; }))
+      shapes_.emplace(name, shape);
+    else
+      missing_.push_back(name);
+  }
+  for (const std::string& name : listed.optional) find_extra(store, name);
+}
+
+void PartSource::find_extra(const WeightStore& store, const std::string& name) {
+  const CheckpointNames& names = files_.names();
+  for (const std::string& prefix : {names.prefix, std::string()}) {
+    const std::vector<TensorRows> rows = rows_of({names.layout, prefix}, name);
+    const TensorInfo* const info = rows.size() == 1 && rows[0].parts == 1 ? store.info(rows[0].name) : nullptr;
+    if (info == nullptr || !info->shape()) continue;
+    const std::optional<DType> plain = info->dtype();
+    shapes_.emplace(name, *info->shape());
+    extras_.emplace(name, Extra{prefix, plain.value_or(DType::f32), plain && !is_float(*plain) && *plain != DType::i8});
+    return;
+  }
+}
+
+DType PartSource::dtype(const std::string& name, DType otherwise) const {
+  const auto extra = extras_.find(name);
+  return extra != extras_.end() && extra->second.is_count ? extra->second.dtype : otherwise;
+}
+
+AdapterPart PartSource::adapter_part() const {
+  return {std::string(type_->kind->folder), shapes_, type_->kind->layouts()};
+}
+
+void PartSource::adapt(std::span<const ScaledAdapter> adapters) {
+  for (const ScaledAdapter& scaled : adapters)
+    for (const WeightUpdate& update : scaled.adapter->updates)
+      if (update.part == type_->kind->folder) updates_.emplace(update.target, std::pair(&update, scaled.strength));
+}
+
+ConstView PartSource::read(const std::string& name) {
+  if (name == current_) return current_view_;
+  const auto extra = extras_.find(name);
+  const std::string& prefix = extra == extras_.end() ? files_.names().prefix : extra->second.prefix;
+  std::unique_ptr<StoreSource>& source = sources_[prefix];
+  const auto mode = StoreSource::Mode::load;
+  if (!source)
+    source = std::make_unique<StoreSource>(files_.open(), CheckpointNames{files_.names().layout, prefix}, mode);
+  if (!current_.empty())
+    for (const auto& [other, each] : sources_) each->release(current_);
+  current_.clear();
+  ConstView view = source->tensor(name, shapes_.at(name));
+  source->finish();  // throws what is amiss
+  if (updates_.contains(name)) view = merged(name, view);
+  current_ = name;
+  return current_view_ = view;
+}
+
+ConstView PartSource::merged(const std::string& name, ConstView stored) {
+  Context ctx;
+  merged_.resize(static_cast<size_t>(stored.shape().elements()));
+  const View view(reinterpret_cast<std::byte*>(merged_.data()), DType::f32, stored.shape());
+  ops::convert(ctx, stored, view);
+  const auto [first, last] = updates_.equal_range(name);
+  for (auto update = first; update != last; ++update)
+    merge_update(*update->second.first, update->second.second, merged_);
+  return view;
+}
+
+}  // namespace nostos

@@ -1,0 +1,150 @@
+// Implements what stands beside a model's weights.
+#include "checkpoints/pipeline_files.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "families/flux2_klein/model.h"
+#include "families/registry.h"
+#include "families/shared_parts.h"
+#include "families/zimage/model.h"
+#include "io/file.h"
+#include "io/gguf.h"
+#include "text/tokenizer_output.h"
+
+namespace nostos {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Path = std::filesystem::path;
+
+constexpr size_t kMostBytes = size_t{64} << 20;  // Qwen3's tokenizer.json has 11 MB
+constexpr std::array<std::string_view, 7> kTokenizerFiles{
+    "tokenizer.json",          "tokenizer_config.json", "vocab.json",         "merges.txt",
+    "special_tokens_map.json", "added_tokens.json",     "chat_template.jinja"};
+
+/// What a family's pipeline is, where no folder says it.
+struct Pipeline {
+  std::string_view name;
+  bool is_dynamic;              ///< whether the schedule's shift depends on the image
+  bool says_whether_distilled;  ///< in model_index.json
+};
+
+Pipeline pipeline_of(const PartKind& transformer) {
+  if (&transformer == &zimage::kTransformer) return {zimage::kPipelines.front(), false, false};
+  return {flux2_klein::kPipelines.front(), true, true};
+}
+
+/// \return the kind of the transformer, null if the files have none.
+const PartKind* transformer_of(const ModelFiles& files) {
+  const Path& place = files.transformer.empty() ? files.model : files.transformer;
+  if (!files.folder().empty()) return &transformer_kind(files);
+  for (const PartType& type : part_types())
+    if (type.kind->folder == "transformer" && std::filesystem::is_regular_file(place) && holds_part(place, *type.kind))
+      return type.kind;
+  return nullptr;
+}
+
+std::optional<std::string> text_if_there(const Path& file) {
+  if (!std::filesystem::exists(file)) return std::nullopt;
+  return read_file(file, kMostBytes, ErrorKind::model);
+}
+
+/// \return a text of the model's folder, or of the file.
+std::optional<std::string> stated(const ModelFiles& files, const Path& in_folder, const std::string& in_file) {
+  return files.folder().empty() ? text_in_file(files, in_file) : text_if_there(files.folder() / in_folder);
+}
+
+std::string scheduler_text(const ModelFiles& files, const Pipeline& pipeline) {
+  if (const auto text = stated(files, "scheduler/scheduler_config.json", "config.scheduler")) return *text;
+  const double shift = files.is_base && !pipeline.is_dynamic ? 6.0 : 3.0;
+  return Json{{"_class_name", "FlowMatchEulerDiscreteScheduler"},
+              {"base_image_seq_len", 256},
+              {"base_shift", 0.5},
+              {"max_image_seq_len", 4096},
+              {"max_shift", 1.15},
+              {"num_train_timesteps", 1000},
+              {"shift", shift},
+              {"time_shift_type", "exponential"},
+              {"use_dynamic_shifting", pipeline.is_dynamic}}
+             .dump(2) +
+         "\n";
+}
+
+std::optional<std::string> generation_text(const ModelFiles& files, const Pipeline& pipeline) {
+  if (auto text = stated(files, "generation_config.json", "config.generation")) return text;
+  if (!files.folder().empty() || !files.is_base || pipeline.says_whether_distilled) return std::nullopt;
+  return Json{{"num_inference_steps", 50}, {"guidance_scale", 4}}.dump(2) + "\n";  // of Z-Image's base model
+}
+
+bool is_distilled(const ModelFiles& files) {
+  if (!files.folder().empty()) {
+    const auto index = JsonConfig::load_if_there(files.folder() / "model_index.json");
+    return index && index->boolean_or("is_distilled", false);
+  }
+  return !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
+}
+
+std::string index_text(const ModelFiles& files, const Pipeline& pipeline, const std::vector<PartSource*>& parts) {
+  Json index{{"_class_name", pipeline.name}};
+  if (const auto text = files.folder().empty() ? std::nullopt : text_if_there(files.folder() / "model_index.json"))
+    index = Json::parse(JsonConfig::parse(*text, (files.folder() / "model_index.json").string()).dump());
+  if (pipeline.says_whether_distilled) index["is_distilled"] = is_distilled(files);
+  for (const PartType& type : part_types()) index.erase(std::string(type.kind->folder));
+  for (const PartSource* part : parts) {
+    const PartType& type = part->type();
+    index[std::string(type.kind->folder)] = {type.library, class_of(part->config().json, type)};
+  }
+  const bool has_text_encoder =
+      std::ranges::any_of(parts, [](const PartSource* part) { return part->type().kind == &kTextEncoder; });
+  if (!has_text_encoder)
+    index.erase("tokenizer");
+  else if (!index.contains("tokenizer"))
+    index["tokenizer"] = {"transformers", "Qwen2Tokenizer"};
+  if (!index.contains("scheduler")) index["scheduler"] = {"diffusers", "FlowMatchEulerDiscreteScheduler"};
+  return index.dump(2) + "\n";
+}
+
+void add_tokenizer(std::map<std::string, std::string>& texts, const Path& place) {
+  if (is_gguf(place)) {
+    for (auto& [name, text] : gguf_tokenizer_texts(GgufFile(place).header(), place.string()))
+      texts["tokenizer/" + name] = text;
+    return;
+  }
+  Tokenizer::load(place);  // refuses what nobody could draw with
+  for (const std::string_view name : kTokenizerFiles)
+    if (auto text = text_if_there(place / name)) texts["tokenizer/" + std::string(name)] = std::move(*text);
+}
+
+}  // namespace
+
+std::map<std::string, std::string> folder_texts(const FamilyOptions& options, const std::vector<PartSource*>& parts) {
+  std::map<std::string, std::string> texts;
+  for (const PartSource* part : parts)
+    if (part->type().kind == &kTextEncoder) add_tokenizer(texts, find_tokenizer_place(options, part->files()));
+  const PartKind* const transformer = transformer_of(options.files);
+  if (transformer == nullptr) return texts;
+  const Pipeline pipeline = pipeline_of(*transformer);
+  texts["scheduler/scheduler_config.json"] = scheduler_text(options.files, pipeline);
+  texts["model_index.json"] = index_text(options.files, pipeline, parts);
+  if (auto text = generation_text(options.files, pipeline)) texts["generation_config.json"] = std::move(*text);
+  return texts;
+}
+
+std::map<std::string, std::string> file_texts(const FamilyOptions& options, const std::vector<PartSource*>& parts) {
+  std::map<std::string, std::string> texts{{"format", "pt"}};
+  for (const PartSource* part : parts) {
+    texts["config." + std::string(part->type().kind->folder)] = part->config().json.dump();
+    if (part->type().kind->folder != "transformer") continue;
+    const Pipeline pipeline = pipeline_of(*part->type().kind);
+    texts["config.scheduler"] = scheduler_text(options.files, pipeline);
+    if (auto text = generation_text(options.files, pipeline)) texts["config.generation"] = std::move(*text);
+    if (pipeline.says_whether_distilled) texts["is_distilled"] = is_distilled(options.files) ? "true" : "false";
+  }
+  return texts;
+}
+
+}  // namespace nostos
