@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/lru_cache.h"
@@ -23,6 +25,7 @@
 #include "ops/cuda/plan_store.h"
 #include "ops/device_op.h"
 #include "ops/linear.h"
+#include "ops/linear_update.h"
 
 namespace nostos::ops {
 
@@ -268,14 +271,33 @@ void run(OnCuda<interleave_gates>, Context& ctx, ConstView weight, View out) {
   }
 }
 
+namespace {
+
+HopperFactors factors(ConstView x, const Linear& w) {
+  return {x.bytes(), static_cast<const DeviceMatrix&>(*w.packed).data, w.in};
+}
+
+}  // namespace
+
 void run(OnCuda<fused_gated_linear>, Context& ctx, ConstView x, const Linear& w, View out) {
-  hopper_gated_linear(ctx, x, static_cast<const DeviceMatrix&>(*w.packed).data, out);
+  hopper_gated_linear(ctx, std::array{factors(x, w)}, out);
 }
 
 void run(OnCuda<fused_linear_sum>, Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b,
          View y) {
-  const auto data = [](const Linear& w) { return static_cast<const DeviceMatrix&>(*w.packed).data; };
-  hopper_linear_sum(ctx, {x_a.bytes(), data(a), a.in}, {x_b.bytes(), data(b), b.in}, y);
+  hopper_linear_sum(ctx, std::array{factors(x_a, a), factors(x_b, b)}, y);
+}
+
+void run(OnCuda<fused_gated_linear_sum>, Context& ctx, const UpdateInputs& x, const Linear& w, View out) {
+  hopper_gated_linear(ctx, std::array{factors(x.x, w), factors(x.reduced, w.update->low_rank.up)}, out);
+}
+
+void run(OnCuda<fused_updated_linear_sum>, Context& ctx, const UpdateInputs& x_a, const Linear& a,
+         const UpdateInputs& x_b, const Linear& b, View y) {
+  std::vector<HopperFactors> terms{factors(x_a.x, a), factors(x_b.x, b)};
+  if (a.update) terms.push_back(factors(x_a.reduced, a.update->low_rank.up));
+  if (b.update) terms.push_back(factors(x_b.reduced, b.update->low_rank.up));
+  hopper_linear_sum(ctx, terms, y);
 }
 
 }  // namespace nostos::ops
