@@ -12,10 +12,12 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/lru_cache.h"
 #include "device/stream.h"
+#include "device/workspace.h"
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
@@ -23,9 +25,9 @@
 #include "ops/cuda/linear_tuning.h"
 #include "ops/cuda/plan_store.h"
 #include "ops/cuda/stored_weight.h"
-#include "ops/cuda/workspace.h"
 #include "ops/device_op.h"
 #include "ops/linear.h"
+#include "ops/linear_update.h"
 #include "ops/stored_weight.h"
 
 namespace nostos::ops {
@@ -304,15 +306,41 @@ void run(OnCuda<interleave_gates>, Context& ctx, ConstView weight, View out) {
   }
 }
 
+namespace {
+
+HopperFactors factors(ConstView x, const Linear& w, const std::byte* numbers) { return {x.bytes(), numbers, w.in}; }
+
+/// \return those of the low-rank term beside `w`.
+HopperFactors factors_of_update(ConstView reduced, const Linear& w) {
+  const Linear& up = w.update->low_rank.up;
+  return factors(reduced, up, matrix_of(up).data);
+}
+
+}  // namespace
+
 void run(OnCuda<fused_gated_linear>, Context& ctx, ConstView x, const Linear& w, View out) {
   const auto [weight] = numbers_of(ctx, w);
-  hopper_gated_linear(ctx, x, weight, out);
+  hopper_gated_linear(ctx, std::array{factors(x, w, weight)}, out);
 }
 
 void run(OnCuda<fused_linear_sum>, Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b,
          View y) {
   const auto [of_a, of_b] = numbers_of(ctx, a, b);
-  hopper_linear_sum(ctx, {x_a.bytes(), of_a, a.in}, {x_b.bytes(), of_b, b.in}, y);
+  hopper_linear_sum(ctx, std::array{factors(x_a, a, of_a), factors(x_b, b, of_b)}, y);
+}
+
+void run(OnCuda<fused_gated_linear_sum>, Context& ctx, const UpdateInputs& x, const Linear& w, View out) {
+  const auto [weight] = numbers_of(ctx, w);
+  hopper_gated_linear(ctx, std::array{factors(x.x, w, weight), factors_of_update(x.reduced, w)}, out);
+}
+
+void run(OnCuda<fused_updated_linear_sum>, Context& ctx, const UpdateInputs& x_a, const Linear& a,
+         const UpdateInputs& x_b, const Linear& b, View y) {
+  const auto [of_a, of_b] = numbers_of(ctx, a, b);
+  std::vector<HopperFactors> terms{factors(x_a.x, a, of_a), factors(x_b.x, b, of_b)};
+  if (a.update) terms.push_back(factors_of_update(x_a.reduced, a));
+  if (b.update) terms.push_back(factors_of_update(x_b.reduced, b));
+  hopper_linear_sum(ctx, terms, y);
 }
 
 }  // namespace nostos::ops
