@@ -30,8 +30,8 @@ struct AdapterFile {
   std::shared_ptr<const Adapter> adapter;
 };
 
-/// Reads adapter files for one model, and keeps those of late. Any thread may use it: none waits for a file that another
-/// reads. It needs nothing of the family once it is made.
+/// Reads adapter files for one model, and keeps those of late. Any thread may use it, and none waits for a file that
+/// another reads. It needs nothing of the family once it is made.
 class AdapterFiles {
  public:
   explicit AdapterFiles(const Family& family);

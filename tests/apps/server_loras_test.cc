@@ -219,8 +219,8 @@ TEST_F(Loras, AnUnknownNameIsToldWhatIsNear) {
   for (const char* file : {"detail.gguf", "details.gguf", "styles/Detale.gguf", "portrait.gguf", "detain.gguf"})
     write(file, file);
   EXPECT_EQ(std::string(refusal(folder, "detial").what()),
-            "loras[0] names the LoRA \"detial\", which this server has not: near it is \"detail\", \"detain\", "
-            "\"details\"; GET /v1/loras lists all 5");
+            "loras[0] names the LoRA \"detial\", which this server has not: near it is \"detail\", "
+            "\"styles/Detale\"; GET /v1/loras lists all 5");
   EXPECT_EQ(std::string(refusal(folder, "something else").what()),
             "loras[0] names the LoRA \"something else\", which this server has not: GET /v1/loras lists all 5");
   const std::string what = refusal(folder, std::string(100'000, 'd')).what();

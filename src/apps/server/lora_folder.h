@@ -1,4 +1,4 @@
-// Owns the folder of LoRAs that clients may name: what is in it, and what was found of each file when it was first used.
+// Owns the folder of LoRAs that clients may name: what is in it, and what was found of each file when it was read.
 #pragma once
 
 #include <sys/types.h>
