@@ -15,6 +15,7 @@
 #include "apps/cli/ranks.h"
 #include "apps/server/access.h"
 #include "apps/server/json_log.h"
+#include "apps/server/lora_folder.h"
 #include "apps/server/server.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -45,6 +46,7 @@ struct ServeFlags {
   uint64_t keep_bytes = uint64_t{100} << 30;
   int64_t max_pixels = int64_t{2048} * 2048;
   double shutdown_grace_s = 20;
+  std::string lora_dir;
 };
 
 /// \return a check that refuses a size below zero, which CLI11 would take for an enormous one.
@@ -106,6 +108,10 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       ->transform(starts_with_digit());  // goes first
   command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
       ->transform(whole_number<int64_t>(1, int64_t{1} << 40));
+  command
+      .add_option("--lora-dir", flags.lora_dir,
+                  "folder of LoRA, LoKr, LoHa and DoRA files that clients may name; without it they may name none")
+      ->check(CLI::ExistingDirectory);
   command
       .add_option("--shutdown-grace", flags.shutdown_grace_s,
                   "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
@@ -178,41 +184,34 @@ GenerationRequest warm_up_request(const ModelLimits& limits, bool guided) {
   return resolve(request, limits).request;
 }
 
-void serve(const ServeFlags& flags, const Processes& processes) {
-  require(processes.communicator() == nullptr || flags.engine.comm_timeout_s == 0, ErrorKind::invalid_input,
-          "--comm-timeout would give up ranks that wait for a client: leave it out");
-  std::unique_ptr<server::Server> server;
-  if (processes.is_root()) {
-    server::ServerOptions options;
-    options.host = flags.host;
-    options.port = flags.port;
-    options.data_dir = flags.data_dir;
-    if (!flags.api_key_file.empty()) options.api_key = server::read_api_key(flags.api_key_file);
-    options.allow_remote_without_key = flags.allow_remote_without_key;
-    for (const std::string& origin : flags.allow_origins)
-      options.allowed_origins.push_back(server::read_allowed_origin(origin));
-    options.trusts_client_ids = flags.trust_client_id;
-    options.queue_limit = static_cast<size_t>(flags.queue);
-    options.keep = {.days = flags.keep_days, .pictures = flags.keep_pictures, .bytes = flags.keep_bytes};
-    options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
-    server = std::make_unique<server::Server>(options);
-  }
-  EngineOptions options = engine_options(flags.engine, processes);
-  options.kept_caption_bytes = kKeptCaptionBytes;
-  const std::string model_path = flags.model.named(flags.model_path);
-  options.model = model_files(model_path, flags.model.parts);
-  options.variant = flags.model.variant;
-  Engine engine(options, processes.communicator());
-  processes.require_same_precision(engine.precision_name());
-  const SharedDrawing drawing(engine, processes);
-  if (!processes.is_root()) return drawing.follow();
+server::ServerOptions server_options(const ServeFlags& flags) {
+  server::ServerOptions options;
+  options.host = flags.host;
+  options.port = flags.port;
+  options.data_dir = flags.data_dir;
+  if (!flags.api_key_file.empty()) options.api_key = server::read_api_key(flags.api_key_file);
+  options.allow_remote_without_key = flags.allow_remote_without_key;
+  for (const std::string& origin : flags.allow_origins)
+    options.allowed_origins.push_back(server::read_allowed_origin(origin));
+  options.trusts_client_ids = flags.trust_client_id;
+  options.queue_limit = static_cast<size_t>(flags.queue);
+  options.keep = {.days = flags.keep_days, .pictures = flags.keep_pictures, .bytes = flags.keep_bytes};
+  options.shutdown_grace = std::chrono::milliseconds(static_cast<int64_t>(flags.shutdown_grace_s * 1000));
+  return options;
+}
 
-  Progress with_previews;
-  with_previews.wants_preview = [](const PictureStep&) { return true; };
-  with_previews.on_preview = [](const PictureStep&, const Image&) {};
-  const bool needs_guidance = options.parallelism.cfg > 1;
-  const GenerationRequest first = warm_up_request(engine.limits(), needs_guidance);
-  drawing.draw({&first, 1}, {&with_previews, 1});
+/// \return the LoRAs that clients may name, or null. It reads them for the engine's model, and may outlive the engine.
+std::shared_ptr<server::LoraFolder> lora_folder(const ServeFlags& flags, const Engine& engine) {
+  if (flags.lora_dir.empty()) return nullptr;
+  const auto read = [files = engine.adapter_files()](const std::filesystem::path& file) {
+    const AdapterFile found = files->read({.name = file.stem().string(), .file = file.string()});
+    return server::LoraFacts{.sha256 = found.sha256, .summary = found.adapter->report.summary()};
+  };
+  return std::make_shared<server::LoraFolder>(flags.lora_dir, read);
+}
+
+/// \param options with which the engine was made
+server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& options, const Engine& engine) {
   server::LoadedModel model;
   const std::string& transformer = flags.model.parts.transformer;
   const ModelLabel label = model_label(transformer.empty() ? flags.model_path : transformer);
@@ -223,14 +222,37 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   model.ranks = options.parallelism.ranks();
   model.limits = {.model = engine.limits(),
                   .max_pixels = flags.max_pixels,
-                  .wants_guidance = needs_guidance,
-                  .model_path = model_path,
+                  .wants_guidance = options.parallelism.cfg > 1,
+                  .model_path = flags.model.named(flags.model_path),
                   .parts = flags.model.parts,
                   .model_name = model.name,
                   .precision = engine.precision_name(),
-                  .variant = flags.model.variant};
+                  .variant = flags.model.variant,
+                  .loras = lora_folder(flags, engine)};
+  return model;
+}
+
+void serve(const ServeFlags& flags, const Processes& processes) {
+  require(processes.communicator() == nullptr || flags.engine.comm_timeout_s == 0, ErrorKind::invalid_input,
+          "--comm-timeout would give up ranks that wait for a client: leave it out");
+  std::unique_ptr<server::Server> server;
+  if (processes.is_root()) server = std::make_unique<server::Server>(server_options(flags));
+  EngineOptions options = engine_options(flags.engine, processes);
+  options.kept_caption_bytes = kKeptCaptionBytes;
+  options.model = model_files(flags.model.named(flags.model_path), flags.model.parts);
+  options.variant = flags.model.variant;
+  Engine engine(options, processes.communicator());
+  processes.require_same_precision(engine.precision_name());
+  const SharedDrawing drawing(engine, processes);
+  if (!processes.is_root()) return drawing.follow();
+
+  Progress with_previews;
+  with_previews.wants_preview = [](const PictureStep&) { return true; };
+  with_previews.on_preview = [](const PictureStep&, const Image&) {};
+  const GenerationRequest first = warm_up_request(engine.limits(), options.parallelism.cfg > 1);
+  drawing.draw({&first, 1}, {&with_previews, 1});
   server->run(
-      std::move(model),
+      loaded_model(flags, options, engine),
       {.draw = [&drawing](std::span<const GenerationRequest> requests,
                           std::span<const Progress> progress) { return drawing.draw(requests, progress); },
        .pictures_at_once = [&engine](const GenerationRequest& request) { return engine.pictures_at_once(request); },

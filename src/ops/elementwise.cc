@@ -2,6 +2,7 @@
 #include "ops/elementwise.h"
 
 #include "base/error.h"
+#include "ops/capabilities.h"
 #include "ops/dispatch.h"
 
 namespace nostos::ops {
@@ -10,6 +11,14 @@ void silu_mul(Context& ctx, ConstView gate_up, View out) {
   check(out.shape().rank() == 2 && gate_up.shape() == Shape({out.shape()[0], 2 * out.shape()[1]}),
         "silu_mul halves the channels");
   dispatch<silu_mul>(ctx, gate_up, out);
+}
+
+void silu_mul_interleaved(Context& ctx, ConstView gate_up, View out) {
+  const int64_t multiple = capabilities(ctx.device()).gated_multiple;
+  check(multiple > 0 && out.shape().rank() == 2 && out.shape()[1] % multiple == 0,
+        "gates are interleaved where a device has them so");
+  check(gate_up.shape() == Shape({out.shape()[0], 2 * out.shape()[1]}), "silu_mul halves the channels");
+  dispatch_to_gpu<silu_mul_interleaved>(ctx, gate_up, out);
 }
 
 void silu(Context& ctx, ConstView x, View out) {

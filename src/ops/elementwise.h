@@ -14,6 +14,10 @@ namespace nostos::ops {
 /// \param gate_up f32 or product_dtype() [rows, 2 * ffn]. \param out f32 or bf16 [rows, ffn].
 void silu_mul(Context& ctx, ConstView gate_up, View out);
 
+/// The same where gates and what they gate stand in turn, Capabilities::gated_multiple of each, as interleave_gates()
+/// brings them. For devices with such a multiple alone. \param gate_up f32 or bf16 [rows, 2 * ffn].
+void silu_mul_interleaved(Context& ctx, ConstView gate_up, View out);
+
 /// out = silu(x). \param x f32, any shape. \param out f32 or bf16, same number of elements.
 void silu(Context& ctx, ConstView x, View out);
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/linear_update.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -38,10 +39,11 @@ Linear borrow_linear(Context& ctx, ConstView weight) {
 
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   check(x.dtype() == w.input, "linear takes the inputs that the weight is for");
-  check(y.dtype() == DType::f32 || (y.dtype() == product_dtype(ctx.device(), w.input) && !accumulate),
-        "linear gives f32, or without accumulating product_dtype()");
+  check(y.dtype() == DType::f32 || y.dtype() == product_dtype(ctx.device(), w.input),
+        "linear gives f32 or product_dtype()");
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
+  if (w.update) return updated_linear(ctx, x, w, y, accumulate);
   dispatch<linear>(ctx, x, w, y, accumulate);
 }
 
@@ -85,18 +87,16 @@ void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch,
 
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_gated(x, w, out);
+  if (w.update) return updated_gated_linear(ctx, x, w, out);
   dispatch_to_gpu<fused_gated_linear>(ctx, x, w, out);
 }
-
-namespace {
 
 bool fuses_linear_sum(Device device, const Linear& a, const Linear& b) {
   const int64_t multiple = capabilities(device).summed_multiple;
   return multiple > 0 && a.input == DType::bf16 && b.input == DType::bf16 &&
-         std::ranges::all_of(std::array{a.in, a.out, b.in}, [&](int64_t width) { return width % multiple == 0; });
+         std::ranges::all_of(std::array{a.in, a.out, b.in}, [&](int64_t width) { return width % multiple == 0; }) &&
+         fuses_update(device, a) && fuses_update(device, b);
 }
-
-}  // namespace
 
 DType linear_sum_dtype(Device device, const Linear& a, const Linear& b) {
   return fuses_linear_sum(device, a, b) ? product_dtype(device, a.input) : DType::f32;
@@ -105,7 +105,9 @@ DType linear_sum_dtype(Device device, const Linear& a, const Linear& b) {
 void linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y) {
   check(!a.bias && !b.bias, "a sum of products has no bias");
   check(y.dtype() == linear_sum_dtype(ctx.device(), a, b), "linear_sum gives linear_sum_dtype()");
-  if (fuses_linear_sum(ctx.device(), a, b)) return fused_linear_sum(ctx, x_a, a, x_b, b, y);
+  if (fuses_linear_sum(ctx.device(), a, b)) {
+    return a.update || b.update ? updated_linear_sum(ctx, x_a, a, x_b, b, y) : fused_linear_sum(ctx, x_a, a, x_b, b, y);
+  }
   linear(ctx, x_a, a, y);
   linear(ctx, x_b, b, y, true);
 }

@@ -32,8 +32,8 @@ struct NamedRows {
 
 struct LinearUpdate;
 
-/// A weight matrix [out, in] in the backend's own layout, with an optional bias. Immutable once packed: ranks of one
-/// process share it.
+/// A weight matrix [out, in] in the backend's own layout, with an optional bias and what adapters add to its products.
+/// Immutable once packed: ranks of one process share it.
 struct Linear {
   int64_t in = 0;
   int64_t out = 0;
@@ -73,10 +73,9 @@ Linear pack_linear(Context& ctx, ConstView weight);
 /// \throws Error device without Capabilities::borrowed_weights
 Linear borrow_linear(Context& ctx, ConstView weight);
 
-/// y = x W^T + b, or y += x W^T + b if `accumulate`. Sums are float32; a row of y depends on that row of x alone, bit
-/// for bit, whatever the number of rows and threads.
-/// \param x [rows, in] of w.input. \param y [rows, out], not overlapping x: f32, or product_dtype() if not
-/// accumulating.
+/// y = x W^T + b, or y += x W^T + b if `accumulate`; W with its update, as in all products here. Sums are float32; a
+/// row of y depends on that row of x alone, bit for bit, whatever the number of rows and threads.
+/// \param x [rows, in] of w.input. \param y f32 or product_dtype() [rows, out], not overlapping x.
 void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate = false);
 
 /// \return whether gated_linear() is one kernel on `device`, which needs no scratch, and a weight with gates and what
@@ -93,9 +92,11 @@ std::vector<NamedRows> interleaved_rows(Device device, const std::string& gate, 
 /// fused.
 /// \param out [rows, ffn] of the weights' dtype, not overlapping.
 void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch, View out);
-/// The same where it is fused. \param w [2 * ffn, in], interleaved.
+/// The same where it is fused. \param w [2 * ffn, in], interleaved, and so is its update.
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 
+/// \return whether linear_sum() is one kernel on `device`.
+bool fuses_linear_sum(Device device, const Linear& a, const Linear& b);
 /// \return the dtype of linear_sum()'s result: product_dtype() where it is one kernel, f32 elsewhere.
 DType linear_sum_dtype(Device device, const Linear& a, const Linear& b);
 /// y = x_a A^T + x_b B^T, without biases. Sums are float32; a row of y depends on those rows of x_a and x_b alone, bit
@@ -103,7 +104,7 @@ DType linear_sum_dtype(Device device, const Linear& a, const Linear& b);
 /// \param x_a [rows, a.in] and \param x_b [rows, b.in] of the weights' dtype. \param y linear_sum_dtype() [rows, out],
 /// not overlapping.
 void linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y);
-/// The same where it is one kernel.
+/// The same of weights without updates, where it is one kernel.
 void fused_linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y);
 
 /// \return the dtype in which a product that only the next op reads is best kept: that of the weights on a GPU, whose

@@ -1,5 +1,5 @@
-// Owns what adapters add to a weight beside the weight, which stays as it is: terms of low rank, Kronecker products, whole
-// differences, and factors of the outputs. Give a Linear its `update`, and products with it have the terms.
+// Owns what adapters add to a weight beside the weight, which stays as it is: terms of low rank, Kronecker products,
+// whole differences, and factors of the outputs. Give a Linear its `update`, and products with it have the terms.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ struct LowRankTerm {
   explicit operator bool() const { return down.packed != nullptr; }
 };
 
-/// Rows [first_row, first_row + count) of a Kronecker product, and where they stand in a weight: `run` side by side from
-/// `begin` on, the next run `stride` further on, as in NamedRows.
+/// Rows [first_row, first_row + count) of a Kronecker product, and where they stand in a weight: `run` side by side
+/// from `begin` on, the next run `stride` further on, as in NamedRows.
 struct KroneckerRows {
   int64_t first_row = 0;  ///< of the product
   int64_t count = 0;
@@ -41,8 +41,8 @@ struct KroneckerTerm {
   KroneckerRows rows;
 };
 
-/// What a product with a weight W has beside it: y = scale o (x W^T + x T^T) + bias, with T the sum of all terms. Immutable
-/// once made: ranks of one process share it. All products take the inputs that the weight does.
+/// What a product with a weight W has beside it: y = scale o (x W^T + x T^T) + bias, with T the sum of all terms.
+/// Immutable once made: ranks of one process share it. All products take the inputs that the weight does.
 struct LinearUpdate {
   LowRankTerm low_rank;                  ///< of all adapters and stacked projections, side by side; or none
   std::vector<KroneckerTerm> kronecker;  ///< in the order in which they are added
@@ -70,20 +70,21 @@ KroneckerTerm make_kronecker(Context& ctx, ConstView left, ConstView right, cons
 Linear make_difference(Context& ctx, ConstView difference, DType input);
 
 /// linear(), gated_linear() where it is one kernel and linear_sum() of weights with updates: those call these. In bf16
-/// x down^T is rounded once, and other sums are float32, but where y is bf16 and the device has no kernel that adds the
-/// terms before it rounds: there each term is added to y. A row depends on that row of x alone, bit for bit. What stands
-/// between the steps takes memory of the context: x down^T, and for the other terms up to kUpdateScratchBytes.
+/// x down^T is rounded once, and other sums are float32, but where y is bf16 and the device has no kernel that adds
+/// the terms before it rounds: there each term is added to y. A row depends on that row of x alone, bit for bit. What
+/// stands between the steps takes memory of the context: x down^T, and for the other terms kUpdateScratchBytes at most,
+/// but for kFewestUpdateRows rows whatever these take.
 void updated_linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
 void updated_gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
 void updated_linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y);
-inline constexpr int64_t kUpdateScratchBytes = int64_t{160} << 20;
+inline constexpr int64_t kUpdateScratchBytes = int64_t{160} << 20, kFewestUpdateRows = 128;
 
 /// \return whether the kernels of `device` that add products before they round serve the update of `w`, which may have
 /// none.
 bool fuses_update(Device device, const Linear& w);
 
-/// y[:, rows.row(i)] += sum over j of left[k / c, j] * products[:, j, k % c] with k = rows.first_row + i, in float32 and
-/// in the order of j.
+/// y[:, rows.row(i)] += sum over j of left[k / c, j] * products[:, j, k % c] with k = rows.first_row + i, in float32
+/// and in the order of j.
 /// \param products f32 [rows, b, c] \param left f32 [a, b] \param y f32 or product_dtype() [rows, out]
 void add_kronecker(Context& ctx, ConstView products, ConstView left, const KroneckerRows& rows, View y);
 
@@ -93,7 +94,7 @@ void scale_columns(Context& ctx, ConstView sums, ConstView scale, ConstView bias
 
 /// What a weight with a low-rank term is multiplied with.
 struct UpdateInputs {
-  ConstView x;        ///< [rows, in]
+  ConstView x;        ///< [rows, in] of the weight's input
   ConstView reduced;  ///< x down^T [rows, rank], or null for a weight without an update
 };
 /// out = gated_linear() of x W^T + reduced up^T as one kernel. \param w interleaved, as is its update

@@ -56,8 +56,9 @@ constexpr uint64_t spread_bits(uint64_t byte) {
   return ((each + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
 }
 
-/// 128 + the 16 numbers among which iq4 chooses, in bytes from the lowest on.
-constexpr uint64_t kIq4Numbers[2] = {0x766a5d4f3f2d1801u, 0xf1d9c5b5a6998d81u};
+/// 128 + the 16 numbers among which iq4 chooses, eight in bytes from the lowest on, then eight more. (No array: a GPU's
+/// code has values of constants, but not their memory.)
+constexpr uint64_t kLowIq4Numbers = 0x766a5d4f3f2d1801u, kHighIq4Numbers = 0xf1d9c5b5a6998d81u;
 
 /// What numbers of a group have in common: each is factor * whole number + offset.
 struct GroupScale {
@@ -252,7 +253,7 @@ struct Block<StoredType::iq4_xs, Reader> : LargeBlock<Reader, 32> {
   }
 };
 
-/// A number that stands alone, `kBytes` at a time. value() of such bytes, as a whole number.
+/// A number that stands alone: the type of its bits, and its value() as float32.
 template <StoredType kType>
 struct Single;
 
@@ -284,7 +285,7 @@ struct Single<StoredType::f8_e5m2> {
 template <>
 struct Single<StoredType::i8> {
   using Bits = uint8_t;
-  static constexpr float value(uint32_t bits) { return static_cast<float>(static_cast<int8_t>(bits)); }
+  static constexpr float value(uint32_t bits) { return whole_number(bits ^ 0x80u, 128); }
 };
 
 /// One step of a rotation, up to a factor of 2: the product with H4 of the highest of an index's digits to the base 4,

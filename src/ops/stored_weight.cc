@@ -65,11 +65,9 @@ void embed(Context& ctx, const StoredMatrix& table, ConstView ids, View out) {
   dispatch<embed>(ctx, table, ids, out);
 }
 
-size_t stored_scratch_bytes(Device device, const Shape& shape, DType input) {
-  // The CPU has the rows of a part twice: in order, and as its library wants them.
-  const int64_t rows = device.kind == DeviceKind::cpu ? 2 * std::min(shape[0], kStoredPartRows) : shape[0];
-  constexpr int64_t kAlignment = 256;
-  return static_cast<size_t>(round_up(rows * shape[1] * static_cast<int64_t>(size_bytes(input)), kAlignment));
+size_t stored_scratch_bytes(const Shape& shape, DType input) {
+  constexpr int64_t kAlignment = 256;  // of what lies beside it
+  return static_cast<size_t>(round_up(shape.elements() * static_cast<int64_t>(size_bytes(input)), kAlignment));
 }
 
 }  // namespace nostos::ops

@@ -44,12 +44,10 @@ void dequantise(Context& ctx, std::span<const StoredPiece> pieces, View out);
 /// \throws Error device as pack_linear()
 Linear keep_stored(Context& ctx, std::vector<StoredPiece> pieces, const Shape& shape, DType input);
 
-/// \return bytes of scratch memory that products with a kept weight of `shape` [out, in] take of each context that
-/// makes them, whatever the rows; linear_sum() of two kept weights takes the sum on a GPU. A context keeps what its largest
-/// product has taken, up to a quarter more where it had taken less before.
-size_t stored_scratch_bytes(Device device, const Shape& shape, DType input);
-/// Outputs that the CPU turns into numbers at a time.
-inline constexpr int64_t kStoredPartRows = 256;
+/// \return bytes of scratch memory that products with a kept weight of `shape` [out, in] take on a GPU, of each context
+/// that makes them; linear_sum() of two kept weights takes the sum. A context keeps what its largest product has taken,
+/// up to a quarter more where it had taken less before. (The CPU takes a part's alone, some MB.)
+size_t stored_scratch_bytes(const Shape& shape, DType input);
 
 /// out[i] = row ids[i] of the table, dequantised. \param ids i32 [rows], each in range. \param out f32 [rows, columns].
 void embed(Context& ctx, const StoredMatrix& table, ConstView ids, View out);

@@ -32,13 +32,21 @@ size_t size_in_bytes(const Adapter& adapter) {
   return all;
 }
 
-/// \return what changes when somebody puts another file in the place of `file`. \throws Error model if it is not there
-std::string version_of(const std::filesystem::path& file) {
+/// \return what changes when somebody puts another file in the place of the use's.
+/// \throws Error invalid_input if it is not there
+std::string version_of(const AdapterUse& use) {
   std::error_code error;
-  const auto bytes = std::filesystem::file_size(file, error);
-  require(!error, ErrorKind::model, "lora '{}' cannot be read: {}", file.string(), error.message());
-  const auto changed = std::filesystem::last_write_time(file, error).time_since_epoch().count();
-  return fmt::format("{}:{}:{}", std::filesystem::absolute(file).string(), bytes, changed);
+  const auto bytes = std::filesystem::file_size(use.file, error);
+  require(!error, ErrorKind::invalid_input, "lora '{}': {} cannot be read: {}", use.name, use.file, error.message());
+  const auto changed = std::filesystem::last_write_time(use.file, error).time_since_epoch().count();
+  return fmt::format("{}:{}:{}", std::filesystem::absolute(use.file).string(), bytes, changed);
+}
+
+/// \throws Error invalid_input unless the file has the hash that the use has, if any
+void require_same_file(const AdapterUse& use, const std::string& hash) {
+  require(use.sha256.empty() || use.sha256 == hash, ErrorKind::invalid_input,
+          "lora '{}': {} is another file than the drawing wants: its SHA-256 is {}, not {}", use.name, use.file, hash,
+          use.sha256);
 }
 
 AdapterTargets targets_of(const Family& family) {
@@ -71,20 +79,27 @@ std::string file_sha256(const std::filesystem::path& file) {
 
 AdapterFiles::AdapterFiles(const Family& family) : targets_(targets_of(family)) {}
 
-std::shared_ptr<const Adapter> AdapterFiles::read(const AdapterUse& use) {
-  const std::string key = version_of(use.file);
-  Kept* known = kept_.find(key);
-  if (known == nullptr) {
-    Kept made{file_sha256(use.file),
-              std::make_shared<const Adapter>(read_adapter(*open_tensor_file(use.file), targets_))};
-    log_info("{}", made.adapter->report.summary());
-    const size_t bytes = size_in_bytes(*made.adapter);
-    known = &kept_.insert(key, std::move(made), bytes);
+AdapterFile AdapterFiles::read(const AdapterUse& use) {
+  const std::string key = version_of(use);
+  {
+    const std::lock_guard lock(mutex_);
+    if (const AdapterFile* const known = kept_.find(key)) {
+      require_same_file(use, known->sha256);
+      return *known;
+    }
   }
-  require(use.sha256.empty() || use.sha256 == known->sha256, ErrorKind::invalid_input,
-          "lora '{}': {} is another file than the drawing wants: its SHA-256 is {}, not {}", use.name, use.file,
-          known->sha256, use.sha256);
-  return known->adapter;
+  AdapterFile made;
+  try {
+    made.sha256 = file_sha256(use.file);
+    require_same_file(use, made.sha256);  // another file may be none of an adapter at all
+    made.adapter = std::make_shared<const Adapter>(read_adapter(*open_tensor_file(use.file), targets_));
+  } catch (const Error& error) {
+    // The request names a file that the model cannot have: nothing is wrong with the model itself.
+    fail(error.kind() == ErrorKind::model ? ErrorKind::invalid_input : error.kind(), "{}", error.what());
+  }
+  log_info("{}", made.adapter->report.summary());
+  const std::lock_guard lock(mutex_);
+  return kept_.insert(key, made, size_in_bytes(*made.adapter));
 }
 
 }  // namespace nostos

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,26 +24,29 @@ bool same_changes(std::span<const AdapterUse> a, std::span<const AdapterUse> b);
 /// \return the hash of a file's bytes, as AdapterUse has it. \throws Error model if it cannot be read
 std::string file_sha256(const std::filesystem::path& file);
 
-/// Reads adapter files for one model, and keeps those of late. One thread at a time uses it.
+/// An adapter's file as it was read.
+struct AdapterFile {
+  std::string sha256;  ///< of its bytes
+  std::shared_ptr<const Adapter> adapter;
+};
+
+/// Reads adapter files for one model, and keeps those of late. Any thread may use it, and none waits for a file that
+/// another reads. It needs nothing of the family once it is made.
 class AdapterFiles {
  public:
   explicit AdapterFiles(const Family& family);
 
   /// \return the file's changes, read anew if the file is another than it was.
-  /// \throws Error model as read_adapter(); invalid_input naming the file if it cannot be read, or is another than the
-  /// use's hash says
-  std::shared_ptr<const Adapter> read(const AdapterUse& use);
+  /// \throws Error invalid_input naming the file if it is not there, is another than the use's hash says, or is one
+  /// that read_adapter() refuses
+  AdapterFile read(const AdapterUse& use);
 
  private:
   static constexpr size_t kKeptBytes = size_t{2} << 30;
 
-  struct Kept {
-    std::string sha256;
-    std::shared_ptr<const Adapter> adapter;
-  };
-
-  AdapterTargets targets_;
-  LruCache<std::string, Kept> kept_{kKeptBytes};  // by path, size and time of the last change
+  AdapterTargets targets_;                               // never changed
+  std::mutex mutex_;                                     // of what follows
+  LruCache<std::string, AdapterFile> kept_{kKeptBytes};  // by path, size and time of the last change
 };
 
 }  // namespace nostos

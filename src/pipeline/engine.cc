@@ -172,6 +172,8 @@ std::string Engine::describe_adapter(const AdapterUse& use) {
   return impl_->models.front()->parts.read_adapter(use)->report.summary();
 }
 
+std::shared_ptr<AdapterFiles> Engine::adapter_files() const { return impl_->models.front()->parts.adapter_files(); }
+
 int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   constexpr int64_t kUsualPrompt = 64;  // tokens
   const EngineOptions& options = impl_->options;

@@ -12,6 +12,7 @@
 #include "device/device.h"
 #include "families/model_files.h"
 #include "parallel/communicator.h"
+#include "pipeline/adapters.h"
 #include "pipeline/generation.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/parallelism.h"
@@ -82,8 +83,11 @@ class Engine {
                                    std::span<const Progress> progress = {});
 
   /// \return what is said of an adapter's file, which is read for this model: whether a request can have it.
-  /// \throws Error model, invalid_input if it cannot
+  /// \throws Error invalid_input if it cannot
   std::string describe_adapter(const AdapterUse& use);
+  /// \return what reads adapter files for this model. Any thread may use it while the engine draws, and after the
+  /// engine has ended; what it has read, the engine does not read again.
+  std::shared_ptr<AdapterFiles> adapter_files() const;
 
   /// \return how many images like the request's one forward pass takes (see batch_plan()), at least 1. More images
   /// would only wait for each other.

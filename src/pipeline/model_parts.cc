@@ -29,7 +29,7 @@ size_t reserve_bytes(size_t largest_block, size_t scratch_bytes) {
 }  // namespace
 
 ModelParts::ModelParts(Context& ctx, const FamilyOptions& options, const MemoryOptions& memory)
-    : memory_(memory), family_(open_family(ctx, options)), adapter_files_(*family_) {
+    : memory_(memory), family_(open_family(ctx, options)), adapter_files_(std::make_shared<AdapterFiles>(*family_)) {
   const std::span<ModelPart* const> parts = family_->parts();
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i]->can_stream()) continue;
@@ -94,7 +94,7 @@ void ModelParts::turn_to(Context& ctx, std::span<const size_t> parts) {
 
 void ModelParts::adapt(Context& ctx, std::span<const AdapterUse> uses) {
   std::vector<ScaledAdapter> adapters;
-  for (const AdapterUse& use : effective(uses)) adapters.push_back({adapter_files_.read(use), use.scale});
+  for (const AdapterUse& use : effective(uses)) adapters.push_back({read_adapter(use), use.scale});
   // Weights that are changed in part are as good as unchanged to nobody.
   adapters_.clear();
   try {
@@ -121,10 +121,12 @@ size_t ModelParts::available_bytes(Context& ctx) const {
 
 void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
   if (ctx.device().kind == DeviceKind::cpu) return;
-  size_t largest_block = 0;
-  for (const PartNeeds& part : needs_)
+  size_t largest_block = 0, product_scratch = 0;
+  for (const PartNeeds& part : needs_) {
     if (part.each_step) largest_block = std::max(largest_block, part.sizes.largest_block());
-  const MemoryNeeds needs{ctx.device(), needs_, one_at_a_time_, scratch_bytes,
+    product_scratch = std::max(product_scratch, part.sizes.scratch);
+  }
+  const MemoryNeeds needs{ctx.device(), needs_, one_at_a_time_, scratch_bytes + product_scratch,
                           reserve_bytes(largest_block, scratch_bytes)};
   const size_t available = available_bytes(ctx);
   MemoryPlan plan = plan_memory(memory_.mode, needs, available);

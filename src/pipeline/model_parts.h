@@ -49,12 +49,14 @@ class ModelParts {
   void turn_to(Context& ctx, std::span<const size_t> parts);
 
   /// Has the weights changed by these adapters in place of those before.
-  /// \throws Error model, invalid_input as AdapterFiles::read(); out_of_memory
+  /// \throws Error invalid_input as AdapterFiles::read(); out_of_memory
   void adapt(Context& ctx, std::span<const AdapterUse> uses);
   /// \return the adapters whose changes the weights have.
   const std::vector<AdapterUse>& adapters() const { return adapters_; }
   /// \return what an adapter's file has for this model. \throws Error as adapt()
-  std::shared_ptr<const Adapter> read_adapter(const AdapterUse& use) { return adapter_files_.read(use); }
+  std::shared_ptr<const Adapter> read_adapter(const AdapterUse& use) { return adapter_files_->read(use).adapter; }
+  /// \return what reads them, which may outlive this.
+  const std::shared_ptr<AdapterFiles>& adapter_files() const { return adapter_files_; }
 
   /// On a GPU, decides which weights stay on the GPU beside `scratch_bytes` of drawings, and logs the choice. Parts
   /// that are loaded otherwise than was chosen are released. Call it before the scratch memory is taken, while nobody
@@ -84,7 +86,7 @@ class ModelParts {
 
   MemoryOptions memory_;
   std::unique_ptr<Family> family_;
-  AdapterFiles adapter_files_;
+  std::shared_ptr<AdapterFiles> adapter_files_;
   std::vector<AdapterUse> adapters_;
   bool one_at_a_time_ = false;
   std::vector<size_t> streamable_;  // parts whose weights plan_ places, in its order

@@ -117,7 +117,7 @@ class Pictures(PageTest):
     def test_settings(self):
         self.open()
         found = self.settings(nostos=json.dumps(RECORD), parameters="of another tool")
-        self.assertEqual(found, RECORD | {"image": []})
+        self.assertEqual(found, RECORD | {"image": [], "loras": []})
         images = [{"file": "cat.png", "sha256": "12"}]
         self.assertEqual(self.settings(nostos=json.dumps(RECORD | {"images": images}))["image"], images)
         # Beyond what a JavaScript number holds.

@@ -39,7 +39,7 @@ def png(width: int, height: int, colour: tuple[int, int, int], texts: list[bytes
 
 
 class StandIn(ThreadingHTTPServer):
-    """Draws one job after another. What tests may set: step_s, stage_s, key, refusal, failure, loading, model."""
+    """Draws one job after another. What tests may set: step_s, stage_s, key, refusal, failure, loading, model, loras."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -55,6 +55,7 @@ class StandIn(ThreadingHTTPServer):
         self.storage = {"object": "storage", "pictures": 1234, "bytes": 5 << 20, "free_bytes": 3 << 30, "writable": True, "reason": None,
                         "keep": {"days": None, "pictures": 100000, "bytes": 100 << 30}}
         self.loading = False
+        self.loras = []  # names of those that there are
         self.model = {}  # fields of the model that differ from MODEL's
         self.jobs, self.images, self.bodies, self.connections = [], {}, [], []
         self.changed = threading.Condition()
@@ -88,11 +89,12 @@ class StandIn(ThreadingHTTPServer):
         defaults = {"negative_prompt": "", "cfg_normalization": 0.0, "cfg_truncation": 1.0, "seed": 1, "n": 1, "output_format": "png",
                     "width": 96, "height": 64, "num_inference_steps": 8, "guidance_scale": 4.0, "output_compression": 95}
         # Of pictures the server tells what they were, not the pictures.
+        loras = {"loras": [{"sha256": "0" * 64, **lora} for lora in body.get("loras", [])]}
         images = {"image": [{"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()} for text in body.get("image", [])]}
         with self.changed:
             self.made += 1
             job = {"id": f"job_{self.made:024x}", "object": "job", "status": "queued", "created_at": time.time(), "started_at": None,
-                   "finished_at": None, "progress": None, "request": {**defaults, **body, **images}, "images": [], "error": None, "timings": None}
+                   "finished_at": None, "progress": None, "request": {**defaults, **body, **images, **loras}, "images": [], "error": None, "timings": None}
             self.bodies.append(body)
             self.jobs.append(job)
             self.place()
@@ -150,6 +152,8 @@ class StandIn(ThreadingHTTPServer):
                                                        "guidance_scale")} | {"seed": seed}
             if request["image"]:
                 record["images"] = request["image"]
+            if request["loras"]:
+                record["loras"] = [{"file": f"/loras/{lora['name']}.gguf", **lora} for lora in request["loras"]]
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())
             colour = (seed * 37 % 200 + 30, seed * 91 % 200 + 30, seed * 53 % 200 + 30)
             data = png(request["width"], request["height"], colour, [text])
@@ -204,6 +208,8 @@ class Handler(BaseHTTPRequestHandler):
                 **MODEL, **server.model}}]})
         if parts == ["v1", "storage"]:
             return self.answer(200, server.storage)
+        if parts == ["v1", "loras"]:
+            return self.answer(200, {"object": "list", "data": [{"name": name, "object": "lora", "bytes": 1, "summary": None} for name in server.loras]})
         if parts == ["v1", "jobs"]:
             query = parse_qs(url.query)
             with server.changed:

@@ -8,7 +8,7 @@
 
 #include "apps/server/api_error.h"
 #include "apps/server/fields.h"
-#include "apps/server/picture_lane.h"
+#include "apps/server/reading_lane.h"
 #include "apps/server/uploads.h"
 #include "base/error.h"
 #include "io/file.h"
@@ -123,11 +123,12 @@ TEST(References, HaveAsManyPixelsTogetherAsARequestMay) {
             "image[2]");
 }
 
-TEST(PictureLane, TakesAsManyAsMayWaitAndThenOthersAgain) {
+TEST(ReadingLane, TakesAsManyAsMayWaitAndThenOthersAgain) {
   std::promise<void> may_end;
   const std::shared_future<void> ends = may_end.get_future().share();
   std::atomic<int> at_once = 0, done = 0;
-  PictureLane lane;
+  constexpr size_t kMost = 16;
+  ReadingLane lane(kMost);
   const auto post = [&] {
     return lane.post([&, ends] {
       EXPECT_EQ(++at_once, 1);
@@ -136,10 +137,10 @@ TEST(PictureLane, TakesAsManyAsMayWaitAndThenOthersAgain) {
       ++done;
     });
   };
-  for (size_t i = 0; i < PictureLane::kMostWaiting; ++i) EXPECT_TRUE(post());
+  for (size_t i = 0; i < kMost; ++i) EXPECT_TRUE(post());
   EXPECT_FALSE(post());
   may_end.set_value();
-  wait_until([&] { return done == static_cast<int>(PictureLane::kMostWaiting); });
+  wait_until([&] { return done == static_cast<int>(kMost); });
   wait_until([&] { return post(); });
 }
 

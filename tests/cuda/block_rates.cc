@@ -1,10 +1,12 @@
 // Prints the times of full-size transformers' blocks op by op, as the engine runs them on one rank: kernels of our own
-// where there are any. Beside cuda_library_rates of the same rows it shows what each part costs above the ceilings.
+// where there are any. Beside cuda_library_rates of the same rows it shows what each part costs above the ceilings, and
+// beside a block without an adapter what one costs.
 //   cuda_block_rates [z-image|klein] [ROWS ...]
 #include <fmt/format.h>
 
 #include <array>
 #include <cmath>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include "io/folder_cache.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
+#include "ops/linear_update.h"
 #include "ops/norm.h"
 
 namespace nostos {
@@ -22,26 +25,39 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 constexpr ops::RotaryPairs kPairs = ops::RotaryPairs::interleaved;
+constexpr int64_t kAdapterRank = 16;  // of the adapter that a second run has
 
 struct Weights {
   Linear qkv, out, down;
   GatedLinear gate_up;
 };
 
-Weights random_weights(Context& ctx, Bench& bench, const Blocks& blocks) {
+/// \param rank of an adapter's terms on each projection, stacked where projections are; 0 without an adapter
+Weights random_weights(Context& ctx, Bench& bench, const Blocks& blocks, int64_t rank) {
   const int64_t hidden = blocks.hidden(), ffn = blocks.ffn;
-  const auto packed = [&](int64_t out, int64_t in) {
-    return ops::pack_linear(ctx, bench.random(DType::bf16, {out, in}));
+  const auto packed = [&](int64_t out, int64_t in, int64_t projections = 1) {
+    Linear made = ops::pack_linear(ctx, bench.random(DType::bf16, {out, in}));
+    if (rank > 0) {
+      LinearUpdate update;
+      const int64_t all = projections * rank;
+      update.low_rank = {ops::pack_linear(ctx, bench.random(DType::bf16, {all, in})),
+                         ops::pack_linear(ctx, bench.random(DType::bf16, {out, all}))};
+      made.update = std::make_shared<const LinearUpdate>(std::move(update));
+    }
+    return made;
   };
   // Random rows: whether gates are interleaved makes no difference to the time.
   const bool is_fused = ops::fuses_gated_linear(ctx.device(), DType::bf16, {hidden, ffn, false});
-  return {packed(3 * hidden, hidden), packed(hidden, hidden), packed(hidden, ffn), {packed(2 * ffn, hidden), is_fused}};
+  return {packed(3 * hidden, hidden, 3),
+          packed(hidden, hidden),
+          packed(hidden, ffn),
+          {packed(2 * ffn, hidden, 2), is_fused}};
 }
 
-void measure_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_t rows) {
+void measure_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_t rows, int64_t rank = 0) {
   const int64_t hidden = blocks.hidden(), ffn = blocks.ffn, heads = blocks.heads, head_dim = Blocks::kHeadDim;
   std::vector<Weights> weights;
-  for (size_t set = 0; set < kWeightSets; ++set) weights.push_back(random_weights(ctx, bench, blocks));
+  for (size_t set = 0; set < kWeightSets; ++set) weights.push_back(random_weights(ctx, bench, blocks, rank));
   const Tensor norm = bench.random(DType::f32, {hidden}), head_norm = bench.random(DType::f32, {head_dim});
   const Tensor cos = bench.random(DType::f32, {rows, head_dim / 2}),
                sin = bench.random(DType::f32, {rows, head_dim / 2});
@@ -71,7 +87,9 @@ void measure_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_t row
                            ops::attention(ctx, {q, k, v}, scale, false, mixed);
                          }};
   const auto gate = [&](const Weights& w) { ops::gated_linear(ctx, normed, w.gate_up, part(2 * ffn), product); };
-  const std::string title = fmt::format("{}, {} rows, a block as the engine runs it", blocks.model, rows);
+  const std::string title =
+      fmt::format("{}, {} rows, a block as the engine runs it{}", blocks.model, rows,
+                  rank > 0 ? fmt::format(", with terms of rank {} on all projections", rank) : "");
   if (blocks.is_parallel) {
     const auto sum = [&](const Weights& w) { ops::linear_sum(ctx, mixed, w.out, product, w.down, projected); };
     const BlockStep add{"add and norm", 0, [&](size_t) {
@@ -92,10 +110,13 @@ void run(const BlockArguments& only) {
   Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}; medians, (TFLOP/s of products)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
-  for (const int64_t rows : only.rows) measure_block(ctx, bench, only.blocks, rows);
+  for (const int64_t rows : only.rows)
+    for (const int64_t rank : {int64_t{0}, kAdapterRank}) measure_block(ctx, bench, only.blocks, rows, rank);
   if (!only.rows.empty()) return;
   for (const int64_t rows : {4160, 3680, 2112, 16448}) measure_block(ctx, bench, kZImage, rows);
   for (const int64_t rows : {4608, 8704}) measure_block(ctx, bench, kKlein, rows);
+  measure_block(ctx, bench, kZImage, 4160, kAdapterRank);
+  measure_block(ctx, bench, kKlein, 4608, kAdapterRank);
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 #include "cuda/gpu.h"
 #include "device/cuda/runtime.h"
 #include "device/graph.h"
+#include "device/workspace.h"
 #include "ops/cuda/cudnn.h"
-#include "ops/cuda/workspace.h"
 
 namespace nostos {
 namespace {
@@ -20,7 +20,7 @@ constexpr Device kGpu{DeviceKind::cuda, 0};
 TEST(CudaWorkspace, GivesBackWhatWasTooSmall) {
   constexpr size_t kBlock = size_t{256} << 20;
   Context ctx(kGpu, 1);
-  std::optional<cuda::Workspace> workspace(ctx);
+  std::optional<Workspace> workspace(ctx);
   const auto taken = [before = cuda::free_bytes(0)] { return before - cuda::free_bytes(0); };
   std::byte* const first = workspace->at_least(kBlock);
   EXPECT_EQ(workspace->at_least(100), first);
@@ -36,7 +36,7 @@ TEST(CudaWorkspace, GivesBackWhatWasTooSmall) {
 TEST(CudaWorkspace, StaysAsLongAsARecordingUsesIt) {
   constexpr size_t kBlock = size_t{256} << 20;
   Context ctx(kGpu, 1);
-  cuda::Workspace workspace(ctx);
+  Workspace workspace(ctx);
   Tensor to(kGpu, DType::u8, {64});
   const auto taken = [before = cuda::free_bytes(0)] { return before - cuda::free_bytes(0); };
   const auto copy = [&] { ctx.stream().copy(to.view().bytes(), workspace.at_least(kBlock), 64); };
@@ -54,7 +54,7 @@ TEST(CudaWorkspace, StaysAsLongAsARecordingUsesIt) {
 
 TEST(CudaWorkspace, IsNotMadeInARecording) {
   Context ctx(kGpu, 1);
-  cuda::Workspace workspace(ctx);
+  Workspace workspace(ctx);
   EXPECT_THROW(Graph::record(ctx, [&] { workspace.at_least(100); }), Error);
   EXPECT_FALSE(ctx.is_recording());
   EXPECT_NE(workspace.at_least(100), nullptr);

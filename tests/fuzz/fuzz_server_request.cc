@@ -8,8 +8,36 @@
 #include "apps/server/fields.h"
 #include "apps/server/http_text.h"
 #include "apps/server/identifiers.h"
+#include "apps/server/lora_wishes.h"
 #include "apps/server/png_info.h"
 #include "base/error.h"
+#include "io/utf8.h"
+
+/// Checks what names of LoRAs in a text become.
+void read_loras(std::string_view text) {
+  using namespace nostos::server;
+  const auto check_scales = [](const std::vector<LoraWish>& wishes) {
+    nostos::check(wishes.size() <= nostos::kMaxAdapters, "LoRAs are limited");
+    for (const LoraWish& wish : wishes)
+      nostos::check(wish.scale >= -nostos::kMaxAdapterScale && wish.scale <= nostos::kMaxAdapterScale,
+                    "scales are limited");
+  };
+  try {
+    const TaggedPrompt found = parse_lora_tags(text);
+    nostos::check(found.prompt.size() <= text.size(), "tags are taken out");
+    nostos::check(!found.wishes.empty() || found.prompt == text, "a prompt without tags stays as it is");
+    check_scales(found.wishes);
+  } catch (const ApiError& error) {
+    nostos::check(error.status == 400, "a bad tag is a bad request");
+  }
+  try {
+    const nlohmann::json form{{"loras", text}};
+    if (nostos::encode_utf8(nostos::decode_utf8(text)) == text)
+      check_scales(parse_loras(Fields(form, Fields::Reading::lenient).json_value("loras")));
+  } catch (const ApiError& error) {
+    nostos::check(error.status == 400, "a bad list is a bad request");
+  }
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace nostos::server;
@@ -22,6 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   from_base64(text);
   request_id(text);
   webui_settings(text);
+  read_loras(text);
   const std::string_view body = line == std::string_view::npos ? text : text.substr(line + 1);
   const auto within_limits = [&](const DrawingOrder& order) {
     const nostos::GenerationRequest& drawn = order.record.request;

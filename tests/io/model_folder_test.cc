@@ -166,11 +166,11 @@ TEST_F(ModelFolder, ARevisionBelongsToAName) {
     expect_error([&] { resolve_model_path(std::string("a/b@") + revision); }, ErrorKind::model, {"is no revision"});
 }
 
-TEST_F(ModelFolder, AnExistingFolderWins) {
+TEST_F(ModelFolder, AnExistingFolderOrFileWins) {
   EXPECT_EQ(resolve_model_path(folder_.string()), folder_);
   const auto file = write("model.safetensors", "x");
-  expect_error([&] { resolve_model_path(file.string()); }, ErrorKind::model,
-               {"model.safetensors", "must be a checkpoint folder"});
+  EXPECT_EQ(resolve_model_path(file.string()), file);
+  expect_error([&] { resolve_model_path("/dev/null"); }, ErrorKind::model, {"/dev/null", "neither a folder nor"});
 }
 
 TEST_F(ModelFolder, MissingModelsSayHowToGetThem) {

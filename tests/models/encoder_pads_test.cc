@@ -27,8 +27,10 @@ class EncoderPads : public testing::TestWithParam<std::pair<const char*, DType>>
     config.pads = true;
     WeightStore store = WeightStore::open(folder);
     const char* prefix = store.info("model.embed_tokens.weight") != nullptr ? "model." : "";
-    WeightBuilder builder(ctx_, std::make_shared<StoreSource>(std::move(store), prefix, StoreSource::Mode::load),
-                          dtype);
+    WeightBuilder builder(
+        ctx_,
+        std::make_shared<StoreSource>(std::move(store), CheckpointNames{.prefix = prefix}, StoreSource::Mode::load),
+        dtype);
     qwen3::Weights weights = qwen3::build_weights(config, builder);
     encoder_ = std::make_unique<qwen3::Encoder>(ctx_, config, std::move(weights), kMostRows);
   }

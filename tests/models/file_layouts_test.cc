@@ -13,6 +13,7 @@
 #include "models/flux2/weights.h"
 #include "models/qwen3/file_layouts.h"
 #include "models/qwen3/weights.h"
+#include "models/synthetic_source.h"
 #include "models/zimage/file_layouts.h"
 #include "models/zimage/weights.h"
 

@@ -97,10 +97,10 @@ TEST(Probes, Autoencoder) {
   Context ctx;
   ZImageModel parts(ctx, embedded_model().model, false, DType::f32);
   const autoencoder_kl::Config& config = parts.vae_config();
-  WeightBuilder builder(
-      ctx,
-      std::make_shared<StoreSource>(WeightStore::open(embedded_model().model / "vae"), "", StoreSource::Mode::load),
-      DType::f32);
+  WeightBuilder builder(ctx,
+                        std::make_shared<StoreSource>(WeightStore::open(embedded_model().model / "vae"),
+                                                      CheckpointNames{}, StoreSource::Mode::load),
+                        DType::f32);
   const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::f32);
   ProbeComparison comparison(file);
   const nn::Probe probe = [&](std::string_view name, ConstView value) {

@@ -7,6 +7,7 @@
 #include "models/autoencoder_kl/weights.h"
 #include "models/flux2/weights.h"
 #include "models/qwen3/weights.h"
+#include "models/synthetic_source.h"
 #include "models/zimage/weights.h"
 
 namespace nostos::test {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "models/golden.h"
+#include "models/synthetic_source.h"
 #include "models/zimage_model.h"
 #include "ops/linear.h"
 #include "parallel/thread_communicator.h"
@@ -31,8 +32,9 @@ struct Vae {
   autoencoder_kl::Autoencoder load(Context& ctx, DType dtype) const {
     const auto config = (is_flux2 ? autoencoder_kl::load_flux2_config
                                   : autoencoder_kl::load_config)(JsonConfig::load(folder / "config.json"));
-    WeightBuilder builder(ctx, std::make_shared<StoreSource>(WeightStore::open(folder), "", StoreSource::Mode::load),
-                          dtype);
+    WeightBuilder builder(
+        ctx, std::make_shared<StoreSource>(WeightStore::open(folder), CheckpointNames{}, StoreSource::Mode::load),
+        dtype);
     return {config, autoencoder_kl::build_weights(config, true, builder), dtype};
   }
 };

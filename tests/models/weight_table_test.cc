@@ -1,5 +1,6 @@
 // Tests that every matrix of a checkpoint is found once among a model's loaded weights, and where its numbers are.
 #include "models/weight_table.h"
+#include "models/synthetic_source.h"
 
 #include <gtest/gtest.h>
 
@@ -47,7 +48,9 @@ struct Part {
     }
   }
   WeightBuilder builder(Context& ctx) const {
-    return {ctx, std::make_shared<StoreSource>(WeightStore::open(store.path()), prefix, StoreSource::Mode::load),
+    return {ctx,
+            std::make_shared<StoreSource>(WeightStore::open(store.path()), CheckpointNames{.prefix = prefix},
+                                          StoreSource::Mode::load),
             DType::f32};
   }
 

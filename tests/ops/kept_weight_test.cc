@@ -152,12 +152,6 @@ TEST(KeptWeight, TakesPlainPieces) {
   expect_within(y, by.expected, by.bound, "mixed");
 }
 
-TEST(KeptWeight, ScratchIsThatOfAPart) {
-  const size_t all = ops::stored_scratch_bytes(Device{}, {4000, 512}, DType::f32);
-  EXPECT_EQ(all, static_cast<size_t>(2 * ops::kStoredPartRows * 512) * sizeof(float));
-  EXPECT_LT(ops::stored_scratch_bytes(Device{}, {10, 512}, DType::f32), all);
-}
-
 TEST(KeptWeight, WrongPiecesAndTypesAreRefused) {
   Context ctx({}, 1);
   const Weight weight = weight_of(4);

@@ -13,6 +13,7 @@
 #include "ops/norm.h"
 #include "ops/patches.h"
 #include "ops/support.h"
+#include "ops/updates.h"
 
 namespace nostos {
 namespace {
@@ -104,6 +105,46 @@ TEST(RowIndependence, GatedLinear) {
           ops::gated_linear(ctx, x.view().rows(first, count), packed, scratch, out);
         },
         fmt::format("gated_linear {}", name(dtype)));
+  }
+}
+
+TEST(RowIndependence, UpdatedLinear) {
+  constexpr int64_t kRows = 130, kIn = 200, kOut = 96;
+  for (const DType dtype : product_dtypes()) {
+    const Tensor x = random_tensor(dtype, {kRows, kIn}, 1), weight = random_tensor(dtype, {kOut, kIn}, 2);
+    const Tensor bias = random_tensor(DType::f32, {kOut}, 3), before = random_tensor(DType::f32, {kRows, kOut}, 4);
+    for (const UpdateKinds& kinds : kUpdateKinds) {
+      for (const bool accumulate : {false, true}) {
+        Linear packed = ops::pack_linear(context(1), weight);
+        packed.update = RandomUpdate(dtype, kOut, kIn, kinds).make(context(1));
+        if (accumulate) packed.bias = bias;
+        expect_independent_rows(
+            kRows, DType::f32, {kOut},
+            [&](Context& ctx, int64_t first, int64_t count, View y) {
+              copy_bytes(before.view().rows(first, count), y);
+              ops::linear(ctx, x.view().rows(first, count), packed, y, accumulate);
+            },
+            fmt::format("updated linear {}{}", name(dtype), to_string(kinds)));
+      }
+    }
+  }
+}
+
+TEST(RowIndependence, UpdatedGatedLinear) {
+  constexpr int64_t kRows = 400, kIn = 200, kFfn = 104;
+  for (const DType dtype : product_dtypes()) {
+    const Tensor x = random_tensor(dtype, {kRows, kIn}, 1), weight = random_tensor(dtype, {2 * kFfn, kIn}, 2);
+    for (const UpdateKinds& kinds : {UpdateKinds{.low_rank = true}, UpdateKinds{true, true, true, true}}) {
+      GatedLinear packed = pack_gated(context(1), weight);
+      packed.gate_up.update = RandomUpdate(dtype, 2 * kFfn, kIn, kinds).make(context(1));
+      expect_independent_rows(
+          kRows, dtype, {kFfn},
+          [&](Context& ctx, int64_t first, int64_t count, View out) {
+            Tensor scratch(Device{}, DType::f32, {count, 2 * kFfn});
+            ops::gated_linear(ctx, x.view().rows(first, count), packed, scratch, out);
+          },
+          fmt::format("updated gated_linear {}{}", name(dtype), to_string(kinds)));
+    }
   }
 }
 

@@ -435,7 +435,7 @@ TEST(Engine, MissingBackendsAndModelsAreNamed) {
   cuda.device = {DeviceKind::cuda, 0};
   EXPECT_NE(failure([&] { Engine{cuda}; }, ErrorKind::device).find("CUDA"), std::string::npos);
   EngineOptions missing = options();
-  missing.model = "/nonexistent/model";
+  missing.model = std::filesystem::path("/nonexistent/model");
   EXPECT_NE(failure([&] { Engine{missing}; }, ErrorKind::model).find("model_index.json"), std::string::npos);
 }
 

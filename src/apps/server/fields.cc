@@ -9,6 +9,7 @@
 
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
+#include "apps/server/lora_folder.h"
 #include "apps/server/uploads.h"
 #include "base/error.h"
 #include "io/utf8.h"
@@ -22,6 +23,7 @@ using nlohmann::json;
 const std::set<std::string_view> kKnownFields{"prompt",
                                               "negative_prompt",
                                               "image",
+                                              "loras",
                                               "width",
                                               "height",
                                               "size",
@@ -149,6 +151,33 @@ std::string required_prompt(const Fields& fields) {
   return *prompt;
 }
 
+/// \return JSON of any kind. \param field that it is of, for messages; empty: it is the body \throws ApiError 400
+json parse_limited(std::string_view text, const std::string& field) {
+  const std::string what = field.empty() ? "the body" : field;
+  const auto watch = [&](int depth, json::parse_event_t event, json&) {
+    using Event = json::parse_event_t;
+    if ((event == Event::object_start || event == Event::array_start) && depth >= kMaxJsonDepth)
+      refuse_field(field, "too_deep", "{} is JSON nested deeper than {} levels", what, kMaxJsonDepth);
+    return true;
+  };
+  try {
+    return json::parse(text, watch);
+  } catch (const json::exception& error) {
+    std::string_view reason = error.what();
+    if (const size_t start = reason.find("] "); start != std::string_view::npos) reason.remove_prefix(start + 2);
+    // It may quote much of the text, and bytes that are no UTF-8, which the writer of the answer replaces.
+    refuse_field(field, "invalid_json", "{} is not valid JSON: {}", what, reason.substr(0, 200));
+  }
+}
+
+/// \return the adapters that a client wishes for. \throws ApiError 400
+std::vector<AdapterUse> adapters_of(const std::vector<LoraWish>& wishes, const OrderLimits& limits) {
+  if (wishes.empty()) return {};
+  if (limits.loras == nullptr)
+    refuse_field("loras", "unsupported", "loras is given, but this server has none: it was started without --lora-dir");
+  return limits.loras->find(wishes);
+}
+
 /// \return the order in the fields that all bodies of one kind or another share. \param uploads its reference images
 DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, const OrderLimits& limits) {
   DrawingOrder order;
@@ -173,7 +202,8 @@ DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, 
   order.quality = std::max(order.quality, 1);
   if (fields.string("background", 100).value_or("auto") == "transparent")
     refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
-  // Last, for it is what costs time.
+  // Last, for these are what costs time.
+  request.adapters = adapters_of(parse_loras(fields.json_value("loras")), limits);
   request.images = references_of(uploads, limits.model);
   for (const Upload& upload : uploads) order.references.push_back(upload.bytes);
   return resolved(std::move(order), limits, "guidance_scale");
@@ -182,21 +212,7 @@ DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, 
 }  // namespace
 
 json parse_body(std::string_view body) {
-  const auto watch = [](int depth, json::parse_event_t event, json&) {
-    using Event = json::parse_event_t;
-    if ((event == Event::object_start || event == Event::array_start) && depth >= kMaxJsonDepth)
-      refuse_field("", "too_deep", "the body is JSON nested deeper than {} levels", kMaxJsonDepth);
-    return true;
-  };
-  json parsed;
-  try {
-    parsed = json::parse(body, watch);
-  } catch (const json::exception& error) {
-    std::string_view what = error.what();
-    if (const size_t start = what.find("] "); start != std::string_view::npos) what.remove_prefix(start + 2);
-    // It may quote much of the body, and bytes that are no UTF-8, which the writer of the answer replaces.
-    refuse_field("", "invalid_json", "the body is not valid JSON: {}", what.substr(0, 200));
-  }
+  json parsed = parse_limited(body, "");
   if (!parsed.is_object()) refuse_field("", "invalid_json", "the body must be a JSON object, not {}", shown(parsed));
   return parsed;
 }
@@ -210,6 +226,11 @@ const json& Fields::value(const char* field) const {
   static const json kNull;
   const json* const found = find(field);
   return found == nullptr ? kNull : *found;
+}
+
+json Fields::json_value(const char* field) const {
+  const json& given = value(field);
+  return is_lenient_ && given.is_string() ? parse_limited(given.get_ref<const std::string&>(), field) : given;
 }
 
 std::optional<std::string> Fields::string(const char* field, size_t max_bytes) const {
@@ -340,6 +361,11 @@ DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
   if (request.num_outputs > kMaxPictures)
     refuse_field("n_iter", "out_of_range", "batch_size times n_iter is {}; at most {} pictures are drawn",
                  request.num_outputs, kMaxPictures);
+  if (limits.loras != nullptr) {
+    TaggedPrompt tagged = parse_lora_tags(request.prompt);
+    request.prompt = std::move(tagged.prompt);
+    request.adapters = adapters_of(tagged.wishes, limits);
+  }
   return resolved(std::move(order), limits, "cfg_scale");
 }
 

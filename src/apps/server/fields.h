@@ -13,6 +13,8 @@
 
 namespace nostos::server {
 
+class LoraFolder;
+
 constexpr int kMaxJsonDepth = 32;
 constexpr size_t kMaxPromptBytes = 32'000;
 constexpr int64_t kMaxPictures = 10;  ///< of one request
@@ -26,7 +28,8 @@ struct OrderLimits {
   PartPaths parts{};            ///< likewise
   std::string model_name{};     ///< as the pictures show it
   std::string precision;
-  std::string variant{};  ///< of the weights, for the records
+  std::string variant{};                ///< of the weights, for the records
+  std::shared_ptr<LoraFolder> loras{};  ///< those that clients may name; null: none
 };
 
 /// \return the JSON object that `body` holds. \throws ApiError 400 if it is none, nested too deep, or no UTF-8.
@@ -51,6 +54,8 @@ class Fields {
   std::optional<uint64_t> seed(const char* field) const;
   /// \return the field as it is, null where it is missing.
   const nlohmann::json& value(const char* field) const;
+  /// \return the same; where bodies are lenient, of a text the JSON in it, which is how forms have lists.
+  nlohmann::json json_value(const char* field) const;
   /// Refuses fields other than `known`.
   void refuse_others(const std::set<std::string_view>& known) const;
 

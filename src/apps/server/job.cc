@@ -87,6 +87,9 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
     references.push_back(
         {{"file", image.file}, {"sha256", image.sha256}, {"width", image.size.width}, {"height", image.size.height}});
   }
+  ordered_json loras = ordered_json::array();
+  for (const AdapterUse& use : r.adapters)
+    loras.push_back({{"name", use.name}, {"scale", use.scale}, {"sha256", use.sha256}});
   ordered_json progress_or_null;
   if (progress) {
     progress_or_null = {{"stage", progress->stage}};
@@ -107,6 +110,7 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
        {{"prompt", r.prompt},
         {"negative_prompt", r.negative_prompt},
         {"image", references},
+        {"loras", loras},
         {"width", r.width.value()},
         {"height", r.height.value()},
         {"num_inference_steps", r.num_inference_steps.value()},

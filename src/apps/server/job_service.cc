@@ -63,6 +63,7 @@ Job JobService::submit(Job job) {
   }
   board_.add({&job, 1}, 1);
   metrics_.add("nostos_jobs_accepted_total");
+  if (!job.order.record.request.adapters.empty()) metrics_.add("nostos_jobs_with_loras_total");
   // stop() cancels the jobs of clients that wait; it may have looked before this one came.
   if (job.attached && board_.is_closed()) cancel(job.id);
   return stored;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -19,31 +20,41 @@
 namespace nostos::server {
 namespace {
 
+/// What is so of a route, as bits.
+enum Trait : unsigned {
+  kIsOpen = 1,         ///< for everybody
+  kTakesPictures = 2,  ///< in its body, which may be large where the model takes any
+  kIsEdit = 4,         ///< of no use with a model that takes no pictures
+  kReadsPictures = 8,  ///< whatever its body says
+  kTakesLoras = 16,    ///< its body may name some
+  kReadsLoras = 32,    ///< whatever its body says
+};
+
 struct Route {
   std::string_view method, pattern;
   void (*handler)(const Call& call);  ///< null for what is known elsewhere, and not here
-  bool is_open = false;               ///< for everybody
-  bool takes_pictures = false;        ///< in its body, which may be large where the model takes any
-  bool is_edit = false;               ///< of no use with a model that takes none
-  bool reads_pictures = false;        ///< whatever its body says
+  unsigned traits = 0;
+
+  bool has(Trait trait) const { return (traits & trait) != 0; }
 };
 
 constexpr std::string_view kModelPattern = "/v1/models/{id}";
 
 constexpr std::array kRoutes{
-    Route{"POST", "/v1/jobs", post_job, false, true},
+    Route{"POST", "/v1/jobs", post_job, kTakesPictures | kTakesLoras},
     Route{"GET", "/v1/jobs", list_jobs},
     Route{"GET", "/v1/jobs/{id}", get_job},
     Route{"DELETE", "/v1/jobs/{id}", delete_job},
     Route{"GET", "/v1/jobs/{id}/events", get_job_events},
     Route{"GET", "/v1/images/{id}", get_image},
-    Route{"POST", "/v1/images/generations", openai_generate, false, true},
+    Route{"POST", "/v1/images/generations", openai_generate, kTakesPictures | kTakesLoras},
     Route{"GET", "/v1/storage", get_storage},
-    Route{"POST", "/v1/images/edits", openai_edit, false, true, true, true},
+    Route{"GET", "/v1/loras", list_loras},
+    Route{"POST", "/v1/images/edits", openai_edit, kTakesPictures | kIsEdit | kReadsPictures | kTakesLoras},
     Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", kModelPattern, get_model},
-    Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img},
+    Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img, kTakesLoras},
     Route{"POST", "/sdapi/v1/img2img", nullptr},
     Route{"GET", "/sdapi/v1/progress", a1111_progress},
     Route{"POST", "/sdapi/v1/interrupt", a1111_interrupt},
@@ -57,7 +68,7 @@ constexpr std::array kRoutes{
     Route{"GET", "/sdapi/v1/latent-upscale-modes", a1111_nothing_listed},
     Route{"GET", "/sdapi/v1/sd-vae", a1111_nothing_listed},
     Route{"GET", "/sdapi/v1/sd-modules", a1111_nothing_listed},
-    Route{"GET", "/sdapi/v1/loras", a1111_nothing_listed},
+    Route{"GET", "/sdapi/v1/loras", a1111_loras, kReadsLoras},
     Route{"GET", "/sdapi/v1/hypernetworks", a1111_nothing_listed},
     Route{"GET", "/sdapi/v1/face-restorers", a1111_nothing_listed},
     Route{"GET", "/sdapi/v1/realesrgan-models", a1111_nothing_listed},
@@ -70,12 +81,12 @@ constexpr std::array kRoutes{
     Route{"POST", "/sdapi/v1/refresh-checkpoints", a1111_nothing_done},
     Route{"POST", "/sdapi/v1/refresh-vae", a1111_nothing_done},
     Route{"POST", "/sdapi/v1/refresh-loras", a1111_nothing_done},
-    Route{"POST", "/sdapi/v1/png-info", a1111_png_info, false, false, false, true},
-    Route{"GET", "/health/live", health_live, true},
-    Route{"GET", "/health/ready", health_ready, true},
+    Route{"POST", "/sdapi/v1/png-info", a1111_png_info, kReadsPictures},
+    Route{"GET", "/health/live", health_live, kIsOpen},
+    Route{"GET", "/health/ready", health_ready, kIsOpen},
     Route{"GET", "/metrics", get_metrics},
 };
-constexpr Route kPage{"GET", "/", get_page, true};
+constexpr Route kPage{"GET", "/", get_page, kIsOpen};
 
 /// \return what stands for {id} (empty without one) if `path` is of `pattern`, else nothing.
 std::optional<std::string_view> match(std::string_view pattern, std::string_view path) {
@@ -115,7 +126,7 @@ Found find_route(const HttpRequest& request) {
   for (const auto& [route, id] : matches) {
     if (route->method == method) found.route = route;
     found.id = std::string(id);
-    found.is_open |= route->is_open;
+    found.is_open |= route->has(kIsOpen);
     found.methods += std::string(route->method) + (route->method == "GET" ? ", HEAD, " : ", ");
   }
   if (!matches.empty()) found.methods += "OPTIONS";
@@ -146,7 +157,7 @@ const Route* admit(const ServerState& state, const HttpRequest& request, const F
   if (found.route == nullptr) throw method_not_allowed(found.methods);
   const auto model = state.model_if_ready();
   if (found.route->handler == nullptr) throw not_served(request.path, model.get());
-  if (found.route->is_edit && model != nullptr) check_edits(*model);
+  if (found.route->has(kIsEdit) && model != nullptr) check_edits(*model);
   const std::string coding(request.header("content-encoding"));
   if (!coding.empty() && coding != "identity")
     throw ApiError(415, "invalid_request_error", "bodies are read without Content-Encoding alone, not as " + coding,
@@ -192,9 +203,9 @@ class WithHeaders : public Responder {
 /// name is written as it is, or with escapes, of which no letter of this one needs another than \u006.
 bool reads_pictures(const Route& route, const HttpRequest& request) {
   const std::string_view body = request.body;
-  return route.reads_pictures ||
-         (route.takes_pictures && (body.size() > HttpLimits{}.body_bytes || body.find("\"image\"") != body.npos ||
-                                   body.find("\\u006") != body.npos));
+  return route.has(kReadsPictures) ||
+         (route.has(kTakesPictures) && (body.size() > HttpLimits{}.body_bytes || body.find("\"image\"") != body.npos ||
+                                        body.find("\\u006") != body.npos));
 }
 
 /// Runs what answers a request, and answers in its place where it throws.
@@ -213,14 +224,30 @@ void guarded(ServerState& state, const HttpRequest& request, const ResponderPtr&
   }
 }
 
-/// Has the request answered once the pictures of earlier ones are read.
-void answer_in_turn(ServerState& state, const Found& found, HttpRequest&& request, const ResponderPtr& out) {
+/// \return whether answering may read LoRAs: whether the body may name any, in letters of any case, as they are or with
+/// escapes such as \u006c and \u003c.
+bool reads_loras(const ServerState& state, const Route& route, const HttpRequest& request) {
+  const auto model = state.model_if_ready();
+  if (model == nullptr || model->limits.loras == nullptr) return false;
+  constexpr std::string_view kWord = "lora", kEscape = "\\u00";
+  const auto is_same = [](unsigned char a, unsigned char b) { return std::tolower(a) == b; };
+  const std::string_view body = request.body;
+  return route.has(kReadsLoras) || (route.has(kTakesLoras) && (body.find(kEscape) != body.npos ||
+                                                               std::search(body.begin(), body.end(), kWord.begin(),
+                                                                           kWord.end(), is_same) != body.end()));
+}
+
+/// Has the request answered once the files of earlier ones are read. \param what these are: "pictures" or "loras"
+void answer_in_turn(ServerState& state, const Found& found, HttpRequest&& request, const ResponderPtr& out,
+                    const std::string& what) {
+  const auto& post = what == "pictures" ? state.post_pictures : state.post_loras;
   const auto kept = std::make_shared<const HttpRequest>(std::move(request));
-  const bool waits = state.post_pictures([&state, found, kept, out] {
+  const bool waits = post([&state, found, kept, out] {
     guarded(state, *kept, out, [&] { found.route->handler({state, *kept, found.id, out}); });
   });
   if (waits) return;
-  out->reply(answer_of(*kept, overloaded("too_many_pictures", "other clients' pictures are read first", 5)));
+  const std::string code = fmt::format("too_many_{}", what);
+  out->reply(answer_of(*kept, overloaded(code, fmt::format("other clients' {} are read first", what), 5)));
 }
 
 }  // namespace
@@ -234,7 +261,9 @@ void route(ServerState& state, HttpRequest&& request, const ResponderPtr& respon
     if (wanted == nullptr)
       out->reply(options_answer(request, found.methods));
     else if (reads_pictures(*wanted, request))
-      answer_in_turn(state, found, std::move(request), out);
+      answer_in_turn(state, found, std::move(request), out, "pictures");
+    else if (reads_loras(state, *wanted, request))
+      answer_in_turn(state, found, std::move(request), out, "loras");
     else
       wanted->handler({state, request, found.id, out});
   });
@@ -245,7 +274,7 @@ size_t body_limit(const ServerState& state, const HttpRequest& request, size_t u
     const Route* const route = admit(state, request, find_route(request));
     const auto model = state.model_if_ready();
     const bool takes_any = model != nullptr && model->limits.model.max_reference_images > 0;
-    return route != nullptr && route->takes_pictures && takes_any ? kMaxUploadBodyBytes : usual;
+    return route != nullptr && route->has(kTakesPictures) && takes_any ? kMaxUploadBodyBytes : usual;
   } catch (const std::exception&) {
     return usual;  // it is refused, whatever its body says
   }

@@ -7,7 +7,7 @@
 
 #include "apps/server/housekeeper.h"
 #include "apps/server/json_log.h"
-#include "apps/server/picture_lane.h"
+#include "apps/server/reading_lane.h"
 #include "apps/server/router.h"
 #include "base/error.h"
 #include "io/file.h"
@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kAnswerPatience{5000};
 constexpr size_t kMaxKeyBytes = 4096;
+constexpr size_t kMostWithPictures = 16;
+constexpr size_t kMostWithLoras = 256;  // most of them wait for nothing: their files were read before
 
 sigset_t end_signals() {
   sigset_t signals;
@@ -80,6 +82,7 @@ struct Server::Impl {
     state.allowed_origins = options.allowed_origins;
     state.post = [this](std::function<void()> work) { http.post(std::move(work)); };
     state.post_pictures = [this](std::function<void()> work) { return pictures.post(std::move(work)); };
+    state.post_loras = [this](std::function<void()> work) { return loras.post(std::move(work)); };
     state.connections = [this] { return http.connections(); };
   }
 
@@ -106,7 +109,7 @@ struct Server::Impl {
   JobService jobs;
   ServerState state;
   HttpServer http;
-  PictureLane pictures;
+  ReadingLane pictures{kMostWithPictures}, loras{kMostWithLoras};
   std::atomic<bool> finished{false};
   std::thread signal_thread;
   Housekeeper housekeeper{store, jobs, metrics};

@@ -38,8 +38,10 @@ struct ServerState {
   bool lets_all_in = false;                           ///< without a key, from other machines too
   std::vector<Origin> allowed_origins{};              ///< whose pages may use the APIs
   std::function<void(std::function<void()>)> post{};  ///< runs work on a handler thread
-  /// Runs work that reads clients' pictures, see PictureLane::post().
+  /// Runs work that reads clients' pictures, see ReadingLane::post().
   std::function<bool(std::function<void()>)> post_pictures{};
+  /// Runs work that may read LoRAs and reads no pictures.
+  std::function<bool(std::function<void()>)> post_loras{};
   std::function<size_t()> connections{};
   std::atomic<bool> stopping{false};
 
@@ -77,6 +79,7 @@ void get_job(const Call& call);
 void delete_job(const Call& call);
 void get_job_events(const Call& call);
 void get_image(const Call& call);
+void list_loras(const Call& call);
 
 void openai_generate(const Call& call);
 void openai_edit(const Call& call);
@@ -92,6 +95,7 @@ void a1111_models(const Call& call);
 void a1111_samplers(const Call& call);
 void a1111_schedulers(const Call& call);
 void a1111_upscalers(const Call& call);
+void a1111_loras(const Call& call);
 void a1111_nothing_listed(const Call& call);
 void a1111_embeddings(const Call& call);
 void a1111_scripts(const Call& call);

@@ -26,7 +26,7 @@ struct Upload {
 std::vector<Upload> uploads_of(const nlohmann::json& image, const ModelLimits& limits);
 
 /// Looks at the header of every picture, and then decodes one after another, so that none is taken that cannot be drawn
-/// from. Takes seconds, and memory as docs/api.md says; PictureLane keeps it to one request at a time.
+/// from. Takes seconds, and memory as docs/api.md says; ReadingLane keeps it to one request at a time.
 /// \return what is known of each, without its pixels.
 /// \throws ApiError 400 naming the picture, as image[0], if the model takes none or not so many, or a file is too
 /// large, damaged, of no format that is read, or of a shape that prepared_size() refuses

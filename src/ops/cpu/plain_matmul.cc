@@ -35,7 +35,7 @@ void linear_with(const Context& ctx, ConstView x, const WeightPart& w, bool accu
     for (int64_t i = begin; i < end; ++i) {
       const int64_t o = i % w.out;
       const float* row = a + i / w.out * w.in;
-      const float* column = b + o * w.in;
+      const float* column = b + o * w.stride;
       float sum = w.bias != nullptr ? w.bias[o] : 0.f;
 #pragma omp simd reduction(+ : sum)
       for (int64_t k = 0; k < w.in; ++k) sum += row[k] * column[k];
@@ -48,10 +48,9 @@ void linear_with(const Context& ctx, ConstView x, const WeightPart& w, bool accu
 }  // namespace
 
 void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
-  const KeptWeight* kept = kept_of(w);
-  if (kept == nullptr) return linear_with(ctx, x, whole_weight(w, y), accumulate);
   if (x.shape()[0] == 0) return;
-  each_part(ctx, w, *kept, y, [&](const WeightPart& part) { linear_with(ctx, x, part, accumulate); });
+  if (kept_of(w) == nullptr) return linear_with(ctx, x, whole_weight(w, y), accumulate);
+  each_part(ctx, w, y, 0, [&](const WeightPart& part) { linear_with(ctx, x, part, accumulate); });
 }
 
 }  // namespace ops

@@ -212,6 +212,25 @@ void add_gated(const float* projected, const float* gate, int64_t n, float* x) {
   for (int64_t i = 0; i < n; ++i) x[i] += gate[i] * projected[i];
 }
 
+// Parts of a row whose sums stay in registers while the rows go by.
+void add_weighted_rows(const float* rows, int64_t stride, const float* weights, int64_t count, int64_t n, float* x) {
+  constexpr int64_t kPart = 64;
+  for (; n >= kPart; n -= kPart, rows += kPart, x += kPart) {
+    float sums[kPart] = {};
+    for (int64_t j = 0; j < count; ++j) {
+#pragma omp simd
+      for (int64_t i = 0; i < kPart; ++i) sums[i] += weights[j] * rows[j * stride + i];
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < kPart; ++i) x[i] += sums[i];
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    float sum = 0;
+    for (int64_t j = 0; j < count; ++j) sum += weights[j] * rows[j * stride + i];
+    x[i] += sum;
+  }
+}
+
 void channel_sums(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares) {
   for (int64_t p = 0; p < pixels; ++p, x += channels) {
 #pragma omp simd
@@ -238,7 +257,12 @@ constexpr OutputKernels<Out> output_kernels() {
 
 #define NOSTOS_TABLE_OF(isa) row_kernels_##isa
 #define NOSTOS_TABLE(isa) NOSTOS_TABLE_OF(isa)
-const RowKernels NOSTOS_TABLE(NOSTOS_ISA) = {output_kernels<float>(), output_kernels<bfloat16>(), add_gated_rms_norm,
-                                             add_gated, channel_sums, bf16_to_f32};
+const RowKernels NOSTOS_TABLE(NOSTOS_ISA) = {output_kernels<float>(),
+                                             output_kernels<bfloat16>(),
+                                             add_gated_rms_norm,
+                                             add_gated,
+                                             add_weighted_rows,
+                                             channel_sums,
+                                             bf16_to_f32};
 
 }  // namespace nostos::cpu

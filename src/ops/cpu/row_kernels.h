@@ -64,6 +64,9 @@ struct RowKernels {
                              float* x);
   /// x += gate * projected, n elements.
   void (*add_gated)(const float* projected, const float* gate, int64_t n, float* x);
+  /// x += the sum over j < count of weights[j] * rows[j * stride + ...], in that order, n elements.
+  void (*add_weighted_rows)(const float* rows, int64_t stride, const float* weights, int64_t count, int64_t n,
+                            float* x);
   /// Adds the sums and sums of squares over `pixels` of each channel to sums[channels] and squares[channels].
   void (*channel_sums)(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares);
   void (*bf16_to_f32)(const bfloat16* x, int64_t n, float* out);

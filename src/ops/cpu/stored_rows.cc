@@ -42,7 +42,7 @@ struct Reader {
 
   static Bytes splat(uint8_t byte) { return Bytes{} + byte; }
   static Bytes chosen(Bytes indices) {
-    const Bytes table = pair(kIq4Numbers[0], kIq4Numbers[1]);
+    const Bytes table = pair(kLowIq4Numbers, kHighIq4Numbers);
 #ifdef __SSSE3__
     return reinterpret_cast<Bytes>(
         _mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(indices)));

@@ -40,16 +40,15 @@ int64_t row_of(const StoredPiece& piece, int64_t row) {
 
 }  // namespace
 
-void dequantise_rows(const Context& ctx, std::span<const StoredPiece> pieces, int64_t first, View out) {
-  const int64_t in = out.shape()[1];
+void dequantise_rows(const Context& ctx, std::span<const StoredPiece> pieces, int64_t first, View out, int64_t stride) {
   with_elements(out, [&]<class Out>(Out* to) {
-    parallel_ranges(ctx, out.shape()[0], row_grain(in), [&](int64_t begin, int64_t end) {
+    parallel_ranges(ctx, out.shape()[0], row_grain(out.shape()[1]), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         int64_t row = -1;
         for (const StoredPiece& piece : pieces) {
           row = row_of(piece, first + i);
           if (row < 0) continue;
-          dequantise_row(piece.matrix, row, to + i * in);
+          dequantise_row(piece.matrix, row, to + i * stride);
           break;
         }
         check(row >= 0, "pieces of a weight have each of its rows once");
@@ -65,7 +64,7 @@ namespace ops {
 using namespace cpu;
 
 void run(OnCpu<dequantise>, Context& ctx, std::span<const StoredPiece> pieces, View out) {
-  dequantise_rows(ctx, pieces, 0, out);
+  dequantise_rows(ctx, pieces, 0, out, out.shape()[1]);
 }
 
 Linear run(OnCpu<keep_stored>, Context&, std::vector<StoredPiece> pieces, const Shape& shape, DType input) {

@@ -2,12 +2,12 @@
 // fused ones; otherwise by two products a block of queries, or a kernel of its own where it is causal.
 #include "base/error.h"
 #include "base/lru_cache.h"
+#include "device/workspace.h"
 #include "ops/cuda/attention_softmax.h"
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
-#include "ops/cuda/workspace.h"
 #include "ops/device_op.h"
 #include "ops/elementwise.h"
 

@@ -3,11 +3,11 @@
 #include "ops/conv.h"
 
 #include "base/rounding.h"
+#include "device/workspace.h"
 #include "ops/cuda/conv_kernels.h"
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
-#include "ops/cuda/workspace.h"
 #include "ops/device_op.h"
 
 namespace nostos::ops {

@@ -16,7 +16,7 @@
 #include "base/log.h"
 #include "base/lru_cache.h"
 #include "device/cuda/check.h"
-#include "ops/cuda/workspace.h"
+#include "device/workspace.h"
 
 namespace nostos::cuda {
 namespace {

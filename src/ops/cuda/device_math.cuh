@@ -25,6 +25,14 @@ __device__ inline float as_float(Half value) { return __half2float(__ushort_as_h
 __device__ inline void put(float value, float* to) { *to = value; }
 __device__ inline void put(float value, bfloat16* to) { to->bits = __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
 
+/// Rounds as to_bfloat16(): NaN keeps its payload.
+__device__ inline void put_exactly(float value, float* to) { *to = value; }
+__device__ inline void put_exactly(float value, bfloat16* to) {
+  const uint32_t bits = __float_as_uint(value);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  to->bits = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
 __device__ inline uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);

@@ -11,14 +11,6 @@ namespace {
 
 __device__ int64_t this_item() { return static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; }
 
-/// Rounds as to_bfloat16(): NaN keeps its payload.
-__device__ inline void put_exactly(float value, float* to) { *to = value; }
-__device__ inline void put_exactly(float value, bfloat16* to) {
-  const uint32_t bits = __float_as_uint(value);
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  to->bits = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 template <class In, class Out, int V>
 __global__ void __launch_bounds__(kBlockThreads)
     silu_mul_kernel(const In* gate_up, int64_t vectors, int row_vectors, Out* out) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "device/context.h"
 #include "ops/attention.h"
@@ -27,22 +28,24 @@ void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads,
 void hopper_wide_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
 inline constexpr int64_t kHopperWideHead = 512;
 
-/// out [rows, ffn] = silu(x Wg^T) * (x Wu^T), bf16, as ops::gated_linear() has it; rows do not depend on each other.
-/// \param weight [2 * ffn, in], bf16: kGateRows rows of Wg, as many of Wu, the next of Wg and so on. in and ffn are
-/// multiples of kGateRows.
-void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out);
-inline constexpr int64_t kGateRows = 8;
-
 /// What a product multiplies: bf16 [rows, in] and [columns, in], on the device. in is a multiple of
 /// kSummedMultiple.
 struct HopperFactors {
   const std::byte *x = nullptr, *weight = nullptr;
   int64_t in = 0;
 };
-/// out [rows, columns], bf16, = the sum of two products, over the first one's inputs and then the second one's; rows do
-/// not depend on each other. columns are a multiple of kSummedMultiple.
-void hopper_linear_sum(Context& ctx, const HopperFactors& a, const HopperFactors& b, View out);
+/// out [rows, columns], bf16, = the sum of up to kMostHopperTerms products, over the first one's inputs, then the
+/// second one's and so on; rows do not depend on each other. columns are a multiple of kSummedMultiple.
+void hopper_linear_sum(Context& ctx, std::span<const HopperFactors> terms, View out);
 inline constexpr int64_t kSummedMultiple = 8;
+inline constexpr int kMostHopperTerms = 4;
+
+/// out [rows, ffn] = silu(x Wg^T) * (x Wu^T), bf16, as ops::gated_linear() has it, of one product or the sum of two;
+/// rows do not depend on each other.
+/// \param terms weights [2 * ffn, in]: kGateRows rows of Wg, as many of Wu, the next of Wg and so on. in and ffn are
+/// multiples of kGateRows.
+void hopper_gated_linear(Context& ctx, std::span<const HopperFactors> terms, View out);
+inline constexpr int64_t kGateRows = 8;
 
 /// A filter of hopper_convolution().
 struct HopperFilter {

@@ -1,5 +1,5 @@
 // Implements products with several weights on Hopper: the first half of a SwiGLU layer, whose two products never leave
-// the chip, and the sum of two products.
+// the chip, and the sum of some products.
 //
 // A block has tiles of 192 x 192 or 128 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose
 // single thread brings operands through a ring of shared memory, for a short tile 192 rows, too. Every sum runs over k
@@ -28,11 +28,13 @@ struct Tile {
   int first_row, column, workers;
 };
 
+template <int kTerms>
 struct Tiles {
   int rows = 0;                         ///< of x
   int long_tiles = 0, short_tiles = 0;  ///< of a tile of columns
   int across = 0;
-  int first_steps_k = 0, steps_k = 0;  ///< of the first product, and of all
+  int ends_k[kTerms - 1] = {};  ///< steps of the first product, of the first two and so on
+  int steps_k = 0;              ///< of all products
 
   __device__ int count() const { return across * (long_tiles + short_tiles); }
   /// \return tile `index`: all long ones come first, and of each kind they run down first inside a group of columns.
@@ -54,6 +56,24 @@ __device__ inline float silu_times(float gate, float up) { return up * __fdivide
 struct Factors {
   CUtensorMap x, weight;
 };
+/// Those of each product of a sum.
+template <int kTerms>
+struct FactorList {
+  Factors at[kTerms];
+};
+
+/// A product of the sum, and its step that begins where the sum's does.
+struct Term {
+  int which, first_step;
+};
+template <int kTerms>
+__device__ inline Term term_of(const Tiles<kTerms>& tiles, int step) {
+  Term term{0, 0};
+#pragma unroll
+  for (int i = 0; i < kTerms - 1; ++i)
+    if (step >= tiles.ends_k[i]) term = {i + 1, tiles.ends_k[i]};
+  return term;
+}
 
 /// 16 columns of a warpgroup's result as pairs that store_matrices() takes, of the product d itself or of 8 gates and 8
 /// columns that they gate: both of a pair are this thread's.
@@ -76,11 +96,11 @@ __device__ inline void pack_sixteen(const float* d, int sixteen, uint32_t (&pair
   }
 }
 
-/// out = the products' sum, gated if kGated. A sum over k takes the first product's k, then the second's.
-template <bool kGated>
+/// out = the products' sum, gated if kGated. A sum over k takes the first product's k, then the second's and so on.
+template <bool kGated, int kTerms>
 __global__ void __launch_bounds__(kThreads, 1)
-    linear_kernel(const __grid_constant__ Factors one, const __grid_constant__ Factors two,
-                  const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles tiles) {
+    linear_kernel(const __grid_constant__ FactorList<kTerms> factors, const __grid_constant__ CUtensorMap out,
+                  const __grid_constant__ Tiles<kTerms> tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t shared[];
   const uint32_t ring = (hopper::shared_address(shared) + 1023u) & ~1023u;
@@ -111,8 +131,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         hopper::wait(empty + 8 * stage, phase_of(first + k) ^ 1);
         hopper::arrive_expecting(full + 8 * stage, kStageBytes);
         const uint32_t to = ring + stage * kStageBytes;
-        const Factors& from = k < tiles.first_steps_k ? one : two;
-        const int column = (k < tiles.first_steps_k ? k : k - tiles.first_steps_k) * kTileK;
+        const Term term = term_of(tiles, k);
+        const Factors& from = factors.at[term.which];
+        const int column = (k - term.first_step) * kTileK;
         hopper::load_tile(to, from.x, full + 8 * stage, column, tile.first_row);
         hopper::load_tile(to + kXBytes, from.weight, full + 8 * stage, column, tile.column * kTileColumns);
       }
@@ -193,20 +214,28 @@ Factors factors(const HopperFactors& of, int64_t rows, int64_t columns) {
   return {tiled(of.x, rows, kTileRows), tiled(of.weight, columns, kTileColumns)};
 }
 
-/// \param two without inputs where there is one product. \param columns of the products
-template <bool kGated>
-void launch(Context& ctx, const HopperFactors& one, const HopperFactors& two, int64_t columns, View out) {
+/// \param terms one to kTerms products \param columns of the products
+template <bool kGated, int kTerms>
+void launch(Context& ctx, std::span<const HopperFactors> terms, int64_t columns, View out) {
+  nostos::check(!terms.empty() && terms.size() <= kTerms, "a kernel sums so many products");
   const int64_t rows = out.shape()[0];
   if (rows == 0) return;
   const auto tiles_of = [](int64_t all, int64_t tile) { return static_cast<int>((all + tile - 1) / tile); };
   const int across = tiles_of(columns, kTileColumns);
   const HopperTiles cut = hopper_tiles(across, rows, multiprocessors(ctx));
-  const int first_steps = tiles_of(one.in, kTileK), steps = first_steps + tiles_of(two.in, kTileK);
-  const Tiles tiles{static_cast<int>(rows), cut.long_tiles, cut.short_tiles, across, first_steps, steps};
-  check_cuda(cudaFuncSetAttribute(linear_kernel<kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+  Tiles<kTerms> tiles{static_cast<int>(rows), cut.long_tiles, cut.short_tiles, across};
+  FactorList<kTerms> list;
+  for (int i = 0; i < kTerms; ++i) {
+    const bool is_there = i < static_cast<int>(terms.size());
+    list.at[i] = factors(terms[is_there ? static_cast<size_t>(i) : 0], rows, columns);
+    if (is_there) tiles.steps_k += tiles_of(terms[static_cast<size_t>(i)].in, kTileK);
+    if (i < kTerms - 1) tiles.ends_k[i] = tiles.steps_k;
+  }
+  constexpr auto* kKernel = linear_kernel<kGated, kTerms>;
+  check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
-  linear_kernel<kGated><<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
-      factors(one, rows, columns), factors(two.in > 0 ? two : one, rows, columns),
+  kKernel<<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
+      list,
       tensor_map({.data = out.bytes(),
                   .rows = rows,
                   .columns = out.shape()[1],
@@ -222,12 +251,15 @@ bool has_hopper_kernels(Device device) {
   return device.kind == DeviceKind::cuda && device_properties(device.index).compute_capability == 90;
 }
 
-void hopper_gated_linear(Context& ctx, ConstView x, const std::byte* weight, View out) {
-  launch<true>(ctx, {x.bytes(), weight, x.shape()[1]}, {}, 2 * out.shape()[1], out);
+void hopper_gated_linear(Context& ctx, std::span<const HopperFactors> terms, View out) {
+  launch<true, 2>(ctx, terms, 2 * out.shape()[1], out);
 }
 
-void hopper_linear_sum(Context& ctx, const HopperFactors& a, const HopperFactors& b, View out) {
-  launch<false>(ctx, a, b, out.shape()[1], out);
+void hopper_linear_sum(Context& ctx, std::span<const HopperFactors> terms, View out) {
+  if (terms.size() <= 2)
+    launch<false, 2>(ctx, terms, out.shape()[1], out);
+  else
+    launch<false, kMostHopperTerms>(ctx, terms, out.shape()[1], out);
 }
 
 }  // namespace nostos::cuda

@@ -21,9 +21,9 @@ void hopper_packed_attention(Context&, ConstView, ops::HeadCounts, float, std::s
 
 void hopper_wide_attention(Context&, ConstView, ConstView, ConstView, float, View) { fail_missing(); }
 
-void hopper_gated_linear(Context&, ConstView, const std::byte*, View) { fail_missing(); }
+void hopper_gated_linear(Context&, std::span<const HopperFactors>, View) { fail_missing(); }
 
-void hopper_linear_sum(Context&, const HopperFactors&, const HopperFactors&, View) { fail_missing(); }
+void hopper_linear_sum(Context&, std::span<const HopperFactors>, View) { fail_missing(); }
 
 void hopper_convolution(Context&, ConstView, const HopperFilter&, const Padding&, bool, View) { fail_missing(); }
 

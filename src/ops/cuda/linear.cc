@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -11,18 +12,23 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/lru_cache.h"
 #include "device/stream.h"
+#include "device/workspace.h"
 #include "ops/cuda/blas_lt.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
 #include "ops/cuda/linear_trials.h"
 #include "ops/cuda/linear_tuning.h"
 #include "ops/cuda/plan_store.h"
+#include "ops/cuda/stored_weight.h"
 #include "ops/device_op.h"
 #include "ops/linear.h"
+#include "ops/linear_update.h"
+#include "ops/stored_weight.h"
 
 namespace nostos::ops {
 
@@ -222,9 +228,34 @@ struct PackedPlans {
 
 /// A weight [out, in] as it came.
 struct DeviceMatrix final : PackedWeight {
-  const std::byte* data = nullptr;  // in the storage or, where the memory is borrowed, elsewhere
+  const std::byte* data = nullptr;  // in the storage or, where the memory is borrowed, elsewhere; null if it is kept as
+  std::vector<StoredPiece> pieces;  // these
   std::shared_ptr<ProductPlans> plans;
 };
+
+const DeviceMatrix& matrix_of(const Linear& w) { return static_cast<const DeviceMatrix&>(*w.packed); }
+
+/// The numbers of kept weights, for the product that comes next on the context's stream.
+struct KeptNumbers : Workspace {
+  using Workspace::Workspace;
+};
+
+size_t scratch_bytes(const Linear& w) {
+  return matrix_of(w).data != nullptr ? 0 : stored_scratch_bytes({w.out, w.in}, w.input);
+}
+
+/// \return the numbers [out, in] of each weight: where they lie, or in memory that holds until the next call.
+template <class... Weight>
+std::array<const std::byte*, sizeof...(Weight)> numbers_of(Context& ctx, const Weight&... weights) {
+  std::byte* scratch = ctx.state<KeptNumbers>().at_least((scratch_bytes(weights) + ...));
+  const auto place = [&](const Linear& w) -> const std::byte* {
+    if (matrix_of(w).data != nullptr) return matrix_of(w).data;
+    std::byte* const numbers = std::exchange(scratch, scratch + scratch_bytes(w));
+    dequantise_pieces(ctx, matrix_of(w).pieces, View(numbers, w.input, {w.out, w.in}));
+    return numbers;
+  };
+  return {place(weights)...};
+}
 
 /// \param storage what keeps the weight's memory, if it is the matrix's own.
 Linear matrix(Context& ctx, ConstView weight, Buffer storage) {
@@ -246,15 +277,22 @@ Linear run(OnCuda<pack_linear>, Context& ctx, ConstView weight) {
 
 Linear run(OnCuda<borrow_linear>, Context& ctx, ConstView weight) { return matrix(ctx, weight, {}); }
 
+Linear run(OnCuda<keep_stored>, Context& ctx, std::vector<StoredPiece> pieces, const Shape& shape, DType input) {
+  auto kept = std::make_shared<DeviceMatrix>();
+  kept->pieces = std::move(pieces);
+  kept->plans = ctx.state<PackedPlans>().plans;
+  return {shape[1], shape[0], input, std::move(kept)};
+}
+
 void run(OnCuda<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool accumulate) {
   const int64_t rows = x.shape()[0];
   if (rows == 0) return;
   const bool has_bias = static_cast<bool>(w.bias);
   nostos::check(!has_bias || y.dtype() == DType::f32, "a product with a bias is written in f32");
-  const auto& packed = static_cast<const DeviceMatrix&>(*w.packed);
   const Product product{w.in, w.out, w.input, y.dtype(), has_bias, accumulate, false};
-  const Algorithm algorithm = packed.plans->algorithm(ctx, product, rows);
-  ctx.state<BlasLt>().run(product, rows, algorithm, {x.bytes(), packed.data, optional_data<float>(w.bias), y.bytes()});
+  const Algorithm algorithm = matrix_of(w).plans->algorithm(ctx, product, rows);
+  const auto [weight] = numbers_of(ctx, w);
+  ctx.state<BlasLt>().run(product, rows, algorithm, {x.bytes(), weight, optional_data<float>(w.bias), y.bytes()});
 }
 
 void run(OnCuda<interleave_gates>, Context& ctx, ConstView weight, View out) {
@@ -268,14 +306,41 @@ void run(OnCuda<interleave_gates>, Context& ctx, ConstView weight, View out) {
   }
 }
 
+namespace {
+
+HopperFactors factors(ConstView x, const Linear& w, const std::byte* numbers) { return {x.bytes(), numbers, w.in}; }
+
+/// \return those of the low-rank term beside `w`.
+HopperFactors factors_of_update(ConstView reduced, const Linear& w) {
+  const Linear& up = w.update->low_rank.up;
+  return factors(reduced, up, matrix_of(up).data);
+}
+
+}  // namespace
+
 void run(OnCuda<fused_gated_linear>, Context& ctx, ConstView x, const Linear& w, View out) {
-  hopper_gated_linear(ctx, x, static_cast<const DeviceMatrix&>(*w.packed).data, out);
+  const auto [weight] = numbers_of(ctx, w);
+  hopper_gated_linear(ctx, std::array{factors(x, w, weight)}, out);
 }
 
 void run(OnCuda<fused_linear_sum>, Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b,
          View y) {
-  const auto data = [](const Linear& w) { return static_cast<const DeviceMatrix&>(*w.packed).data; };
-  hopper_linear_sum(ctx, {x_a.bytes(), data(a), a.in}, {x_b.bytes(), data(b), b.in}, y);
+  const auto [of_a, of_b] = numbers_of(ctx, a, b);
+  hopper_linear_sum(ctx, std::array{factors(x_a, a, of_a), factors(x_b, b, of_b)}, y);
+}
+
+void run(OnCuda<fused_gated_linear_sum>, Context& ctx, const UpdateInputs& x, const Linear& w, View out) {
+  const auto [weight] = numbers_of(ctx, w);
+  hopper_gated_linear(ctx, std::array{factors(x.x, w, weight), factors_of_update(x.reduced, w)}, out);
+}
+
+void run(OnCuda<fused_updated_linear_sum>, Context& ctx, const UpdateInputs& x_a, const Linear& a,
+         const UpdateInputs& x_b, const Linear& b, View y) {
+  const auto [of_a, of_b] = numbers_of(ctx, a, b);
+  std::vector<HopperFactors> terms{factors(x_a.x, a, of_a), factors(x_b.x, b, of_b)};
+  if (a.update) terms.push_back(factors_of_update(x_a.reduced, a));
+  if (b.update) terms.push_back(factors_of_update(x_b.reduced, b));
+  hopper_linear_sum(ctx, terms, y);
 }
 
 }  // namespace nostos::ops

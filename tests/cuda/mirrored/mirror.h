@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/gpu.h"
+#include "tensor/weight_format.h"
 
 namespace nostos {
 
@@ -81,6 +82,19 @@ class Mirror {
   template <class T>
   std::vector<T> place(const std::vector<T>& names) {
     return names;  // no memory that an op reads
+  }
+  Shape place(const Shape& shape) { return shape; }
+  /// With gaps between rows, if there are any; weights that an op keeps must lie on the GPU by themselves.
+  StoredMatrix place(const StoredMatrix& host) {
+    StoredMatrix placed = host;
+    if (host.rows == 0) return placed;
+    const size_t bytes = static_cast<size_t>(host.rows - 1) * host.row_stride + host.row_bytes();
+    placed.data = piece_of({host.data, DType::u8, {static_cast<int64_t>(bytes)}}).device();
+    if (host.scales == nullptr) return placed;
+    const int64_t factors = host.format.scales == WeightScales::one ? 1 : host.rows;
+    const auto* scales = reinterpret_cast<const std::byte*>(host.scales);
+    placed.scales = reinterpret_cast<const float*>(piece_of({scales, DType::f32, {factors}}).device());
+    return placed;
   }
   /// Of a structure the members, of a number itself.
   template <class T>

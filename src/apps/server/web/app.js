@@ -2,6 +2,7 @@
 import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
 import { $, applyModel, element, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
+import { loras, startLoras, useLoras } from "./loras.js";
 import { pictureSettings, pngTexts } from "./png.js";
 import { addReferences, references, remember, sentWith, startReferences, useReferences } from "./references.js";
 
@@ -164,6 +165,7 @@ async function poll() {
       model = { id, ...nostos };
       applyModel(model);
       startReferences(model, toast);
+      startLoras();
     }
     const before = changes;
     const page = await request(`v1/jobs?limit=${kPageSize}`);
@@ -214,7 +216,7 @@ async function generate() {
   if (!seedIsLocked()) rerollSeed();
   $("generate").disabled = true;
   try {
-    await draw({ ...await references(), ...settings() });
+    await draw({ ...await references(), ...loras(), ...settings() });
   } catch (error) {
     showFormError(error);
   }
@@ -240,6 +242,7 @@ function useSettings(values, lock = true) {
   $("viewer").close();
   fill(values, lock);
   if (values.image) useReferences(values);
+  if (values.loras) useLoras(values.loras);
   $("prompt").scrollIntoView({ block: "center" });
   $("prompt").focus();
 }

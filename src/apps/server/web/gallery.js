@@ -42,8 +42,9 @@ const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 
 /** @returns the settings that decide a picture, in a line. */
 function facts(job, image) {
-  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed } = { ...job.request, ...image };
-  return `${width} × ${height} · ${steps} steps · guidance ${guidance} · seed ${seed}`;
+  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed, loras = [] } = { ...job.request, ...image };
+  const used = loras.map(({ name, scale }) => `${name} ${scale} · `).join("");
+  return `${width} × ${height} · ${steps} steps · guidance ${guidance} · ${used}seed ${seed}`;
 }
 
 function duration(ms) {

@@ -84,7 +84,7 @@ function parseWebui(text) {
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);
-    return { ...record, image: record.images ?? [] };
+    return { ...record, image: record.images ?? [], loras: record.loras ?? [] };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
   throw new Error("this picture does not say how it was drawn");

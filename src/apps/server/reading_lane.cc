@@ -1,5 +1,5 @@
-// Implements the thread on which pictures are read.
-#include "apps/server/picture_lane.h"
+// Implements the thread on which what takes long is read.
+#include "apps/server/reading_lane.h"
 
 #include <memory>
 #include <utility>
@@ -8,13 +8,13 @@
 
 namespace nostos::server {
 
-PictureLane::~PictureLane() {
+ReadingLane::~ReadingLane() {
   thread_.stop();
   thread_.join();
 }
 
-bool PictureLane::post(std::function<void()> work) {
-  if (++waiting_ > kMostWaiting) {
+bool ReadingLane::post(std::function<void()> work) {
+  if (++waiting_ > most_waiting_) {
     --waiting_;
     return false;
   }
