@@ -69,7 +69,7 @@ Parts open_parts(const FamilyOptions& family, const std::vector<std::string>& wa
 }
 
 /// \return the adapters, which the parts have from then on.
-std::vector<ScaledAdapter> merge_adapters(const std::vector<AdapterFile>& files, const Parts& parts) {
+std::vector<ScaledAdapter> merge_adapters(const std::vector<MergedAdapter>& files, const Parts& parts) {
   if (files.empty()) return {};
   std::vector<AdapterPart> changeable;
   std::string title;
@@ -82,7 +82,7 @@ std::vector<ScaledAdapter> merge_adapters(const std::vector<AdapterFile>& files,
           "--lora changes transformers and text encoders, and neither is converted");
   const AdapterTargets targets(title, std::move(changeable));
   std::vector<ScaledAdapter> adapters;
-  for (const AdapterFile& use : files)
+  for (const MergedAdapter& use : files)
     adapters.push_back(
         {std::make_shared<const Adapter>(read_adapter(*open_tensor_file(use.file), targets)), use.strength});
   for (const auto& part : parts) part->adapt(adapters);

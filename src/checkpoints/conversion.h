@@ -1,5 +1,5 @@
-// Owns writing a model in another form: any files that nostos reads to a diffusers folder or to one safetensors file, in
-// plain numbers, with adapters merged. `nostos convert` calls it.
+// Owns writing a model in another form: any files that nostos reads to a diffusers folder or to one safetensors file,
+// in plain numbers, with adapters merged. `nostos convert` calls it.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 namespace nostos {
 
 /// An adapter's file and the factor of its changes.
-struct AdapterFile {
+struct MergedAdapter {
   std::filesystem::path file;
   double strength = 1;
 };
@@ -24,7 +24,7 @@ struct ConversionOptions {
   ModelFiles files;
   std::string variant{};             ///< of the weights, as FamilyOptions has it
   std::vector<std::string> parts{};  ///< folders' names, e.g. "vae"; empty: all that the files have
-  std::vector<AdapterFile> adapters{};
+  std::vector<MergedAdapter> adapters{};
   DType dtype = DType::bf16;     ///< f32, bf16 or f16
   std::filesystem::path output;  ///< a file if it ends in .safetensors, else a folder
   bool may_replace = false;      ///< whether what is there may be replaced

@@ -54,8 +54,8 @@ struct WrittenTensors {
 
 /// Writes a safetensors file tensor by tensor; memory holds little more than the largest. Numbers are rounded to the
 /// nearest, ties to even. `written` is added to.
-/// \throws Error model, cancelled, internal on a full disk, invalid_input if f16 does not hold all numbers; the file then
-/// is as it was
+/// \throws Error model, cancelled, internal on a full disk, invalid_input if f16 does not hold all numbers; the file
+/// then is as it was
 void write_tensors(const std::filesystem::path& file, const std::vector<OutputTensor>& tensors,
                    const std::map<std::string, std::string>& metadata, const WriteProgress& progress,
                    WrittenTensors& written);

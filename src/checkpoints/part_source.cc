@@ -71,20 +71,29 @@ void PartSource::adapt(std::span<const ScaledAdapter> adapters) {
 
 ConstView PartSource::read(const std::string& name) {
   if (name == current_) return current_view_;
-  const auto extra = extras_.find(name);
-  const std::string& prefix = extra == extras_.end() ? files_.names().prefix : extra->second.prefix;
-  std::unique_ptr<StoreSource>& source = sources_[prefix];
-  const auto mode = StoreSource::Mode::load;
-  if (!source)
-    source = std::make_unique<StoreSource>(files_.open(), CheckpointNames{files_.names().layout, prefix}, mode);
   if (!current_.empty())
-    for (const auto& [other, each] : sources_) each->release(current_);
+    for (const auto& [prefix, source] : sources_) source->release(current_);
   current_.clear();
-  ConstView view = source->tensor(name, shapes_.at(name));
-  source->finish();  // throws what is amiss
+  ConstView view = stored(name);
   if (updates_.contains(name)) view = merged(name, view);
   current_ = name;
   return current_view_ = view;
+}
+
+ConstView PartSource::stored(const std::string& name) {
+  const CheckpointLayout* const layout = files_.names().layout;
+  const auto extra = extras_.find(name);
+  const std::string& prefix = extra == extras_.end() ? files_.names().prefix : extra->second.prefix;
+  if (extra != extras_.end() && extra->second.is_count) {
+    if (!counts_) counts_ = files_.open();
+    return *counts_->find(rows_of({layout, prefix}, name).front().name);
+  }
+  std::unique_ptr<StoreSource>& source = sources_[prefix];
+  if (!source)
+    source = std::make_unique<StoreSource>(files_.open(), CheckpointNames{layout, prefix}, StoreSource::Mode::load);
+  const ConstView view = source->tensor(name, shapes_.at(name));
+  source->finish();  // throws what is amiss
+  return view;
 }
 
 ConstView PartSource::merged(const std::string& name, ConstView stored) {

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -49,6 +50,7 @@ class PartSource {
   };
   void find_tensors(const PartTensors& listed);
   void find_extra(const WeightStore& store, const std::string& name);
+  ConstView stored(const std::string& name);
   ConstView merged(const std::string& name, ConstView stored);
 
   const PartType* type_;
@@ -59,6 +61,7 @@ class PartSource {
   std::map<std::string, Extra> extras_;
   std::map<std::string, std::unique_ptr<StoreSource>> sources_;  // by the prefix of the names
   std::multimap<std::string, std::pair<const WeightUpdate*, double>> updates_;
+  std::optional<WeightStore> counts_;
   std::string current_;  // that was read last
   ConstView current_view_{};
   std::vector<float> merged_;

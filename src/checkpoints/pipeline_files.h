@@ -1,5 +1,5 @@
-// Owns what a model has beside its weights: model_index.json, the scheduler, the defaults of drawings and the tokenizer,
-// in a diffusers folder or as texts of a single file.
+// Owns what a model has beside its weights: model_index.json, the scheduler, the defaults of drawings and the
+// tokenizer, in a diffusers folder or as texts of a single file.
 #pragma once
 
 #include <filesystem>

@@ -1,5 +1,5 @@
-// Owns writing a tokenizer as the files of a checkpoint's tokenizer folder. The vocabulary of a GGUF file becomes a folder
-// by it.
+// Owns writing a tokenizer as the files of a checkpoint's tokenizer folder. The vocabulary of a GGUF file becomes a
+// folder by it.
 #pragma once
 
 #include <map>
