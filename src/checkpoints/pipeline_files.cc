@@ -38,8 +38,10 @@ Pipeline pipeline_of(const PartKind& transformer) {
   return {flux2_klein::kPipelines.front(), true, true};
 }
 
-/// \return the kind of the transformer, null if the files have none.
-const PartKind* transformer_of(const ModelFiles& files) {
+/// \return the kind of the transformer among the parts or, unless it is written, of the files; null without one.
+const PartKind* transformer_of(const ModelFiles& files, const std::vector<PartSource*>& parts) {
+  for (const PartSource* part : parts)
+    if (part->type().kind->folder == "transformer") return part->type().kind;
   const Path& place = files.transformer.empty() ? files.model : files.transformer;
   if (!files.folder().empty()) return &transformer_kind(files);
   for (const PartType& type : part_types())
@@ -125,7 +127,7 @@ std::map<std::string, std::string> folder_texts(const FamilyOptions& options, co
   std::map<std::string, std::string> texts;
   for (const PartSource* part : parts)
     if (part->type().kind == &kTextEncoder) add_tokenizer(texts, find_tokenizer_place(options, part->files()));
-  const PartKind* const transformer = transformer_of(options.files);
+  const PartKind* const transformer = transformer_of(options.files, parts);
   if (transformer == nullptr) return texts;
   const Pipeline pipeline = pipeline_of(*transformer);
   texts["scheduler/scheduler_config.json"] = scheduler_text(options.files, pipeline);

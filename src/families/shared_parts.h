@@ -61,7 +61,8 @@ inline constexpr PartKind kVae{
     autoencoder_kl::file_prefixes,
     [](const TensorShapes& shapes, const WeightStore&) { return autoencoder_kl::guess_config(shapes); }};
 
-/// \return where find_tokenizer() finds the tokenizer; "" for a synthetic model without one. \throws Error model likewise
+/// \return where find_tokenizer() finds the tokenizer; "" for a synthetic model without one.
+/// \throws Error model likewise
 std::filesystem::path find_tokenizer_place(const FamilyOptions& options, const PartFiles& text_encoder);
 
 /// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or, where
