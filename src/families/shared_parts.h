@@ -61,8 +61,8 @@ inline constexpr PartKind kVae{
     autoencoder_kl::file_prefixes,
     [](const TensorShapes& shapes, const WeightStore&) { return autoencoder_kl::guess_config(shapes); }};
 
-/// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or, where
-/// there is no folder, the usual one; nothing for a synthetic model without one.
+/// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or,
+/// where there is no folder, the usual one; nothing for a synthetic model without one.
 /// \throws Error model saying where it was looked for, and how to get it
 std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const PartFiles& text_encoder);
 
