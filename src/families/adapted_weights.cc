@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "adapters/merge.h"
@@ -211,13 +212,40 @@ class UpdateMaker {
 
 }  // namespace
 
-void adapt_weights(Context& ctx, const WeightTable& table, std::string_view part,
-                   std::span<const ScaledAdapter> adapters, const ReadWeight& read_weight) {
+namespace {
+
+/// Writes vectors that adapters change, and those that they changed before and do no longer.
+void write_vectors(Context& ctx, const AdaptableWeights& weights,
+                   const std::map<std::string, std::vector<std::pair<const WeightUpdate*, double>>>& changes,
+                   std::set<std::string>& changed) {
+  std::set<std::string> all = changed;
+  for (const auto& [name, own] : changes) all.insert(name);
+  changed.clear();
+  for (const std::string& name : all) {
+    std::vector<float> values = weights.read_weight(name);
+    if (const auto own = changes.find(name); own != changes.end()) {
+      for (const auto& [update, strength] : own->second) merge_update(*update, strength, values);
+      changed.insert(name);
+    }
+    const View vector = weights.storage.vectors.at(name);
+    upload(ctx, view_of(values, 1, vector.elements()).reshape(vector.shape()), vector);
+  }
+}
+
+}  // namespace
+
+void adapt_weights(Context& ctx, const AdaptableWeights& weights, std::span<const ScaledAdapter> adapters,
+                   std::set<std::string>& changed) {
   std::map<const Linear*, std::vector<Change>> changes;
+  std::map<std::string, std::vector<std::pair<const WeightUpdate*, double>>> vectors;
   for (const auto& [adapter, strength] : adapters) {
     for (const WeightUpdate& update : adapter->updates) {
-      if (update.part != part) continue;
-      const auto [first, last] = table.equal_range(update.target);
+      if (update.part != weights.part || weights.storage.unneeded.contains(update.target)) continue;
+      if (weights.storage.vectors.contains(update.target)) {
+        vectors[update.target].emplace_back(&update, strength);
+        continue;
+      }
+      const auto [first, last] = weights.table.equal_range(update.target);
       require(first != last, ErrorKind::model,
               "{}: changes {}, which is no matrix of a product: nostos convert --lora merges it into the weights",
               adapter->report.file, update.target);
@@ -229,8 +257,9 @@ void adapt_weights(Context& ctx, const WeightTable& table, std::string_view part
       }
     }
   }
-  for (const auto& [name, place] : table) place.weight->update = nullptr;
-  for (const auto& [weight, own] : changes) weight->update = UpdateMaker(ctx, *weight, read_weight).make(own);
+  for (const auto& [name, place] : weights.table) place.weight->update = nullptr;
+  for (const auto& [weight, own] : changes) weight->update = UpdateMaker(ctx, *weight, weights.read_weight).make(own);
+  write_vectors(ctx, weights, vectors, changed);
   ctx.synchronize("adapters");
 }
 

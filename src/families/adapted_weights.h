@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 
 #include "adapters/adapter.h"
 #include "device/context.h"
+#include "models/weight_builder.h"
 #include "models/weight_table.h"
 
 namespace nostos {
@@ -24,12 +26,21 @@ struct ScaledAdapter {
 /// \return its numbers as the checkpoint has them, float32 [rows * columns].
 using ReadWeight = std::function<std::vector<float>(const std::string& name)>;
 
-/// Gives the weights in `table` what the adapters add to them, in place of what other adapters did: low ranks, Kronecker
-/// products and differences beside the weight, DoRA's lengths as factors of the outputs. What changes one weight in ways
-/// that cannot stand beside each other, e.g. two DoRAs, becomes one difference.
-/// \param part of the adapters, e.g. "transformer" \param read_weight called for DoRA alone
-/// \throws Error model naming a weight that an adapter changes and that no product reads, e.g. a norm's; out_of_memory
-void adapt_weights(Context& ctx, const WeightTable& table, std::string_view part,
-                   std::span<const ScaledAdapter> adapters, const ReadWeight& read_weight);
+/// A network's weights, as adapters find them.
+struct AdaptableWeights {
+  std::string_view part;   ///< of the adapters, e.g. "transformer"
+  WeightTable table;       ///< of the matrices
+  WeightStorage& storage;  ///< with the vectors
+  ReadWeight read_weight;  ///< for DoRA, and for vectors
+};
+
+/// Gives matrices what the adapters add to them, in place of what other adapters did: low ranks, Kronecker products and
+/// differences beside the weight, DoRA's lengths as factors of the outputs. What changes one weight in ways that cannot
+/// stand beside each other, e.g. two DoRAs, becomes one difference. Norms, biases and other vectors are written anew,
+/// from the checkpoint.
+/// \param changed the names of vectors that other adapters have changed; becomes those that these do
+/// \throws Error model naming a tensor that an adapter changes and that is neither; out_of_memory
+void adapt_weights(Context& ctx, const AdaptableWeights& weights, std::span<const ScaledAdapter> adapters,
+                   std::set<std::string>& changed);
 
 }  // namespace nostos

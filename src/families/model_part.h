@@ -4,7 +4,9 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -73,6 +75,7 @@ class ModelPartOf final : public ModelPart {
   void load(Context& ctx, const WeightPlacement& placement) override {
     if (network_) return;
     network_ = make_(ctx, placement);
+    changed_.clear();
     if (!adapters_.empty()) adapt_loaded(ctx);
   }
   void adapt(Context& ctx, std::span<const ScaledAdapter> adapters) override {
@@ -85,12 +88,14 @@ class ModelPartOf final : public ModelPart {
 
  private:
   void adapt_loaded(Context& ctx) {
-    adapt_weights(ctx, weight_table(network_->weights()), targets().name, adapters_, read_weight_);
+    adapt_weights(ctx, {targets().name, weight_table(network_->weights()), network_->storage(), read_weight_},
+                  adapters_, changed_);
   }
 
   Make make_;
   ReadWeight read_weight_;
   std::vector<ScaledAdapter> adapters_;
+  std::set<std::string> changed_;  // vectors of the loaded network
   std::unique_ptr<Network> network_;
 };
 

@@ -22,10 +22,11 @@ float deviation(const Shape& shape) {
 
 uint64_t next(uint64_t& state) { return state = state * 6364136223846793005ull + 1442695040888963407ull; }
 
-/// \return the bits of a normal float16 near `value`.
+/// \return the bits of a float16 near `value`, which is smaller than the largest.
 uint16_t half_bits(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits >> 16 & 0x8000u) | (((bits >> 23 & 0xffu) - 112u) << 10) | (bits >> 13 & 0x3ffu));
+  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000u;
+  if (std::abs(value) < 0x1p-14f) return static_cast<uint16_t>(sign | std::lround(std::abs(value) * 0x1p24f));
+  return static_cast<uint16_t>(sign | ((bits >> 23 & 0xffu) - 112u) << 10 | (bits >> 13 & 0x3ffu));
 }
 
 /// Where a block of a GGUF type has its float16 factor and, where it has one, the factor of its offsets; how large

@@ -154,6 +154,8 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
     size_t bytes = 0;
     for (const StoredPiece& piece : placed) bytes += image_bytes(piece.matrix);
     count(bytes);
+    // A sum of two products has the numbers of both weights.
+    storage_.sizes.scratch = std::max(storage_.sizes.scratch, 2 * ops::stored_scratch_bytes(shape, input));
     if (!has_data) return {};
     made = weight_as_stored(std::move(placed), shape, input);
   }
@@ -228,6 +230,7 @@ ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
   Tensor made(ctx_.device(), DType::f32, shape);
   storage_.sizes.fixed += made.size_in_bytes();
   if (!fetch(name, shape, made)) return {};
+  storage_.vectors.emplace(name, made.view());
   return keep(std::move(made));
 }
 

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +31,7 @@ enum class BlockUse { each_step, once_a_prompt };
 struct WeightSizes {
   size_t fixed = 0;            ///< bytes of all that is in no block, but for the table
   size_t table = 0;            ///< bytes of the table that rows are looked up in
+  size_t scratch = 0;          ///< bytes that products with weights that are kept as they are stored take on a GPU
   std::vector<size_t> blocks;  ///< BlockStream::aligned() bytes of each block's matrices, in the order of the walk
   std::vector<BlockUse> uses;  ///< of each block
 
@@ -47,6 +50,9 @@ struct WeightPlacement {
 /// What keeps a model's views alive.
 struct WeightStorage {
   std::vector<Tensor> tensors;
+  /// Vectors and small tensors by the checkpoint's names: norms, biases, pad tokens. f32, in `tensors`.
+  std::map<std::string, View> vectors;
+  std::set<std::string> unneeded;        ///< tensors of the layout that are not loaded
   std::shared_ptr<WeightSource> source;  ///< for what is used where it lies: tables and stored weights on the CPU
   PinnedBuffer table;                    ///< of a GPU's model in host memory
   std::shared_ptr<BlockStream> stream;   ///< of the streamed blocks, if any
@@ -103,7 +109,10 @@ class WeightBuilder {
   /// The table that rows are looked up in, as it is stored; on the CPU it is read where it lies.
   StoredMatrix table(const std::string& name, const Shape& shape);
   /// A tensor that the layout has and the engine never needs.
-  void unneeded(const std::string& name, const Shape& shape) { source_->unneeded(name, shape); }
+  void unneeded(const std::string& name, const Shape& shape) {
+    storage_.unneeded.insert(name);
+    source_->unneeded(name, shape);
+  }
 
   /// A tensor that a checkpoint may have beside the layout's.
   void ignored(const std::string& name) { source_->ignored(name); }

@@ -15,6 +15,7 @@
 #include "ops/elementwise.h"
 #include "ops/norm.h"
 #include "ops/patches.h"
+#include "ops/stored_weight.h"
 
 namespace nostos {
 namespace {
@@ -155,6 +156,35 @@ void measure_decoder(Context& ctx, BandwidthBench& bench, DType product) {
                 [&](size_t i) { ops::to_pixels(ctx, rgb[i], pixels, invalid); });
 }
 
+/// \return random bytes [kTurns, bytes] that are neither NaN nor infinite as 8-bit floats, as no weights are.
+Tensor stored_bytes(Context& ctx, int64_t bytes) {
+  Tensor host(Device{}, DType::u8, {kTurns, bytes}), made(ctx.device(), DType::u8, {kTurns, bytes});
+  std::mt19937 generator(1);
+  std::generate_n(host.data<uint8_t>(), kTurns * bytes, [&] { return static_cast<uint8_t>(generator() & 0xbfu); });
+  upload(ctx, host, made);
+  ctx.synchronize("measurement");
+  return made;
+}
+
+/// Weights that stay as they are stored, of the shape of Z-Image's fused projection.
+void measure_stored(Context& ctx, BandwidthBench& bench) {
+  auto numbers = bench.tensors(DType::bf16, {11520, 3840});
+  for (const WeightFormat& format :
+       {WeightFormat{StoredType::q4_0}, WeightFormat{StoredType::q8_0}, WeightFormat{StoredType::q4_k},
+        WeightFormat{StoredType::q5_k}, WeightFormat{StoredType::q6_k}, WeightFormat{StoredType::iq4_xs},
+        WeightFormat{StoredType::f8_e4m3}, WeightFormat{StoredType::f8_e5m2}, WeightFormat{StoredType::i8},
+        WeightFormat{StoredType::i8, WeightScales::none, 256}}) {
+    StoredMatrix matrix = StoredMatrix::whole(format, 11520, 3840, nullptr);
+    const Tensor stored = stored_bytes(ctx, static_cast<int64_t>(matrix.size_in_bytes()));
+    const std::string of =
+        format.rotation > 0 ? fmt::format("rotated {} ", name(format.type)) : fmt::format("{} ", name(format.type));
+    bench.measure("dequantise " + of + "11520x3840", matrix.size_in_bytes() + bytes_of({numbers[0]}), [&](size_t i) {
+      matrix.data = stored.view().rows(static_cast<int64_t>(i), 1).bytes();
+      ops::dequantise(ctx, std::array{StoredPiece{matrix, 0, matrix.rows, matrix.rows}}, numbers[i]);
+    });
+  }
+}
+
 void run() {
   Context ctx({DeviceKind::cuda, 0});
   const cuda::DeviceProperties& device = cuda::device_properties(0);
@@ -168,6 +198,7 @@ void run() {
   }
   for (const DType product : {DType::bf16, DType::f32}) measure_block(ctx, bench, product);
   measure_edges(ctx, bench);
+  measure_stored(ctx, bench);
   for (const DType product : {DType::bf16, DType::f32}) measure_decoder(ctx, bench, product);
 }
 

@@ -43,6 +43,8 @@ class Autoencoder {
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+  /// What keeps the weights, whose vectors adapters write anew.
+  WeightStorage& storage() { return weights_.storage; }
 
   /// Takes the memory of decode() for this rank's rows of a latent of this size. Run it on a measuring arena first. The
   /// picture does not depend on `stripe_bytes`.

@@ -81,6 +81,8 @@ class Transformer {
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+  /// What keeps the weights, whose vectors adapters write anew.
+  WeightStorage& storage() { return weights_.storage; }
   DType dtype() const { return dtype_; }
 
   /// \param features f32 [rows, text width] of the text encoder. \param text f32 [rows, hidden].

@@ -42,6 +42,8 @@ class Encoder {
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+  /// What keeps the weights, whose vectors adapters write anew.
+  WeightStorage& storage() { return weights_.storage; }
 
   /// Puts the token ids of prompts, one after the other, into scratch.ids.
   /// \param ids of each prompt's rows, pads included, at least one. \throws Error model for an id outside the

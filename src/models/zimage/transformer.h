@@ -106,6 +106,8 @@ class Transformer {
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+  /// What keeps the weights, whose vectors adapters write anew.
+  WeightStorage& storage() { return weights_.storage; }
   DType dtype() const { return dtype_; }
 
   /// Embeds and refines whole captions, all at once; one rank does it for all. A caption's rows depend on it alone, bit
