@@ -242,6 +242,8 @@ __global__ void __launch_bounds__(kBlockThreads) single_kernel(const __grid_cons
 /// Columns that a block of rotated_kernel has: whole rotations. \param rotation at most kMostRotation
 constexpr int rotated_columns(int rotation) { return std::max(4 * kBlockThreads, rotation); }
 
+static_assert(fits_every_gpu(kBlockThreads, 2 * rotated_columns(kMostRotation) * int64_t{sizeof(int32_t)}));
+
 /// A thread makes four numbers at each step of the rotation, which go through shared memory to the next step: twice
 /// rotated_columns() numbers, read and written in turn. \param digits of a rotation's indices to the base 4
 template <class Out>
