@@ -12,8 +12,8 @@ namespace nostos::cuda {
 /// Numbers that a reader takes at once.
 inline constexpr int kLanes = 8;
 
-/// \return four of eight bytes, those of `low` before those of `high`: each digit of `which` to the base 16 chooses one,
-/// modulo 8.
+/// \return four of eight bytes, those of `low` before those of `high`: each digit of `which` to the base 16 chooses
+/// one, modulo 8.
 __host__ __device__ inline uint32_t chosen_bytes(uint32_t low, uint32_t high, uint32_t which) {
 #ifdef __CUDA_ARCH__
   return __byte_perm(low, high, which);
@@ -47,6 +47,13 @@ struct BlockReader {
     if constexpr (kAlign == 8) {
       const auto both = *reinterpret_cast<const uint64_t*>(at + offset);
       return {static_cast<uint32_t>(both), static_cast<uint32_t>(both >> 32)};
+    } else if constexpr (kAlign == 2) {
+      // Words from two bytes further ahead, where these are not aligned: memory has those if it has the next two.
+      const uint8_t* const from = at + offset;
+      const auto ahead = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) & 2u;
+      const auto* const words = reinterpret_cast<const uint32_t*>(from - ahead);
+      const uint32_t last = *reinterpret_cast<const uint16_t*>(from + 6), which = ahead == 0 ? 0x3210 : 0x5432;
+      return {chosen_bytes(words[0], words[1], which), chosen_bytes(words[1], last, which)};
     } else {
       return {word(offset), word(offset + 4)};
     }

@@ -1,6 +1,6 @@
-// Implements the ops on stored weights: a thread makes eight neighbouring numbers at a time, so that a warp's vectors
-// lie side by side. Of the two ops named embed() that of a stored table is known here. Compiled without fused products
-// and sums: each number is that of its format's reference.
+// Implements the ops on stored weights: a thread makes vectors of eight neighbouring numbers, and neighbouring threads
+// fill whole sectors of memory. Of the two ops named embed() that of a stored table is known here. Compiled without
+// fused products and sums: each number is that of its format's reference.
 #include "ops/cuda/stored_weight.h"
 
 #include <algorithm>
@@ -91,42 +91,37 @@ struct Items {
 /// sectors of memory with the first ones as with the second ones.
 constexpr int kTwinNumbers = 2 * kLanes;
 
-template <StoredType kType, int kAlign, int kItems, class Out>
+template <StoredType kType, int kAlign, class Out>
 __global__ void __launch_bounds__(kBlockThreads) block_kernel(const __grid_constant__ Items items, Out* out) {
   using OneBlock = Block<kType, BlockReader<kAlign>>;
-  constexpr uint32_t kElements = OneBlock::kElements, kTwin = OneBlock::kTwin, kItemsBeforeTwin = kTwin / kLanes;
-  Item item[kItems];
-  Lanes lanes[kItems][2];
-  GroupScale by[kItems][2];
+  constexpr int kTwin = OneBlock::kTwin;
+  constexpr uint32_t kElements = OneBlock::kElements, kItemsBeforeTwin = kTwin / kLanes;
+  const Item item = items.of_thread(0, 1);
+  if (!item.is_wanted) return;
+  const uint32_t column = item.within / kItemsBeforeTwin * (2 * kTwin) + item.within % kItemsBeforeTwin * kLanes;
+  const uint8_t* const row = items.rows.row(item.source);
+  const OneBlock block{{BlockReader<kAlign>{row + column / kElements * OneBlock::kBytes}}};
+  Lanes lanes[2];
+  GroupScale by[2];
 #pragma unroll
-  for (int n = 0; n < kItems; ++n) {
-    item[n] = items.of_thread(n, kItems);
-    const uint32_t column = item[n].within / kItemsBeforeTwin * (2 * kTwin) + item[n].within % kItemsBeforeTwin * kLanes;
-    const OneBlock block{
-        {BlockReader<kAlign>{items.rows.row(item[n].source) + column / kElements * OneBlock::kBytes}}};
-    item[n].to += column;
-#pragma unroll
-    for (uint32_t twin = 0; twin < 2; ++twin) {
-      const uint32_t at = column % kElements | twin * kTwin;
-      const auto group = static_cast<int>(at / OneBlock::kGroup);
-      lanes[n][twin] = block.numbers(group, static_cast<int>(at % OneBlock::kGroup));
-      by[n][twin] = block.scale(group);
-    }
+  for (int twin = 0; twin < 2; ++twin) {
+    const auto group = static_cast<int>(column % kElements / OneBlock::kGroup) | twin * (kTwin / OneBlock::kGroup);
+    const auto first = static_cast<int>(column % OneBlock::kGroup) | twin * (kTwin % OneBlock::kGroup);
+    lanes[twin] = block.numbers(group, first);
+    by[twin] = block.scale(group);
   }
+  Out* const to = out + item.to + column;
 #pragma unroll
-  for (int n = 0; n < kItems; ++n) {
+  for (int twin = 0; twin < 2; ++twin) {
+    float values[kLanes];
 #pragma unroll
-    for (uint32_t twin = 0; twin < 2; ++twin) {
-      float values[kLanes];
+    for (int j = 0; j < kLanes; ++j) values[j] = block_number<OneBlock>(by[twin], lanes[twin], j);
+    if (items.rows.scales != nullptr) [[unlikely]] {
+      const float scale = items.rows.scale(item.source);
 #pragma unroll
-      for (int j = 0; j < kLanes; ++j) values[j] = block_number<OneBlock>(by[n][twin], lanes[n][twin], j);
-      if (items.rows.scales != nullptr) {
-        const float scale = items.rows.scale(item[n].source);
-#pragma unroll
-        for (float& value : values) value *= scale;
-      }
-      if (item[n].is_wanted) store<kLanes>(values, out + item[n].to + twin * kTwin);
+      for (float& value : values) value *= scale;
     }
+    store<kLanes>(values, to + twin * kTwin);
   }
 }
 
@@ -241,7 +236,6 @@ __global__ void __launch_bounds__(kBlockThreads) single_kernel(const __grid_cons
 
 /// Columns that a block of rotated_kernel has: whole rotations. \param rotation at most kMostRotation
 constexpr int rotated_columns(int rotation) { return std::max(4 * kBlockThreads, rotation); }
-
 static_assert(fits_every_gpu(kBlockThreads, 2 * rotated_columns(kMostRotation) * int64_t{sizeof(int32_t)}));
 
 /// A thread makes four numbers at each step of the rotation, which go through shared memory to the next step: twice
@@ -359,19 +353,17 @@ bool are_aligned(const Rows& rows, uintptr_t bytes) {
   return (reinterpret_cast<uintptr_t>(rows.data) | static_cast<uintptr_t>(rows.stride)) % bytes == 0;
 }
 
-/// Items of a thread: as many as keep the memory busy.
-constexpr int kThreadItems = 2;
-
 template <StoredType kType, class Out>
 void run_blocks(const Rows& rows, Out* out, CUstream_st* stream) {
   constexpr int kAlign = block_alignment<kType>();
   nostos::check(is_aligned(out), "whole blocks of numbers go to aligned memory");
-  const auto kernel = are_aligned(rows, kAlign) ? block_kernel<kType, kAlign, kThreadItems, Out>
-                                                : block_kernel<kType, 1, kThreadItems, Out>;
-  with_items(rows, kTwinNumbers, kThreadItems, [&](unsigned blocks, const Items& items) {
-    kernel<<<blocks, kBlockThreads, 0, stream>>>(items, out);
-  });
+  const auto kernel = are_aligned(rows, kAlign) ? block_kernel<kType, kAlign, Out> : block_kernel<kType, 1, Out>;
+  with_items(rows, kTwinNumbers, 1,
+             [&](unsigned blocks, const Items& items) { kernel<<<blocks, kBlockThreads, 0, stream>>>(items, out); });
 }
+
+/// Items of a thread where each is read at once: as many as keep the memory busy.
+constexpr int kThreadItems = 2;
 
 template <StoredType kType, class Out>
 void run_singles(const Rows& rows, Out* out, CUstream_st* stream) {
@@ -391,9 +383,8 @@ void run_rotated(const Rows& rows, int rotation, Out* out, CUstream_st* stream) 
     const auto kernel = digits == 2   ? rotated_lanes_kernel<2, kThreadItems, Out>
                         : digits == 3 ? rotated_lanes_kernel<3, kThreadItems, Out>
                                       : rotated_lanes_kernel<4, kThreadItems, Out>;
-    with_items(rows, kLanes, kThreadItems, [&](unsigned blocks, const Items& items) {
-      kernel<<<blocks, kBlockThreads, 0, stream>>>(items, out);
-    });
+    with_items(rows, kLanes, kThreadItems,
+               [&](unsigned blocks, const Items& items) { kernel<<<blocks, kBlockThreads, 0, stream>>>(items, out); });
     return;
   }
   const int columns = rotated_columns(rotation);
