@@ -11,8 +11,6 @@ import json
 import struct
 from pathlib import Path
 
-import numpy as np
-
 
 def zimage(config):
     dim = config["dim"]
@@ -50,6 +48,8 @@ def main():
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    import numpy as np
+
     config = json.loads((options.model / "transformer/config.json").read_text())
     modules = zimage(config) if "dim" in config else flux2(config)
     random = np.random.default_rng(1)

@@ -27,7 +27,7 @@ struct ModelFiles {
 
   /// \return the model's folder, which has the configs of what stands in no part; empty without one.
   std::filesystem::path folder() const {
-    return std::filesystem::is_directory(model) ? model : std::filesystem::path();
+    return std::filesystem::is_regular_file(model) ? std::filesystem::path() : model;
   }
 };
 

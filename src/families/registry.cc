@@ -51,7 +51,10 @@ const FamilyEntry& family_of_file(const std::filesystem::path& file) {
 /// \return the family that the model's folder names. \throws Error model
 const FamilyEntry& family_of_folder(const std::filesystem::path& folder) {
   std::vector<std::string_view> names;
-  if (std::filesystem::exists(folder / "model_index.json")) {
+  // Configs alone, of whatever model, are enough to plan with.
+  const bool has_config_alone = !std::filesystem::exists(folder / "model_index.json") &&
+                                std::filesystem::exists(folder / "transformer/config.json");
+  if (!has_config_alone) {
     for (const FamilyEntry& family : kFamilies)
       names.insert(names.end(), family.pipelines.begin(), family.pipelines.end());
     const std::string name = JsonConfig::load(folder / "model_index.json").class_name(names);
@@ -59,7 +62,6 @@ const FamilyEntry& family_of_folder(const std::filesystem::path& folder) {
       return std::ranges::find(family.pipelines, name) != family.pipelines.end();
     });
   }
-  // Configs alone, of whatever model, are enough to plan with.
   for (const FamilyEntry& family : kFamilies) names.push_back(family.transformer_class);
   const std::string name = JsonConfig::load(folder / "transformer" / "config.json").class_name(names);
   return *std::ranges::find(kFamilies, name, &FamilyEntry::transformer_class);

@@ -65,8 +65,8 @@ inline constexpr PartKind kVae{
 /// \throws Error model likewise
 std::filesystem::path find_tokenizer_place(const FamilyOptions& options, const PartFiles& text_encoder);
 
-/// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or, where
-/// there is no folder, the usual one; nothing for a synthetic model without one.
+/// \return the tokenizer of ModelFiles::tokenizer, else of the text encoder's file, else of the model's folder or,
+/// where there is no folder, the usual one; nothing for a synthetic model without one.
 /// \throws Error model saying where it was looked for, and how to get it
 std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const PartFiles& text_encoder);
 

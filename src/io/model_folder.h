@@ -31,8 +31,8 @@ bool is_model_name(std::string_view text);
 /// .../models--owner--name/snapshots/revision. Empty for any other path.
 std::string snapshot_model(const std::filesystem::path& path);
 
-/// \param path_or_name an existing folder or file, which is returned as it is, or a name that parse_model_name() takes. Without
-/// a revision the cached snapshot of `main` is taken or, with a warning, the only snapshot that there is.
+/// \param path_or_name an existing folder or file, which is returned as it is, or a name that parse_model_name() takes.
+/// Without a revision the cached snapshot of `main` is taken or, with a warning, the only snapshot that there is.
 /// \throws Error model saying what was looked for and where, what is there, and which command downloads the model.
 std::filesystem::path resolve_model_path(const std::string& path_or_name);
 

@@ -45,7 +45,7 @@ constexpr BlockFactors kBlockFactors[]{
     {StoredType::q5_k, 0, 2, 340.f, 15.5f},  {StoredType::q6_k, 208, kNone, 1360.f, 0},
     {StoredType::iq4_nl, 0, kNone, 70.f, 0}, {StoredType::iq4_xs, 0, kNone, 1300.f, 0}};
 
-/// Gives the blocks at `bytes` factors with which their numbers have `deviation`; the float8 numbers there a size near 1.
+/// Gives the blocks at `bytes` factors with which their numbers have `deviation`; float8 numbers get a size near 1.
 void set_factors(StoredType type, float deviation, std::vector<std::byte>& bytes) {
   if (type == StoredType::f8_e4m3 || type == StoredType::f8_e5m2) {
     // Exponents of the lower half alone: no NaN, no infinity, at most 2.

@@ -1,5 +1,5 @@
-// Owns weights that no file has: random ones for measuring, as bf16 numbers or as a file of any format would store them,
-// and lists of names and shapes.
+// Owns weights that no file has: random ones for measuring, as bf16 numbers or as a file of any format would store
+// them, and lists of names and shapes.
 #pragma once
 
 #include <map>

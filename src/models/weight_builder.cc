@@ -154,8 +154,8 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
     size_t bytes = 0;
     for (const StoredPiece& piece : placed) bytes += image_bytes(piece.matrix);
     count(bytes);
-    // A sum of two products has the numbers of both weights.
-    storage_.sizes.scratch = std::max(storage_.sizes.scratch, 2 * ops::stored_scratch_bytes(shape, input));
+    // Two weights of a sum, parts of one matrix, take less together than a block's largest.
+    storage_.sizes.scratch = std::max(storage_.sizes.scratch, ops::stored_scratch_bytes(shape, input));
     if (!has_data) return {};
     made = weight_as_stored(std::move(placed), shape, input);
   }

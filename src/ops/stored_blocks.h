@@ -45,16 +45,16 @@ constexpr float f8_e4m3_number(uint32_t byte) {
 /// \return `number` * `scale`; NaN stays the NaN that it is, on every device.
 constexpr float scaled(float number, float scale) { return number != number ? number : number * scale; }
 
-/// \return `byte` - `bias`, exact.
-constexpr float whole_number(uint32_t byte, int bias) {
-  return as_number(0x4b000000u | byte) - (0x1p23f + static_cast<float>(bias));
+/// 2^23 as float32, in whose lowest bits whole numbers have their own.
+constexpr uint32_t kWholeNumberBits = 0x4b000000u;
+
+/// \return `byte` - `bias` of kWholeNumberBits | byte, exact.
+constexpr float whole_number_of(uint32_t bits, int bias) {
+  return as_number(bits) - (0x1p23f + static_cast<float>(bias));
 }
 
-/// \return bytes whose lowest bits are the bits of `byte`, the lowest first.
-constexpr uint64_t spread_bits(uint64_t byte) {
-  const uint64_t each = (byte * 0x0101010101010101u) & 0x8040201008040201u;
-  return ((each + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
-}
+/// \return `byte` - `bias`, exact.
+constexpr float whole_number(uint32_t byte, int bias) { return whole_number_of(kWholeNumberBits | byte, bias); }
 
 /// 128 + the 16 numbers among which iq4 chooses, eight in bytes from the lowest on, then eight more. (No array: a GPU's
 /// code has values of constants, but not their memory.)
@@ -67,10 +67,12 @@ struct GroupScale {
 
 /// A block of one type. It has
 /// * kElements numbers in kBytes bytes, and groups of kGroup that have a scale in common;
+/// * kTwin: a reader that takes one number takes with it the bits of the one so many further on (where a byte holds one
+///   number, that is none's), for numbers whose place has that bit 0;
 /// * scale(group), whose offset is used where kHasOffset;
 /// * numbers(group, first): whole numbers + kBias in bytes, as many as Reader takes at once.
 /// A reader has lanes(offset), so many bytes of the block; bit_lanes(offset, first), so many bits, one a byte; byte();
-/// half(), as float32; splat(byte), the byte in each lane; chosen(lanes), the numbers of iq4.
+/// word(), of four bytes; half(), as float32; splat(byte), the byte in each lane; chosen(lanes), the numbers of iq4.
 template <StoredType kType, class Reader>
 struct Block;
 
@@ -81,7 +83,7 @@ constexpr Lanes bits_of(Lanes lanes, int shift, int mask) {
 
 template <class Reader>
 struct SmallBlock {
-  static constexpr int kElements = 32, kGroup = 32;
+  static constexpr int kElements = 32, kGroup = 32, kTwin = 16;
   Reader block;
 
   /// \return the 4-bit numbers of 16 bytes: the lower halves, then the upper ones.
@@ -148,9 +150,9 @@ struct Block<StoredType::iq4_nl, Reader> : SmallBlock<Reader> {
   constexpr auto numbers(int, int first) const { return Reader::chosen(this->nibbles(2, first)); }
 };
 
-template <class Reader, int kGroupElements>
+template <class Reader, int kGroupElements, int kTwinElements>
 struct LargeBlock {
-  static constexpr int kElements = 256, kGroup = kGroupElements;
+  static constexpr int kElements = 256, kGroup = kGroupElements, kTwin = kTwinElements;
   Reader block;
 
   /// \return 2-bit numbers: of 128 numbers, 32 bytes hold each quarter of 32 in two bits from the lowest on.
@@ -165,34 +167,37 @@ struct LargeBlock {
   /// in the lower bits, whose upper bits belong to four factors and four offsets more, of which the last bytes have the
   /// rest.
   constexpr GroupScale six_bit_scale(int group, float d, float dmin) const {
-    const int i = group % 4, factor = block.byte(4 + i), offset = block.byte(8 + i), rest = block.byte(12 + i);
-    const int sc = group < 4 ? factor & 0x3f : (rest & 0x0f) | (factor >> 6 << 4);
-    const int m = group < 4 ? offset & 0x3f : (rest >> 4) | (offset >> 6 << 4);
-    return {d * static_cast<float>(sc), -(dmin * static_cast<float>(m))};
+    constexpr uint32_t kRest = 0x0f0f0f0f, kUpper = 0x30303030, kAll = kRest | kUpper;
+    const uint32_t factors = block.word(4), offsets = block.word(8), rest = block.word(12);
+    const bool is_first = group / 4 == 0;
+    const uint32_t sc = is_first ? factors & kAll : (rest & kRest) | (factors >> 2 & kUpper);
+    const uint32_t m = is_first ? offsets & kAll : (rest >> 4 & kRest) | (offsets >> 2 & kUpper);
+    const int shift = group % 4 * 8;
+    return {d * whole_number(sc >> shift & 0xff, 0), -(dmin * whole_number(m >> shift & 0xff, 0))};
   }
 };
 
 template <class Reader>
-struct Block<StoredType::q2_k, Reader> : LargeBlock<Reader, 16> {
+struct Block<StoredType::q2_k, Reader> : LargeBlock<Reader, 16, 32> {
   static constexpr int kBytes = 84, kBias = 0;
   static constexpr bool kHasOffset = true;
   float d = this->block.half(80), dmin = this->block.half(82);
   constexpr GroupScale scale(int group) const {
-    const int both = this->block.byte(group);
-    return {d * static_cast<float>(both & 0x0f), -(dmin * static_cast<float>(both >> 4))};
+    const auto both = static_cast<uint32_t>(this->block.byte(group));
+    return {d * whole_number(both & 0x0f, 0), -(dmin * whole_number(both >> 4, 0))};
   }
   constexpr auto numbers(int group, int first) const { return this->pairs(16, group, first); }
 };
 
 template <class Reader>
-struct Block<StoredType::q3_k, Reader> : LargeBlock<Reader, 16> {
+struct Block<StoredType::q3_k, Reader> : LargeBlock<Reader, 16, 32> {
   static constexpr int kBytes = 110, kBias = 4;
   static constexpr bool kHasOffset = false;
   float d = this->block.half(108);
   constexpr GroupScale scale(int group) const {
     const int low = this->block.byte(96 + group % 8) >> (group / 8 * 4) & 0x0f;
     const int high = this->block.byte(104 + group % 4) >> (group / 4 * 2) & 0x03;
-    return {d * static_cast<float>((low | high << 4) - 32), 0};
+    return {d * whole_number(static_cast<uint32_t>(low | high << 4), 32), 0};
   }
   constexpr auto numbers(int group, int first) const {
     const auto high = bits_of<Reader>(this->block.lanes(group % 2 * 16 + first), group / 2, 0x01);
@@ -201,7 +206,7 @@ struct Block<StoredType::q3_k, Reader> : LargeBlock<Reader, 16> {
 };
 
 template <class Reader>
-struct Block<StoredType::q4_k, Reader> : LargeBlock<Reader, 32> {
+struct Block<StoredType::q4_k, Reader> : LargeBlock<Reader, 32, 32> {
   static constexpr int kBytes = 144, kBias = 0;
   static constexpr bool kHasOffset = true;
   float d = this->block.half(0), dmin = this->block.half(2);
@@ -210,7 +215,7 @@ struct Block<StoredType::q4_k, Reader> : LargeBlock<Reader, 32> {
 };
 
 template <class Reader>
-struct Block<StoredType::q5_k, Reader> : LargeBlock<Reader, 32> {
+struct Block<StoredType::q5_k, Reader> : LargeBlock<Reader, 32, 32> {
   static constexpr int kBytes = 176, kBias = 0;
   static constexpr bool kHasOffset = true;
   float d = this->block.half(0), dmin = this->block.half(2);
@@ -222,12 +227,12 @@ struct Block<StoredType::q5_k, Reader> : LargeBlock<Reader, 32> {
 };
 
 template <class Reader>
-struct Block<StoredType::q6_k, Reader> : LargeBlock<Reader, 16> {
+struct Block<StoredType::q6_k, Reader> : LargeBlock<Reader, 16, 64> {
   static constexpr int kBytes = 210, kBias = 32;
   static constexpr bool kHasOffset = false;
   float d = this->block.half(208);
   constexpr GroupScale scale(int group) const {
-    return {d * static_cast<float>(static_cast<int8_t>(this->block.byte(192 + group))), 0};
+    return {d * whole_number(static_cast<uint32_t>(this->block.byte(192 + group)) ^ 0x80, 128), 0};
   }
   // Of 128 numbers, 64 bytes hold the lower 4 bits of the first and of the second half.
   constexpr auto numbers(int group, int first) const {
@@ -238,14 +243,14 @@ struct Block<StoredType::q6_k, Reader> : LargeBlock<Reader, 16> {
 };
 
 template <class Reader>
-struct Block<StoredType::iq4_xs, Reader> : LargeBlock<Reader, 32> {
+struct Block<StoredType::iq4_xs, Reader> : LargeBlock<Reader, 32, 16> {
   static constexpr int kBytes = 136, kBias = 128;
   static constexpr bool kHasOffset = false;
   float d = this->block.half(0);
   constexpr GroupScale scale(int group) const {
     const int low = this->block.byte(4 + group / 2) >> (group % 2 * 4) & 0x0f;
     const int high = this->block.byte(2 + group / 4) >> (group % 4 * 2) & 0x03;
-    return {d * static_cast<float>((low | high << 4) - 32), 0};
+    return {d * whole_number(static_cast<uint32_t>(low | high << 4), 32), 0};
   }
   constexpr auto numbers(int group, int first) const {
     const auto lanes = this->block.lanes(8 + group * 16 + first % 16);

@@ -123,7 +123,8 @@ void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
   if (ctx.device().kind == DeviceKind::cpu) return;
   size_t largest_block = 0, product_scratch = 0;
   for (const PartNeeds& part : needs_) {
-    if (part.each_step) largest_block = std::max(largest_block, part.sizes.largest_block());
+    // Trials take a weight's numbers, however it is stored.
+    if (part.each_step) largest_block = std::max({largest_block, part.sizes.largest_block(), part.sizes.scratch});
     product_scratch = std::max(product_scratch, part.sizes.scratch);
   }
   const MemoryNeeds needs{ctx.device(), needs_, one_at_a_time_, scratch_bytes + product_scratch,

@@ -60,9 +60,9 @@ enum class WeightScales { none, one, each_row };
 struct WeightFormat {
   StoredType type = StoredType::f32;
   WeightScales scales = WeightScales::none;
-  /// Inputs in a block of ConvRot's rotation, a power of 4; 0 without one. The matrix is stored as W H, with the regular
-  /// Hadamard matrix H of so many rows in each block: H is the Kronecker power of H4 = 1/2 [[1,1,1,-1], [1,1,-1,1],
-  /// [1,-1,1,1], [-1,1,1,1]], symmetric and its own inverse. Source: arXiv:2512.03673.
+  /// Inputs in a block of ConvRot's rotation, a power of 4; 0 without one. The matrix is stored as W H, with the
+  /// regular Hadamard matrix H of so many rows in each block: H is the Kronecker power of H4 = 1/2 [[1,1,1,-1],
+  /// [1,1,-1,1], [1,-1,1,1], [-1,1,1,1]], symmetric and its own inverse. Source: arXiv:2512.03673.
   int64_t rotation = 0;
 
   /// \return whether nothing but a conversion of each number is needed.

@@ -11,6 +11,7 @@
 #include "models/flux2/weights.h"
 #include "models/qwen3/file_layouts.h"
 #include "models/qwen3/weights.h"
+#include "models/synthetic_source.h"
 #include "models/weight_source.h"
 #include "models/zimage/file_layouts.h"
 #include "models/zimage/weights.h"
@@ -37,11 +38,11 @@ std::filesystem::path published(const std::string& name) { return kRoot / "model
 
 AdapterTargets zimage_targets(const std::filesystem::path& folder, bool with_text_encoder) {
   std::vector<AdapterPart> parts;
-  const zimage::Config config = zimage::load_config(folder / "transformer/config.json");
+  const zimage::Config config = zimage::load_config(JsonConfig::load(folder / "transformer/config.json"));
   parts.push_back(
       {"transformer", shapes_of([&](WeightBuilder& b) { zimage::build_weights(config, b); }), zimage::file_layouts()});
   if (with_text_encoder) {
-    const qwen3::Config encoder = qwen3::load_config(folder / "text_encoder/config.json");
+    const qwen3::Config encoder = qwen3::load_config(JsonConfig::load(folder / "text_encoder/config.json"));
     parts.push_back({std::string(kTextEncoderPart),
                      shapes_of([&](WeightBuilder& b) { qwen3::build_weights(encoder, b); }), qwen3::file_layouts()});
   }
@@ -49,7 +50,7 @@ AdapterTargets zimage_targets(const std::filesystem::path& folder, bool with_tex
 }
 
 AdapterTargets flux2_targets(const std::filesystem::path& folder) {
-  const flux2::Config config = flux2::load_config(folder / "transformer/config.json");
+  const flux2::Config config = flux2::load_config(JsonConfig::load(folder / "transformer/config.json"));
   std::vector<AdapterPart> parts;
   parts.push_back(
       {"transformer", shapes_of([&](WeightBuilder& b) { flux2::build_weights(config, b); }), flux2::file_layouts()});

@@ -41,7 +41,7 @@ std::vector<std::pair<std::string, double>> named(const std::vector<LoraWish>& w
 
 using Named = std::vector<std::pair<std::string, double>>;
 
-TEST(LoraTags, AreTakenOutWithTheirSpaces) {
+TEST(ServerLoraTags, AreTakenOutWithTheirSpaces) {
   const struct {
     const char *text, *prompt;
     Named wishes;
@@ -72,7 +72,7 @@ TEST(LoraTags, AreTakenOutWithTheirSpaces) {
   }
 }
 
-TEST(LoraTags, OfNoNumberOrTooManyAreRefused) {
+TEST(ServerLoraTags, OfNoNumberOrTooManyAreRefused) {
   for (const char* bad : {"<lora:x:>", "<lora:x:much>", "<lora:x:1,5>", "<lora:x:nan>", "<lora:x:inf>", "<lora:x:1e9>",
                           "<lora:x:1:y>", "<lora:x:unet=>", "<lora:x:0x1>", "<lora:x:+-1>", "<lora:x:100.5>"}) {
     const ApiError error = refusal_of([&] { parse_lora_tags(bad); });
@@ -89,7 +89,7 @@ TEST(LoraTags, OfNoNumberOrTooManyAreRefused) {
   EXPECT_EQ(refusal_of([&] { parse_lora_tags(many + "<lora:x:1>"); }).param, "prompt");
 }
 
-TEST(LoraFields, AreListsOfNamesAndScales) {
+TEST(ServerLoraFields, AreListsOfNamesAndScales) {
   const auto parse = [](const char* text) { return parse_loras(nlohmann::json::parse(text)); };
   EXPECT_TRUE(parse("null").empty());
   EXPECT_TRUE(parse("[]").empty());
@@ -105,7 +105,7 @@ TEST(LoraFields, AreListsOfNamesAndScales) {
   EXPECT_EQ(refusal_of([&] { parse_loras(nlohmann::json(std::vector<int>(kMaxAdapters + 1))); }).param, "loras");
 }
 
-TEST(LoraFields, WithoutAFolderThereAreNone) {
+TEST(ServerLoraFields, WithoutAFolderThereAreNone) {
   const OrderLimits limits{.model = {}, .max_pixels = 1 << 22, .model_path = "", .precision = "f32"};
   const auto parse = [&](const char* text) { return parse_order(parse_body(text), limits, true); };
   EXPECT_EQ(refusal_of([&] { parse(R"({"prompt": "x", "loras": [{"name": "y"}]})"); }).param, "loras");
@@ -115,7 +115,7 @@ TEST(LoraFields, WithoutAFolderThereAreNone) {
 }
 
 /// A folder whose files say what they are: "bad" ones cannot be used.
-class Loras : public testing::Test {
+class ServerLoras : public testing::Test {
  protected:
   void SetUp() override { fs::create_directories(root_ / "styles" / "deep"); }
   void TearDown() override { fs::remove_all(root_.parent_path()); }
@@ -144,7 +144,7 @@ class Loras : public testing::Test {
 
 using Names = std::vector<std::string>;
 
-TEST_F(Loras, AreNamedByTheirPathsWithoutTheEnding) {
+TEST_F(ServerLoras, AreNamedByTheirPathsWithoutTheEnding) {
   write("detail.safetensors", "1");
   write("styles/ink.gguf", "2");
   write("styles/deep/ink.safetensors", "3");
@@ -166,7 +166,7 @@ TEST_F(Loras, AreNamedByTheirPathsWithoutTheEnding) {
   EXPECT_EQ(names(folder).front(), "both");
 }
 
-TEST_F(Loras, LinksThatLeadOutAreNotFollowed) {
+TEST_F(ServerLoras, LinksThatLeadOutAreNotFollowed) {
   const fs::path outside = root_.parent_path() / "out";
   fs::create_directories(outside);
   std::ofstream(outside / "secret.safetensors") << "bad";
@@ -189,7 +189,7 @@ TEST_F(Loras, LinksThatLeadOutAreNotFollowed) {
   EXPECT_EQ(names(LoraFolder(root_.parent_path() / "link", [](const fs::path&) { return LoraFacts(); })).size(), 2u);
 }
 
-TEST_F(Loras, AreFoundByNameFileOrLastPart) {
+TEST_F(ServerLoras, AreFoundByNameFileOrLastPart) {
   for (const char* file : {"detail.safetensors", "styles/ink.gguf", "styles/deep/ink.safetensors", "styles/pen.gguf"})
     write(file, file);
   LoraFolder folder = this->folder();
@@ -212,7 +212,7 @@ TEST_F(Loras, AreFoundByNameFileOrLastPart) {
   EXPECT_EQ(refusal(folder, "detail", "another").code, "changed_lora");
 }
 
-TEST_F(Loras, AnUnknownNameIsToldWhatIsNear) {
+TEST_F(ServerLoras, AnUnknownNameIsToldWhatIsNear) {
   LoraFolder folder = this->folder();
   EXPECT_EQ(std::string(refusal(folder, "x").what()),
             "loras[0] names the LoRA \"x\", which this server has not: its folder of LoRAs is empty");
@@ -227,7 +227,7 @@ TEST_F(Loras, AnUnknownNameIsToldWhatIsNear) {
   EXPECT_LT(what.size(), 300u);
 }
 
-TEST_F(Loras, FilesAreReadOnceUntilTheyChange) {
+TEST_F(ServerLoras, FilesAreReadOnceUntilTheyChange) {
   write("a.gguf", "one");
   write("b.gguf", "bad");
   LoraFolder folder = this->folder();
@@ -253,7 +253,7 @@ TEST_F(Loras, FilesAreReadOnceUntilTheyChange) {
   EXPECT_EQ(reads_, 4);
 }
 
-TEST_F(Loras, ManyThreadsReadAFileOnce) {
+TEST_F(ServerLoras, ManyThreadsReadAFileOnce) {
   write("a.gguf", "one");
   LoraFolder folder = this->folder();
   std::vector<std::thread> threads;
@@ -263,7 +263,7 @@ TEST_F(Loras, ManyThreadsReadAFileOnce) {
   EXPECT_EQ(reads_, 1);
 }
 
-TEST_F(Loras, FoldersThatAreNoneAreRefused) {
+TEST_F(ServerLoras, FoldersThatAreNoneAreRefused) {
   write("file", "x");
   for (const fs::path& bad : {root_ / "nowhere", root_ / "file"})
     EXPECT_THROW(LoraFolder(bad, [](const fs::path&) { return LoraFacts(); }), Error) << bad;
@@ -272,7 +272,7 @@ TEST_F(Loras, FoldersThatAreNoneAreRefused) {
   EXPECT_THROW(folder.list(), Error);
 }
 
-TEST_F(Loras, OrdersHaveThem) {
+TEST_F(ServerLoras, OrdersHaveThem) {
   write("ink.gguf", "one");
   OrderLimits limits{.model = {}, .max_pixels = 1 << 22, .model_path = "", .precision = "f32"};
   limits.loras = std::make_shared<LoraFolder>(root_, [this](const fs::path&) {

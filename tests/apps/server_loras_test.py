@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -237,6 +238,28 @@ class Hostile(Folder):
         (self.folder / "short.safetensors").write_bytes(good)
         self.draw(loras=[{"name": "short"}])
         self.assertEqual(self.server.get("/sdapi/v1/loras").status, 200)
+
+    def test_others_are_answered_while_large_files_are_read(self):
+        header = json.dumps({"x": {"dtype": "U8", "shape": [128 << 20], "data_offsets": [0, 128 << 20]}}).encode()
+        names = [f"large{i}" for i in range(4)]
+        for name in names:
+            with (self.folder / f"{name}.safetensors").open("wb") as file:
+                file.write(len(header).to_bytes(8, "little") + header)
+                file.truncate(8 + len(header) + (128 << 20))
+            self.addCleanup((self.folder / f"{name}.safetensors").unlink)
+        slowest, answered = 0.0, 0
+        with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+            begin = time.monotonic()
+            posts = [pool.submit(self.refused, {"loras": [{"name": name}]}) for name in names]
+            while not all(post.done() for post in posts):
+                start = time.monotonic()
+                self.assertEqual(self.server.get("/v1/loras").status, 200)
+                self.server.wait_for(self.server.submit())
+                slowest, answered = max(slowest, time.monotonic() - start), answered + 1
+            took = time.monotonic() - begin
+        self.assertEqual({post.result()["code"] for post in posts}, {"unfit_lora"})
+        print(f"4 files of 128 MB in {took:.2f} s, meanwhile {answered} jobs, the slowest in {slowest:.2f} s")
+        self.assertLess(slowest, max(took / 2, 0.5))
 
     def test_bodies(self):
         for body in (b'{"prompt": "x", "loras": [' + b"[" * 100 + b"]" * 100 + b"]}", b'{"prompt": "x", "loras": [{"name": "\\ud800"}]}',

@@ -27,7 +27,7 @@ void expect_numbers(const StoredCase& c) {
     const OneBlock block{{BlockReader<kAlign>{at}}};
     for (int group = 0; group < OneBlock::kElements / OneBlock::kGroup; ++group) {
       for (int first = 0; first < OneBlock::kGroup; first += kLanes) {
-        const uint64_t lanes = block.numbers(group, first);
+        const cuda::Lanes lanes = block.numbers(group, first);
         for (int i = 0; i < kLanes; ++i) *out++ = cuda::block_number<OneBlock>(block.scale(group), lanes, i);
       }
     }

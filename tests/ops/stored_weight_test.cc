@@ -67,6 +67,32 @@ TEST(StoredWeight, RotatedNumbersAreKitchensUpToRounding) {
   }
 }
 
+// The largest sums, of either sign, that whole numbers of 8 bits can have.
+TEST(StoredWeight, RotatedSumsReachTheirEnds) {
+  for (const int64_t rotation : {4, 16, 64, 256, 1024}) {
+    const auto sign = [rotation](int64_t row, int64_t column) {
+      int sign = 1;
+      for (int64_t digit = 1; digit < rotation; digit *= 4)
+        sign = row / digit % 4 + column / digit % 4 == 3 ? -sign : sign;
+      return sign;
+    };
+    std::vector<int8_t> stored;
+    for (const int ends : {1, -1}) {
+      for (int64_t i = 0; i < rotation; ++i) stored.push_back(ends * sign(5 % rotation, i) > 0 ? 127 : -128);
+    }
+    Tensor expected(Device{}, DType::f32, {2, rotation});
+    for (int64_t at = 0; at < 2 * rotation; ++at) {
+      int sum = 0;
+      for (int64_t i = 0; i < rotation; ++i)
+        sum += sign(at % rotation, i) * stored[static_cast<size_t>(at / rotation * rotation + i)];
+      expected.data<float>()[at] = static_cast<float>(sum) / std::sqrt(static_cast<float>(rotation));
+    }
+    const StoredMatrix matrix = StoredMatrix::whole({StoredType::i8, WeightScales::none, rotation}, 2, rotation,
+                                                    reinterpret_cast<const std::byte*>(stored.data()));
+    expect_numbers(std::array{in_one_piece(matrix)}, expected, fmt::format("rotation of {}", rotation));
+  }
+}
+
 TEST(StoredWeight, ScalesMultiplyNumbersOfAnyType) {
   const float factors[] = {0.3f, -7.1f, 1e-3f};
   for (const char* name : {"q4_0", "q5_1", "q6_k", "iq4_xs", "f16", "bf16"}) {

@@ -91,7 +91,7 @@ Path merged(const Model& model, const AdapterUse& use) {
   std::filesystem::copy(model.folder, made, std::filesystem::copy_options::recursive);
   Context ctx;
   const std::unique_ptr<Family> family = open_family(ctx, {.files = model.folder});
-  const std::shared_ptr<const Adapter> adapter = AdapterFiles(*family).read(use);
+  const std::shared_ptr<const Adapter> adapter = AdapterFiles(*family).read(use).adapter;
   WeightStore store = WeightStore::open(model.folder / "transformer");
   std::map<std::string, Tensor> tensors;
   for (const auto& [name, info] : store.list()) {

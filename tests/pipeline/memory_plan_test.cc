@@ -25,7 +25,12 @@ WeightSizes transformer() {
 }
 
 /// Four layers of 5 bytes, and a table.
-WeightSizes encoder() { return {3, 7, std::vector<size_t>(4, 5), std::vector<BlockUse>(4, BlockUse::once_a_prompt)}; }
+WeightSizes encoder() {
+  return {.fixed = 3,
+          .table = 7,
+          .blocks = std::vector<size_t>(4, 5),
+          .uses = std::vector<BlockUse>(4, BlockUse::once_a_prompt)};
+}
 
 std::string streamed(const PartMemory& part) {
   std::string text;
@@ -173,7 +178,10 @@ TEST(MemoryPlan, OfRanksThatShareAModelNeverChanges) {
 
 TEST(MemoryPlan, CanBePrinted) {
   constexpr size_t kGib = size_t{1} << 30;
-  const WeightSizes text{kGib, kGib, std::vector<size_t>(2, kGib), std::vector<BlockUse>(2, BlockUse::once_a_prompt)};
+  const WeightSizes text{.fixed = kGib,
+                         .table = kGib,
+                         .blocks = std::vector<size_t>(2, kGib),
+                         .uses = std::vector<BlockUse>(2, BlockUse::once_a_prompt)};
   const MemoryPlan made{{place_part(text, true, 1), place_part(text, false, 0)}};
   const std::vector<PartNeeds> parts{{"text encoder", text}, {"transformer", text, true}};
   EXPECT_EQ(describe(made, {{DeviceKind::cuda, 2}, parts, false, kGib / 2, kGib / 4}, 12 * kGib),

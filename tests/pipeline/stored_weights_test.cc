@@ -1,5 +1,5 @@
-// Tests drawings with weights that are kept as files store them: the same bits however ranks and batches share the work,
-// and the picture of the numbers that the weights stand for.
+// Tests drawings with weights that are kept as files store them: the same bits however ranks and batches share the
+// work, and the picture of the numbers that the weights stand for.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 

@@ -21,7 +21,7 @@ void add_adapters_flag(CLI::App& command, std::vector<std::string>& loras) {
       ->allow_extra_args(false);
 }
 
-std::vector<AdapterUse> parse_adapters(const std::vector<std::string>& loras) {
+std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras) {
   std::vector<AdapterUse> adapters;
   for (const std::string& given : loras) {
     if (given.empty() && loras.size() == 1) return {};

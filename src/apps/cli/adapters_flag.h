@@ -15,7 +15,7 @@ void add_adapters_flag(CLI::App& command, std::vector<std::string>& loras);
 /// \param loras as --lora gives them; a single empty one asks for none
 /// \return the adapters, named as their files without the ending. Reads no file.
 /// \throws Error invalid_input for a scale that is no number, or without a file
-std::vector<AdapterUse> parse_adapters(const std::vector<std::string>& loras);
+std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras);
 
 /// Gives each adapter without a hash that of its file. \throws Error naming a file that cannot be read
 void hash_adapters(std::vector<AdapterUse>& adapters);

@@ -210,7 +210,7 @@ GenerationRequest asked_for(const BenchFlags& flags) {
   request.num_inference_steps = flags.num_inference_steps;
   request.guidance_scale = flags.guidance_scale;
   request.num_outputs = flags.num_outputs;
-  request.adapters = parse_adapters(flags.loras);
+  request.adapters = adapters_of(flags.loras);
   return request;
 }
 

@@ -31,7 +31,8 @@ struct EngineFlags {
   double comm_timeout_s = 0;
 };
 
-/// Flags that say which of a model's revisions and weights are meant, and where parts are that have places of their own.
+/// Flags that say which of a model's revisions and weights are meant, and where parts are that have places of their
+/// own.
 struct ModelFlags {
   std::string revision, variant;
   PartPaths parts;

@@ -132,7 +132,7 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   if (flags.model_path || !flags.model.parts.transformer.empty() || record.model_name.empty())
     record.model_name =
         model_label(record.parts.transformer.empty() ? record.model_path : record.parts.transformer).shown;
-  if (!flags.loras.empty()) request.adapters = parse_adapters(flags.loras);
+  if (!flags.loras.empty()) request.adapters = adapters_of(flags.loras);
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
   if (flags.seed) {

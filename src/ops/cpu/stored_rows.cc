@@ -24,6 +24,12 @@ using Halves = uint16_t __attribute__((vector_size(2 * kWide)));
 using Words = uint32_t __attribute__((vector_size(4 * kWide)));
 using Floats = float __attribute__((vector_size(4 * kWide)));
 
+/// \return bytes whose lowest bits are the bits of `byte`, the lowest first.
+constexpr uint64_t spread_bits(uint64_t byte) {
+  const uint64_t each = (byte * 0x0101010101010101u) & 0x8040201008040201u;
+  return ((each + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
+}
+
 /// Reads a block 16 bytes at a time, from any alignment.
 struct Reader {
   const uint8_t* at;
@@ -38,6 +44,11 @@ struct Reader {
     return pair(spread_bits(bits[0]), spread_bits(bits[1]));
   }
   int byte(int offset) const { return at[offset]; }
+  uint32_t word(int offset) const {
+    uint32_t bytes;
+    __builtin_memcpy(&bytes, at + offset, sizeof bytes);
+    return bytes;
+  }
   float half(int offset) const { return half_number(at[offset] | static_cast<uint32_t>(at[offset + 1]) << 8); }
 
   static Bytes splat(uint8_t byte) { return Bytes{} + byte; }
