@@ -66,7 +66,8 @@ struct ModelShape {
 };
 
 /// Puts the steps, the guidance and the size of the folder's generation_config.json, or of a file's text
-/// `config.generation`, in the place of the defaults. Without either the defaults stay. The default size is kept within max_side.
+/// `config.generation`, in the place of the defaults. Without either the defaults stay. The default size is kept within
+/// max_side.
 /// \throws Error model naming file and field
 void read_generation_config(const ModelFiles& files, ModelLimits& limits);
 

@@ -43,7 +43,7 @@ ConversionOptions options_of(const ConvertFlags& flags) {
   options.files = model_files(flags.model.named(flags.model_path), flags.model.parts);
   options.variant = flags.model.variant;
   options.parts = flags.parts;
-  for (const AdapterUse& use : parse_adapters(flags.loras)) options.adapters.push_back({use.file, use.scale});
+  for (const AdapterUse& use : adapters_of(flags.loras)) options.adapters.push_back({use.file, use.scale});
   options.output = flags.output;
   options.may_replace = flags.overwrite;
   return options;
