@@ -48,13 +48,14 @@ const FamilyEntry& family_of_file(const std::filesystem::path& file) {
        file.string(), fmt::join(marks, " or "));
 }
 
+/// What a model is opened for.
+enum class Purpose { drawing, planning };
+
 /// \return the family that the model's folder names. \throws Error model
-const FamilyEntry& family_of_folder(const std::filesystem::path& folder) {
+const FamilyEntry& family_of_folder(const std::filesystem::path& folder, Purpose purpose) {
   std::vector<std::string_view> names;
   // Configs alone, of whatever model, are enough to plan with.
-  const bool has_config_alone = !std::filesystem::exists(folder / "model_index.json") &&
-                                std::filesystem::exists(folder / "transformer/config.json");
-  if (!has_config_alone) {
+  if (purpose == Purpose::drawing || std::filesystem::exists(folder / "model_index.json")) {
     for (const FamilyEntry& family : kFamilies)
       names.insert(names.end(), family.pipelines.begin(), family.pipelines.end());
     const std::string name = JsonConfig::load(folder / "model_index.json").class_name(names);
@@ -67,14 +68,14 @@ const FamilyEntry& family_of_folder(const std::filesystem::path& folder) {
   return *std::ranges::find(kFamilies, name, &FamilyEntry::transformer_class);
 }
 
-const FamilyEntry& family_of(const ModelFiles& files) {
+const FamilyEntry& family_of(const ModelFiles& files, Purpose purpose) {
   const std::filesystem::path file = files.transformer.empty() ? files.model : files.transformer;
   const bool is_file = std::filesystem::is_regular_file(file);
   if (files.folder().empty()) {
     require(is_file, ErrorKind::model, "no transformer: give --transformer, or --model-path with a model");
     return family_of_file(file);
   }
-  const FamilyEntry& family = family_of_folder(files.folder());
+  const FamilyEntry& family = family_of_folder(files.folder(), purpose);
   if (is_file) {
     const FamilyEntry& other = family_of_file(file);
     require(&other == &family, ErrorKind::model, "{} is a {}, and {} holds a model with a {}", file.string(),
@@ -86,11 +87,11 @@ const FamilyEntry& family_of(const ModelFiles& files) {
 }  // namespace
 
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) {
-  return family_of(options.files).open(ctx, options);
+  return family_of(options.files, Purpose::drawing).open(ctx, options);
 }
 
-const PartKind& transformer_kind(const ModelFiles& files) { return family_of(files).transformer; }
+const PartKind& transformer_kind(const ModelFiles& files) { return family_of(files, Purpose::planning).transformer; }
 
-ModelShape read_family_shape(const ModelFiles& files) { return family_of(files).read_shape(files); }
+ModelShape read_family_shape(const ModelFiles& files) { return family_of(files, Purpose::planning).read_shape(files); }
 
 }  // namespace nostos

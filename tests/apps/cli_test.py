@@ -699,7 +699,7 @@ class Tools(ModelTest):
         parts = {part["name"]: part for part in model["parts"]}
         self.assertEqual(set(parts), {"scheduler", "text_encoder", "tokenizer", "transformer", "vae"})
         for part in parts.values():
-            self.assertEqual(set(part), {"name", "class", "tensors", "parameters", "dtypes", "bytes", "config"})
+            self.assertEqual(set(part), {"name", "class", "tensors", "parameters", "dtypes", "formats", "bytes", "config"})
         self.assertEqual(parts["transformer"]["class"], "ZImageTransformer2DModel")
         self.assertEqual(parts["transformer"]["config"]["_class_name"], "ZImageTransformer2DModel")
         self.assertEqual(sum(parts["vae"]["dtypes"].values()), parts["vae"]["tensors"])
