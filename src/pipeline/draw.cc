@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <exception>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "pipeline/captions.h"
 #include "pipeline/decode.h"
 #include "pipeline/denoise.h"
@@ -140,8 +142,9 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   return memory;
 }
 
-/// Has the model's weights changed by the adapters that the requests have in common. What was recorded with other
-/// weights is forgotten, and so is the memory that was planned beside them.
+/// Has the model's weights changed by the adapters that the requests have in common, on all ranks or on none. What was
+/// recorded with other weights is forgotten, and so is the memory that was planned beside them.
+/// \throws Error as ModelParts::adapt(); invalid_input where another rank cannot have them
 void adapt(Drawing& drawing) {
   const std::vector<AdapterUse>& adapters = drawing.made.front().resolved.request.adapters;
   ModelParts& parts = drawing.parts();
@@ -149,8 +152,25 @@ void adapt(Drawing& drawing) {
   drawing.timed("adapters", drawing.rank.process.ctx, [&] {
     drawing.world().barrier();  // nobody uses the weights
     drawing.rank.memory.release();
-    if (drawing.rank.leads) parts.adapt(drawing.rank.process.ctx, adapters);
+    Context& ctx = drawing.rank.process.ctx;
+    std::exception_ptr failure;
+    std::string why;
+    try {
+      if (drawing.rank.leads) parts.adapt(ctx, adapters);
+    } catch (const std::exception& error) {
+      failure = std::current_exception();
+      why = error.what();
+    }
+    // A host of several may lack a file.
+    std::array<int64_t, 2> counts{failure != nullptr, drawing.rank.leads};
+    drawing.world().all_reduce_sum(std::span<int64_t>(counts));
+    const auto& [failed, leaders] = counts;
+    if (failed == 0) return;
+    if (failure != nullptr && failed < leaders) log_warning("rank {}: {}", drawing.world().rank(), why);
+    if (drawing.rank.leads && failure == nullptr) parts.adapt(ctx, {});
     drawing.world().barrier();
+    if (failure != nullptr) std::rethrow_exception(failure);
+    fail(ErrorKind::invalid_input, "{} of the other ranks cannot apply the loras, and say why", failed);
   });
 }
 

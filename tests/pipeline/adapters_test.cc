@@ -86,8 +86,11 @@ float apart(const std::vector<float>& a, const std::vector<float>& b) {
 
 /// \return a copy of the model whose transformer has the weights that the adapter makes of it, float32.
 Path merged(const Model& model, const AdapterUse& use) {
-  const Path made = Path(testing::TempDir()) / fmt::format("merged_{}_{}", model.name, use.name);
+  // Of each test its own, which others run beside.
+  const Path made = Path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name() /
+                    fmt::format("merged_{}_{}", model.name, use.name);
   std::filesystem::remove_all(made);
+  std::filesystem::create_directories(made.parent_path());
   std::filesystem::copy(model.folder, made, std::filesystem::copy_options::recursive);
   Context ctx;
   const std::unique_ptr<Family> family = open_family(ctx, {.files = model.folder});
@@ -210,8 +213,7 @@ TEST(Adapters, PartsThatTakeTurnsAreAdaptedWheneverTheyAreLoaded) {
   EXPECT_EQ(drawn(in_turns, {}), drawn(engine, {}));
 }
 
-TEST(Adapters, WhatCannotBeAppliedIsRefusedAndLeavesTheModelAsItWas) {
-  Engine engine(options(kZImage.folder));
+void expect_refusals(Engine& engine) {
   const std::vector<float> base = drawn(engine, {});
   const auto refusal = [&](const AdapterUse& use) -> std::string {
     try {
@@ -230,6 +232,21 @@ TEST(Adapters, WhatCannotBeAppliedIsRefusedAndLeavesTheModelAsItWas) {
   missing.file = "/nonexistent/x.safetensors";
   EXPECT_NE(refusal(missing).find("/nonexistent/x.safetensors"), std::string::npos);
   EXPECT_EQ(drawn(engine, {}), base);
+}
+
+TEST(Adapters, WhatCannotBeAppliedIsRefusedAndLeavesTheModelAsItWas) {
+  Engine engine(options(kZImage.folder));
+  expect_refusals(engine);
+}
+
+// Ranks that share the model, and ranks that have one each.
+TEST(Adapters, AllRanksRefuseTogether) {
+  for (const bool of_each : {false, true}) {
+    EngineOptions several = options(kZImage.folder, Precision::f32, {.ulysses = 2});
+    several.device_per_rank = of_each;
+    Engine engine(several);
+    expect_refusals(engine);
+  }
 }
 
 }  // namespace
