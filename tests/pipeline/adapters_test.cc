@@ -18,6 +18,7 @@
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "pipeline/adapters.h"
+#include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
 
 namespace nostos {
@@ -25,7 +26,7 @@ namespace {
 
 using Path = std::filesystem::path;
 
-const Path kData = Path(NOSTOS_SOURCE_DIR) / "tests/data";
+const Path kData = repository() / "tests/data";
 
 struct Model {
   const char* name;
@@ -45,6 +46,7 @@ AdapterUse use_of(const Model& model, const std::string& name, double scale = 1)
 EngineOptions options(const Path& folder, Precision precision = Precision::f32, const Parallelism& parallelism = {}) {
   EngineOptions made;
   made.model = folder;
+  made.device = drawing_device();
   made.precision = precision;
   made.parallelism = parallelism;
   made.threads = 2;
@@ -152,7 +154,7 @@ TEST_P(AdapterDrawings, AreThoseOfMergedWeights) {
 
 TEST_P(AdapterDrawings, RanksDrawTheSameBits) {
   const auto& [model, name] = GetParam();
-  Context ctx({}, 1);
+  Context ctx(drawing_device(), 1);
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
     if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
     Engine alone(options(model->folder, precision));
@@ -242,6 +244,7 @@ TEST(Adapters, WhatCannotBeAppliedIsRefusedAndLeavesTheModelAsItWas) {
 // Ranks that share the model, and ranks that have one each.
 TEST(Adapters, AllRanksRefuseTogether) {
   for (const bool of_each : {false, true}) {
+    if (of_each && drawing_device().kind != DeviceKind::cpu) continue;  // they would want a GPU each
     EngineOptions several = options(kZImage.folder, Precision::f32, {.ulysses = 2});
     several.device_per_rank = of_each;
     Engine engine(several);

@@ -17,6 +17,7 @@
 #include "models/zimage/weights.h"
 #include "ops/linear.h"
 #include "ops/stored_weight.h"
+#include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
 
 namespace nostos {
@@ -25,7 +26,7 @@ namespace {
 using parallel::PlanKind;
 using Path = std::filesystem::path;
 
-const Path kSource = NOSTOS_SOURCE_DIR;
+const Path kSource = repository();
 
 /// \return a copy of the folder `tiny` with other widths: multiples of 256, as the blocks of every format want them.
 Path widened(const char* name, const Path& tiny, const nlohmann::json& transformer) {
@@ -84,6 +85,7 @@ class StoredDrawings : public testing::TestWithParam<Case> {
     EngineOptions made;
     made.model = folder_;
     made.synthetic = true;
+    made.device = drawing_device();
     made.synthetic_format = GetParam().format;
     made.precision = precision;
     made.parallelism = parallelism;
@@ -122,7 +124,7 @@ INSTANTIATE_TEST_SUITE_P(Formats, StoredDrawings,
                          });
 
 TEST_P(StoredDrawings, RanksAndBatchesDrawTheSameBits) {
-  Context ctx({}, 1);
+  Context ctx(drawing_device(), 1);
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
     if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
     Engine alone(options(precision));
