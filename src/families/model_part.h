@@ -76,7 +76,13 @@ class ModelPartOf final : public ModelPart {
     if (network_) return;
     network_ = make_(ctx, placement);
     changed_.clear();
-    if (!adapters_.empty()) adapt_loaded(ctx);
+    if (adapters_.empty()) return;
+    try {
+      adapt_loaded(ctx);
+    } catch (...) {
+      network_.reset();  // without its adapters it would draw other pictures than are asked for
+      throw;
+    }
   }
   void adapt(Context& ctx, std::span<const ScaledAdapter> adapters) override {
     adapters_.assign(adapters.begin(), adapters.end());

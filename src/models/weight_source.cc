@@ -65,8 +65,8 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
     return std::nullopt;
   }
   const int64_t part = all_rows / rows.parts;
-  const bool has_rows =
-      long_extents(info->extents).size() > 1 && info->elements() / all_rows % block_elements(format.type) == 0;
+  const bool has_rows = all_rows > 0 && long_extents(info->extents).size() > 1 &&
+                        info->elements() / all_rows % block_elements(format.type) == 0;
   if (!has_rows && rows.parts > 1 && !format.is_plain()) {
     problems_.push_back(fmt::format("{} in {} is {}, whose blocks cannot be cut, and {} is a part of it", rows.name,
                                     store_.where(rows.name), to_string(*info), wanted));

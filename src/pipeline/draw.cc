@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "pipeline/captions.h"
 #include "pipeline/decode.h"
 #include "pipeline/denoise.h"
@@ -161,16 +160,19 @@ void adapt(Drawing& drawing) {
       failure = std::current_exception();
       why = error.what();
     }
-    // A host of several may lack a file.
-    std::array<int64_t, 2> counts{failure != nullptr, drawing.rank.leads};
-    drawing.world().all_reduce_sum(std::span<int64_t>(counts));
-    const auto& [failed, leaders] = counts;
-    if (failed == 0) return;
-    if (failure != nullptr && failed < leaders) log_warning("rank {}: {}", drawing.world().rank(), why);
+    // A host of several may lack a file: all ranks say what the first one found.
+    Communicator& world = drawing.world();
+    std::vector<int64_t> lengths(static_cast<size_t>(world.world()));
+    if (failure != nullptr) lengths[static_cast<size_t>(world.rank())] = std::ssize(why) + 1;
+    world.all_reduce_sum(std::span(lengths));
+    const auto first = std::ranges::find_if(lengths, [](int64_t length) { return length > 0; });
+    if (first == lengths.end()) return;
+    const int teller = static_cast<int>(first - lengths.begin());
+    why.resize(static_cast<size_t>(*first - 1));
+    world.broadcast(host_bytes(std::span(why)), teller).wait();
     if (drawing.rank.leads && failure == nullptr) parts.adapt(ctx, {});
-    drawing.world().barrier();
     if (failure != nullptr) std::rethrow_exception(failure);
-    fail(ErrorKind::invalid_input, "{} of the other ranks cannot apply the loras, and say why", failed);
+    fail(ErrorKind::invalid_input, "{}", why);
   });
 }
 

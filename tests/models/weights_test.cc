@@ -93,6 +93,11 @@ TEST_F(WeightsTest, WrongShapeSaysBothShapes) {
   EXPECT_NE(message.find("[8, 12]"), std::string::npos) << message;
 }
 
+TEST_F(WeightsTest, NoRowsAreAWrongShape) {
+  tensors_.insert_or_assign("layers.0.mlp.down_proj.weight", Tensor({}, DType::f32, {0, 12}));
+  EXPECT_NE(failure().find("[0, 12]"), std::string::npos);
+}
+
 TEST_F(WeightsTest, WrongDtypeIsNamed) {
   tensors_.insert_or_assign("norm.weight", Tensor({}, DType::i64, {8}));
   EXPECT_NE(failure().find("tensor 'norm.weight' is I64"), std::string::npos);
