@@ -20,7 +20,6 @@ namespace {
 struct MatchedModule {
   AdapterModule tensors;
   ModuleMatch match;
-  std::string_view unknown_kind;  ///< of one of its tensors
   std::optional<DeltaShape> shape;
   const FileTensor* weight = nullptr;  ///< that it changes, if any
   const FileTensor* bias = nullptr;
@@ -91,7 +90,7 @@ void Reader::match_modules() {
     if (!unknown_kind.empty())
       fail(ErrorKind::model, "{} is of a kind that nostos cannot apply: {}",
            describe(file_, tensors.key(AdapterRole::unknown_kind)), unknown_kind);
-    modules_.push_back({std::move(tensors), std::move(match), unknown_kind, {}, nullptr, nullptr});
+    modules_.push_back({std::move(tensors), std::move(match), {}, nullptr, nullptr});
   }
 }
 

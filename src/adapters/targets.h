@@ -24,6 +24,7 @@ struct AdapterPart {
   /// Every tensor by its name in the diffusers layout, as ListingSource::shapes() has them.
   std::map<std::string, Shape> shapes;
   std::span<const CheckpointLayout> layouts;  ///< how files name them; the diffusers layout may be missing
+  std::set<std::string> tables{};             ///< tensors that rows are looked up in, which merging alone changes
 };
 
 /// Rows of a file's tensor that are rows of a target.
@@ -70,6 +71,7 @@ class AdapterTargets {
 
   const std::string& model() const { return model_; }
   const AdapterPart& part(size_t i) const { return parts_[i]; }
+  const std::vector<AdapterPart>& parts() const { return parts_; }
   /// \return whether there is a part for a text encoder's keys.
   bool has_text_encoder() const;
 

@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -33,9 +35,10 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
   WeightSizes sizes = walk(check).storage.sizes;
   const auto listed = std::make_shared<ListingSource>();
   WeightBuilder list(ctx, listed, files.dtype());
-  walk(list);
+  std::set<std::string> tables = walk(list).storage.tables;
   return std::make_unique<ModelPartOf<Network>>(
-      name, std::move(sizes), AdapterPart{std::string(files.kind().folder), listed->shapes(), files.kind().layouts()},
+      name, std::move(sizes),
+      AdapterPart{std::string(files.kind().folder), listed->shapes(), files.kind().layouts(), std::move(tables)},
       [&files, walk, make](Context& on, const WeightPlacement& placement) {
         WeightBuilder load = files.weights(on, WeightWalk::load, placement);
         return std::make_unique<Network>(make(on, walk(load)));

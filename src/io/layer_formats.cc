@@ -41,11 +41,6 @@ constexpr std::array<Format, 3> kFormats{{{"float8_e4m3fn", StoredType::f8_e4m3,
                                           {"float8_e5m2", StoredType::f8_e5m2, true},
                                           {"int8_tensorwise", StoredType::i8, false}}};
 
-bool is_power_of_four(int64_t number) {
-  while (number > 1 && number % 4 == 0) number /= 4;
-  return number == 1;
-}
-
 bool is_8_bit_float(StoredType type) { return type == StoredType::f8_e4m3 || type == StoredType::f8_e5m2; }
 
 /// \return `name` without `suffix`, nothing if it ends otherwise.
@@ -111,8 +106,9 @@ LayerFormats::Statement LayerFormats::read_statement(const JsonConfig& json, std
   if (!codes_are_rotated) return statement;
   const JsonConfig& group = owner("convrot_groupsize");
   statement.rotation = group.integer_or("convrot_groupsize", kUsualGroup, 1, int64_t{1} << 30);
-  if (statement.rotation == 1 || !is_power_of_four(statement.rotation))
-    group.refuse("convrot_groupsize", fmt::format("is {}, must be a power of 4 from 4 on", statement.rotation));
+  if (!is_rotation(statement.rotation))
+    group.refuse("convrot_groupsize",
+                 fmt::format("is {}, must be a power of 4 from 4 to {}", statement.rotation, kMostRotation));
   return statement;
 }
 

@@ -4,12 +4,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
 
 #include "base/error.h"
+#include "tensor/half.h"
 
 namespace nostos {
 namespace {
@@ -21,13 +21,6 @@ float deviation(const Shape& shape) {
 }
 
 uint64_t next(uint64_t& state) { return state = state * 6364136223846793005ull + 1442695040888963407ull; }
-
-/// \return the bits of a float16 near `value`, which is smaller than the largest.
-uint16_t half_bits(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000u;
-  if (std::abs(value) < 0x1p-14f) return static_cast<uint16_t>(sign | std::lround(std::abs(value) * 0x1p24f));
-  return static_cast<uint16_t>(sign | ((bits >> 23 & 0xffu) - 112u) << 10 | (bits >> 13 & 0x3ffu));
-}
 
 /// Where a block of a GGUF type has its float16 factor and, where it has one, the factor of its offsets; how large
 /// random numbers of the block are for a factor of 1, and how many factors of the offsets bring their mean to 0.
@@ -55,7 +48,7 @@ void set_factors(StoredType type, float deviation, std::vector<std::byte>& bytes
   const auto* const known = std::ranges::find(kBlockFactors, type, &BlockFactors::type);
   if (known == std::end(kBlockFactors)) return;
   const float factor = deviation / known->spread;
-  const uint16_t bits = half_bits(factor), offset_bits = half_bits(factor * known->centre);
+  const uint16_t bits = to_half(factor), offset_bits = to_half(factor * known->centre);
   for (size_t block = 0; block < bytes.size(); block += block_bytes(type)) {
     std::memcpy(&bytes[block + known->factor], &bits, sizeof bits);
     if (known->offset != kNone) std::memcpy(&bytes[block + known->offset], &offset_bits, sizeof offset_bits);

@@ -306,6 +306,7 @@ Conv2d WeightBuilder::packed_conv(const std::string& name, const Shape& shape,
 }
 
 StoredMatrix WeightBuilder::table(const std::string& name, const Shape& shape) {
+  storage_.tables.insert(name);
   const std::vector<StoredMatrix> pieces = source_->matrix(name, shape);
   if (pieces.empty()) return {};
   check(pieces.size() == 1, "a table stands in one piece");

@@ -53,6 +53,7 @@ struct WeightStorage {
   /// Vectors and small tensors by the checkpoint's names: norms, biases, pad tokens. f32, in `tensors`.
   std::map<std::string, View> vectors;
   std::set<std::string> unneeded;        ///< tensors of the layout that are not loaded
+  std::set<std::string> tables;          ///< names of tables
   std::shared_ptr<WeightSource> source;  ///< for what is used where it lies: tables and stored weights on the CPU
   PinnedBuffer table;                    ///< of a GPU's model in host memory
   std::shared_ptr<BlockStream> stream;   ///< of the streamed blocks, if any

@@ -9,8 +9,6 @@
 
 namespace nostos {
 
-/// Inputs in the largest block of a rotation that dequantise() turns back.
-inline constexpr int kMostRotation = 4096;
 /// How many StoredTypes there are.
 inline constexpr int kStoredTypes = static_cast<int>(StoredType::iq4_xs) + 1;
 

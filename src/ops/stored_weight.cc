@@ -12,18 +12,12 @@
 namespace nostos::ops {
 namespace {
 
-bool is_power_of_4(int64_t value) {
-  while (value > 1 && value % 4 == 0) value /= 4;
-  return value == 1;
-}
-
 void check_matrix(const StoredMatrix& matrix) {
   const WeightFormat& format = matrix.format;
   check(matrix.rows == 0 || matrix.data != nullptr, "a stored matrix has its numbers");
   check((format.scales == WeightScales::none) == (matrix.scales == nullptr), "a stored matrix has its format's scales");
   check(format.rotation == 0 ||
-            (format.type == StoredType::i8 && format.rotation >= 4 && is_power_of_4(format.rotation) &&
-             format.rotation <= kMostRotation && matrix.columns % format.rotation == 0),
+            (format.type == StoredType::i8 && is_rotation(format.rotation) && matrix.columns % format.rotation == 0),
         "rotated weights are stored as int8, in blocks of 4 to 4096, a power of 4");
   check(matrix.columns % block_elements(format.type) == 0, "rows of a stored matrix are whole blocks");
 }

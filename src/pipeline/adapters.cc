@@ -49,6 +49,16 @@ void require_same_file(const AdapterUse& use, const std::string& hash) {
           use.sha256);
 }
 
+/// \throws Error model if the adapter changes what no product reads
+void require_applicable(const Adapter& adapter, const AdapterTargets& targets) {
+  for (const WeightUpdate& update : adapter.updates) {
+    const auto part = std::ranges::find(targets.parts(), update.part, &AdapterPart::name);
+    require(part == targets.parts().end() || !part->tables.contains(update.target), ErrorKind::model,
+            "{}: changes {}, a table that no product reads: nostos convert --lora merges it into the weights",
+            adapter.report.file, update.target);
+  }
+}
+
 AdapterTargets targets_of(const Family& family) {
   std::vector<AdapterPart> parts;
   for (const ModelPart* part : family.parts())
@@ -93,6 +103,7 @@ AdapterFile AdapterFiles::read(const AdapterUse& use) {
     made.sha256 = file_sha256(use.file);
     require_same_file(use, made.sha256);  // another file may be none of an adapter at all
     made.adapter = std::make_shared<const Adapter>(read_adapter(*open_tensor_file(use.file), targets_));
+    require_applicable(*made.adapter, targets_);
   } catch (const Error& error) {
     // The request names a file that the model cannot have: nothing is wrong with the model itself.
     fail(error.kind() == ErrorKind::model ? ErrorKind::invalid_input : error.kind(), "{}", error.what());

@@ -168,10 +168,6 @@ double Engine::measure_matmul_gflops(int64_t rows) {
   return of_one * static_cast<double>(impl_->models.size());
 }
 
-std::string Engine::describe_adapter(const AdapterUse& use) {
-  return impl_->models.front()->parts.read_adapter(use)->report.summary();
-}
-
 std::shared_ptr<AdapterFiles> Engine::adapter_files() const { return impl_->models.front()->parts.adapter_files(); }
 
 int64_t Engine::pictures_at_once(const GenerationRequest& request) const {

@@ -82,9 +82,6 @@ class Engine {
   std::vector<Generation> generate(std::span<const GenerationRequest> requests,
                                    std::span<const Progress> progress = {});
 
-  /// \return what is said of an adapter's file, which is read for this model: whether a request can have it.
-  /// \throws Error invalid_input if it cannot
-  std::string describe_adapter(const AdapterUse& use);
   /// \return what reads adapter files for this model. Any thread may use it while the engine draws, and after the
   /// engine has ended; what it has read, the engine does not read again.
   std::shared_ptr<AdapterFiles> adapter_files() const;

@@ -101,8 +101,16 @@ void ModelParts::adapt(Context& ctx, std::span<const AdapterUse> uses) {
     for (ModelPart* part : family_->parts())
       if (part->can_stream()) part->adapt(ctx, adapters);
   } catch (...) {
-    for (ModelPart* part : family_->parts())
-      if (part->can_stream()) part->adapt(ctx, {});
+    // A part that cannot take its changes back is loaded anew.
+    for (ModelPart* part : family_->parts()) {
+      if (!part->can_stream()) continue;
+      try {
+        part->adapt(ctx, {});
+      } catch (const std::exception& error) {
+        log_warning("{}: {}", part->name(), error.what());
+        part->release();
+      }
+    }
     throw;
   }
   adapters_ = effective(uses);

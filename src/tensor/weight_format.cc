@@ -59,6 +59,12 @@ StoredType stored_type(DType dtype) {
   return found->type;
 }
 
+bool is_rotation(int64_t inputs) {
+  if (inputs < 4 || inputs > kMostRotation) return false;
+  while (inputs % 4 == 0) inputs /= 4;
+  return inputs == 1;
+}
+
 StoredMatrix StoredMatrix::whole(const WeightFormat& format, int64_t rows, int64_t columns, const std::byte* data,
                                  const float* scales) {
   StoredMatrix matrix{format, rows, columns, data, 0, scales};

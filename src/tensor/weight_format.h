@@ -56,6 +56,11 @@ StoredType stored_type(DType dtype);
 /// Which float32 factors stand beside a matrix, with which its numbers are multiplied.
 enum class WeightScales { none, one, each_row };
 
+/// Inputs in the largest block of ConvRot's rotation.
+inline constexpr int kMostRotation = 4096;
+/// \return whether blocks of so many inputs are rotated: 4 to kMostRotation, a power of 4.
+bool is_rotation(int64_t inputs);
+
 /// A format of stored numbers.
 struct WeightFormat {
   StoredType type = StoredType::f32;

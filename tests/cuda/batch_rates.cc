@@ -75,7 +75,7 @@ int main(int argc, char** argv) {
     const char* models = std::getenv("NOSTOS_MODELS_DIR");
     EngineOptions options;
     options.cache_folder = cache_folder();
-    options.model =
+    options.model.folder =
         argc > 1 ? std::string(argv[1]) : std::string(models != nullptr ? models : "models") + "/z-image-turbo";
     options.synthetic = true;
     options.device = {DeviceKind::cuda, 0};

@@ -331,9 +331,10 @@ TEST_F(LayerFormatsTest, DamagedMarkersAreRefused) {
   refused(convrot(R"("weight_rotated":false)"), {"'weight_rotated' is false, but 'convrot' is true"});
   refused(convrot(R"("convrot_groupsize":0)"), {"'convrot_groupsize' is 0"});
   refused(convrot(R"("convrot_groupsize":-4)"), {"'convrot_groupsize' is -4"});
-  refused(convrot(R"("convrot_groupsize":1)"), {"is 1, must be a power of 4 from 4 on"});
+  refused(convrot(R"("convrot_groupsize":1)"), {"is 1, must be a power of 4 from 4 to 4096"});
   refused(convrot(R"("convrot_groupsize":128)"), {"is 128, must be a power of 4"});
   refused(convrot(R"("convrot_groupsize":12)"), {"is 12, must be a power of 4"});
+  refused(convrot(R"("convrot_groupsize":16384)"), {"is 16384, must be a power of 4 from 4 to 4096"});
   refused(convrot(R"("convrot_groupsize":256.0)"), {"256.0"});
   refused(convrot(R"("params":{"convrot_groupsize":8})"), {"'params.convrot_groupsize' is 8"});
   expect_refused(file({{"b.weight", "I8", {1}}, marker("a", kConvRot)}), "b.weight",

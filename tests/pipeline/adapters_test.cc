@@ -215,6 +215,21 @@ TEST(Adapters, PartsThatTakeTurnsAreAdaptedWheneverTheyAreLoaded) {
   EXPECT_EQ(drawn(in_turns, {}), drawn(engine, {}));
 }
 
+/// \return an adapter of the table of token embeddings, whose rows are looked up where the file is mapped.
+AdapterUse table_change() {
+  const std::string table = "embed_tokens.weight";
+  const WeightStore store = WeightStore::open(kZImage.folder / "text_encoder");
+  for (const auto& [name, info] : store.list()) {
+    if (!name.ends_with(table)) continue;
+    const Tensor difference(Device{}, DType::f32, *info.shape());
+    const Path file = Path(testing::TempDir()) / "table_change.safetensors";
+    const std::vector<NamedTensor> named{{"text_encoder.model.embed_tokens.diff", difference.view()}};
+    write_safetensors(file, named);
+    return {.name = "table", .file = file.string(), .sha256 = {}, .scale = 1};
+  }
+  throw std::runtime_error("no " + table);
+}
+
 void expect_refusals(Engine& engine) {
   const std::vector<float> base = drawn(engine, {});
   const auto refusal = [&](const AdapterUse& use) -> std::string {
@@ -233,6 +248,8 @@ void expect_refusals(Engine& engine) {
   AdapterUse missing = changed;
   missing.file = "/nonexistent/x.safetensors";
   EXPECT_NE(refusal(missing).find("/nonexistent/x.safetensors"), std::string::npos);
+  const std::string of_table = refusal(table_change());
+  EXPECT_NE(of_table.find("embed_tokens.weight, a table"), std::string::npos) << of_table;
   EXPECT_EQ(drawn(engine, {}), base);
 }
 
