@@ -177,6 +177,13 @@ class Family {
                                                 int64_t width) const = 0;
   /// Likewise of the encoding stage. \return null for a family without reference images
   virtual std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const = 0;
+
+  /// Lets what decodes and encodes take less memory from now on, which may take more time. The bits are the same.
+  void spare_memory() { spares_memory_ = true; }
+  bool spares_memory() const { return spares_memory_; }
+
+ private:
+  bool spares_memory_ = false;
 };
 
 }  // namespace nostos

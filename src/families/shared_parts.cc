@@ -71,10 +71,12 @@ std::unique_ptr<ModelPartOf<Autoencoder>> make_vae(Context& ctx, const PartFiles
                                 });
 }
 
-VaeDecoder::VaeDecoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t height, int64_t width)
+VaeDecoder::VaeDecoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t height, int64_t width,
+                       int64_t stripe_bytes)
     : vae_(vae),
       shards_(shards.refined(vae.config().patch)),
-      scratch_(vae.take_decode_scratch(arena, shards_, height * vae.config().patch, width * vae.config().patch)) {}
+      scratch_(vae.take_decode_scratch(arena, shards_, height * vae.config().patch, width * vae.config().patch,
+                                       stripe_bytes)) {}
 
 void VaeDecoder::decode(Context& ctx, ConstView latents, View image) const {
   vae_.decode(ctx, shards_, latents, scratch_, image);
@@ -84,13 +86,14 @@ void VaeDecoder::plan(Context& ctx, ConstView latents, View image) const {
   vae_.plan_decode(ctx, shards_, latents, scratch_, image);
 }
 
-VaeEncoder::VaeEncoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t width)
+VaeEncoder::VaeEncoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t width,
+                       int64_t stripe_bytes)
     : vae_(vae),
       packed_(shards),
       shards_(shards.refined(vae.config().patch)),
       moments_(take(arena, DType::f32,
                     {shards_.local().count, width * vae.config().patch, 2 * vae.config().latent_channels})),
-      scratch_(vae.take_encode_scratch(arena, shards_, width * vae.config().patch)) {}
+      scratch_(vae.take_encode_scratch(arena, shards_, width * vae.config().patch, stripe_bytes)) {}
 
 void VaeEncoder::encode(Context& ctx, ConstView image, View tokens) const {
   vae_.encode(ctx, shards_, image, scratch_, moments_);

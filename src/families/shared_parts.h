@@ -82,12 +82,17 @@ std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> make_vae(Context& ctx,
                                                                    const autoencoder_kl::Config& config,
                                                                    bool with_encoder);
 
+/// \return the largest inputs of a VAE's convolutions that are made whole, bytes.
+inline int64_t stripe_bytes(const Family& family) {
+  return family.spares_memory() ? autoencoder_kl::kSmallStripeBytes : autoencoder_kl::kStripeBytes;
+}
+
 /// Decodes latents, packed where the VAE packs them.
 /// \param shards, here and below, of the rows of these latents; height and width are theirs
 class VaeDecoder final : public Decoder {
  public:
   VaeDecoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t height,
-             int64_t width);
+             int64_t width, int64_t stripe_bytes);
   void decode(Context& ctx, ConstView latents, View image) const override;
   void plan(Context& ctx, ConstView latents, View image) const override;
 
@@ -100,7 +105,8 @@ class VaeDecoder final : public Decoder {
 /// Encodes images into packed latents: the mean that the VAE gives, nothing is drawn at random.
 class VaeEncoder final : public Encoder {
  public:
-  VaeEncoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t width);
+  VaeEncoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t width,
+             int64_t stripe_bytes);
   void encode(Context& ctx, ConstView image, View tokens) const override;
 
  private:

@@ -38,6 +38,7 @@ ModelParts::ModelParts(Context& ctx, const FamilyOptions& options, const MemoryO
   }
   plan_ = resident_plan(needs_);
   one_at_a_time_ = wants_one_at_a_time(ctx);
+  if (ctx.device().kind == DeviceKind::cuda && !fits_any_drawing(ctx)) family_->spare_memory();
 }
 
 bool ModelParts::is_used_by(const std::vector<size_t>& stage, size_t part) const {
@@ -52,13 +53,13 @@ bool ModelParts::is_for_text_alone(size_t part) const {
 bool ModelParts::wants_one_at_a_time(Context& ctx) const {
   if (memory_.mode == MemoryMode::resident) return false;
   if (ctx.device().kind == DeviceKind::cpu) return memory_.one_drawing || memory_.mode == MemoryMode::offload;
-  return memory_.one_drawing && !fits_any_drawing(ctx);
+  return memory_.one_drawing && (memory_.mode != MemoryMode::automatic || !fits_any_drawing(ctx));
 }
 
 bool ModelParts::fits_any_drawing(Context& ctx) const {
   size_t weights = 0;
   for (const PartMemory& part : plan_.parts) weights += part.device_bytes;
-  return memory_.mode == MemoryMode::automatic && weights + kLargestScratchBytes <= available_bytes(ctx);
+  return weights + kLargestScratchBytes <= available_bytes(ctx);
 }
 
 void ModelParts::load_part(Context& ctx, size_t part) {
@@ -71,7 +72,9 @@ void ModelParts::load_part(Context& ctx, size_t part) {
 void ModelParts::load_ahead(Context& ctx, bool with_text) {
   if (one_at_a_time_) return;
   for (const size_t part : family_->stage_parts().decode) load_part(ctx, part);
-  if (ctx.device().kind == DeviceKind::cpu || memory_.mode == MemoryMode::resident || fits_any_drawing(ctx))
+  const bool is_automatic = memory_.mode == MemoryMode::automatic;
+  if (ctx.device().kind == DeviceKind::cpu || memory_.mode == MemoryMode::resident ||
+      (is_automatic && fits_any_drawing(ctx)))
     load(ctx, with_text);
 }
 

@@ -81,7 +81,7 @@ class ModelParts {
   void load_part(Context& ctx, size_t part);
   /// \return bytes of the GPU that weights and drawings may take, beside what stays there for good.
   size_t available_bytes(Context& ctx) const;
-  /// \return whether a GPU has room for all weights and any usual drawing, and the memory mode allows to use the room.
+  /// \return whether a GPU has room for all weights and any usual drawing.
   bool fits_any_drawing(Context& ctx) const;
 
   MemoryOptions memory_;

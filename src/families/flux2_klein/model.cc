@@ -26,7 +26,7 @@ ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, c
   const std::filesystem::path folder = files.folder();
   const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
   const bool is_distilled = index ? index->boolean_or("is_distilled", false)
-                                 : !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
+                                  : !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
   ModelLimits limits;
   limits.size_multiple = vae.scale() * vae.patch;
   limits.latent_channels = transformer.in_channels;
@@ -135,11 +135,11 @@ std::unique_ptr<Denoiser> Model::take_denoiser(Arena& arena, const DenoiserPlan&
 
 std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                              int64_t width) const {
-  return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width);
+  return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width, stripe_bytes(*this));
 }
 
 std::unique_ptr<Encoder> Model::take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const {
-  return std::make_unique<VaeEncoder>(arena, autoencoder(), shards, width);
+  return std::make_unique<VaeEncoder>(arena, autoencoder(), shards, width, stripe_bytes(*this));
 }
 
 }  // namespace nostos::flux2_klein

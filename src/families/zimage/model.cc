@@ -115,7 +115,7 @@ std::unique_ptr<Denoiser> Model::take_denoiser(Arena& arena, const DenoiserPlan&
 
 std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                              int64_t width) const {
-  return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width);
+  return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width, stripe_bytes(*this));
 }
 
 }  // namespace nostos::zimage

@@ -24,6 +24,8 @@ struct MidAttentionScratch {
 /// Inputs of convolutions above this size are made in stripes of rows, one after the other in the same memory, where a
 /// rank has the whole picture: ranks that share one need less as it is.
 inline constexpr int64_t kStripeBytes = int64_t{512} << 20;
+/// The same where memory is scarce.
+inline constexpr int64_t kSmallStripeBytes = int64_t{64} << 20;
 
 /// Memory of one decoding or encoding on one rank; each buffer is as large as the largest level needs.
 struct Scratch {
