@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
@@ -75,8 +76,8 @@ int main(int argc, char** argv) {
     const char* models = std::getenv("NOSTOS_MODELS_DIR");
     EngineOptions options;
     options.cache_folder = cache_folder();
-    options.model.folder =
-        argc > 1 ? std::string(argv[1]) : std::string(models != nullptr ? models : "models") + "/z-image-turbo";
+    options.model = argc > 1 ? std::filesystem::path(argv[1])
+                             : std::filesystem::path(models != nullptr ? models : "models") / "z-image-turbo";
     options.synthetic = true;
     options.device = {DeviceKind::cuda, 0};
     Engine engine(options);
