@@ -64,7 +64,7 @@ autoencoder_kl::Config load_vae_config(const JsonConfig& json) {
 }
 
 void walk_vae(const JsonConfig& config, WeightBuilder& builder) {
-  autoencoder_kl::build_weights(load_vae_config(config), true, builder);
+  autoencoder_kl::build_weights(load_vae_config(config), builder);
 }
 
 std::string vae_title(const JsonConfig& json) {

@@ -125,16 +125,15 @@ class Decoder {
   virtual void plan(Context& ctx, ConstView latents, View image) const = 0;
 };
 
-/// Encodes reference images of one size, on one rank or as one of many. Each rank encodes some rows of the image.
+/// Encodes images of one size, on one rank or as one of many. Each rank encodes some rows of the image.
 class Encoder {
  public:
   virtual ~Encoder() = default;
-  /// tokens = the image's latents as a Denoiser takes them, whole on every rank. The bits are the same on any number of
-  /// ranks.
+  /// encoding = what the VAE says of the image, whole on every rank. The bits are the same on any number of ranks.
   /// \param image f32 [this rank's rows in pixels, width, 3] in [-1, 1]
-  /// \param tokens f32 [tokens of the image, patch width]
+  /// \param encoding f32 Family::encoding_shape()
   /// \throws Error cancelled between blocks, peer_failed
-  virtual void encode(Context& ctx, ConstView image, View tokens) const = 0;
+  virtual void encode(Context& ctx, ConstView image, View encoding) const = 0;
 };
 
 /// A model of a family: its shape, its parts, and the makers of what draws with the parts. What a maker returns refers
@@ -175,8 +174,15 @@ class Family {
   /// \param shards of the rows of latents [channels, height, width]
   virtual std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                                 int64_t width) const = 0;
-  /// Likewise of the encoding stage. \return null for a family without reference images
+  /// Likewise of the encoding stage.
   virtual std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const = 0;
+  /// \param grid of an image's tokens
+  /// \return the shape of an encoding. Of a family with reference images it is what a Denoiser takes of an image:
+  /// [tokens, patch width].
+  virtual Shape encoding_shape(const parallel::Grid& grid) const = 0;
+  /// latents = those of an encoded image. \param noise f32, of their shape, by which they are drawn where
+  /// ModelShape::draws_latents; else null. It may be latents. \param latents f32 [channels, height, width]
+  virtual void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const = 0;
 
   /// Lets what decodes and encodes take less memory from now on, which may take more time. The bits are the same.
   void spare_memory() { spares_memory_ = true; }

@@ -29,6 +29,12 @@ GuidanceForm parse_guidance_form(const std::string& text);
 /// \return whether guidance of this scale is on.
 bool guides(GuidanceForm form, double scale);
 
+/// How a mask comes to the size of latents.
+enum class MaskScaling {
+  nearest,   ///< one pixel for each latent
+  bilinear,  ///< the four pixels next to each latent's centre
+};
+
 /// What a model draws when the request leaves it open, and what it can draw at all.
 struct ModelLimits {
   int64_t size_multiple = 16;  ///< pixels; other sizes are drawn at the next multiple and cropped
@@ -44,6 +50,8 @@ struct ModelLimits {
   int64_t pixels_per_latent = 8;                    ///< along one side of a latent element
   int64_t max_reference_images = 0;                 ///< of one request; 0: the model draws from text alone
   int64_t reference_pixels = int64_t{1024} * 1024;  ///< beyond which a reference image is made smaller
+  double default_strength = 0.6;                    ///< of a drawing that begins with an image
+  double default_mask_strength = 1;                 ///< likewise, where a mask says which part is drawn anew
 };
 
 /// Latents and token sequence of a model, as shard plans, noise and previews need them.
@@ -52,6 +60,9 @@ struct ModelShape {
   int64_t patch = 0;  ///< latent elements along one side of a token
   int64_t heads = 0;  ///< of each attention layer
   int64_t head_dim = 0;
+  /// Whether the latents of an image are drawn from the VAE's posterior, not its mean.
+  bool draws_latents = false;
+  MaskScaling mask_scaling = MaskScaling::nearest;
   bool pads_prompts = false;  ///< whether every prompt has the rows of the request's max_sequence_length
 
   /// \param tokens of a prompt \param max_tokens of the request, see GenerationRequest::max_sequence_length

@@ -134,4 +134,9 @@ Schedule make_empirical_schedule(const SchedulerConfig& config, int64_t steps, s
   return schedule;
 }
 
+Schedule Schedule::from(int64_t step) const {
+  const auto rest = [&](const std::vector<float>& all) { return std::vector<float>(all.begin() + step, all.end()); };
+  return {rest(sigmas), rest(times), rest(elapsed), predicts_noise};
+}
+
 }  // namespace nostos

@@ -38,6 +38,8 @@ struct Schedule {
   std::vector<float> elapsed;   ///< steps; 1 - sigma, by which GenerationRequest::cfg_truncation ends guidance
   bool predicts_noise = false;  ///< whether the model's output leads from the image to the noise, not back: FLUX.2
 
+  /// \return the schedule that begins with this step.
+  Schedule from(int64_t step) const;
   /// \return how far step `step` goes along the negated output of the model, as ops::euler_step() takes it.
   float step_delta(size_t step) const { return along(sigmas[step + 1] - sigmas[step]); }
   /// \return how far it is, likewise, from the state after step `step` to the clean image.

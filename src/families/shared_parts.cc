@@ -61,10 +61,8 @@ std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, con
 }
 
 std::unique_ptr<ModelPartOf<Autoencoder>> make_vae(Context& ctx, const PartFiles& files,
-                                                   const autoencoder_kl::Config& config, bool with_encoder) {
-  const auto walk = [config, with_encoder](WeightBuilder& builder) {
-    return autoencoder_kl::build_weights(config, with_encoder, builder);
-  };
+                                                   const autoencoder_kl::Config& config) {
+  const auto walk = [config](WeightBuilder& builder) { return autoencoder_kl::build_weights(config, builder); };
   return make_part<Autoencoder>(ctx, files, "VAE", walk,
                                 [config, dtype = files.dtype()](Context&, autoencoder_kl::Weights weights) {
                                   return Autoencoder(config, std::move(weights), dtype);
@@ -86,8 +84,8 @@ void VaeDecoder::plan(Context& ctx, ConstView latents, View image) const {
   vae_.plan_decode(ctx, shards_, latents, scratch_, image);
 }
 
-VaeEncoder::VaeEncoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t width,
-                       int64_t stripe_bytes)
+PackedMeanEncoder::PackedMeanEncoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t width,
+                                     int64_t stripe_bytes)
     : vae_(vae),
       packed_(shards),
       shards_(shards.refined(vae.config().patch)),
@@ -95,10 +93,19 @@ VaeEncoder::VaeEncoder(Arena& arena, const Autoencoder& vae, const nn::RowShards
                     {shards_.local().count, width * vae.config().patch, 2 * vae.config().latent_channels})),
       scratch_(vae.take_encode_scratch(arena, shards_, width * vae.config().patch, stripe_bytes)) {}
 
-void VaeEncoder::encode(Context& ctx, ConstView image, View tokens) const {
+void PackedMeanEncoder::encode(Context& ctx, ConstView image, View tokens) const {
   vae_.encode(ctx, shards_, image, scratch_, moments_);
   vae_.pack_means(ctx, moments_, packed_.own_of_whole(tokens));
   packed_.gather(ctx, {tokens});
+}
+
+MomentsEncoder::MomentsEncoder(Arena& arena, const Autoencoder& vae, const nn::RowShards& shards, int64_t width,
+                               int64_t stripe_bytes)
+    : vae_(vae), shards_(shards), scratch_(vae.take_encode_scratch(arena, shards_, width, stripe_bytes)) {}
+
+void MomentsEncoder::encode(Context& ctx, ConstView image, View moments) const {
+  vae_.encode(ctx, shards_, image, scratch_, shards_.own_of_whole(moments));
+  shards_.gather(ctx, {moments});
 }
 
 }  // namespace nostos

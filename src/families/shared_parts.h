@@ -77,10 +77,8 @@ std::optional<Tokenizer> find_tokenizer(const FamilyOptions& options, const Part
 std::unique_ptr<ModelPartOf<qwen3::Encoder>> make_text_encoder(Context& ctx, const PartFiles& files,
                                                                const qwen3::Config& config, int64_t max_tokens);
 
-/// \param with_encoder whether images are encoded, too
 std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> make_vae(Context& ctx, const PartFiles& files,
-                                                                   const autoencoder_kl::Config& config,
-                                                                   bool with_encoder);
+                                                                   const autoencoder_kl::Config& config);
 
 /// \return the largest inputs of a VAE's convolutions that are made whole, bytes.
 inline int64_t stripe_bytes(const Family& family) {
@@ -103,16 +101,31 @@ class VaeDecoder final : public Decoder {
 };
 
 /// Encodes images into packed latents: the mean that the VAE gives, nothing is drawn at random.
-class VaeEncoder final : public Encoder {
+class PackedMeanEncoder final : public Encoder {
  public:
-  VaeEncoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t width,
-             int64_t stripe_bytes);
+  PackedMeanEncoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t width,
+                    int64_t stripe_bytes);
+  /// \param tokens f32 [tokens, packed channels]
   void encode(Context& ctx, ConstView image, View tokens) const override;
 
  private:
   const autoencoder_kl::Autoencoder& vae_;
   nn::RowShards packed_, shards_;  // the latter of unpacked latents
   View moments_;                   // f32 [this rank's rows, width, 2 * latent channels], unpacked
+  autoencoder_kl::Scratch scratch_;
+};
+
+/// Encodes images into the moments of latents, as the VAE gives them.
+class MomentsEncoder final : public Encoder {
+ public:
+  MomentsEncoder(Arena& arena, const autoencoder_kl::Autoencoder& vae, const nn::RowShards& shards, int64_t width,
+                 int64_t stripe_bytes);
+  /// \param moments f32 [height, width, 2 * latent channels]
+  void encode(Context& ctx, ConstView image, View moments) const override;
+
+ private:
+  const autoencoder_kl::Autoencoder& vae_;
+  nn::RowShards shards_;
   autoencoder_kl::Scratch scratch_;
 };
 

@@ -88,4 +88,11 @@ void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x) {
   dispatch<euler_step>(ctx, model_output, delta, x);
 }
 
+void mix_noise(Context& ctx, ConstView clean, ConstView noise, ConstView level, ConstView mask, View x) {
+  check(clean.shape() == x.shape() && noise.shape() == x.shape() && (!mask || mask.shape() == x.shape()),
+        "mix_noise keeps the shape");
+  check(level.elements() == 1, "mix_noise takes one level");
+  dispatch<mix_noise>(ctx, clean, noise, level, mask, x);
+}
+
 }  // namespace nostos::ops

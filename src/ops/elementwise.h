@@ -67,4 +67,11 @@ void cap_norm(Context& ctx, ConstView token_squares, float max_norm_ratio, View 
 /// [1]: sigma_next - sigma, on the device, where a recorded step finds each step's own.
 void euler_step(Context& ctx, ConstView model_output, ConstView delta, View x);
 
+/// An image as it is at a noise level: level * noise + (1 - level) * clean. All f32, of one shape.
+/// \param level f32 [1], on the device, where a recorded step finds each step's own
+/// \param mask of the shape, or null: how much of x stays, from 0 to 1; without one nothing of x stays
+/// \param x becomes (1 - mask) * image + mask * x
+/// Source: diffusers pipeline_z_image_inpaint.py and FlowMatchEulerDiscreteScheduler.scale_noise().
+void mix_noise(Context& ctx, ConstView clean, ConstView noise, ConstView level, ConstView mask, View x);
+
 }  // namespace nostos::ops

@@ -53,6 +53,13 @@ void pack_latents(Context& ctx, ConstView image, int64_t patch, const ChannelSta
   dispatch<pack_latents>(ctx, image, patch, norm, packed);
 }
 
+void sample_posterior(Context& ctx, ConstView moments, ConstView noise, float scale, float shift, View latents) {
+  const Shape& shape = latents.shape();
+  check(shape.rank() == 3 && moments.shape() == Shape({shape[1], shape[2], 2 * shape[0]}) && noise.shape() == shape,
+        "sample_posterior has a mean and a variance of each latent");
+  dispatch<sample_posterior>(ctx, moments, noise, scale, shift, latents);
+}
+
 void upsample_nearest_2x(Context& ctx, ConstView x, View out) {
   const Shape& shape = x.shape();
   check(shape.rank() == 3 && out.shape() == Shape({2 * shape[0], 2 * shape[1], shape[2]}),

@@ -35,6 +35,12 @@ void unpack_latents(Context& ctx, ConstView packed, int64_t patch, const Channel
 /// channels * patch * patch]: tokens, row-major over the grid
 void pack_latents(Context& ctx, ConstView image, int64_t patch, const ChannelStatistics& norm, View packed);
 
+/// latents f32 [channels, height, width] = ((mean + exp(log variance / 2) * noise) - shift) * scale, drawn from what a
+/// VAE's encoder says of an image. \param moments f32 [height, width, 2 * channels]: the means, then the logarithms of
+/// the variances, which are kept within -30 and 20. \param noise f32, as latents, which it may be
+/// Source: diffusers vae.py, DiagonalGaussianDistribution, and pipeline_z_image_img2img.py.
+void sample_posterior(Context& ctx, ConstView moments, ConstView noise, float scale, float shift, View latents);
+
 /// x [height, width, channels] to out [2 * height, 2 * width, channels] by repetition; converts f32 or product_dtype()
 /// to f32 or bf16.
 void upsample_nearest_2x(Context& ctx, ConstView x, View out);

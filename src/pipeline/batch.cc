@@ -7,10 +7,25 @@
 
 namespace nostos {
 
+namespace {
+
+bool same_mask(const std::optional<Mask>& a, const std::optional<Mask>& b) {
+  return a.has_value() == b.has_value() && (!a || (a->blur == b->blur && same_pixels(a->image, b->image)));
+}
+
+bool begin_alike(const ResolvedRequest& a, const ResolvedRequest& b) {
+  if (a.has_source != b.has_source) return false;
+  return !a.has_source || (a.first_step == b.first_step && a.request.image_fit == b.request.image_fit &&
+                           a.request.height == b.request.height && a.request.width == b.request.width &&
+                           same_mask(a.request.mask, b.request.mask));
+}
+
+}  // namespace
+
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b) {
   return a.drawn_height == b.drawn_height && a.drawn_width == b.drawn_width &&
          a.request.num_inference_steps == b.request.num_inference_steps && a.request.sigmas == b.request.sigmas &&
-         std::ranges::equal(a.request.images, b.request.images, same_pixels) &&
+         std::ranges::equal(a.request.images, b.request.images, same_pixels) && begin_alike(a, b) &&
          same_changes(a.request.adapters, b.request.adapters);
 }
 

@@ -14,8 +14,9 @@
 namespace nostos {
 
 /// \return whether one drawing can serve both requests. Both must be drawn at the same size with the same noise levels,
-/// so that their steps have the same times, and from the same reference images in the same order. Prompts, seeds,
-/// noise, guidance and numbers of images are each request's own.
+/// so that their steps have the same times, and with the same images in the same order, of which the first is or is not
+/// what both begin with, by the same strength and mask. Prompts, seeds, noise, guidance and numbers of images are each
+/// request's own.
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b);
 
 /// Consecutive images that are denoised together, or prompts that are encoded together.

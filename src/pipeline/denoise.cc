@@ -6,8 +6,7 @@
 #include <utility>
 
 #include "parallel/shard_plan.h"
-#include "pipeline/initial_state.h"
-#include "pipeline/references.h"
+#include "pipeline/encode.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -20,12 +19,14 @@ struct BatchRun {
 };
 
 /// Makes the latents of every picture of the batch.
-void begin(Drawing& drawing, const BatchRun& batch) {
+void begin(Drawing& drawing, const BatchRun& batch, const SourceMemory& source, const DenoiseInputs& inputs,
+           Sampler& sampler) {
   const Shape shape = drawing.latent_shape();
   for (size_t i = 0; i < batch.places.size(); ++i) {
     Tensor& latents = drawing.picture_at(batch.places[i]).latents;
     latents = Tensor(Device{}, DType::f32, {1, shape[0], shape[1], shape[2]});
-    fill_initial_state(drawing, batch.places[i], latents.view().reshape(shape), batch.states[i]);
+    fill_initial_state(drawing, batch.places[i], inputs.source, source, latents.view().reshape(shape), batch.states[i]);
+    if (inputs.mask) sampler.know(i, source.clean, source.noise, inputs.mask);
   }
 }
 
@@ -37,7 +38,7 @@ void tell_step(Drawing& drawing, const BatchRun& batch, double step_ms, std::vec
     if (!progress.on_step || !drawing.is_wanted(place)) continue;
     const auto of_request = std::ranges::count(batch.places, place.request, &PicturePlace::request);
     const GenerationRequest& request = drawing.request_of(place);
-    progress.on_step(++done[place.request], request.num_outputs * *request.num_inference_steps,
+    progress.on_step(++done[place.request], request.num_outputs * drawing.made[place.request].resolved.steps(),
                      step_ms / static_cast<double>(of_request));
   }
 }
@@ -85,10 +86,13 @@ DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, 
                                                 model.head_dim),
                   .halves = drawing.groups.halves(),
                   .world = &drawing.world(),
-                  .schedule = drawing.family().schedule(*request.num_inference_steps, request.sigmas, grid.tokens()),
+                  .schedule = drawing.family()
+                                  .schedule(*request.num_inference_steps, request.sigmas, grid.tokens())
+                                  .from(drawing.made.front().resolved.first_step),
                   .caption_tokens = embedding_rows,
                   .references = reference_grids(drawing),
-                  .pictures = std::move(pictures)};
+                  .pictures = std::move(pictures),
+                  .has_mask = request.mask.has_value()};
   std::vector<int64_t> rows;
   for (size_t i = 0; i < all.pictures.size(); ++i) rows.push_back(all.rows_of(i));
   DenoiseBatches plan{std::move(places), batch_plan(rows, max_batch_rows(drawing.ctx().device())), {}};
@@ -105,6 +109,7 @@ DenoiseMemory take_denoise_memory(Arena& arena, const Drawing& drawing, const De
   DenoiseMemory memory;
   for (size_t i = 0; i < plan.places.size(); ++i)
     memory.states.push_back(take(arena, DType::f32, drawing.latent_shape()));
+  memory.source = SourceMemory::take(arena, drawing);
   memory.preview = PreviewMemory::take(arena, drawing.parts().shape().patch_width(), plan.samplers.front());
   const size_t mark = arena.used_bytes();
   size_t end = mark;
@@ -128,6 +133,11 @@ void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemor
 void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory, const DenoiseInputs& inputs,
              const std::function<void()>& after_first_step) {
   Context& ctx = drawing.ctx();
+  if (inputs.source) {
+    Tensor level(Device{}, DType::f32, {1});
+    *level.data<float>() = plan.samplers.front().schedule.sigmas.front();
+    upload(ctx, level, memory.source.level);
+  }
   std::vector<int64_t> steps_told(drawing.made.size());
   for (size_t i = 0; i < plan.batches.size(); ++i) {
     const auto& [first, count, apart] = plan.batches[i];
@@ -139,7 +149,7 @@ void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& 
       drawing.report.transformer_flop = sampler.step_flop();
       drawing.report.transformer_rows = sampler.rows();
     }
-    begin(drawing, batch);
+    begin(drawing, batch, memory.source, inputs, sampler);
     std::optional<Previewer> previewer;
     if (drawing.orders.has_previews())
       previewer.emplace(ctx, sampler_plan, memory.samplers[i], memory.preview, drawing.rank.previews,

@@ -8,6 +8,7 @@
 
 #include "pipeline/batch.h"
 #include "pipeline/drawing.h"
+#include "pipeline/initial_state.h"
 #include "pipeline/preview.h"
 #include "pipeline/sampler.h"
 
@@ -25,6 +26,7 @@ struct DenoiseMemory {
   std::vector<View> states;             ///< of each picture, f32 [channels, height, width]: its latents
   std::vector<SamplerMemory> samplers;  ///< of each batch, all in the same memory
   PreviewMemory preview;
+  SourceMemory source;
 };
 
 /// Deals the images to batches.
@@ -43,6 +45,8 @@ void take_denoise_scratch(Arena& arena, const DenoiseBatches& plan, DenoiseMemor
 struct DenoiseInputs {
   std::vector<ConstView> embeddings;  ///< of each prompt of the drawing
   ConstView references;               ///< f32 [tokens of all reference images, patch width]; null without
+  ConstView source;                   ///< encoding of the image that the drawing begins with; null without
+  ConstView mask;                     ///< f32 [tokens, patch width] of that image; null without
 };
 
 /// memory.states <- the images' final latents. Every rank has the latents in drawing.made, too.

@@ -16,7 +16,7 @@
 #include "pipeline/decode.h"
 #include "pipeline/denoise.h"
 #include "pipeline/drawing.h"
-#include "pipeline/references.h"
+#include "pipeline/encode.h"
 #include "pipeline/report.h"
 
 namespace nostos {
@@ -43,7 +43,7 @@ struct Wishes {
 
 struct DrawingMemory {
   CaptionMemory captions;
-  ReferenceMemory references;
+  EncodeMemory encode;
   DenoiseMemory denoise;
   DecodeMemory decode;  ///< empty where parts take turns
 };
@@ -101,11 +101,11 @@ void make_room(Drawing& drawing, size_t scratch_bytes) {
 DrawingMemory take_memory(Arena& captions, Arena& arena, const Drawing& drawing, const PromptSet& prompts,
                           const DenoiseBatches& plan) {
   DrawingMemory memory{.captions = take_caption_memory(captions, drawing, prompts),
-                       .references = take_reference_memory(arena, drawing),
+                       .encode = take_encode_memory(arena, drawing),
                        .denoise = take_denoise_memory(arena, drawing, plan),
                        .decode = {}};
   const size_t mark = arena.used_bytes();
-  if (!drawing.takes_turns()) take_reference_scratch(arena, drawing, memory.references);
+  if (!drawing.takes_turns()) take_encode_scratch(arena, drawing, memory.encode);
   arena.rewind(mark);
   take_denoise_scratch(arena, plan, memory.denoise);
   arena.rewind(mark);
@@ -121,8 +121,18 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   for (const SamplerPlan& sampler : plan.samplers)
     pictures.insert(pictures.end(), sampler.pictures.begin(), sampler.pictures.end());
   const Shape latent = drawing.latent_shape();
-  const DrawingShape shape{&drawing.parts(), drawing.parallelism,  drawing.world().rank(), latent[1],       latent[2],
-                           first.steps(),    first.caption_tokens, std::move(pictures),    first.references};
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  const DrawingShape shape{.model = &drawing.parts(),
+                           .parallelism = drawing.parallelism,
+                           .rank = drawing.world().rank(),
+                           .height = latent[1],
+                           .width = latent[2],
+                           .steps = first.steps(),
+                           .caption_tokens = first.caption_tokens,
+                           .pictures = std::move(pictures),
+                           .references = first.references,
+                           .has_source = resolved.has_source,
+                           .has_mask = first.has_mask};
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {
@@ -184,7 +194,7 @@ void run_stages(Drawing& drawing) {
   DenoiseBatches plan = plan_batches(drawing, std::move(wishes.places), std::move(wishes.pictures), prompts.rows);
   DrawingMemory memory = lay_out(drawing, prompts, plan);
 
-  encode_references(drawing, memory.references);
+  encode_images(drawing, memory.encode);
   CaptionCopies copies = make_captions(drawing, prompts, memory.captions);
 
   const StageParts& parts = drawing.family().stage_parts();
@@ -192,8 +202,10 @@ void run_stages(Drawing& drawing) {
   if (drawing.takes_turns() && !are_loaded) drawing.turn_to(parts.denoise);
   drawing.enter_stage("denoise");
   drawing.timed("denoise", drawing.ctx(), [&] {
-    denoise(drawing, plan, memory.denoise, {embeddings_of(memory.captions, prompts), memory.references.tokens},
-            [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
+    denoise(
+        drawing, plan, memory.denoise,
+        {embeddings_of(memory.captions, prompts), memory.encode.references, memory.encode.source, memory.encode.mask},
+        [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
   });
 
   decode(drawing, plan.places, memory.denoise.states, std::move(memory.decode));

@@ -204,10 +204,11 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
           "{} requests come with {} progresses: each has its own, or none has one", requests.size(), progress.size());
   // Every process must find the same, and rank 0 alone has the pixels.
   const auto has_hash = [](const ReferenceImage& image) { return !image.sha256.empty(); };
-  const auto is_comparable = [&](const GenerationRequest& one) { return std::ranges::all_of(one.images, has_hash); };
+  const auto is_comparable = [&](const GenerationRequest& one) {
+    return std::ranges::all_of(one.images, has_hash) && (!one.mask || has_hash(one.mask->image));
+  };
   require(impl.processes == nullptr || requests.size() == 1 || std::ranges::all_of(requests, is_comparable),
-          ErrorKind::invalid_input,
-          "an image has no sha256: processes compare the reference images of several requests by it");
+          ErrorKind::invalid_input, "an image has no sha256: processes compare the images of several requests by it");
   std::vector<ResolvedRequest> resolved;
   for (size_t i = 0; i < requests.size(); ++i) {
     for_request(i, requests.size(), [&] {
@@ -216,7 +217,7 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
       require(
           draws_together(made, first), ErrorKind::invalid_input,
           "drawn at {}x{} with {} steps, it cannot be drawn together with one at {}x{} with {} steps, or with other "
-          "sigmas or reference images",
+          "sigmas, images, strength or mask",
           made.drawn_width, made.drawn_height, *made.request.num_inference_steps, first.drawn_width, first.drawn_height,
           *first.request.num_inference_steps);
     });

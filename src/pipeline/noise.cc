@@ -123,11 +123,9 @@ RngKind parse_rng(std::string_view name) {
 
 std::string_view name(RngKind kind) { return kind == RngKind::torch_cpu ? "torch-cpu" : "torch-cuda"; }
 
-void fill_torch_cpu_normal(uint64_t seed, std::span<float> out) {
-  // PyTorch seeds its mt19937 with the lower half alone.
-  std::mt19937 generator(static_cast<uint32_t>(seed));
-  if (out.size() < 16) return fill_pairs(generator, out);
-  fill_blocks(generator, out);
+void TorchCpuGenerator::fill_normal(std::span<float> out) {
+  if (out.size() < 16) return fill_pairs(words_, out);
+  fill_blocks(words_, out);
 }
 
 }  // namespace nostos

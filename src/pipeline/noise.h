@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <random>
 #include <span>
 #include <string_view>
 
@@ -19,8 +20,20 @@ RngKind parse_rng(std::string_view name);
 /// \return the name that parse_rng() takes.
 std::string_view name(RngKind kind);
 
-/// Fills `out` with what torch.randn(out.size(), generator=torch.Generator("cpu").manual_seed(seed), dtype=float32)
-/// returns.
-void fill_torch_cpu_normal(uint64_t seed, std::span<float> out);
+/// torch.Generator("cpu").manual_seed(seed).
+class TorchCpuGenerator {
+ public:
+  /// PyTorch seeds its mt19937 with the lower half alone.
+  explicit TorchCpuGenerator(uint64_t seed) : words_(static_cast<uint32_t>(seed)) {}
+  /// Fills `out` with what torch.randn(out.size(), generator=this, dtype=float32) returns. A draw of fewer than 16
+  /// values is to be the last.
+  void fill_normal(std::span<float> out);
+
+ private:
+  std::mt19937 words_;
+};
+
+/// Fills `out` with what a generator's first draw is.
+inline void fill_torch_cpu_normal(uint64_t seed, std::span<float> out) { TorchCpuGenerator(seed).fill_normal(out); }
 
 }  // namespace nostos

@@ -154,7 +154,7 @@ Previewer::Previewer(Context& ctx, const SamplerPlan& plan, const SamplerMemory&
 }
 
 void Previewer::after_step(size_t picture, int64_t step, Deliver deliver) {
-  const auto& [tokens, velocity] = sampler_.pictures[picture];
+  const auto& [tokens, velocity, clean, noise] = sampler_.pictures[picture];
   ops::convert(ctx_, tokens, memory_.clean);
   ops::euler_step(ctx_, velocity[kPositive], memory_.clean_deltas.rows(step, 1), memory_.clean);
   // The state of all ranks is not there before the end: until then its place is free.

@@ -29,11 +29,13 @@ std::string setting_value(const std::string& text) {
   return text.find_first_of(",:\n\"") == std::string::npos ? text : json_line(text);
 }
 
+nlohmann::ordered_json image_json(const ReferenceImage& image) {
+  return {{"file", image.file}, {"sha256", image.sha256}, {"height", image.size.height}, {"width", image.size.width}};
+}
+
 nlohmann::ordered_json images_json(const std::vector<ReferenceImage>& images) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
-  for (const ReferenceImage& image : images)
-    json.push_back(
-        {{"file", image.file}, {"sha256", image.sha256}, {"height", image.size.height}, {"width", image.size.width}});
+  for (const ReferenceImage& image : images) json.push_back(image_json(image));
   return json;
 }
 
@@ -62,10 +64,11 @@ AdapterUse parse_adapter(const JsonConfig& json) {
           .scale = json.number("scale", -kMaxAdapterScale, kMaxAdapterScale)};
 }
 
-ReferenceImage parse_image(const JsonConfig& json) {
+/// \param of the field that the object is, or is an element of
+ReferenceImage parse_image(const JsonConfig& json, const char* of) {
   constexpr int64_t kMaxSide = int64_t{1} << 24;
   return {.file = json.string("file"),
-          .sha256 = parse_sha256(json, "images"),
+          .sha256 = parse_sha256(json, of),
           .size = {json.integer("height", 1, kMaxSide), json.integer("width", 1, kMaxSide)}};
 }
 
@@ -97,6 +100,14 @@ nlohmann::ordered_json request_json(const GenerationRequest& request) {
       {"max_sequence_length",
        request.max_sequence_length ? nlohmann::ordered_json(*request.max_sequence_length) : nlohmann::ordered_json()}};
   if (!request.images.empty()) json["images"] = images_json(request.images);
+  if (request.strength) {
+    json["strength"] = *request.strength;
+    json["image_fit"] = name(request.image_fit);
+  }
+  if (request.mask) {
+    json["mask"] = image_json(request.mask->image);
+    json["mask"]["blur"] = request.mask->blur;
+  }
   if (!request.adapters.empty()) json["loras"] = adapters_json(request.adapters);
   return json;
 }
@@ -135,7 +146,11 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   request.sigmas = json.numbers("sigmas", 0, 1);
   if (std::string file = json.string("latents"); !file.empty()) request.start = Latents{.file = std::move(file)};
   if (json.has("images"))
-    for (const JsonConfig& image : json.objects("images")) request.images.push_back(parse_image(image));
+    for (const JsonConfig& image : json.objects("images")) request.images.push_back(parse_image(image, "images"));
+  if (json.has("strength")) request.strength = json.number("strength", 0, 1);
+  if (json.has("image_fit")) request.image_fit = parse_image_fit(json.string("image_fit"));
+  if (const auto mask = json.object("mask"))
+    request.mask = Mask{parse_image(*mask, "mask"), mask->number("blur", 0, kMaxMaskBlur)};
   if (json.has("loras"))
     for (const JsonConfig& adapter : json.objects("loras")) request.adapters.push_back(parse_adapter(adapter));
   // Records of earlier versions have neither of these.

@@ -36,8 +36,9 @@ struct DrawingRecord {
 constexpr std::string_view kRecordKeyword = "nostos";
 
 /// \return the fields of a resolved request under the names that the flags have (with underscores), in a fixed order:
-/// every field always, but for `images`, a list of {file, sha256, height, width}, and `loras`, a list of {name, file,
-/// sha256, scale}, which only requests with such have.
+/// every field always, but for those that only requests with such have: `images`, a list of {file, sha256, height,
+/// width}, of a drawing that begins with an image `strength`, `image_fit` and `mask`, an object like the images with
+/// `blur`, and `loras`, a list of {name, file, sha256, scale}.
 nlohmann::ordered_json request_json(const GenerationRequest& request);
 
 /// \return the record as one line of JSON.

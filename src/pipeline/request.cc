@@ -71,23 +71,86 @@ void require_fitting(const Latents& latents, const ResolvedRequest& resolved, co
           latents.file);
 }
 
-/// \return the prepared size of each reference image. \throws Error invalid_input if the model does not take them
-std::vector<ImageSize> reference_sizes(const std::vector<ReferenceImage>& images, const ModelLimits& limits) {
-  const auto count = static_cast<int64_t>(images.size());
-  require(count == 0 || limits.max_reference_images > 0, ErrorKind::invalid_input,
-          "image is given, but this model takes no reference pictures: it draws from text alone");
+/// \return the name of an image in messages. \param role e.g. "image[0]"
+std::string field_of(const std::string& role, const ReferenceImage& image) {
+  return role + (image.file.empty() ? "" : " (" + image.file + ")");
+}
+
+void require_of_its_size(const ReferenceImage& image, const std::string& field) {
+  const auto& [file, sha256, size, pixels] = image;
+  require(pixels == nullptr || (pixels->height == size.height && pixels->width == size.width), ErrorKind::invalid_input,
+          "{} has {}x{} pixels, but its size is said to be {}x{}", field, pixels == nullptr ? 0 : pixels->width,
+          pixels == nullptr ? 0 : pixels->height, size.width, size.height);
+}
+
+/// Finds out what the images are for. \throws Error invalid_input if the model does not take them
+void sort_images(ResolvedRequest& resolved, const ModelLimits& limits) {
+  const GenerationRequest& r = resolved.request;
+  const bool takes_references = limits.max_reference_images > 0;
+  resolved.has_source = !r.images.empty() && (r.strength || r.mask || !takes_references);
+  resolved.shows_source = resolved.has_source && r.mask && takes_references;
+  require(resolved.has_source || !r.strength, ErrorKind::invalid_input,
+          "strength is {}, but no image is given to begin with", r.strength.value_or(0));
+  require(resolved.has_source || !r.mask, ErrorKind::invalid_input,
+          "mask is given, but no image of which it says what is drawn anew");
+  const auto count = std::ssize(r.images) - (resolved.has_source && !resolved.shows_source ? 1 : 0);
+  require(count == 0 || takes_references, ErrorKind::invalid_input,
+          "image has {} pictures beside the one that the drawing begins with: this model takes no reference pictures",
+          count);
   require(count <= limits.max_reference_images, ErrorKind::invalid_input,
           "image has {} reference pictures: this model takes at most {}", count, limits.max_reference_images);
+  require(!resolved.has_source || !std::holds_alternative<Latents>(r.start), ErrorKind::invalid_input,
+          "latents are given, and image, too: a drawing begins with one of them");
+}
+
+/// \return the size of the image that the drawing begins with, cut down to what the model draws.
+ImageSize source_size(const ReferenceImage& image, const ModelLimits& limits) {
+  const auto floored = [&](int64_t side) {
+    return std::max(side / limits.size_multiple * limits.size_multiple, limits.size_multiple);
+  };
+  return {floored(image.size.height), floored(image.size.width)};
+}
+
+/// Fills in strength and the step that the drawing begins with.
+/// Source: diffusers pipeline_z_image_img2img.py, get_timesteps()
+void resolve_strength(ResolvedRequest& resolved, const ModelLimits& limits) {
+  if (!resolved.has_source) return;
+  GenerationRequest& r = resolved.request;
+  r.strength = r.strength.value_or(r.mask ? limits.default_mask_strength : limits.default_strength);
+  require(*r.strength > 0 && *r.strength <= 1, ErrorKind::invalid_input,
+          "strength is {}: it must be above 0 and at most 1 (1 draws all of it anew)", *r.strength);
+  const auto steps = static_cast<double>(*r.num_inference_steps);
+  resolved.first_step = static_cast<int64_t>(std::max(steps - std::min(steps * *r.strength, steps), 0.0));
+  require(resolved.steps() >= 1, ErrorKind::invalid_input,
+          "strength is {}: of {} steps none would be drawn, it must be at least {}", *r.strength,
+          *r.num_inference_steps, 1 / steps);
+}
+
+/// \return the sizes of what the model looks at. \throws Error invalid_input as prepared_size()
+std::vector<ImageSize> reference_sizes(const ResolvedRequest& resolved, const ModelLimits& limits) {
   std::vector<ImageSize> sizes;
-  for (size_t i = 0; i < images.size(); ++i) {
-    const auto& [file, sha256, size, pixels] = images[i];
-    const std::string field = fmt::format("image[{}]{}", i, file.empty() ? "" : " (" + file + ")");
-    require(pixels == nullptr || (pixels->height == size.height && pixels->width == size.width),
-            ErrorKind::invalid_input, "{} has {}x{} pixels, but its size is said to be {}x{}", field,
-            pixels == nullptr ? 0 : pixels->width, pixels == nullptr ? 0 : pixels->height, size.width, size.height);
-    sizes.push_back(prepared_size(size, limits, field));
-  }
+  if (resolved.shows_source) sizes.push_back({resolved.drawn_height, resolved.drawn_width});
+  const std::vector<ReferenceImage>& images = resolved.request.images;
+  for (size_t i = resolved.has_source ? 1 : 0; i < images.size(); ++i)
+    sizes.push_back(prepared_size(images[i].size, limits, field_of(fmt::format("image[{}]", i), images[i])));
   return sizes;
+}
+
+/// \return the size that is drawn where none is asked for.
+ImageSize usual_size(const ResolvedRequest& resolved, const ModelLimits& limits) {
+  const std::vector<ReferenceImage>& images = resolved.request.images;
+  if (images.empty()) return {limits.default_height, limits.default_width};
+  const ReferenceImage& first = images.front();
+  return resolved.has_source ? source_size(first, limits)
+                             : prepared_size(first.size, limits, field_of("image[0]", first));
+}
+
+void require_valid_images(const GenerationRequest& r) {
+  for (size_t i = 0; i < r.images.size(); ++i)
+    require_of_its_size(r.images[i], field_of(fmt::format("image[{}]", i), r.images[i]));
+  if (!r.mask) return;
+  require_of_its_size(r.mask->image, field_of("mask", r.mask->image));
+  require_in_range("mask_blur", r.mask->blur, 0, kMaxMaskBlur);
 }
 
 /// \return the number of nine decimals next to `value`.
@@ -115,13 +178,14 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
   ResolvedRequest resolved{.request = request};
   GenerationRequest& r = resolved.request;
 
-  resolved.reference_sizes = reference_sizes(r.images, limits);
-  const ImageSize usual =
-      r.images.empty() ? ImageSize{limits.default_height, limits.default_width} : resolved.reference_sizes.front();
+  sort_images(resolved, limits);
+  require_valid_images(r);
+  const ImageSize usual = usual_size(resolved, limits);
   r.height = checked_side("height", request.height.value_or(usual.height), limits);
   r.width = checked_side("width", request.width.value_or(usual.width), limits);
   resolved.drawn_height = drawn_side("height", *r.height, limits);
   resolved.drawn_width = drawn_side("width", *r.width, limits);
+  resolved.reference_sizes = reference_sizes(resolved, limits);
 
   if (const Latents* const latents = std::get_if<Latents>(&r.start)) require_fitting(*latents, resolved, limits);
 
@@ -134,6 +198,7 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
   require(levels == 0 || levels == *r.num_inference_steps, ErrorKind::invalid_input,
           "num_inference_steps is {} but sigmas has {} levels: leave one of them out or make them equal",
           *r.num_inference_steps, levels);
+  resolve_strength(resolved, limits);
 
   r.guidance_scale = request.guidance_scale.value_or(limits.default_guidance_scale);
   require_in_range("guidance_scale", *r.guidance_scale, 0, kMaxGuidance);
@@ -156,6 +221,24 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
   require(*r.max_sequence_length <= tokens, ErrorKind::invalid_input,
           "max_sequence_length is {}: this model takes prompts of at most {} tokens", *r.max_sequence_length, tokens);
   return resolved;
+}
+
+ImageFit parse_image_fit(std::string_view text) {
+  for (const ImageFit fit : {ImageFit::crop, ImageFit::pad, ImageFit::stretch})
+    if (name(fit) == text) return fit;
+  fail(ErrorKind::invalid_input, "image_fit is '{}': it is one of crop, pad, stretch", text);
+}
+
+std::string_view name(ImageFit fit) {
+  switch (fit) {
+    case ImageFit::crop:
+      return "crop";
+    case ImageFit::pad:
+      return "pad";
+    case ImageFit::stretch:
+      return "stretch";
+  }
+  return "";
 }
 
 double cfg_scale_of(double guidance_scale, GuidanceForm form) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -31,7 +32,8 @@ struct Latents {
   std::shared_ptr<const Tensor> values{};
 };
 
-/// An image that a model looks at while it draws, as it was given: reference_images.h says what the model sees of it.
+/// An image that a model looks at while it draws, or that a drawing begins with, as it was given: reference_images.h and
+/// source_image.h say what is made of it.
 struct ReferenceImage {
   std::string file{};  ///< that it was read from, as messages and records name it; may be empty
   /// Of the file's bytes, see base/sha256.h. Empty: not known; then ranks that are processes draw a request by itself.
@@ -43,6 +45,24 @@ struct ReferenceImage {
 
 /// \return whether both are the same picture: what two files are called does not matter.
 bool same_pixels(const ReferenceImage& a, const ReferenceImage& b);
+
+/// Which part of the image that a drawing begins with is drawn anew.
+struct Mask {
+  ReferenceImage image{};  ///< grey: white is drawn anew, black is kept
+  double blur = 0;         ///< radius in pixels of the image that is drawn; 0: a hard edge
+};
+inline constexpr double kMaxMaskBlur = 256;
+
+/// How the image that a drawing begins with comes to the asked size.
+enum class ImageFit {
+  crop,     ///< covers the size; what is beyond is cut off on either side
+  pad,      ///< stands within the size; its outermost pixels fill the rest
+  stretch,  ///< in another aspect
+};
+/// \return the fit named "crop", "pad" or "stretch". \throws Error invalid_input for any other
+ImageFit parse_image_fit(std::string_view name);
+/// \return the name that parse_image_fit() takes.
+std::string_view name(ImageFit fit);
 
 /// An adapter file, such as a LoRA, whose changes the model's weights have while a request is drawn.
 struct AdapterUse {
@@ -61,9 +81,14 @@ inline constexpr double kMaxAdapterScale = 100;
 struct GenerationRequest {
   std::string prompt{};
   std::string negative_prompt{};
-  std::vector<ReferenceImage> images{};          ///< references, in the order in which the model is given them
+  /// References, in the order in which the model is given them. The first one is the image that the drawing begins with
+  /// where `strength` or `mask` is given, or the model takes no references.
+  std::vector<ReferenceImage> images{};
+  std::optional<double> strength{};  ///< how much of the drawing is done anew: above 0, 1 is all of it
+  std::optional<Mask> mask{};        ///< of the image that the drawing begins with
+  ImageFit image_fit = ImageFit::crop;
   std::vector<AdapterUse> adapters{};            ///< all at once; one may come several times
-  std::optional<int64_t> height{};               ///< pixels; empty: that of the first prepared reference, if any
+  std::optional<int64_t> height{};               ///< pixels; empty: that of the first prepared image, if any
   std::optional<int64_t> width{};                ///< likewise
   std::optional<int64_t> num_inference_steps{};  ///< transformer calls; as many as `sigmas` where both are given
   std::optional<double> guidance_scale{};        ///< 0 switches classifier-free guidance off
@@ -86,7 +111,18 @@ struct ResolvedRequest {
   bool is_guided = false;       ///< whether a negative prompt takes part
   int64_t drawn_height = 0;     ///< pixels, multiples of ModelLimits::size_multiple
   int64_t drawn_width = 0;
-  std::vector<ImageSize> reference_sizes{};  ///< of request.images once they are prepared (reference_images.h)
+  /// Whether request.images[0] is what the drawing begins with.
+  bool has_source = false;
+  /// Whether the model looks at it, too, before all references.
+  bool shows_source = false;
+  /// Step of the schedule that the drawing begins with.
+  int64_t first_step = 0;
+  /// Of what the model looks at, once it is prepared (reference_images.h): of the images but the source, before them of
+  /// the source if it is shown.
+  std::vector<ImageSize> reference_sizes{};
+
+  /// \return steps that are drawn.
+  int64_t steps() const { return *request.num_inference_steps - first_step; }
 };
 
 /// \throws Error invalid_input naming the first field that is out of range, its value and what would be right. Of

@@ -23,9 +23,10 @@ std::vector<DenoisePass> passes_of(const SamplerPlan& plan, std::span<const Samp
                                    const StepKind& kind, const Computes& computes) {
   std::vector<DenoisePass> passes;
   for (size_t picture = 0; picture < kind.size(); ++picture) {
-    const auto& [tokens, velocity] = pictures[picture];
+    const SamplerMemory::Picture& of = pictures[picture];
     for (const Side side : sides_of(kind[picture]))
-      if (computes(side)) passes.push_back({picture, plan.pictures[picture].captions[side], tokens, velocity[side]});
+      if (computes(side))
+        passes.push_back({picture, plan.pictures[picture].captions[side], of.tokens, of.velocity[side]});
   }
   return passes;
 }
@@ -68,6 +69,10 @@ SamplerMemory SamplerMemory::take(Arena& arena, const Family& family, const Samp
     picture.tokens = nostos::take(arena, DType::f32, local);
     for (const Side side : sides_of(planned.guidance.is_on() ? Prediction::guided : Prediction::plain))
       picture.velocity[side] = nostos::take(arena, DType::f32, local);
+    if (plan.has_mask) {
+      picture.clean = nostos::take(arena, DType::f32, local);
+      picture.noise = nostos::take(arena, DType::f32, local);
+    }
     is_capped = is_capped || planned.guidance.normalization > 0;
   }
   std::vector<size_t> captions;
@@ -76,6 +81,11 @@ SamplerMemory SamplerMemory::take(Arena& arena, const Family& family, const Samp
       arena, {plan.share, plan.caption_tokens, captions, plan.references, plan.steps(), plan.passes_apart});
   memory.deltas = nostos::take(arena, DType::f32, {1, plan.steps(), 1});
   memory.step_delta = nostos::take(arena, DType::f32, {1, 1, 1});
+  if (plan.has_mask) {
+    memory.mask = nostos::take(arena, DType::f32, local);
+    memory.levels = nostos::take(arena, DType::f32, {1, plan.steps(), 1});
+    memory.step_level = nostos::take(arena, DType::f32, {1, 1, 1});
+  }
   memory.all_tokens = nostos::take(arena, DType::f32, all);
   memory.gathered_tokens = nostos::take(arena, DType::f32, all);
   if (is_capped) {
@@ -100,18 +110,35 @@ Sampler::Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& mem
                  std::span<const ConstView> captions, ConstView references, SamplerLeft& left)
     : ctx_(ctx), plan_(plan), memory_(memory), left_(left) {
   if (left_.caption_tokens != plan_.caption_tokens || left_.references != plan_.references ||
-      left_.pictures != plan_.pictures)
-    left_ = {.caption_tokens = plan_.caption_tokens, .references = plan_.references, .pictures = plan_.pictures};
+      left_.pictures != plan_.pictures || left_.has_mask != plan_.has_mask)
+    left_ = {.caption_tokens = plan_.caption_tokens,
+             .references = plan_.references,
+             .pictures = plan_.pictures,
+             .has_mask = plan_.has_mask};
   run_half(!left_.has_positions, [&] {
     memory_.denoiser->take_embeddings(ctx_, captions, !left_.has_positions);
     memory_.denoiser->take_references(ctx_, references);
   });
   left_.has_positions = true;
   memory_.denoiser->take_times(ctx_, plan_.schedule.times);
-  Tensor deltas(Device{}, DType::f32, memory_.deltas.shape());
-  for (size_t step = 0; step < plan_.schedule.times.size(); ++step)
-    deltas.data<float>()[step] = plan_.schedule.step_delta(step);
-  upload(ctx_, deltas, memory_.deltas);
+  const auto fill = [&](View table, const auto& of_step) {
+    Tensor values(Device{}, DType::f32, table.shape());
+    for (size_t step = 0; step < plan_.schedule.times.size(); ++step) values.data<float>()[step] = of_step(step);
+    upload(ctx_, values, table);
+  };
+  fill(memory_.deltas, [&](size_t step) { return plan_.schedule.step_delta(step); });
+  if (plan_.has_mask) fill(memory_.levels, [&](size_t step) { return plan_.schedule.sigmas[step + 1]; });
+}
+
+void Sampler::cut(ConstView latents, View tokens) {
+  ops::patchify(ctx_, latents, plan_.share.plan().request.patch, memory_.all_tokens);
+  plan_.share.cut_tokens(ctx_, memory_.all_tokens, tokens);
+}
+
+void Sampler::know(size_t picture, ConstView clean, ConstView noise, ConstView mask) {
+  cut(clean, memory_.pictures[picture].clean);
+  cut(noise, memory_.pictures[picture].noise);
+  plan_.share.cut_tokens(ctx_, mask, memory_.mask);
 }
 
 int64_t Sampler::rows() const {
@@ -133,11 +160,7 @@ double Sampler::step_flop() const {
 }
 
 void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnStep& on_step) {
-  const int64_t patch = plan_.share.plan().request.patch;
-  for (size_t i = 0; i < latents.size(); ++i) {
-    ops::patchify(ctx_, latents[i], patch, memory_.all_tokens);
-    plan_.share.cut_tokens(ctx_, memory_.all_tokens, memory_.pictures[i].tokens);
-  }
+  for (size_t i = 0; i < latents.size(); ++i) cut(latents[i], memory_.pictures[i].tokens);
   for (int64_t step = 0; step < plan_.steps(); ++step) {
     const std::vector<bool> go_on = wanted();
     StepKind kind;
@@ -154,7 +177,7 @@ void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnS
   }
   for (size_t i = 0; i < latents.size(); ++i) {
     plan_.share.gather_tokens(ctx_, memory_.pictures[i].tokens, memory_.gathered_tokens, memory_.all_tokens);
-    ops::unpatchify(ctx_, memory_.all_tokens, patch, latents[i]);
+    ops::unpatchify(ctx_, memory_.all_tokens, plan_.share.plan().request.patch, latents[i]);
   }
 }
 
@@ -193,14 +216,17 @@ void Sampler::select_step(int64_t step) {
   memory_.denoiser->select_step(ctx_, step);
   const ops::RowRun row{step, 0, 1};
   ops::copy_rows(ctx_, memory_.deltas, memory_.step_delta, {&row, 1});
+  if (plan_.has_mask) ops::copy_rows(ctx_, memory_.levels, memory_.step_level, {&row, 1});
 }
 
 void Sampler::finish_step(const StepKind& kind) {
   if (plan_.halves != nullptr) exchange_halves(kind);
   for (size_t i = 0; i < kind.size(); ++i) {
-    const auto& [tokens, velocity] = memory_.pictures[i];
+    if (kind[i] == Prediction::none) continue;
     if (kind[i] == Prediction::guided) guide(i);
-    if (kind[i] != Prediction::none) ops::euler_step(ctx_, velocity[kPositive], memory_.step_delta, tokens);
+    const auto& [tokens, velocity, clean, noise] = memory_.pictures[i];
+    ops::euler_step(ctx_, velocity[kPositive], memory_.step_delta, tokens);
+    if (plan_.has_mask) ops::mix_noise(ctx_, clean, noise, memory_.step_level, memory_.mask, tokens);
   }
 }
 

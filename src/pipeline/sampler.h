@@ -56,6 +56,7 @@ struct SamplerPlan {
   std::vector<int64_t> caption_tokens{};     ///< rows of each prompt embedding
   std::vector<parallel::Grid> references{};  ///< the token grid of each reference image
   std::vector<PicturePlan> pictures{};
+  bool has_mask = false;      ///< whether a part of the images is known, see Sampler::know()
   bool passes_apart = false;  ///< see Batch
   bool can_record = false;    ///< whether steps are recorded: as all ranks do, and not where weights are streamed
 
@@ -71,11 +72,14 @@ struct SamplerMemory {
   struct Picture {
     View tokens{};                   ///< f32 [tokens, patch width]: the state, in token layout through the whole loop
     std::array<View, 2> velocity{};  ///< f32, likewise, of each side; negative null without guidance
+    View clean{}, noise{};           ///< f32, likewise: what the known part is made of; null without a mask
   };
   std::vector<Picture> pictures{};
   std::unique_ptr<Denoiser> denoiser{};
   View deltas{};                               ///< f32 [1, steps, 1]: the change of sigma in each step
   View step_delta{};                           ///< f32 [1, 1, 1]: of the step under way
+  View mask{};                                 ///< f32 [tokens, patch width]: what is not known; null without a mask
+  View levels{}, step_level{};                 ///< likewise, as deltas: the noise level that each step ends with
   View token_squares{};                        ///< f64 [tokens, 2] of ops::guide(); null without a cap of the norm
   View all_tokens{}, all_squares{};            ///< of all ranks, of one picture after the other
   View gathered_tokens{}, gathered_squares{};  ///< room to gather them
@@ -103,6 +107,7 @@ struct SamplerLeft {
   std::vector<int64_t> caption_tokens{};     ///< whose plan it was
   std::vector<parallel::Grid> references{};  ///< likewise
   std::vector<PicturePlan> pictures{};
+  bool has_mask = false;              ///< likewise
   bool has_positions = false;         ///< the rotary tables are filled
   std::map<StepKind, Graph> steps{};  ///< recorded where it can be; of the first kMostSteps kinds
 
@@ -122,6 +127,12 @@ class Sampler {
   /// by reference must outlive it.
   Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, std::span<const ConstView> captions,
           ConstView references, SamplerLeft& left);
+
+  /// Says what is known of image `picture`: of its latents all that the mask leaves out. After each step the known
+  /// part is the clean latents with the noise of the step's end. Needs SamplerPlan::has_mask, for each image.
+  /// \param clean, noise f32 [channels, height, width], whole on every rank; they are copied
+  /// \param mask f32 [tokens, patch width], whole
+  void know(size_t picture, ConstView clean, ConstView noise, ConstView mask);
 
   /// Called before each step.
   /// \return of each image whether it is still wanted, the same on every rank.
@@ -157,6 +168,8 @@ class Sampler {
   /// Exchanges the predictions of the two branches, so that both ranks take the same step.
   void exchange_halves(const StepKind& kind);
   void guide(size_t picture);
+  /// tokens <- this rank's tokens of an image.
+  void cut(ConstView latents, View tokens);
   /// Waits, without blocking on the GPU, until at most one step is under way. Then calls on_step.
   void keep_one_ahead(int64_t step, const OnStep& on_step);
 

@@ -62,7 +62,7 @@ std::vector<std::string> qwen3_names() {
 std::vector<std::string> vae_names() {
   const autoencoder_kl::Config config =
       autoencoder_kl::load_flux2_config(JsonConfig::load(kModels / "flux2-klein-4b/vae/config.json"));
-  return walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, true, builder); });
+  return walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, builder); });
 }
 
 /// Expects that the names find all rows of the file's tensors once, and none of a tensor that is not there.

@@ -43,7 +43,7 @@ Shapes shapes_of(const qwen3::Config& config) {
 }
 
 Shapes shapes_of(const autoencoder_kl::Config& config) {
-  return walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, true, builder); });
+  return walked([&](WeightBuilder& builder) { autoencoder_kl::build_weights(config, builder); });
 }
 
 TensorShapes file_of(Shapes shapes) {

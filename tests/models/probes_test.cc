@@ -101,7 +101,7 @@ TEST(Probes, Autoencoder) {
                         std::make_shared<StoreSource>(WeightStore::open(embedded_model().model / "vae"),
                                                       CheckpointNames{}, StoreSource::Mode::load),
                         DType::f32);
-  const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::f32);
+  const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, builder), DType::f32);
   ProbeComparison comparison(file);
   const nn::Probe probe = [&](std::string_view name, ConstView value) {
     const Tensor first = to_channels_first(value);

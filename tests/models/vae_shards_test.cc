@@ -35,7 +35,7 @@ struct Vae {
     WeightBuilder builder(
         ctx, std::make_shared<StoreSource>(WeightStore::open(folder), CheckpointNames{}, StoreSource::Mode::load),
         dtype);
-    return {config, autoencoder_kl::build_weights(config, true, builder), dtype};
+    return {config, autoencoder_kl::build_weights(config, builder), dtype};
   }
 };
 
@@ -159,7 +159,7 @@ TEST(VaeScratch, OfAnEncodingFitsFourGibibytesAt2048x2048) {
   const auto config =
       autoencoder_kl::load_flux2_config(JsonConfig::load(NOSTOS_SOURCE_DIR "/models/flux2-klein-4b/vae/config.json"));
   WeightBuilder builder(ctx, std::make_shared<ListingSource>(), DType::bf16);
-  const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, true, builder), DType::bf16);
+  const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, builder), DType::bf16);
   Arena arena({DeviceKind::cuda, 0});
   constexpr int64_t kSide = 2048 / 8;
   vae.take_encode_scratch(arena, nn::RowShards(kSide), kSide);

@@ -11,11 +11,10 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
+#include "apps/cli/image_flags.h"
 #include "apps/cli/interrupt.h"
 #include "apps/cli/progress_display.h"
 #include "apps/cli/ranks.h"
-#include "apps/cli/reference_files.h"
-#include "apps/cli/references_flag.h"
 #include "apps/cli/standard_streams.h"
 #include "base/elapsed.h"
 #include "base/error.h"
@@ -43,7 +42,8 @@ struct GenerateFlags {
   std::optional<uint64_t> seed;
   std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
   std::optional<std::vector<double>> sigmas;
-  std::vector<std::string> images, loras;
+  ImageFlags images;
+  std::vector<std::string> loras;
   std::string output = "nostos.png";
   std::string save_latents, perf_dump_path;
   bool json = false;
@@ -55,11 +55,7 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
                      "model folder, or a name in the Hugging Face cache; without it the embedded model draws");
   command.add_option("--prompt", flags.prompt, "what to draw");
   command.add_option("--negative-prompt", flags.negative_prompt, "what to keep away from (needs guidance)");
-  command
-      .add_option("--image", flags.images,
-                  "PNG, JPEG or WebP that the model is to look at, for models that edit; may come several times")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_image_flags(command, flags.images);
   add_adapters_flag(command, flags.loras);
   number("--height", flags.height, "pixels; without it the first --image's");
   number("--width", flags.width, "pixels; without it the first --image's");
@@ -132,6 +128,7 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   if (flags.model_path || !flags.model.parts.transformer.empty() || record.model_name.empty())
     record.model_name =
         model_label(record.parts.transformer.empty() ? record.model_path : record.parts.transformer).shown;
+  lay_over_images(flags.images, request);
   if (!flags.loras.empty()) request.adapters = adapters_of(flags.loras);
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
@@ -155,28 +152,6 @@ std::shared_ptr<const Tensor> read_latents(const Path& path) {
   auto latents = std::make_shared<Tensor>(Device{}, given.dtype(), given.shape());
   std::memcpy(latents->view().bytes(), given.bytes(), given.size_in_bytes());
   return latents;
-}
-
-/// Gives the request the reference images that the flags name, else those of the picture of --from, as the root process
-/// reads them. The other processes learn of them by the root's record. No file is read if the model does not take as
-/// many.
-void read_images(GenerationRequest& request, const GenerateFlags& flags, const Processes& processes,
-                 const ModelLimits& limits) {
-  const bool wants_none = flags.images.size() == 1 && flags.images.front().empty();
-  if (wants_none || (!flags.images.empty() && !processes.is_root())) request.images.clear();
-  if (wants_none || !processes.is_root()) return;
-  const std::vector<ReferenceImage> recorded = std::exchange(request.images, {});
-  if (flags.images.empty()) {
-    require_references("the picture of --from", std::ssize(recorded), limits);
-    request.images = read_recorded_references(recorded);
-    return;
-  }
-  require_references("--image", std::ssize(flags.images), limits);
-  request.images = read_references(flags.images);
-  for (size_t i = 0; i < std::min(recorded.size(), request.images.size()); ++i) {
-    if (request.images[i].sha256 != recorded[i].sha256)
-      log_warning("{} is not the reference picture that the picture of --from was drawn from", request.images[i].file);
-  }
 }
 
 /// \return `path`, or with several pictures `path` with _index before its extension.
@@ -306,17 +281,6 @@ nlohmann::ordered_json result_json(const DrawingRecord& record, const ModelFiles
           {"version", NOSTOS_VERSION}};
 }
 
-/// Says which reference images the model is given in another size than they have.
-void log_prepared(const ResolvedRequest& resolved) {
-  for (size_t i = 0; i < resolved.reference_sizes.size(); ++i) {
-    const ReferenceImage& image = resolved.request.images[i];
-    const ImageSize prepared = resolved.reference_sizes[i];
-    if (prepared != image.size)
-      log_info("{} of {}x{} is given to the model at {}x{}", image.file, image.size.width, image.size.height,
-               prepared.width, prepared.height);
-  }
-}
-
 /// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
 /// processes have. What no model can draw is found before one is looked for, and what this one cannot before it is
 /// loaded, and before reference pictures are read. \return what draws it
@@ -325,6 +289,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   EngineOptions options = engine_options(engine_flags, processes);
   GenerationRequest without_images = record.request;
   without_images.images.clear();
+  without_images.strength.reset();
+  without_images.mask.reset();
   const int64_t count = resolve(without_images, any_model_limits()).request.num_outputs;
   if (processes.is_root()) require_outputs(flags, count);
   options.model = model_files(record.model_path, record.parts);
@@ -335,7 +301,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;
-  read_images(record.request, flags, processes, limits);
+  take_images(flags.images, processes.is_root(), limits, record.request);
   convert_guidance(record, limits.guidance, flags);
   const ResolvedRequest resolved = resolve(record.request, limits);
   const int64_t height = *resolved.request.height, width = *resolved.request.width;

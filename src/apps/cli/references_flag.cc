@@ -19,8 +19,7 @@ void require_references(const char* flag, int64_t count, const ModelLimits& limi
   const int64_t most = limits.max_reference_images;
   if (count <= most) return;
   const std::string given = fmt::format("{} gives {} reference picture{}", flag, count, count == 1 ? "" : "s");
-  require(most > 0, ErrorKind::invalid_input,
-          "{}, but this model takes no reference pictures: it draws from text alone", given);
+  require(most > 0, ErrorKind::invalid_input, "{}, but this model takes no reference pictures", given);
   fail(ErrorKind::invalid_input, "{}: this model takes at most {}", given, most);
 }
 

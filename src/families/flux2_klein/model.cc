@@ -11,6 +11,7 @@
 #include "families/shared_parts.h"
 #include "io/json_config.h"
 #include "models/autoencoder_kl/file_layouts.h"
+#include "ops/patches.h"
 
 namespace nostos::flux2_klein {
 namespace {
@@ -36,9 +37,14 @@ ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, c
   limits.guidance = is_distilled ? GuidanceForm::none : GuidanceForm::from_negative;
   limits.max_sequence_length = kMostTokens;
   limits.max_reference_images = kMaxReferences;
+  limits.default_strength = limits.default_mask_strength = 0.8;
   read_generation_config(files, limits);
-  return {
-      .limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim, .pads_prompts = true};
+  return {.limits = limits,
+          .patch = 1,
+          .heads = transformer.heads,
+          .head_dim = transformer.head_dim,
+          .mask_scaling = MaskScaling::bilinear,
+          .pads_prompts = true};
 }
 
 qwen3::Config load_encoder_config(const JsonConfig& json) {
@@ -103,7 +109,7 @@ void Model::make_parts(Context& ctx) {
       ctx, transformer_files_, "transformer", walk, [this](Context&, flux2::Weights weights) {
         return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
       });
-  autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_, true);
+  autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 
@@ -139,7 +145,13 @@ std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& 
 }
 
 std::unique_ptr<Encoder> Model::take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const {
-  return std::make_unique<VaeEncoder>(arena, autoencoder(), shards, width, stripe_bytes(*this));
+  return std::make_unique<PackedMeanEncoder>(arena, autoencoder(), shards, width, stripe_bytes(*this));
+}
+
+Shape Model::encoding_shape(const parallel::Grid& grid) const { return {grid.tokens(), shape_.patch_width()}; }
+
+void Model::to_latents(Context& ctx, ConstView encoding, ConstView, View latents) const {
+  ops::unpatchify(ctx, encoding, shape_.patch, latents);
 }
 
 }  // namespace nostos::flux2_klein

@@ -72,6 +72,9 @@ class Model : public Family {
   std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                         int64_t width) const override;
   std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const override;
+  /// Packed means: [tokens, channels].
+  Shape encoding_shape(const parallel::Grid& grid) const override;
+  void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const override;
 
  private:
   void make_parts(Context& ctx);

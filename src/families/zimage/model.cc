@@ -9,6 +9,7 @@
 #include "families/zimage/denoiser.h"
 #include "families/zimage/prompt_encoding.h"
 #include "models/autoencoder_kl/file_layouts.h"
+#include "ops/patches.h"
 
 namespace nostos::zimage {
 namespace {
@@ -33,7 +34,11 @@ ModelShape shape_of(const ModelFiles& files, const Config& transformer, const au
     limits.default_guidance_scale = 4;
   }
   read_generation_config(files, limits);
-  return {.limits = limits, .patch = transformer.patch, .heads = transformer.heads, .head_dim = transformer.head_dim()};
+  return {.limits = limits,
+          .patch = transformer.patch,
+          .heads = transformer.heads,
+          .head_dim = transformer.head_dim(),
+          .draws_latents = true};
 }
 
 SchedulerConfig read_scheduler_config(const ModelFiles& files) {
@@ -83,7 +88,7 @@ void Model::make_parts(Context& ctx) {
       ctx, transformer_files_, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
         return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
       });
-  autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_, false);
+  autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
 }
 
@@ -116,6 +121,18 @@ std::unique_ptr<Denoiser> Model::take_denoiser(Arena& arena, const DenoiserPlan&
 std::unique_ptr<Decoder> Model::take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                              int64_t width) const {
   return std::make_unique<VaeDecoder>(arena, autoencoder(), shards, height, width, stripe_bytes(*this));
+}
+
+std::unique_ptr<Encoder> Model::take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const {
+  return std::make_unique<MomentsEncoder>(arena, autoencoder(), shards, width, stripe_bytes(*this));
+}
+
+Shape Model::encoding_shape(const parallel::Grid& grid) const {
+  return {grid.height * shape_.patch, grid.width * shape_.patch, 2 * vae_config_.latent_channels};
+}
+
+void Model::to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const {
+  ops::sample_posterior(ctx, encoding, noise, vae_config_.scaling_factor, vae_config_.shift_factor, latents);
 }
 
 }  // namespace nostos::zimage

@@ -70,7 +70,10 @@ class Model : public Family {
   std::unique_ptr<Denoiser> take_denoiser(Arena& arena, const DenoiserPlan& plan) const override;
   std::unique_ptr<Decoder> take_decoder(Arena& arena, const nn::RowShards& shards, int64_t height,
                                         int64_t width) const override;
-  std::unique_ptr<Encoder> take_encoder(Arena&, const nn::RowShards&, int64_t) const override { return nullptr; }
+  std::unique_ptr<Encoder> take_encoder(Arena& arena, const nn::RowShards& shards, int64_t width) const override;
+  /// Moments: [latent height, latent width, 2 * channels].
+  Shape encoding_shape(const parallel::Grid& grid) const override;
+  void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const override;
 
  private:
   void make_parts(Context& ctx);
@@ -87,7 +90,7 @@ class Model : public Family {
   std::unique_ptr<ModelPartOf<Transformer>> transformer_;
   std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
   std::vector<ModelPart*> parts_;
-  const StageParts stage_parts_{.text = {0, 1}, .encode = {}, .denoise = {1}, .decode = {2}};
+  const StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}};
 };
 
 }  // namespace nostos::zimage

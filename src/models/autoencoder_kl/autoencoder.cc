@@ -478,10 +478,9 @@ void Autoencoder::plan_decode(Context& ctx, const nn::RowShards& shards, ConstVi
 
 void Autoencoder::encode(Context& ctx, const nn::RowShards& shards, ConstView image, const Scratch& scratch,
                          View moments, const nn::Probe& probe) const {
-  check(weights_.encoder.has_value(), "the VAE was loaded without its encoder");
   check(shards.local().count == moments.shape()[0], "a VAE's shards are of its latent rows");
   for (const Mode mode : {Mode::plan, Mode::run}) {
-    Pass(ctx, config_, shards, scratch, {probe, "encoder"}, mode).encode(*weights_.encoder, image, moments);
+    Pass(ctx, config_, shards, scratch, {probe, "encoder"}, mode).encode(weights_.encoder, image, moments);
     if (mode == Mode::plan) ops::finish_plans(ctx);
   }
 }

@@ -73,7 +73,7 @@ class Autoencoder {
                    View image) const;
 
   /// moments = this rank's rows of encoder(image): mean, then log variance, not yet scaled: the same bits on any number
-  /// of ranks. Needs weights loaded with their encoder.
+  /// of ranks.
   /// \param shards of the latent's rows. \param image f32 [shards.local(scale()).count, width, 3] in [-1, 1], the width
   /// a multiple of scale(). \param moments f32 [shards.local().count, width / scale, 2 * latent_channels].
   /// \throws Error cancelled between blocks, peer_failed

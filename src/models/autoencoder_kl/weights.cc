@@ -6,23 +6,17 @@
 namespace nostos::autoencoder_kl {
 namespace {
 
-/// Walks one side, loading it or only passing by.
+/// Walks either side.
 class Walk {
  public:
-  Walk(const Config& config, WeightBuilder& builder, bool load) : config_(config), builder_(builder), load_(load) {}
+  Walk(const Config& config, WeightBuilder& builder) : config_(config), builder_(builder) {}
 
   Conv2d conv(const std::string& name, int64_t out, int64_t in, int64_t kernel) {
-    if (load_) return builder_.conv(name, out, in, kernel);
-    builder_.unneeded(name + ".weight", {out, in, kernel, kernel});
-    builder_.unneeded(name + ".bias", {out});
-    return {};
+    return builder_.conv(name, out, in, kernel);
   }
 
   GroupNormWeights norm(const std::string& name, int64_t channels) {
-    if (load_) return {builder_.small(name + ".weight", {channels}), builder_.small(name + ".bias", {channels})};
-    builder_.unneeded(name + ".weight", {channels});
-    builder_.unneeded(name + ".bias", {channels});
-    return {};
+    return {builder_.small(name + ".weight", {channels}), builder_.small(name + ".bias", {channels})};
   }
 
   ResnetWeights resnet(const std::string& name, int64_t in, int64_t out) {
@@ -41,16 +35,9 @@ class Walk {
     if (config_.mid_attention) {
       const std::string attention = name + ".attentions.0.";
       w.attention_norm = norm(attention + "group_norm", channels);
-      if (load_) {
-        w.attention.qkv = builder_.stacked_with_bias({attention + "to_q", attention + "to_k", attention + "to_v"},
-                                                     channels, channels);
-        w.attention.out = builder_.linear(attention + "to_out.0", channels, channels, true, builder_.dtype());
-      } else {
-        for (const char* part : {"to_q", "to_k", "to_v", "to_out.0"}) {
-          builder_.unneeded(attention + part + ".weight", {channels, channels});
-          builder_.unneeded(attention + part + ".bias", {channels});
-        }
-      }
+      w.attention.qkv =
+          builder_.stacked_with_bias({attention + "to_q", attention + "to_k", attention + "to_v"}, channels, channels);
+      w.attention.out = builder_.linear(attention + "to_out.0", channels, channels, true, builder_.dtype());
     }
     w.second = resnet(name + ".resnets.1", channels, channels);
     return w;
@@ -107,16 +94,15 @@ class Walk {
  private:
   const Config& config_;
   WeightBuilder& builder_;
-  bool load_;
 };
 
 }  // namespace
 
-Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& builder) {
+Weights build_weights(const Config& config, WeightBuilder& builder) {
   Weights w;
-  w.decoder = Walk(config, builder, true).decoder();
-  SideWeights encoder = Walk(config, builder, with_encoder).encoder();
-  if (with_encoder) w.encoder = std::move(encoder);
+  Walk walk(config, builder);
+  w.decoder = walk.decoder();
+  w.encoder = walk.encoder();
   if (config.is_packed()) {
     w.latent_mean = builder.small("bn.running_mean", {config.packed_channels()});
     w.latent_var = builder.small("bn.running_var", {config.packed_channels()});
@@ -128,8 +114,8 @@ Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& bu
 
 WeightTable weight_table(const Weights& w) {
   WeightTable table;
-  add_places(table, {&w.decoder.mid.attention.qkv, &w.decoder.mid.attention.out});
-  if (w.encoder) add_places(table, {&w.encoder->mid.attention.qkv, &w.encoder->mid.attention.out});
+  for (const SideWeights* side : {&w.decoder, &w.encoder})
+    add_places(table, {&side->mid.attention.qkv, &side->mid.attention.out});
   return table;
 }
 

@@ -45,16 +45,13 @@ struct SideWeights {
 };
 
 struct Weights {
-  SideWeights decoder;
-  std::optional<SideWeights> encoder;
+  SideWeights decoder, encoder;
   ConstView latent_mean, latent_var;  ///< f32 [packed channels], or null where latents are not packed
   WeightStorage storage;
 };
 
-/// Walks every tensor of the diffusers layout. \param with_encoder false: the encoder's tensors are checked but not
-/// loaded.
-/// \throws Error model, out_of_memory
-Weights build_weights(const Config& config, bool with_encoder, WeightBuilder& builder);
+/// Walks every tensor of the diffusers layout. \throws Error model, out_of_memory
+Weights build_weights(const Config& config, WeightBuilder& builder);
 
 /// \return where the checkpoint's matrices are in `weights`, which stay where they are.
 WeightTable weight_table(const Weights& weights);

@@ -170,4 +170,16 @@ void run(OnCpu<euler_step>, Context&, ConstView model_output, ConstView delta, V
   for (int64_t i = 0; i < x.elements(); ++i) to[i] += by * -v[i];
 }
 
+void run(OnCpu<mix_noise>, Context&, ConstView clean, ConstView noise, ConstView level, ConstView mask, View x) {
+  const float* image = clean.data<float>();
+  const float* random = noise.data<float>();
+  const float of_noise = *level.data<float>(), of_image = 1.0f - of_noise;
+  const float* part = mask ? mask.data<float>() : nullptr;
+  float* to = x.data<float>();
+  for (int64_t i = 0; i < x.elements(); ++i) {
+    const float known = of_noise * random[i] + of_image * image[i];
+    to[i] = part == nullptr ? known : (1.0f - part[i]) * known + part[i] * to[i];
+  }
+}
+
 }  // namespace nostos::ops

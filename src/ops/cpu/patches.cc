@@ -103,8 +103,25 @@ void run(OnCpu<pack_latents>, Context& ctx, ConstView image, int64_t patch, cons
       for (int64_t at = 0; at < width; ++at) {
         const int64_t c = at / (patch * patch), place = at % (patch * patch);
         const int64_t y = token / grid_width * patch + place / patch, x = token % grid_width * patch + place % patch;
-        to[token * width + at] =
-            (from[(y * columns + x) * channels + c] - mean[at]) / std::sqrt(var[at] + norm.eps);
+        to[token * width + at] = (from[(y * columns + x) * channels + c] - mean[at]) / std::sqrt(var[at] + norm.eps);
+      }
+    }
+  });
+}
+
+void run(OnCpu<sample_posterior>, Context& ctx, ConstView moments, ConstView noise, float scale, float shift,
+         View latents) {
+  const int64_t channels = latents.shape()[0], pixels = latents.shape()[1] * latents.shape()[2];
+  const float* from = moments.data<float>();
+  const float* random = noise.data<float>();
+  float* to = latents.data<float>();
+  parallel_ranges(ctx, channels, row_grain(pixels), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        const float* moment = from + pixel * 2 * channels + c;
+        const float deviation = std::exp(0.5f * std::clamp(moment[channels], -30.f, 20.f));
+        const float sample = moment[0] + deviation * random[c * pixels + pixel];
+        to[c * pixels + pixel] = (sample - shift) * scale;
       }
     }
   });

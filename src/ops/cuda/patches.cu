@@ -61,9 +61,9 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 /// Thread i has element i of the tokens.
-__global__ void __launch_bounds__(kBlockThreads) pack_kernel(const float* from, const float* mean, const float* var,
-                                                             float eps, PatchGrid image, int64_t elements, int width,
-                                                             float* packed) {
+__global__ void __launch_bounds__(kBlockThreads)
+    pack_kernel(const float* from, const float* mean, const float* var, float eps, PatchGrid image, int64_t elements,
+                int width, float* packed) {
   const int64_t item = this_item();
   if (item >= elements) return;
   const int p = image.patch, columns = image.width / p;
@@ -72,6 +72,18 @@ __global__ void __launch_bounds__(kBlockThreads) pack_kernel(const float* from, 
   const int y = token / columns * p + place / p, x = token % columns * p + place % p;
   const float value = from[(static_cast<int64_t>(y) * image.width + x) * image.channels + c];
   packed[item] = __fdiv_rn(__fadd_rn(value, -mean[at]), sqrtf(__fadd_rn(var[at], eps)));
+}
+
+/// Thread i has latent i.
+__global__ void __launch_bounds__(kBlockThreads)
+    sample_posterior_kernel(const float* moments, const float* noise, int64_t pixels, int channels, float scale,
+                            float shift, float* latents) {
+  const int64_t item = this_item();
+  if (item >= pixels * channels) return;
+  const float* const moment = moments + item % pixels * 2 * channels + item / pixels;
+  const float deviation = expf(0.5f * fminf(fmaxf(moment[channels], -30.f), 20.f));
+  const float sample = __fadd_rn(moment[0], __fmul_rn(deviation, noise[item]));
+  latents[item] = __fmul_rn(__fadd_rn(sample, -shift), scale);
 }
 
 /// Thread i has vector i of x and writes it to the four pixels of out.
@@ -165,6 +177,16 @@ void run(OnCuda<pack_latents>, Context& ctx, ConstView image, int64_t patch, con
       patch_grid({shape[2], shape[0], shape[1]}, patch), packed.elements(), static_cast<int>(packed.shape()[1]),
       packed.data<float>());
   check_launch("pack_latents");
+}
+
+void run(OnCuda<sample_posterior>, Context& ctx, ConstView moments, ConstView noise, float scale, float shift,
+         View latents) {
+  if (latents.elements() == 0) return;
+  const int64_t channels = latents.shape()[0], pixels = latents.elements() / channels;
+  sample_posterior_kernel<<<blocks_for(latents.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
+      moments.data<float>(), noise.data<float>(), pixels, static_cast<int>(channels), scale, shift,
+      latents.data<float>());
+  check_launch("sample_posterior");
 }
 
 void run(OnCuda<upsample_nearest_2x>, Context& ctx, ConstView x, View out) {

@@ -59,6 +59,17 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (i < elements) x[i] = __fadd_rn(x[i], __fmul_rn(*delta, -model_output[i]));
 }
 
+/// \param mask may be null
+__global__ void __launch_bounds__(kBlockThreads)
+    mix_noise_kernel(const float* clean, const float* noise, const float* level, const float* mask, int64_t elements,
+                     float* x) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
+  if (i >= elements) return;
+  const float of_noise = *level, of_image = __fsub_rn(1.f, of_noise);
+  const float known = __fadd_rn(__fmul_rn(of_noise, noise[i]), __fmul_rn(of_image, clean[i]));
+  x[i] = mask == nullptr ? known : __fadd_rn(__fmul_rn(__fsub_rn(1.f, mask[i]), known), __fmul_rn(mask[i], x[i]));
+}
+
 }  // namespace
 
 void run(OnCuda<guide>, Context& ctx, ConstView positive, ConstView negative, float guidance, View out,
@@ -86,6 +97,14 @@ void run(OnCuda<euler_step>, Context& ctx, ConstView model_output, ConstView del
   euler_step_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
       model_output.data<float>(), delta.data<float>(), x.elements(), x.data<float>());
   check_launch("euler_step");
+}
+
+void run(OnCuda<mix_noise>, Context& ctx, ConstView clean, ConstView noise, ConstView level, ConstView mask, View x) {
+  if (x.elements() == 0) return;
+  mix_noise_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
+      clean.data<float>(), noise.data<float>(), level.data<float>(), mask ? mask.data<float>() : nullptr, x.elements(),
+      x.data<float>());
+  check_launch("mix_noise");
 }
 
 }  // namespace nostos::ops

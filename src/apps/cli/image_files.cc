@@ -1,5 +1,5 @@
-// Implements the reading of reference images.
-#include "apps/cli/reference_files.h"
+// Implements the reading of pictures.
+#include "apps/cli/image_files.h"
 
 #include <memory>
 #include <utility>
@@ -9,9 +9,7 @@
 #include "io/file.h"
 
 namespace nostos::cli {
-namespace {
-
-ReferenceImage read_reference(const std::string& file) {
+ReferenceImage read_image(const std::string& file) {
   const ImageLimits limits;
   const std::string text = read_file(file, limits.bytes);
   const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
@@ -24,15 +22,13 @@ ReferenceImage read_reference(const std::string& file) {
   }
 }
 
-}  // namespace
-
-std::vector<ReferenceImage> read_references(std::span<const std::string> files) {
+std::vector<ReferenceImage> read_images(std::span<const std::string> files) {
   std::vector<ReferenceImage> images;
-  for (const std::string& file : files) images.push_back(read_reference(file));
+  for (const std::string& file : files) images.push_back(read_image(file));
   return images;
 }
 
-std::vector<ReferenceImage> read_recorded_references(std::span<const ReferenceImage> recorded) {
+std::vector<ReferenceImage> read_recorded_images(const char* flag, std::span<const ReferenceImage> recorded) {
   std::string wanted;
   for (const ReferenceImage& image : recorded)
     wanted += fmt::format("{}{} (SHA-256 {})", wanted.empty() ? "" : ", ",
@@ -41,18 +37,18 @@ std::vector<ReferenceImage> read_recorded_references(std::span<const ReferenceIm
   std::vector<ReferenceImage> images;
   for (const ReferenceImage& image : recorded) {
     const auto refuse = [&](const std::string& why) {
-      fail(ErrorKind::invalid_input,
-           "{}; the picture was drawn from {}: give the reference pictures with --image, in this order", why, wanted);
+      fail(ErrorKind::invalid_input, "{}; the picture was drawn from {}: give {}{}", why, wanted, flag,
+           recorded.size() > 1 ? ", in this order" : "");
     };
-    if (image.file.empty()) refuse("the record does not say where a reference picture was");
+    if (image.file.empty()) refuse("the record does not say where a picture was");
     try {
-      images.push_back(read_reference(image.file));
+      images.push_back(read_image(image.file));
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::invalid_input) throw;
       refuse(error.what());
     }
     if (!image.sha256.empty() && images.back().sha256 != image.sha256)
-      refuse(image.file + " is not the reference picture that it was");
+      refuse(image.file + " is not the picture that it was");
   }
   return images;
 }

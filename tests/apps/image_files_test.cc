@@ -1,5 +1,5 @@
 // Tests the reading of the files that --image and records name.
-#include "apps/cli/reference_files.h"
+#include "apps/cli/image_files.h"
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ class ReferenceFiles : public FolderTest {
 
 TEST_F(ReferenceFiles, AreDecodedAndHashed) {
   const std::vector<std::string> files{picture("a.png", 7), picture("b.png", 9)};
-  const std::vector<ReferenceImage> images = read_references(files);
+  const std::vector<ReferenceImage> images = read_images(files);
   ASSERT_EQ(images.size(), 2u);
   EXPECT_EQ(images[0].file, files[0]);
   EXPECT_EQ(images[0].size, (ImageSize{2, 3}));
@@ -32,17 +32,17 @@ TEST_F(ReferenceFiles, WhatIsNoPictureIsRefusedByName) {
   const std::string text = write("text.png", "no picture").string();
   const std::string missing = (folder_ / "missing.png").string();
   for (const std::string& file : {text, missing, folder_.string()}) {
-    expect_error([&] { read_references({&file, 1}); }, ErrorKind::invalid_input, {file});
+    expect_error([&] { read_images({&file, 1}); }, ErrorKind::invalid_input, {file});
   }
 }
 
 TEST_F(ReferenceFiles, OfARecordAreThoseThatItHad) {
   const std::vector<std::string> files{picture("a.png", 7), picture("b.png", 9)};
-  const std::vector<ReferenceImage> recorded = read_references(files);
-  EXPECT_EQ(read_recorded_references(recorded)[1].image->rgb, recorded[1].image->rgb);
-  EXPECT_TRUE(read_recorded_references({}).empty());
+  const std::vector<ReferenceImage> recorded = read_images(files);
+  EXPECT_EQ(read_recorded_images(recorded)[1].image->rgb, recorded[1].image->rgb);
+  EXPECT_TRUE(read_recorded_images({}).empty());
   const auto expect_told = [&](std::string_view why) {
-    expect_error([&] { read_recorded_references(recorded); }, ErrorKind::invalid_input,
+    expect_error([&] { read_recorded_images(recorded); }, ErrorKind::invalid_input,
                  {why, files[0], files[1], recorded[0].sha256, recorded[1].sha256, "--image"});
   };
   picture("b.png", 8);
@@ -51,7 +51,7 @@ TEST_F(ReferenceFiles, OfARecordAreThoseThatItHad) {
   expect_told("b.png");
   std::vector<ReferenceImage> nameless = recorded;
   nameless[0].file.clear();
-  expect_error([&] { read_recorded_references(nameless); }, ErrorKind::invalid_input, {"without a name", "--image"});
+  expect_error([&] { read_recorded_images(nameless); }, ErrorKind::invalid_input, {"without a name", "--image"});
 }
 
 }  // namespace

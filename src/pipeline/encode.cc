@@ -1,0 +1,147 @@
+// Implements the encoding of images.
+#include "pipeline/encode.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/error.h"
+#include "nn/row_shards.h"
+#include "pipeline/reference_images.h"
+#include "pipeline/source_image.h"
+#include "tensor/transfer.h"
+
+namespace nostos {
+namespace {
+
+/// \return the pixels of an image. \throws Error invalid_input if they were not read
+const Image& pixels_of(const ReferenceImage& given, const std::string& field) {
+  require(given.image != nullptr, ErrorKind::invalid_input, "{}: '{}' was not read", field, given.file);
+  return *given.image;
+}
+
+/// \return an image as the VAE is given it, on every rank.
+Image prepared(const Drawing& drawing, const EncodeMemory::One& one) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  const ModelShape& model = drawing.parts().shape();
+  Image image{one.grid.height * model.token_side(), one.grid.width * model.token_side(), {}};
+  if (drawing.is_root()) {
+    const std::string field = fmt::format("image[{}]", one.index);
+    const Image& given = pixels_of(resolved.request.images[one.index], field);
+    Image made =
+        one.is_source ? prepare_source(given, resolved, model.limits) : prepare_reference(given, model.limits, field);
+    check(image.height == made.height && image.width == made.width, "an image is prepared as it was planned");
+    image = std::move(made);
+  }
+  image.rgb.resize(static_cast<size_t>(image.height * image.width * 3));
+  drawing.world().broadcast(host_bytes(std::span(image.rgb)), kRoot).wait();
+  return image;
+}
+
+/// \return rows of the image, f32 in [-1, 1], as the reference pipeline rounds: x / 255, then 2 x - 1.
+Tensor values_of(const Image& image, const parallel::Range& rows) {
+  Tensor values(Device{}, DType::f32, {rows.count, image.width, 3});
+  const size_t first = static_cast<size_t>(rows.begin * image.width * 3);
+  for (int64_t i = 0; i < values.view().elements(); ++i)
+    values.data<float>()[i] = 2.0f * (static_cast<float>(image.rgb[first + static_cast<size_t>(i)]) / 255.0f) - 1.0f;
+  return values;
+}
+
+nn::RowShards latent_rows(const Drawing& drawing, const parallel::Grid& grid) {
+  return {drawing.world(), grid.height * drawing.parts().shape().patch};
+}
+
+/// Fills memory.mask on every rank.
+void take_mask(Drawing& drawing, EncodeMemory& memory) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  const ModelShape& model = drawing.parts().shape();
+  const Shape latent = drawing.latent_shape();
+  std::vector<float> values;
+  if (drawing.is_root()) values = prepare_mask(pixels_of(resolved.request.mask->image, "mask"), resolved, model);
+  values.resize(static_cast<size_t>(latent[1] * latent[2]));
+  drawing.world().broadcast(host_bytes(std::span(values)), kRoot).wait();
+  // As ops::patchify() lays out the latents, all channels of which the mask holds for.
+  Tensor tokens(Device{}, DType::f32, memory.mask.shape());
+  float* to = tokens.data<float>();
+  for (int64_t y = 0; y < latent[1]; y += model.patch)
+    for (int64_t x = 0; x < latent[2]; x += model.patch)
+      for (int64_t place = 0; place < model.patch * model.patch; ++place) {
+        const int64_t row = y + place / model.patch, column = x + place % model.patch;
+        to = std::fill_n(to, latent[0], values[static_cast<size_t>(row * latent[2] + column)]);
+      }
+  upload(drawing.ctx(), tokens, memory.mask);
+}
+
+}  // namespace
+
+std::vector<parallel::Grid> reference_grids(const Drawing& drawing) {
+  const int64_t side = drawing.parts().shape().token_side();
+  std::vector<parallel::Grid> grids;
+  for (const ImageSize& size : drawing.made.front().resolved.reference_sizes)
+    grids.push_back({size.height / side, size.width / side});
+  return grids;
+}
+
+EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
+  const ModelShape& model = drawing.parts().shape();
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  EncodeMemory memory;
+  const std::vector<parallel::Grid> grids = reference_grids(drawing);
+  int64_t tokens = 0;
+  for (const parallel::Grid& grid : grids) tokens += grid.tokens();
+  if (tokens > 0) memory.references = take(arena, DType::f32, {tokens, model.patch_width()});
+  int64_t row = 0;
+  size_t index = resolved.has_source && !resolved.shows_source ? 1 : 0;
+  for (const parallel::Grid& grid : grids) {
+    memory.images.push_back({.index = index++, .grid = grid, .encoding = memory.references.rows(row, grid.tokens())});
+    row += grid.tokens();
+  }
+  if (!resolved.has_source) return memory;
+  if (!resolved.shows_source) {
+    const parallel::Grid grid{resolved.drawn_height / model.token_side(), resolved.drawn_width / model.token_side()};
+    memory.images.insert(memory.images.begin(),
+                         {.grid = grid, .encoding = take(arena, DType::f32, drawing.family().encoding_shape(grid))});
+  }
+  EncodeMemory::One& source = memory.images.front();
+  source.is_source = true;
+  memory.source = source.encoding;
+  if (resolved.request.mask) memory.mask = take(arena, DType::f32, {source.grid.tokens(), model.patch_width()});
+  return memory;
+}
+
+void take_encode_scratch(Arena& arena, const Drawing& drawing, EncodeMemory& memory) {
+  const ModelShape& model = drawing.parts().shape();
+  const size_t mark = arena.used_bytes();
+  for (EncodeMemory::One& one : memory.images) {
+    arena.rewind(mark);
+    const nn::RowShards shards = latent_rows(drawing, one.grid);
+    const int64_t width = one.grid.width * model.patch, scale = model.limits.pixels_per_latent;
+    one.pixels = take(arena, DType::f32, {shards.local(scale).count, width * scale, 3});
+    one.encoder = drawing.family().take_encoder(arena, shards, width);
+  }
+}
+
+void encode_images(Drawing& drawing, EncodeMemory& memory) {
+  if (memory.images.empty()) return;
+  Context& ctx = drawing.ctx();
+  if (drawing.takes_turns()) {
+    drawing.turn_to(drawing.family().stage_parts().encode,
+                    [&](Arena& arena) { take_encode_scratch(arena, drawing, memory); });
+  }
+  drawing.enter_stage("encode");
+  drawing.timed("vae_encode", ctx, [&] {
+    for (const EncodeMemory::One& one : memory.images) {
+      const Image image = prepared(drawing, one);
+      const int64_t scale = drawing.parts().shape().limits.pixels_per_latent;
+      upload(ctx, values_of(image, latent_rows(drawing, one.grid).local(scale)), one.pixels);
+      one.encoder->encode(ctx, one.pixels, one.encoding);
+    }
+    if (memory.mask) take_mask(drawing, memory);
+  });
+  if (drawing.takes_turns()) {
+    drawing.world().device().synchronize(ctx, "encodings");
+    for (EncodeMemory::One& one : memory.images) one.encoder.reset();
+    drawing.late.reset();
+  }
+}
+
+}  // namespace nostos

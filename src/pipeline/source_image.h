@@ -1,0 +1,24 @@
+// Owns what a drawing that begins with an image sees of it, and of the mask that says which part is drawn anew. Rank 0
+// prepares both when it draws.
+#pragma once
+
+#include <vector>
+
+#include "families/model_shape.h"
+#include "io/image.h"
+#include "pipeline/request.h"
+
+namespace nostos {
+
+/// Brings the request's first image to the drawn size: to the asked size as request.image_fit says, and beyond it with
+/// its outermost pixels, where the drawn image is cropped. An image that is the asked size but for less than a multiple
+/// of pixels is resized, as the reference pipeline does (diffusers, VaeImageProcessor).
+/// \return 8-bit RGB
+Image prepare_source(const Image& image, const ResolvedRequest& resolved, const ModelLimits& limits);
+
+/// Brings a mask to the size of latents: the same way to the drawn size, then 1 where it is 128 and more, else 0, then
+/// blurred, then as ModelShape::mask_scaling says.
+/// \return f32 [latent height, latent width], how much of each latent is drawn anew, from 0 to 1
+std::vector<float> prepare_mask(const Image& mask, const ResolvedRequest& resolved, const ModelShape& model);
+
+}  // namespace nostos
