@@ -6,6 +6,8 @@ torch_randn.safetensors: `cpu_seed<S>_<shape>` and `cuda_seed<S>_<shape>`, one f
 `*_seed<S>_draws_<n>_<m>_...` several draws in a row from one generator, joined; `*_first_<shape>_then_same` two draws
 stacked. The cuda ones need a GPU (made on an H200, 132 multiprocessors); without one they are taken from the
 file given by --cuda-from, unchanged.
+torch_randn_bf16.safetensors, of CPU generators: `seed<S>_<size>` in bfloat16, one fresh generator each;
+`seed42_mixed_<place>_<size>` draws in a row from one generator, of float32 and of bfloat16 as their types say;
 schedule.safetensors: `shift<F>_steps<N>_sigmas` [N + 1], shifted, final 0 included; `..._t` [N], the transformer's t.
 schedule_klein.safetensors, of FLUX.2-klein, whose shift depends on the tokens of a picture of 16 x 16 pixels each:
 `<height>x<width>_steps<N>_sigmas` and `..._times` [N], the transformer's time as it enters the time embedding, and
@@ -46,6 +48,9 @@ SEEDS = (0, 42, 2**31, 2**32 + 42, 2**63 - 1)
 # drawn again as the last 16 values.
 SIZES = (1, 2, 5, 15, 16, 17, 31, 32, 100, 4099)
 DRAWS = (5, 5, 17, 3, 1)
+# Of both types around 16 values: short draws leave a value for the next short one, of whatever type.
+MIXED_DRAWS = ((torch.float32, 5), (torch.bfloat16, 4), (torch.bfloat16, 17), (torch.float32, 33), (torch.bfloat16, 3),
+               (torch.float32, 1), (torch.bfloat16, 240), (torch.bfloat16, 240), (torch.float32, 15), (torch.bfloat16, 2))
 CUDA_SHAPES = ((1, 16, 32, 32), (1, 16, 90, 90))
 SHIFTS = (1.0, 1.7, 3.0, 6.0)
 STEPS = (1, 2, 3, 4, 8, 9, 20, 50)
@@ -89,6 +94,19 @@ def randn_cuda():
     generator = torch.Generator("cuda").manual_seed(42)
     draws = [torch.randn(CUDA_SHAPES[0], generator=generator, device="cuda") for _ in range(2)]
     tensors[f"cuda_seed42_first_{shape_name(CUDA_SHAPES[0])}_then_same"] = torch.stack(draws).cpu()
+    return tensors
+
+
+def randn_bf16():
+    """{name: tensor} of CPU generators that draw bfloat16."""
+    tensors = {}
+    for seed in SEEDS:
+        for size in (*SIZES, 8192) if seed == 42 else (15, 16, 17, 100):
+            generator = torch.Generator().manual_seed(seed)
+            tensors[f"seed{seed}_{size}"] = torch.randn(size, generator=generator, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(42)
+    for i, (dtype, size) in enumerate(MIXED_DRAWS):
+        tensors[f"seed42_mixed_{i}_{size}"] = torch.randn(size, generator=generator, dtype=dtype)
     return tensors
 
 
@@ -146,8 +164,8 @@ def main(options):
         sys.exit("error: no CUDA device: pass --cuda-from FILE to keep the cuda_* tensors of an existing file")
     options.out.mkdir(parents=True, exist_ok=True)
     files = {
-        "torch_randn": {**randn_cpu(), **cuda}, "schedule": schedules(), "schedule_klein": klein_schedules(),
-        "rope_klein": klein_rope(),
+        "torch_randn": {**randn_cpu(), **cuda}, "torch_randn_bf16": randn_bf16(), "schedule": schedules(),
+        "schedule_klein": klein_schedules(), "rope_klein": klein_rope(),
     }
     for file, tensors in files.items():
         reference.save(tensors, options.out / f"{file}.safetensors")

@@ -28,7 +28,7 @@ class Draws {
   /// out <- the next draw, on every rank. \param out f32, of the host's shape, on the device
   void draw(View out) {
     if (kind_ == RngKind::torch_cuda) return ops::philox_normal(drawing_.ctx(), seed_, out, done_++);
-    if (drawing_.is_root()) generator_.fill_normal({host_.data<float>(), static_cast<size_t>(host_.elements())});
+    if (drawing_.is_root()) generator_.normal({host_.data<float>(), static_cast<size_t>(host_.elements())});
     drawing_.world().broadcast({host_.bytes(), host_.size_in_bytes(), Device{}}, kRoot).wait();
     upload(drawing_.ctx(), host_, out);
   }

@@ -89,28 +89,57 @@ void box_muller_16(float* values) {
   }
 }
 
-/// normal_fill_AVX2: 16 and more values.
-void fill_blocks(std::mt19937& generator, std::span<float> out) {
-  for (float& value : out) value = uniform_float(generator);
+/// The uniform of one mt19937 word as bfloat16 makes it: its lower 8 bits, exact (the same uniform_real).
+bfloat16 uniform_bfloat16(std::mt19937& generator) {
+  return to_bfloat16(static_cast<float>(generator() & 0xffu) * 0x1p-8f);
+}
+
+/// What 256 possible uniforms u become, every operation rounded to bfloat16.
+struct RoundedBoxMuller {
+  std::array<float, 256> radius;    ///< sqrt(-2 log(1 - u))
+  std::array<float, 256> cos, sin;  ///< of 2 pi u
+};
+
+float rounded(double value) { return to_float(to_bfloat16(static_cast<float>(value))); }
+
+RoundedBoxMuller make_rounded_box_muller() {
+  RoundedBoxMuller made;
+  for (size_t i = 0; i < 256; ++i) {
+    const double u = static_cast<double>(i) / 256;
+    made.radius[i] = rounded(std::sqrt(rounded(-2 * rounded(std::log(1 - u)))));
+    const double theta = rounded(2 * std::numbers::pi * u);
+    made.cos[i] = rounded(std::cos(theta));
+    made.sin[i] = rounded(std::sin(theta));
+  }
+  return made;
+}
+
+/// normal_fill_16 of ATen/native/cpu/DistributionTemplates.h for bfloat16.
+void box_muller_16(bfloat16* values) {
+  static const RoundedBoxMuller table = make_rounded_box_muller();
+  for (int i = 0; i < 8; ++i) {
+    const auto radius = static_cast<size_t>(to_float(values[i]) * 256);
+    const auto angle = static_cast<size_t>(to_float(values[i + 8]) * 256);
+    // Adding the mean 0 turns -0 into +0.
+    values[i] = to_bfloat16(table.radius[radius] * table.cos[angle] + 0.0f);
+    values[i + 8] = to_bfloat16(table.radius[radius] * table.sin[angle] + 0.0f);
+  }
+}
+
+float uniform(std::mt19937& generator, float) { return uniform_float(generator); }
+bfloat16 uniform(std::mt19937& generator, bfloat16) { return uniform_bfloat16(generator); }
+
+/// normal_fill_AVX2 and normal_fill: 16 and more values.
+template <class T>
+void fill_blocks(std::mt19937& generator, std::span<T> out) {
+  for (T& value : out) value = uniform(generator, T());
   const size_t whole = out.size() / 16 * 16;
 #pragma omp parallel for if (whole > kParallelValues)
   for (size_t begin = 0; begin < whole; begin += 16) box_muller_16(&out[begin]);
   if (whole == out.size()) return;
-  const std::span<float> tail = out.last(16);
-  for (float& value : tail) value = uniform_float(generator);
+  const std::span<T> tail = out.last(16);
+  for (T& value : tail) value = uniform(generator, T());
   box_muller_16(tail.data());
-}
-
-/// at::normal_distribution<double>: fewer than 16 values, two from each pair of uniforms.
-void fill_pairs(std::mt19937& generator, std::span<float> out) {
-  for (size_t i = 0; i < out.size(); i += 2) {
-    const double u1 = uniform_double(generator);
-    const double u2 = uniform_double(generator);
-    const double radius = std::sqrt(-2.0 * std::log1p(-u2));
-    const double theta = 2.0 * std::numbers::pi * u1;
-    out[i] = static_cast<float>(radius * std::cos(theta) + 0.0);
-    if (i + 1 < out.size()) out[i + 1] = static_cast<float>(radius * std::sin(theta) + 0.0);
-  }
 }
 
 }  // namespace
@@ -123,9 +152,31 @@ RngKind parse_rng(std::string_view name) {
 
 std::string_view name(RngKind kind) { return kind == RngKind::torch_cpu ? "torch-cpu" : "torch-cuda"; }
 
-void TorchCpuGenerator::fill_normal(std::span<float> out) {
-  if (out.size() < 16) return fill_pairs(words_, out);
-  fill_blocks(words_, out);
+/// at::normal_distribution<double>, which fewer than 16 values of any type come from.
+double TorchCpuGenerator::next_of_pair() {
+  if (kept_) {
+    const double value = *kept_;
+    kept_.reset();
+    return value;
+  }
+  const double u1 = uniform_double(words_);
+  const double u2 = uniform_double(words_);
+  const double radius = std::sqrt(-2.0 * std::log1p(-u2));
+  const double theta = 2.0 * std::numbers::pi * u1;
+  kept_ = radius * std::sin(theta);
+  return radius * std::cos(theta);
 }
+
+void TorchCpuGenerator::normal(std::span<float> out) {
+  if (out.size() >= 16) return fill_blocks(words_, out);
+  for (float& value : out) value = static_cast<float>(next_of_pair() + 0.0);
+}
+
+void TorchCpuGenerator::normal(std::span<bfloat16> out) {
+  if (out.size() >= 16) return fill_blocks(words_, out);
+  for (bfloat16& value : out) value = to_bfloat16(static_cast<float>(next_of_pair() + 0.0));
+}
+
+void fill_torch_cpu_normal(uint64_t seed, std::span<float> out) { TorchCpuGenerator(seed).normal(out); }
 
 }  // namespace nostos

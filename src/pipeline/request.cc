@@ -223,24 +223,6 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
   return resolved;
 }
 
-ImageFit parse_image_fit(std::string_view text) {
-  for (const ImageFit fit : {ImageFit::crop, ImageFit::pad, ImageFit::stretch})
-    if (name(fit) == text) return fit;
-  fail(ErrorKind::invalid_input, "image_fit is '{}': it is one of crop, pad, stretch", text);
-}
-
-std::string_view name(ImageFit fit) {
-  switch (fit) {
-    case ImageFit::crop:
-      return "crop";
-    case ImageFit::pad:
-      return "pad";
-    case ImageFit::stretch:
-      return "stretch";
-  }
-  return "";
-}
-
 double cfg_scale_of(double guidance_scale, GuidanceForm form) {
   if (!guides(form, guidance_scale)) return 1;
   return rounded(form == GuidanceForm::from_positive ? guidance_scale + 1 : guidance_scale);

@@ -6,12 +6,12 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <variant>
 #include <vector>
 
 #include "families/model_shape.h"
 #include "io/image.h"
+#include "io/resample.h"
 #include "pipeline/noise.h"
 
 namespace nostos {
@@ -53,17 +53,6 @@ struct Mask {
 };
 inline constexpr double kMaxMaskBlur = 256;
 
-/// How the image that a drawing begins with comes to the asked size.
-enum class ImageFit {
-  crop,     ///< covers the size; what is beyond is cut off on either side
-  pad,      ///< stands within the size; its outermost pixels fill the rest
-  stretch,  ///< in another aspect
-};
-/// \return the fit named "crop", "pad" or "stretch". \throws Error invalid_input for any other
-ImageFit parse_image_fit(std::string_view name);
-/// \return the name that parse_image_fit() takes.
-std::string_view name(ImageFit fit);
-
 /// An adapter file, such as a LoRA, whose changes the model's weights have while a request is drawn.
 struct AdapterUse {
   std::string name{};    ///< as prompts, records and messages name it
@@ -84,9 +73,9 @@ struct GenerationRequest {
   /// References, in the order in which the model is given them. The first one is the image that the drawing begins with
   /// where `strength` or `mask` is given, or the model takes no references.
   std::vector<ReferenceImage> images{};
-  std::optional<double> strength{};  ///< how much of the drawing is done anew: above 0, 1 is all of it
-  std::optional<Mask> mask{};        ///< of the image that the drawing begins with
-  ImageFit image_fit = ImageFit::crop;
+  std::optional<double> strength{};              ///< how much of the drawing is done anew: above 0, 1 is all of it
+  std::optional<Mask> mask{};                    ///< of the image that the drawing begins with
+  ImageFit image_fit = ImageFit::crop;           ///< how the image that the drawing begins with comes to the asked size
   std::vector<AdapterUse> adapters{};            ///< all at once; one may come several times
   std::optional<int64_t> height{};               ///< pixels; empty: that of the first prepared image, if any
   std::optional<int64_t> width{};                ///< likewise

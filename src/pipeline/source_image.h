@@ -12,12 +12,13 @@ namespace nostos {
 
 /// Brings the request's first image to the drawn size: to the asked size as request.image_fit says, and beyond it with
 /// its outermost pixels, where the drawn image is cropped. An image that is the asked size but for less than a multiple
-/// of pixels is resized, as the reference pipeline does (diffusers, VaeImageProcessor).
+/// of pixels is resized, as the reference pipelines do (diffusers, VaeImageProcessor).
 /// \return 8-bit RGB
 Image prepare_source(const Image& image, const ResolvedRequest& resolved, const ModelLimits& limits);
 
-/// Brings a mask to the size of latents: the same way to the drawn size, then 1 where it is 128 and more, else 0, then
-/// blurred, then as ModelShape::mask_scaling says.
+/// Brings a mask to the size of latents. A mask of the first image's size comes to the drawn size as the image does,
+/// and any other is resized to the asked size. Then it is white where its grey is 128 and more, else black, then
+/// blurred, then scaled as ModelShape::mask_scaling says.
 /// \return f32 [latent height, latent width], how much of each latent is drawn anew, from 0 to 1
 std::vector<float> prepare_mask(const Image& mask, const ResolvedRequest& resolved, const ModelShape& model);
 

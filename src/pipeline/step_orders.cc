@@ -8,7 +8,6 @@
 namespace nostos {
 namespace {
 
-
 /// Makes rank 0's values those of every rank.
 void agree(Communicator& world, std::span<uint8_t> values) {
   if (world.world() > 1 && !values.empty()) world.broadcast(host_bytes(values), kRoot).wait();
