@@ -48,7 +48,7 @@ std::array<float, 2> box_muller(uint32_t x, uint32_t y) {
 
 }  // namespace
 
-void run(OnCpu<philox_normal>, Context& ctx, uint64_t seed, View out) {
+void run(OnCpu<philox_normal>, Context& ctx, uint64_t seed, View out, uint64_t offset) {
   float* const values = out.data<float>();
   const int64_t elements = out.elements(), threads = ops::philox_threads(elements);
   for (int64_t round = 0; round * threads * 4 < elements; ++round) {
@@ -56,7 +56,10 @@ void run(OnCpu<philox_normal>, Context& ctx, uint64_t seed, View out) {
       for (int64_t thread = begin; thread < end; ++thread) {
         const int64_t first = round * threads * 4 + thread;
         if (first >= elements) return;
-        const Words words = philox({static_cast<uint32_t>(round), 0, static_cast<uint32_t>(thread), 0}, seed);
+        const uint64_t counter = offset / 4 + static_cast<uint64_t>(round);
+        const Words words = philox(
+            {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), static_cast<uint32_t>(thread), 0},
+            seed);
         const auto [n0, n1] = box_muller(words[0], words[1]);
         const auto [n2, n3] = box_muller(words[2], words[3]);
         const std::array four = {n0, n1, n2, n3};
