@@ -6,9 +6,10 @@
 
 namespace nostos::ops {
 
-void philox_normal(Context& ctx, uint64_t seed, View out, int64_t draw) {
+void philox_normal(Context& ctx, uint64_t seed, View out, uint64_t offset) {
   check(out.dtype() == DType::f32, "philox_normal gives f32");
-  if (out.elements() > 0) dispatch<philox_normal>(ctx, seed, out, draw);
+  check(offset % 4 == 0, "draws of philox_normal begin at whole rounds");
+  if (out.elements() > 0) dispatch<philox_normal>(ctx, seed, out, offset);
 }
 
 }  // namespace nostos::ops

@@ -11,8 +11,8 @@ namespace nostos::ops {
 /// out = torch.randn(out.elements(), generator=torch.Generator("cuda").manual_seed(seed)): Philox 4x32-10 as PyTorch
 /// lays it out on a GPU of 132 multiprocessors (H100, H200), whatever the device here. Bit for bit on a GPU of compute
 /// capability 9.0, elsewhere within 1e-6. \param out f32, any shape.
-/// \param draw which of several draws of so many values from one generator, from 0
-void philox_normal(Context& ctx, uint64_t seed, View out, int64_t draw = 0);
+/// \param offset the sum of philox_advance() of the generator's earlier draws, a multiple of 4
+void philox_normal(Context& ctx, uint64_t seed, View out, uint64_t offset = 0);
 
 /// Threads of PyTorch's grid for `elements` values on such a GPU, each with a Philox sequence of its own that gives
 /// four values a round, a grid apart. Source: calc_execution_policy of ATen/native/cuda/DistributionTemplates.h.
@@ -23,10 +23,11 @@ constexpr int64_t philox_threads(int64_t elements) {
   return (blocks < kMaxBlocks ? blocks : kMaxBlocks) * kPhiloxBlock;
 }
 
-/// \return how many times each thread takes four values for a draw, which then count as taken.
-constexpr int64_t philox_rounds(int64_t elements) {
-  const int64_t each = 4 * philox_threads(elements);
-  return (elements + each - 1) / each;
+/// \return what a draw of `elements` values, of any floating type but f64, adds to the generator's offset: four words a
+/// round of the grid, of which every thread makes four values. Source: as above. A draw of no values adds nothing.
+constexpr uint64_t philox_advance(int64_t elements) {
+  if (elements == 0) return 0;
+  return static_cast<uint64_t>((elements - 1) / (philox_threads(elements) * 4) + 1) * 4;
 }
 
 }  // namespace nostos::ops

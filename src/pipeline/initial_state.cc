@@ -27,7 +27,11 @@ class Draws {
 
   /// out <- the next draw, on every rank. \param out f32, of the host's shape, on the device
   void draw(View out) {
-    if (kind_ == RngKind::torch_cuda) return ops::philox_normal(drawing_.ctx(), seed_, out, done_++);
+    if (kind_ == RngKind::torch_cuda) {
+      ops::philox_normal(drawing_.ctx(), seed_, out, offset_);
+      offset_ += ops::philox_advance(out.elements());
+      return;
+    }
     if (drawing_.is_root()) generator_.normal({host_.data<float>(), static_cast<size_t>(host_.elements())});
     drawing_.world().broadcast({host_.bytes(), host_.size_in_bytes(), Device{}}, kRoot).wait();
     upload(drawing_.ctx(), host_, out);
@@ -39,7 +43,7 @@ class Draws {
   RngKind kind_;
   uint64_t seed_;
   TorchCpuGenerator generator_;
-  int64_t done_ = 0;
+  uint64_t offset_ = 0;  // of the GPU's generator
 };
 
 /// state <- the latents that the request gives, on every rank.

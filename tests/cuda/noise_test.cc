@@ -26,5 +26,18 @@ TEST(CudaNoise, EqualsTorchBitForBit) {
   }
 }
 
+TEST(CudaNoise, ASecondDrawEqualsTorchBitForBit) {
+  if (cuda::device_properties(0).compute_capability != 90) GTEST_SKIP() << "the goldens are of compute capability 9.0";
+  const char* moved = std::getenv("NOSTOS_SOURCE_DIR");  // of a program that was carried to another machine
+  const std::string root = moved != nullptr ? moved : NOSTOS_SOURCE_DIR;
+  const SafetensorsFile goldens(root + "/tests/data/torch_randn.safetensors");
+  const ConstView both = goldens.tensor("cuda_seed42_first_1x16x32x32_then_same");
+  Tensor made(gpu().device(), DType::f32, both.shape());
+  const int64_t size = both.elements() / 2;
+  ops::philox_normal(gpu(), 42, View(made).rows(0, 1));
+  ops::philox_normal(gpu(), 42, View(made).rows(1, 1), ops::philox_advance(size));
+  EXPECT_TRUE(same_bits(on_host(made), both));
+}
+
 }  // namespace
 }  // namespace nostos

@@ -33,6 +33,44 @@ TEST(PhiloxNormal, WithinOneMillionthOfTorch) {
   }
 }
 
+// torch.randn of [1, 16, 32, 32] twice from one generator.
+TEST(PhiloxNormal, ASecondDrawGoesOnWhereTheFirstEnded) {
+  const char* moved = std::getenv("NOSTOS_SOURCE_DIR");  // of a program that was carried to another machine
+  const std::string root = moved != nullptr ? moved : NOSTOS_SOURCE_DIR;
+  const SafetensorsFile goldens(root + "/tests/data/torch_randn.safetensors");
+  const ConstView both = goldens.tensor("cuda_seed42_first_1x16x32x32_then_same");
+  const int64_t size = both.elements() / 2;
+  Context ctx({}, 2);
+  Tensor made({}, DType::f32, {2, size});
+  ops::philox_normal(ctx, 42, View(made).rows(0, 1));
+  ops::philox_normal(ctx, 42, View(made).rows(1, 1), ops::philox_advance(size));
+  expect_within(made, values(both), Values(static_cast<size_t>(both.elements()), 1e-6), "two draws");
+}
+
+TEST(PhiloxNormal, DrawsAdvanceByWholeRoundsOfTheGrid) {
+  EXPECT_EQ(ops::philox_advance(0), 0u);
+  EXPECT_EQ(ops::philox_advance(1), 4u);
+  EXPECT_EQ(ops::philox_advance(1024), 4u);
+  EXPECT_EQ(ops::philox_advance(4 * 270336), 4u);
+  EXPECT_EQ(ops::philox_advance(4 * 270336 + 1), 8u);
+  EXPECT_EQ(ops::philox_advance(9 * 4 * 270336), 36u);
+  Context ctx({}, 2);
+  Tensor made({}, DType::f32, {4});
+  EXPECT_THROW(ops::philox_normal(ctx, 1, made, 2), Error);
+}
+
+// Values of the second round of a grid are those of a draw that begins there.
+TEST(PhiloxNormal, AnOffsetIsARound) {
+  constexpr int64_t kGrid = 4 * 270336;
+  Context ctx({}, 2);
+  Tensor whole({}, DType::f32, {kGrid + 1024}), rest({}, DType::f32, {1024});
+  ops::philox_normal(ctx, 9, whole);
+  ops::philox_normal(ctx, 9, rest, 4);
+  const Values all = values(whole);
+  // A thread makes one value here, the first of its round, which is its only one of the long draw's second round.
+  EXPECT_EQ(values(rest), Values(all.begin() + kGrid, all.end()));
+}
+
 TEST(PhiloxNormal, FillsEveryValueAtEverySize) {
   // Below, at and above one block, one round of the whole grid (1056 blocks x 256 threads), and four values a thread.
   for (const int64_t size : {1, 255, 256, 257, 270336, 270337, 1081344, 1081345}) {

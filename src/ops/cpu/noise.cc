@@ -48,16 +48,15 @@ std::array<float, 2> box_muller(uint32_t x, uint32_t y) {
 
 }  // namespace
 
-void run(OnCpu<philox_normal>, Context& ctx, uint64_t seed, View out, int64_t draw) {
+void run(OnCpu<philox_normal>, Context& ctx, uint64_t seed, View out, uint64_t offset) {
   float* const values = out.data<float>();
   const int64_t elements = out.elements(), threads = ops::philox_threads(elements);
-  const int64_t rounds = ops::philox_rounds(elements);
-  for (int64_t round = 0; round < rounds; ++round) {
-    const auto counter = static_cast<uint64_t>(draw * rounds + round);
+  for (int64_t round = 0; round * threads * 4 < elements; ++round) {
     parallel_ranges(ctx, threads, kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t thread = begin; thread < end; ++thread) {
         const int64_t first = round * threads * 4 + thread;
         if (first >= elements) return;
+        const uint64_t counter = offset / 4 + static_cast<uint64_t>(round);
         const Words words = philox(
             {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), static_cast<uint32_t>(thread), 0},
             seed);
