@@ -46,7 +46,7 @@ CASES = {
     "klein_tiny/distilled": [
         {"name": "rectangle_s0.6_g4", "picture": (16, 28), "mask": "rectangle", "strength": 0.6, "steps": 4,
          "guidance_scale": 4.0, "seed": 13},
-        {"name": "reference_s1", "picture": (22, 17), "mask": "white", "reference": (19, 26), "strength": 1.0,
+        {"name": "reference_s1", "picture": (22, 17), "mask": "white", "reference": (66, 90), "strength": 1.0,
          "steps": 2, "guidance_scale": 1.0, "seed": 14},
         {"name": "black_s0.6", "picture": (12, 20), "mask": "black", "strength": 0.6, "steps": 3, "guidance_scale": 1.0,
          "seed": 15},

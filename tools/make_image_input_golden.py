@@ -76,7 +76,8 @@ def write_case(pipelines, folder, out, case):
     file = f"{folder.name}_{case['name']}.safetensors"
     reference.save(tensors, out / file)
     print(f"{file}: first step {first_step}, latents std {tensors['states'][-1].std():.3f}", flush=True)
-    return {**case, "model": f"{folder.parent.name}/{folder.name}", "file": file, "first_step": first_step}
+    return {**case, "prompt": image_input_cases.PROMPT, "model": f"{folder.parent.name}/{folder.name}", "file": file,
+            "first_step": first_step}
 
 
 def main(options):

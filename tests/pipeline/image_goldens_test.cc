@@ -27,9 +27,10 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.name(); }
 
 std::vector<Case> cases() {
   std::ifstream file(data() / "image_input/image_input.json");
+  const nlohmann::json golden = nlohmann::json::parse(file);
   std::vector<Case> all;
-  for (const auto& json : nlohmann::json::parse(file).at("cases"))
-    if (!json.contains("compute")) all.push_back({json});
+  for (const nlohmann::json& json : golden.at("cases"))
+    if (!json.contains("compute")) all.emplace_back().json = json;
   return all;
 }
 
@@ -85,7 +86,7 @@ TEST_P(ImageGoldens, LatentsAndPicturesAreTheReferences) {
   }
   if (request.mask) {
     const ConstView wanted = golden.tensor("latent_mask");
-    EXPECT_EQ(prepare_mask(*request.mask->image, resolved, read_model_shape(options.model)),
+    EXPECT_EQ(prepare_mask(*request.mask->image.image, resolved, read_model_shape(options.model)),
               std::vector<float>(wanted.data<float>(), wanted.data<float>() + wanted.elements()));
   }
 
