@@ -159,6 +159,9 @@ class Family {
   virtual const StageParts& stage_parts() const = 0;
   /// \return as messages about adapters name the model, e.g. "Z-Image".
   virtual std::string_view name() const = 0;
+  /// \return whether prompt embeddings depend on a tensor. \param part as adapters call it, e.g. "text_encoder"
+  /// \param tensor by its name in the diffusers layout
+  virtual bool embeds_with(std::string_view part, std::string_view tensor) const = 0;
   /// \return inputs and outputs of a layer's largest matrix product, with whose rate a step's rate is compared.
   virtual std::pair<int64_t, int64_t> largest_product() const = 0;
 

@@ -154,6 +154,7 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
           {"world_size", last.ranks.size()},
           {"weight_bytes", last.weight_bytes},
           {"streamed_bytes", last.streamed_bytes},
+          {"adapter_bytes", last.adapter_bytes},
           {"arena_bytes", last.arena_bytes},
           {"peak_host_bytes", last.peak_host_bytes},
           {"picture_digest", digest(drawn.pictures.front().image)},

@@ -273,6 +273,7 @@ nlohmann::ordered_json report_json(const RunReport& report, double start_ms, dou
           {"step_ms", report.step_ms},
           {"total_ms", total_ms},
           {"weight_bytes", report.weight_bytes},
+          {"adapter_bytes", report.adapter_bytes},
           {"arena_bytes", report.arena_bytes},
           {"peak_host_bytes", report.peak_host_bytes},
           {"transformer_flop_per_step", report.transformer_flop},
@@ -331,7 +332,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   options.variant = record.variant;
   options.memory.one_drawing = count == 1;
   // Every process reads the files, and the root says which they are.
-  if (processes.is_root()) hash_adapters(record.request.adapters);
+  options.file_hashes = std::make_shared<FileHashes>();
+  if (processes.is_root()) hash_adapters(record.request.adapters, *options.file_hashes);
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;

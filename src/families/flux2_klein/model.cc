@@ -98,7 +98,9 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 
 void Model::make_parts(Context& ctx) {
   encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, shape_.limits.max_sequence_length);
-  const auto walk = [this](WeightBuilder& builder) { return flux2::build_weights(transformer_config_, builder); };
+  const auto walk = [config = transformer_config_](WeightBuilder& builder) {
+    return flux2::build_weights(config, builder);
+  };
   transformer_ = make_part<flux2::Transformer>(
       ctx, transformer_files_, "transformer", walk, [this](Context&, flux2::Weights weights) {
         return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
@@ -109,6 +111,10 @@ void Model::make_parts(Context& ctx) {
 
 Schedule Model::schedule(int64_t steps, std::span<const double> sigmas, int64_t image_tokens) const {
   return make_empirical_schedule(scheduler_config_, steps, sigmas, image_tokens);
+}
+
+bool Model::embeds_with(std::string_view part, std::string_view tensor) const {
+  return part == encoder_->adapted_as() || tensor.starts_with("context_embedder.");
 }
 
 std::pair<int64_t, int64_t> Model::largest_product() const {

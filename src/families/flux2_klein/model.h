@@ -62,6 +62,7 @@ class Model : public Family {
   std::span<ModelPart* const> parts() const override { return parts_; }
   const StageParts& stage_parts() const override { return stage_parts_; }
   std::string_view name() const override { return "FLUX.2-klein"; }
+  bool embeds_with(std::string_view part, std::string_view tensor) const override;
   std::pair<int64_t, int64_t> largest_product() const override;
   PromptTokens tokenize(std::string_view prompt, int64_t max_tokens) const override;
   /// Every prompt is padded to the most tokens that it may have.

@@ -78,7 +78,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 void Model::make_parts(Context& ctx) {
   const int64_t max_tokens = shape_.limits.max_sequence_length;
   encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, max_tokens);
-  const auto walk = [this](WeightBuilder& builder) { return build_weights(transformer_config_, builder); };
+  const auto walk = [config = transformer_config_](WeightBuilder& builder) { return build_weights(config, builder); };
   transformer_ = make_part<Transformer>(
       ctx, transformer_files_, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
         return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
@@ -89,6 +89,10 @@ void Model::make_parts(Context& ctx) {
 
 Schedule Model::schedule(int64_t steps, std::span<const double> sigmas, int64_t) const {
   return sigmas.empty() ? make_schedule(scheduler_config_, steps) : make_schedule(scheduler_config_, sigmas);
+}
+
+bool Model::embeds_with(std::string_view part, std::string_view tensor) const {
+  return part == encoder_->adapted_as() || tensor.starts_with("cap_") || tensor.starts_with("context_refiner.");
 }
 
 std::pair<int64_t, int64_t> Model::largest_product() const {
