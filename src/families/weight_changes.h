@@ -1,5 +1,5 @@
-// Owns where adapters' changes go in a network's weights, which form each weight's changes take beside it, and what that
-// form takes of memory. adapted_weights.h makes the forms; ModelParts plans with their sizes before they are made.
+// Owns where adapters' changes go in a network's weights, which form each weight's changes take beside it, and what
+// memory that form takes. adapted_weights.h makes the forms; ModelParts plans with their sizes before they are made.
 #pragma once
 
 #include <cstddef>

@@ -107,8 +107,8 @@ class ModelParts {
   std::vector<PartNeeds> needs_;    // of these, without adapters
   MemoryPlan plan_;
   std::vector<size_t> adapter_bytes_;  // that the adapters of now take on a GPU, of each streamable part
-  // The most that adapters have taken since memory was last short. The room stays theirs: otherwise all weights would be
-  // loaded anew whenever a request has other adapters than the one before.
+  // The most that adapters have taken since memory was last short. The room stays theirs: otherwise all weights would
+  // be loaded anew whenever a request has other adapters than the one before.
   std::vector<size_t> adapter_room_;
 };
 
