@@ -39,13 +39,15 @@ Pipeline pipeline_of(const PartKind& transformer) {
 }
 
 /// \return the kind of the transformer among the parts or, unless it is written, of the files; null without one.
-const PartKind* transformer_of(const ModelFiles& files, const std::vector<PartSource*>& parts) {
+const PartKind* transformer_of(const FamilyOptions& options, const std::vector<PartSource*>& parts) {
   for (const PartSource* part : parts)
     if (part->type().kind->folder == "transformer") return part->type().kind;
+  const ModelFiles& files = options.files;
   const Path& place = files.transformer.empty() ? files.model : files.transformer;
-  if (!files.folder().empty()) return &transformer_kind(files);
+  if (!files.folder().empty()) return &transformer_kind(options);
   for (const PartType& type : part_types())
-    if (type.kind->folder == "transformer" && std::filesystem::is_regular_file(place) && holds_part(place, *type.kind))
+    if (type.kind->folder == "transformer" && std::filesystem::is_regular_file(place) &&
+        holds_part(options, place, *type.kind))
       return type.kind;
   return nullptr;
 }
@@ -56,13 +58,14 @@ std::optional<std::string> text_if_there(const Path& file) {
 }
 
 /// \return a text of the model's folder, or of the file.
-std::optional<std::string> stated(const ModelFiles& files, const Path& in_folder, const std::string& in_file) {
-  return files.folder().empty() ? text_in_file(files, in_file) : text_if_there(files.folder() / in_folder);
+std::optional<std::string> stated(const FamilyOptions& options, const Path& in_folder, const std::string& in_file) {
+  const Path folder = options.files.folder();
+  return folder.empty() ? text_in_file(options, in_file) : text_if_there(folder / in_folder);
 }
 
-std::string scheduler_text(const ModelFiles& files, const Pipeline& pipeline) {
-  if (const auto text = stated(files, "scheduler/scheduler_config.json", "config.scheduler")) return *text;
-  const double shift = files.is_base && !pipeline.is_dynamic ? 6.0 : 3.0;
+std::string scheduler_text(const FamilyOptions& options, const Pipeline& pipeline) {
+  if (const auto text = stated(options, "scheduler/scheduler_config.json", "config.scheduler")) return *text;
+  const double shift = options.files.is_base && !pipeline.is_dynamic ? 6.0 : 3.0;
   return Json{{"_class_name", "FlowMatchEulerDiscreteScheduler"},
               {"base_image_seq_len", 256},
               {"base_shift", 0.5},
@@ -76,25 +79,27 @@ std::string scheduler_text(const ModelFiles& files, const Pipeline& pipeline) {
          "\n";
 }
 
-std::optional<std::string> generation_text(const ModelFiles& files, const Pipeline& pipeline) {
-  if (auto text = stated(files, "generation_config.json", "config.generation")) return text;
-  if (!files.folder().empty() || !files.is_base || pipeline.says_whether_distilled) return std::nullopt;
+std::optional<std::string> generation_text(const FamilyOptions& options, const Pipeline& pipeline) {
+  if (auto text = stated(options, "generation_config.json", "config.generation")) return text;
+  if (!options.files.folder().empty() || !options.files.is_base || pipeline.says_whether_distilled) return std::nullopt;
   return Json{{"num_inference_steps", 50}, {"guidance_scale", 4}}.dump(2) + "\n";  // of Z-Image's base model
 }
 
-bool is_distilled(const ModelFiles& files) {
+bool is_distilled(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
   if (!files.folder().empty()) {
     const auto index = JsonConfig::load_if_there(files.folder() / "model_index.json");
     return index && index->boolean_or("is_distilled", false);
   }
-  return !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
+  return !files.is_base && text_in_file(options, "is_distilled").value_or("true") == "true";
 }
 
-std::string index_text(const ModelFiles& files, const Pipeline& pipeline, const std::vector<PartSource*>& parts) {
+std::string index_text(const FamilyOptions& options, const Pipeline& pipeline, const std::vector<PartSource*>& parts) {
+  const ModelFiles& files = options.files;
   Json index{{"_class_name", pipeline.name}};
   if (const auto text = files.folder().empty() ? std::nullopt : text_if_there(files.folder() / "model_index.json"))
     index = Json::parse(JsonConfig::parse(*text, (files.folder() / "model_index.json").string()).dump());
-  if (pipeline.says_whether_distilled) index["is_distilled"] = is_distilled(files);
+  if (pipeline.says_whether_distilled) index["is_distilled"] = is_distilled(options);
   for (const PartType& type : part_types()) index.erase(std::string(type.kind->folder));
   for (const PartSource* part : parts) {
     const PartType& type = part->type();
@@ -127,12 +132,12 @@ std::map<std::string, std::string> folder_texts(const FamilyOptions& options, co
   std::map<std::string, std::string> texts;
   for (const PartSource* part : parts)
     if (part->type().kind == &kTextEncoder) add_tokenizer(texts, find_tokenizer_place(options, part->files()));
-  const PartKind* const transformer = transformer_of(options.files, parts);
+  const PartKind* const transformer = transformer_of(options, parts);
   if (transformer == nullptr) return texts;
   const Pipeline pipeline = pipeline_of(*transformer);
-  texts["scheduler/scheduler_config.json"] = scheduler_text(options.files, pipeline);
-  texts["model_index.json"] = index_text(options.files, pipeline, parts);
-  if (auto text = generation_text(options.files, pipeline)) texts["generation_config.json"] = std::move(*text);
+  texts["scheduler/scheduler_config.json"] = scheduler_text(options, pipeline);
+  texts["model_index.json"] = index_text(options, pipeline, parts);
+  if (auto text = generation_text(options, pipeline)) texts["generation_config.json"] = std::move(*text);
   return texts;
 }
 
@@ -142,9 +147,9 @@ std::map<std::string, std::string> file_texts(const FamilyOptions& options, cons
     texts["config." + std::string(part->type().kind->folder)] = part->config().json.dump();
     if (part->type().kind->folder != "transformer") continue;
     const Pipeline pipeline = pipeline_of(*part->type().kind);
-    texts["config.scheduler"] = scheduler_text(options.files, pipeline);
-    if (auto text = generation_text(options.files, pipeline)) texts["config.generation"] = std::move(*text);
-    if (pipeline.says_whether_distilled) texts["is_distilled"] = is_distilled(options.files) ? "true" : "false";
+    texts["config.scheduler"] = scheduler_text(options, pipeline);
+    if (auto text = generation_text(options, pipeline)) texts["config.generation"] = std::move(*text);
+    if (pipeline.says_whether_distilled) texts["is_distilled"] = is_distilled(options) ? "true" : "false";
   }
   return texts;
 }

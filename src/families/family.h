@@ -15,6 +15,7 @@
 #include "families/model_part.h"
 #include "families/model_shape.h"
 #include "families/schedule.h"
+#include "io/weight_store.h"
 #include "nn/row_shards.h"
 #include "nn/sequence_parallel.h"
 #include "tensor/tensor.h"
@@ -29,6 +30,8 @@ struct FamilyOptions {
   bool synthetic = false;          ///< random weights of the configs' shapes
   std::string synthetic_format{};  ///< of their matrices, see parse_synthetic_format(); "": bf16
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
+  /// What is open of `files`: whatever is made with these options, or with a copy of them, opens through it.
+  std::shared_ptr<WeightStores> stores = std::make_shared<WeightStores>();
 };
 
 /// The parts that the stages of a drawing need, as places in Family::parts().

@@ -82,8 +82,8 @@ class ModelPartOf final : public ModelPart {
     std::function<std::unique_ptr<Network>(Context& ctx, const WeightPlacement& placement)> make;
     std::function<Listed(Context& ctx)> list;
     std::function<AdapterPart()> lister;  ///< as ModelPart::lister()
-    /// Gives a tensor of that shape as ReadWeight does.
-    std::function<std::vector<float>(const std::string& name, const Shape& shape)> read_weight;
+    /// Gives what reads the checkpoint's tensors, for one change of adapters. \param shapes of them, which outlive it
+    std::function<ReadWeight(const std::map<std::string, Shape>& shapes)> open_reader;
   };
 
   ModelPartOf(std::string_view name, std::string_view adapted_as, WeightSizes sizes, Source source)
@@ -146,7 +146,7 @@ class ModelPartOf final : public ModelPart {
   }
   AdaptableWeights adaptable(Context& ctx) {
     return {adapted_as(), weight_table(network_->weights()), network_->storage(),
-            [this, &ctx](const std::string& name) { return source_.read_weight(name, listed(ctx).shapes.at(name)); }};
+            source_.open_reader(listed(ctx).shapes)};
   }
 
   Source source_;

@@ -19,6 +19,6 @@ ModelShape read_family_shape(const ModelFiles& files);
 struct PartKind;
 
 /// \return the kind of the model's transformer, which tells the family. \throws Error model as open_family()
-const PartKind& transformer_kind(const ModelFiles& files);
+const PartKind& transformer_kind(const FamilyOptions& options);
 
 }  // namespace nostos

@@ -47,15 +47,15 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
   };
   return std::make_unique<Part>(
       name, files.kind().folder, std::move(sizes),
-      typename Part::Source{.make =
-                                [&files, walk, make](Context& on, const WeightPlacement& placement) {
-                                  WeightBuilder load = files.weights(on, WeightWalk::load, placement);
-                                  return std::make_unique<Network>(make(on, walk(load)));
-                                },
-                            .list = list,
-                            .lister = lister,
-                            .read_weight = [&files](const std::string& weight,
-                                                    const Shape& shape) { return files.read_weight(weight, shape); }});
+      typename Part::Source{
+          .make =
+              [&files, walk, make](Context& on, const WeightPlacement& placement) {
+                WeightBuilder load = files.weights(on, WeightWalk::load, placement);
+                return std::make_unique<Network>(make(on, walk(load)));
+              },
+          .list = list,
+          .lister = lister,
+          .open_reader = [&files](const std::map<std::string, Shape>& shapes) { return files.weight_reader(shapes); }});
 }
 
 /// \return the text encoder's config from its tensors' shapes and what a GGUF file says beside them.

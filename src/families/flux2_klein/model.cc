@@ -22,11 +22,12 @@ constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", kTransformerCla
                                                  {"vae", "AutoencoderKLFlux2"},
                                                  {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
-ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
-  const std::filesystem::path folder = files.folder();
+ModelShape shape_of(const FamilyOptions& options, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
+  const std::filesystem::path folder = options.files.folder();
   const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
-  const bool is_distilled = index ? index->boolean_or("is_distilled", false)
-                                  : !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
+  const bool is_distilled =
+      index ? index->boolean_or("is_distilled", false)
+            : !options.files.is_base && text_in_file(options, "is_distilled").value_or("true") == "true";
   ModelLimits limits;
   limits.size_multiple = vae.scale() * vae.patch;
   limits.latent_channels = transformer.in_channels;
@@ -36,7 +37,7 @@ ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, c
   limits.guidance = is_distilled ? GuidanceForm::none : GuidanceForm::from_negative;
   limits.max_sequence_length = kMostTokens;
   limits.max_reference_images = kMaxReferences;
-  read_generation_config(files, limits);
+  read_generation_config(options, limits);
   return {
       .limits = limits, .patch = 1, .heads = transformer.heads, .head_dim = transformer.head_dim, .pads_prompts = true};
 }
@@ -51,9 +52,10 @@ qwen3::Config load_encoder_config(const JsonConfig& json) {
   return config;
 }
 
-SchedulerConfig read_scheduler_config(const ModelFiles& files) {
+SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
   if (files.folder().empty()) {
-    const auto config = config_in_file(files, "config.scheduler");
+    const auto config = config_in_file(options, "config.scheduler");
     return config ? load_scheduler_config(*config, Shifting::dynamic) : SchedulerConfig{};
   }
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json", Shifting::dynamic);
@@ -61,9 +63,8 @@ SchedulerConfig read_scheduler_config(const ModelFiles& files) {
 
 }  // namespace
 
-ModelShape read_shape(const ModelFiles& files) {
-  const FamilyOptions options{.files = files, .synthetic = true};  // of folders the configs are enough
-  return shape_of(files, flux2::load_config(PartFiles(options, kTransformer).config()),
+ModelShape read_shape(const FamilyOptions& options) {
+  return shape_of(options, flux2::load_config(PartFiles(options, kTransformer).config()),
                   autoencoder_kl::load_flux2_config(PartFiles(options, kVae).config()));
 }
 
@@ -76,7 +77,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
   transformer_config_ = flux2::load_config(transformer_files_.config());
   encoder_config_ = load_encoder_config(encoder_files_.config());
   vae_config_ = autoencoder_kl::load_flux2_config(autoencoder_files_.config());
-  scheduler_config_ = read_scheduler_config(options.files);
+  scheduler_config_ = read_scheduler_config(options);
   const std::string transformer = transformer_files_.path().string();
   require(transformer_config_.text_width == encoder_config_.feature_width(), ErrorKind::model,
           "{} takes texts of width {} (joint_attention_dim), {} gives 3 * {} (hidden_size)", transformer,
@@ -85,7 +86,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
           "{} takes {} channels (in_channels), {} gives {} * {} * {} (latent_channels, patch_size)", transformer,
           transformer_config_.in_channels, autoencoder_files_.path().string(), vae_config_.latent_channels,
           vae_config_.patch, vae_config_.patch);
-  shape_ = shape_of(options.files, transformer_config_, vae_config_);
+  shape_ = shape_of(options, transformer_config_, vae_config_);
   tokenizer_ = find_tokenizer(options, encoder_files_);
   if (tokenizer_) {
     const std::vector<int32_t> pad = tokenizer_->encode("<|endoftext|>");

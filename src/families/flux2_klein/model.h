@@ -35,7 +35,7 @@ inline constexpr PartKind kTransformer{
 
 /// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field
-ModelShape read_shape(const ModelFiles& files);
+ModelShape read_shape(const FamilyOptions& options);
 
 /// A FLUX.2-klein model with its networks by their types. The pipeline sees the Family alone.
 class Model : public Family {
