@@ -21,6 +21,7 @@ struct FamilyEntry {
   std::string_view transformer_class;           ///< that transformer/config.json names
   const PartKind& transformer;                  ///< by whose files the family is found where no index names it
   ModelShape (*read_shape)(const FamilyOptions& options);
+  PipelineFacts (*pipeline_facts)(const FamilyOptions& options);
   std::unique_ptr<Family> (*open)(Context& ctx, const FamilyOptions& options);
 };
 
@@ -31,9 +32,9 @@ std::unique_ptr<Family> open_model(Context& ctx, const FamilyOptions& options) {
 
 const std::array kFamilies{
     FamilyEntry{flux2_klein::kPipelines, flux2_klein::kTransformerClass, flux2_klein::kTransformer,
-                flux2_klein::read_shape, open_model<flux2_klein::Model>},
+                flux2_klein::read_shape, flux2_klein::pipeline_facts, open_model<flux2_klein::Model>},
     FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::kTransformer, zimage::read_shape,
-                open_model<zimage::Model>},
+                zimage::pipeline_facts, open_model<zimage::Model>},
 };
 
 /// \return the family whose transformer the file holds. \throws Error model if it is none's
@@ -93,6 +94,13 @@ std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) 
 
 const PartKind& transformer_kind(const FamilyOptions& options) {
   return family_of(options, Purpose::planning).transformer;
+}
+
+PipelineFacts pipeline_facts(const PartKind& transformer, const FamilyOptions& options) {
+  const auto family =
+      std::ranges::find(kFamilies, &transformer, [](const FamilyEntry& each) { return &each.transformer; });
+  check(family != kFamilies.end(), "a transformer is some family's");
+  return family->pipeline_facts(options);
 }
 
 ModelShape read_family_shape(const ModelFiles& files) {

@@ -185,6 +185,27 @@ class Convert(Case):
         self.assertEqual(floats(made[name]), [float32(e4m3(code) * scale) for code in codes])
         self.assert_same_tensors({**made, name: None}, {**source, name: None})
 
+    def test_what_no_file_says_is_what_the_family_says(self):
+        klein = (KLEIN, {"_class_name": "Flux2KleinPipeline"}, {"shift": 3, "use_dynamic_shifting": True})
+        zimage = (ZIMAGE, {"_class_name": "ZImagePipeline"}, {"shift": 3, "use_dynamic_shifting": False})
+        for source, index, scheduler in (klein, zimage):
+            config = (source / "transformer/config.json").read_text()
+            file = self.dir / f"{source.name}.safetensors"
+            write_tensors(file, read_tensors(source / "transformer")[0], {"config.transformer": config})
+            for flags in ([], ["--base-model"]):
+                made = self.dir / f"{source.name}{len(flags)}"
+                self.done("convert", "--transformer", file, *flags, "--output", made)
+                is_zimage_base = bool(flags) and source == ZIMAGE
+                if source == KLEIN:
+                    index["is_distilled"] = not flags
+                self.assertLessEqual(index.items(), json.loads((made / "model_index.json").read_text()).items())
+                wanted = {**scheduler, "shift": 6} if is_zimage_base else scheduler
+                self.assertLessEqual(wanted.items(), json.loads((made / "scheduler/scheduler_config.json").read_text()).items())
+                defaults = made / "generation_config.json"
+                self.assertEqual(defaults.exists(), is_zimage_base)
+                if is_zimage_base:
+                    self.assertEqual(json.loads(defaults.read_text()), {"num_inference_steps": 50, "guidance_scale": 4})
+
     def test_rounding_is_to_the_nearest_even(self):
         config = (ZIMAGE / "transformer/config.json").read_text()
         source = widened(read_tensors(ZIMAGE / "transformer")[0])

@@ -23,11 +23,7 @@ constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", kTransformerCla
                                                  {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
 ModelShape shape_of(const FamilyOptions& options, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
-  const std::filesystem::path folder = options.files.folder();
-  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
-  const bool is_distilled =
-      index ? index->boolean_or("is_distilled", false)
-            : !options.files.is_base && text_in_file(options, "is_distilled").value_or("true") == "true";
+  const bool is_distilled = *pipeline_facts(options).is_distilled;
   ModelLimits limits;
   limits.size_multiple = vae.scale() * vae.patch;
   limits.latent_channels = transformer.in_channels;
@@ -56,12 +52,25 @@ SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
   const ModelFiles& files = options.files;
   if (files.folder().empty()) {
     const auto config = config_in_file(options, "config.scheduler");
-    return config ? load_scheduler_config(*config, Shifting::dynamic) : SchedulerConfig{};
+    return config ? load_scheduler_config(*config, Shifting::dynamic) : pipeline_facts(options).scheduler;
   }
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json", Shifting::dynamic);
 }
 
 }  // namespace
+
+PipelineFacts pipeline_facts(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
+  const std::filesystem::path folder = files.folder();
+  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
+  const bool is_distilled = index ? index->boolean_or("is_distilled", false)
+                                  : !files.is_base && text_in_file(options, "is_distilled").value_or("true") == "true";
+  return {.class_name = kPipelines.front(),
+          .shifting = Shifting::dynamic,
+          .scheduler = {.shift = 3},  // which dynamic shifting passes over
+          .is_distilled = is_distilled,
+          .defaults = {}};
+}
 
 ModelShape read_shape(const FamilyOptions& options) {
   return shape_of(options, flux2::load_config(PartFiles(options, kTransformer).config()),

@@ -10,6 +10,7 @@
 
 #include "families/family.h"
 #include "families/part_files.h"
+#include "families/pipeline_facts.h"
 #include "models/autoencoder_kl/autoencoder.h"
 #include "models/flux2/file_layouts.h"
 #include "models/flux2/transformer.h"
@@ -32,6 +33,10 @@ inline constexpr PartKind kTransformer{
     flux2::file_layouts,
     flux2::file_prefixes,
     [](const TensorShapes& shapes, const WeightStore&) { return flux2::guess_config(shapes); }};
+
+/// \return what the pipeline is, as far as the model's files do not say it: that of the published models.
+/// \throws Error model if what the files do say is damaged
+PipelineFacts pipeline_facts(const FamilyOptions& options);
 
 /// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field

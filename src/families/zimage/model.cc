@@ -28,9 +28,9 @@ ModelShape shape_of(const FamilyOptions& options, const Config& transformer, con
   limits.max_sequence_length = std::min((transformer.axes_lens[0] - 2) / kTokenMultiple * kTokenMultiple, kMostTokens);
   require(limits.max_sequence_length > 0, ErrorKind::model,
           "the transformer's axes_lens[0] is {}, too short for any caption (34 at least)", transformer.axes_lens[0]);
-  if (options.files.is_base) {
-    limits.default_steps = 50;
-    limits.default_guidance_scale = 4;
+  if (const auto defaults = pipeline_facts(options).defaults) {
+    limits.default_steps = defaults->steps;
+    limits.default_guidance_scale = defaults->guidance_scale;
   }
   read_generation_config(options, limits);
   return {.limits = limits, .patch = transformer.patch, .heads = transformer.heads, .head_dim = transformer.head_dim()};
@@ -40,12 +40,23 @@ SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
   const ModelFiles& files = options.files;
   if (files.folder().empty())
     if (const auto config = config_in_file(options, "config.scheduler")) return load_scheduler_config(*config);
-  // What no file says: the shifts of the published models.
-  if (files.folder().empty()) return {.shift = files.is_base ? 6.0 : 3.0};
+  if (files.folder().empty()) return pipeline_facts(options).scheduler;
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json");
 }
 
 }  // namespace
+
+PipelineFacts pipeline_facts(const FamilyOptions& options) {
+  PipelineFacts facts{.class_name = kPipelines.front(),
+                      .shifting = Shifting::fixed,
+                      .scheduler = {.shift = 3},
+                      .is_distilled = {},
+                      .defaults = {}};
+  if (!options.files.is_base) return facts;
+  facts.scheduler.shift = 6;
+  facts.defaults = {.steps = 50, .guidance_scale = 4};
+  return facts;
+}
 
 ModelShape read_shape(const FamilyOptions& options) {
   return shape_of(options, load_config(PartFiles(options, kTransformer).config()),

@@ -10,6 +10,7 @@
 
 #include "families/family.h"
 #include "families/part_files.h"
+#include "families/pipeline_facts.h"
 #include "models/autoencoder_kl/autoencoder.h"
 #include "models/qwen3/encoder.h"
 #include "models/zimage/file_layouts.h"
@@ -33,6 +34,10 @@ inline constexpr PartKind kTransformer{
     file_layouts,
     file_prefixes,
     [](const TensorShapes& shapes, const WeightStore&) { return guess_config(shapes); }};
+
+/// \return what the pipeline is, as far as the model's files do not say it: that of Turbo, or of the base model.
+/// \throws Error model if what the files do say is damaged
+PipelineFacts pipeline_facts(const FamilyOptions& options);
 
 /// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field
