@@ -87,21 +87,9 @@ void read_part(FileContents& contents, const PartType& type, FamilyOptions optio
 void read_tensors(FileContents& contents, const TensorFile& file) {
   const LayerFormats formats(file);
   for (const auto& [name, info] : file.tensors()) {
-    FileTensorFacts tensor{name, info.extents, info.dtype_name, info.end - info.begin};
-    if (formats.belonging().contains(name)) {
-      tensor.role = TensorRole::scale;
-    } else {
-      try {
-        const StoredWeight stored = formats.of(name);
-        tensor.format = format_name(stored.format);
-        if (!stored.scales.empty()) {
-          const TensorInfo& scales = file.tensors().find(stored.scales)->second;
-          tensor.scale_bytes = scales.end - scales.begin;
-        }
-      } catch (const Error&) {  // nostos cannot use it: its dtype says what it is
-      }
-    }
-    contents.tensors.push_back(std::move(tensor));
+    TensorFormat format = describe_format(file, formats, name);
+    contents.tensors.push_back({name, info.extents, std::move(format.name), info.end - info.begin, format.scale_bytes,
+                                format.is_scale ? TensorRole::scale : TensorRole::unknown});
   }
 }
 

@@ -299,6 +299,37 @@ class Inspect(Case):
         text = self.done("inspect", "all.safetensors", "--layers").stdout
         self.assertIn("= transformer layers.0.attention.to_k.weight + layers.0.attention.to_q.weight", text)
 
+    def test_scales_of_a_folder_are_no_weights(self):
+        shutil.copytree(ZIMAGE, self.dir / "model")
+        folder = self.dir / "model" / "transformer"
+
+        def transformer() -> dict:
+            parts = json.loads(self.done("inspect", "model", "--json").stdout)["parts"]
+            return next(part for part in parts if part["name"] == "transformer")
+
+        tensors = widened(read_tensors(folder)[0])
+        for file in (*folder.glob("*.safetensors"), *folder.glob("*.index.json")):
+            file.unlink()
+        file = folder / "diffusion_pytorch_model.safetensors"
+        write_tensors(file, tensors)
+        plain = transformer()
+        scaled, marked = "layers.0.feed_forward.w1", "layers.1.feed_forward.w1"
+        marker = json.dumps({"format": "float8_e4m3fn"}).encode()
+        for layer in (scaled, marked):
+            _, shape, data = tensors[layer + ".weight"]
+            tensors[layer + ".weight"] = ("F8_E4M3", shape, bytes(len(data) // 4))
+        count = sum(shape[0] * shape[1] for _, shape, _ in (tensors[scaled + ".weight"], tensors[marked + ".weight"]))
+        one = struct.pack("<f", 0.5)
+        write_tensors(file, {**tensors, scaled + ".weight_scale": ("F32", [1], one), scaled + ".input_scale": ("F32", [1], one),
+                             marked + ".weight_scale": ("BF16", [], b"\0\x3f"), marked + ".comfy_quant": ("U8", [len(marker)], marker)})
+        found = transformer()
+        self.assertEqual((found["tensors"], found["parameters"]), (plain["tensors"], plain["parameters"]))
+        self.assertEqual(found["dtypes"], {"F32": plain["tensors"] - 2, "F8_E4M3": 2})
+        self.assertEqual(found["bytes"], plain["bytes"] - 3 * count + 4 + 4 + 2 + len(marker))
+        groups = {group["format"]: (group["tensors"], group["numbers"], group["bytes"]) for group in found["formats"]}
+        self.assertEqual(groups["F8_E4M3, one scale"], (2, count, count + 4 + 2))
+        self.assertEqual(sorted(groups), ["F32", "F8_E4M3, one scale"])
+
     def test_what_nobody_uses_and_what_is_amiss(self):
         tensors, texts = read_tensors(self.made("vae"))
         lost = "decoder.conv_in.weight"
