@@ -27,11 +27,6 @@ constexpr size_t kComparedBytes = 100;  // of names, where near ones are looked 
 constexpr size_t kNearNames = 3;
 constexpr size_t kMaxMetadataBytes = 4096;  // of one value
 
-bool is_name(const std::string& text) {
-  const auto is_control = [](unsigned char c) { return c < ' ' || c == 127; };
-  return encode_utf8(decode_utf8(text)) == text && std::ranges::none_of(text, is_control);
-}
-
 bool is_within(const fs::path& path, const fs::path& folder) {
   return std::ranges::mismatch(folder, path).in1 == folder.end();
 }
@@ -116,7 +111,7 @@ std::optional<LoraFile> LoraFolder::file_at(const fs::directory_entry& entry) co
   if (entry.is_symlink(error) && (!is_within(fs::canonical(path, error), folder_) || error)) return std::nullopt;
   const auto bytes = entry.file_size(error);
   const std::string name = path.lexically_relative(folder_).generic_string();
-  if (error || !is_name(name)) return std::nullopt;
+  if (error || !is_one_line(name)) return std::nullopt;
   return LoraFile{name, path, bytes};
 }
 
