@@ -72,7 +72,7 @@ CLI::Validator printable() {
 }
 
 void add_flags(CLI::App& command, ServeFlags& flags) {
-  command.add_option("--model-path", flags.model_path, "checkpoint folder (the small model that comes with nostos)");
+  command.add_option("--model-path", flags.model_path, model_path_help("the small model that comes with nostos"));
   command
       .add_option("--served-model-name", flags.served_model_name,
                   "what the model is called in lists and pictures (the last part of its path or name)")

@@ -134,10 +134,13 @@ class CommandLine(CliTest):
         run = self.run_nostos("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\n$")
-        for arguments in (["--help"], ["generate", "--help"], ["inspect", "--help"], ["bench", "--help"], ["plan", "--help"]):
-            run = self.run_nostos(*arguments)
-            self.assertEqual((run.returncode, run.stderr), (0, ""))
-            self.assertIn("Usage: nostos", run.stdout)
+        for command in ([], ["generate"], ["inspect"], ["convert"], ["bench"], ["plan"], ["serve"]):
+            with self.subTest(command=command):
+                run = self.run_nostos(*command, "--help")
+                self.assertEqual((run.returncode, run.stderr), (0, ""))
+                self.assertIn("Usage: nostos", run.stdout)
+                # What draws, and from what: no command knows less of it than another.
+                self.assertIn("a file (safetensors or GGUF" if command else "Z-Image and FLUX.2-klein", run.stdout)
 
     def test_command_line_errors(self):
         for arguments in ([], ["paint"], ["generate", "--bogus"], ["generate", "--prompt"], ["--bogus"], ["inspect", "x"]):

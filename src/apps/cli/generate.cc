@@ -51,8 +51,7 @@ struct GenerateFlags {
 
 void add_flags(CLI::App& command, GenerateFlags& flags) {
   const auto number = [&](const char* name, auto& value, const char* help) { add_number(command, name, value, help); };
-  command.add_option("--model-path", flags.model_path,
-                     "model folder, or a name in the Hugging Face cache; without it the embedded model draws");
+  command.add_option("--model-path", flags.model_path, model_path_help("the embedded model draws"));
   command.add_option("--prompt", flags.prompt, "what to draw");
   command.add_option("--negative-prompt", flags.negative_prompt, "what to keep away from (needs guidance)");
   command

@@ -217,10 +217,10 @@ void add_inspect_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("inspect", "Show what a model, a file of weights or an adapter holds, and how it is stored");
   auto flags = std::make_shared<InspectFlags>();
-  command->add_option("file", flags->file, "model folder, Hugging Face name, or file: safetensors or GGUF")
-      ->type_name("FILE");
+  command->add_option("file", flags->file, "adapter, or what --model-path takes")->type_name("FILE");
   command->add_option("--model-path", flags->model_path,
-                      "likewise; beside FILE the model that this adapter is to fit; without both the embedded model");
+                      model_path_help("and without FILE the embedded model; beside FILE the model that this adapter is "
+                                      "to fit"));
   add_model_flags(*command, flags->model);
   command->add_flag("--layers", flags->layers, "list every tensor of a file");
   command->add_flag("--json", flags->json, "write one JSON object with all of it to standard output");
