@@ -1,5 +1,5 @@
-// Owns finding the weights of one model part on disk, in one file or in shards, and opening each place once for all that
-// read it.
+// Owns finding the weights of one model part on disk, in one file or in shards, and opening each place once for all
+// that read it.
 #pragma once
 
 #include <filesystem>

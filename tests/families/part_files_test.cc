@@ -99,9 +99,9 @@ TEST_F(AllInOne, IsOpenedOnceForAllItsParts) {
 TEST_F(AllInOne, IsWhatItWasWhenItWasOpened) {
   const PartFiles transformer(options_, zimage::kTransformer), vae(options_, kVae);
   EXPECT_EQ(transformer.store(), vae.store());
+  EXPECT_EQ(text_in_file(options_, "config.vae"), slurp(kTiny / "vae/config.json"));
   std::filesystem::remove(file_);
   EXPECT_EQ(transformer.find_config().place, ConfigPlace::in_file);
-  EXPECT_EQ(text_in_file(options_, "config.vae"), slurp(kTiny / "vae/config.json"));
 
   const std::map<std::string, Shape> shapes{
       {"decoder.conv_in.weight", *vae.store()->info("vae.decoder.conv_in.weight")->shape()},

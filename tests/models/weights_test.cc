@@ -113,7 +113,7 @@ TEST_F(WeightsTest, UnusedAreIgnored) {
   EXPECT_NO_THROW(load());
 }
 
-/// A file of one tensor, 32 MiB of float32 numbers that count from 0 on, and what this process has of the file in memory.
+/// A file of one tensor, 32 MiB of float32 numbers that count from 0 on, and what of it is in memory.
 class LargeFile : public FolderTest {
  protected:
   static constexpr size_t kBytes = size_t{32} << 20;
