@@ -3,12 +3,12 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <optional>
 #include <span>
 
 #include "base/error.h"
 #include "tensor/bfloat16.h"
+#include "tensor/half.h"
 
 namespace nostos {
 namespace {
@@ -108,17 +108,5 @@ double read_number(const TensorFile& file, const std::string& key) {
   if (!std::isfinite(value)) fail(ErrorKind::model, "{} is {}, must be finite", describe(file, key), value);
   return value;
 }
-
-float e4m3_to_float(uint8_t bits) {
-  const int exponent = bits >> 3 & 0xf, mantissa = bits & 0x7;
-  float value = std::numeric_limits<float>::quiet_NaN();
-  if (exponent == 0)
-    value = std::ldexp(static_cast<float>(mantissa), -9);
-  else if (exponent != 0xf || mantissa != 0x7)
-    value = std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  return (bits & 0x80) != 0 ? -value : value;
-}
-
-float e5m2_to_float(uint8_t bits) { return half_to_float(static_cast<uint16_t>(bits << 8)); }
 
 }  // namespace nostos

@@ -34,8 +34,4 @@ Matrix read_matrix(const TensorFile& file, const std::string& key);
 /// \throws Error model if it has several, or is not finite
 double read_number(const TensorFile& file, const std::string& key);
 
-/// \return the bits of an OCP E4M3 number without infinities, or of an E5M2 number, as float32: exact.
-float e4m3_to_float(uint8_t bits);
-float e5m2_to_float(uint8_t bits);
-
 }  // namespace nostos

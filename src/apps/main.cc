@@ -12,7 +12,9 @@
 namespace {
 
 int run(int argc, char** argv) {
-  CLI::App app("nostos draws pictures from text with Z-Image models.", "nostos");
+  CLI::App app(
+      "nostos draws pictures from text with Z-Image and FLUX.2-klein models, and edits pictures with the latter.",
+      "nostos");
   app.set_version_flag("--version", "nostos " NOSTOS_VERSION, "Print the version and exit");
   app.require_subcommand(1);
   nostos::cli::add_generate_command(app);

@@ -64,16 +64,15 @@ constexpr size_t kMaxNameBytes = 256;
 /// \return a check of a name that stands in URLs, lists and one line of text.
 CLI::Validator printable() {
   const auto check = [](const std::string& text) -> std::string {
-    const auto is_control = [](unsigned char c) { return c < ' ' || c == 127; };
-    const bool is_name = !text.empty() && text.size() <= kMaxNameBytes && text != "." && text != ".." &&
-                         encode_utf8(decode_utf8(text)) == text && std::ranges::none_of(text, is_control);
+    const bool is_name =
+        !text.empty() && text.size() <= kMaxNameBytes && text != "." && text != ".." && is_one_line(text);
     return is_name ? "" : fmt::format("must be a text of one line and at most {} bytes, not . or ..", kMaxNameBytes);
   };
   return {check, ""};
 }
 
 void add_flags(CLI::App& command, ServeFlags& flags) {
-  command.add_option("--model-path", flags.model_path, "checkpoint folder (the small model that comes with nostos)");
+  command.add_option("--model-path", flags.model_path, model_path_help("the small model that comes with nostos"));
   command
       .add_option("--served-model-name", flags.served_model_name,
                   "what the model is called in lists and pictures (the last part of its path or name)")

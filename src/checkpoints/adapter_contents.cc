@@ -12,9 +12,10 @@ namespace nostos {
 namespace {
 
 /// \return whether the model's files have a text encoder.
-bool has_text_encoder(const ModelFiles& files) {
+bool has_text_encoder(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
   if (!files.text_encoder.empty() || !files.folder().empty()) return true;
-  return !files.model.empty() && holds_part(files.model, kTextEncoder);
+  return !files.model.empty() && holds_part(options, files.model, kTextEncoder);
 }
 
 }  // namespace
@@ -26,8 +27,8 @@ AdapterTargets adapter_targets(const ModelFiles& files, const std::string& model
     const JsonConfig config = PartFiles(options, kind).config();
     parts.push_back({std::string(kind.folder), list_tensors(part_type(kind), config).shapes, kind.layouts()});
   };
-  add(transformer_kind(files));
-  if (has_text_encoder(files)) add(kTextEncoder);
+  add(transformer_kind(options));
+  if (has_text_encoder(options)) add(kTextEncoder);
   return AdapterTargets(model_name, std::move(parts));
 }
 

@@ -26,20 +26,21 @@ std::vector<PartSource*> pointers(const Parts& parts) {
 }
 
 /// \return where the files have a part of this kind, "" if nowhere.
-Path place_of(const ModelFiles& files, const PartKind& kind) {
+Path place_of(const FamilyOptions& family, const PartKind& kind) {
+  const ModelFiles& files = family.files;
   const Path& own = files.*kind.place;
   if (!own.empty()) return own;
   if (files.model.empty()) return {};
-  if (files.folder().empty()) return holds_part(files.model, kind) ? files.model : Path();
+  if (files.folder().empty()) return holds_part(family, files.model, kind) ? files.model : Path();
   const Path folder = files.model / kind.folder;
   return std::filesystem::exists(folder) ? folder : Path();
 }
 
 /// \return whether the place of a transformer has one of this kind: a file's tensors, the model's folder or a config
 /// says it.
-bool is_of_kind(const ModelFiles& files, const Path& place, const PartType& type) {
-  if (std::filesystem::is_regular_file(place)) return holds_part(place, *type.kind);
-  if (!files.folder().empty()) return &transformer_kind(files) == type.kind;
+bool is_of_kind(const FamilyOptions& family, const Path& place, const PartType& type) {
+  if (std::filesystem::is_regular_file(place)) return holds_part(family, place, *type.kind);
+  if (!family.files.folder().empty()) return &transformer_kind(family) == type.kind;
   return JsonConfig::load(place / "config.json").string_or("_class_name", "") ==
          class_of(JsonConfig::parse("{}", ""), type);
 }
@@ -56,9 +57,9 @@ Parts open_parts(const FamilyOptions& family, const std::vector<std::string>& wa
   for (const PartType& type : part_types()) {
     const std::string name(type.kind->folder);
     if (!wanted.empty() && std::ranges::find(wanted, name) == wanted.end()) continue;
-    const Path place = place_of(family.files, *type.kind);
+    const Path place = place_of(family, *type.kind);
     // A file that is named for a part and has none is refused by the part.
-    const bool is_other = name == "transformer" && !place.empty() && !is_of_kind(family.files, place, type);
+    const bool is_other = name == "transformer" && !place.empty() && !is_of_kind(family, place, type);
     if (!place.empty() && !is_other) parts.push_back(std::make_unique<PartSource>(family, type));
   }
   for (const std::string& name : wanted)

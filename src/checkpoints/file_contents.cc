@@ -17,7 +17,7 @@ using Path = std::filesystem::path;
 /// Compares a part's tensors with the config, and keeps what is amiss instead of throwing it.
 class CheckingSource final : public StoreSource {
  public:
-  CheckingSource(WeightStore store, const CheckpointNames& names)
+  CheckingSource(std::shared_ptr<const WeightStore> store, const CheckpointNames& names)
       : StoreSource(std::move(store), names, Mode::check_only) {}
   void finish() override {}
 };
@@ -25,7 +25,7 @@ class CheckingSource final : public StoreSource {
 /// \return why the part cannot be used.
 std::vector<std::string> problems_of(const PartFiles& files, const PartType& type, const JsonConfig& config) {
   Context ctx({}, 1);
-  const auto source = std::make_shared<CheckingSource>(files.open(), files.names());
+  const auto source = std::make_shared<CheckingSource>(files.store(), files.names());
   WeightBuilder builder(ctx, source, DType::f32);
   type.walk(config, builder);
   return source->problems();
@@ -41,14 +41,14 @@ void claim_tensors(FileContents& contents, const PartTensors& tensors, const Che
     return &*found;
   };
   for (const auto& [name, shape] : tensors.shapes) {
-    for (const TensorRows& rows : names.layout->find(name)) {
-      FileTensorFacts* const found = claim(names.prefix + rows.name, TensorRole::weight);
+    for (const TensorRows& rows : names.find(name)) {
+      FileTensorFacts* const found = claim(rows.name, TensorRole::weight);
       if (found != nullptr && (found->names.empty() || found->names.back() != name)) found->names.push_back(name);
     }
   }
   for (const std::string& name : tensors.optional) {
     claim(name, TensorRole::leftover);
-    for (const TensorRows& rows : names.layout->find(name)) claim(names.prefix + rows.name, TensorRole::leftover);
+    for (const TensorRows& rows : names.find(name)) claim(rows.name, TensorRole::leftover);
   }
   for (const std::string_view name : names.layout->leftovers)
     claim(names.prefix + std::string(name), TensorRole::leftover);
@@ -63,9 +63,7 @@ void claim_all(FileContents& contents, const std::string& prefix, size_t part) {
   }
 }
 
-void read_part(FileContents& contents, const PartType& type, const Path& model_folder) {
-  FamilyOptions options;
-  options.files.model = model_folder;
+void read_part(FileContents& contents, const PartType& type, FamilyOptions options) {
   options.files.*type.kind->place = contents.path;
   const PartFiles files(options, *type.kind);
   FilePart part{.type = &type,
@@ -89,21 +87,9 @@ void read_part(FileContents& contents, const PartType& type, const Path& model_f
 void read_tensors(FileContents& contents, const TensorFile& file) {
   const LayerFormats formats(file);
   for (const auto& [name, info] : file.tensors()) {
-    FileTensorFacts tensor{name, info.extents, info.dtype_name, info.end - info.begin};
-    if (formats.belonging().contains(name)) {
-      tensor.role = TensorRole::scale;
-    } else {
-      try {
-        const StoredWeight stored = formats.of(name);
-        tensor.format = format_name(stored.format);
-        if (!stored.scales.empty()) {
-          const TensorInfo& scales = file.tensors().find(stored.scales)->second;
-          tensor.scale_bytes = scales.end - scales.begin;
-        }
-      } catch (const Error&) {  // nostos cannot use it: its dtype says what it is
-      }
-    }
-    contents.tensors.push_back(std::move(tensor));
+    TensorFormat format = describe_format(file, formats, name);
+    contents.tensors.push_back({name, info.extents, std::move(format.name), info.end - info.begin, format.scale_bytes,
+                                format.is_scale ? TensorRole::scale : TensorRole::unknown});
   }
 }
 
@@ -148,17 +134,19 @@ std::vector<FormatGroup> FileContents::groups(std::optional<size_t> part) const 
 }
 
 FileContents read_contents(const Path& path, const Path& model_folder) {
-  const std::unique_ptr<const TensorFile> file = open_tensor_file(path);
+  FamilyOptions options;
+  options.files.model = model_folder;
+  const TensorFile& file = *options.stores->open(path)->files().front();
   FileContents contents;
   contents.path = path;
-  const auto* const gguf = dynamic_cast<const GgufFile*>(file.get());
+  const auto* const gguf = dynamic_cast<const GgufFile*>(&file);
   contents.format = gguf == nullptr ? "safetensors" : fmt::format("GGUF {}", gguf->header().version);
   contents.bytes = std::filesystem::file_size(path);
-  contents.metadata = file->metadata();
+  contents.metadata = file.metadata();
   contents.has_tokenizer = Tokenizer::is_there(path);
-  read_tensors(contents, *file);
+  read_tensors(contents, file);
   for (const PartType& type : part_types())
-    if (holds_part(path, *type.kind)) read_part(contents, type, model_folder);
+    if (holds_part(options, path, *type.kind)) read_part(contents, type, options);
   contents.is_adapter = contents.parts.empty() && std::ranges::any_of(contents.tensors, [](const auto& tensor) {
                           return parse_adapter_key(tensor.name).has_value();
                         });

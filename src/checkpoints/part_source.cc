@@ -10,13 +10,6 @@
 namespace nostos {
 namespace {
 
-/// \return what the diffusers layout's tensor is made of, with the prefix of the file.
-std::vector<TensorRows> rows_of(const CheckpointNames& names, const std::string& name) {
-  std::vector<TensorRows> rows = names.layout == nullptr ? find_as_named(name) : names.layout->find(name);
-  for (TensorRows& part : rows) part.name.insert(0, names.prefix);
-  return rows;
-}
-
 bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 
 }  // namespace
@@ -30,22 +23,22 @@ PartSource::PartSource(const FamilyOptions& options, const PartType& type)
 }
 
 void PartSource::find_tensors(const PartTensors& listed) {
-  const WeightStore store = files_.open();
   for (const auto& [name, shape] : listed.shapes) {
-    const std::vector<TensorRows> rows = rows_of(files_.names(), name);
-    if (std::ranges::all_of(rows, [&](const TensorRows& part) { return store.info(part.name) != nullptr; }))
+    const std::vector<TensorRows> rows = files_.names().find(name);
+    if (std::ranges::all_of(rows, [&](const TensorRows& part) { return files_.store()->info(part.name) != nullptr; }))
       shapes_.emplace(name, shape);
     else
       missing_.push_back(name);
   }
-  for (const std::string& name : listed.optional) find_extra(store, name);
+  for (const std::string& name : listed.optional) find_extra(name);
 }
 
-void PartSource::find_extra(const WeightStore& store, const std::string& name) {
+void PartSource::find_extra(const std::string& name) {
   const CheckpointNames& names = files_.names();
   for (const std::string& prefix : {names.prefix, std::string()}) {
-    const std::vector<TensorRows> rows = rows_of({names.layout, prefix}, name);
-    const TensorInfo* const info = rows.size() == 1 && rows[0].parts == 1 ? store.info(rows[0].name) : nullptr;
+    const std::vector<TensorRows> rows = CheckpointNames{names.layout, prefix}.find(name);
+    const TensorInfo* const info =
+        rows.size() == 1 && rows[0].parts == 1 ? files_.store()->info(rows[0].name) : nullptr;
     if (info == nullptr || !info->shape()) continue;
     const std::optional<DType> plain = info->dtype();
     shapes_.emplace(name, *info->shape());
@@ -81,16 +74,12 @@ ConstView PartSource::read(const std::string& name) {
 }
 
 ConstView PartSource::stored(const std::string& name) {
-  const CheckpointLayout* const layout = files_.names().layout;
   const auto extra = extras_.find(name);
-  const std::string& prefix = extra == extras_.end() ? files_.names().prefix : extra->second.prefix;
-  if (extra != extras_.end() && extra->second.is_count) {
-    if (!counts_) counts_ = files_.open();
-    return *counts_->find(rows_of({layout, prefix}, name).front().name);
-  }
-  std::unique_ptr<StoreSource>& source = sources_[prefix];
-  if (!source)
-    source = std::make_unique<StoreSource>(files_.open(), CheckpointNames{layout, prefix}, StoreSource::Mode::load);
+  const CheckpointNames names{files_.names().layout,
+                              extra == extras_.end() ? files_.names().prefix : extra->second.prefix};
+  if (extra != extras_.end() && extra->second.is_count) return *files_.store()->find(names.find(name).front().name);
+  std::unique_ptr<StoreSource>& source = sources_[names.prefix];
+  if (!source) source = std::make_unique<StoreSource>(files_.store(), names, StoreSource::Mode::load);
   const ConstView view = source->tensor(name, shapes_.at(name));
   source->finish();  // throws what is amiss
   return view;

@@ -49,7 +49,7 @@ class PartSource {
     bool is_count;
   };
   void find_tensors(const PartTensors& listed);
-  void find_extra(const WeightStore& store, const std::string& name);
+  void find_extra(const std::string& name);
   ConstView stored(const std::string& name);
   ConstView merged(const std::string& name, ConstView stored);
 
@@ -61,7 +61,6 @@ class PartSource {
   std::map<std::string, Extra> extras_;
   std::map<std::string, std::unique_ptr<StoreSource>> sources_;  // by the prefix of the names
   std::multimap<std::string, std::pair<const WeightUpdate*, double>> updates_;
-  std::optional<WeightStore> counts_;
   std::string current_;  // that was read last
   ConstView current_view_{};
   std::vector<float> merged_;

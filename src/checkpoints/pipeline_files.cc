@@ -7,10 +7,8 @@
 #include <optional>
 
 #include "base/error.h"
-#include "families/flux2_klein/model.h"
 #include "families/registry.h"
 #include "families/shared_parts.h"
-#include "families/zimage/model.h"
 #include "io/file.h"
 #include "io/gguf.h"
 #include "text/tokenizer_output.h"
@@ -26,26 +24,16 @@ constexpr std::array<std::string_view, 7> kTokenizerFiles{
     "tokenizer.json",          "tokenizer_config.json", "vocab.json",         "merges.txt",
     "special_tokens_map.json", "added_tokens.json",     "chat_template.jinja"};
 
-/// What a family's pipeline is, where no folder says it.
-struct Pipeline {
-  std::string_view name;
-  bool is_dynamic;              ///< whether the schedule's shift depends on the image
-  bool says_whether_distilled;  ///< in model_index.json
-};
-
-Pipeline pipeline_of(const PartKind& transformer) {
-  if (&transformer == &zimage::kTransformer) return {zimage::kPipelines.front(), false, false};
-  return {flux2_klein::kPipelines.front(), true, true};
-}
-
 /// \return the kind of the transformer among the parts or, unless it is written, of the files; null without one.
-const PartKind* transformer_of(const ModelFiles& files, const std::vector<PartSource*>& parts) {
+const PartKind* transformer_of(const FamilyOptions& options, const std::vector<PartSource*>& parts) {
   for (const PartSource* part : parts)
     if (part->type().kind->folder == "transformer") return part->type().kind;
+  const ModelFiles& files = options.files;
   const Path& place = files.transformer.empty() ? files.model : files.transformer;
-  if (!files.folder().empty()) return &transformer_kind(files);
+  if (!files.folder().empty()) return &transformer_kind(options);
   for (const PartType& type : part_types())
-    if (type.kind->folder == "transformer" && std::filesystem::is_regular_file(place) && holds_part(place, *type.kind))
+    if (type.kind->folder == "transformer" && std::filesystem::is_regular_file(place) &&
+        holds_part(options, place, *type.kind))
       return type.kind;
   return nullptr;
 }
@@ -56,45 +44,41 @@ std::optional<std::string> text_if_there(const Path& file) {
 }
 
 /// \return a text of the model's folder, or of the file.
-std::optional<std::string> stated(const ModelFiles& files, const Path& in_folder, const std::string& in_file) {
-  return files.folder().empty() ? text_in_file(files, in_file) : text_if_there(files.folder() / in_folder);
+std::optional<std::string> stated(const FamilyOptions& options, const Path& in_folder, const std::string& in_file) {
+  const Path folder = options.files.folder();
+  return folder.empty() ? text_in_file(options, in_file) : text_if_there(folder / in_folder);
 }
 
-std::string scheduler_text(const ModelFiles& files, const Pipeline& pipeline) {
-  if (const auto text = stated(files, "scheduler/scheduler_config.json", "config.scheduler")) return *text;
-  const double shift = files.is_base && !pipeline.is_dynamic ? 6.0 : 3.0;
+std::string scheduler_text(const FamilyOptions& options, const PipelineFacts& pipeline) {
+  if (const auto text = stated(options, "scheduler/scheduler_config.json", "config.scheduler")) return *text;
   return Json{{"_class_name", "FlowMatchEulerDiscreteScheduler"},
               {"base_image_seq_len", 256},
               {"base_shift", 0.5},
               {"max_image_seq_len", 4096},
               {"max_shift", 1.15},
-              {"num_train_timesteps", 1000},
-              {"shift", shift},
+              {"num_train_timesteps", pipeline.scheduler.num_train_timesteps},
+              {"shift", pipeline.scheduler.shift},
               {"time_shift_type", "exponential"},
-              {"use_dynamic_shifting", pipeline.is_dynamic}}
+              {"use_dynamic_shifting", pipeline.shifting == Shifting::dynamic}}
              .dump(2) +
          "\n";
 }
 
-std::optional<std::string> generation_text(const ModelFiles& files, const Pipeline& pipeline) {
-  if (auto text = stated(files, "generation_config.json", "config.generation")) return text;
-  if (!files.folder().empty() || !files.is_base || pipeline.says_whether_distilled) return std::nullopt;
-  return Json{{"num_inference_steps", 50}, {"guidance_scale", 4}}.dump(2) + "\n";  // of Z-Image's base model
+std::optional<std::string> generation_text(const FamilyOptions& options, const PipelineFacts& pipeline) {
+  if (auto text = stated(options, "generation_config.json", "config.generation")) return text;
+  if (!options.files.folder().empty() || !pipeline.defaults) return std::nullopt;
+  return Json{{"num_inference_steps", pipeline.defaults->steps}, {"guidance_scale", pipeline.defaults->guidance_scale}}
+             .dump(2) +
+         "\n";
 }
 
-bool is_distilled(const ModelFiles& files) {
-  if (!files.folder().empty()) {
-    const auto index = JsonConfig::load_if_there(files.folder() / "model_index.json");
-    return index && index->boolean_or("is_distilled", false);
-  }
-  return !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
-}
-
-std::string index_text(const ModelFiles& files, const Pipeline& pipeline, const std::vector<PartSource*>& parts) {
-  Json index{{"_class_name", pipeline.name}};
+std::string index_text(const FamilyOptions& options, const PipelineFacts& pipeline,
+                       const std::vector<PartSource*>& parts) {
+  const ModelFiles& files = options.files;
+  Json index{{"_class_name", pipeline.class_name}};
   if (const auto text = files.folder().empty() ? std::nullopt : text_if_there(files.folder() / "model_index.json"))
     index = Json::parse(JsonConfig::parse(*text, (files.folder() / "model_index.json").string()).dump());
-  if (pipeline.says_whether_distilled) index["is_distilled"] = is_distilled(files);
+  if (pipeline.is_distilled) index["is_distilled"] = *pipeline.is_distilled;
   for (const PartType& type : part_types()) index.erase(std::string(type.kind->folder));
   for (const PartSource* part : parts) {
     const PartType& type = part->type();
@@ -127,12 +111,12 @@ std::map<std::string, std::string> folder_texts(const FamilyOptions& options, co
   std::map<std::string, std::string> texts;
   for (const PartSource* part : parts)
     if (part->type().kind == &kTextEncoder) add_tokenizer(texts, find_tokenizer_place(options, part->files()));
-  const PartKind* const transformer = transformer_of(options.files, parts);
+  const PartKind* const transformer = transformer_of(options, parts);
   if (transformer == nullptr) return texts;
-  const Pipeline pipeline = pipeline_of(*transformer);
-  texts["scheduler/scheduler_config.json"] = scheduler_text(options.files, pipeline);
-  texts["model_index.json"] = index_text(options.files, pipeline, parts);
-  if (auto text = generation_text(options.files, pipeline)) texts["generation_config.json"] = std::move(*text);
+  const PipelineFacts pipeline = pipeline_facts(*transformer, options);
+  texts["scheduler/scheduler_config.json"] = scheduler_text(options, pipeline);
+  texts["model_index.json"] = index_text(options, pipeline, parts);
+  if (auto text = generation_text(options, pipeline)) texts["generation_config.json"] = std::move(*text);
   return texts;
 }
 
@@ -141,10 +125,10 @@ std::map<std::string, std::string> file_texts(const FamilyOptions& options, cons
   for (const PartSource* part : parts) {
     texts["config." + std::string(part->type().kind->folder)] = part->config().json.dump();
     if (part->type().kind->folder != "transformer") continue;
-    const Pipeline pipeline = pipeline_of(*part->type().kind);
-    texts["config.scheduler"] = scheduler_text(options.files, pipeline);
-    if (auto text = generation_text(options.files, pipeline)) texts["config.generation"] = std::move(*text);
-    if (pipeline.says_whether_distilled) texts["is_distilled"] = is_distilled(options.files) ? "true" : "false";
+    const PipelineFacts pipeline = pipeline_facts(*part->type().kind, options);
+    texts["config.scheduler"] = scheduler_text(options, pipeline);
+    if (auto text = generation_text(options, pipeline)) texts["config.generation"] = std::move(*text);
+    if (pipeline.is_distilled) texts["is_distilled"] = *pipeline.is_distilled ? "true" : "false";
   }
   return texts;
 }

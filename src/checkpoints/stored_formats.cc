@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "base/error.h"
 
@@ -33,18 +35,41 @@ void sort_groups(std::vector<FormatGroup>& groups) {
   std::ranges::stable_sort(groups, std::ranges::greater(), &FormatGroup::bytes);
 }
 
-std::vector<FormatGroup> group_formats(const WeightStore& store) {
-  std::vector<FormatGroup> groups;
-  for (const auto& [tensor, info] : store.list()) {
-    std::string format = info.dtype_name;
-    try {
-      format = format_name(store.format(tensor));
-    } catch (const Error&) {  // nostos cannot use it: its dtype says what it is
+TensorFormat describe_format(const TensorFile& file, const LayerFormats& formats, const std::string& name) {
+  TensorFormat found{file.tensors().find(name)->second.dtype_name, formats.belonging().contains(name)};
+  if (found.is_scale) return found;
+  try {
+    const StoredWeight stored = formats.of(name);
+    found.name = format_name(stored.format);
+    if (!stored.scales.empty()) {
+      const TensorInfo& scales = file.tensors().find(stored.scales)->second;
+      found.scale_bytes = scales.end - scales.begin;
     }
-    add_to_group(groups, {std::move(format), 1, info.elements(), info.end - info.begin});
+  } catch (const Error&) {  // nostos cannot use it: its dtype says what it is
   }
-  sort_groups(groups);
-  return groups;
+  return found;
+}
+
+FolderWeights count_weights(const WeightStore& store) {
+  std::map<std::string, std::vector<std::pair<std::string, TensorInfo>>> tensors;  // of each file
+  for (auto& tensor : store.list()) tensors[store.where(tensor.first)].push_back(std::move(tensor));
+  FolderWeights weights;
+  for (const auto& [path, list] : tensors) {
+    const std::unique_ptr<const TensorFile> file = open_tensor_file(path);
+    const LayerFormats formats(*file);
+    for (const auto& [name, info] : list) {
+      const size_t bytes = info.end - info.begin;
+      const TensorFormat format = describe_format(*file, formats, name);
+      weights.bytes += bytes;
+      if (format.is_scale) continue;
+      ++weights.tensors;
+      weights.parameters += info.elements();
+      ++weights.dtypes[info.dtype_name];
+      add_to_group(weights.formats, {format.name, 1, info.elements(), bytes + format.scale_bytes});
+    }
+  }
+  sort_groups(weights.formats);
+  return weights;
 }
 
 }  // namespace nostos

@@ -16,21 +16,7 @@
 namespace nostos {
 namespace {
 
-/// Rows of a weight that an adapter's update changes.
-struct Change {
-  const WeightUpdate* update;
-  double strength;
-  const NamedRows* place;
-  int64_t begin, end;  // rows of the checkpoint's matrix
-
-  double factor() const { return strength * update->scale; }
-  /// \return where row `row` of the checkpoint's matrix is in the weight.
-  int64_t row_in_weight(int64_t row) const { return place->row(row - place->from_row); }
-  /// \return whether the update and the weight have the same columns.
-  bool is_whole_in_columns(const Linear& weight) const {
-    return place->from_column == 0 && weight.in == update->columns;
-  }
-};
+using Change = WeightChange;
 
 View view_of(std::vector<float>& values, int64_t rows, int64_t columns) {
   return {reinterpret_cast<std::byte*>(values.data()), DType::f32, {rows, columns}};
@@ -47,13 +33,12 @@ class UpdateMaker {
       : ctx_(ctx), weight_(weight), read_weight_(read_weight) {}
 
   std::shared_ptr<const LinearUpdate> make(std::span<const Change> changes) {
-    const bool has_lengths =
-        std::ranges::any_of(changes, [](const Change& change) { return change.update->magnitude.has_value(); });
-    if (has_lengths && !scales_rows_alone(changes)) {
+    const UpdateForm form = form_of(weight_, changes);
+    if (form.is_merged) {
       add_merged(changes);
     } else {
       for (const Change& change : changes) add(change);
-      if (has_lengths)
+      if (form.has_lengths)
         for (const Change& change : changes) add_lengths(change);
     }
     finish();
@@ -61,18 +46,6 @@ class UpdateMaker {
   }
 
  private:
-  /// \return whether each row has one change, and lengths are those of rows: then the lengths are factors of outputs.
-  bool scales_rows_alone(std::span<const Change> changes) const {
-    std::vector<int> changes_of_row(static_cast<size_t>(weight_.out), 0);
-    for (const Change& change : changes) {
-      const std::optional<Magnitude>& magnitude = change.update->magnitude;
-      if (magnitude && magnitude->axis == Magnitude::Axis::each_column) return false;
-      for (int64_t row = change.begin; row < change.end; ++row)
-        if (++changes_of_row[static_cast<size_t>(change.row_in_weight(row))] > 1) return false;
-    }
-    return true;
-  }
-
   void add(const Change& change) {
     if (const auto* low_rank = std::get_if<LowRank>(&change.update->delta)) return add_low_rank(change, *low_rank);
     const auto* kronecker = std::get_if<Kronecker>(&change.update->delta);
@@ -210,20 +183,16 @@ class UpdateMaker {
   std::vector<float> scales_;      // [out], or empty
 };
 
-}  // namespace
-
-namespace {
-
 /// Writes vectors that adapters change, and those that they changed before and do no longer.
-void write_vectors(Context& ctx, const AdaptableWeights& weights,
-                   const std::map<std::string, std::vector<std::pair<const WeightUpdate*, double>>>& changes,
+/// \param changed those that were changed before; becomes those that are now
+void write_vectors(Context& ctx, const AdaptableWeights& weights, const WeightChanges& changes,
                    std::set<std::string>& changed) {
   std::set<std::string> all = changed;
-  for (const auto& [name, own] : changes) all.insert(name);
+  for (const auto& [name, own] : changes.vectors) all.insert(name);
   changed.clear();
   for (const std::string& name : all) {
     std::vector<float> values = weights.read_weight(name);
-    if (const auto own = changes.find(name); own != changes.end()) {
+    if (const auto own = changes.vectors.find(name); own != changes.vectors.end()) {
       for (const auto& [update, strength] : own->second) merge_update(*update, strength, values);
       changed.insert(name);
     }
@@ -235,31 +204,27 @@ void write_vectors(Context& ctx, const AdaptableWeights& weights,
 }  // namespace
 
 void adapt_weights(Context& ctx, const AdaptableWeights& weights, std::span<const ScaledAdapter> adapters,
-                   std::set<std::string>& changed) {
-  std::map<const Linear*, std::vector<Change>> changes;
-  std::map<std::string, std::vector<std::pair<const WeightUpdate*, double>>> vectors;
-  for (const auto& [adapter, strength] : adapters) {
-    for (const WeightUpdate& update : adapter->updates) {
-      if (update.part != weights.part || weights.storage.unneeded.contains(update.target)) continue;
-      if (weights.storage.vectors.contains(update.target)) {
-        vectors[update.target].emplace_back(&update, strength);
-        continue;
-      }
-      const auto [first, last] = weights.table.equal_range(update.target);
-      require(first != last, ErrorKind::model,
-              "{}: changes {}, which is no matrix of a product: nostos convert --lora merges it into the weights",
-              adapter->report.file, update.target);
-      for (auto place = first; place != last; ++place) {
-        const NamedRows& rows = *place->second.rows;
-        const int64_t begin = std::max(update.first_row, rows.from_row);
-        const int64_t end = std::min(update.first_row + update.rows, rows.from_row + rows.count);
-        if (begin < end) changes[place->second.weight].push_back({&update, strength, &rows, begin, end});
-      }
-    }
-  }
+                   AppliedAdapters& applied) {
+  const WeightChanges changes = find_changes({weights.part, weights.table, weights.storage}, adapters);
+  applied.updates.clear();
+  applied.bytes = 0;
   for (const auto& [name, place] : weights.table) place.weight->update = nullptr;
-  for (const auto& [weight, own] : changes) weight->update = UpdateMaker(ctx, *weight, weights.read_weight).make(own);
-  write_vectors(ctx, weights, vectors, changed);
+  for (const auto& [weight, own] : changes.matrices) {
+    weight->update = UpdateMaker(ctx, *weight, weights.read_weight).make(own);
+    applied.bytes += weight->update->size_in_bytes();
+  }
+  for (const auto& [name, place] : weights.table) applied.updates.push_back(place.weight->update);
+  write_vectors(ctx, weights, changes, applied.vectors);
+  ctx.synchronize("adapters");
+}
+
+void adapt_again(Context& ctx, const AdaptableWeights& weights, std::span<const ScaledAdapter> adapters,
+                 const AppliedAdapters& applied) {
+  check(applied.updates.size() == weights.table.size(), "a network that is loaded anew has the same matrices");
+  auto update = applied.updates.begin();
+  for (const auto& [name, place] : weights.table) place.weight->update = *update++;
+  std::set<std::string> changed;
+  write_vectors(ctx, weights, find_changes({weights.part, weights.table, weights.storage}, adapters), changed);
   ctx.synchronize("adapters");
 }
 

@@ -15,6 +15,7 @@
 #include "families/model_part.h"
 #include "families/model_shape.h"
 #include "families/schedule.h"
+#include "io/weight_store.h"
 #include "nn/row_shards.h"
 #include "nn/sequence_parallel.h"
 #include "tensor/tensor.h"
@@ -29,6 +30,8 @@ struct FamilyOptions {
   bool synthetic = false;          ///< random weights of the configs' shapes
   std::string synthetic_format{};  ///< of their matrices, see parse_synthetic_format(); "": bf16
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
+  /// What is open of `files`: whatever is made with these options, or with a copy of them, opens through it.
+  std::shared_ptr<WeightStores> stores = std::make_shared<WeightStores>();
 };
 
 /// The parts that the stages of a drawing need, as places in Family::parts().
@@ -158,6 +161,9 @@ class Family {
   virtual const StageParts& stage_parts() const = 0;
   /// \return as messages about adapters name the model, e.g. "Z-Image".
   virtual std::string_view name() const = 0;
+  /// \return whether prompt embeddings depend on a tensor. \param part as adapters call it, e.g. "text_encoder"
+  /// \param tensor by its name in the diffusers layout
+  virtual bool embeds_with(std::string_view part, std::string_view tensor) const = 0;
   /// \return inputs and outputs of a layer's largest matrix product, with whose rate a step's rate is compared.
   virtual std::pair<int64_t, int64_t> largest_product() const = 0;
 

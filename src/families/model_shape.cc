@@ -40,13 +40,12 @@ bool guides(GuidanceForm form, double scale) {
   return false;
 }
 
-void read_generation_config(const ModelFiles& files, ModelLimits& limits) {
+void read_generation_config(const FamilyOptions& options, ModelLimits& limits) {
   limits.default_height = std::min(limits.default_height, limits.max_side);
   limits.default_width = std::min(limits.default_width, limits.max_side);
-  const std::filesystem::path folder = files.folder();
-  const std::optional<JsonConfig> json = folder.empty()
-                                             ? config_in_file(files, "config.generation")
-                                             : JsonConfig::load_if_there(folder / "generation_config.json");
+  const std::filesystem::path folder = options.files.folder();
+  const std::optional<JsonConfig> json = folder.empty() ? config_in_file(options, "config.generation")
+                                                        : JsonConfig::load_if_there(folder / "generation_config.json");
   if (!json) return;
   limits.default_steps = json->integer_or("num_inference_steps", limits.default_steps, 1, kMaxSteps);
   limits.default_guidance_scale = json->number_or("guidance_scale", limits.default_guidance_scale, 0, kMaxGuidance);

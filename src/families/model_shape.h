@@ -8,9 +8,9 @@
 
 #include "base/rounding.h"
 
-#include "families/model_files.h"
-
 namespace nostos {
+
+struct FamilyOptions;
 
 inline constexpr int64_t kMaxSteps = 1000;
 inline constexpr double kMaxGuidance = 1000;
@@ -80,6 +80,6 @@ struct ModelShape {
 /// `config.generation`, in the place of the defaults. Without either the defaults stay. The default size is kept within
 /// max_side.
 /// \throws Error model naming file and field
-void read_generation_config(const ModelFiles& files, ModelLimits& limits);
+void read_generation_config(const FamilyOptions& options, ModelLimits& limits);
 
 }  // namespace nostos

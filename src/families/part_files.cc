@@ -33,6 +33,10 @@ std::optional<FoundLayout> layout_in(const WeightStore& store, const PartKind& k
        store.path().string(), kind.name, fmt::join(marks, " or "), names.empty() ? "none" : join_some(names, 4));
 }
 
+const Path& place_of_texts(const ModelFiles& files) {
+  return files.transformer.empty() ? files.model : files.transformer;
+}
+
 }  // namespace
 
 void check_part_classes(const ModelFiles& files, std::span<const PartClass> parts) {
@@ -47,24 +51,21 @@ void check_part_classes(const ModelFiles& files, std::span<const PartClass> part
   }
 }
 
-std::optional<std::string> text_in_file(const ModelFiles& files, const std::string& name) {
-  const Path& file = files.transformer.empty() ? files.model : files.transformer;
+std::optional<std::string> text_in_file(const FamilyOptions& options, const std::string& name) {
+  const Path& file = place_of_texts(options.files);
   if (!std::filesystem::is_regular_file(file)) return std::nullopt;
-  const WeightStore store = WeightStore::open_file(file);
-  const std::string* const text = store.metadata(name);
+  const std::string* const text = options.stores->open(file)->metadata(name);
   return text == nullptr ? std::nullopt : std::optional(*text);
 }
 
-std::optional<JsonConfig> config_in_file(const ModelFiles& files, const std::string& name) {
-  const std::optional<std::string> text = text_in_file(files, name);
+std::optional<JsonConfig> config_in_file(const FamilyOptions& options, const std::string& name) {
+  const std::optional<std::string> text = text_in_file(options, name);
   if (!text) return std::nullopt;
-  return JsonConfig::parse(*text, fmt::format("{}: metadata '{}'",
-                                              (files.transformer.empty() ? files.model : files.transformer).string(),
-                                              name));
+  return JsonConfig::parse(*text, fmt::format("{}: metadata '{}'", place_of_texts(options.files).string(), name));
 }
 
-bool holds_part(const Path& file, const PartKind& kind) {
-  return layout_in(WeightStore::open_file(file), kind).has_value();
+bool holds_part(const FamilyOptions& options, const Path& file, const PartKind& kind) {
+  return layout_in(*options.stores->open(file), kind).has_value();
 }
 
 PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
@@ -72,13 +73,12 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
       model_folder_(options.files.folder()),
       is_synthetic_(options.synthetic),
       synthetic_format_(parse_synthetic_format(options.synthetic_format)),
-      variant_(options.variant),
       dtype_(options.dtype),
       kind_(&kind) {
   const Path& model = options.files.model;
   if (path_.empty() && !model_folder_.empty()) path_ = model_folder_ / kind.folder;
   if (path_.empty() && !model.empty()) {
-    require(holds_part(model, kind), ErrorKind::model, "{}: holds no {}: give {}", model.string(), kind.name,
+    require(holds_part(options, model, kind), ErrorKind::model, "{}: holds no {}: give {}", model.string(), kind.name,
             kind.flag);
     path_ = model;
   }
@@ -86,46 +86,40 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
           kind.flag);
   is_file_ = std::filesystem::is_regular_file(path_);
   if (is_synthetic_ && !is_file_) return;
-  const WeightStore store = open();
-  const std::optional<FoundLayout> found = layout_in(store, kind);
-  if (!found && is_file_) refuse_file(store, kind);
+  store_ = options.stores->open(path_, options.variant);
+  has_variant_ = !is_file_ && store_->variant() == options.variant;
+  const std::optional<FoundLayout> found = layout_in(*store_, kind);
+  if (!found && is_file_) refuse_file(*store_, kind);
   // A folder's missing tensors are all named by the walk.
   if (found) names_ = {found->layout, std::string(found->prefix), is_file_};
 }
 
-WeightStore PartFiles::open() const {
-  return is_file_ ? WeightStore::open_file(path_) : WeightStore::open(path_, variant_);
-}
-
-bool PartFiles::has_variant() const { return !is_file_ && open().variant() == variant_; }
-
 FoundConfig PartFiles::find_config() const {
   if (!is_file_ && (names_.layout == nullptr || std::filesystem::exists(path_ / "config.json")))
     return {JsonConfig::load(path_ / "config.json"), ConfigPlace::beside_weights};
-  const WeightStore store = open();
   const std::string field = "config." + std::string(kind_->folder);
-  if (const std::string* text = store.metadata(field))
+  if (const std::string* text = store_->metadata(field))
     return {JsonConfig::parse(*text, fmt::format("{}: metadata '{}'", path_.string(), field)), ConfigPlace::in_file};
   if (!model_folder_.empty()) {
     if (auto config = JsonConfig::load_if_there(model_folder_ / kind_->folder / "config.json"))
       return {std::move(*config), ConfigPlace::model_folder};
   }
   const auto shape_of = [&](const std::string& name) -> std::optional<Shape> {
-    const std::vector<TensorRows> rows = names_.layout->find(name);
-    const TensorInfo* info = store.info(names_.prefix + rows.front().name);
+    const std::vector<TensorRows> rows = names_.find(name);
+    const TensorInfo* info = store_->info(rows.front().name);
     std::optional<Shape> whole = info == nullptr ? std::nullopt : info->shape();
     if (!whole || whole->rank() == 0) return whole;
     Shape shape{(*whole)[0] / rows.front().parts * static_cast<int64_t>(rows.size())};
     for (int axis = 1; axis < whole->rank(); ++axis) shape.push_back((*whole)[axis]);
     return shape;
   };
-  return {kind_->guess_config({path_.string(), shape_of}, store), ConfigPlace::tensors};
+  return {kind_->guess_config({path_.string(), shape_of}, *store_), ConfigPlace::tensors};
 }
 
 std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk walk) const {
   const bool checks = walk == WeightWalk::check;
   if (!is_synthetic_)
-    return std::make_shared<StoreSource>(open(), names_,
+    return std::make_shared<StoreSource>(store_, names_,
                                          checks ? StoreSource::Mode::check_only : StoreSource::Mode::load);
   if (checks) return std::make_shared<ListingSource>(synthetic_format_);
   return std::make_shared<SyntheticSource>(ctx, synthetic_format_);
@@ -135,14 +129,17 @@ WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlac
   return WeightBuilder(ctx, weight_source(ctx, walk), dtype_, placement);
 }
 
-std::vector<float> PartFiles::read_weight(const std::string& name, const Shape& shape) const {
-  Context host;
-  const std::shared_ptr<WeightSource> source = weight_source(host, WeightWalk::load);
-  const ConstView from = source->tensor(name, shape);
-  source->finish();
-  std::vector<float> values(static_cast<size_t>(shape.elements()));
-  ops::convert(host, from, View(reinterpret_cast<std::byte*>(values.data()), DType::f32, shape));
-  return values;
+ReadWeight PartFiles::weight_reader(const std::map<std::string, Shape>& shapes) const {
+  const auto host = std::make_shared<Context>();
+  return [host, source = weight_source(*host, WeightWalk::load), &shapes](const std::string& name) {
+    const Shape& shape = shapes.at(name);
+    const ConstView from = source->tensor(name, shape);
+    source->finish();
+    std::vector<float> values(static_cast<size_t>(shape.elements()));
+    ops::convert(*host, from, View(reinterpret_cast<std::byte*>(values.data()), DType::f32, shape));
+    source->release(name);
+    return values;
+  };
 }
 
 void require_variant(const FamilyOptions& options, std::initializer_list<const PartFiles*> parts) {

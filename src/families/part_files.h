@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -31,11 +32,11 @@ using PartClass = std::pair<std::string_view, std::string_view>;
 void check_part_classes(const ModelFiles& files, std::span<const PartClass> parts);
 
 /// \return text_in_file(), which must be JSON. \throws Error model
-std::optional<JsonConfig> config_in_file(const ModelFiles& files, const std::string& name);
+std::optional<JsonConfig> config_in_file(const FamilyOptions& options, const std::string& name);
 /// \return what the file of the transformer, or of the whole model, says of itself under this name, e.g.
 /// "config.scheduler"; nothing without such a file, or where it says nothing. Files that `nostos convert` writes do.
 /// \throws Error model as open_tensor_file()
-std::optional<std::string> text_in_file(const ModelFiles& files, const std::string& name);
+std::optional<std::string> text_in_file(const FamilyOptions& options, const std::string& name);
 
 /// How far a walk over a part's weights goes.
 enum class WeightWalk { check, load };
@@ -53,7 +54,7 @@ struct PartKind {
 };
 
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
-bool holds_part(const std::filesystem::path& file, const PartKind& kind);
+bool holds_part(const FamilyOptions& options, const std::filesystem::path& file, const PartKind& kind);
 
 /// Where a part's config was found, in the order in which places are looked at.
 enum class ConfigPlace {
@@ -82,17 +83,18 @@ class PartFiles {
   JsonConfig config() const { return find_config().json; }
   /// \return config(), and which of these it is. \throws Error model
   FoundConfig find_config() const;
-  /// \return all tensors of the part's file or folder, which may hold other parts, too. \throws Error model
-  WeightStore open() const;
+  /// \return all tensors of the part's file or folder, which may hold other parts, too; null where a synthetic model's
+  /// folder has a config alone.
+  const std::shared_ptr<const WeightStore>& store() const { return store_; }
   /// \return how the tensors are named, without a layout where a folder's are the diffusers layout's or none at all.
   const CheckpointNames& names() const { return names_; }
   /// \return a builder that checks or loads the weights of the part.
   WeightBuilder weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement = {}) const;
-  /// \return the numbers of a tensor, float32. \param name in the diffusers layout
-  std::vector<float> read_weight(const std::string& name, const Shape& shape) const;
+  /// \return what reads the part's tensors, one thread at a time. \param shapes of them, which outlive it
+  ReadWeight weight_reader(const std::map<std::string, Shape>& shapes) const;
   const PartKind& kind() const { return *kind_; }
   /// \return whether the part has weights of the variant that the options name.
-  bool has_variant() const;
+  bool has_variant() const { return has_variant_; }
 
  private:
   std::shared_ptr<WeightSource> weight_source(Context& ctx, WeightWalk walk) const;
@@ -102,9 +104,10 @@ class PartFiles {
   bool is_file_ = false;
   bool is_synthetic_;
   std::optional<WeightFormat> synthetic_format_;
-  std::string variant_;
   DType dtype_;
   const PartKind* kind_;
+  std::shared_ptr<const WeightStore> store_;  // or null
+  bool has_variant_ = false;
   CheckpointNames names_;
 };
 

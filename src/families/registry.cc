@@ -20,7 +20,8 @@ struct FamilyEntry {
   std::span<const std::string_view> pipelines;  ///< classes that model_index.json may name
   std::string_view transformer_class;           ///< that transformer/config.json names
   const PartKind& transformer;                  ///< by whose files the family is found where no index names it
-  ModelShape (*read_shape)(const ModelFiles& files);
+  ModelShape (*read_shape)(const FamilyOptions& options);
+  PipelineFacts (*pipeline_facts)(const FamilyOptions& options);
   std::unique_ptr<Family> (*open)(Context& ctx, const FamilyOptions& options);
 };
 
@@ -31,16 +32,16 @@ std::unique_ptr<Family> open_model(Context& ctx, const FamilyOptions& options) {
 
 const std::array kFamilies{
     FamilyEntry{flux2_klein::kPipelines, flux2_klein::kTransformerClass, flux2_klein::kTransformer,
-                flux2_klein::read_shape, open_model<flux2_klein::Model>},
+                flux2_klein::read_shape, flux2_klein::pipeline_facts, open_model<flux2_klein::Model>},
     FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::kTransformer, zimage::read_shape,
-                open_model<zimage::Model>},
+                zimage::pipeline_facts, open_model<zimage::Model>},
 };
 
 /// \return the family whose transformer the file holds. \throws Error model if it is none's
-const FamilyEntry& family_of_file(const std::filesystem::path& file) {
+const FamilyEntry& family_of_file(const FamilyOptions& options, const std::filesystem::path& file) {
   std::vector<std::string_view> marks;
   for (const FamilyEntry& family : kFamilies) {
-    if (holds_part(file, family.transformer)) return family;
+    if (holds_part(options, file, family.transformer)) return family;
     for (const CheckpointLayout& layout : family.transformer.layouts()) marks.push_back(layout.mark);
   }
   fail(ErrorKind::model,
@@ -68,16 +69,17 @@ const FamilyEntry& family_of_folder(const std::filesystem::path& folder, Purpose
   return *std::ranges::find(kFamilies, name, &FamilyEntry::transformer_class);
 }
 
-const FamilyEntry& family_of(const ModelFiles& files, Purpose purpose) {
+const FamilyEntry& family_of(const FamilyOptions& options, Purpose purpose) {
+  const ModelFiles& files = options.files;
   const std::filesystem::path file = files.transformer.empty() ? files.model : files.transformer;
   const bool is_file = std::filesystem::is_regular_file(file);
   if (files.folder().empty()) {
     require(is_file, ErrorKind::model, "no transformer: give --transformer, or --model-path with a model");
-    return family_of_file(file);
+    return family_of_file(options, file);
   }
   const FamilyEntry& family = family_of_folder(files.folder(), purpose);
   if (is_file) {
-    const FamilyEntry& other = family_of_file(file);
+    const FamilyEntry& other = family_of_file(options, file);
     require(&other == &family, ErrorKind::model, "{} is a {}, and {} holds a model with a {}", file.string(),
             other.transformer.name, files.folder().string(), family.transformer.name);
   }
@@ -87,11 +89,23 @@ const FamilyEntry& family_of(const ModelFiles& files, Purpose purpose) {
 }  // namespace
 
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) {
-  return family_of(options.files, Purpose::drawing).open(ctx, options);
+  return family_of(options, Purpose::drawing).open(ctx, options);
 }
 
-const PartKind& transformer_kind(const ModelFiles& files) { return family_of(files, Purpose::planning).transformer; }
+const PartKind& transformer_kind(const FamilyOptions& options) {
+  return family_of(options, Purpose::planning).transformer;
+}
 
-ModelShape read_family_shape(const ModelFiles& files) { return family_of(files, Purpose::planning).read_shape(files); }
+PipelineFacts pipeline_facts(const PartKind& transformer, const FamilyOptions& options) {
+  const auto family =
+      std::ranges::find(kFamilies, &transformer, [](const FamilyEntry& each) { return &each.transformer; });
+  check(family != kFamilies.end(), "a transformer is some family's");
+  return family->pipeline_facts(options);
+}
+
+ModelShape read_family_shape(const ModelFiles& files) {
+  const FamilyOptions options{.files = files, .synthetic = true};  // of folders the configs are enough
+  return family_of(options, Purpose::planning).read_shape(options);
+}
 
 }  // namespace nostos

@@ -5,6 +5,7 @@
 
 #include "device/context.h"
 #include "families/family.h"
+#include "families/pipeline_facts.h"
 
 namespace nostos {
 
@@ -19,6 +20,10 @@ ModelShape read_family_shape(const ModelFiles& files);
 struct PartKind;
 
 /// \return the kind of the model's transformer, which tells the family. \throws Error model as open_family()
-const PartKind& transformer_kind(const ModelFiles& files);
+const PartKind& transformer_kind(const FamilyOptions& options);
+
+/// \return what the family of this kind of transformer says of its pipeline, as far as its files do not say it.
+/// \throws Error model if what they do say is damaged
+PipelineFacts pipeline_facts(const PartKind& transformer, const FamilyOptions& options);
 
 }  // namespace nostos

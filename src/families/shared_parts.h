@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -25,25 +24,38 @@ namespace nostos {
 /// Makes a part from one walk over its tensors, which checks them now and loads them later: a part that does not fit is
 /// found now, not when its stage comes.
 /// \param files of the part, which outlive it
-/// \param walk called as walk(builder); it returns the network's weights
+/// \param walk called as walk(builder); it returns the network's weights, and may outlive the part
 /// \param make called as make(ctx, weights); it returns the network
 /// \throws Error model naming every tensor that is missing or misshapen
 template <class Network, class Walk, class Make>
 std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& files, std::string_view name, Walk walk,
                                                 Make make) {
+  using Part = ModelPartOf<Network>;
   WeightBuilder check = files.weights(ctx, WeightWalk::check);
   WeightSizes sizes = walk(check).storage.sizes;
-  const auto listed = std::make_shared<ListingSource>();
-  WeightBuilder list(ctx, listed, files.dtype());
-  std::set<std::string> tables = walk(list).storage.tables;
-  return std::make_unique<ModelPartOf<Network>>(
-      name, std::move(sizes),
-      AdapterPart{std::string(files.kind().folder), listed->shapes(), files.kind().layouts(), std::move(tables)},
-      [&files, walk, make](Context& on, const WeightPlacement& placement) {
-        WeightBuilder load = files.weights(on, WeightWalk::load, placement);
-        return std::make_unique<Network>(make(on, walk(load)));
-      },
-      [&files, listed](const std::string& weight) { return files.read_weight(weight, listed->shapes().at(weight)); });
+  const auto list = [walk, dtype = files.dtype()](Context& on) {
+    const auto source = std::make_shared<ListingSource>();
+    WeightBuilder builder(on, source, dtype);
+    auto weights = walk(builder);
+    return typename Part::Listed{source->shapes(), std::move(weights)};
+  };
+  const auto lister = [list, kind = &files.kind()] {
+    Context host({}, 1);
+    auto listed = list(host);
+    return AdapterPart{std::string(kind->folder), std::move(listed.shapes), kind->layouts(),
+                       std::move(listed.weights.storage.tables)};
+  };
+  return std::make_unique<Part>(
+      name, files.kind().folder, std::move(sizes),
+      typename Part::Source{
+          .make =
+              [&files, walk, make](Context& on, const WeightPlacement& placement) {
+                WeightBuilder load = files.weights(on, WeightWalk::load, placement);
+                return std::make_unique<Network>(make(on, walk(load)));
+              },
+          .list = list,
+          .lister = lister,
+          .open_reader = [&files](const std::map<std::string, Shape>& shapes) { return files.weight_reader(shapes); }});
 }
 
 /// \return the text encoder's config from its tensors' shapes and what a GGUF file says beside them.

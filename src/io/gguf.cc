@@ -389,13 +389,6 @@ std::span<const std::byte> GgufFile::data(const TensorInfo& info) const {
   return file_.bytes().subspan(header_.data_begin + info.begin, info.end - info.begin);
 }
 
-ConstView GgufFile::tensor(std::string_view name) const {
-  const TensorInfo& info = require_info(name);
-  const ConstView view = view_of(name, info, data(info).data());
-  file_.require_whole();
-  return view;
-}
-
 std::span<const std::byte> GgufFile::bytes(std::string_view name) const {
   const std::span<const std::byte> found = data(require_info(name));
   file_.require_whole();

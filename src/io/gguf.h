@@ -66,7 +66,6 @@ class GgufFile final : public TensorFile {
   const std::filesystem::path& path() const override { return file_.path(); }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const override { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const override { return header_.metadata; }
-  ConstView tensor(std::string_view name) const override;
   std::span<const std::byte> bytes(std::string_view name) const override;
   void will_need(std::string_view name) const override;
   void release(std::string_view name) const override;

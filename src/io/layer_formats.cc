@@ -10,6 +10,8 @@
 
 #include "base/error.h"
 #include "io/json_config.h"
+#include "tensor/bfloat16.h"
+#include "tensor/half.h"
 
 namespace nostos {
 namespace {

@@ -160,21 +160,10 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, siz
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file)
-    : file_(file), header_(parse_safetensors_header(file_.bytes(), file_.bytes().size(), file.string())) {
-  copy_unaligned();
-}
+    : file_(file), header_(parse_safetensors_header(file_.bytes(), file_.bytes().size(), file.string())) {}
 
 std::span<const std::byte> SafetensorsFile::data(const TensorInfo& info) const {
   return file_.bytes().subspan(header_.data_begin + info.begin, info.end - info.begin);
-}
-
-void SafetensorsFile::copy_unaligned() {
-  for (const auto& [name, info] : header_.tensors) {
-    const std::optional<DType> dtype = info.dtype();
-    const std::span<const std::byte> bytes = data(info);
-    if (!dtype || reinterpret_cast<uintptr_t>(bytes.data()) % size_bytes(*dtype) == 0 || bytes.empty()) continue;
-    copies_.emplace(name, std::vector<std::byte>(bytes.begin(), bytes.end()));
-  }
 }
 
 std::span<const std::byte> SafetensorsFile::bytes(std::string_view name) const {
@@ -183,17 +172,9 @@ std::span<const std::byte> SafetensorsFile::bytes(std::string_view name) const {
   return found;
 }
 
-ConstView SafetensorsFile::tensor(std::string_view name) const {
-  const TensorInfo& info = require_info(name);
-  const auto copy = copies_.find(name);
-  const ConstView view = view_of(name, info, copy == copies_.end() ? data(info).data() : copy->second.data());
-  file_.require_whole();
-  return view;
-}
-
 void SafetensorsFile::will_need(std::string_view name) const {
   const auto found = header_.tensors.find(name);
-  if (found != header_.tensors.end() && !copies_.contains(name)) file_.will_need(data(found->second));
+  if (found != header_.tensors.end()) file_.will_need(data(found->second));
 }
 
 void SafetensorsFile::release(std::string_view name) const {

@@ -36,7 +36,7 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> start, siz
                                            const std::string& name);
 
 /// A safetensors file, read-only. Views live as long as the object. Nobody may cut the file short meanwhile: see
-/// MappedFile. Tensors that an old writer left unaligned are copied.
+/// MappedFile.
 class SafetensorsFile final : public TensorFile {
  public:
   /// \throws Error model as parse_safetensors_header(), or if the file is missing, unreadable or a git-lfs pointer.
@@ -45,18 +45,15 @@ class SafetensorsFile final : public TensorFile {
   const std::filesystem::path& path() const override { return file_.path(); }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const override { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const override { return header_.metadata; }
-  ConstView tensor(std::string_view name) const override;
   std::span<const std::byte> bytes(std::string_view name) const override;
   void will_need(std::string_view name) const override;
   void release(std::string_view name) const override;
 
  private:
   std::span<const std::byte> data(const TensorInfo& info) const;
-  void copy_unaligned();
 
   MappedFile file_;
   SafetensorsHeader header_;
-  std::map<std::string, std::vector<std::byte>, std::less<>> copies_;
 };
 
 /// A tensor on the host and the name to write it under.

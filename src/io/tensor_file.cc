@@ -51,14 +51,15 @@ const TensorInfo& TensorFile::require_info(std::string_view name) const {
   return found->second;
 }
 
-ConstView TensorFile::view_of(std::string_view name, const TensorInfo& info, const std::byte* data) const {
+ConstView TensorFile::tensor(std::string_view name) const {
+  const TensorInfo& info = require_info(name);
   const std::optional<DType> dtype = info.dtype();
   const std::optional<Shape> shape = info.shape();
   if (!dtype || !shape) {
     fail(ErrorKind::model, "{}: tensor '{}' is {}; nostos reads {} of at most {} axes", path().string(), name,
          to_string(info), known_dtypes(), Shape::kMaxRank);
   }
-  return {data, *dtype, *shape};
+  return {bytes(name).data(), *dtype, *shape};
 }
 
 std::unique_ptr<const TensorFile> open_tensor_file(const std::filesystem::path& file) {

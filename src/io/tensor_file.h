@@ -38,8 +38,8 @@ struct TensorInfo {
 /// \return e.g. "BF16 [4, 384]".
 std::string to_string(const TensorInfo& info);
 
-/// A file of tensors, read-only. Views live as long as it does. The file must not be cut short by others meanwhile: see
-/// MappedFile.
+/// A file of tensors, read-only: any number of threads may use it. Views live as long as it does. The file must not be
+/// cut short by others meanwhile: see MappedFile.
 class TensorFile {
  public:
   virtual ~TensorFile() = default;
@@ -49,10 +49,10 @@ class TensorFile {
   /// \return what the file says of itself as text, by names of the format's own.
   virtual const std::map<std::string, std::string>& metadata() const = 0;
 
-  /// \return the tensor's data, aligned for its dtype; never null, also when empty.
+  /// \return the tensor's data, of any alignment, as old writers left it; never null, also when empty.
   /// \throws Error model naming the file if it has no such tensor, one of a dtype or a number of axes that nostos
   /// cannot use, or has been cut short.
-  virtual ConstView tensor(std::string_view name) const = 0;
+  ConstView tensor(std::string_view name) const;
   /// \return the tensor's bytes as they are stored, of any alignment and of any type.
   /// \throws Error model naming the file if it has no such tensor or has been cut short
   virtual std::span<const std::byte> bytes(std::string_view name) const = 0;
@@ -65,9 +65,6 @@ class TensorFile {
  protected:
   /// \return what the file says of the tensor. \throws Error model if it has none of this name
   const TensorInfo& require_info(std::string_view name) const;
-  /// \return the tensor as a view of `data`.
-  /// \throws Error model if it is of a dtype or a number of axes that nostos cannot use
-  ConstView view_of(std::string_view name, const TensorInfo& info, const std::byte* data) const;
 };
 
 /// \return the file, by its format, which its first bytes tell.

@@ -1,6 +1,7 @@
 // Implements UTF-8 conversions.
 #include "io/utf8.h"
 
+#include <algorithm>
 #include <cstddef>
 
 namespace nostos {
@@ -75,6 +76,11 @@ std::string encode_utf8(std::u32string_view points) {
     }
   }
   return text;
+}
+
+bool is_one_line(std::string_view text) {
+  const auto is_control = [](unsigned char c) { return c < ' ' || c == 127; };
+  return encode_utf8(decode_utf8(text)) == text && std::ranges::none_of(text, is_control);
 }
 
 }  // namespace nostos

@@ -179,7 +179,7 @@ WeightStore WeightStore::open_file(const Path& file) {
 void WeightStore::add_file(const Path& file) {
   files_.push_back(open_tensor_file(file));
   formats_.emplace_back(*files_.back());
-  for (const auto& [name, info] : files_.back()->tensors()) entries_.emplace(name, Entry{files_.size() - 1});
+  for (const auto& [name, info] : files_.back()->tensors()) entries_.emplace(name, files_.size() - 1);
 }
 
 void WeightStore::add_shards(const Path& index) {
@@ -198,7 +198,7 @@ void WeightStore::add_shards(const Path& index) {
     formats_.emplace_back(*files_.back());
     for (const auto& [name, info] : files_.back()->tensors()) {
       const auto named = shard_of.find(name);
-      if (named != shard_of.end() && named->second == shard) entries_.emplace(name, Entry{files_.size() - 1});
+      if (named != shard_of.end() && named->second == shard) entries_.emplace(name, files_.size() - 1);
     }
   }
   for (const auto& [name, shard] : shard_of) {
@@ -209,27 +209,25 @@ void WeightStore::add_shards(const Path& index) {
 
 const TensorInfo* WeightStore::info(std::string_view name) const {
   const auto found = entries_.find(name);
-  return found == entries_.end() ? nullptr : &files_[found->second.file]->tensors().find(name)->second;
+  return found == entries_.end() ? nullptr : &files_[found->second]->tensors().find(name)->second;
 }
 
-std::optional<ConstView> WeightStore::find(std::string_view name) {
+std::optional<ConstView> WeightStore::find(std::string_view name) const {
   const auto found = entries_.find(name);
   if (found == entries_.end()) return std::nullopt;
-  found->second.used = true;
-  return files_[found->second.file]->tensor(name);
+  return files_[found->second]->tensor(name);
 }
 
-std::optional<std::span<const std::byte>> WeightStore::find_bytes(std::string_view name) {
+std::optional<std::span<const std::byte>> WeightStore::find_bytes(std::string_view name) const {
   const auto found = entries_.find(name);
   if (found == entries_.end()) return std::nullopt;
-  found->second.used = true;
-  return files_[found->second.file]->bytes(name);
+  return files_[found->second]->bytes(name);
 }
 
 size_t WeightStore::file_of(std::string_view name) const {
   const auto found = entries_.find(name);
   check(found != entries_.end(), "a weight is there before its format is asked for");
-  return found->second.file;
+  return found->second;
 }
 
 WeightFormat WeightStore::format(std::string_view name) const { return formats_[file_of(name)].of(name).format; }
@@ -247,31 +245,39 @@ const std::string* WeightStore::metadata(const std::string& name) const {
 
 std::string WeightStore::where(std::string_view name) const {
   const auto found = entries_.find(name);
-  return found == entries_.end() ? path_.string() : files_[found->second.file]->path().string();
+  return found == entries_.end() ? path_.string() : files_[found->second]->path().string();
 }
 
-std::vector<std::string> WeightStore::unused() const {
+std::vector<std::string> WeightStore::weights() const {
   std::vector<std::string> names;
-  for (const auto& [name, entry] : entries_) {
-    if (!entry.used && !formats_[entry.file].belonging().contains(name)) names.push_back(name);
-  }
+  for (const auto& [name, file] : entries_)
+    if (!formats_[file].belonging().contains(name)) names.push_back(name);
   return names;
 }
 
 std::vector<std::pair<std::string, TensorInfo>> WeightStore::list() const {
   std::vector<std::pair<std::string, TensorInfo>> all;
-  for (const auto& [name, entry] : entries_) all.emplace_back(name, *info(name));
+  for (const auto& [name, file] : entries_) all.emplace_back(name, *info(name));
   return all;
 }
 
 void WeightStore::will_need(std::string_view name) const {
   const auto found = entries_.find(name);
-  if (found != entries_.end()) files_[found->second.file]->will_need(name);
+  if (found != entries_.end()) files_[found->second]->will_need(name);
 }
 
 void WeightStore::release(std::string_view name) const {
   const auto found = entries_.find(name);
-  if (found != entries_.end()) files_[found->second.file]->release(name);
+  if (found != entries_.end()) files_[found->second]->release(name);
+}
+
+std::shared_ptr<const WeightStore> WeightStores::open(const Path& place, const std::string& variant) {
+  const bool is_file = std::filesystem::is_regular_file(place);
+  std::shared_ptr<const WeightStore>& store = opened_[{place, is_file ? "" : variant}];
+  if (!store)
+    store = std::make_shared<const WeightStore>(is_file ? WeightStore::open_file(place)
+                                                        : WeightStore::open(place, variant));
+  return store;
 }
 
 }  // namespace nostos

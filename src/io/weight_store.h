@@ -1,4 +1,5 @@
-// Owns finding the weights of one model part on disk, in one file or in shards, and the record of which were used.
+// Owns finding the weights of one model part on disk, in one file or in shards, and opening each place once for all
+// that read it.
 #pragma once
 
 #include <filesystem>
@@ -29,7 +30,7 @@ std::map<std::string, std::string> read_weight_map(const JsonConfig& index);
 /// shards of `STEM.safetensors.index.V.json`, or of the older `STEM.safetensors.V.index.json`.
 /// Where there are several, the one is taken that the stem's library takes: diffusers prefers the index, transformers
 /// the single file, and both the file without a variant. An index without its shards goes last.
-/// Move-only; one thread at a time.
+/// Move-only. Nothing of it changes once it is open: any number of threads may use it.
 class WeightStore {
  public:
   /// \param variant to be preferred, e.g. "fp16"; "": the plain weights or, where there are none, the only variant
@@ -49,12 +50,12 @@ class WeightStore {
 
   /// \return what is known of the tensor, nothing if there is none of this name. It lives as long as the store.
   const TensorInfo* info(std::string_view name) const;
-  /// \return the tensor, recorded as used, or nothing. The view lives as long as the store.
+  /// \return the tensor, of any alignment, or nothing. The view lives as long as the store.
   /// \throws Error model if it is none that nostos can use: see TensorFile::tensor()
-  std::optional<ConstView> find(std::string_view name);
-  /// \return the tensor's bytes as they are stored, recorded as used, or nothing. They live as long as the store.
+  std::optional<ConstView> find(std::string_view name) const;
+  /// \return the tensor's bytes as they are stored, or nothing. They live as long as the store.
   /// \throws Error model if the file has been cut short
-  std::optional<std::span<const std::byte>> find_bytes(std::string_view name);
+  std::optional<std::span<const std::byte>> find_bytes(std::string_view name) const;
   /// \return how a weight that is there is stored. \throws Error model as LayerFormats::of()
   WeightFormat format(std::string_view name) const;
   /// \return the factors of a weight that is there, none where it has none. \throws Error model as LayerFormats
@@ -63,10 +64,12 @@ class WeightStore {
   const std::string* metadata(const std::string& name) const;
   /// \return the file that holds the tensor, or path() if none does: for messages.
   std::string where(std::string_view name) const;
-  /// \return the names never asked for, sorted, but for those of tensors that say how others are stored.
-  std::vector<std::string> unused() const;
+  /// \return the names of all tensors, sorted, but for those that say how others are stored.
+  std::vector<std::string> weights() const;
   /// \return every tensor, sorted by name.
   std::vector<std::pair<std::string, TensorInfo>> list() const;
+  /// \return the files that the tensors are in.
+  std::span<const std::unique_ptr<const TensorFile>> files() const { return files_; }
 
   /// Asks the kernel to read the tensor's pages ahead. Does nothing for an unknown name.
   void will_need(std::string_view name) const;
@@ -75,11 +78,6 @@ class WeightStore {
   void release(std::string_view name) const;
 
  private:
-  struct Entry {
-    size_t file;
-    bool used = false;
-  };
-
   WeightStore() = default;
   void add_file(const std::filesystem::path& file);
   void add_shards(const std::filesystem::path& index);
@@ -89,8 +87,19 @@ class WeightStore {
   std::string variant_;
   std::vector<std::string> notes_;
   std::vector<std::unique_ptr<const TensorFile>> files_;
-  std::vector<LayerFormats> formats_;  // of each file
-  std::map<std::string, Entry, std::less<>> entries_;
+  std::vector<LayerFormats> formats_;                   // of each file
+  std::map<std::string, size_t, std::less<>> entries_;  // the file of each tensor
+};
+
+/// Opens each place once, and keeps it open for all that read it. One thread at a time.
+class WeightStores {
+ public:
+  /// \return all tensors of a file, or the weights in a folder. \throws Error model as WeightStore
+  /// \param variant of a folder's weights
+  std::shared_ptr<const WeightStore> open(const std::filesystem::path& place, const std::string& variant = "");
+
+ private:
+  std::map<std::pair<std::filesystem::path, std::string>, std::shared_ptr<const WeightStore>> opened_;
 };
 
 }  // namespace nostos

@@ -137,10 +137,17 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
   for (const SourcePiece& piece : pieces) rows += piece.matrix ? piece.matrix.rows : 0;
   const bool has_data = rows == shape[0];
   Linear made;
+  const auto with_shape = [&] {
+    made.in = shape[1];
+    made.out = shape[0];
+    made.input = input;
+    for (const PlacedPart& part : parts) made.rows.push_back(part.to);
+    return made;
+  };
   if (is_plain) {
     const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(input);
     count(bytes);
-    if (!has_data) return {};
+    if (!has_data) return with_shape();
     made = weight_of_plain(pieces, View(stage(bytes), input, shape), interleaved);
   } else {
     std::vector<StoredPiece> placed;
@@ -156,14 +163,12 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
     count(bytes);
     // Two weights of a sum, parts of one matrix, take less together than a block's largest.
     storage_.sizes.scratch = std::max(storage_.sizes.scratch, ops::stored_scratch_bytes(shape, input));
-    if (!has_data) return {};
+    if (!has_data) return with_shape();
     made = weight_as_stored(std::move(placed), shape, input);
   }
-  for (const PlacedPart& part : parts) {
-    made.rows.push_back(part.to);
-    if (is_plain || ctx_.device().kind != DeviceKind::cpu) source_->release(part.from.name);
-  }
-  return made;
+  if (is_plain || ctx_.device().kind != DeviceKind::cpu)
+    for (const PlacedPart& part : parts) source_->release(part.from.name);
+  return with_shape();
 }
 
 Linear WeightBuilder::weight_of_plain(const std::vector<SourcePiece>& pieces, View made, bool interleaved) {
@@ -229,9 +234,9 @@ Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Sh
 ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
   Tensor made(ctx_.device(), DType::f32, shape);
   storage_.sizes.fixed += made.size_in_bytes();
-  if (!fetch(name, shape, made)) return {};
-  storage_.vectors.emplace(name, made.view());
-  return keep(std::move(made));
+  const bool is_there = fetch(name, shape, made);
+  storage_.vectors.emplace(name, is_there ? made.view() : View());
+  return is_there ? keep(std::move(made)) : ConstView();
 }
 
 Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs,

@@ -50,7 +50,8 @@ struct WeightPlacement {
 /// What keeps a model's views alive.
 struct WeightStorage {
   std::vector<Tensor> tensors;
-  /// Vectors and small tensors by the checkpoint's names: norms, biases, pad tokens. f32, in `tensors`.
+  /// Vectors and small tensors by the checkpoint's names: norms, biases, pad tokens. f32, in `tensors`; null where
+  /// nothing is made.
   std::map<std::string, View> vectors;
   std::set<std::string> unneeded;        ///< tensors of the layout that are not loaded
   std::set<std::string> tables;          ///< names of tables
@@ -77,7 +78,7 @@ struct MatrixPart {
 
 /// The visitor that a model's weights walk through: it names every tensor with its expected shape and turns it into
 /// what ops take.
-/// With a ListingSource nothing is made and every output stays empty.
+/// With a ListingSource nothing is made: every output stays empty, but for the shape and the rows of a Linear.
 class WeightBuilder {
  public:
   /// \param dtype of the block weights: f32 or bf16.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -36,17 +37,22 @@ std::vector<StoredMatrix> WeightSource::matrix(const std::string& name, const Sh
   return {StoredMatrix::whole({stored_type(all.dtype())}, shape[0], shape[1], all.bytes())};
 }
 
-StoreSource::StoreSource(WeightStore store, CheckpointNames names, Mode mode)
-    : store_(std::move(store)), names_(std::move(names)), mode_(mode) {}
-
-std::vector<TensorRows> StoreSource::find(const std::string& name) const {
-  std::vector<TensorRows> rows = names_.layout == nullptr ? find_as_named(name) : names_.layout->find(name);
-  for (TensorRows& part : rows) part.name.insert(0, names_.prefix);
+std::vector<TensorRows> CheckpointNames::find(const std::string& name) const {
+  std::vector<TensorRows> rows = layout == nullptr ? find_as_named(name) : layout->find(name);
+  for (TensorRows& part : rows) part.name.insert(0, prefix);
   return rows;
 }
 
+StoreSource::StoreSource(std::shared_ptr<const WeightStore> store, CheckpointNames names, Mode mode)
+    : store_(std::move(store)), names_(std::move(names)), mode_(mode) {}
+
+StoreSource::~StoreSource() {
+  if (mode_ == Mode::load)
+    for (const std::string& name : known_) store_->release(name);
+}
+
 std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, const std::string& wanted) {
-  const TensorInfo* info = store_.info(rows.name);
+  const TensorInfo* info = store_->info(rows.name);
   if (info == nullptr) {
     problems_.push_back(fmt::format("{} is missing", rows.name));
     return std::nullopt;
@@ -54,12 +60,12 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
   const int64_t all_rows = info->extents.empty() ? 1 : info->extents.front();
   if (all_rows % rows.parts != 0) {
     problems_.push_back(fmt::format("{} in {} is {}, whose rows cannot be {} equal parts, of which {} is one",
-                                    rows.name, store_.where(rows.name), to_string(*info), rows.parts, wanted));
+                                    rows.name, store_->where(rows.name), to_string(*info), rows.parts, wanted));
     return std::nullopt;
   }
   WeightFormat format;
   try {
-    format = store_.format(rows.name);
+    format = store_->format(rows.name);
   } catch (const Error& error) {
     problems_.emplace_back(error.what());
     return std::nullopt;
@@ -69,7 +75,7 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
                         info->elements() / all_rows % block_elements(format.type) == 0;
   if (!has_rows && rows.parts > 1 && !format.is_plain()) {
     problems_.push_back(fmt::format("{} in {} is {}, whose blocks cannot be cut, and {} is a part of it", rows.name,
-                                    store_.where(rows.name), to_string(*info), wanted));
+                                    store_->where(rows.name), to_string(*info), wanted));
     return std::nullopt;
   }
   return Stored{rows.name, info, format, rows.part * part, part, all_rows, has_rows};
@@ -78,7 +84,7 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
 std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, const Shape& shape) {
   std::vector<Stored> found;
   std::vector<int64_t> extents;
-  for (const TensorRows& part : find(name)) {
+  for (const TensorRows& part : names_.find(name)) {
     const std::optional<Stored> stored = locate(part, name);
     if (!stored) return {};
     std::vector<int64_t> own = stored->info->extents;
@@ -88,11 +94,12 @@ std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, co
     found.push_back(*stored);
   }
   if (long_extents(extents) == long_extents(extents_of(shape))) {
-    for (const Stored& stored : found) store_.find_bytes(stored.name);  // they are used
+    for (const Stored& stored : found) known_.insert(stored.name);
     return found;
   }
   const Stored& first = found.front();
-  const std::string place = fmt::format("{} in {} is {}", first.name, store_.where(first.name), to_string(*first.info));
+  const std::string place =
+      fmt::format("{} in {} is {}", first.name, store_->where(first.name), to_string(*first.info));
   problems_.push_back(first.is_whole() && found.size() == 1
                           ? fmt::format("{}, the config wants the shape {}", place, to_string(shape))
                           : fmt::format("{}, the config wants the shape {} for {}, which stands there with others",
@@ -103,19 +110,32 @@ std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, co
 const float* StoreSource::scales_of(const Stored& stored) {
   if (stored.format.scales == WeightScales::none) return nullptr;
   const auto [at, is_new] = scales_.try_emplace(stored.name);
-  if (is_new) at->second = store_.scales(stored.name);
+  if (is_new) at->second = store_->scales(stored.name);
   return at->second.data();
 }
 
-StoredMatrix StoreSource::read(const Stored& stored) {
-  const int64_t rows = stored.has_rows ? stored.all_rows : 1, columns = stored.info->elements() / rows;
-  if (mode_ == Mode::check_only)
-    return StoredMatrix::whole(stored.format, stored.has_rows ? stored.rows : 1, columns, nullptr);
-  store_.will_need(stored.name);  // read ahead as a whole, not page by page
-  // Tensors of plain types are aligned for their type.
-  const std::byte* data =
-      stored.format.is_plain() ? store_.find(stored.name)->bytes() : store_.find_bytes(stored.name)->data();
-  const StoredMatrix all = StoredMatrix::whole(stored.format, rows, columns, data, scales_of(stored));
+ConstView StoreSource::plain_rows(const std::string& name, const Stored& stored) {
+  store_->will_need(stored.name);  // read ahead as a whole, not page by page
+  const ConstView all = *store_->find(stored.name);
+  const ConstView rows = stored.is_whole() ? all : all.rows(stored.row, stored.rows);
+  if (reinterpret_cast<uintptr_t>(rows.bytes()) % size_bytes(rows.dtype()) == 0) return rows;
+  Tensor& copy = copies_.emplace(name, Tensor(Device{}, rows.dtype(), rows.shape()))->second;
+  std::memcpy(copy.view().bytes(), rows.bytes(), rows.size_in_bytes());
+  store_->release(stored.name);
+  return std::as_const(copy).view();
+}
+
+StoredMatrix StoreSource::read(const std::string& name, const Stored& stored) {
+  const int64_t all_rows = stored.has_rows ? stored.all_rows : 1, columns = stored.info->elements() / all_rows;
+  const int64_t rows = stored.has_rows ? stored.rows : 1;
+  if (mode_ == Mode::check_only) return StoredMatrix::whole(stored.format, rows, columns, nullptr);
+  if (stored.format.is_plain()) {
+    const ConstView own = plain_rows(name, stored);
+    return StoredMatrix::whole(stored.format, rows, own.elements() / rows, own.bytes());
+  }
+  store_->will_need(stored.name);
+  const std::byte* data = store_->find_bytes(stored.name)->data();
+  const StoredMatrix all = StoredMatrix::whole(stored.format, all_rows, columns, data, scales_of(stored));
   return stored.has_rows ? all.row_range(stored.row, stored.rows) : all;
 }
 
@@ -127,7 +147,7 @@ std::vector<StoredMatrix> StoreSource::matrix(const std::string& name, const Sha
     return {StoredMatrix::whole({stored_type(numbers.dtype())}, shape[0], shape[1], numbers.bytes())};
   }
   std::vector<StoredMatrix> pieces;
-  for (const Stored& stored : found) pieces.push_back(read(stored));
+  for (const Stored& stored : found) pieces.push_back(read(name, stored));
   return pieces;
 }
 
@@ -138,10 +158,7 @@ ConstView StoreSource::tensor(const std::string& name, const Shape& shape) {
   if (mode_ == Mode::check_only)
     return {nullptr, is_plain ? *plain_dtype(found.front().format.type) : DType::f32, shape};
   if (!is_plain) return dequantise(name, found, shape);
-  const Stored& only = found.front();
-  store_.will_need(only.name);
-  const ConstView view = *store_.find(only.name);
-  return (only.is_whole() ? view : view.rows(only.row, only.rows)).reshape(shape);
+  return plain_rows(name, found.front()).reshape(shape);
 }
 
 ConstView StoreSource::dequantise(const std::string& name, const std::vector<Stored>& stored, const Shape& shape) {
@@ -150,7 +167,7 @@ ConstView StoreSource::dequantise(const std::string& name, const std::vector<Sto
   Tensor& made = at->second = Tensor(Device{}, DType::f32, shape);
   std::byte* to = made.view().bytes();
   for (const Stored& part : stored) {
-    const StoredMatrix matrix = read(part);
+    const StoredMatrix matrix = read(name, part);
     const View rows(to, DType::f32, {matrix.rows, matrix.columns});
     ops::dequantise(host_, std::array{StoredPiece{matrix, 0, matrix.rows, matrix.rows}}, rows);
     to += rows.size_in_bytes();
@@ -160,36 +177,37 @@ ConstView StoreSource::dequantise(const std::string& name, const std::vector<Sto
 
 void StoreSource::release(const std::string& name) {
   dequantised_.erase(name);
-  for (const TensorRows& part : find(name)) store_.release(part.name);
+  copies_.erase(name);
+  for (const TensorRows& part : names_.find(name)) store_->release(part.name);
 }
 
 void StoreSource::unneeded(const std::string& name, const Shape& shape) {
   // A single file may leave out what nobody needs, and a folder's part that lacks it is not whole.
   const bool may_lack = names_.layout != nullptr;
-  const std::vector<TensorRows> parts = find(name);
-  if (may_lack && std::ranges::all_of(parts, [&](const TensorRows& part) { return !store_.info(part.name); })) return;
+  const std::vector<TensorRows> parts = names_.find(name);
+  if (may_lack && std::ranges::all_of(parts, [&](const TensorRows& part) { return !store_->info(part.name); })) return;
   locate(name, shape);
 }
 
 void StoreSource::ignored(const std::string& name) {
-  ignored_.insert(name);
-  for (const TensorRows& part : find(name)) ignored_.insert(part.name);
+  known_.insert(name);
+  for (const TensorRows& part : names_.find(name)) known_.insert(part.name);
 }
 
 void StoreSource::finish() {
-  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_.path().string(),
+  require(problems_.empty(), ErrorKind::model, "{}: {} of the weights do not fit: {}", store_->path().string(),
           problems_.size(), join_some(problems_, kNamedAtMost));
   if (mode_ == Mode::load) return;
-  for (const std::string& note : store_.notes()) log_message(LogLevel::warning, note);
+  for (const std::string& note : store_->notes()) log_message(LogLevel::warning, note);
   if (names_.layout != nullptr)
-    for (const std::string_view name : names_.layout->leftovers) ignored_.insert(names_.prefix + std::string(name));
-  std::vector<std::string> unused = store_.unused();
+    for (const std::string_view name : names_.layout->leftovers) known_.insert(names_.prefix + std::string(name));
+  std::vector<std::string> unused = store_->weights();
   std::erase_if(unused, [&](const std::string& name) {
-    return ignored_.contains(name) || (names_.is_shared && !name.starts_with(names_.prefix));
+    return known_.contains(name) || (names_.is_shared && !name.starts_with(names_.prefix));
   });
   if (!unused.empty()) {
-    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_.path().string(), unused.size(),
-                join_some(unused, kNamedAtMost));
+    log_warning("{}: {} tensors are not part of this model and were ignored: {}", store_->path().string(),
+                unused.size(), join_some(unused, kNamedAtMost));
   }
 }
 

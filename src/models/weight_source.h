@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -43,9 +44,13 @@ struct CheckpointNames {
   const CheckpointLayout* layout = nullptr;  ///< null: as the diffusers layout does
   std::string prefix{};                      ///< before every name where the checkpoint nests the part, e.g. "model."
   bool is_shared = false;                    ///< whether it holds other parts, too, whose tensors nobody is warned of
+
+  /// \param name of a tensor in the diffusers layout
+  /// \return what it is made of in the checkpoint, from top to bottom.
+  std::vector<TensorRows> find(const std::string& name) const;
 };
 
-/// A checkpoint part on disk.
+/// A checkpoint part on disk. Several sources may read one store, each for a walk of its own.
 class StoreSource : public WeightSource {
  public:
   enum class Mode {
@@ -53,7 +58,9 @@ class StoreSource : public WeightSource {
     check_only,  ///< compares names, shapes and dtypes, and gives no data
   };
 
-  StoreSource(WeightStore store, CheckpointNames names, Mode mode);
+  StoreSource(std::shared_ptr<const WeightStore> store, CheckpointNames names, Mode mode);
+  /// Drops the pages of what was read: the store may stay open for long.
+  ~StoreSource() override;
 
   ConstView tensor(const std::string& name, const Shape& shape) override;
   std::vector<StoredMatrix> matrix(const std::string& name, const Shape& shape) override;
@@ -77,22 +84,24 @@ class StoreSource : public WeightSource {
     bool is_whole() const { return rows == all_rows; }
   };
 
-  std::vector<TensorRows> find(const std::string& name) const;
   /// \return where the tensor is, from top to bottom; nothing, with a problem noted, if it is not there as wanted.
   std::vector<Stored> locate(const std::string& name, const Shape& shape);
   /// \param wanted the name that `rows` are a part of, for messages
   std::optional<Stored> locate(const TensorRows& rows, const std::string& wanted);
-  StoredMatrix read(const Stored& stored);
+  /// \return a plain tensor's rows, aligned for their type. \param name that release() gives a copy back by
+  ConstView plain_rows(const std::string& name, const Stored& stored);
+  StoredMatrix read(const std::string& name, const Stored& stored);
   const float* scales_of(const Stored& stored);
   ConstView dequantise(const std::string& name, const std::vector<Stored>& stored, const Shape& shape);
 
   Context host_{Device{}};
-  WeightStore store_;
+  std::shared_ptr<const WeightStore> store_;
   CheckpointNames names_;
   Mode mode_;
   std::vector<std::string> problems_;
-  std::set<std::string> ignored_;
+  std::set<std::string> known_;                       // tensors that are used or ignored: nobody is warned of them
   std::map<std::string, Tensor> dequantised_;         // until they are released
+  std::multimap<std::string, Tensor> copies_;         // likewise, of what the file has unaligned
   std::map<std::string, std::vector<float>> scales_;  // by the names of their weights
 };
 

@@ -1,10 +1,11 @@
-// Owns how stored numbers are read: the layouts of GGUF's blocks, 8-bit and 16-bit floats. One description serves the
+// Owns how stored numbers are read: the layouts of GGUF's blocks, and plain numbers. One description serves the
 // kernels of every device, each with a reader of its own: how many bytes it takes at once, and from what alignment.
-// Sources: ggml-common.h of ggml, for block_q4_0 and the others; OCP 8-bit Floating Point Specification.
+// Source: ggml-common.h of ggml, for block_q4_0 and the others.
 #pragma once
 
 #include <cstdint>
 
+#include "tensor/half.h"
 #include "tensor/weight_format.h"
 
 namespace nostos {
@@ -17,28 +18,6 @@ inline constexpr int kStoredTypes = static_cast<int>(StoredType::iq4_xs) + 1;
 namespace {
 
 constexpr float as_number(uint32_t bits) { return __builtin_bit_cast(float, bits); }
-constexpr uint32_t as_bits(float number) { return __builtin_bit_cast(uint32_t, number); }
-
-/// \return an IEEE half as float32; NaN is quiet.
-constexpr float half_number(uint32_t half) {
-  constexpr uint32_t kRebias = 112u << 23, kSmallest = 113u << 23, kInfinite = 0x1fu << 23;
-  const uint32_t sign = (half & 0x8000u) << 16, rest = (half & 0x7fffu) << 13;
-  // Beside 2^-14 a subnormal number is a normal one.
-  const uint32_t subnormal = as_bits(as_number(rest + kSmallest) - as_number(kSmallest));
-  const uint32_t special = rest >= kInfinite ? kRebias | (rest > kInfinite ? 0x400000u : 0u) : 0u;
-  const uint32_t normal = (rest + kRebias + (special & ~0x400000u)) | (special & 0x400000u);
-  return as_number(sign | (rest < 1u << 23 ? subnormal : normal));
-}
-
-constexpr float f8_e5m2_number(uint32_t byte) { return half_number(byte << 8); }
-
-constexpr float f8_e4m3_number(uint32_t byte) {
-  constexpr uint32_t kRebias = 120u << 23, kSmallest = 121u << 23, kNan = 0x7fu << 20;
-  const uint32_t sign = (byte & 0x80u) << 24, rest = (byte & 0x7fu) << 20;
-  const uint32_t subnormal = as_bits(as_number(rest + kSmallest) - as_number(kSmallest));
-  const uint32_t normal = (rest + kRebias) | (rest == kNan ? 0x7f800000u : 0u);
-  return as_number(sign | (rest < 1u << 23 ? subnormal : normal));
-}
 
 /// \return `number` * `scale`; NaN stays the NaN that it is, on every device.
 constexpr float scaled(float number, float scale) { return number != number ? number : number * scale; }
@@ -268,7 +247,7 @@ struct Single<StoredType::f32> {
 template <>
 struct Single<StoredType::f16> {
   using Bits = uint16_t;
-  static constexpr float value(uint32_t bits) { return half_number(bits); }
+  static constexpr float value(uint32_t bits) { return half_to_float(bits); }
 };
 template <>
 struct Single<StoredType::bf16> {
@@ -278,12 +257,12 @@ struct Single<StoredType::bf16> {
 template <>
 struct Single<StoredType::f8_e4m3> {
   using Bits = uint8_t;
-  static constexpr float value(uint32_t bits) { return f8_e4m3_number(bits); }
+  static constexpr float value(uint32_t bits) { return e4m3_to_float(bits); }
 };
 template <>
 struct Single<StoredType::f8_e5m2> {
   using Bits = uint8_t;
-  static constexpr float value(uint32_t bits) { return f8_e5m2_number(bits); }
+  static constexpr float value(uint32_t bits) { return e5m2_to_float(bits); }
 };
 template <>
 struct Single<StoredType::i8> {

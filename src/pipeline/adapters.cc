@@ -32,16 +32,6 @@ size_t size_in_bytes(const Adapter& adapter) {
   return all;
 }
 
-/// \return what changes when somebody puts another file in the place of the use's.
-/// \throws Error invalid_input if it is not there
-std::string version_of(const AdapterUse& use) {
-  std::error_code error;
-  const auto bytes = std::filesystem::file_size(use.file, error);
-  require(!error, ErrorKind::invalid_input, "lora '{}': {} cannot be read: {}", use.name, use.file, error.message());
-  const auto changed = std::filesystem::last_write_time(use.file, error).time_since_epoch().count();
-  return fmt::format("{}:{}:{}", std::filesystem::absolute(use.file).string(), bytes, changed);
-}
-
 /// \throws Error invalid_input unless the file has the hash that the use has, if any
 void require_same_file(const AdapterUse& use, const std::string& hash) {
   require(use.sha256.empty() || use.sha256 == hash, ErrorKind::invalid_input,
@@ -59,11 +49,16 @@ void require_applicable(const Adapter& adapter, const AdapterTargets& targets) {
   }
 }
 
-AdapterTargets targets_of(const Family& family) {
-  std::vector<AdapterPart> parts;
+/// \return what lists the model's tensors, and needs nothing of the family.
+std::function<AdapterTargets()> lister_of(const Family& family) {
+  std::vector<std::function<AdapterPart()>> listers;
   for (const ModelPart* part : family.parts())
-    if (part->can_stream()) parts.push_back(part->targets());  // what adapters change has blocks: no VAE
-  return {std::string(family.name()), std::move(parts)};
+    if (part->can_stream()) listers.push_back(part->lister());  // what adapters change has blocks: no VAE
+  return [name = std::string(family.name()), listers = std::move(listers)] {
+    std::vector<AdapterPart> parts;
+    for (const auto& list : listers) parts.push_back(list());
+    return AdapterTargets(name, std::move(parts));
+  };
 }
 
 }  // namespace
@@ -87,30 +82,76 @@ std::string file_sha256(const std::filesystem::path& file) {
   return sha256({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
 }
 
-AdapterFiles::AdapterFiles(const Family& family) : targets_(targets_of(family)) {}
+std::string FileHashes::of(const std::filesystem::path& file) {
+  // Before the bytes are read: a file that changes meanwhile has another version by then.
+  std::error_code error;
+  const FileVersion version = file_version(file, error);
+  if (!error) {
+    const std::lock_guard lock(mutex_);
+    if (const std::string* known = known_.find(version)) return *known;
+  }
+  std::string hash = file_sha256(file);
+  log_debug("{}: SHA-256 {}", file.string(), hash);
+  const std::lock_guard lock(mutex_);
+  return error ? hash : known_.insert(version, std::move(hash));
+}
+
+AdapterFiles::AdapterFiles(const Family& family, std::shared_ptr<FileHashes> hashes)
+    : list_targets_(lister_of(family)), hashes_(hashes ? std::move(hashes) : std::make_shared<FileHashes>()) {}
+
+const AdapterTargets& AdapterFiles::targets() {
+  std::call_once(listing_, [this] { targets_.emplace(list_targets_()); });
+  return *targets_;
+}
+
+AdapterFiles::Reading AdapterFiles::read_now(const std::string& path) {
+  Reading made;
+  try {
+    try {
+      made.file.sha256 = hashes_->of(path);
+      made.file.adapter = std::make_shared<const Adapter>(read_adapter(*open_tensor_file(path), targets()));
+      require_applicable(*made.file.adapter, targets());
+      log_info("{}", made.file.adapter->report.summary());
+    } catch (const Error& error) {
+      // The request names a file that the model cannot have: nothing is wrong with the model itself.
+      fail(error.kind() == ErrorKind::model ? ErrorKind::invalid_input : error.kind(), "{}", error.what());
+    }
+  } catch (...) {
+    made.failure = std::current_exception();
+  }
+  return made;
+}
 
 AdapterFile AdapterFiles::read(const AdapterUse& use) {
-  const std::string key = version_of(use);
+  std::error_code error;
+  const Key key{std::filesystem::absolute(use.file).string(), file_version(use.file, error)};
+  require(!error, ErrorKind::invalid_input, "lora '{}': {} cannot be read: {}", use.name, use.file, error.message());
+  std::promise<Reading> promise;
+  std::shared_future<Reading> result;
+  bool is_first = false;
   {
     const std::lock_guard lock(mutex_);
     if (const AdapterFile* const known = kept_.find(key)) {
       require_same_file(use, known->sha256);
       return *known;
     }
+    const auto [place, is_new] = under_way_.try_emplace(key);
+    if (is_new) place->second = promise.get_future().share();
+    result = place->second;
+    is_first = is_new;
   }
-  AdapterFile made;
-  try {
-    made.sha256 = file_sha256(use.file);
-    require_same_file(use, made.sha256);  // another file may be none of an adapter at all
-    made.adapter = std::make_shared<const Adapter>(read_adapter(*open_tensor_file(use.file), targets_));
-    require_applicable(*made.adapter, targets_);
-  } catch (const Error& error) {
-    // The request names a file that the model cannot have: nothing is wrong with the model itself.
-    fail(error.kind() == ErrorKind::model ? ErrorKind::invalid_input : error.kind(), "{}", error.what());
+  if (is_first) {
+    Reading made = read_now(use.file);
+    const std::lock_guard lock(mutex_);
+    if (!made.failure) kept_.insert(key, made.file, size_in_bytes(*made.file.adapter));
+    under_way_.erase(key);
+    promise.set_value(std::move(made));
   }
-  log_info("{}", made.adapter->report.summary());
-  const std::lock_guard lock(mutex_);
-  return kept_.insert(key, made, size_in_bytes(*made.adapter));
+  const Reading& reading = result.get();
+  // Another file than is wanted may be none of an adapter at all.
+  if (!reading.file.sha256.empty()) require_same_file(use, reading.file.sha256);
+  if (reading.failure) std::rethrow_exception(reading.failure);
+  return reading.file;
 }
 
 }  // namespace nostos

@@ -1,8 +1,6 @@
 // Implements the text stage.
 #include "pipeline/captions.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
 
@@ -114,9 +112,7 @@ CaptionCopies take_kept(Drawing& drawing, const PromptSet& prompts, View embeddi
 }  // namespace
 
 PromptSet tokenize(Drawing& drawing, std::span<const Prompt> prompts) {
-  PromptSet set;
-  for (const AdapterUse& use : drawing.parts().adapters())
-    set.adapters += fmt::format("{}:{}:{}\n", use.file, use.sha256, use.scale);
+  PromptSet set{.adapters = drawing.parts().embedding_adapters()};
   std::vector<int64_t> lengths(prompts.size());
   KeptCaptions* const kept = drawing.rank.process.captions;
   if (drawing.is_root()) {

@@ -30,7 +30,7 @@ struct PromptSet {
   std::vector<int64_t> rows{};          ///< of the embedding of each
   std::vector<const Tensor*> kept{};    ///< of each on rank 0: null, or the embedding that is kept of it
 
-  std::string adapters{};  ///< with which prompts are encoded, as CaptionName has them
+  std::string adapters{};  ///< as CaptionName has them
 
   /// \return what the embedding of prompt `i` is kept under, on rank 0.
   CaptionName key(size_t i) const { return {tokens[i].ids, rows[i], adapters}; }

@@ -161,6 +161,7 @@ void adapt(Drawing& drawing) {
   drawing.timed("adapters", drawing.rank.process.ctx, [&] {
     drawing.world().barrier();  // nobody uses the weights
     drawing.rank.memory.release();
+    drawing.world().barrier();  // what ranks of the same GPU had is free
     Context& ctx = drawing.rank.process.ctx;
     std::exception_ptr failure;
     std::string why;

@@ -65,6 +65,7 @@ struct Engine::Impl {
   Communicator* processes;
   KeptCaptions captions;                             // rank 0's
   std::vector<std::unique_ptr<LoadedModel>> models;  // one, or one a place
+  std::shared_ptr<AdapterFiles> adapter_files;       // of all models
   std::vector<std::unique_ptr<Rank>> ranks;          // one a place
   bool has_gpu_each;                                 // whether ranks are connected by their GPUs
 };
@@ -103,6 +104,8 @@ Engine::Impl::Impl(const EngineOptions& given, Communicator* given_processes)
     set_up(*processes);
   else
     run_thread_ranks(static_cast<int>(models.size()), set_up, {options.comm_timeout_s});
+  adapter_files = std::make_shared<AdapterFiles>(models.front()->parts.family(), options.file_hashes);
+  for (const auto& model : models) model->parts.read_adapters_by(adapter_files);
   for (size_t place = 0; place < places; ++place) {
     if (ranks[place]) continue;
     make_rank(place, std::make_unique<Context>(options.device, share_of_threads(place, places)));
@@ -168,7 +171,7 @@ double Engine::measure_matmul_gflops(int64_t rows) {
   return of_one * static_cast<double>(impl_->models.size());
 }
 
-std::shared_ptr<AdapterFiles> Engine::adapter_files() const { return impl_->models.front()->parts.adapter_files(); }
+std::shared_ptr<AdapterFiles> Engine::adapter_files() const { return impl_->adapter_files; }
 
 int64_t Engine::pictures_at_once(const GenerationRequest& request) const {
   constexpr int64_t kUsualPrompt = 64;  // tokens

@@ -44,6 +44,8 @@ struct EngineOptions {
   double comm_timeout_s = 0;      ///< see CommunicatorOptions
   bool peer_memory = true;        ///< likewise
   size_t kept_caption_bytes = 0;  ///< of captions that are not encoded again when they come again; rank 0's host memory
+  std::shared_ptr<FileHashes>
+      file_hashes{};  ///< of adapters' files, where somebody has hashed some; null: the engine's
 };
 
 /// A model that is ready to draw. One thread at a time uses an engine. An engine must end before main() does: after

@@ -70,6 +70,7 @@ struct RunReport {
   std::vector<double> step_ms;    ///< each denoising step, of all pictures of a batch at once, in order
   size_t weight_bytes = 0;        ///< resident weights
   size_t streamed_bytes = 0;      ///< weights in page-locked host memory, streamed to the GPU
+  size_t adapter_bytes = 0;       ///< what adapters add beside the weights, on the device
   size_t arena_bytes = 0;         ///< planned scratch, the largest part's
   size_t peak_host_bytes = 0;     ///< peak resident set of the process
   int64_t transformer_rows = 0;   ///< this rank's rows of a forward pass of the transformer, of the first batch

@@ -28,13 +28,46 @@ std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes) 
   return part;
 }
 
-std::string part_text(std::string_view name, const PartMemory& part) {
-  std::string text = fmt::format("{} {:.2f} GiB", name, gib(part.device_bytes));
+/// \return the plan with the least on the device.
+MemoryPlan smallest_plan(const MemoryNeeds& needs) {
+  MemoryPlan plan;
+  for (const PartNeeds& part : needs.parts) plan.parts.push_back(smallest(part.sizes));
+  return plan;
+}
+
+/// What must fit onto the device at once, in bytes.
+struct Totals {
+  size_t weights = 0, adapters = 0;
+  size_t all() const { return weights + adapters; }
+};
+
+/// \return the sums over all parts, or those of the largest part where they take turns.
+Totals totals(const MemoryPlan& plan, const MemoryNeeds& needs) {
+  Totals sum, largest;
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    const Totals part{plan.parts[i].device_bytes, needs.parts[i].adapter_bytes};
+    sum = {sum.weights + part.weights, sum.adapters + part.adapters};
+    if (part.all() > largest.all()) largest = part;
+  }
+  return needs.one_at_a_time ? largest : sum;
+}
+
+size_t room_for_parts(const MemoryNeeds& needs, size_t available_bytes) {
+  return available_bytes - std::min(available_bytes, needs.scratch_bytes + needs.reserve_bytes);
+}
+
+/// \return ", the adapters 0.60 GiB", or "" without adapters.
+std::string adapters_text(size_t bytes, std::string_view whose) {
+  return bytes == 0 ? "" : fmt::format(", {} adapters {:.2f} GiB", whose, gib(bytes));
+}
+
+std::string part_text(const PartNeeds& needs, const PartMemory& part) {
+  std::string text = fmt::format("{} {:.2f} GiB", needs.name, gib(part.device_bytes));
   if (part.host_bytes > 0) {
     text += fmt::format(" and {:.2f} GiB in host memory ({} of {} blocks streamed)", gib(part.host_bytes),
                         part.blocks_streamed(), part.placement.streamed.size());
   }
-  return text;
+  return text + adapters_text(needs.adapter_bytes, "its");
 }
 
 }  // namespace
@@ -101,37 +134,37 @@ MemoryPlan resident_plan(std::span<const PartNeeds> parts) {
   return plan;
 }
 
-MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes) {
-  const size_t others = needs.scratch_bytes + needs.reserve_bytes;
-  const size_t room = available_bytes - std::min(available_bytes, others);
-  const auto total = [&](const MemoryPlan& plan) {
-    size_t sum = 0, largest = 0;
-    for (const PartMemory& part : plan.parts) {
-      sum += part.device_bytes;
-      largest = std::max(largest, part.device_bytes);
-    }
-    return needs.one_at_a_time ? largest : sum;
-  };
-  const MemoryPlan whole = resident_plan(needs.parts);
-  if (total(whole) <= room) return whole;
-  require(mode != MemoryMode::resident, ErrorKind::out_of_memory,
-          "out of memory on {}: resident weights need {:.2f} GiB and this drawing {:.2f} GiB, and {:.2f} GiB may be "
-          "used; --memory auto keeps a part of the weights in host memory",
-          to_string(needs.device), gib(total(whole)), gib(others), gib(available_bytes));
+bool has_room(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes) {
+  return totals(plan, needs).all() <= room_for_parts(needs, available_bytes);
+}
 
-  MemoryPlan plan;
-  for (const PartNeeds& part : needs.parts) plan.parts.push_back(smallest(part.sizes));
-  require(
-      total(plan) <= room, ErrorKind::out_of_memory,
-      "out of memory on {}: weights streamed from host memory still need {:.2f} GiB and this drawing {:.2f} GiB, and "
-      "{:.2f} GiB may be used; draw a smaller picture",
-      to_string(needs.device), gib(total(plan)), gib(others), gib(available_bytes));
+bool can_plan(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes) {
+  return has_room(resident_plan(needs.parts), needs, available_bytes) ||
+         (mode != MemoryMode::resident && has_room(smallest_plan(needs), needs, available_bytes));
+}
+
+MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes) {
+  const MemoryPlan whole = resident_plan(needs.parts);
+  if (has_room(whole, needs, available_bytes)) return whole;
+  const bool is_resident = mode == MemoryMode::resident;
+  MemoryPlan plan = is_resident ? whole : smallest_plan(needs);
+  const Totals least = totals(plan, needs);
+  require(can_plan(mode, needs, available_bytes), ErrorKind::out_of_memory,
+          "out of memory on {}: {} need {:.2f} GiB{} and this drawing {:.2f} GiB, and {:.2f} GiB may be used; {}",
+          to_string(needs.device), is_resident ? "resident weights" : "weights streamed from host memory still",
+          gib(least.weights), adapters_text(least.adapters, "the"), gib(needs.scratch_bytes + needs.reserve_bytes),
+          gib(available_bytes),
+          is_resident          ? "--memory auto keeps a part of the weights in host memory"
+          : least.adapters > 0 ? "draw a smaller picture, or with fewer or smaller adapters"
+                               : "draw a smaller picture");
+  const size_t room = room_for_parts(needs, available_bytes);
   for (const bool each_step : {true, false}) {
     for (size_t i = 0; i < plan.parts.size(); ++i) {
       if (needs.parts[i].each_step != each_step) continue;
       PartMemory& part = plan.parts[i];
-      const size_t part_room = needs.one_at_a_time ? room : room - (total(plan) - part.device_bytes);
-      part = fit_part(needs.parts[i].sizes, part_room).value();
+      const PartNeeds& own = needs.parts[i];
+      const size_t others = needs.one_at_a_time ? 0 : totals(plan, needs).all() - part.device_bytes - own.adapter_bytes;
+      part = fit_part(own.sizes, room - others - own.adapter_bytes).value();
     }
   }
   return plan;
@@ -139,7 +172,7 @@ MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t availab
 
 std::string describe(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes) {
   std::vector<std::string> parts;
-  for (size_t i = 0; i < plan.parts.size(); ++i) parts.push_back(part_text(needs.parts[i].name, plan.parts[i]));
+  for (size_t i = 0; i < plan.parts.size(); ++i) parts.push_back(part_text(needs.parts[i], plan.parts[i]));
   return fmt::format("memory of {}: {:.2f} GiB may be used; {}{}, drawing {:.2f} GiB, reserve {:.2f} GiB",
                      to_string(needs.device), gib(available_bytes), fmt::join(parts, ", "),
                      needs.one_at_a_time ? " one after the other" : "", gib(needs.scratch_bytes),

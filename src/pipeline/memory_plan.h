@@ -59,7 +59,8 @@ PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t strea
 struct PartNeeds {
   std::string_view name;  ///< as messages write it
   const WeightSizes& sizes;
-  bool each_step = false;  ///< whether it runs in every denoising step
+  bool each_step = false;    ///< whether it runs in every denoising step
+  size_t adapter_bytes = 0;  ///< of what adapters add beside its weights, all of it on the device
 };
 
 /// What must fit onto a GPU.
@@ -82,6 +83,11 @@ struct MemoryPlan {
 
 /// \return the plan in which all of the parts' weights stay on the device.
 MemoryPlan resident_plan(std::span<const PartNeeds> parts);
+
+/// \return whether `plan` leaves room for all else in `available_bytes`.
+bool has_room(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes);
+/// \return whether plan_memory() finds a plan.
+bool can_plan(MemoryMode mode, const MemoryNeeds& needs, size_t available_bytes);
 
 /// Divides `available_bytes` of a GPU. Parts that run in every step get room before the other parts.
 /// \param mode resident: nothing is streamed.

@@ -1,13 +1,18 @@
 // Loads and releases the parts of a model.
 #include "pipeline/model_parts.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <exception>
+#include <numeric>
 #include <optional>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "device/cuda/runtime.h"
 #include "families/registry.h"
+#include "ops/linear_update.h"
 
 namespace nostos {
 namespace {
@@ -18,6 +23,8 @@ constexpr size_t kContextBytes = size_t{1152} << 20;
 /// More than the scratch memory and reserve of any picture of up to 2048x2048 without reference images. With many of
 /// them a drawing takes more: then make_room() plans anew.
 constexpr size_t kLargestScratchBytes = size_t{8} << 30;
+
+constexpr double kGiB = size_t{1} << 30;
 
 /// \return what must stay free beside a drawing's planned scratch memory: for the trials of products, which take a
 /// weight and rows of their own in the first drawing of a size, and for the libraries' workspaces.
@@ -37,6 +44,8 @@ ModelParts::ModelParts(Context& ctx, const FamilyOptions& options, const MemoryO
     needs_.push_back({parts[i]->name(), parts[i]->sizes(), is_used_by(family_->stage_parts().denoise, i)});
   }
   plan_ = resident_plan(needs_);
+  adapter_bytes_.resize(needs_.size());
+  adapter_room_.resize(needs_.size());
   one_at_a_time_ = wants_one_at_a_time(ctx);
   if (ctx.device().kind == DeviceKind::cuda && !fits_any_drawing(ctx)) family_->spare_memory();
 }
@@ -95,32 +104,85 @@ void ModelParts::turn_to(Context& ctx, std::span<const size_t> parts) {
   for (const size_t part : parts) load_part(ctx, part);
 }
 
-void ModelParts::adapt(Context& ctx, std::span<const AdapterUse> uses) {
-  std::vector<ScaledAdapter> adapters;
-  for (const AdapterUse& use : effective(uses)) adapters.push_back({read_adapter(use), use.scale});
-  // Weights that are changed in part are as good as unchanged to nobody.
+void ModelParts::take_adapters_off(Context& ctx) noexcept {
   adapters_.clear();
-  try {
-    for (ModelPart* part : family_->parts())
-      if (part->can_stream()) part->adapt(ctx, adapters);
-  } catch (...) {
-    // A part that cannot take its changes back is loaded anew.
-    for (ModelPart* part : family_->parts()) {
-      if (!part->can_stream()) continue;
-      try {
-        part->adapt(ctx, {});
-      } catch (const std::exception& error) {
-        log_warning("{}: {}", part->name(), error.what());
-        part->release();
-      }
+  embedding_adapters_.clear();
+  std::ranges::fill(adapter_bytes_, size_t{0});
+  for (const size_t place : streamable_) {
+    ModelPart& part = *family_->parts()[place];
+    try {
+      part.adapt(ctx, {});
+    } catch (const std::exception& error) {
+      log_warning("{}: {}", part.name(), error.what());  // it is loaded anew
+      part.release();
     }
+  }
+}
+
+void ModelParts::adapt(Context& ctx, std::span<const AdapterUse> uses) {
+  std::vector<AdapterUse> wanted = effective(uses);
+  std::vector<ScaledAdapter> adapters;
+  std::string of_embeddings;
+  for (AdapterUse& use : wanted) {
+    const AdapterFile file = adapter_files_->read(use);
+    use.sha256 = file.sha256;
+    adapters.push_back({file.adapter, use.scale});
+    const auto is_in_embeddings = [&](const WeightUpdate& update) {
+      return family_->embeds_with(update.part, update.target);
+    };
+    if (std::ranges::any_of(file.adapter->updates, is_in_embeddings))
+      of_embeddings += fmt::format("{}:{}\n", use.sha256, use.scale);
+  }
+  std::vector<size_t> bytes;
+  for (const size_t part : streamable_) bytes.push_back(family_->parts()[part]->plan_adapters(ctx, adapters));
+  // Those before give their room back first.
+  take_adapters_off(ctx);
+  if (adapters.empty()) return;
+  try {
+    adapter_bytes_ = std::move(bytes);
+    leave_room_for_adapters(ctx);
+    for (const size_t part : streamable_) family_->parts()[part]->adapt(ctx, adapters);
+  } catch (...) {
+    take_adapters_off(ctx);
     throw;
   }
-  adapters_ = effective(uses);
+  adapters_ = std::move(wanted);
+  embedding_adapters_ = std::move(of_embeddings);
+}
+
+void ModelParts::leave_room_for_adapters(Context& ctx) {
+  if (ctx.device().kind == DeviceKind::cpu) return;
+  const MemoryNeeds least = needs(ctx, 0, adapter_bytes_);
+  const size_t available = available_bytes(ctx);
+  if (has_room(plan_, least, available)) return;
+  plan_memory(memory_.mode, least, available);  // throws if there is no plan
+  log_info("the adapters take {:.2f} GiB beside the weights, which are placed anew",
+           static_cast<double>(std::accumulate(adapter_bytes_.begin(), adapter_bytes_.end(), size_t{0})) / kGiB);
+  release_streamable();
+}
+
+void ModelParts::release_streamable() {
+  for (const size_t part : streamable_) family_->parts()[part]->release();
+}
+
+MemoryNeeds ModelParts::needs(Context& ctx, size_t scratch_bytes, std::span<const size_t> adapter_bytes) const {
+  size_t largest_block = 0, product_scratch = 0;
+  for (const PartNeeds& part : needs_) {
+    // Trials take a weight's numbers, however it is stored.
+    if (part.each_step) largest_block = std::max({largest_block, part.sizes.largest_block(), part.sizes.scratch});
+    product_scratch = std::max(product_scratch, part.sizes.scratch);
+  }
+  MemoryNeeds made{ctx.device(), needs_, one_at_a_time_, scratch_bytes + product_scratch,
+                   reserve_bytes(largest_block, scratch_bytes)};
+  for (size_t i = 0; i < made.parts.size(); ++i) made.parts[i].adapter_bytes = adapter_bytes[i];
+  const auto takes_any = [](size_t bytes) { return bytes > 0; };
+  if (std::ranges::any_of(adapter_bytes, takes_any))
+    made.reserve_bytes += static_cast<size_t>(ops::kUpdateScratchBytes);  // of products with them
+  return made;
 }
 
 size_t ModelParts::available_bytes(Context& ctx) const {
-  size_t available = cuda::free_bytes(ctx.device().index) + weight_bytes();
+  size_t available = cuda::free_bytes(ctx.device().index) + weight_bytes() + adapter_bytes();
   std::optional<size_t> limit = memory_.limit_bytes;
   if (!limit && memory_.mode == MemoryMode::offload) limit = MemoryOptions::kOffloadLimitBytes;
   if (limit) available = std::min(available, *limit - std::min(*limit, kContextBytes));
@@ -132,20 +194,15 @@ size_t ModelParts::available_bytes(Context& ctx) const {
 
 void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
   if (ctx.device().kind == DeviceKind::cpu) return;
-  size_t largest_block = 0, product_scratch = 0;
-  for (const PartNeeds& part : needs_) {
-    // Trials take a weight's numbers, however it is stored.
-    if (part.each_step) largest_block = std::max({largest_block, part.sizes.largest_block(), part.sizes.scratch});
-    product_scratch = std::max(product_scratch, part.sizes.scratch);
-  }
-  const MemoryNeeds needs{ctx.device(), needs_, one_at_a_time_, scratch_bytes + product_scratch,
-                          reserve_bytes(largest_block, scratch_bytes)};
   const size_t available = available_bytes(ctx);
-  MemoryPlan plan = plan_memory(memory_.mode, needs, available);
-  log_message(plan.streams() ? LogLevel::info : LogLevel::debug, describe(plan, needs, available));
+  for (size_t i = 0; i < adapter_room_.size(); ++i) adapter_room_[i] = std::max(adapter_room_[i], adapter_bytes_[i]);
+  if (!can_plan(memory_.mode, needs(ctx, scratch_bytes, adapter_room_), available)) adapter_room_ = adapter_bytes_;
+  const MemoryNeeds wanted = needs(ctx, scratch_bytes, adapter_room_);
+  MemoryPlan plan = plan_memory(memory_.mode, wanted, available);
+  log_message(plan.streams() ? LogLevel::info : LogLevel::debug, describe(plan, wanted, available));
   if (plan == plan_) return;
   check(alone, "ranks that share a model have all of its weights resident");
-  for (const size_t part : streamable_) family_->parts()[part]->release();
+  release_streamable();
   plan_ = std::move(plan);
 }
 
@@ -162,6 +219,12 @@ size_t ModelParts::weight_bytes() const {
   size_t bytes = 0;
   for (const ModelPart* part : family_->parts())
     if (part->is_loaded()) bytes += part->storage()->bytes;
+  return bytes;
+}
+
+size_t ModelParts::adapter_bytes() const {
+  size_t bytes = 0;
+  for (const ModelPart* part : family_->parts()) bytes += part->adapter_bytes();
   return bytes;
 }
 

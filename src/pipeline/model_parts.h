@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "families/family.h"
@@ -48,15 +50,16 @@ class ModelParts {
   /// \throws Error model, out_of_memory
   void turn_to(Context& ctx, std::span<const size_t> parts);
 
-  /// Has the weights changed by these adapters in place of those before.
-  /// \throws Error invalid_input as AdapterFiles::read(); out_of_memory
+  /// Has the weights changed by these adapters in place of those before. On a GPU that has no room for them beside the
+  /// weights as they are placed, parts are released, and make_room() places them anew.
+  /// \throws Error invalid_input as AdapterFiles::read(); out_of_memory, saying what the adapters take
   void adapt(Context& ctx, std::span<const AdapterUse> uses);
   /// \return the adapters whose changes the weights have.
   const std::vector<AdapterUse>& adapters() const { return adapters_; }
-  /// \return what an adapter's file has for this model. \throws Error as adapt()
-  std::shared_ptr<const Adapter> read_adapter(const AdapterUse& use) { return adapter_files_->read(use).adapter; }
-  /// \return what reads them, which may outlive this.
-  const std::shared_ptr<AdapterFiles>& adapter_files() const { return adapter_files_; }
+  /// \return what tells these adapters, as far as prompt embeddings depend on them, from all others; "" if none does.
+  const std::string& embedding_adapters() const { return embedding_adapters_; }
+  /// Has `files` read adapters, which may read for all ModelParts of a model. Without it this has files of its own.
+  void read_adapters_by(std::shared_ptr<AdapterFiles> files) { adapter_files_ = std::move(files); }
 
   /// On a GPU, decides which weights stay on the GPU beside `scratch_bytes` of drawings, and logs the choice. Parts
   /// that are loaded otherwise than was chosen are released. Call it before the scratch memory is taken, while nobody
@@ -73,13 +76,23 @@ class ModelParts {
   /// \return bytes of the weights that are loaded now: on the device, and in host memory for streaming.
   size_t weight_bytes() const;
   size_t streamed_bytes() const;
+  /// \return bytes that adapters' changes take now, beside the weights.
+  size_t adapter_bytes() const;
 
  private:
   bool is_used_by(const std::vector<size_t>& stage, size_t part) const;
   /// \return whether a part is used by the text stage alone.
   bool is_for_text_alone(size_t part) const;
   void load_part(Context& ctx, size_t part);
-  /// \return bytes of the GPU that weights and drawings may take, beside what stays there for good.
+  /// Takes all changes of adapters back, and releases a part that cannot take them back.
+  void take_adapters_off(Context& ctx) noexcept;
+  /// \return what a drawing with `scratch_bytes` needs, with that room for each part's adapters.
+  MemoryNeeds needs(Context& ctx, size_t scratch_bytes, std::span<const size_t> adapter_bytes) const;
+  /// Where no drawing has room beside the adapters and the weights as they are placed: releases all parts whose weights
+  /// can be placed otherwise. \throws Error out_of_memory if no other place helps
+  void leave_room_for_adapters(Context& ctx);
+  void release_streamable();
+  /// \return bytes of the GPU that weights, adapters and drawings may take, beside what stays there for good.
   size_t available_bytes(Context& ctx) const;
   /// \return whether a GPU has room for all weights and any usual drawing.
   bool fits_any_drawing(Context& ctx) const;
@@ -88,10 +101,15 @@ class ModelParts {
   std::unique_ptr<Family> family_;
   std::shared_ptr<AdapterFiles> adapter_files_;
   std::vector<AdapterUse> adapters_;
+  std::string embedding_adapters_;
   bool one_at_a_time_ = false;
   std::vector<size_t> streamable_;  // parts whose weights plan_ places, in its order
-  std::vector<PartNeeds> needs_;    // of these
+  std::vector<PartNeeds> needs_;    // of these, without adapters
   MemoryPlan plan_;
+  std::vector<size_t> adapter_bytes_;  // that the adapters of now take on a GPU, of each streamable part
+  // The most that adapters have taken since memory was last short. The room stays theirs: otherwise all weights would
+  // be loaded anew whenever a request has other adapters than the one before.
+  std::vector<size_t> adapter_room_;
 };
 
 }  // namespace nostos

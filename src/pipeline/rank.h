@@ -22,7 +22,7 @@ namespace nostos {
 struct CaptionName {
   std::vector<int32_t> ids;  ///< tokens of the prompt
   int64_t rows = 0;
-  std::string adapters{};  ///< with which it was encoded
+  std::string adapters{};  ///< on which it depends: ModelParts::embedding_adapters()
 
   friend auto operator<=>(const CaptionName&, const CaptionName&) = default;
 };

@@ -45,6 +45,7 @@ void report_weights(Drawing& drawing) {
   RunReport& report = drawing.report;
   report.weight_bytes = std::max(report.weight_bytes, drawing.parts().weight_bytes());
   report.streamed_bytes = std::max(report.streamed_bytes, drawing.parts().streamed_bytes());
+  report.adapter_bytes = std::max(report.adapter_bytes, drawing.parts().adapter_bytes());
 }
 
 void finish_report(Drawing& drawing, uint64_t bytes_sent) {

@@ -44,7 +44,6 @@ class MemoryFile final : public TensorFile {
   const std::filesystem::path& path() const override { return path_; }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const override { return tensors_; }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
-  ConstView tensor(std::string_view) const override { fail(ErrorKind::internal, "adapters are read as bytes"); }
   std::span<const std::byte> bytes(std::string_view name) const override { return bytes_.find(name)->second; }
   void will_need(std::string_view) const override {}
   void release(std::string_view) const override {}

@@ -134,10 +134,13 @@ class CommandLine(CliTest):
         run = self.run_nostos("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\n$")
-        for arguments in (["--help"], ["generate", "--help"], ["inspect", "--help"], ["bench", "--help"], ["plan", "--help"]):
-            run = self.run_nostos(*arguments)
-            self.assertEqual((run.returncode, run.stderr), (0, ""))
-            self.assertIn("Usage: nostos", run.stdout)
+        for command in ([], ["generate"], ["inspect"], ["convert"], ["bench"], ["plan"], ["serve"]):
+            with self.subTest(command=command):
+                run = self.run_nostos(*command, "--help")
+                self.assertEqual((run.returncode, run.stderr), (0, ""))
+                self.assertIn("Usage: nostos", run.stdout)
+                # What draws, and from what: no command knows less of it than another.
+                self.assertIn("a file (safetensors or GGUF" if command else "Z-Image and FLUX.2-klein", run.stdout)
 
     def test_command_line_errors(self):
         for arguments in ([], ["paint"], ["generate", "--bogus"], ["generate", "--prompt"], ["--bogus"], ["inspect", "x"]):
@@ -643,8 +646,8 @@ class Output(ModelTest):
         drawn = self.draw("--prompt", "a cat", "--perf-dump-path", "perf.json")
         dump = json.loads((self.dir / "perf.json").read_text())
         self.assertEqual(dump, drawn["report"])
-        self.assertEqual(set(dump), {"start_ms", "stages", "steps", "step_ms", "total_ms", "weight_bytes", "arena_bytes",
-                                     "peak_host_bytes", "transformer_flop_per_step", "world_size", "ranks"})
+        self.assertEqual(set(dump), {"start_ms", "stages", "steps", "step_ms", "total_ms", "weight_bytes", "adapter_bytes",
+                                     "arena_bytes", "peak_host_bytes", "transformer_flop_per_step", "world_size", "ranks"})
         self.assertEqual(dump["world_size"], 1)
         self.assertEqual([set(rank) for rank in dump["ranks"]], [{"rank", "image_tokens", "heads", "bytes_sent"}])
         self.assertEqual(dump["steps"], 2)
@@ -731,7 +734,8 @@ class Tools(ModelTest):
                                        "num_outputs", "warmup", "repeat", "pause_s", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "first_run_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
-                                       "transformer_rows", "world_size", "weight_bytes", "streamed_bytes", "arena_bytes", "peak_host_bytes",
+                                       "transformer_rows", "world_size", "weight_bytes", "streamed_bytes", "adapter_bytes",
+                                       "arena_bytes", "peak_host_bytes",
                                        "picture_digest", "version"})
         self.assertEqual((len(result["step_ms"]), len(result["total_ms"])), (4, 2))
         self.assertGreater(result["transformer_gflops"], 0)

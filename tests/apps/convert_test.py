@@ -185,6 +185,27 @@ class Convert(Case):
         self.assertEqual(floats(made[name]), [float32(e4m3(code) * scale) for code in codes])
         self.assert_same_tensors({**made, name: None}, {**source, name: None})
 
+    def test_what_no_file_says_is_what_the_family_says(self):
+        klein = (KLEIN, {"_class_name": "Flux2KleinPipeline"}, {"shift": 3, "use_dynamic_shifting": True})
+        zimage = (ZIMAGE, {"_class_name": "ZImagePipeline"}, {"shift": 3, "use_dynamic_shifting": False})
+        for source, index, scheduler in (klein, zimage):
+            config = (source / "transformer/config.json").read_text()
+            file = self.dir / f"{source.name}.safetensors"
+            write_tensors(file, read_tensors(source / "transformer")[0], {"config.transformer": config})
+            for flags in ([], ["--base-model"]):
+                made = self.dir / f"{source.name}{len(flags)}"
+                self.done("convert", "--transformer", file, *flags, "--output", made)
+                is_zimage_base = bool(flags) and source == ZIMAGE
+                if source == KLEIN:
+                    index["is_distilled"] = not flags
+                self.assertLessEqual(index.items(), json.loads((made / "model_index.json").read_text()).items())
+                wanted = {**scheduler, "shift": 6} if is_zimage_base else scheduler
+                self.assertLessEqual(wanted.items(), json.loads((made / "scheduler/scheduler_config.json").read_text()).items())
+                defaults = made / "generation_config.json"
+                self.assertEqual(defaults.exists(), is_zimage_base)
+                if is_zimage_base:
+                    self.assertEqual(json.loads(defaults.read_text()), {"num_inference_steps": 50, "guidance_scale": 4})
+
     def test_rounding_is_to_the_nearest_even(self):
         config = (ZIMAGE / "transformer/config.json").read_text()
         source = widened(read_tensors(ZIMAGE / "transformer")[0])
@@ -277,6 +298,37 @@ class Inspect(Case):
                          [f"layers.0.attention.to_{x}.weight" for x in "kqv"])
         text = self.done("inspect", "all.safetensors", "--layers").stdout
         self.assertIn("= transformer layers.0.attention.to_k.weight + layers.0.attention.to_q.weight", text)
+
+    def test_scales_of_a_folder_are_no_weights(self):
+        shutil.copytree(ZIMAGE, self.dir / "model")
+        folder = self.dir / "model" / "transformer"
+
+        def transformer() -> dict:
+            parts = json.loads(self.done("inspect", "model", "--json").stdout)["parts"]
+            return next(part for part in parts if part["name"] == "transformer")
+
+        tensors = widened(read_tensors(folder)[0])
+        for file in (*folder.glob("*.safetensors"), *folder.glob("*.index.json")):
+            file.unlink()
+        file = folder / "diffusion_pytorch_model.safetensors"
+        write_tensors(file, tensors)
+        plain = transformer()
+        scaled, marked = "layers.0.feed_forward.w1", "layers.1.feed_forward.w1"
+        marker = json.dumps({"format": "float8_e4m3fn"}).encode()
+        for layer in (scaled, marked):
+            _, shape, data = tensors[layer + ".weight"]
+            tensors[layer + ".weight"] = ("F8_E4M3", shape, bytes(len(data) // 4))
+        count = sum(shape[0] * shape[1] for _, shape, _ in (tensors[scaled + ".weight"], tensors[marked + ".weight"]))
+        one = struct.pack("<f", 0.5)
+        write_tensors(file, {**tensors, scaled + ".weight_scale": ("F32", [1], one), scaled + ".input_scale": ("F32", [1], one),
+                             marked + ".weight_scale": ("BF16", [], b"\0\x3f"), marked + ".comfy_quant": ("U8", [len(marker)], marker)})
+        found = transformer()
+        self.assertEqual((found["tensors"], found["parameters"]), (plain["tensors"], plain["parameters"]))
+        self.assertEqual(found["dtypes"], {"F32": plain["tensors"] - 2, "F8_E4M3": 2})
+        self.assertEqual(found["bytes"], plain["bytes"] - 3 * count + 4 + 4 + 2 + len(marker))
+        groups = {group["format"]: (group["tensors"], group["numbers"], group["bytes"]) for group in found["formats"]}
+        self.assertEqual(groups["F8_E4M3, one scale"], (2, count, count + 4 + 2))
+        self.assertEqual(sorted(groups), ["F32", "F8_E4M3, one scale"])
 
     def test_what_nobody_uses_and_what_is_amiss(self):
         tensors, texts = read_tensors(self.made("vae"))

@@ -21,7 +21,8 @@ from mpirun import ENVIRONMENT, LIMIT_S, MPIRUN, why_not  # noqa: E402
 from run_tests import SKIPPED_EXIT, run_tests  # noqa: E402
 
 BINARY = os.path.abspath(os.environ["NOSTOS_BINARY"])
-KLEIN = Path(__file__).resolve().parents[1] / "data" / "klein_tiny"  # a model that edits
+DATA = Path(__file__).resolve().parents[1] / "data"
+KLEIN = DATA / "klein_tiny"  # a model that edits
 # Each rank says its process before it becomes nostos; what stands before `exec` may depend on the rank.
 RANK_SHELL = 'echo "process $OMPI_COMM_WORLD_RANK $$" >&2; {before} exec "$@"'
 
@@ -109,8 +110,9 @@ class Pictures(RanksCase):
 class Failures(RanksCase):
     """Three processes draw a picture of many steps; one of them fails."""
 
-    def start(self, *flags: str, before: str = "") -> subprocess.Popen:
-        command = self.generate("never.png", "--height", "208", "--width", "336", "--num-inference-steps", "1000", *flags)
+    def start(self, *flags: str, before: str = "", size: tuple[int, int] = (208, 336)) -> subprocess.Popen:
+        height, width = map(str, size)
+        command = self.generate("never.png", "--height", height, "--width", width, "--num-inference-steps", "1000", *flags)
         shell = ["sh", "-c", RANK_SHELL.format(before=before), "sh", *command]
         process = subprocess.Popen([*MPIRUN, "-n", "3", *shell], env=ENVIRONMENT, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
@@ -171,6 +173,19 @@ class Failures(RanksCase):
         since = time.monotonic()
         process = self.start(before='[ "$OMPI_COMM_WORLD_RANK" != 2 ] || export NOSTOS_MODELS_DIR=/nonexistent;')
         self.assertEqual(self.expect_end(process, "rank 2 failed: .*nonexistent", since), 2)
+
+    def test_a_lora_that_one_rank_lacks_ends_all(self):
+        model = DATA / "tiny" / "varied"
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(DATA / "adapters" / "zimage" / "kohya.safetensors", Path(folder) / "style.safetensors")
+            # Each rank looks for the file where it runs; without --comm-timeout one that waited would wait for ever.
+            flags = ["--model-path", str(model), "--lora", "style.safetensors:0.5"]
+            for victim in (0, 2):
+                with self.subTest(victim=victim):
+                    since = time.monotonic()
+                    process = self.start(*flags, before=f'[ "$OMPI_COMM_WORLD_RANK" = {victim} ] || cd {folder};',
+                                         size=(64, 64))
+                    self.assertEqual(self.expect_end(process, "style.safetensors", since, times=3), 2)
 
 
 class TwoHosts(RanksCase):

@@ -253,6 +253,37 @@ TEST_F(ServerLoras, FilesAreReadOnceUntilTheyChange) {
   EXPECT_EQ(reads_, 4);
 }
 
+TEST_F(ServerLoras, WhatFilesSayOfThemselvesIsReadOnceUntilTheyChange) {
+  write("a.gguf", "one");
+  write("b.gguf", "bad");
+  int reads = 0;
+  LoraFolder folder(
+      root_, [](const fs::path&) { return LoraFacts{.sha256 = "hash"}; },
+      [&reads](const fs::path& file) {
+        ++reads;
+        return LoraMetadata{{"text", read_file(file, 1000)}};
+      });
+  const auto listed = [&folder] {
+    Names all;
+    for (const LoraFile& file : folder.list()) all.push_back(folder.metadata(file).at("text"));
+    return all;
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(listed(), (Names{"one", "bad"}));
+  EXPECT_EQ(reads, 2);
+  // To read a file for the model forgets nothing.
+  folder.find({{.field = "", .name = "a"}});
+  EXPECT_EQ(listed(), (Names{"one", "bad"}));
+  EXPECT_EQ(folder.known_facts(folder.list()[0])->sha256, "hash");
+  EXPECT_EQ(reads, 2);
+  write("new", "two");
+  fs::rename(root_ / "new", root_ / "a.gguf");
+  write("c.gguf", "three");
+  EXPECT_EQ(listed(), (Names{"two", "bad", "three"}));
+  EXPECT_EQ(reads, 4);
+  EXPECT_FALSE(folder.known_facts(folder.list()[0])) << "another file";
+  EXPECT_TRUE(read_lora_metadata(root_ / "b.gguf").empty()) << "which is none";
+}
+
 TEST_F(ServerLoras, ManyThreadsReadAFileOnce) {
   write("a.gguf", "one");
   LoraFolder folder = this->folder();

@@ -2,14 +2,21 @@
 // clear errors.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <filesystem>
+#include <map>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "cuda/drawing.h"
 #include "device/cuda/runtime.h"
+#include "io/safetensors.h"
+#include "ops/linear_update.h"
 #include "parallel/self_communicator.h"
+#include "pipeline/adapters.h"
 
 namespace nostos::test {
 namespace {
@@ -144,6 +151,84 @@ TEST_F(CudaOffload, PartsThatTakeTurnsDrawTheSame) {
     expect_same(wanted, once.draw(half_guided(256, 192)), "one at a time");
   }
   EXPECT_FALSE(Drawer({.one_drawing = true}).parts().one_at_a_time()) << "there is room for all";
+}
+
+/// \return a LoRA of this rank of all matrices of the embedded model's layers.
+AdapterUse large_lora(const ModelParts& parts, int64_t rank) {
+  std::map<std::string, Tensor> tensors;
+  for (const ModelPart* part : parts.family().parts()) {
+    if (part->name() != "transformer") continue;
+    for (const auto& [name, shape] : part->lister()().shapes) {
+      if (!name.starts_with("layers.") || !name.ends_with(".weight") || shape.rank() != 2) continue;
+      const std::string module = "transformer." + name.substr(0, name.size() - 7);
+      const auto add = [&](const std::string& factor, int64_t rows, int64_t columns) {
+        const std::string key = fmt::format("{}.{}.weight", module, factor);
+        Tensor& tensor = tensors.emplace(key, Tensor(Device{}, DType::f32, {rows, columns})).first->second;
+        for (int64_t i = 0; i < rows * columns; ++i)
+          tensor.data<float>()[i] = 0.001f * static_cast<float>((i * 7 + 3) % 11 - 5);
+      };
+      const int64_t most = std::min({rank, shape[0], shape[1]});
+      add("lora_A", most, shape[1]);
+      add("lora_B", shape[0], most);
+    }
+  }
+  const std::filesystem::path file =
+      std::filesystem::path(testing::TempDir()) / fmt::format("large_{}_{}.safetensors", rank, getpid());
+  std::vector<NamedTensor> named;
+  for (const auto& [name, tensor] : tensors) named.push_back({name, tensor.view()});
+  write_safetensors(file, named);
+  return {.name = "large", .file = file.string(), .sha256 = file_sha256(file), .scale = 1};
+}
+
+// Weights that fill what the limit leaves are placed anew where adapters come beside them.
+TEST_F(CudaOffload, AdaptersHaveTheirRoomWithinTheLimit) {
+  Drawer resident({.mode = MemoryMode::resident});
+  GenerationRequest plain = half_guided(256, 192), adapted = plain;
+  adapted.adapters = {large_lora(resident.parts(), 128)};
+  const Generation wanted_plain = resident.draw(plain), wanted = resident.draw(adapted);
+  EXPECT_GT(wanted.report.adapter_bytes, 0u);
+  const size_t scratch = std::max(wanted.report.arena_bytes, wanted_plain.report.arena_bytes);
+  // So that weights, not what products with adapters take, are short of room.
+  Drawer brim({.limit_bytes = lowest_limit(scratch, false) + size_t{ops::kUpdateScratchBytes}});
+  expect_same(wanted_plain, brim.draw(plain), "at the brim");
+  EXPECT_FALSE(brim.parts().streams());
+  for (const char* what : {"first", "again"}) {
+    const Generation drawn = brim.draw(adapted);
+    expect_same(wanted, drawn, what);
+    EXPECT_EQ(drawn.report.adapter_bytes, wanted.report.adapter_bytes) << what;
+    EXPECT_GT(drawn.report.streamed_bytes, 0u) << what;
+    constexpr size_t kRounding = size_t{1} << 20;
+    EXPECT_LE(drawn.report.weight_bytes + drawn.report.adapter_bytes, wanted.report.weight_bytes + kRounding) << what;
+    // The room stays theirs: nothing is loaded anew for a request without them.
+    const Generation without = brim.draw(plain);
+    expect_same(wanted_plain, without, what);
+    EXPECT_EQ(without.report.streamed_bytes, drawn.report.streamed_bytes) << what;
+    EXPECT_TRUE(std::ranges::none_of(without.report.stages, [](const auto& stage) { return stage.name == "load"; }));
+  }
+  std::filesystem::remove(adapted.adapters[0].file);
+}
+
+TEST_F(CudaOffload, AdaptersThatFitNowhereAreRefusedWithWhatTheyTake) {
+  Drawer resident({.mode = MemoryMode::resident});
+  const GenerationRequest plain = half_guided(256, 192);
+  const Generation wanted = resident.draw(plain);
+  GenerationRequest adapted = plain;
+  adapted.adapters = {large_lora(resident.parts(), 128)};
+  for (const bool may_stream : {true, false}) {
+    const size_t limit = lowest_limit(wanted.report.arena_bytes, may_stream);
+    Drawer tight({.mode = may_stream ? MemoryMode::automatic : MemoryMode::resident, .limit_bytes = limit});
+    for (const char* what : {"first", "again"}) {
+      try {
+        tight.draw(adapted);
+        FAIL() << "drawn beyond the limit, " << what;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
+        EXPECT_NE(std::string(error.what()).find("the adapters 0."), std::string::npos) << error.what();
+      }
+      expect_same(wanted, tight.draw(plain), what);
+    }
+  }
+  std::filesystem::remove(adapted.adapters[0].file);
 }
 
 TEST_F(CudaOffload, ADrawingThatWasGivenUpLeavesNoTrace) {

@@ -36,7 +36,6 @@ class FileInMemory final : public TensorFile {
   const std::filesystem::path& path() const override { return path_; }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const override { return tensors_; }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
-  ConstView tensor(std::string_view) const override { std::abort(); }
   std::span<const std::byte> bytes(std::string_view name) const override {
     const TensorInfo& info = require_info(name);
     return data_.subspan(info.begin, info.end - info.begin);

@@ -9,6 +9,7 @@
 
 #include "io/gguf_bytes.h"
 #include "io/test_files.h"
+#include "tensor/half.h"
 #include "tensor/weight_format.h"
 
 namespace nostos {

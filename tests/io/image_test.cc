@@ -396,5 +396,12 @@ TEST(Utf8, InvalidSequencesAreReplacedAsPythonDoes) {
   EXPECT_EQ(decode_utf8("\xe7\x8c\xe7\x8c\xab"), U"\ufffd\u732b");
 }
 
+TEST(Utf8, ALineHasNoControlCharacters) {
+  for (const char* line : {"", "a b", "\xe7\x8c\xab", ".", "../x", "~", " "}) EXPECT_TRUE(is_one_line(line)) << line;
+  for (const char* text : {"a\nb", "\t", "\x7f", "\x1b[0m", "\xff", "\xed\xa0\x80", "a\xc3"})
+    EXPECT_FALSE(is_one_line(text)) << text;
+  EXPECT_FALSE(is_one_line(std::string_view("\0", 1)));
+}
+
 }  // namespace
 }  // namespace nostos

@@ -44,17 +44,17 @@ TEST_F(WeightStoreTest, OneFileOfEitherStem) {
   }
 }
 
-TEST_F(WeightStoreTest, ShardsReadAsOneAndUseIsRecorded) {
+TEST_F(WeightStoreTest, ShardsReadAsOne) {
   write("model-1.safetensors", bytes_file({"a", "c"}));
   write("model-2.safetensors", bytes_file({"b"}));
   write_index(R"({"a":"model-1.safetensors","c":"model-1.safetensors","b":"model-2.safetensors"})");
   WeightStore store = WeightStore::open(folder_);
-  EXPECT_EQ(store.unused(), (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(store.weights(), (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(store.files().size(), 2u);
   const std::optional<ConstView> b = store.find("b");
   ASSERT_TRUE(b.has_value());
   EXPECT_EQ(b->data<uint8_t>()[0], 'b');
   EXPECT_FALSE(store.find("absent").has_value());
-  EXPECT_EQ(store.unused(), (std::vector<std::string>{"a", "c"}));
   EXPECT_EQ(store.where("b"), (folder_ / "model-2.safetensors").string());
   store.will_need("a");
   store.release("b");
@@ -236,7 +236,24 @@ TEST_F(WeightStoreTest, WhatTheIndexDoesNotNameIsIgnored) {
   write_index(R"({"a":"model-1.safetensors"})");
   WeightStore store = WeightStore::open(folder_);
   EXPECT_FALSE(store.find("extra").has_value());
-  EXPECT_EQ(store.unused(), std::vector<std::string>{"a"});
+  EXPECT_EQ(store.weights(), std::vector<std::string>{"a"});
+}
+
+TEST_F(WeightStoreTest, EachPlaceIsOpenedOnce) {
+  WeightStores stores;
+  expect_error([&] { stores.open(folder_); }, ErrorKind::model, {"there is nothing"});
+  const auto file = write("model.safetensors", bytes_file({"a"}));
+  const std::shared_ptr<const WeightStore> plain = stores.open(folder_), whole = stores.open(file);
+  write("model.fp16.safetensors", bytes_file({"half"}));
+  EXPECT_NE(stores.open(folder_, "fp16")->info("half"), nullptr);
+  std::filesystem::remove_all(folder_);
+  EXPECT_EQ(stores.open(folder_), plain);
+  EXPECT_EQ(stores.open(folder_, "fp16")->variant(), "fp16");
+  EXPECT_EQ(plain->find("a")->data<uint8_t>()[0], 'a');
+  EXPECT_EQ(whole->path(), file);
+
+  const auto other = write("other.safetensors", bytes_file({"b"}));
+  EXPECT_EQ(stores.open(other), stores.open(other, "fp16")) << "a file has no variants";
 }
 
 TEST_F(WeightStoreTest, ShardNamesStayInTheFolder) {

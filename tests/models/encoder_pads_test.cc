@@ -25,12 +25,10 @@ class EncoderPads : public testing::TestWithParam<std::pair<const char*, DType>>
     qwen3::Config config = qwen3::load_config(JsonConfig::load(folder / "config.json"));
     config.feature_layers = {9, 18, 27};
     config.pads = true;
-    WeightStore store = WeightStore::open(folder);
-    const char* prefix = store.info("model.embed_tokens.weight") != nullptr ? "model." : "";
+    const std::shared_ptr<const WeightStore> store = WeightStores().open(folder);
+    const char* prefix = store->info("model.embed_tokens.weight") != nullptr ? "model." : "";
     WeightBuilder builder(
-        ctx_,
-        std::make_shared<StoreSource>(std::move(store), CheckpointNames{.prefix = prefix}, StoreSource::Mode::load),
-        dtype);
+        ctx_, std::make_shared<StoreSource>(store, CheckpointNames{.prefix = prefix}, StoreSource::Mode::load), dtype);
     qwen3::Weights weights = qwen3::build_weights(config, builder);
     encoder_ = std::make_unique<qwen3::Encoder>(ctx_, config, std::move(weights), kMostRows);
   }

@@ -98,7 +98,7 @@ TEST(Probes, Autoencoder) {
   ZImageModel parts(ctx, embedded_model().model, false, DType::f32);
   const autoencoder_kl::Config& config = parts.vae_config();
   WeightBuilder builder(ctx,
-                        std::make_shared<StoreSource>(WeightStore::open(embedded_model().model / "vae"),
+                        std::make_shared<StoreSource>(WeightStores().open(embedded_model().model / "vae"),
                                                       CheckpointNames{}, StoreSource::Mode::load),
                         DType::f32);
   const autoencoder_kl::Autoencoder vae(config, autoencoder_kl::build_weights(config, builder), DType::f32);

@@ -33,7 +33,7 @@ struct Vae {
     const auto config = (is_flux2 ? autoencoder_kl::load_flux2_config
                                   : autoencoder_kl::load_config)(JsonConfig::load(folder / "config.json"));
     WeightBuilder builder(
-        ctx, std::make_shared<StoreSource>(WeightStore::open(folder), CheckpointNames{}, StoreSource::Mode::load),
+        ctx, std::make_shared<StoreSource>(WeightStores().open(folder), CheckpointNames{}, StoreSource::Mode::load),
         dtype);
     return {config, autoencoder_kl::build_weights(config, builder), dtype};
   }

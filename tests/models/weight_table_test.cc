@@ -40,21 +40,19 @@ Tensor unpacked(Context& ctx, const Linear& weight) {
 
 /// The checkpoint of one part, and the names of its matrices that products take.
 struct Part {
-  explicit Part(const std::filesystem::path& folder) : store(WeightStore::open(folder)) {
-    const std::string head = store.info("model.embed_tokens.weight") != nullptr ? "model." : "";
+  explicit Part(const std::filesystem::path& folder) : store(WeightStores().open(folder)) {
+    const std::string head = store->info("model.embed_tokens.weight") != nullptr ? "model." : "";
     prefix = head;
-    for (const auto& [name, info] : store.list()) {
+    for (const auto& [name, info] : store->list()) {
       if (info.extents.size() == 2 && name.starts_with(prefix)) matrices.insert(name.substr(prefix.size()));
     }
   }
   WeightBuilder builder(Context& ctx) const {
-    return {ctx,
-            std::make_shared<StoreSource>(WeightStore::open(store.path()), CheckpointNames{.prefix = prefix},
-                                          StoreSource::Mode::load),
+    return {ctx, std::make_shared<StoreSource>(store, CheckpointNames{.prefix = prefix}, StoreSource::Mode::load),
             DType::f32};
   }
 
-  WeightStore store;
+  std::shared_ptr<const WeightStore> store;
   std::string prefix;
   std::set<std::string> matrices;
 };
@@ -100,7 +98,7 @@ void expect_finds(Context& ctx, const WeightTable& table, Part& part) {
   std::map<const Linear*, std::vector<int>> named;
   for (const auto& [name, place] : table) {
     EXPECT_EQ(name, place.rows->name);
-    const ConstView stored = part.store.find(part.prefix + name).value();
+    const ConstView stored = part.store->find(part.prefix + name).value();
     Tensor whole({}, DType::f32, stored.shape());
     ops::convert(ctx, stored, whole);
     std::vector<int>& times = named[place.weight];

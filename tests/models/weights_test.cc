@@ -1,10 +1,15 @@
 // Tests that checkpoints that do not fit their config are refused by name.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstring>
+#include <fstream>
+#include <memory>
 #include <vector>
 
 #include "base/error.h"
 #include "io/safetensors.h"
+#include "io/test_files.h"
 #include "models/qwen3/weights.h"
 #include "models/synthetic_source.h"
 #include "models/weight_builder.h"
@@ -43,9 +48,9 @@ class WeightsTest : public testing::Test {
     for (const auto& [name, tensor] : tensors_) named.push_back({name, tensor.view()});
     write_safetensors(folder_ / "model.safetensors", named);
     Context ctx({}, 1);
+    const std::shared_ptr<const WeightStore> store = WeightStores().open(folder_);
     const auto walk = [&](StoreSource::Mode mode) {
-      WeightBuilder builder(ctx, std::make_shared<StoreSource>(WeightStore::open(folder_), CheckpointNames{}, mode),
-                            DType::f32);
+      WeightBuilder builder(ctx, std::make_shared<StoreSource>(store, CheckpointNames{}, mode), DType::f32);
       return qwen3::build_weights(config_, builder);
     };
     walk(StoreSource::Mode::check_only);
@@ -106,6 +111,71 @@ TEST_F(WeightsTest, WrongDtypeIsNamed) {
 TEST_F(WeightsTest, UnusedAreIgnored) {
   tensors_.insert_or_assign("lm_head.weight", Tensor({}, DType::f32, {11, 8}));
   EXPECT_NO_THROW(load());
+}
+
+/// A file of one tensor, 32 MiB of float32 numbers that count from 0 on, and what of it is in memory.
+class LargeFile : public FolderTest {
+ protected:
+  static constexpr size_t kBytes = size_t{32} << 20;
+  static constexpr int64_t kRows = 1024;
+  const Shape shape_{kRows, static_cast<int64_t>(kBytes / 4 / kRows)};
+
+  /// \param shift of the data from what float32 is aligned for
+  std::shared_ptr<const WeightStore> opened(size_t shift) const {
+    std::string header =
+        fmt::format(R"({{"w":{{"dtype":"F32","shape":[{},{}],"data_offsets":[0,{}]}}}})", kRows, shape_[1], kBytes);
+    header.resize((header.size() + 7) / 8 * 8 + shift, ' ');
+    std::string data(kBytes, '\0');
+    for (size_t i = 0; i < kBytes / 4; ++i) {
+      const auto number = static_cast<float>(i);
+      std::memcpy(data.data() + 4 * i, &number, 4);
+    }
+    return WeightStores().open(write("w.safetensors", safetensors_bytes(header, data)));
+  }
+  static bool counts_up(ConstView view) {
+    const auto* numbers = view.data<float>();
+    for (int64_t i = 0; i < view.elements(); ++i)
+      if (numbers[i] != static_cast<float>(i)) return false;
+    return true;
+  }
+  /// \return bytes of this process in memory: of files (word 2 of /proc/self/statm) or of all else.
+  static size_t resident(bool of_files) {
+    std::ifstream statm("/proc/self/statm");
+    size_t all = 0, resident = 0, shared = 0;
+    statm >> all >> resident >> shared;
+    return (of_files ? shared : resident - shared) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  }
+};
+
+TEST_F(LargeFile, PagesAreGivenBackWhenItsSourceEnds) {
+  const std::shared_ptr<const WeightStore> store = opened(0);
+  auto first = std::make_unique<StoreSource>(store, CheckpointNames{}, StoreSource::Mode::load);
+  const size_t before = resident(true);
+  EXPECT_TRUE(counts_up(first->tensor("w", shape_)));
+  EXPECT_GE(resident(true), before + kBytes / 2);
+  first.reset();
+  EXPECT_LE(resident(true), before + kBytes / 8) << "the store is open still";
+  StoreSource second(store, CheckpointNames{}, StoreSource::Mode::load);
+  EXPECT_TRUE(counts_up(second.tensor("w", shape_)));
+}
+
+TEST_F(LargeFile, UnalignedTensorsAreCopiedWhenTheyAreAskedFor) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the address sanitizer keeps memory that is freed";
+#endif
+  StoreSource unaligned(opened(1), CheckpointNames{}, StoreSource::Mode::load);
+  const size_t before = resident(false);
+  const ConstView view = unaligned.tensor("w", shape_);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(view.bytes()) % sizeof(float), 0u);
+  EXPECT_TRUE(counts_up(view));
+  EXPECT_GE(resident(false), before + kBytes / 2) << "a copy is in memory from now on alone";
+  unaligned.release("w");
+  EXPECT_LE(resident(false), before + kBytes / 8);
+  EXPECT_TRUE(counts_up(unaligned.tensor("w", shape_))) << "as often as it is asked for";
+  unaligned.release("w");
+  const std::vector<StoredMatrix> matrix = unaligned.matrix("w", shape_);
+  ASSERT_EQ(matrix.size(), 1u);
+  EXPECT_TRUE(counts_up({matrix.front().data, DType::f32, shape_}));
 }
 
 }  // namespace

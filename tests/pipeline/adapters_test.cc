@@ -17,64 +17,10 @@
 #include "io/weight_store.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
-#include "pipeline/adapters.h"
-#include "pipeline/drawing_device.h"
-#include "pipeline/engine.h"
+#include "pipeline/adapter_drawings.h"
 
 namespace nostos {
 namespace {
-
-using Path = std::filesystem::path;
-
-const Path kData = repository() / "tests/data";
-
-struct Model {
-  const char* name;
-  Path folder;
-};
-const Model kZImage{"zimage", kData / "tiny/varied"}, kFlux2{"flux2", kData / "klein_tiny/base"};
-
-Path adapter_file(const Model& model, const std::string& name) {
-  return kData / "adapters" / model.name / (name + ".safetensors");
-}
-
-AdapterUse use_of(const Model& model, const std::string& name, double scale = 1) {
-  const Path file = adapter_file(model, name);
-  return {.name = name, .file = file.string(), .sha256 = file_sha256(file), .scale = scale};
-}
-
-EngineOptions options(const Path& folder, Precision precision = Precision::f32, const Parallelism& parallelism = {}) {
-  EngineOptions made;
-  made.model = folder;
-  made.device = drawing_device();
-  made.precision = precision;
-  made.parallelism = parallelism;
-  made.threads = 2;
-  return made;
-}
-
-GenerationRequest request(std::vector<AdapterUse> adapters, uint64_t seed = 42) {
-  GenerationRequest made;
-  made.prompt = "a cat";
-  made.negative_prompt = "rain";
-  made.height = 48;
-  made.width = 32;
-  made.num_inference_steps = 2;
-  made.guidance_scale = 2;
-  made.max_sequence_length = 64;
-  made.seed = seed;
-  made.adapters = std::move(adapters);
-  return made;
-}
-
-std::vector<float> latents_of(const Generation& generation) {
-  const Tensor& latents = generation.pictures.at(0).latents;
-  return {latents.data<float>(), latents.data<float>() + latents.shape().elements()};
-}
-
-std::vector<float> drawn(Engine& engine, const std::vector<AdapterUse>& adapters) {
-  return latents_of(engine.generate(request(adapters)));
-}
 
 /// \return the largest difference, as a part of the largest number of `b`.
 float apart(const std::vector<float>& a, const std::vector<float>& b) {

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
@@ -114,6 +115,60 @@ TEST(MemoryPlan, PartsThatTakeTurnsShareTheRoom) {
   EXPECT_EQ(streamed(transformer_of(less)), "..ss...s");
 }
 
+/// As plan(), beside adapters of both parts.
+MemoryPlan plan_beside(const std::vector<size_t>& adapter_bytes, size_t available, bool one_at_a_time = false,
+                       MemoryMode mode = MemoryMode::automatic) {
+  const WeightSizes text = encoder(), steps = transformer();
+  const MemoryNeeds needs{{DeviceKind::cuda, 3},
+                          {{"text", text, false, adapter_bytes[0]}, {"steps", steps, true, adapter_bytes[1]}},
+                          one_at_a_time,
+                          kScratch - 20,
+                          20};
+  EXPECT_EQ(can_plan(mode, needs, available), [&] {
+    try {
+      return has_room(plan_memory(mode, needs, available), needs, available);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+      return false;
+    }
+  }());
+  return plan_memory(mode, needs, available);
+}
+
+// What they take, weights make room for: as if there were so much less memory.
+TEST(MemoryPlan, CountsWhatAdaptersAdd) {
+  for (size_t room = 53; room <= 131; ++room) {
+    for (const std::vector<size_t>& bytes : {std::vector<size_t>{0, 12}, {7, 0}, {5, 30}}) {
+      const size_t both = bytes[0] + bytes[1];
+      EXPECT_EQ(plan_beside(bytes, kScratch + room + both), plan(kScratch + room)) << room;
+    }
+    // Of parts that take turns each has its own beside it alone.
+    const MemoryPlan turns = plan_beside({5, 30}, kScratch + room + 30, true);
+    EXPECT_EQ(transformer_of(turns).placement, transformer_of(plan(kScratch + room, true)).placement) << room;
+    EXPECT_EQ(encoder_of(turns).host_bytes, 0u) << room;
+  }
+  EXPECT_FALSE(plan_beside({0, 0}, kScratch + 130).streams());
+  EXPECT_TRUE(plan_beside({0, 1}, kScratch + 130).streams());
+}
+
+TEST(MemoryPlan, SaysWhatAdaptersTakeWhereTheyDoNotFit) {
+  constexpr size_t kGib = size_t{1} << 30;
+  const auto failure = [](MemoryMode mode, size_t available) -> std::string {
+    try {
+      plan_beside({kGib / 4, kGib / 2}, available, false, mode);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    ADD_FAILURE() << "no error";
+    return "";
+  };
+  const std::string streamed = failure(MemoryMode::automatic, kScratch + 52 + kGib * 3 / 4);
+  EXPECT_NE(streamed.find("the adapters 0.75 GiB"), std::string::npos) << streamed;
+  EXPECT_NE(streamed.find("fewer or smaller adapters"), std::string::npos) << streamed;
+  const std::string resident = failure(MemoryMode::resident, kScratch + 129 + kGib * 3 / 4);
+  EXPECT_NE(resident.find("the adapters 0.75 GiB"), std::string::npos) << resident;
+}
+
 TEST(MemoryPlan, SaysWhatIsMissing) {
   const auto failure = [](size_t available, MemoryMode mode) -> std::string {
     try {
@@ -187,6 +242,10 @@ TEST(MemoryPlan, CanBePrinted) {
   EXPECT_EQ(describe(made, {{DeviceKind::cuda, 2}, parts, false, kGib / 2, kGib / 4}, 12 * kGib),
             "memory of cuda:2: 12.00 GiB may be used; text encoder 4.00 GiB and 2.00 GiB in host memory (1 of 2 blocks "
             "streamed), transformer 4.00 GiB, drawing 0.50 GiB, reserve 0.25 GiB");
+  const std::vector<PartNeeds> adapted{{"text encoder", text}, {"transformer", text, true, kGib / 2}};
+  EXPECT_EQ(describe(resident_plan(adapted), {{DeviceKind::cuda, 2}, adapted, true, 0, 0}, 8 * kGib),
+            "memory of cuda:2: 8.00 GiB may be used; text encoder 4.00 GiB, transformer 4.00 GiB, its adapters 0.50 "
+            "GiB one after the other, drawing 0.00 GiB, reserve 0.00 GiB");
 }
 
 TEST(MemoryMode, IsNamed) {

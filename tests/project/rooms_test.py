@@ -86,6 +86,17 @@ class Rooms(unittest.TestCase):
                 self.assertIn(room, ROOMS)
                 self.assertEqual(foreign_edges(room, path.read_text()), [])
 
+    def test_two_lists_alone_name_families(self):
+        """A family is a folder of its own and a line of each: no code beside them would have to be changed for another one."""
+        lists = {"families/registry.cc", "checkpoints/part_types.cc"}
+        named = set()
+        for path in sources("src"):
+            place = path.relative_to(ROOT / "src")
+            for _, included in INCLUDE.findall(path.read_text()):
+                if re.match(r"families/\w+/", included) and place.parent != Path(included).parent:
+                    named.add(place.as_posix())
+        self.assertEqual(named, lists)
+
     def test_link_lines_keep_to_the_table(self):
         for room, allowed in ROOMS.items():
             cmake = ROOT / "src" / room / "CMakeLists.txt"

@@ -1,15 +1,65 @@
-// Tests rounding to half against the way back.
+// Tests the conversions of halves and of 8-bit floats: each number against its definition, and rounding against the way
+// back.
 #include "tensor/half.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
-#include "tensor/bfloat16.h"
-
 namespace nostos {
 namespace {
+
+/// \return the number of a sign, `exponent_bits` and `mantissa_bits`, as IEEE 754 and the OCP specification define it;
+/// what the largest exponent stands for is not known here.
+double defined(uint32_t bits, int exponent_bits, int mantissa_bits) {
+  const auto mantissa = static_cast<int>(bits & ((1u << mantissa_bits) - 1));
+  const auto exponent = static_cast<int>(bits >> mantissa_bits & ((1u << exponent_bits) - 1));
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const int whole = exponent == 0 ? mantissa : mantissa + (1 << mantissa_bits);
+  const double value = std::ldexp(whole, std::max(exponent, 1) - bias - mantissa_bits);
+  return (bits >> (exponent_bits + mantissa_bits) & 1u) != 0 ? -value : value;
+}
+
+/// Compares bits, so that the zeros differ.
+void expect_same(float value, double wanted, uint32_t bits) {
+  EXPECT_EQ(std::bit_cast<uint32_t>(value), std::bit_cast<uint32_t>(static_cast<float>(wanted))) << bits;
+}
+
+void expect_quiet_nan(float value, uint32_t bits) {
+  EXPECT_EQ(std::bit_cast<uint32_t>(value) & 0x7fc00000u, 0x7fc00000u) << bits;
+}
+
+TEST(Half, EveryHalfIsTheNumberThatIeeeDefines) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if ((bits & 0x7c00u) != 0x7c00u)
+      expect_same(half_to_float(bits), defined(bits, 5, 10), bits);
+    else if ((bits & 0x3ffu) == 0)
+      expect_same(half_to_float(bits), (bits >> 15) != 0 ? -INFINITY : INFINITY, bits);
+    else
+      expect_quiet_nan(half_to_float(bits), bits);
+  }
+}
+
+TEST(Float8, EveryByteIsTheNumberThatOcpDefines) {
+  for (uint32_t bits = 0; bits < 0x100; ++bits) {
+    if ((bits & 0x7fu) == 0x7fu)
+      expect_quiet_nan(e4m3_to_float(bits), bits);
+    else
+      expect_same(e4m3_to_float(bits), defined(bits, 4, 3), bits);
+    if ((bits & 0x7cu) != 0x7cu)
+      expect_same(e5m2_to_float(bits), defined(bits, 5, 2), bits);
+    else if ((bits & 0x3u) == 0)
+      expect_same(e5m2_to_float(bits), (bits >> 7) != 0 ? -INFINITY : INFINITY, bits);
+    else
+      expect_quiet_nan(e5m2_to_float(bits), bits);
+  }
+  EXPECT_EQ(e4m3_to_float(0x7e), 448.f);
+  EXPECT_EQ(e5m2_to_float(0x7b), 57344.f);
+  static_assert(e4m3_to_float(0x38) == 1.f && e5m2_to_float(0x3c) == 1.f && half_to_float(0x3c00) == 1.f);
+}
 
 TEST(Half, EveryHalfStays) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {

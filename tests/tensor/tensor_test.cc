@@ -39,17 +39,6 @@ TEST(Bfloat16, RoundsToNearestEven) {
   }
 }
 
-TEST(Half, ConvertsExactly) {
-  EXPECT_EQ(half_to_float(0x3c00), 1.f);
-  EXPECT_EQ(half_to_float(0xc000), -2.f);
-  EXPECT_EQ(half_to_float(0x7bff), 65504.f);
-  EXPECT_EQ(half_to_float(0x0001), 0x1p-24f);
-  EXPECT_EQ(half_to_float(0x83ff), -1023 * 0x1p-24f);
-  EXPECT_EQ(half_to_float(0x0400), 0x1p-14f);
-  EXPECT_TRUE(std::isinf(half_to_float(0x7c00)));
-  EXPECT_TRUE(std::isnan(half_to_float(0x7e00)));
-}
-
 TEST(Shape, CountsElements) {
   EXPECT_EQ(Shape({2, 3, 4}).elements(), 24);
   EXPECT_EQ(Shape().elements(), 1);

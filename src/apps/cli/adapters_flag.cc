@@ -7,7 +7,6 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "pipeline/adapters.h"
 
 namespace nostos::cli {
 
@@ -41,9 +40,9 @@ std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras) {
   return adapters;
 }
 
-void hash_adapters(std::vector<AdapterUse>& adapters) {
+void hash_adapters(std::vector<AdapterUse>& adapters, FileHashes& hashes) {
   for (AdapterUse& use : adapters)
-    if (use.sha256.empty()) use.sha256 = file_sha256(use.file);
+    if (use.sha256.empty()) use.sha256 = hashes.of(use.file);
 }
 
 }  // namespace nostos::cli

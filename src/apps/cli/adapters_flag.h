@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pipeline/adapters.h"
 #include "pipeline/request.h"
 
 namespace nostos::cli {
@@ -18,6 +19,6 @@ void add_adapters_flag(CLI::App& command, std::vector<std::string>& loras);
 std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras);
 
 /// Gives each adapter without a hash that of its file. \throws Error naming a file that cannot be read
-void hash_adapters(std::vector<AdapterUse>& adapters);
+void hash_adapters(std::vector<AdapterUse>& adapters, FileHashes& hashes);
 
 }  // namespace nostos::cli

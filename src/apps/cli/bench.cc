@@ -58,8 +58,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
   const auto number = [&](const char* name, auto& value, const char* help) {
     return add_number(command, name, value, help);
   };
-  auto* model = command.add_option("--model-path", flags.model_path,
-                                   "model folder or Hugging Face name; without it the embedded model");
+  auto* model = command.add_option("--model-path", flags.model_path, model_path_help("the embedded model"));
   command
       .add_option("--synthetic", flags.synthetic,
                   "random weights made in memory for the configs of this folder, or of one of these names: "
@@ -154,6 +153,7 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
           {"world_size", last.ranks.size()},
           {"weight_bytes", last.weight_bytes},
           {"streamed_bytes", last.streamed_bytes},
+          {"adapter_bytes", last.adapter_bytes},
           {"arena_bytes", last.arena_bytes},
           {"peak_host_bytes", last.peak_host_bytes},
           {"picture_digest", digest(drawn.pictures.front().image)},

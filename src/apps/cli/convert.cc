@@ -99,8 +99,7 @@ void add_convert_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "convert", "Write a model as a diffusers folder or as one safetensors file, in plain numbers, with LoRAs merged");
   auto flags = std::make_shared<ConvertFlags>();
-  command->add_option("--model-path", flags->model_path,
-                      "model folder, file, or Hugging Face name; without it the embedded model");
+  command->add_option("--model-path", flags->model_path, model_path_help("the embedded model"));
   command
       ->add_option("--output", flags->output,
                    "folder, or with the ending .safetensors a file; what is there must be empty")

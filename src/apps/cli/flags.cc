@@ -103,6 +103,13 @@ ModelFiles model_files(const std::string& model_path, const PartPaths& parts) {
   return files;
 }
 
+std::string model_path_help(std::string_view without) {
+  return fmt::format(
+      "model: a folder, a file (safetensors or GGUF, of a transformer or of several parts), or a name in the Hugging "
+      "Face cache; without it {}",
+      without);
+}
+
 std::string shown_place(const ModelFiles& files) {
   return (files.model.empty() ? files.transformer : files.model).string();
 }

@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "apps/cli/config_file.h"
@@ -44,6 +45,9 @@ struct ModelFlags {
 /// \param model_path as the user gave it, or "": the embedded model, or none where all parts have places of their own
 /// \return where the model is. \throws Error model
 ModelFiles model_files(const std::string& model_path, const PartPaths& parts);
+
+/// \return the help text of --model-path. \param without it, e.g. "the embedded model draws"
+std::string model_path_help(std::string_view without);
 
 /// \return the path of the model, or of its transformer where only parts have places: for people.
 std::string shown_place(const ModelFiles& files);

@@ -51,8 +51,7 @@ struct GenerateFlags {
 
 void add_flags(CLI::App& command, GenerateFlags& flags) {
   const auto number = [&](const char* name, auto& value, const char* help) { add_number(command, name, value, help); };
-  command.add_option("--model-path", flags.model_path,
-                     "model folder, or a name in the Hugging Face cache; without it the embedded model draws");
+  command.add_option("--model-path", flags.model_path, model_path_help("the embedded model draws"));
   command.add_option("--prompt", flags.prompt, "what to draw");
   command.add_option("--negative-prompt", flags.negative_prompt, "what to keep away from (needs guidance)");
   add_image_flags(command, flags.images);
@@ -248,6 +247,7 @@ nlohmann::ordered_json report_json(const RunReport& report, double start_ms, dou
           {"step_ms", report.step_ms},
           {"total_ms", total_ms},
           {"weight_bytes", report.weight_bytes},
+          {"adapter_bytes", report.adapter_bytes},
           {"arena_bytes", report.arena_bytes},
           {"peak_host_bytes", report.peak_host_bytes},
           {"transformer_flop_per_step", report.transformer_flop},
@@ -297,7 +297,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   options.variant = record.variant;
   options.memory.one_drawing = count == 1;
   // Every process reads the files, and the root says which they are.
-  if (processes.is_root()) hash_adapters(record.request.adapters);
+  options.file_hashes = std::make_shared<FileHashes>();
+  if (processes.is_root()) hash_adapters(record.request.adapters, *options.file_hashes);
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -36,11 +35,7 @@ struct Part {
   std::string name;
   std::string class_name;
   std::optional<JsonConfig> config;
-  size_t tensors = 0;
-  int64_t parameters = 0;
-  size_t bytes = 0;
-  std::map<std::string, size_t> dtypes;  ///< tensors of each
-  std::vector<FormatGroup> formats;
+  FolderWeights weights;
 };
 
 /// A model's folder, without the parts that have files of their own.
@@ -69,13 +64,7 @@ Part read_part(const Path& folder, const std::string& part_name, const std::stri
   if (std::ranges::find(kWithWeights, part_name) == kWithWeights.end()) return part;
   const WeightStore store = WeightStore::open(folder, variant);
   for (const std::string& note : store.notes()) log_message(LogLevel::warning, note);
-  for (const auto& [tensor, info] : store.list()) {
-    ++part.tensors;
-    part.parameters += info.elements();
-    part.bytes += info.end - info.begin;
-    ++part.dtypes[info.dtype_name];
-  }
-  part.formats = group_formats(store);
+  part.weights = count_weights(store);
   return part;
 }
 
@@ -123,15 +112,15 @@ ordered_json folder_json(const Folder& folder) {
   int64_t parameters = 0;
   size_t bytes = 0;
   for (const Part& part : folder.parts) {
-    parameters += part.parameters;
-    bytes += part.bytes;
+    parameters += part.weights.parameters;
+    bytes += part.weights.bytes;
     list.push_back({{"name", part.name},
                     {"class", part.class_name},
-                    {"tensors", part.tensors},
-                    {"parameters", part.parameters},
-                    {"dtypes", part.dtypes},
-                    {"formats", groups_json(part.formats)},
-                    {"bytes", part.bytes},
+                    {"tensors", part.weights.tensors},
+                    {"parameters", part.weights.parameters},
+                    {"dtypes", part.weights.dtypes},
+                    {"formats", groups_json(part.weights.formats)},
+                    {"bytes", part.weights.bytes},
                     {"config", parsed(part.config)}});
   }
   return {{"path", folder.path.string()},
@@ -146,8 +135,9 @@ void print_folder(const Folder& folder) {
   print_output("{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", folder.class_name, folder.path.string(), "part",
                "class", "tensors", "parameters", "MB", "tensors by format");
   for (const Part& part : folder.parts) {
-    print_output("{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.tensors, part.parameters,
-                 static_cast<double>(part.bytes) / 1e6, groups_line(part.formats));
+    print_output("{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.weights.tensors,
+                 part.weights.parameters, static_cast<double>(part.weights.bytes) / 1e6,
+                 groups_line(part.weights.formats));
   }
   for (const Part& part : folder.parts) {
     // A tokenizer's config is mostly its chat template; --json has it.
@@ -227,10 +217,10 @@ void add_inspect_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("inspect", "Show what a model, a file of weights or an adapter holds, and how it is stored");
   auto flags = std::make_shared<InspectFlags>();
-  command->add_option("file", flags->file, "model folder, Hugging Face name, or file: safetensors or GGUF")
-      ->type_name("FILE");
+  command->add_option("file", flags->file, "adapter, or what --model-path takes")->type_name("FILE");
   command->add_option("--model-path", flags->model_path,
-                      "likewise; beside FILE the model that this adapter is to fit; without both the embedded model");
+                      model_path_help("and without FILE the embedded model; beside FILE the model that this adapter is "
+                                      "to fit"));
   add_model_flags(*command, flags->model);
   command->add_flag("--layers", flags->layers, "list every tensor of a file");
   command->add_flag("--json", flags->json, "write one JSON object with all of it to standard output");

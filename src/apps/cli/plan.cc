@@ -248,7 +248,7 @@ void add_plan_command(CLI::App& app) {
   command->add_option("--sp-plan", flags->sp_plan, "token: equal ranges of tokens; axis: rectangles (token)");
   add_references_flag(*command, flags->reference_images);
   command->add_option("--model-path", flags->model_path,
-                      "model folder, of which configs are enough, or Hugging Face name; without it the embedded model");
+                      model_path_help("the embedded model; of a folder configs are enough"));
   add_model_flags(*command, flags->model, false);
   command->add_option("--output", flags->output, "PNG, JPEG or WebP drawing of the token grid, coloured by rank");
   command->add_flag("--json", flags->json, "write one JSON object to standard output");

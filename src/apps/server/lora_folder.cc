@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cctype>
@@ -14,6 +13,7 @@
 
 #include "apps/server/api_error.h"
 #include "base/error.h"
+#include "io/tensor_file.h"
 #include "io/utf8.h"
 
 namespace nostos::server {
@@ -25,11 +25,7 @@ constexpr int kMaxDepth = 16;
 constexpr int64_t kMaxEntries = 100'000;
 constexpr size_t kComparedBytes = 100;  // of names, where near ones are looked for
 constexpr size_t kNearNames = 3;
-
-bool is_name(const std::string& text) {
-  const auto is_control = [](unsigned char c) { return c < ' ' || c == 127; };
-  return encode_utf8(decode_utf8(text)) == text && std::ranges::none_of(text, is_control);
-}
+constexpr size_t kMaxMetadataBytes = 4096;  // of one value
 
 bool is_within(const fs::path& path, const fs::path& folder) {
   return std::ranges::mismatch(folder, path).in1 == folder.end();
@@ -81,7 +77,20 @@ std::string shown(const std::string& text) { return '"' + text.substr(0, kCompar
 
 }  // namespace
 
-LoraFolder::LoraFolder(const fs::path& folder, std::function<LoraFacts(const fs::path& file)> read)
+LoraMetadata read_lora_metadata(const fs::path& file) {
+  LoraMetadata made;
+  try {
+    const auto opened = open_tensor_file(file);
+    for (const auto& [name, text] : opened->metadata())
+      if (text.size() <= kMaxMetadataBytes) made[name] = text;
+  } catch (const Error&) {
+    return {};
+  }
+  return made;
+}
+
+LoraFolder::LoraFolder(const fs::path& folder, std::function<LoraFacts(const fs::path& file)> read,
+                       std::function<LoraMetadata(const fs::path& file)> read_metadata)
     : folder_([&folder] {
         std::error_code error;
         fs::path found = fs::canonical(folder, error);
@@ -89,7 +98,8 @@ LoraFolder::LoraFolder(const fs::path& folder, std::function<LoraFacts(const fs:
                 folder.string());
         return found;
       }()),
-      read_(std::move(read)) {
+      read_(std::move(read)),
+      read_metadata_(std::move(read_metadata)) {
   list();
 }
 
@@ -101,7 +111,7 @@ std::optional<LoraFile> LoraFolder::file_at(const fs::directory_entry& entry) co
   if (entry.is_symlink(error) && (!is_within(fs::canonical(path, error), folder_) || error)) return std::nullopt;
   const auto bytes = entry.file_size(error);
   const std::string name = path.lexically_relative(folder_).generic_string();
-  if (error || !is_name(name)) return std::nullopt;
+  if (error || !is_one_line(name)) return std::nullopt;
   return LoraFile{name, path, bytes};
 }
 
@@ -128,43 +138,56 @@ std::vector<LoraFile> LoraFolder::list() const {
   for (LoraFile& file : files)
     if (names.count(bare(file.name)) == 1) file.name = bare(file.name);
   std::ranges::sort(files, {}, &LoraFile::name);
+  forget_others(files);
   return files;
 }
 
-std::optional<LoraFolder::Stamp> LoraFolder::stamp_of(const fs::path& file) {
-  struct stat status {};
-  if (stat(file.c_str(), &status) != 0) return std::nullopt;
-  const auto ns = [](const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; };
-  return Stamp{status.st_dev, status.st_ino, status.st_size, ns(status.st_mtim), ns(status.st_ctim)};
+LoraFolder::Known& LoraFolder::known_of(const fs::path& file, const FileVersion& version) const {
+  Known& known = known_.try_emplace(file, Known{version}).first->second;
+  if (known.version != version) known = {version};
+  return known;
 }
 
 std::optional<LoraFacts> LoraFolder::known_facts(const LoraFile& file) const {
-  const auto stamp = stamp_of(file.path);
+  std::error_code error;
+  const FileVersion version = file_version(file.path, error);
+  if (error) return std::nullopt;
   const std::lock_guard lock(mutex_);
-  const auto known = known_.find(file.path);
-  if (!stamp || known == known_.end() || known->second.stamp != *stamp) return std::nullopt;
-  return known->second.facts;
+  return known_of(file.path, version).facts;
+}
+
+LoraMetadata LoraFolder::metadata(const LoraFile& file) const {
+  std::error_code error;
+  const FileVersion version = file_version(file.path, error);
+  if (error) return {};
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto& known = known_of(file.path, version).metadata) return *known;
+  }
+  LoraMetadata made = read_metadata_(file.path);
+  const std::lock_guard lock(mutex_);
+  return known_of(file.path, version).metadata.emplace(std::move(made));
 }
 
 LoraFacts LoraFolder::facts_of(const LoraFile& file, const std::string& field) {
   if (auto known = known_facts(file)) return *known;
   const std::lock_guard reading(reading_);
   if (auto known = known_facts(file)) return *known;  // another thread has read it meanwhile
-  const auto stamp = stamp_of(file.path);
-  if (!stamp) refuse_field(field, "unknown_lora", "{} names {}, whose file has just gone", field, shown(file.name));
+  std::error_code error;
+  const FileVersion version = file_version(file.path, error);
+  if (error) refuse_field(field, "unknown_lora", "{} names {}, whose file has just gone", field, shown(file.name));
   LoraFacts facts;
   try {
     facts = read_(file.path);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::invalid_input) throw;
-    facts.error = error.what();
+  } catch (const Error& why) {
+    if (why.kind() != ErrorKind::invalid_input) throw;
+    facts.error = why.what();
   }
   const std::lock_guard lock(mutex_);
-  known_[file.path] = {*stamp, facts};
-  return facts;
+  return known_of(file.path, version).facts.emplace(std::move(facts));
 }
 
-void LoraFolder::forget_others(const std::vector<LoraFile>& files) {
+void LoraFolder::forget_others(const std::vector<LoraFile>& files) const {
   std::set<fs::path> there;
   for (const LoraFile& file : files) there.insert(file.path);
   const std::lock_guard lock(mutex_);
@@ -202,7 +225,6 @@ AdapterUse LoraFolder::find_one(const LoraWish& wish, const std::vector<LoraFile
 
 std::vector<AdapterUse> LoraFolder::find(const std::vector<LoraWish>& wishes) {
   const std::vector<LoraFile> files = list();
-  forget_others(files);
   std::vector<AdapterUse> uses;
   for (const LoraWish& wish : wishes) uses.push_back(find_one(wish, files));
   return uses;

@@ -23,11 +23,8 @@ constexpr std::array<PartClass, 3> kPartClasses{{{"transformer", kTransformerCla
                                                  {"vae", "AutoencoderKLFlux2"},
                                                  {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
-ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
-  const std::filesystem::path folder = files.folder();
-  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
-  const bool is_distilled = index ? index->boolean_or("is_distilled", false)
-                                  : !files.is_base && text_in_file(files, "is_distilled").value_or("true") == "true";
+ModelShape shape_of(const FamilyOptions& options, const flux2::Config& transformer, const autoencoder_kl::Config& vae) {
+  const bool is_distilled = *pipeline_facts(options).is_distilled;
   ModelLimits limits;
   limits.size_multiple = vae.scale() * vae.patch;
   limits.latent_channels = transformer.in_channels;
@@ -38,7 +35,7 @@ ModelShape shape_of(const ModelFiles& files, const flux2::Config& transformer, c
   limits.max_sequence_length = kMostTokens;
   limits.max_reference_images = kMaxReferences;
   limits.default_strength = limits.default_mask_strength = 0.8;
-  read_generation_config(files, limits);
+  read_generation_config(options, limits);
   return {.limits = limits,
           .patch = 1,
           .heads = transformer.heads,
@@ -57,19 +54,32 @@ qwen3::Config load_encoder_config(const JsonConfig& json) {
   return config;
 }
 
-SchedulerConfig read_scheduler_config(const ModelFiles& files) {
+SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
   if (files.folder().empty()) {
-    const auto config = config_in_file(files, "config.scheduler");
-    return config ? load_scheduler_config(*config, Shifting::dynamic) : SchedulerConfig{};
+    const auto config = config_in_file(options, "config.scheduler");
+    return config ? load_scheduler_config(*config, Shifting::dynamic) : pipeline_facts(options).scheduler;
   }
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json", Shifting::dynamic);
 }
 
 }  // namespace
 
-ModelShape read_shape(const ModelFiles& files) {
-  const FamilyOptions options{.files = files, .synthetic = true};  // of folders the configs are enough
-  return shape_of(files, flux2::load_config(PartFiles(options, kTransformer).config()),
+PipelineFacts pipeline_facts(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
+  const std::filesystem::path folder = files.folder();
+  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
+  const bool is_distilled = index ? index->boolean_or("is_distilled", false)
+                                  : !files.is_base && text_in_file(options, "is_distilled").value_or("true") == "true";
+  return {.class_name = kPipelines.front(),
+          .shifting = Shifting::dynamic,
+          .scheduler = {.shift = 3},  // which dynamic shifting passes over
+          .is_distilled = is_distilled,
+          .defaults = {}};
+}
+
+ModelShape read_shape(const FamilyOptions& options) {
+  return shape_of(options, flux2::load_config(PartFiles(options, kTransformer).config()),
                   autoencoder_kl::load_flux2_config(PartFiles(options, kVae).config()));
 }
 
@@ -82,7 +92,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
   transformer_config_ = flux2::load_config(transformer_files_.config());
   encoder_config_ = load_encoder_config(encoder_files_.config());
   vae_config_ = autoencoder_kl::load_flux2_config(autoencoder_files_.config());
-  scheduler_config_ = read_scheduler_config(options.files);
+  scheduler_config_ = read_scheduler_config(options);
   const std::string transformer = transformer_files_.path().string();
   require(transformer_config_.text_width == encoder_config_.feature_width(), ErrorKind::model,
           "{} takes texts of width {} (joint_attention_dim), {} gives 3 * {} (hidden_size)", transformer,
@@ -91,7 +101,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
           "{} takes {} channels (in_channels), {} gives {} * {} * {} (latent_channels, patch_size)", transformer,
           transformer_config_.in_channels, autoencoder_files_.path().string(), vae_config_.latent_channels,
           vae_config_.patch, vae_config_.patch);
-  shape_ = shape_of(options.files, transformer_config_, vae_config_);
+  shape_ = shape_of(options, transformer_config_, vae_config_);
   tokenizer_ = find_tokenizer(options, encoder_files_);
   if (tokenizer_) {
     const std::vector<int32_t> pad = tokenizer_->encode("<|endoftext|>");
@@ -104,7 +114,9 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 
 void Model::make_parts(Context& ctx) {
   encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, shape_.limits.max_sequence_length);
-  const auto walk = [this](WeightBuilder& builder) { return flux2::build_weights(transformer_config_, builder); };
+  const auto walk = [config = transformer_config_](WeightBuilder& builder) {
+    return flux2::build_weights(config, builder);
+  };
   transformer_ = make_part<flux2::Transformer>(
       ctx, transformer_files_, "transformer", walk, [this](Context&, flux2::Weights weights) {
         return flux2::Transformer(transformer_config_, std::move(weights), options_.dtype);
@@ -115,6 +127,10 @@ void Model::make_parts(Context& ctx) {
 
 Schedule Model::schedule(int64_t steps, std::span<const double> sigmas, int64_t image_tokens) const {
   return make_empirical_schedule(scheduler_config_, steps, sigmas, image_tokens);
+}
+
+bool Model::embeds_with(std::string_view part, std::string_view tensor) const {
+  return part == encoder_->adapted_as() || tensor.starts_with("context_embedder.");
 }
 
 std::pair<int64_t, int64_t> Model::largest_product() const {

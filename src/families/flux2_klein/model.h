@@ -10,6 +10,7 @@
 
 #include "families/family.h"
 #include "families/part_files.h"
+#include "families/pipeline_facts.h"
 #include "models/autoencoder_kl/autoencoder.h"
 #include "models/flux2/file_layouts.h"
 #include "models/flux2/transformer.h"
@@ -33,9 +34,13 @@ inline constexpr PartKind kTransformer{
     flux2::file_prefixes,
     [](const TensorShapes& shapes, const WeightStore&) { return flux2::guess_config(shapes); }};
 
+/// \return what the pipeline is, as far as the model's files do not say it: that of the published models.
+/// \throws Error model if what the files do say is damaged
+PipelineFacts pipeline_facts(const FamilyOptions& options);
+
 /// \return the shape of the model, from its configs.
 /// \throws Error model naming file and field
-ModelShape read_shape(const ModelFiles& files);
+ModelShape read_shape(const FamilyOptions& options);
 
 /// A FLUX.2-klein model with its networks by their types. The pipeline sees the Family alone.
 class Model : public Family {
@@ -62,6 +67,7 @@ class Model : public Family {
   std::span<ModelPart* const> parts() const override { return parts_; }
   const StageParts& stage_parts() const override { return stage_parts_; }
   std::string_view name() const override { return "FLUX.2-klein"; }
+  bool embeds_with(std::string_view part, std::string_view tensor) const override;
   std::pair<int64_t, int64_t> largest_product() const override;
   PromptTokens tokenize(std::string_view prompt, int64_t max_tokens) const override;
   /// Every prompt is padded to the most tokens that it may have.

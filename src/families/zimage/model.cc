@@ -18,7 +18,7 @@ constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whate
 constexpr std::array<PartClass, 3> kPartClasses{
     {{"transformer", kTransformerClass}, {"vae", "AutoencoderKL"}, {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
 
-ModelShape shape_of(const ModelFiles& files, const Config& transformer, const autoencoder_kl::Config& vae) {
+ModelShape shape_of(const FamilyOptions& options, const Config& transformer, const autoencoder_kl::Config& vae) {
   ModelLimits limits;
   limits.size_multiple = vae.scale() * transformer.patch;
   limits.token_multiple = kTokenMultiple;
@@ -29,11 +29,11 @@ ModelShape shape_of(const ModelFiles& files, const Config& transformer, const au
   limits.max_sequence_length = std::min((transformer.axes_lens[0] - 2) / kTokenMultiple * kTokenMultiple, kMostTokens);
   require(limits.max_sequence_length > 0, ErrorKind::model,
           "the transformer's axes_lens[0] is {}, too short for any caption (34 at least)", transformer.axes_lens[0]);
-  if (files.is_base) {
-    limits.default_steps = 50;
-    limits.default_guidance_scale = 4;
+  if (const auto defaults = pipeline_facts(options).defaults) {
+    limits.default_steps = defaults->steps;
+    limits.default_guidance_scale = defaults->guidance_scale;
   }
-  read_generation_config(files, limits);
+  read_generation_config(options, limits);
   return {.limits = limits,
           .patch = transformer.patch,
           .heads = transformer.heads,
@@ -41,19 +41,30 @@ ModelShape shape_of(const ModelFiles& files, const Config& transformer, const au
           .draws_latents = true};
 }
 
-SchedulerConfig read_scheduler_config(const ModelFiles& files) {
+SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
+  const ModelFiles& files = options.files;
   if (files.folder().empty())
-    if (const auto config = config_in_file(files, "config.scheduler")) return load_scheduler_config(*config);
-  // What no file says: the shifts of the published models.
-  if (files.folder().empty()) return {.shift = files.is_base ? 6.0 : 3.0};
+    if (const auto config = config_in_file(options, "config.scheduler")) return load_scheduler_config(*config);
+  if (files.folder().empty()) return pipeline_facts(options).scheduler;
   return load_scheduler_config(files.folder() / "scheduler" / "scheduler_config.json");
 }
 
 }  // namespace
 
-ModelShape read_shape(const ModelFiles& files) {
-  const FamilyOptions options{.files = files, .synthetic = true};  // of folders the configs are enough
-  return shape_of(files, load_config(PartFiles(options, kTransformer).config()),
+PipelineFacts pipeline_facts(const FamilyOptions& options) {
+  PipelineFacts facts{.class_name = kPipelines.front(),
+                      .shifting = Shifting::fixed,
+                      .scheduler = {.shift = 3},
+                      .is_distilled = {},
+                      .defaults = {}};
+  if (!options.files.is_base) return facts;
+  facts.scheduler.shift = 6;
+  facts.defaults = {.steps = 50, .guidance_scale = 4};
+  return facts;
+}
+
+ModelShape read_shape(const FamilyOptions& options) {
+  return shape_of(options, load_config(PartFiles(options, kTransformer).config()),
                   autoencoder_kl::load_config(PartFiles(options, kVae).config()));
 }
 
@@ -66,7 +77,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
   transformer_config_ = load_config(transformer_files_.config());
   encoder_config_ = qwen3::load_config(encoder_files_.config());
   vae_config_ = autoencoder_kl::load_config(autoencoder_files_.config());
-  scheduler_config_ = read_scheduler_config(options.files);
+  scheduler_config_ = read_scheduler_config(options);
   require(transformer_config_.caption_width == encoder_config_.hidden, ErrorKind::model,
           "{} takes captions of width {} (cap_feat_dim), {} gives {} (hidden_size)", transformer_files_.path().string(),
           transformer_config_.caption_width, encoder_files_.path().string(), encoder_config_.hidden);
@@ -74,7 +85,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
           "{} takes {} latent channels (in_channels), {} gives {} (latent_channels)",
           transformer_files_.path().string(), transformer_config_.in_channels, autoencoder_files_.path().string(),
           vae_config_.latent_channels);
-  shape_ = shape_of(options.files, transformer_config_, vae_config_);
+  shape_ = shape_of(options, transformer_config_, vae_config_);
   tokenizer_ = find_tokenizer(options, encoder_files_);
   require_variant(options, {&encoder_files_, &transformer_files_, &autoencoder_files_});
   make_parts(ctx);
@@ -83,7 +94,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 void Model::make_parts(Context& ctx) {
   const int64_t max_tokens = shape_.limits.max_sequence_length;
   encoder_ = make_text_encoder(ctx, encoder_files_, encoder_config_, max_tokens);
-  const auto walk = [this](WeightBuilder& builder) { return build_weights(transformer_config_, builder); };
+  const auto walk = [config = transformer_config_](WeightBuilder& builder) { return build_weights(config, builder); };
   transformer_ = make_part<Transformer>(
       ctx, transformer_files_, "transformer", walk, [this, max_tokens](Context& on, Weights weights) {
         return Transformer(on, transformer_config_, std::move(weights), options_.dtype, max_tokens);
@@ -94,6 +105,10 @@ void Model::make_parts(Context& ctx) {
 
 Schedule Model::schedule(int64_t steps, std::span<const double> sigmas, int64_t) const {
   return sigmas.empty() ? make_schedule(scheduler_config_, steps) : make_schedule(scheduler_config_, sigmas);
+}
+
+bool Model::embeds_with(std::string_view part, std::string_view tensor) const {
+  return part == encoder_->adapted_as() || tensor.starts_with("cap_") || tensor.starts_with("context_refiner.");
 }
 
 std::pair<int64_t, int64_t> Model::largest_product() const {

@@ -8,6 +8,7 @@
 #include "ops/cpu/row_kernels.h"
 #include "ops/device_op.h"
 #include "ops/typed.h"
+#include "tensor/half.h"
 
 namespace nostos::ops {
 

@@ -49,7 +49,7 @@ struct Reader {
     __builtin_memcpy(&bytes, at + offset, sizeof bytes);
     return bytes;
   }
-  float half(int offset) const { return half_number(at[offset] | static_cast<uint32_t>(at[offset + 1]) << 8); }
+  float half(int offset) const { return half_to_float(at[offset] | static_cast<uint32_t>(at[offset + 1]) << 8); }
 
   static Bytes splat(uint8_t byte) { return Bytes{} + byte; }
   static Bytes chosen(Bytes indices) {
@@ -74,7 +74,7 @@ struct Reader {
 inline void store(float value, float* out) { *out = value; }
 
 inline void store(float value, bfloat16* out) {
-  const uint32_t bits = as_bits(value);
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t quiet_nan = (bits >> 16) | 0x40u;
   out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);

@@ -77,7 +77,7 @@ struct BlockReader {
   }
   constexpr float half(int offset) const {
     if constexpr (kAlign == 1)
-      return half_number(at[offset] | static_cast<uint32_t>(at[offset + 1]) << 8);
+      return half_to_float(at[offset] | static_cast<uint32_t>(at[offset + 1]) << 8);
     else
       return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(at + offset)));
   }
