@@ -209,12 +209,21 @@ TEST_P(KleinWeightTable, FindsTheAutoencodersMatrices) {
   expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
 }
 
-TEST(WeightTable, WithoutDataNothingIsNamed) {
+// What adapters take of a device is planned by such a table.
+TEST(WeightTable, WithoutDataItIsTheSame) {
   Context ctx({}, 1);
-  WeightBuilder builder(ctx, std::make_shared<ListingSource>(), DType::f32);
-  const zimage::Config config =
-      zimage::load_config(JsonConfig::load(embedded_model().model / "transformer/config.json"));
-  EXPECT_TRUE(zimage::weight_table(zimage::build_weights(config, builder)).empty());
+  const std::filesystem::path folder = embedded_model().model / "transformer";
+  const zimage::Config config = zimage::load_config(JsonConfig::load(folder / "config.json"));
+  WeightBuilder lists(ctx, std::make_shared<ListingSource>(), DType::f32), loads = Part(folder).builder(ctx);
+  const zimage::Weights listed = zimage::build_weights(config, lists), loaded = zimage::build_weights(config, loads);
+  const auto places_of = [](const WeightTable& table) {
+    std::vector<std::pair<std::string, NamedRows>> places;
+    for (const auto& [name, place] : table) places.emplace_back(name, *place.rows);
+    return places;
+  };
+  const auto places = places_of(zimage::weight_table(listed));
+  EXPECT_FALSE(places.empty());
+  EXPECT_EQ(places, places_of(zimage::weight_table(loaded)));
 }
 
 TEST(WeightTable, ANameTwiceIsAnError) {
