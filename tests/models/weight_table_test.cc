@@ -153,7 +153,7 @@ TEST_P(WeightTableTest, FindsTheAutoencodersMatrices) {
   Part part(folder);
   WeightBuilder builder = part.builder(ctx_);
   const autoencoder_kl::Weights weights = autoencoder_kl::build_weights(
-      autoencoder_kl::load_config(JsonConfig::load(folder / "config.json")), true, builder);
+      autoencoder_kl::load_config(JsonConfig::load(folder / "config.json")), builder);
   expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
 }
 
@@ -205,7 +205,7 @@ TEST_P(KleinWeightTable, FindsTheAutoencodersMatrices) {
   Part part(folder("vae"));
   WeightBuilder builder = part.builder(ctx_);
   const autoencoder_kl::Weights weights = autoencoder_kl::build_weights(
-      autoencoder_kl::load_flux2_config(JsonConfig::load(folder("vae") / "config.json")), true, builder);
+      autoencoder_kl::load_flux2_config(JsonConfig::load(folder("vae") / "config.json")), builder);
   expect_finds(ctx_, autoencoder_kl::weight_table(weights), part);
 }
 
