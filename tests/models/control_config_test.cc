@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -146,6 +147,22 @@ TEST(ControlConfig, TheWalkNamesThePublishedTensors) {
   EXPECT_FALSE(names.contains("control_layers.1.before_proj.weight"));
   EXPECT_EQ(walked(guess(published("union_2.1"), false)),
             in_words(without(published("union_2.1"), "control_noise_refiner.")));
+}
+
+// What visits a GPU that has no room for all of it.
+TEST(ControlConfig, ProjectionsAreOfTheirBlocks) {
+  Context ctx({}, 1);
+  WeightBuilder builder(ctx, std::make_shared<ListingSource>(), DType::bf16);
+  const WeightSizes sizes = z::build_control_weights(guess(published("union_2.1")), builder).storage.sizes;
+  const z::Config block;
+  const size_t projection = static_cast<size_t>(2 * block.hidden * block.hidden),
+               matrices = 4 * projection + static_cast<size_t>(2 * 3 * block.hidden * block.ffn());
+  ASSERT_EQ(sizes.blocks.size(), 17u);
+  for (size_t i = 0; i < sizes.blocks.size(); ++i) {
+    const bool begins_a_list = i == 0 || i == 2;
+    EXPECT_EQ(sizes.blocks[i], matrices + (begins_a_list ? 2 : 1) * projection) << i;
+    EXPECT_EQ(sizes.uses[i], BlockUse::each_step);
+  }
 }
 
 TEST(ControlConfig, FilesOfComfyUIHaveEveryTensor) {

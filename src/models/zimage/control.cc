@@ -55,10 +55,10 @@ void ControlNetwork::select_step(Context& ctx, const ControlModulation& modulati
 
 namespace {
 
-/// Of control blocks with what they take in and add.
-double control_flop(const Config& dims, int64_t blocks, int64_t rows) {
+/// Of control blocks, what the first of them takes in, and hints.
+double control_flop(const Config& dims, int64_t blocks, int64_t hints, int64_t rows) {
   const double h = static_cast<double>(dims.hidden);
-  return blocks_flop(dims, blocks, rows) + 2.0 * static_cast<double>((blocks + 1) * rows) * h * h;
+  return blocks_flop(dims, blocks, rows) + 2.0 * static_cast<double>((1 + hints) * rows) * h * h;
 }
 
 }  // namespace
@@ -67,11 +67,11 @@ double ControlNetwork::refine_flop(int64_t padded_image) const {
   const Config& dims = config_.dims;
   if (!config_.adds_to_refiner()) return blocks_flop(dims, config_.refiner_blocks(), padded_image);
   const bool is_borrowed = config_.refiner == ControlRefiner::control_layers;
-  return control_flop(dims, is_borrowed ? dims.layers : config_.refiner_blocks(), padded_image);
+  return control_flop(dims, is_borrowed ? dims.layers : dims.refiner_layers, dims.refiner_layers, padded_image);
 }
 
 double ControlNetwork::forward_flop(int64_t padded_image, int64_t padded_caption) const {
-  return control_flop(config_.dims, config_.dims.layers, padded_image + padded_caption);
+  return control_flop(config_.dims, config_.dims.layers, config_.dims.layers, padded_image + padded_caption);
 }
 
 void ControlStream::find_rows(std::span<const nn::AttendedSequence> sequences) {
