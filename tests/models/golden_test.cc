@@ -134,7 +134,7 @@ class Drawing {
     zimage::Transformer::select_step(ctx_, modulation, 0);
     const zimage::ImageInput input{rows, conditioning.rope.rows(0, picture.image().rows())};
     model.refine_images(ctx_, picture, {std::array{input}, image}, modulation, image_scratch);
-    model.forward(ctx_, picture, std::array{zimage::Pass{image, &conditioning, velocity}}, modulation, scratch);
+    model.forward(ctx_, picture, {std::array{zimage::Pass{image, &conditioning, velocity}}}, modulation, scratch);
     ops::unpatchify(ctx_, velocity, config.patch, output);
     return output;
   }

@@ -83,7 +83,7 @@ TEST(Probes, Transformer) {
   zimage::Transformer::select_step(ctx, modulation, 0);
   const zimage::ImageInput input{tokens, conditioning.rope.rows(0, picture.image().rows())};
   model.refine_images(ctx, picture, {std::array{input}, image}, modulation, image_scratch, probe);
-  model.forward(ctx, picture, std::array{zimage::Pass{image, &conditioning, velocity}}, modulation, scratch, probe);
+  model.forward(ctx, picture, {std::array{zimage::Pass{image, &conditioning, velocity}}}, modulation, scratch, probe);
   Tensor output({}, DType::f32, {latents.shape()[1], latents.shape()[2], latents.shape()[3]});
   ops::unpatchify(ctx, velocity, config.patch, output);
   comparison.compare("transformer.output", output);

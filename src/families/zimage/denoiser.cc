@@ -95,7 +95,7 @@ void TransformerDenoiser::predict(Context& ctx, std::span<const DenoisePass> pas
       inputs.push_back({refined.rows(static_cast<int64_t>(images.of_pass[pass]) * image_rows, image_rows),
                         &conditionings_[passes[pass].embedding], passes[pass].velocity});
     }
-    transformer.forward(ctx, share_, inputs, modulation_, scratch);
+    transformer.forward(ctx, share_, {inputs}, modulation_, scratch);
   };
   lay_out(arena, passes, images, refine, forward);
 }

@@ -51,9 +51,16 @@ constexpr std::array kLayouts{
     CheckpointLayout{"Z-Image's own", "layers.0.attention.qkv.weight", find_native, kLeftovers},
 };
 
+constexpr std::array kControlLayouts{
+    CheckpointLayout{"diffusers", "control_layers.0.attention.to_q.weight", find_as_named, {}},
+    CheckpointLayout{"ComfyUI", "control_layers.0.attention.qkv.weight", find_native, {}},
+};
+
 }  // namespace
 
 std::span<const CheckpointLayout> file_layouts() { return kLayouts; }
+
+std::span<const CheckpointLayout> control_file_layouts() { return kControlLayouts; }
 
 std::span<const std::string_view> file_prefixes() { return kTransformerPrefixes; }
 

@@ -17,60 +17,6 @@ namespace {
 
 constexpr float kFinalNormEps = 1e-6f;
 
-/// A block's factors for one step: f32 [hidden] each, or null in context refiners.
-struct BlockModulation {
-  ConstView attention_scale, attention_gate, ffn_scale, ffn_gate;
-};
-
-void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
-  if (probe) probe(name, rows);
-}
-
-/// Blocks of one kind, over the rows of some sequences.
-struct BlockRun {
-  Context& ctx;
-  const Config& config;
-  std::span<const nn::AttendedSequence> sequences;
-  const BlockScratch& s;
-  const nn::Probe& probe;
-
-  /// x <- x + gate * norm(attention(norm(x) * scale)), then the same for the SwiGLU FFN. The norm of each half is made
-  /// where the half before ends, while x is at hand: s.normed holds the first one already, and `next` gets the next
-  /// block's. \param x f32 [rows, hidden], in place.
-  void block(const BlockWeights& w, const BlockModulation& mod, View x, const ops::NextNorm& next,
-             const std::string& name) const {
-    ctx.throw_if_cancelled();
-    report(probe, name + ".attention_norm1_scaled", s.normed);
-    w.visit.begin(ctx);
-    nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
-    report(probe, name + ".attention", s.attention.mixed);
-    report(probe, name + ".to_out", s.projected);
-    ops::add_gated_rms_norm(ctx, s.projected, {w.attention_norm2, mod.attention_gate, config.norm_eps}, x,
-                            {w.ffn_norm1, mod.ffn_scale, s.normed});
-    report(probe, name + ".residual1", x);
-    report(probe, name + ".ffn_norm1_scaled", s.normed);
-    nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
-    w.visit.end(ctx);
-    report(probe, name + ".ffn", s.projected);
-    ops::add_gated_rms_norm(ctx, s.projected, {w.ffn_norm2, mod.ffn_gate, config.norm_eps}, x, next);
-    report(probe, name, x);
-  }
-
-  /// Runs blocks one after another. \param modulation of block i.
-  void all(std::span<const BlockWeights> blocks, const std::function<BlockModulation(size_t)>& modulation, View x,
-           const std::string& name) const {
-    if (blocks.empty()) return;
-    ops::rms_norm(ctx, x, blocks[0].attention_norm1, modulation(0).attention_scale, config.norm_eps, s.normed);
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      const bool last = i + 1 == blocks.size();
-      const ops::NextNorm next =
-          last ? ops::NextNorm{}
-               : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
-      block(blocks[i], modulation(i), x, next, name + "." + std::to_string(i));
-    }
-  }
-};
-
 /// Caption rows, pads included, carry consecutive positions from 1; the image plane comes after the last.
 nn::AxialPosition caption_position(int64_t row) { return {1 + row, 0, 0}; }
 
@@ -78,11 +24,6 @@ std::vector<nn::ShardedSequence> padded_captions(std::span<const int64_t> length
   std::vector<nn::ShardedSequence> captions;
   for (const int64_t length : lengths) captions.emplace_back(padded_tokens(length));
   return captions;
-}
-
-BlockModulation step_modulation(const Config& config, const Modulation& modulation, int64_t block) {
-  const ConstView parts = ConstView(modulation.step_blocks).rows(block, 1).reshape({4, config.hidden});
-  return {parts.rows(0, 1), parts.rows(1, 1), parts.rows(2, 1), parts.rows(3, 1)};
 }
 
 }  // namespace
@@ -106,15 +47,6 @@ Modulation Modulation::take(Arena& arena, const Config& config, int64_t steps, D
           nostos::take(arena, DType::f32, {steps, kTimeHidden}),
           nostos::take(arena, DType::f32, {steps, width}),
           nostos::take(arena, dtype, {steps, width})};
-}
-
-BlockScratch BlockScratch::take(Arena& arena, const Config& config,
-                                std::span<const nn::ShardedSequence* const> sequences, DType dtype) {
-  const int64_t rows = nn::rows_of(sequences);
-  return {nostos::take(arena, dtype, {rows, config.hidden}),
-          nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
-          nn::AttentionScratch::take(arena, config.attention_shape(), sequences, dtype),
-          nn::FeedForwardScratch::take(arena, config.feed_forward_shape(), rows, dtype)};
 }
 
 RefineScratch RefineScratch::take(Arena& arena, const Config& config, std::span<const int64_t> lengths, DType dtype) {
@@ -213,9 +145,7 @@ void Transformer::modulate(Context& ctx, std::span<const float> times, const Mod
   int64_t index = 0;
   for (const std::vector<BlockWeights>* blocks : {&weights_.noise_refiner, &weights_.layers}) {
     for (const BlockWeights& block : *blocks) {
-      const View factors = out.blocks.rows(index++, 1).reshape({steps, 4 * config_.hidden});
-      ops::linear(ctx, out.input, block.modulation, factors);
-      ops::finish_modulation(ctx, factors);
+      modulate_block(ctx, out.input, block, out.blocks.rows(index++, 1).reshape({steps, 4 * config_.hidden}));
     }
   }
   ops::silu(ctx, out.embedded, out.input);
@@ -232,7 +162,7 @@ void Transformer::select_step(Context& ctx, const Modulation& modulation, int64_
 
 void Transformer::refine_images(Context& ctx, const nn::SequenceParallel& picture, const ImageBatch& batch,
                                 const Modulation& modulation, const BlockScratch& s, const nn::Probe& probe) const {
-  const auto& [images, refined] = batch;
+  const auto& [images, refined, between] = batch;
   const int64_t real = picture.image_tokens(), rows = picture.image().rows();
   std::vector<nn::AttendedSequence> sequences;
   for (const ImageInput& image : images) {
@@ -242,12 +172,13 @@ void Transformer::refine_images(Context& ctx, const nn::SequenceParallel& pictur
     sequences.push_back({&picture.image(), image.rope});
   }
   report(probe, "x_embedder", refined);
-  const auto of_block = [&](size_t i) { return step_modulation(config_, modulation, static_cast<int64_t>(i)); };
-  BlockRun{ctx, config_, sequences, s, probe}.all(weights_.noise_refiner, of_block, refined, "noise_refiner");
+  const auto of_block = [&](size_t i) { return step_modulation(modulation.step_blocks, static_cast<int64_t>(i)); };
+  BlockRun{ctx, config_, sequences, s, probe}.all(weights_.noise_refiner, of_block, refined, "noise_refiner", between);
 }
 
-void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, std::span<const Pass> passes,
+void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, const PassBatch& batch,
                           const Modulation& modulation, const Scratch& s, const nn::Probe& probe) const {
+  const auto& [passes, between] = batch;
   const int64_t real = picture.image_tokens(), image = picture.image().rows();
   std::vector<nn::AttendedSequence> sequences;
   std::vector<View> rows_of;
@@ -261,9 +192,9 @@ void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, std
     begin += sequence.rows();
   }
   const auto of_block = [&](size_t i) {
-    return step_modulation(config_, modulation, static_cast<int64_t>(weights_.noise_refiner.size() + i));
+    return step_modulation(modulation.step_blocks, static_cast<int64_t>(weights_.noise_refiner.size() + i));
   };
-  BlockRun{ctx, config_, sequences, s.blocks, probe}.all(weights_.layers, of_block, s.x, "layers");
+  BlockRun{ctx, config_, sequences, s.blocks, probe}.all(weights_.layers, of_block, s.x, "layers", between);
   for (size_t i = 0; i < passes.size(); ++i) {
     ops::layer_norm_scaled(ctx, rows_of[i].rows(0, real), modulation.step_final.reshape({config_.hidden}),
                            kFinalNormEps, s.final_normed);
@@ -273,12 +204,6 @@ void Transformer::forward(Context& ctx, const nn::SequenceParallel& picture, std
 }
 
 namespace {
-
-double blocks_flop(const Config& config, int64_t count, int64_t rows) {
-  const double h = static_cast<double>(config.hidden), f = static_cast<double>(config.ffn()),
-               n = static_cast<double>(rows);
-  return static_cast<double>(count) * (2 * n * h * (4 * h + 3 * f) + 4 * n * n * h);
-}
 
 /// Of the embedder, and of the final layer.
 double edge_flop(const Config& config, int64_t padded_image) {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "device/context.h"
+#include "models/zimage/blocks.h"
 #include "models/zimage/config.h"
 #include "models/zimage/weights.h"
 #include "nn/attention.h"
@@ -42,17 +43,6 @@ struct Modulation {
   static Modulation take(Arena& arena, const Config& config, int64_t steps, DType dtype);
 };
 
-/// Memory of a block for a rank's rows of several sequences.
-struct BlockScratch {
-  View normed;     ///< [rows, hidden] of the weights' dtype
-  View projected;  ///< ops::product_dtype() [rows, hidden]
-  nn::AttentionScratch attention;
-  nn::FeedForwardScratch feed_forward;
-
-  static BlockScratch take(Arena& arena, const Config& config, std::span<const nn::ShardedSequence* const> sequences,
-                           DType dtype);
-};
-
 /// Memory of the refining of several captions.
 struct RefineScratch {
   View normed;  ///< f32 [caption tokens of all, caption width]
@@ -72,6 +62,7 @@ struct ImageInput {
 struct ImageBatch {
   std::span<const ImageInput> images;
   View refined;  ///< f32 [image rows of each, hidden]: what becomes of them
+  BetweenBlocks* between = nullptr;
 };
 
 /// One sequence of a forward pass: an image with a caption.
@@ -80,6 +71,12 @@ struct Pass {
   const Conditioning* conditioning =
       nullptr;    ///< of the caption; its positions are those that the image was refined at
   View velocity;  ///< f32 [image tokens, patch width]: the model's output, not negated
+};
+
+/// Sequences that go forward together.
+struct PassBatch {
+  std::span<const Pass> passes;
+  BetweenBlocks* between = nullptr;
 };
 
 /// Memory of a forward pass for one or several sequences. What follows x shares its memory: each is used in its own
@@ -141,8 +138,8 @@ class Transformer {
   /// The rest of a forward pass, for several sequences at once: weights are read once for all of them. A row depends
   /// on its own sequence alone, bit for bit. Waits and throws likewise.
   /// \param scratch for the passes' conditionings.
-  void forward(Context& ctx, const nn::SequenceParallel& picture, std::span<const Pass> passes,
-               const Modulation& modulation, const Scratch& scratch, const nn::Probe& probe = {}) const;
+  void forward(Context& ctx, const nn::SequenceParallel& picture, const PassBatch& batch, const Modulation& modulation,
+               const Scratch& scratch, const nn::Probe& probe = {}) const;
 
   /// \return floating-point operations of the matrix products of refine_images() for one image, all ranks together.
   double refine_flop(int64_t padded_image) const;

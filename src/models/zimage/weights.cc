@@ -2,12 +2,11 @@
 #include "models/zimage/weights.h"
 
 namespace nostos::zimage {
-namespace {
 
-BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& name, bool modulated) {
+BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& name, const BlockKind& kind) {
   BlockWeights w;
   const std::string attention = name + ".attention.", ffn = name + ".feed_forward.";
-  b.begin_block(modulated ? BlockUse::each_step : BlockUse::once_a_prompt);
+  b.begin_block(kind.modulated ? BlockUse::each_step : BlockUse::once_a_prompt);
   w.attention.qkv = b.stacked({attention + "to_q.weight", attention + "to_k.weight", attention + "to_v.weight"},
                               {c.hidden, c.hidden, c.hidden}, c.hidden);
   w.attention.out = b.linear(attention + "to_out.0", c.hidden, c.hidden, false, b.dtype());
@@ -18,20 +17,24 @@ BlockWeights build_block(const Config& c, WeightBuilder& b, const std::string& n
   w.feed_forward.gate_up = b.gated(MatrixPart::all(ffn + "w1.weight", c.ffn(), c.hidden),
                                    MatrixPart::all(ffn + "w3.weight", c.ffn(), c.hidden), c.feed_forward_shape());
   w.feed_forward.down = b.linear(ffn + "w2", c.hidden, c.ffn(), false, b.dtype());
+  if (kind.beside) kind.beside();
   w.visit = b.end_block();
   w.attention_norm1 = b.small(name + ".attention_norm1.weight", {c.hidden});
   w.attention_norm2 = b.small(name + ".attention_norm2.weight", {c.hidden});
   w.ffn_norm1 = b.small(name + ".ffn_norm1.weight", {c.hidden});
   w.ffn_norm2 = b.small(name + ".ffn_norm2.weight", {c.hidden});
-  if (modulated)
+  if (kind.modulated)
     w.modulation = b.linear(name + ".adaLN_modulation.0", 4 * c.hidden, c.modulation_width(), true, b.dtype());
   return w;
 }
 
+namespace {
+
 std::vector<BlockWeights> build_blocks(const Config& c, WeightBuilder& b, const std::string& name, int64_t count,
                                        bool modulated) {
   std::vector<BlockWeights> blocks;
-  for (int64_t i = 0; i < count; ++i) blocks.push_back(build_block(c, b, name + "." + std::to_string(i), modulated));
+  for (int64_t i = 0; i < count; ++i)
+    blocks.push_back(build_block(c, b, name + "." + std::to_string(i), {modulated, {}}));
   return blocks;
 }
 
@@ -57,14 +60,17 @@ Weights build_weights(const Config& c, WeightBuilder& b) {
   return w;
 }
 
+void add_block_places(WeightTable& table, const BlockWeights& block) {
+  add_places(table, {&block.attention.qkv, &block.attention.out, &block.feed_forward.gate_up.gate_up,
+                     &block.feed_forward.down, &block.modulation});
+}
+
 WeightTable weight_table(const Weights& w) {
   WeightTable table;
   add_places(table,
              {&w.x_embedder, &w.caption_embedder, &w.time_in, &w.time_out, &w.final_modulation, &w.final_linear});
   for (const std::vector<BlockWeights>* blocks : {&w.noise_refiner, &w.context_refiner, &w.layers})
-    for (const BlockWeights& block : *blocks)
-      add_places(table, {&block.attention.qkv, &block.attention.out, &block.feed_forward.gate_up.gate_up,
-                         &block.feed_forward.down, &block.modulation});
+    for (const BlockWeights& block : *blocks) add_block_places(table, block);
   return table;
 }
 

@@ -1,6 +1,8 @@
 // Owns the weights of a Z-Image transformer and the walk that names every tensor.
 #pragma once
 
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "models/weight_builder.h"
@@ -20,6 +22,18 @@ struct BlockWeights {
   ConstView attention_norm1, attention_norm2, ffn_norm1, ffn_norm2;  ///< f32 [hidden]
   Linear modulation;  ///< [4 * hidden, modulation width]; empty in context refiners
 };
+
+/// What sets one block apart from another.
+struct BlockKind {
+  bool modulated = true;
+  std::function<void()> beside{};  ///< walks matrices that belong to the block's visit beside its own
+};
+
+/// Walks the tensors of a block. \param name before their names, e.g. "layers.0"
+BlockWeights build_block(const Config& config, WeightBuilder& builder, const std::string& name, const BlockKind& kind);
+
+/// Adds where a block's matrices are.
+void add_block_places(WeightTable& table, const BlockWeights& block);
 
 struct Weights {
   // The layers at the edges are small and sensitive: they stay float32.
