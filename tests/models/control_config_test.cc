@@ -203,8 +203,7 @@ TEST(ControlConfig, BlocksThatDoNotRunAreNotMissed) {
   const std::filesystem::path file = write_control_file(golden, "union_2.0");
   testing::internal::CaptureStderr();
   WeightBuilder builder(
-      ctx,
-      std::make_shared<StoreSource>(WeightStore::open_file(file), CheckpointNames{}, StoreSource::Mode::check_only),
+      ctx, std::make_shared<StoreSource>(WeightStores().open(file), CheckpointNames{}, StoreSource::Mode::check_only),
       DType::f32);
   z::build_control_weights(config, builder);
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");

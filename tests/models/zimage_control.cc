@@ -35,7 +35,7 @@ z::Transformer load_transformer(Context& ctx, int64_t layers, DType dtype) {
   z::Config config = z::load_config(JsonConfig::load(kTransformer / "config.json"));
   config.layers = layers;
   WeightBuilder builder(ctx,
-                        std::make_shared<StoreSource>(WeightStore::open(kTransformer), CheckpointNames{&kRepeated},
+                        std::make_shared<StoreSource>(WeightStores().open(kTransformer), CheckpointNames{&kRepeated},
                                                       StoreSource::Mode::load),
                         dtype);
   return {ctx, config, z::build_weights(config, builder), dtype, kMostTokens};
@@ -246,8 +246,7 @@ ControlledModel ControlledModel::load(Context& ctx, const ControlGolden& golden,
   const std::filesystem::path file = write_control_file(golden, variant);
   z::check_control(config, transformer.config(), file.string());
   WeightBuilder builder(
-      ctx, std::make_shared<StoreSource>(WeightStore::open_file(file), CheckpointNames{}, StoreSource::Mode::load),
-      dtype);
+      ctx, std::make_shared<StoreSource>(WeightStores().open(file), CheckpointNames{}, StoreSource::Mode::load), dtype);
   z::ControlWeights weights = z::build_control_weights(config, builder);
   std::filesystem::remove(file);
   return {std::move(transformer), {config, std::move(weights), dtype}};

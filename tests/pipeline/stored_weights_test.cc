@@ -190,7 +190,7 @@ TEST_P(StoredDrawings, AreThoseOfTheNumbersThatTheWeightsStandFor) {
   });
   write("vae", "diffusion_pytorch_model.safetensors", [&](const JsonConfig& json, WeightBuilder& builder) {
     autoencoder_kl::build_weights(
-        is_zimage ? autoencoder_kl::load_config(json) : autoencoder_kl::load_flux2_config(json), !is_zimage, builder);
+        is_zimage ? autoencoder_kl::load_config(json) : autoencoder_kl::load_flux2_config(json), builder);
   });
   EngineOptions plain = options(Precision::f32);
   plain.synthetic = false;
