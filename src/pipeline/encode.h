@@ -37,8 +37,8 @@ EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing);
 /// Takes scratch memory, which all images use one after the other. The part that encodes must be loaded.
 void take_encode_scratch(Arena& arena, const Drawing& drawing, EncodeMemory& memory);
 
-/// Fills memory.references, memory.source and memory.mask, on every rank. Where parts take turns, loads the parts of the
-/// stage and takes scratch memory of its own.
+/// Fills memory.references, memory.source and memory.mask, on every rank. Where parts take turns, loads the parts of
+/// the stage and takes scratch memory of its own.
 /// \throws Error invalid_input for an image that rank 0 was not given, peer_failed
 void encode_images(Drawing& drawing, EncodeMemory& memory);
 

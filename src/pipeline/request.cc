@@ -95,8 +95,7 @@ void sort_images(ResolvedRequest& resolved, const ModelLimits& limits) {
           "mask is given, but no image of which it says what is drawn anew");
   const auto count = std::ssize(r.images) - (resolved.has_source && !resolved.shows_source ? 1 : 0);
   require(count == 0 || takes_references, ErrorKind::invalid_input,
-          "image has {} pictures beside the one that the drawing begins with: this model takes no reference pictures",
-          count);
+          "image has {} pictures: this model takes one, to begin with, and no reference pictures", r.images.size());
   require(count <= limits.max_reference_images, ErrorKind::invalid_input,
           "image has {} reference pictures: this model takes at most {}", count, limits.max_reference_images);
   require(!resolved.has_source || !std::holds_alternative<Latents>(r.start), ErrorKind::invalid_input,

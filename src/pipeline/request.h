@@ -32,8 +32,8 @@ struct Latents {
   std::shared_ptr<const Tensor> values{};
 };
 
-/// An image that a model looks at while it draws, or that a drawing begins with, as it was given: reference_images.h and
-/// source_image.h say what is made of it.
+/// An image that a model looks at while it draws, or that a drawing begins with, as it was given. reference_images.h
+/// and source_image.h say what is made of it.
 struct ReferenceImage {
   std::string file{};  ///< that it was read from, as messages and records name it; may be empty
   /// Of the file's bytes, see base/sha256.h. Empty: not known; then ranks that are processes draw a request by itself.

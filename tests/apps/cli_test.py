@@ -492,10 +492,10 @@ class Drawing(ModelTest):
             (self.dir / "bad.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + values)
             self.assert_refused(["generate", *SMALL, "--prompt", "x", "--latents", "bad.safetensors"], "bad.safetensors", words)
 
-    def test_reference_pictures_are_refused_by_a_model_that_takes_none(self):
+    def test_a_model_without_references_takes_one_picture(self):
         asked = ["generate", *SMALL, "--prompt", "x", "--image"]
-        for arguments in ([*asked, "missing"], [*asked, "missing", "--image", "missing"]):
-            self.assert_refused(arguments, "takes no reference pictures")
+        self.assert_refused([*asked, "missing"], "missing")
+        self.assert_refused([*asked, "missing", "--image", "missing"], "--image gives 2 pictures", "takes one, to begin with")
         self.assertEqual(self.run_nostos(*asked, "", "--output", "without.PNG").returncode, 0)
 
     def test_jpeg_and_webp(self):

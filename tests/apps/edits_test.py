@@ -94,8 +94,8 @@ class References(CliTest):
 
     def test_their_number_is_checked_before_any_is_read(self):
         self.assert_refused(self.generate(*["--image", "missing"] * 17), "--image gives 17 reference pictures", "at most 16")
-        self.assert_refused(self.generate("--image", "missing", model=ZIMAGE),
-                            "--image gives 1 reference picture, but this model takes no reference pictures")
+        self.assert_refused(self.generate("--image", "missing", "--image", "missing", model=ZIMAGE),
+                            "--image gives 2 pictures", "no reference pictures")
         self.drawn("--image", KLEIN / "references" / "a.png", "--output", "edited.PNG")
         record = json.loads(png_texts(self.dir / "edited.PNG")["nostos"])
         record["images"] = [{**record["images"][0], "file": "missing"}] * 17
@@ -123,10 +123,10 @@ class References(CliTest):
             self.assertIn(words, run.stderr)
         self.assertEqual(run.returncode, 2)
         shutil.copy(self.dir / "dog.png", self.dir / "cat.png")
-        self.assertIn("cat.png is not the reference picture that it was", self.run_nostos(*again).stderr)
+        self.assertIn("cat.png is not the picture that it was", self.run_nostos(*again).stderr)
         run = self.run_nostos(*again, "--image", "dog.png", "--image", "there.png")
         self.assertEqual(run.returncode, 0, run.stderr)
-        self.assertIn("there.png is not the reference picture that the picture of --from was drawn from", run.stderr)
+        self.assertIn("there.png is not the picture that the picture of --from was drawn from", run.stderr)
         self.assertNotIn("dog.png is not", run.stderr)
         self.assertEqual(self.run_nostos(*again, "--image", "").returncode, 0)
         self.assertNotIn("images", json.loads(png_texts(self.dir / "again.PNG")["nostos"]))
@@ -225,6 +225,67 @@ class Plan(CliTest):
         self.assert_refused(["plan", "--model-path", BASE, "--reference-images", "17"], "--reference-images", "17", "at most 16")
         self.assert_refused(["plan", "--model-path", ROOT / "models" / "z-image-turbo", "--reference-images", "1"],
                             "takes no reference pictures")
+
+
+
+class BeginsWithAPicture(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.picture("sea.PNG", "--seed", "7")
+        self.picture("mask.PNG", "--seed", "8")
+
+    def picture(self, name, *flags):
+        run = self.run_nostos("generate", "--prompt", "the sea", "--height", "64", "--width", "96", "--num-inference-steps", "2",
+                              "--device", "cpu", "--output", name, *flags)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return (self.dir / name).read_bytes()
+
+    def test_the_bytes_are_the_same_on_any_number_of_ranks_and_drawn_again(self):
+        for name, flags in (("part", ("--mask-image", "mask.PNG", "--mask-blur", "2")), ("whole", ("--strength", "0.5"))):
+            flags = ("--image", "sea.PNG", *flags)
+            one = self.picture(f"{name}.PNG", *flags)
+            for ranks in "234":
+                self.assertEqual(self.picture("several.PNG", *flags, "--num-gpus", ranks), one, f"{name} {ranks}")
+            run = self.run_nostos("generate", "--from", f"{name}.PNG", "--device", "cpu", "--output", "again.PNG")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            self.assertEqual((self.dir / "again.PNG").read_bytes(), one)
+
+    def test_a_record_says_what_it_began_with(self):
+        self.picture("part.PNG", "--image", "sea.PNG", "--mask-image", "mask.PNG", "--strength", "0.9", "--image-fit", "pad")
+        record = json.loads(png_texts(self.dir / "part.PNG")["nostos"])
+        digest = hashlib.sha256((self.dir / "mask.PNG").read_bytes()).hexdigest()
+        self.assertEqual(record["mask"], {"file": "mask.PNG", "sha256": digest, "height": 64, "width": 96, "blur": 0})
+        self.assertEqual((record["strength"], record["image_fit"], record["images"][0]["file"]), (0.9, "pad", "sea.PNG"))
+        again = ["generate", "--from", "part.PNG", "--device", "cpu", "--output", "again.PNG"]
+        (self.dir / "mask.PNG").rename(self.dir / "moved.PNG")
+        run = self.run_nostos(*again)
+        for words in ("mask.PNG", digest, "--mask-image"):
+            self.assertIn(words, run.stderr)
+        self.assertEqual(run.returncode, 2)
+        self.assertEqual(self.run_nostos(*again, "--mask-image", "moved.PNG").returncode, 0)
+        self.assertEqual(self.run_nostos(*again, "--mask-image", "").returncode, 0)
+        self.assertEqual(self.run_nostos(*again, "--image", "").returncode, 0)
+        self.assertNotIn("mask", json.loads(png_texts(self.dir / "again.PNG")["nostos"]))
+
+    def test_a_picture_comes_to_any_size(self):
+        for fit in ("crop", "pad", "stretch"):
+            run = self.run_nostos("generate", "--prompt", "x", "--image", "sea.PNG", "--image-fit", fit, "--height", "83", "--width",
+                                  "50", "--num-inference-steps", "2", "--device", "cpu", "--json")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            drawn = json.loads(run.stdout)
+            self.assertEqual([drawn["pictures"][0][side] for side in ("height", "width")], [83, 50])
+            self.assertEqual([drawn["drawn_height"], drawn["drawn_width"]], [96, 64])
+
+    def test_what_cannot_be_is_refused_by_name(self):
+        asked = ["generate", "--prompt", "x", "--image", "sea.PNG"]
+        for flags, words in ((("--strength", "0"), ("strength is 0", "above 0")), (("--strength", "1.5"), ("strength is 1.5",)),
+                             (("--strength", "nan"), ("strength",)), (("--image-fit", "no"), ("image_fit is 'no'", "crop, pad, stretch")),
+                             (("--mask-blur", "3"), ("--mask-blur", "--mask-image")), (("--mask-image", "none"), ("none",)),
+                             (("--mask-image", "mask.PNG", "--mask-blur", "1e9"), ("mask_blur is", "256")),
+                             (("--image", "sea.PNG"), ("--image gives 2 pictures",))):
+            with self.subTest(flags=flags):
+                self.assert_refused([*asked, *flags], *words)
+        self.assert_refused(["generate", "--prompt", "x", "--strength", "0.5"], "strength is 0.5", "no image")
 
 
 if __name__ == "__main__":

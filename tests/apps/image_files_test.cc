@@ -39,19 +39,20 @@ TEST_F(ReferenceFiles, WhatIsNoPictureIsRefusedByName) {
 TEST_F(ReferenceFiles, OfARecordAreThoseThatItHad) {
   const std::vector<std::string> files{picture("a.png", 7), picture("b.png", 9)};
   const std::vector<ReferenceImage> recorded = read_images(files);
-  EXPECT_EQ(read_recorded_images(recorded)[1].image->rgb, recorded[1].image->rgb);
-  EXPECT_TRUE(read_recorded_images({}).empty());
+  EXPECT_EQ(read_recorded_images("the pictures with --image", recorded)[1].image->rgb, recorded[1].image->rgb);
+  EXPECT_TRUE(read_recorded_images("the pictures with --image", {}).empty());
   const auto expect_told = [&](std::string_view why) {
-    expect_error([&] { read_recorded_images(recorded); }, ErrorKind::invalid_input,
+    expect_error([&] { read_recorded_images("the pictures with --image", recorded); }, ErrorKind::invalid_input,
                  {why, files[0], files[1], recorded[0].sha256, recorded[1].sha256, "--image"});
   };
   picture("b.png", 8);
-  expect_told("b.png is not the reference picture that it was");
+  expect_told("b.png is not the picture that it was");
   std::filesystem::remove(files[1]);
   expect_told("b.png");
   std::vector<ReferenceImage> nameless = recorded;
   nameless[0].file.clear();
-  expect_error([&] { read_recorded_images(nameless); }, ErrorKind::invalid_input, {"without a name", "--image"});
+  expect_error([&] { read_recorded_images("the pictures with --image", nameless); }, ErrorKind::invalid_input,
+               {"without a name", "--image"});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Tests drawings that begin with an image, or with a part of one: the same bits on any number of ranks and in any batch,
-// what masks keep, and which steps are drawn.
+// Tests drawings that begin with an image, or with a part of one: the same bits on any number of ranks and in any
+// batch, what masks keep, and which steps are drawn.
 #include <gtest/gtest.h>
 
 #include <algorithm>

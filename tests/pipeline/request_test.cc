@@ -75,13 +75,51 @@ TEST(Request, SizesOutOfRangeAreRefused) {
 
 TEST(Request, ReferencesAreForModelsThatTakeThem) {
   const ReferenceImage cat{.file = "cat.png", .size = {480, 640}};
-  expect_refused({.images = {cat}}, {"image is given", "takes no reference pictures"});
+  expect_refused({.images = {cat, cat}}, {"image has 2", "one, to begin with", "no reference pictures"});
   const ModelLimits limits{.max_reference_images = 2};
   expect_refused({.images = {cat, cat, cat}}, {"image has 3", "at most 2"}, limits);
   expect_refused({.images = {cat, {.file = "line.png", .size = {64, 1000}}}}, {"image[1] (line.png)", "1000x64"},
                  limits);
   expect_refused({.images = {{.size = {32, 32}}}}, {"image[0] is 32x32"}, limits);
   EXPECT_NO_THROW(resolve({.images = {cat}}, any_model_limits()));
+}
+
+TEST(Request, TheFirstImageIsWhatTheDrawingBeginsWith) {
+  const ReferenceImage cat{.file = "cat.png", .size = {485, 640}};
+  const ModelLimits text_alone{.default_strength = 0.6, .default_mask_strength = 1}, edits{.max_reference_images = 2};
+  const ResolvedRequest source = resolve({.images = {cat}, .num_inference_steps = 8}, text_alone);
+  EXPECT_TRUE(source.has_source);
+  EXPECT_FALSE(source.shows_source);
+  EXPECT_EQ(source.request.strength, 0.6);
+  EXPECT_EQ(source.first_step, 3);
+  EXPECT_EQ(source.steps(), 5);
+  EXPECT_EQ(source.request.height, 480);
+  EXPECT_EQ(source.request.width, 640);
+  EXPECT_EQ(resolve({.images = {cat}, .mask = Mask{cat}}, text_alone).request.strength, 1);
+  EXPECT_TRUE(source.reference_sizes.empty());
+
+  EXPECT_FALSE(resolve({.images = {cat}}, edits).has_source);
+  const ResolvedRequest both = resolve({.images = {cat, cat, cat}, .strength = 0.5}, edits);
+  EXPECT_TRUE(both.has_source);
+  EXPECT_EQ(both.reference_sizes.size(), 2u);
+  const ResolvedRequest masked = resolve({.images = {cat, cat}, .mask = Mask{cat}, .height = 100}, edits);
+  EXPECT_TRUE(masked.shows_source);
+  EXPECT_EQ(masked.reference_sizes, (std::vector<ImageSize>{{112, 640}, {480, 640}}));
+  EXPECT_EQ(resolve(masked.request, edits).reference_sizes, masked.reference_sizes);
+}
+
+TEST(Request, WhatABeginningCannotBeIsRefused) {
+  const ReferenceImage cat{.file = "cat.png", .size = {480, 640}};
+  for (const double strength : {0.0, -1.0, 1.01, std::nan("")})
+    expect_refused({.images = {cat}, .strength = strength}, {"strength is", "above 0 and at most 1"});
+  expect_refused({.images = {cat}, .strength = 1e-20, .num_inference_steps = 8}, {"none would be drawn", "0.125"});
+  expect_refused({.strength = 0.5}, {"strength is 0.5", "no image"});
+  expect_refused({.mask = Mask{cat}}, {"mask is given", "no image"});
+  expect_refused({.images = {cat}, .mask = Mask{cat, -1}}, {"mask_blur is -1", "256"});
+  expect_refused({.images = {cat}, .start = Latents{.file = "x"}}, {"latents are given, and image"});
+  ReferenceImage other = cat;
+  other.image = std::make_shared<const Image>(Image{1, 1, {0, 0, 0}});
+  expect_refused({.images = {cat}, .mask = Mask{other}}, {"mask (cat.png) has 1x1"});
 }
 
 TEST(Request, AMissingSideIsThatOfTheFirstPreparedReference) {

@@ -15,6 +15,8 @@ namespace {
 
 /// \throws Error invalid_input if the model does not take `count` pictures \param given what gives them
 void require_as_many(const char* given, int64_t count, const GenerationRequest& request, const ModelLimits& limits) {
+  require(limits.max_reference_images > 0 || count <= 1, ErrorKind::invalid_input,
+          "{} gives {} pictures: this model takes one, to begin with, and no reference pictures", given, count);
   const bool is_source = count > 0 && (request.strength || request.mask || limits.max_reference_images == 0);
   const bool is_reference = request.mask && limits.max_reference_images > 0;
   require_references(given, count - (is_source && !is_reference ? 1 : 0), limits);
