@@ -257,7 +257,7 @@ ImageFit parse_image_fit(std::string_view name) {
   for (const auto& [own, kind] : kFits) {
     if (own == name) return kind;
   }
-  fail(ErrorKind::invalid_input, "unknown fit '{}' of a picture: it is one of crop, pad, stretch", name);
+  fail(ErrorKind::invalid_input, "image_fit is '{}': it is one of crop, pad, stretch", name);
 }
 
 std::string_view name(ImageFit fit) { return kFits[static_cast<size_t>(fit)].first; }
