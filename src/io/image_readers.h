@@ -29,8 +29,8 @@ void require_within(ImageSize size, const ImageLimits& limits, const char* forma
 /// \param rgba [pixels, 4], whose memory becomes the result's \return [pixels, 3]
 std::vector<uint8_t> over_white(std::vector<uint8_t> rgba);
 
-/// Makes colours, [pixels, 3], of pixels that may be transparent, [pixels, 4], such as over_white(). What a WebP's frame
-/// leaves free is white in any case.
+/// Makes colours, [pixels, 3], of pixels that may be transparent, [pixels, 4], such as over_white(). What a WebP's
+/// frame leaves free is white in any case.
 using Flatten = std::function<std::vector<uint8_t>(std::vector<uint8_t> rgba)>;
 
 /// Each reads one format, and refuses what decode_image() refuses. A JPEG has no transparency.
