@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "io/grey_image.h"
 #include "io/image.h"
 #include "io/image_readers.h"
 
@@ -58,6 +59,34 @@ ImageFormat format_of(std::span<const uint8_t> bytes, const ImageLimits& limits)
   fail(ErrorKind::invalid_input, "the file is no PNG, JPEG or WebP: its first bytes are those of none");
 }
 
+Image decode(std::span<const uint8_t> bytes, const ImageLimits& limits, const Flatten& flatten) {
+  switch (format_of(bytes, limits)) {
+    case ImageFormat::png:
+      return upright(read_png(bytes, limits, flatten));
+    case ImageFormat::jpeg:
+      return upright(read_jpeg(bytes, limits));
+    case ImageFormat::webp:
+      break;
+  }
+  return upright(read_webp(bytes, limits, flatten));
+}
+
+/// \return for each pixel the grey that its transparency stands for in a mask, three times over. \param rgba as
+/// over_white() has it
+std::vector<uint8_t> white_where_transparent(std::vector<uint8_t> rgba) {
+  const size_t pixels = rgba.size() / 4;
+  for (size_t i = 0; i < pixels; ++i)
+    std::fill_n(rgba.begin() + static_cast<std::ptrdiff_t>(3 * i), 3, rgba[4 * i + 3] < 128 ? 255 : 0);
+  rgba.resize(pixels * 3);
+  return rgba;
+}
+
+bool is_opaque(const std::vector<uint8_t>& rgba) {
+  for (size_t i = 3; i < rgba.size(); i += 4)
+    if (rgba[i] != 255) return false;
+  return true;
+}
+
 }  // namespace
 
 void require_within(ImageSize size, const ImageLimits& limits, const char* format) {
@@ -83,15 +112,17 @@ std::vector<uint8_t> over_white(std::vector<uint8_t> rgba) {
 }
 
 Image decode_image(std::span<const uint8_t> bytes, const ImageLimits& limits) {
-  switch (format_of(bytes, limits)) {
-    case ImageFormat::png:
-      return upright(read_png(bytes, limits));
-    case ImageFormat::jpeg:
-      return upright(read_jpeg(bytes, limits));
-    case ImageFormat::webp:
-      break;
-  }
-  return upright(read_webp(bytes, limits));
+  return decode(bytes, limits, over_white);
+}
+
+DecodedMask decode_mask(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+  DecodedMask mask;
+  const Image image = decode(bytes, limits, [&mask](std::vector<uint8_t> rgba) {
+    mask.is_by_transparency = !is_opaque(rgba);
+    return mask.is_by_transparency ? white_where_transparent(std::move(rgba)) : over_white(std::move(rgba));
+  });
+  mask.grey = grey_of(image);
+  return mask;
 }
 
 ImageSize read_image_size(std::span<const uint8_t> bytes, const ImageLimits& limits) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "io/image.h"
@@ -23,6 +24,18 @@ GreyImage grey_of(const Image& image);
 
 /// \return 255 where the mask is at least half, 128, and 0 elsewhere: what diffusers' mask processor makes 1 and 0.
 GreyImage binary_of(const GreyImage& mask);
+
+/// A mask as a file has it: white is what is drawn anew.
+struct DecodedMask {
+  GreyImage grey{};
+  bool is_by_transparency = false;  ///< whether any pixel of the file is transparent, even in part
+};
+
+/// Decodes a picture as decode_image() does, but for transparency: where any pixel has some, the mask is white where
+/// alpha is below half, 128, and black elsewhere, whatever the colours are, as OpenAI's clients send masks. Else it is
+/// grey_of() the picture. What the first frame of an animated WebP leaves free is white.
+/// \throws Error invalid_input as decode_image()
+DecodedMask decode_mask(std::span<const uint8_t> bytes, const ImageLimits& limits = {});
 
 /// Blurs an image, to the bits of Pillow 13's `ImageFilter.GaussianBlur(radius)`: three box filters along rows, then
 /// three along columns, each with a result of 8 bits; pixels outside are those of the edge. This is the blur of

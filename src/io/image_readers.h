@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <vector>
 
 #include "io/image.h"
 
@@ -16,7 +18,7 @@ struct ImageHeader {
 
 /// A picture as its file stores it.
 struct StoredImage {
-  Image image{};        ///< transparency laid over white
+  Image image{};        ///< as the reader's Flatten makes its colours
   int orientation = 1;  ///< Exif's, 1 to 8: how the rows are to be turned for the picture to be upright
 };
 
@@ -27,10 +29,14 @@ void require_within(ImageSize size, const ImageLimits& limits, const char* forma
 /// \param rgba [pixels, 4], whose memory becomes the result's \return [pixels, 3]
 std::vector<uint8_t> over_white(std::vector<uint8_t> rgba);
 
-/// Each reads one format, and refuses what decode_image() refuses.
-StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits);
+/// Makes colours, [pixels, 3], of pixels that may be transparent, [pixels, 4], such as over_white(). What a WebP's
+/// frame leaves free is white in any case.
+using Flatten = std::function<std::vector<uint8_t>(std::vector<uint8_t> rgba)>;
+
+/// Each reads one format, and refuses what decode_image() refuses. A JPEG has no transparency.
+StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits, const Flatten& flatten);
 StoredImage read_jpeg(std::span<const uint8_t> bytes, const ImageLimits& limits);
-StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits);
+StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits, const Flatten& flatten);
 /// Each reads no further than a format's header.
 ImageHeader read_png_header(std::span<const uint8_t> bytes, const ImageLimits& limits);
 ImageHeader read_jpeg_header(std::span<const uint8_t> bytes, const ImageLimits& limits);

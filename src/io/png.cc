@@ -231,7 +231,7 @@ std::vector<uint8_t> encode_png(const Image& image, std::span<const TextChunk> t
   return bytes;
 }
 
-StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits, const Flatten& flatten) {
   check_structure(bytes, limits);
   Reader reader(bytes);
   require_memory(reader.info);
@@ -247,7 +247,7 @@ StoredImage read_png(std::span<const uint8_t> bytes, const ImageLimits& limits) 
   image.rgb.resize(static_cast<size_t>(image.height) * row_bytes);
   std::vector<png_bytep> rows = row_pointers(image.rgb.data(), image.height, row_bytes);
   require_read(read_rows(reader, rows.data()), reader);
-  if (channels == 4) image.rgb = over_white(std::move(image.rgb));
+  if (channels == 4) image.rgb = flatten(std::move(image.rgb));
   stored.orientation = orientation_of(reader);
   return stored;
 }

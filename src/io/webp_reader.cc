@@ -23,8 +23,8 @@ WebPBitstreamFeatures features_of(std::span<const uint8_t> bytes) {
   return features;
 }
 
-/// \return the pixels of one frame, over white. \throws Error invalid_input
-Image decode_frame(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+/// \return the pixels of one frame. \throws Error invalid_input
+Image decode_frame(std::span<const uint8_t> bytes, const ImageLimits& limits, const Flatten& flatten) {
   const WebPBitstreamFeatures features = features_of(bytes);
   require_within({features.height, features.width}, limits, "WebP");
   const bool has_alpha = features.has_alpha != 0;
@@ -34,7 +34,7 @@ Image decode_frame(std::span<const uint8_t> bytes, const ImageLimits& limits) {
   const auto decode = has_alpha ? WebPDecodeRGBAInto : WebPDecodeRGBInto;
   require(decode(bytes.data(), bytes.size(), frame.rgb.data(), frame.rgb.size(), stride) != nullptr,
           ErrorKind::invalid_input, "damaged WebP: its pixels cannot be read");
-  if (has_alpha) frame.rgb = over_white(std::move(frame.rgb));
+  if (has_alpha) frame.rgb = flatten(std::move(frame.rgb));
   return frame;
 }
 
@@ -79,13 +79,13 @@ Demuxer demuxer_of(std::span<const uint8_t> bytes) {
 
 }  // namespace
 
-StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits) {
+StoredImage read_webp(std::span<const uint8_t> bytes, const ImageLimits& limits, const Flatten& flatten) {
   const ImageSize size = size_within(bytes, limits);
   const Demuxer demuxer = demuxer_of(bytes);
   WebPIterator frame;
   require(WebPDemuxGetFrame(demuxer.get(), 1, &frame) != 0, ErrorKind::invalid_input, "damaged WebP: it has no frame");
   const std::unique_ptr<WebPIterator, decltype(&WebPDemuxReleaseIterator)> owner(&frame, &WebPDemuxReleaseIterator);
-  Image image = decode_frame({frame.fragment.bytes, frame.fragment.size}, limits);
+  Image image = decode_frame({frame.fragment.bytes, frame.fragment.size}, limits, flatten);
   return {.image = on_canvas(std::move(image), size, frame.y_offset, frame.x_offset),
           .orientation = orientation_of(demuxer.get())};
 }

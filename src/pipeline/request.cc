@@ -110,19 +110,24 @@ ImageSize source_size(const ReferenceImage& image, const ModelLimits& limits) {
   return {floored(image.size.height), floored(image.size.width)};
 }
 
-/// Fills in strength and the step that the drawing begins with.
+/// \return the step that a drawing of that strength begins with.
 /// Source: diffusers pipeline_z_image_img2img.py, get_timesteps()
+int64_t first_step_of(double strength, int64_t num_inference_steps) {
+  const auto steps = static_cast<double>(num_inference_steps);
+  return static_cast<int64_t>(std::max(steps - std::min(steps * strength, steps), 0.0));
+}
+
+/// Fills in strength and the step that the drawing begins with.
 void resolve_strength(ResolvedRequest& resolved, const ModelLimits& limits) {
   if (!resolved.has_source) return;
   GenerationRequest& r = resolved.request;
   r.strength = r.strength.value_or(r.mask ? limits.default_mask_strength : limits.default_strength);
   require(*r.strength > 0 && *r.strength <= 1, ErrorKind::invalid_input,
           "strength is {}: it must be above 0 and at most 1 (1 draws all of it anew)", *r.strength);
-  const auto steps = static_cast<double>(*r.num_inference_steps);
-  resolved.first_step = static_cast<int64_t>(std::max(steps - std::min(steps * *r.strength, steps), 0.0));
+  resolved.first_step = first_step_of(*r.strength, *r.num_inference_steps);
   require(resolved.steps() >= 1, ErrorKind::invalid_input,
           "strength is {}: of {} steps none would be drawn, it must be at least {}", *r.strength,
-          *r.num_inference_steps, 1 / steps);
+          *r.num_inference_steps, 1.0 / static_cast<double>(*r.num_inference_steps));
 }
 
 /// \return the sizes of what the model looks at. \throws Error invalid_input as prepared_size()
@@ -171,6 +176,11 @@ bool same_pixels(const ReferenceImage& a, const ReferenceImage& b) {
   if (a.size != b.size) return false;
   if (!a.sha256.empty() && !b.sha256.empty()) return a.sha256 == b.sha256;
   return a.image != nullptr && b.image != nullptr && (a.image == b.image || *a.image == *b.image);
+}
+
+int64_t drawn_steps(const GenerationRequest& request) {
+  const int64_t steps = request.num_inference_steps.value();
+  return request.strength ? steps - first_step_of(*request.strength, steps) : steps;
 }
 
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits) {

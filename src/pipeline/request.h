@@ -114,6 +114,9 @@ struct ResolvedRequest {
   int64_t steps() const { return *request.num_inference_steps - first_step; }
 };
 
+/// \param request resolved \return steps that are drawn, as ResolvedRequest::steps().
+int64_t drawn_steps(const GenerationRequest& request);
+
 /// \throws Error invalid_input naming the first field that is out of range, its value and what would be right. Of
 /// reference images the field is `image`, and the message names the picture.
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits);

@@ -33,6 +33,13 @@ def png(colour: tuple[int, int, int], width: int = 80, height: int = 64) -> byte
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def half_mask(above: tuple[int, int, int, int], below: tuple[int, int, int, int], width: int = 80, height: int = 64) -> bytes:
+    """Returns a PNG with alpha of two colours."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    rows = (b"\0" + bytes(above) * width) * (height // 2) + (b"\0" + bytes(below) * width) * (height - height // 2)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 def first_pixels(data: bytes, count: int) -> list[tuple[int, ...]]:
     """Returns the first pixels of an 8-bit RGB PNG, whose first row needs no row above it."""
     offset, compressed = 8, b""
@@ -106,9 +113,19 @@ class Edits(PictureTest):
                 # They are too small for the model, which is said of what was decoded.
                 self.assert_refused(answer, 400, "image[0]", f"image[0] ({name}) is {'23x37' if name == 'turned6.jpg' else '37x23'} pixels")
 
-    def test_a_mask_is_refused(self):
-        answer = self.send(form(("image", "x.png", png((1, 1, 1))), ("mask", "m.png", png((0, 0, 0))), ("prompt", None, "x")))
-        self.assert_refused(answer, 400, "mask")
+    def test_a_mask_says_what_is_drawn_anew(self):
+        image, prompt = ("image", "x.png", png((1, 2, 3))), ("prompt", None, "x")
+        drawn = lambda mask: first_pixels(base64.b64decode(self.send(form(image, ("mask", "m.png", mask), prompt)).json()["data"][0]["b64_json"]), 4)
+        black, white = (0, 0, 0), (255, 255, 255)
+        # The upper half is transparent, or white.
+        self.assertEqual(drawn(half_mask((9, 9, 9, 0), (200, 200, 200, 255))), [(1, 2, 3), white, black, black])
+        self.assertEqual(drawn(half_mask((9, 9, 9, 127), (200, 200, 200, 128))), [(1, 2, 3), white, black, black])
+        self.assertEqual(drawn(half_mask((250, 250, 250, 255), (5, 5, 5, 255))), [(1, 2, 3), (250, 250, 250), (5, 5, 5), black])
+        request = self.server.get("/v1/jobs?limit=1").json()["data"][0]["request"]
+        mask = half_mask((250, 250, 250, 255), (5, 5, 5, 255))
+        self.assertEqual(request["mask"], {"file": "m.png", "sha256": hashlib.sha256(mask).hexdigest(), "width": 80, "height": 64, "blur": 0.0})
+        self.assertEqual((request["strength"], request["image_fit"]), (1.0, "crop"))
+        self.assertEqual(self.left(), [])
 
     def test_openais_own_client(self):
         try:
@@ -225,6 +242,12 @@ class Hostile(PictureTest):
                 text = base64.b64encode(data).decode()
                 answer = self.server.post("/v1/jobs", {"prompt": "x", "image": ["data:x/y;base64," + text]})
                 self.assert_refused(answer, 400, "image[0]", words if data else "base64")
+                # A mask may have any shape, and what is no picture is no mask.
+                if "8 times" not in words and "at least 64" not in words:
+                    parts = ("image", "x", good), ("mask", "m.png", data), ("prompt", None, "x")
+                    self.assert_refused(self.send(form(*parts)), 400, "mask", words)
+                    answer = self.server.post("/v1/jobs", {"prompt": "x", "image": base64.b64encode(good).decode(), "mask": text})
+                    self.assert_refused(answer, 400, "mask", words if data else "base64")
 
     def test_forms(self):
         whole = form(("image", "x.png", png((1, 2, 3))), ("prompt", None, "x"))
@@ -248,10 +271,10 @@ class Hostile(PictureTest):
                 self.assertEqual(self.left(), [])
 
     def test_what_others_serve_is_named_with_what_serves_here(self):
-        for path in ("/sdapi/v1/img2img", "/v1/images/variations"):
-            answer = self.server.post(path, {})
-            self.assertEqual(answer.status, 501)
-            self.assertIn(f"{path} is not served here: to have pictures edited by a prompt, POST them to /v1/images/edits", answer.body.decode())
+        answer = self.server.post("/v1/images/variations", {})
+        self.assertEqual(answer.status, 501)
+        self.assertIn("/v1/images/variations is not served here: to have a picture drawn anew or edited by a prompt, POST it to /v1/images/edits",
+                      answer.body.decode())
 
     def test_the_type_of_a_file_does_not_matter(self):
         body = form(("image", "x.txt", png((1, 2, 3))), ("prompt", None, "x"))

@@ -164,7 +164,7 @@ class Pages(ServerTest):
     def test_pages_of_named_origins_read_what_went_wrong(self):
         self.check(self.server.post("/v1/images/generations", {"prompt": 5}, self.page), 400)
         self.check(self.server.request("GET", "/nowhere", headers=self.page), 404)
-        self.check(self.server.post("/v1/jobs", b"x" * (2 << 20), self.page), 413)
+        self.check(self.server.post("/v1/jobs", b"x" * (2 << 20), self.page), 400)
         self.check(self.server.post("/sdapi/v1/txt2img", b"x" * (2 << 20), self.page), 413)
 
     def test_pages_of_others_do_not(self):
@@ -188,7 +188,7 @@ class Hostile(ServerTest):
 
     def test_bodies_over_the_limit(self):
         big = b'{"prompt": "' + b"x" * (32 << 20) + b'"}'
-        head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+        head = b"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: localhost\r\n"
         plain = self.server.raw(head + b"Content-Length: %d\r\n\r\n" % len(big) + big)
         self.assertEqual(status_of(plain), 413)
         chunks = b"".join(b"10000\r\n" + big[i : i + 65536] + b"\r\n" for i in range(0, 1 << 22, 65536))
@@ -263,17 +263,22 @@ class Hostile(ServerTest):
             raw = self.server.raw(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
             self.assertEqual(status_of(raw), status, raw)
 
-    def test_pictures_cannot_be_edited_here(self):
+    def test_pictures_are_not_varied_here(self):
         form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--x--\r\n'
-        for path, status in (("/v1/images/edits", 400), ("/v1/images/variations", 501), ("/sdapi/v1/img2img", 501)):
-            for body in (form, form * 40_000):  # pictures are often larger than any body may be
-                answer = self.server.post(path, body, {"Content-Type": "multipart/form-data; boundary=x"})
-                self.assertEqual(answer.status, status, path)
-                self.assertIn("takes no reference pictures" if status == 400 else f"{path} is not served here: POST /v1/images/generations", answer.body.decode())
-            self.assertEqual(self.server.get(path).headers["allow"], "POST, OPTIONS")
+        path = "/v1/images/variations"
+        for body in (form, form * 40_000):  # pictures are often larger than any body may be
+            answer = self.server.post(path, body, {"Content-Type": "multipart/form-data; boundary=x"})
+            self.assertEqual(answer.status, 501)
+            self.assertIn(f"{path} is not served here: to have a picture drawn anew", answer.body.decode())
+        self.assertEqual(self.server.get(path).headers["allow"], "POST, OPTIONS")
+
+    def test_pictures_that_are_none_are_refused(self):
         for path in ("/v1/jobs", "/v1/images/generations"):
             answer = self.server.post(path, {"prompt": "x", "image": "iVBORw0KGgo="})
+            self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, "image[0]"))
+            answer = self.server.post(path, {"prompt": "x", "image": ["iVBORw0KGgo="] * 2})
             self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, "image"))
+            self.assertIn("this model takes one", answer.body.decode())
 
     def test_coded_bodies_are_refused(self):
         answer = self.server.post("/v1/jobs", b"x", {"Content-Encoding": "gzip"})

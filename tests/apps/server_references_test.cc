@@ -87,7 +87,8 @@ TEST(References, WhatIsNoneIsRefusedByField) {
   EXPECT_EQ(refused_json(quoted(to_base64(png(7, 32, 32))), "at least 64"), "image[0]");
   EXPECT_EQ(refused_json(quoted(to_base64(png(7, 64, 520))), "8 times"), "image[0]");
   const OrderLimits text_alone{.model = {}, .max_pixels = 1 << 20, .model_path = "", .precision = "f32"};
-  EXPECT_EQ(refused_json(good, "no reference pictures", text_alone), "image");
+  EXPECT_EQ(refused_json(good, "", text_alone), "accepted") << "the drawing begins with it";
+  EXPECT_EQ(refused_json("[" + good + "," + good + "]", "takes one", text_alone), "image");
   EXPECT_EQ(refused_json("null", "", text_alone), "accepted");
 }
 
@@ -172,7 +173,7 @@ TEST(Forms, HaveFilesAndFields) {
   EXPECT_EQ(refused_form({prompt}, "send the picture"), "image");
   EXPECT_EQ(refused_form({image}, "say what"), "prompt");
   EXPECT_EQ(refused_form({prompt, image, image, image}, "at most 2"), "image");
-  EXPECT_EQ(refused_form({prompt, image, {.name = "mask", .is_file = true}}, "mask"), "mask");
+  EXPECT_EQ(refused_form({prompt, image, {.name = "mask", .is_file = true}}, "empty"), "mask");
   EXPECT_EQ(refused_form({prompt, {.name = "image", .body = picture}}, "file"), "image");
   EXPECT_EQ(refused_form({prompt, {.name = "image", .is_file = true, .body = ""}}, "empty"), "image[0]");
   EXPECT_EQ(refused_form({{.name = "prompt", .is_file = true, .body = "x"}, image}, "cannot be a file"), "prompt");
@@ -187,10 +188,9 @@ TEST(Forms, HaveFilesAndFields) {
 /// \return a job of the stored kind with references of these files.
 Job job_with(const std::string& id, const std::vector<std::string>& files, bool attached = false) {
   Job job = small_job(id, attached);
-  std::vector<Upload> uploads;
-  for (const std::string& file : files) uploads.push_back({.bytes = std::make_shared<const std::string>(file)});
-  job.order.record.request.images = references_of(uploads, kModel);
-  for (const Upload& upload : uploads) job.order.references.push_back(upload.bytes);
+  SentPictures sent;
+  for (const std::string& file : files) sent.images.push_back({.bytes = std::make_shared<const std::string>(file)});
+  take_pictures(sent, kModel, job.order);
   return job;
 }
 

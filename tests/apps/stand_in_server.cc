@@ -1,7 +1,8 @@
 // A server as `nostos serve` starts it, with a stand-in for the model: one that takes up to four reference pictures.
 //
 // Use: stand_in_server serve --port 0 --data-dir FOLDER. A picture is drawn at once. It shows the first pixels of its
-// references, a column each, and black without any; one whose prompt is "wait" is drawn until it is cancelled.
+// images, a column each, then the first and the last pixel of its mask, and is black without any; one whose prompt is
+// "wait" is drawn until it is cancelled.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -24,10 +25,17 @@ const ModelLimits kModel{.default_height = 64,
 Image drawn(const GenerationRequest& request) {
   const int64_t height = *request.height, width = *request.width;
   Image image{height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
-  for (size_t i = 0; i < request.images.size(); ++i) {
-    const Image reference = prepare_reference(*request.images[i].image, kModel, "image");
-    for (int64_t y = 0; y < height; ++y)
-      std::copy_n(reference.rgb.begin(), 3, image.rgb.begin() + (y * width + static_cast<int64_t>(i)) * 3);
+  int64_t column = 0;
+  const auto add = [&](const uint8_t* pixel) {
+    for (int64_t y = 0; y < height; ++y) std::copy_n(pixel, 3, image.rgb.begin() + (y * width + column) * 3);
+    ++column;
+  };
+  for (const ReferenceImage& reference : request.images)
+    add(prepare_reference(*reference.image, kModel, "image").rgb.data());
+  if (request.mask) {
+    const std::vector<uint8_t>& mask = request.mask->image.image->rgb;
+    add(mask.data());
+    add(mask.data() + mask.size() - 3);
   }
   return image;
 }

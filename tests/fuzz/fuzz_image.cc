@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/exif.h"
+#include "io/grey_image.h"
 #include "io/image.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -16,6 +17,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     check(image.height >= 1 && image.width >= 1 && image.height * image.width <= limits.pixels, "limits hold");
     const ImageSize header = read_image_size(bytes, limits);
     check(header.height * header.width == image.height * image.width, "the header says how many pixels there are");
+    const DecodedMask mask = decode_mask(bytes, limits);
+    check(mask.grey.height == image.height && mask.grey.width == image.width, "a mask has the picture's size");
+    check(mask.grey.grey.size() * 3 == image.rgb.size(), "a mask has all its pixels");
     check(image.rgb.size() == static_cast<size_t>(image.height * image.width) * 3, "a picture has all its pixels");
   } catch (const Error& error) {
     check(error.kind() == ErrorKind::invalid_input, "a bad picture is bad input");

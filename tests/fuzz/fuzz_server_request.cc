@@ -69,6 +69,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       }
     }
     within_limits(parse_a1111_order(parsed, limits));
+    within_limits(parse_a1111_image_order(parsed, limits));
   } catch (const ApiError& error) {
     nostos::check(error.status == 400, "a bad body is a bad request");
   }

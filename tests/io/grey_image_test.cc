@@ -183,5 +183,33 @@ TEST(Fit, PadFillsOddSizesAndKeepsALine) {
   EXPECT_EQ(fit(thin, {16, 16}, ImageFit::pad).rgb, std::vector<uint8_t>(16 * 16 * 3, 255));
 }
 
+DecodedMask mask_in(const std::string& file) {
+  const std::string text = slurp(NOSTOS_SOURCE_DIR "/tests/data/io/pictures/" + file);
+  return decode_mask({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
+
+TEST(DecodeMask, IsWhiteWhereAlphaIsBelowHalf) {
+  GreyImage wanted{23, 37, {}};
+  for (int64_t y = 0; y < wanted.height; ++y)
+    for (int64_t x = 0; x < wanted.width; ++x) wanted.grey.push_back((x * 11 + y * 5) % 256 < 128 ? 255 : 0);
+  for (const char* file : {"alpha.png", "grey_alpha.png", "alpha.webp"}) {
+    const DecodedMask mask = mask_in(file);
+    EXPECT_TRUE(mask.is_by_transparency) << file;
+    EXPECT_EQ(mask.grey, wanted) << file;
+  }
+  // One colour of a palette, or of a PNG without alpha, is transparent.
+  for (const char* file : {"palette_alpha.png", "colour_key.png", "rgba16.png"})
+    EXPECT_TRUE(mask_in(file).is_by_transparency) << file;
+}
+
+TEST(DecodeMask, IsThePicturesGreyWithoutTransparency) {
+  for (const char* file : {"alpha.png.png", "baseline.jpg", "grey16.png", "lossy.webp", "turned6.jpg"}) {
+    const DecodedMask mask = mask_in(file);
+    const std::string text = slurp(NOSTOS_SOURCE_DIR "/tests/data/io/pictures/" + std::string(file));
+    EXPECT_FALSE(mask.is_by_transparency) << file;
+    EXPECT_EQ(mask.grey, grey_of(decode_image({reinterpret_cast<const uint8_t*>(text.data()), text.size()}))) << file;
+  }
+}
+
 }  // namespace
 }  // namespace nostos

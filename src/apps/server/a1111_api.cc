@@ -11,6 +11,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr size_t kMaxSaidBack = size_t{4} << 20;  // of a body with pictures that the answer has again
+
 /// \return what A1111 says about pictures, and about how they were drawn. \param batch_size as the request has it
 ordered_json info_json(const Job& job, const std::string& model, int64_t batch_size) {
   const GenerationRequest& request = job.order.record.request;
@@ -39,19 +41,17 @@ ordered_json info_json(const Job& job, const std::string& model, int64_t batch_s
                     {"sd_model_name", model},
                     {"infotexts", texts},
                     {"index_of_first_image", 0}};
+  if (request.strength) info["denoising_strength"] = *request.strength;
   info.update(prompts_json(job));
   return info;
 }
 
-}  // namespace
-
-void a1111_txt2img(const Call& call) {
-  const auto model = call.state.model();
-  const nlohmann::json body = parse_body(call.request.body);
+/// Has the order drawn for a client that waits for the answer. \param body as the answer says it back
+void draw(const Call& call, const std::shared_ptr<const LoadedModel>& model, DrawingOrder order,
+          const nlohmann::json& body) {
   const Fields fields(body, Fields::Reading::lenient);
   const bool send_images = fields.boolean("send_images").value_or(true);
   const int64_t batch_size = fields.integer("batch_size", 1, kMaxPictures).value_or(1);
-  DrawingOrder order = parse_a1111_order(body, model->limits);
   ServerState& state = call.state;
   submit_attached(call, std::move(order),
                   [&state, model, body, send_images, batch_size, out = call.responder](const Job& job) {
@@ -72,6 +72,28 @@ void a1111_txt2img(const Call& call) {
                       out->reply(a1111_error(error));
                     }
                   });
+}
+
+}  // namespace
+
+void a1111_txt2img(const Call& call) {
+  const auto model = call.state.model();
+  const nlohmann::json body = parse_body(call.request.body);
+  draw(call, model, parse_a1111_order(body, model->limits), body);
+}
+
+void a1111_img2img(const Call& call) {
+  const auto model = call.state.model();
+  nlohmann::json body = parse_body(call.request.body);
+  DrawingOrder order = parse_a1111_image_order(body, model->limits);
+  // What is said back is kept as long as the job waits.
+  const bool says_back = Fields(body, Fields::Reading::lenient).boolean("include_init_images").value_or(false);
+  if (says_back && call.request.body.size() > kMaxSaidBack)
+    refuse_field("include_init_images", "too_large",
+                 "include_init_images is true, but the body has {} bytes: with it, at most {}",
+                 call.request.body.size(), kMaxSaidBack);
+  if (!says_back) body["init_images"] = body["mask"] = nullptr;
+  draw(call, model, std::move(order), body);
 }
 
 void a1111_progress(const Call& call) {

@@ -2,6 +2,7 @@
 #include "apps/server/fields.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <cmath>
@@ -10,7 +11,6 @@
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/lora_folder.h"
-#include "apps/server/uploads.h"
 #include "base/error.h"
 #include "io/utf8.h"
 
@@ -23,6 +23,10 @@ using nlohmann::json;
 const std::set<std::string_view> kKnownFields{"prompt",
                                               "negative_prompt",
                                               "image",
+                                              "mask",
+                                              "strength",
+                                              "mask_blur",
+                                              "image_fit",
                                               "loras",
                                               "width",
                                               "height",
@@ -122,12 +126,7 @@ void read_size(const Fields& fields, int64_t max_side, GenerationRequest& reques
 /// Has the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
 DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char* guidance_field) {
   GenerationRequest& request = order.record.request;
-  try {
-    request = resolve(request, limits.model).request;
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    throw ApiError(400, "invalid_request_error", message, message.substr(0, message.find(' ')), "out_of_range");
-  }
+  request = resolve_or_refuse(request, limits.model).request;
   const int64_t width = *request.width, height = *request.height;
   if (width * height > limits.max_pixels)
     refuse_field("size", "out_of_range", "{}x{} is {} pixels; this server draws at most {}", width, height,
@@ -178,8 +177,23 @@ std::vector<AdapterUse> adapters_of(const std::vector<LoraWish>& wishes, const O
   return limits.loras->find(wishes);
 }
 
-/// \return the order in the fields that all bodies of one kind or another share. \param uploads its reference images
-DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, const OrderLimits& limits) {
+/// Reads what says how a drawing begins with a picture. \param has_mask whether the request has one
+void read_image_use(const Fields& fields, bool has_mask, GenerationRequest& request) {
+  request.strength = fields.number("strength", 0, 1);
+  const double blur = fields.number("mask_blur", 0, kMaxMaskBlur).value_or(0);
+  if (has_mask) request.mask.emplace().blur = blur;
+  if (!has_mask && blur > 0) refuse_field("mask_blur", "missing", "mask_blur is given, but no mask");
+  const auto fit = fields.string("image_fit", 100);
+  if (!fit) return;
+  try {
+    request.image_fit = parse_image_fit(*fit);
+  } catch (const Error&) {
+    refuse_field("image_fit", "out_of_range", "image_fit is unknown; use crop, pad or stretch");
+  }
+}
+
+/// \return the order in the fields that all bodies of one kind or another share.
+DrawingOrder order_of(const Fields& fields, const SentPictures& pictures, const OrderLimits& limits) {
   DrawingOrder order;
   GenerationRequest& request = order.record.request;
   request.prompt = required_prompt(fields);
@@ -202,11 +216,68 @@ DrawingOrder order_of(const Fields& fields, const std::vector<Upload>& uploads, 
   order.quality = std::max(order.quality, 1);
   if (fields.string("background", 100).value_or("auto") == "transparent")
     refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
+  read_image_use(fields, pictures.mask.has_value(), request);
   // Last, for these are what costs time.
   request.adapters = adapters_of(parse_loras(fields.json_value("loras")), limits);
-  request.images = references_of(uploads, limits.model);
-  for (const Upload& upload : uploads) order.references.push_back(upload.bytes);
+  take_pictures(pictures, limits.model, order);
   return resolved(std::move(order), limits, "guidance_scale");
+}
+
+/// \return the order in a body of A1111's, without its pictures.
+DrawingOrder a1111_order_of(const Fields& fields, const OrderLimits& limits) {
+  const int64_t max_side = limits.model.max_side;
+  DrawingOrder order;
+  GenerationRequest& request = order.record.request;
+  request.prompt = fields.string("prompt", kMaxPromptBytes).value_or("");
+  request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
+  request.width = fields.integer("width", 1, max_side);
+  request.height = fields.integer("height", 1, max_side);
+  request.num_inference_steps = fields.integer("steps", 1, kMaxSteps);
+  const GuidanceForm form = limits.model.guidance;
+  if (const auto scale = fields.number("cfg_scale", 0, kMaxGuidance + 1))
+    request.guidance_scale = guidance_scale_of(*scale, form);
+  const auto seed = fields.seed("seed");
+  request.seed = seed ? *seed : random_seed();
+  request.num_outputs =
+      fields.integer("batch_size", 1, kMaxPictures).value_or(1) * fields.integer("n_iter", 1, kMaxPictures).value_or(1);
+  if (request.num_outputs > kMaxPictures)
+    refuse_field("n_iter", "out_of_range", "batch_size times n_iter is {}; at most {} pictures are drawn",
+                 request.num_outputs, kMaxPictures);
+  if (limits.loras != nullptr) {
+    TaggedPrompt tagged = parse_lora_tags(request.prompt);
+    request.prompt = std::move(tagged.prompt);
+    request.adapters = adapters_of(tagged.wishes, limits);
+  }
+  return order;
+}
+
+/// Reads what img2img has beside the fields of txt2img. \return its pictures
+SentPictures a1111_pictures(const Fields& fields, const OrderLimits& limits, GenerationRequest& request) {
+  constexpr double kUsualStrength = 0.75, kUsualBlur = 4;  // A1111's
+  constexpr std::array kFits{ImageFit::stretch, ImageFit::crop, ImageFit::pad};
+  const json &images = fields.value("init_images"), &mask = fields.value("mask");
+  if (!images.is_array() || images.empty())
+    refuse_field("init_images", "missing",
+                 "init_images is missing: send the picture that the drawing begins with in base64, in a list");
+  if (images.size() > 1)
+    refuse_field("init_images", "out_of_range", "init_images has {} pictures: a drawing begins with one",
+                 images.size());
+  request.strength = fields.number("denoising_strength", 0, 1).value_or(kUsualStrength);
+  const int64_t resize_mode = fields.integer("resize_mode", 0, 3).value_or(0);
+  if (resize_mode >= std::ssize(kFits))
+    refuse_field("resize_mode", "unsupported", "resize_mode is 3, which resizes latents: use 0, 1 or 2");
+  request.image_fit = kFits.at(static_cast<size_t>(resize_mode));
+  SentPictures pictures{.mask_rule = MaskRule::opaque};
+  pictures.images.push_back(upload_of(images.front(), "init_images[0]", limits.find_picture));
+  if (mask.is_null() || mask == "") return pictures;
+  if (fields.boolean("inpaint_full_res").value_or(false))
+    refuse_field("inpaint_full_res", "unsupported",
+                 "inpaint_full_res is true, but the part around a mask is not drawn alone here: send false for a "
+                 "drawing of the whole picture");
+  pictures.inverts_mask = fields.boolean("inpainting_mask_invert").value_or(false);
+  request.mask.emplace().blur = fields.number("mask_blur", 0, kMaxMaskBlur).value_or(kUsualBlur);
+  pictures.mask = upload_of(mask, "mask", limits.find_picture);
+  return pictures;
 }
 
 }  // namespace
@@ -313,18 +384,30 @@ void Fields::refuse_others(const std::set<std::string_view>& known) const {
 DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool strict) {
   const Fields fields(body);
   if (strict) fields.refuse_others(kKnownFields);
-  return order_of(fields, uploads_of(fields.value("image"), limits.model), limits);
+  const json &image = fields.value("image"), &mask = fields.value("mask");
+  // Counted before a byte of any is decoded.
+  GenerationRequest use;
+  read_image_use(fields, !mask.is_null(), use);
+  check_count(image.is_array() ? image.size() : image.is_null() ? 0 : 1, use, limits.model);
+  SentPictures pictures{.images = uploads_of(image, limits.find_picture)};
+  if (!mask.is_null()) pictures.mask = upload_of(mask, "mask", limits.find_picture);
+  return order_of(fields, pictures, limits);
 }
 
 FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits) {
   FormOrder form{.order = {}, .fields = json::object()};
-  std::vector<Upload> uploads;
+  SentPictures pictures{.mask_rule = MaskRule::transparent};
   for (const FormPart& part : parts) {
-    if (part.name == "mask")
-      refuse_field("mask", "unsupported", "mask is not read here: this server edits whole pictures");
-    if (part.name == "image" || part.name == "image[]") {
-      if (!part.is_file) refuse_field("image", "invalid_type", "image must be a file");
-      uploads.push_back({.file = part.file, .bytes = std::make_shared<const std::string>(part.body)});
+    const bool is_mask = part.name == "mask";
+    if (is_mask || part.name == "image" || part.name == "image[]") {
+      const char* const field = is_mask ? "mask" : "image";
+      if (!part.is_file) refuse_field(field, "invalid_type", "{} must be a file", field);
+      if (is_mask && pictures.mask) refuse_field("mask", "repeated", "the field mask comes twice");
+      Upload upload{.file = part.file, .bytes = std::make_shared<const std::string>(part.body)};
+      if (is_mask)
+        pictures.mask = std::move(upload);
+      else
+        pictures.images.push_back(std::move(upload));
       continue;
     }
     const std::string text(part.body);
@@ -336,37 +419,31 @@ FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits
     if (!form.fields.emplace(part.name, text).second && is_known)
       refuse_field(part.name, "repeated", "the field {} comes twice", shown(part.name));
   }
-  if (uploads.empty()) refuse_field("image", "missing", "image is missing: send the picture that is to be edited");
-  form.order = order_of(Fields(form.fields, Fields::Reading::lenient), uploads, limits);
+  if (pictures.images.empty())
+    refuse_field("image", "missing", "image is missing: send the picture that is to be edited");
+  form.order = order_of(Fields(form.fields, Fields::Reading::lenient), pictures, limits);
   return form;
 }
 
 DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
+  return resolved(a1111_order_of(Fields(body, Fields::Reading::lenient), limits), limits, "cfg_scale");
+}
+
+DrawingOrder parse_a1111_image_order(const json& body, const OrderLimits& limits) {
   const Fields fields(body, Fields::Reading::lenient);
-  const int64_t max_side = limits.model.max_side;
-  DrawingOrder order;
-  GenerationRequest& request = order.record.request;
-  request.prompt = fields.string("prompt", kMaxPromptBytes).value_or("");
-  request.negative_prompt = fields.string("negative_prompt", kMaxPromptBytes).value_or("");
-  request.width = fields.integer("width", 1, max_side);
-  request.height = fields.integer("height", 1, max_side);
-  request.num_inference_steps = fields.integer("steps", 1, kMaxSteps);
-  const GuidanceForm form = limits.model.guidance;
-  if (const auto scale = fields.number("cfg_scale", 0, kMaxGuidance + 1))
-    request.guidance_scale = guidance_scale_of(*scale, form);
-  const auto seed = fields.seed("seed");
-  request.seed = seed ? *seed : random_seed();
-  request.num_outputs =
-      fields.integer("batch_size", 1, kMaxPictures).value_or(1) * fields.integer("n_iter", 1, kMaxPictures).value_or(1);
-  if (request.num_outputs > kMaxPictures)
-    refuse_field("n_iter", "out_of_range", "batch_size times n_iter is {}; at most {} pictures are drawn",
-                 request.num_outputs, kMaxPictures);
-  if (limits.loras != nullptr) {
-    TaggedPrompt tagged = parse_lora_tags(request.prompt);
-    request.prompt = std::move(tagged.prompt);
-    request.adapters = adapters_of(tagged.wishes, limits);
+  DrawingOrder order = a1111_order_of(fields, limits);
+  const SentPictures pictures = a1111_pictures(fields, limits, order.record.request);
+  try {
+    take_pictures(pictures, limits.model, order);
+    return resolved(std::move(order), limits, "cfg_scale");
+  } catch (const ApiError& error) {
+    const auto renamed = [](const std::string& text) {
+      if (text.starts_with("image")) return "init_images" + text.substr(std::string_view("image").size());
+      if (text.starts_with("strength")) return "denoising_" + text;
+      return text;
+    };
+    throw ApiError(error.status, error.type, renamed(error.what()), renamed(error.param), error.code);
   }
-  return resolved(std::move(order), limits, "cfg_scale");
 }
 
 }  // namespace nostos::server

@@ -9,6 +9,7 @@
 
 #include "apps/server/job.h"
 #include "apps/server/multipart.h"
+#include "apps/server/uploads.h"
 #include "pipeline/request.h"
 
 namespace nostos::server {
@@ -30,6 +31,7 @@ struct OrderLimits {
   std::string precision;
   std::string variant{};                ///< of the weights, for the records
   std::shared_ptr<LoraFolder> loras{};  ///< those that clients may name; null: none
+  PictureFinder find_picture{};         ///< of the server's pictures, which clients may name; null: none
 };
 
 /// \return the JSON object that `body` holds. \throws ApiError 400 if it is none, nested too deep, or no UTF-8.
@@ -75,12 +77,14 @@ struct FormOrder {
   nlohmann::json fields;  ///< all but the files: texts by their names
 };
 
-/// \param parts of a form of OpenAI's images/edits: pictures in `image` or `image[]`, and the fields of parse_order(),
-/// numbers as texts. Unknown fields are taken.
+/// \param parts of a form of OpenAI's images/edits: pictures in `image` or `image[]`, one in `mask`, of which what is
+/// transparent is drawn anew, and the fields of parse_order(), numbers as texts. Unknown fields are taken.
 /// \throws ApiError 400 naming the field, for a form without a picture as well
 FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits);
 
 /// \return the order in a body of A1111's txt2img. \throws ApiError 400 naming the field
 DrawingOrder parse_a1111_order(const nlohmann::json& body, const OrderLimits& limits);
+/// The same of img2img.
+DrawingOrder parse_a1111_image_order(const nlohmann::json& body, const OrderLimits& limits);
 
 }  // namespace nostos::server

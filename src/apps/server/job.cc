@@ -40,6 +40,22 @@ auto find_in(const Table& table, std::string_view text) {
   return found;
 }
 
+ordered_json image_json(const ReferenceImage& image) {
+  return {{"file", image.file}, {"sha256", image.sha256}, {"width", image.size.width}, {"height", image.size.height}};
+}
+
+/// \return what a request says of the image that the drawing begins with; null of one that begins with none.
+ordered_json source_json(const GenerationRequest& request) {
+  ordered_json json{{"strength", nullptr}, {"image_fit", nullptr}, {"mask", nullptr}};
+  if (!request.strength) return json;
+  json["strength"] = *request.strength;
+  json["image_fit"] = name(request.image_fit);
+  if (!request.mask) return json;
+  json["mask"] = image_json(request.mask->image);
+  json["mask"]["blur"] = request.mask->blur;
+  return json;
+}
+
 ordered_json time_or_null(double seconds) { return seconds > 0 ? ordered_json(seconds) : ordered_json(); }
 
 }  // namespace
@@ -83,10 +99,8 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
                       {"bytes", image.bytes}});
   }
   ordered_json references = ordered_json::array();
-  for (const ReferenceImage& image : r.images) {
-    references.push_back(
-        {{"file", image.file}, {"sha256", image.sha256}, {"width", image.size.width}, {"height", image.size.height}});
-  }
+  for (const ReferenceImage& image : r.images) references.push_back(image_json(image));
+  const ordered_json source = source_json(r);
   ordered_json loras = ordered_json::array();
   for (const AdapterUse& use : r.adapters)
     loras.push_back({{"name", use.name}, {"scale", use.scale}, {"sha256", use.sha256}});
@@ -110,6 +124,9 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
        {{"prompt", r.prompt},
         {"negative_prompt", r.negative_prompt},
         {"image", references},
+        {"strength", source["strength"]},
+        {"image_fit", source["image_fit"]},
+        {"mask", source["mask"]},
         {"loras", loras},
         {"width", r.width.value()},
         {"height", r.height.value()},

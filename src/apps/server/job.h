@@ -34,8 +34,9 @@ struct DrawingOrder {
   DrawingRecord record;  ///< all optionals set; num_outputs pictures
   ImageFormat format = ImageFormat::png;
   int quality = 95;  ///< of JPEG and WebP
-  /// Files of the record's reference images, on their way into the store; empty in jobs that come from there.
+  /// Files of the record's images, on their way into the store; empty in jobs that come from there.
   std::vector<std::shared_ptr<const std::string>> references{};
+  std::shared_ptr<const std::string> mask{};  ///< likewise, of the record's mask; null without one
 };
 
 struct JobImage {

@@ -32,7 +32,7 @@ LiveJob::LiveJob(const Job& job)
       attached(job.attached),
       request(job.order.record.request),
       pictures(request.num_outputs),
-      steps(request.num_inference_steps.value()) {
+      steps(drawn_steps(request)) {
   progress.steps = pictures * steps;
 }
 

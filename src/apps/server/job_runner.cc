@@ -30,38 +30,42 @@ std::string encoded(const Image& picture, ImageFormat format, int quality) {
   return to_base64({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
-/// Reads the reference images of requests that are drawn together, each picture once.
+/// Reads the images and masks of requests that are drawn together, each picture once.
 class References {
  public:
   explicit References(const JobStore& store) : store_(store) {}
 
-  /// \return the job's request with the pixels of its references. \throws Error invalid_input if a file is not there
+  /// \return the job's request with the pixels of its images. \throws Error invalid_input if a file is not there
   GenerationRequest loaded(const std::string& job, GenerationRequest request) {
-    for (size_t i = 0; i < request.images.size(); ++i) {
-      ReferenceImage& reference = request.images[i];
-      std::shared_ptr<const Image>& known = known_[reference.sha256];
-      if (known == nullptr) known = read(job, i, reference.sha256);
-      reference.image = known;
-    }
+    for (size_t i = 0; i < request.images.size(); ++i)
+      load(job, fmt::format("image[{}]", i), request.images[i], [&] { return store_.read_reference(job, i); });
+    if (request.mask) load(job, "mask", request.mask->image, [&] { return store_.read_mask(job); });
     return request;
   }
 
  private:
-  std::shared_ptr<const Image> read(const std::string& job, size_t index, const std::string& hash) const {
-    const std::string text = file_of(job, index);
-    const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
-    require(sha256(bytes) == hash, ErrorKind::invalid_input,
-            "image[{}] is not the reference picture that the client sent: its file was changed", index);
-    return std::make_shared<const Image>(decode_image(bytes));
+  /// Gives the picture its pixels. \param read gives its file
+  template <class Read>
+  void load(const std::string& job, const std::string& field, ReferenceImage& picture, const Read& read) {
+    std::shared_ptr<const Image>& known = known_[picture.sha256];
+    if (known == nullptr) {
+      const std::string text = file_of(job, field, read);
+      const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+      require(sha256(bytes) == picture.sha256, ErrorKind::invalid_input,
+              "{} is not the picture that the client sent: its file was changed", field);
+      known = std::make_shared<const Image>(decode_image(bytes));
+    }
+    picture.image = known;
   }
 
   /// The client is told which picture is missing, and the log where it was.
-  std::string file_of(const std::string& job, size_t index) const {
+  template <class Read>
+  std::string file_of(const std::string& job, const std::string& field, const Read& read) const {
     try {
-      return store_.read_reference(job, index);
+      return read();
     } catch (const Error& error) {
-      log_json(LogLevel::error, "reference picture not read", {{"job", job}, {"error", error.what()}});
-      fail(ErrorKind::invalid_input, "image[{}] is not there any more: its file was removed, or cannot be read", index);
+      log_json(LogLevel::error, "picture not read", {{"job", job}, {"error", error.what()}});
+      fail(ErrorKind::invalid_input, "{} is not there any more: its file was removed, or cannot be read", field);
     }
   }
 

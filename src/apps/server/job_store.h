@@ -48,7 +48,7 @@ class JobStore {
   /// StorageError for a new folder on a full disk
   explicit JobStore(const std::filesystem::path& folder, const StorageLimits& limits = {});
 
-  /// Keeps the files of its reference images beside it, until it has ended.
+  /// Keeps the files of its images and its mask beside it, until it has ended.
   /// \return the job of that key, made by whoever came first: `job` itself, or an earlier one of the same key.
   Job insert(const Job& job);
   std::optional<Job> find(std::string_view id);
@@ -72,6 +72,8 @@ class JobStore {
 
   /// \return the bytes of a job's reference image `index`. \throws Error invalid_input if the file is gone
   std::string read_reference(std::string_view job, size_t index) const;
+  /// The same of its mask.
+  std::string read_mask(std::string_view job) const;
 
   std::optional<JobImage> find_image(std::string_view id);
   /// \return the file of a picture.
@@ -114,6 +116,7 @@ class JobStore {
   std::set<std::string> check_pictures();
   void insert_row(const Job& job);
   std::filesystem::path reference_file(std::string_view job, size_t index) const;
+  std::filesystem::path mask_file(std::string_view job) const;
   void write_references(const Job& job);
   /// Of a job that has ended, or never began.
   void remove_references(std::string_view job);

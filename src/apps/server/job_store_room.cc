@@ -40,18 +40,26 @@ std::filesystem::path JobStore::reference_file(std::string_view job, size_t inde
   return folder_ / "references" / fmt::format("{}_{}", job, index);
 }
 
+std::filesystem::path JobStore::mask_file(std::string_view job) const {
+  return folder_ / "references" / fmt::format("{}_mask", job);
+}
+
+std::string JobStore::read_mask(std::string_view job) const { return read_file(mask_file(job), kMaxReferenceBytes); }
+
 std::string JobStore::read_reference(std::string_view job, size_t index) const {
   return read_file(reference_file(job, index), kMaxReferenceBytes);
 }
 
 void JobStore::write_references(const Job& job) {
+  const auto write = [&](const std::filesystem::path& path, const std::string& bytes) {
+    // With the job's row, which survives the machine where a client was promised so.
+    write_file(path, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()},
+               job.attached ? Survives::process : Survives::machine);
+  };
+  const DrawingOrder& order = job.order;
   try {
-    for (size_t i = 0; i < job.order.references.size(); ++i) {
-      const std::string& bytes = *job.order.references[i];
-      // With the job's row, which survives the machine where a client was promised so.
-      write_file(reference_file(job.id, i), {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()},
-                 job.attached ? Survives::process : Survives::machine);
-    }
+    for (size_t i = 0; i < order.references.size(); ++i) write(reference_file(job.id, i), *order.references[i]);
+    if (order.mask != nullptr) write(mask_file(job.id), *order.mask);
   } catch (...) {
     remove_references(job.id);
     throw;
@@ -61,6 +69,7 @@ void JobStore::write_references(const Job& job) {
 void JobStore::remove_references(std::string_view job) {
   std::error_code ignored;
   for (size_t i = 0; std::filesystem::remove(reference_file(job, i), ignored);) ++i;
+  std::filesystem::remove(mask_file(job), ignored);
 }
 
 void JobStore::check_references() {

@@ -85,7 +85,9 @@ void post_job(const Call& call) {
     // Another client may have the same key. A key holds no space, so that this is no other client's either.
     job.idempotency_key = job.client + ' ' + job.idempotency_key;
     // Hashes stand for pictures, which are kept no longer than they are needed.
-    if (!job.order.references.empty()) body["image"] = job_json(job, 0, std::nullopt)["request"]["image"];
+    const ordered_json known = job_json(job, 0, std::nullopt)["request"];
+    if (!job.order.references.empty()) body["image"] = known["image"];
+    if (job.order.mask != nullptr) body["mask"] = known["mask"];
     job.body = body.dump();
   }
   const Job stored = call.state.jobs.submit(std::move(job));
@@ -182,6 +184,18 @@ std::string read_image(ServerState& state, const JobImage& image) {
     return read_file(state.store.image_file(image), kMaxImageBytes);
   } catch (const Error&) {
     throw no_such("picture: its file was removed");
+  }
+}
+
+std::optional<Upload> stored_picture(JobStore& store, const std::string& id) {
+  const auto image = store.find_image(id);
+  if (!image) return std::nullopt;
+  try {
+    const std::filesystem::path file = store.image_file(*image);
+    return Upload{.file = file.filename().string(),
+                  .bytes = std::make_shared<const std::string>(read_file(file, kMaxImageBytes))};
+  } catch (const Error&) {
+    return std::nullopt;  // removed meanwhile
   }
 }
 

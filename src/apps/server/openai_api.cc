@@ -29,6 +29,9 @@ ordered_json model_json(const LoadedModel& model) {
             {"max_sequence_length", limits.max_sequence_length},
             {"max_n", kMaxPictures},
             {"has_guidance", limits.guidance != GuidanceForm::none},
+            {"image_to_image", true},
+            {"default_strength", limits.default_strength},
+            {"default_mask_strength", limits.default_mask_strength},
             {"max_reference_images", limits.max_reference_images},
             {"reference_pixels", limits.reference_pixels},
             {"default_width", limits.default_width},
@@ -151,7 +154,7 @@ void draw_attached(const Call& call, DrawingOrder order, const AnswerForm& form,
     });
   }
   // Where steps are few, fewer partial images fit between them.
-  const int64_t partial_count = std::min(form.partial_images, *order.record.request.num_inference_steps - 1);
+  const int64_t partial_count = std::min(form.partial_images, drawn_steps(order.record.request) - 1);
   const auto partials = std::make_shared<PartialImages>(order, kind, partial_count, out);
   const auto done = [&state, kind, out](const Job& job) {
     try {
@@ -185,19 +188,10 @@ void openai_generate(const Call& call) {
 
 void openai_edit(const Call& call) {
   const auto model = call.state.model();
-  check_edits(*model);
   const std::vector<FormPart> parts = parse_multipart(call.request.header("content-type"), call.request.body);
   FormOrder form = parse_form_order(parts, model->limits);
   const AnswerForm answer = answer_form(Fields(form.fields, Fields::Reading::lenient));
   draw_attached(call, std::move(form.order), answer, "image_edit");
-}
-
-void check_edits(const LoadedModel& model) {
-  if (model.limits.model.max_reference_images > 0) return;
-  refuse_field("image", "unsupported",
-               "the model {} takes no reference pictures: it draws from text alone; POST "
-               "/v1/images/generations draws",
-               model.name);
 }
 
 void list_models(const Call& call) {

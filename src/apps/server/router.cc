@@ -23,8 +23,7 @@ namespace {
 /// What is so of a route, as bits.
 enum Trait : unsigned {
   kIsOpen = 1,         ///< for everybody
-  kTakesPictures = 2,  ///< in its body, which may be large where the model takes any
-  kIsEdit = 4,         ///< of no use with a model that takes no pictures
+  kTakesPictures = 2,  ///< in its body, which may be large
   kReadsPictures = 8,  ///< whatever its body says
   kTakesLoras = 16,    ///< its body may name some
   kReadsLoras = 32,    ///< whatever its body says
@@ -50,12 +49,12 @@ constexpr std::array kRoutes{
     Route{"POST", "/v1/images/generations", openai_generate, kTakesPictures | kTakesLoras},
     Route{"GET", "/v1/storage", get_storage},
     Route{"GET", "/v1/loras", list_loras},
-    Route{"POST", "/v1/images/edits", openai_edit, kTakesPictures | kIsEdit | kReadsPictures | kTakesLoras},
+    Route{"POST", "/v1/images/edits", openai_edit, kTakesPictures | kReadsPictures | kTakesLoras},
     Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", kModelPattern, get_model},
     Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img, kTakesLoras},
-    Route{"POST", "/sdapi/v1/img2img", nullptr},
+    Route{"POST", "/sdapi/v1/img2img", a1111_img2img, kTakesPictures | kReadsPictures | kTakesLoras},
     Route{"GET", "/sdapi/v1/progress", a1111_progress},
     Route{"POST", "/sdapi/v1/interrupt", a1111_interrupt},
     Route{"POST", "/sdapi/v1/skip", a1111_skip},
@@ -134,13 +133,15 @@ Found find_route(const HttpRequest& request) {
   return found;
 }
 
-/// \return what serves in the place of a path of others' APIs that is not served. \param model null while it loads
-ApiError not_served(const std::string& path, const LoadedModel* model) {
-  const bool edits = model != nullptr && model->limits.model.max_reference_images > 0;
-  const std::string instead =
-      edits ? "to have pictures edited by a prompt, POST them to /v1/images/edits as a form, or to /v1/jobs as `image`"
-            : "POST /v1/images/generations, /sdapi/v1/txt2img or /v1/jobs draws from text";
-  return {501, "invalid_request_error", fmt::format("{} is not served here: {}", path, instead), {}, "unsupported"};
+/// \return what serves in the place of a path of others' APIs that is not served.
+ApiError not_served(const std::string& path) {
+  return {501,
+          "invalid_request_error",
+          fmt::format("{} is not served here: to have a picture drawn anew or edited by a prompt, POST it to "
+                      "/v1/images/edits as a form, or to /v1/jobs as `image`",
+                      path),
+          {},
+          "unsupported"};
 }
 
 /// Checks what can be checked before the body is read. \return what answers, null for OPTIONS \throws ApiError
@@ -155,9 +156,7 @@ const Route* admit(const ServerState& state, const HttpRequest& request, const F
     throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
   if (request.method == "OPTIONS") return nullptr;
   if (found.route == nullptr) throw method_not_allowed(found.methods);
-  const auto model = state.model_if_ready();
-  if (found.route->handler == nullptr) throw not_served(request.path, model.get());
-  if (found.route->has(kIsEdit) && model != nullptr) check_edits(*model);
+  if (found.route->handler == nullptr) throw not_served(request.path);
   const std::string coding(request.header("content-encoding"));
   if (!coding.empty() && coding != "identity")
     throw ApiError(415, "invalid_request_error", "bodies are read without Content-Encoding alone, not as " + coding,
@@ -272,9 +271,8 @@ void route(ServerState& state, HttpRequest&& request, const ResponderPtr& respon
 size_t body_limit(const ServerState& state, const HttpRequest& request, size_t usual) {
   try {
     const Route* const route = admit(state, request, find_route(request));
-    const auto model = state.model_if_ready();
-    const bool takes_any = model != nullptr && model->limits.model.max_reference_images > 0;
-    return route != nullptr && route->has(kTakesPictures) && takes_any ? kMaxUploadBodyBytes : usual;
+    const bool is_ready = state.model_if_ready() != nullptr;
+    return route != nullptr && route->has(kTakesPictures) && is_ready ? kMaxUploadBodyBytes : usual;
   } catch (const std::exception&) {
     return usual;  // it is refused, whatever its body says
   }

@@ -26,6 +26,9 @@ struct LoadedModel {
   bool is_called(std::string_view text) const { return text == name || text == full_name; }
 };
 
+/// \return the picture of that id as a client might send it, or nothing.
+std::optional<Upload> stored_picture(JobStore& store, const std::string& id);
+
 /// Lives as long as the server.
 struct ServerState {
   ServerState(JobStore& store, JobService& jobs, Metrics& metrics) : store(store), jobs(jobs), metrics(metrics) {}
@@ -46,6 +49,7 @@ struct ServerState {
   std::atomic<bool> stopping{false};
 
   void set_model(LoadedModel model) {
+    model.limits.find_picture = [this](const std::string& id) { return stored_picture(store, id); };
     const std::lock_guard lock(mutex);
     loaded = std::make_shared<const LoadedModel>(std::move(model));
   }
@@ -87,6 +91,7 @@ void list_models(const Call& call);
 void get_model(const Call& call);
 
 void a1111_txt2img(const Call& call);
+void a1111_img2img(const Call& call);
 void a1111_progress(const Call& call);
 void a1111_interrupt(const Call& call);
 void a1111_options(const Call& call);
@@ -111,8 +116,6 @@ void get_metrics(const Call& call);
 void get_storage(const Call& call);
 void get_page(const Call& call);
 
-/// \throws ApiError 400 if the model cannot edit
-void check_edits(const LoadedModel& model);
 /// \return bytes of memory that the process holds.
 double resident_bytes();
 /// \return a job with a new id for `order`. \param attached its client waits on this connection

@@ -1,34 +1,25 @@
-// Implements the check of reference pictures that clients send.
+// Implements the check of pictures that clients send.
 #include "apps/server/uploads.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "apps/server/api_error.h"
 #include "apps/server/identifiers.h"
 #include "base/error.h"
 #include "base/sha256.h"
-#include "pipeline/reference_images.h"
+#include "io/grey_image.h"
 
 namespace nostos::server {
 namespace {
 
-/// What is refused before a byte is decoded.
-void check_count(size_t count, const ModelLimits& limits) {
-  if (count == 0) return;
-  if (limits.max_reference_images == 0)
-    refuse_field("image", "unsupported",
-                 "image is given, but this model takes no reference pictures: it draws from text alone");
-  if (static_cast<int64_t>(count) > limits.max_reference_images)
-    refuse_field("image", "out_of_range", "image has {} reference pictures: this model takes at most {}", count,
-                 limits.max_reference_images);
-}
-
 std::string file_of_text(const nlohmann::json& value, const std::string& field) {
   if (!value.is_string())
-    refuse_field(field, "invalid_type", "{} must be a picture's file in base64, or a list of these", field);
+    refuse_field(field, "invalid_type", "{} must be a picture's file in base64, or the id of a picture of this server",
+                 field);
   std::string_view text = value.get_ref<const std::string&>();
   if (text.starts_with("data:")) {
     const size_t comma = text.find(',');
@@ -43,82 +34,157 @@ std::string file_of_text(const nlohmann::json& value, const std::string& field) 
   return file;
 }
 
+constexpr std::string_view kImageId = "img_";  // begins the ids of the server's pictures, and no base64: it has no _
 constexpr ImageLimits kLimits{.bytes = kMaxUploadBytes};  // of one picture
 
 std::span<const uint8_t> bytes_of(const Upload& upload) {
   return {reinterpret_cast<const uint8_t*>(upload.bytes->data()), upload.bytes->size()};
 }
 
-std::string field_of(size_t index) { return fmt::format("image[{}]", index); }
+std::string image_field(size_t index) { return fmt::format("image[{}]", index); }
 
-/// \return how messages call a picture.
-std::string shown(const Upload& upload, size_t index) {
-  return field_of(index) + (upload.file.empty() ? "" : " (" + upload.file + ")");
-}
-
-/// \return the size of a picture, as `size` has it. \throws ApiError 400 naming the picture where it cannot be read
-template <class Size>
-ImageSize asked_of(const Upload& upload, size_t index, const Size& size) {
+/// \return what `read` makes of a picture. \throws ApiError 400 naming the field where it cannot be read
+template <class Read>
+auto read_or_refuse(const Upload& upload, const std::string& field, const Read& read) {
   try {
-    return size();
+    return read();
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::invalid_input) throw;
-    refuse_field(field_of(index), "invalid_image", "{}: {}", shown(upload, index), error.what());
+    refuse_field(field, "invalid_image", "{}{}: {}", field, upload.file.empty() ? "" : " (" + upload.file + ")",
+                 error.what());
   }
 }
 
-/// Refuses what the headers show that it cannot be drawn from, before a pixel of any picture is decoded.
-void check_headers(const std::vector<Upload>& uploads, const ModelLimits& limits) {
+/// \return what the headers say of all pictures, before a pixel of any is decoded: images, then the mask.
+std::vector<ReferenceImage> read_headers(const SentPictures& sent) {
+  std::vector<ReferenceImage> read;
   int64_t pixels = 0;
-  for (size_t i = 0; i < uploads.size(); ++i) {
-    const ImageSize size = asked_of(uploads[i], i, [&] { return read_image_size(bytes_of(uploads[i]), kLimits); });
-    try {
-      prepared_size(size, limits, shown(uploads[i], i));
-    } catch (const Error& error) {
-      refuse_field(field_of(i), "out_of_range", "{}", error.what());
-    }
+  const auto add = [&](const Upload& upload, const std::string& field) {
+    const ImageSize size = read_or_refuse(upload, field, [&] { return read_image_size(bytes_of(upload), kLimits); });
     pixels += size.height * size.width;
     if (pixels > kMaxUploadPixels)
       refuse_field(
-          field_of(i), "out_of_range",
-          "{} is one too many: the pictures up to it have {} pixels together, of a request at most {} are read",
-          shown(uploads[i], i), pixels, kMaxUploadPixels);
-  }
+          field, "out_of_range",
+          "{} is one too many: the pictures up to it have {} pixels together, of a request at most {} are read", field,
+          pixels, kMaxUploadPixels);
+    read.push_back({.file = upload.file, .sha256 = {}, .size = size, .image = nullptr});
+  };
+  for (size_t i = 0; i < sent.images.size(); ++i) add(sent.images[i], image_field(i));
+  if (sent.mask) add(*sent.mask, "mask");
+  return read;
+}
+
+/// \return the picture's file as it is kept, once it is decoded. \param size of the decoded picture
+std::shared_ptr<const std::string> checked(const Upload& upload, ImageSize& size) {
+  const Image image = decode_image(bytes_of(upload), kLimits);
+  size = {image.height, image.width};
+  return upload.bytes;
+}
+
+/// \return the file of a grey picture.
+std::shared_ptr<const std::string> grey_file(GreyImage grey) {
+  Image image{grey.height, grey.width, {}};
+  image.rgb.reserve(grey.grey.size() * 3);
+  for (const uint8_t value : grey.grey) image.rgb.insert(image.rgb.end(), 3, value);
+  grey.grey = {};
+  const std::vector<uint8_t> file = encode_image(image, ImageFormat::png);
+  return std::make_shared<const std::string>(file.begin(), file.end());
+}
+
+/// The same of a mask, which is white on black then.
+std::shared_ptr<const std::string> checked_mask(const SentPictures& sent, ImageSize& size) {
+  if (sent.mask_rule == MaskRule::white && !sent.inverts_mask) return checked(*sent.mask, size);
+  DecodedMask mask;
+  if (sent.mask_rule == MaskRule::white)
+    mask.grey = grey_of(decode_image(bytes_of(*sent.mask), kLimits));
+  else
+    mask = decode_mask(bytes_of(*sent.mask), kLimits);
+  size = {mask.grey.height, mask.grey.width};
+  const bool is_turned = sent.inverts_mask != (mask.is_by_transparency && sent.mask_rule == MaskRule::opaque);
+  if (is_turned)
+    for (uint8_t& value : mask.grey.grey) value = static_cast<uint8_t>(255 - value);
+  return is_turned || mask.is_by_transparency ? grey_file(std::move(mask.grey)) : sent.mask->bytes;
+}
+
+std::string hash_of(const std::string& file) {
+  return sha256({reinterpret_cast<const uint8_t*>(file.data()), file.size()});
 }
 
 }  // namespace
 
-std::vector<Upload> uploads_of(const nlohmann::json& image, const ModelLimits& limits) {
+Upload upload_of(const nlohmann::json& value, const std::string& field, const PictureFinder& find) {
+  if (!value.is_string() || !value.get_ref<const std::string&>().starts_with(kImageId))
+    return {.bytes = std::make_shared<const std::string>(file_of_text(value, field))};
+  const auto& id = value.get_ref<const std::string&>();
+  std::optional<Upload> found = find ? find(id) : std::nullopt;
+  if (!found)
+    refuse_field(field, "unknown_image", "{} is {}: this server has no such picture", field, id.substr(0, 100));
+  if (found->bytes->size() > kMaxUploadBytes)
+    refuse_field(field, "too_large", "{} is larger than {} bytes", field, kMaxUploadBytes);
+  return std::move(*found);
+}
+
+std::vector<Upload> uploads_of(const nlohmann::json& image, const PictureFinder& find) {
   std::vector<Upload> uploads;
   if (image.is_null()) return uploads;
-  check_count(image.is_array() ? image.size() : 1, limits);
-  const auto add = [&](const nlohmann::json& value, const std::string& field) {
-    uploads.push_back({.bytes = std::make_shared<const std::string>(file_of_text(value, field))});
-  };
   if (!image.is_array()) {
-    add(image, "image");
+    uploads.push_back(upload_of(image, "image", find));
   } else {
-    for (size_t i = 0; i < image.size(); ++i) add(image[i], fmt::format("image[{}]", i));
+    for (size_t i = 0; i < image.size(); ++i) uploads.push_back(upload_of(image[i], image_field(i), find));
   }
   return uploads;
 }
 
-std::vector<ReferenceImage> references_of(const std::vector<Upload>& uploads, const ModelLimits& limits) {
-  check_count(uploads.size(), limits);
-  check_headers(uploads, limits);
-  std::vector<ReferenceImage> references;
-  for (size_t i = 0; i < uploads.size(); ++i) {
-    const std::span<const uint8_t> bytes = bytes_of(uploads[i]);
-    const auto decoded_size = [&] {
-      const Image image = decode_image(bytes, kLimits);
-      return ImageSize{image.height, image.width};
-    };
-    references.push_back({.file = uploads[i].file,
-                          .sha256 = sha256(bytes),
-                          .size = asked_of(uploads[i], i, decoded_size),
-                          .image = nullptr});
+void check_count(size_t images, const GenerationRequest& request, const ModelLimits& limits) {
+  if (images == 0) {
+    if (request.mask)
+      refuse_field("mask", "missing", "mask is given, but no image of which it says what is drawn anew");
+    if (request.strength) refuse_field("strength", "missing", "strength is given, but no image to begin with");
+    return;
   }
-  return references;
+  const bool takes_references = limits.max_reference_images > 0;
+  if (!takes_references && images > 1)
+    refuse_field(
+        "image", "out_of_range",
+        "image has {} pictures: this model takes one, which the drawing begins with, and no reference pictures",
+        images);
+  const bool begins = request.strength && !request.mask;  // with what the model does not look at then
+  const size_t references = images - (begins ? 1 : 0);
+  if (takes_references && references > static_cast<size_t>(limits.max_reference_images))
+    refuse_field("image", "out_of_range", "image has {} reference pictures: this model takes at most {}", references,
+                 limits.max_reference_images);
+}
+
+void take_pictures(const SentPictures& sent, const ModelLimits& limits, DrawingOrder& order) {
+  GenerationRequest& request = order.record.request;
+  check_count(sent.images.size(), request, limits);
+  if (sent.images.empty()) return;
+  request.images = read_headers(sent);
+  if (sent.mask) {
+    request.mask->image = std::move(request.images.back());
+    request.images.pop_back();
+  }
+  resolve_or_refuse(request, limits);
+  const auto take = [](const Upload& upload, const std::string& field, ReferenceImage& image, const auto& read) {
+    const auto file = read_or_refuse(upload, field, [&] { return read(image.size); });
+    image.sha256 = hash_of(*file);
+    return file;
+  };
+  for (size_t i = 0; i < sent.images.size(); ++i)
+    order.references.push_back(take(sent.images[i], image_field(i), request.images[i],
+                                    [&](ImageSize& size) { return checked(sent.images[i], size); }));
+  if (sent.mask)
+    order.mask =
+        take(*sent.mask, "mask", request.mask->image, [&](ImageSize& size) { return checked_mask(sent, size); });
+}
+
+ResolvedRequest resolve_or_refuse(const GenerationRequest& request, const ModelLimits& limits) {
+  try {
+    return resolve(request, limits);
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    throw ApiError(400, "invalid_request_error", message, message.substr(0, message.find(' ')), "out_of_range");
+  }
 }
 
 }  // namespace nostos::server
