@@ -310,7 +310,9 @@ function startFiles() {
     takeFiles(files, isInZone);
   };
   window.onpaste = (event) => {
-    const files = [...event.clipboardData.files];
+    const { files: [...files], types } = event.clipboardData;
+    // Of a text that comes with its picture a field takes the text.
+    if (event.target.matches("textarea, input") && types.includes("text/plain")) return;
     if (!files.length || document.querySelector("dialog[open]")) return;
     event.preventDefault();
     takeFiles(files);

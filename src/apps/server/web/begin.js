@@ -7,6 +7,7 @@ const kLeastStrength = 0.05;
 let model = null;       // its limits, once it is known
 let tell = null;        // shows the visitor a message
 let first = null;       // the picture, as it will be sent
+let isAlone = true;     // whether there is no other one
 let mask = "";          // a data URL, or nothing
 let isChosen = false;   // whether the visitor chose the strength, which otherwise is the model's
 
@@ -17,6 +18,8 @@ export const begins = () =>
 function show() {
   $("begin").hidden = !first || !model.image_to_image;
   $("begin-choice").hidden = !model.max_reference_images;
+  $("look-at").nextSibling.textContent = isAlone ? "Look at this picture" : "Look at these pictures";
+  $("begin-with").nextSibling.textContent = isAlone ? "Begin with this picture" : "Begin with the first picture";
   $("begin-settings").hidden = !begins();
   $("mask-image").hidden = $("take-mask").hidden = $("mask-edge").hidden = !mask;
   if (mask) $("mask-image").src = mask;
@@ -38,9 +41,10 @@ function setMask(url) {
   show();
 }
 
-/** Takes note of which picture is the first, if any; another one has no mask. */
-export function setFirst(picture = null) {
-  if (picture === first) return;
+/** Takes note of which picture is the first, if any, which has no mask at first. */
+export function setFirst([picture = null, ...others]) {
+  isAlone = !others.length;
+  if (picture === first) return show();
   first = picture;
   isChosen = false;
   setMask("");

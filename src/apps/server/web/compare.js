@@ -38,7 +38,6 @@ export function compare(before, after, { width, height }) {
 export function startCompare() {
   pair.onpointerdown = (event) => {
     if (event.button !== 0) return;
-    event.preventDefault();  // else the browser drags the picture
     pair.setPointerCapture(event.pointerId);
     moveTo(event);
     handle.focus();

@@ -201,6 +201,7 @@ export function startPainter() {
     const deed = deedOf(event);
     if (!deed) return;
     event.preventDefault();
+    event.stopPropagation();  // with the dialog closed, the page would take the key for its own
     deed();
   };
 }

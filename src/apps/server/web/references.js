@@ -47,7 +47,7 @@ function choose(pictures) {
   $("reference-list").replaceChildren(...chosen.map(thumbnail));
   // A single picture makes room for another one.
   $("add-reference").disabled = most() > 1 && chosen.length >= most();
-  setFirst(chosen[0]);
+  setFirst(chosen);
   $("references").dispatchEvent(new Event("input", { bubbles: true }));
 }
 
