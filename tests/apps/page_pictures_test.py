@@ -191,7 +191,7 @@ class Begin(PicturesTest):
         self.generate()
         self.wait_for_pictures(3)
         self.assertEqual((self.server.bodies[0]["image"], self.server.bodies[0]["mask"]), ([wide], mask))
-        self.cards("picture")[2].find_element("css selector", ".frame").click()
+        self.cards("picture")[1].find_element("css selector", ".frame").click()
         self.one(f"#viewer [title='{INPUT}']").click()
         self.wait(lambda: self.values()["width"] == "64", "another one is taken")
         self.assertFalse(self.one("#viewer").is_displayed())

@@ -309,7 +309,7 @@ function startFiles() {
     if (type !== "drop" || !files.length) return;
     takeFiles(files, isInZone);
   };
-  window.onpaste = (event) => {
+  document.onpaste = (event) => {
     const { files: [...files], types } = event.clipboardData;
     // Of a text that comes with its picture a field takes the text.
     if (event.target.matches("textarea, input") && types.includes("text/plain")) return;

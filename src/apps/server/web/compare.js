@@ -4,7 +4,8 @@ import { $ } from "./form.js";
 const kStep = 2, kLargeStep = 10;  // per cent of the width
 
 const pair = $("compare-pair"), handle = $("compare-handle");
-let at = 50;  // per cent of the width that show the picture before
+let at = 50;         // per cent of the width that show the picture before
+let pointer = null;  // id of the one that drags the handle
 
 function move(percent) {
   at = Math.min(100, Math.max(0, percent));
@@ -38,11 +39,14 @@ export function compare(before, after, { width, height }) {
 export function startCompare() {
   pair.onpointerdown = (event) => {
     if (event.button !== 0) return;
-    pair.setPointerCapture(event.pointerId);
+    pointer = event.pointerId;
+    pair.setPointerCapture(pointer);
     moveTo(event);
     handle.focus();
   };
-  pair.onpointermove = (event) => pair.hasPointerCapture(event.pointerId) && moveTo(event);
+  // Browsers may drop the capture while the button is down, and then tell of no release elsewhere.
+  pair.onpointermove = (event) => event.pointerId === pointer && event.buttons && moveTo(event);
+  pair.onpointerup = pair.onpointercancel = () => (pointer = null);
   handle.onkeydown = (event) => {
     const places = {
       ArrowLeft: at - kStep, ArrowDown: at - kStep, ArrowRight: at + kStep, ArrowUp: at + kStep,

@@ -94,6 +94,7 @@ function startPointer() {
   };
   canvas.onpointermove = (event) => {
     if (pointer === null ? stroke : event.pointerId !== pointer) return;
+    if (!event.buttons) lift();  // it was released where the canvas was not told
     moveBrush(pointOf(event));
     const parts = event.getCoalescedEvents?.() ?? [];  // a browser tells of several moves at once
     if (stroke) extend((parts.length ? parts : [event]).map(pointOf));
