@@ -19,10 +19,12 @@ sys.path.append("/usr/lib/python3/dist-packages")
 try:
     from selenium import webdriver
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 except ImportError:
-    webdriver = Keys = None
+    webdriver = ActionBuilder = ActionChains = Keys = PointerInput = None
 
 WAIT_S = 20
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -137,3 +139,13 @@ class PageTest(unittest.TestCase):
 
     def toast(self, pattern: str):
         self.wait(lambda: not self.one("#toast").get_attribute("hidden") and re.search(pattern, self.one("#toast").text), f"the page says {pattern}")
+
+    def drop_references(self, *files: tuple[str, bytes], padding_bytes: int = 0, selector: str = "#references"):
+        self.run_script(
+            "const data = new DataTransfer(), padding = new Uint8Array(arguments[1]);"
+            "for (const [name, bytes] of arguments[0]) data.items.add(new File([new Uint8Array(bytes), padding], name, {type: 'image/png'}));"
+            "for (const type of ['dragover', 'drop']) document.querySelector(arguments[2]).dispatchEvent("
+            "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files], padding_bytes, selector)
+
+    def wait_for_references(self, count: int):
+        self.wait(lambda: len(self.all("#reference-list img")) == count, f"{count} references are there")

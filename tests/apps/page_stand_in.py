@@ -22,7 +22,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": 
 POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'"
 MODEL = {
     "version": "0", "precision": "f32", "device": "cpu", "ranks": 2, "size_multiple": 16, "token_multiple": 32, "max_side": 8192, "max_pixels": 1 << 26,
-    "max_n": 10, "max_reference_images": 0, "reference_pixels": 1 << 16, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
+    "max_n": 10, "max_reference_images": 0, "image_to_image": False, "default_strength": 0.6, "reference_pixels": 1 << 16, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
 }
 
 
@@ -90,7 +90,9 @@ class StandIn(ThreadingHTTPServer):
                     "width": 96, "height": 64, "num_inference_steps": 8, "guidance_scale": 4.0, "output_compression": 95}
         # Of pictures the server tells what they were, not the pictures.
         loras = {"loras": [{"sha256": "0" * 64, **lora} for lora in body.get("loras", [])]}
-        images = {"image": [{"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()} for text in body.get("image", [])]}
+        told = lambda text: {"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        images = {"image": [told(text) for text in body.get("image", [])], "mask": told(body["mask"]) if body.get("mask") else None,
+                  **{name: body.get(name) for name in ("strength", "mask_blur", "image_fit")}}
         with self.changed:
             self.made += 1
             job = {"id": f"job_{self.made:024x}", "object": "job", "status": "queued", "created_at": time.time(), "started_at": None,
@@ -152,6 +154,10 @@ class StandIn(ThreadingHTTPServer):
                                                        "guidance_scale")} | {"seed": seed}
             if request["image"]:
                 record["images"] = request["image"]
+            if request["strength"] is not None:
+                record |= {"strength": request["strength"], "image_fit": request["image_fit"]}
+            if request["mask"]:
+                record["mask"] = request["mask"] | {"blur": request["mask_blur"]}
             if request["loras"]:
                 record["loras"] = [{"file": f"/loras/{lora['name']}.gguf", **lora} for lora in request["loras"]]
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())
@@ -277,7 +283,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.refusal:
             status, headers, error = self.server.refusal
             return self.error(status, error.pop("message"), headers, **error)
-        self.answer(202, self.server.add(json.loads(body)))
+        body = json.loads(body)
+        for i, text in enumerate(body.get("image", [])):
+            if not text.startswith("data:") and text not in self.server.images:
+                return self.error(400, f"image[{i}] names the picture {text}, which this server has not", param=f"image[{i}]")
+        self.answer(202, self.server.add(body))
 
     def do_DELETE(self):
         if self.refused():

@@ -4,7 +4,9 @@ import { $, applyModel, element, fill, markField, randomSeed, rerollSeed, seedIs
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { loras, startLoras, useLoras } from "./loras.js";
 import { pictureSettings, pngTexts } from "./png.js";
-import { addReferences, references, remember, sentWith, startReferences, useReferences } from "./references.js";
+import {
+  addReferences, madeFrom, references, remember, sentFields, startReferences, takesPictures, useReferences,
+} from "./references.js";
 
 const kPageSize = 50;
 const kBusyPollMs = 4000;
@@ -200,7 +202,7 @@ async function draw(values) {
   showFormError();
   try {
     const job = await submit(values);
-    remember(job, values.image);
+    remember(job, values.image, values.mask);
     update(job);
     announce("Queued");
     document.querySelector(".hero").scrollIntoView({ block: "nearest" });
@@ -249,8 +251,19 @@ function useSettings(values, lock = true) {
 
 function drawAgain(values) {
   $("viewer").close();
-  const image = sentWith(values);
-  if (image) draw({ ...values, image, seed: randomSeed() });
+  const pictures = sentFields(values);
+  if (!pictures) return;
+  // Of what a job was not told its request says null.
+  const told = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null));
+  draw({ ...told, ...pictures, seed: randomSeed() });
+}
+
+/** Takes a picture of the gallery as the next job's. */
+async function useAsInput(image) {
+  $("viewer").close();
+  await addReferences([image]);
+  $("references").scrollIntoView({ block: "center" });
+  $("prompt").focus({ preventScroll: true });
 }
 
 /** Takes the settings that a picture carries. @param otherwise is given the error where it has none */
@@ -278,6 +291,12 @@ async function loadOlder() {
   $("more").disabled = false;
 }
 
+/** Takes files as pictures to draw from, a single one that has settings for these, unless it is meant for the zone. */
+function takeFiles(files, isForZone = false) {
+  if (isForZone || files.length > 1 && takesPictures()) addReferences(files);
+  else readPicture(files[0], takesPictures() ? () => addReferences(files) : undefined);
+}
+
 function startFiles() {
   window.ondragover = window.ondragleave = window.ondrop = (event) => {
     const { type, dataTransfer, relatedTarget } = event, zone = $("references");
@@ -288,8 +307,15 @@ function startFiles() {
     zone.classList.toggle("over", isOver && isInZone);
     $("drop").hidden = !isOver || isInZone;
     if (type !== "drop" || !files.length) return;
-    if (isInZone || files.length > 1 && !zone.hidden) addReferences(files);
-    else readPicture(files[0], zone.hidden ? undefined : () => addReferences(files));
+    takeFiles(files, isInZone);
+  };
+  document.onpaste = (event) => {
+    const { files: [...files], types } = event.clipboardData;
+    // Of a text that comes with its picture a field takes the text.
+    if (event.target.matches("textarea, input") && types.includes("text/plain")) return;
+    if (!files.length || document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    takeFiles(files);
   };
   for (const [button, input, take] of [
     [$("open-file"), $("file"), ([file]) => readPicture(file)], [$("add-reference"), $("reference-file"), addReferences],
@@ -305,7 +331,7 @@ function startFiles() {
 function start() {
   for (const icon of document.querySelectorAll("svg:not([role])")) icon.ariaHidden = "true";
   startForm();
-  startGallery({ drawAgain, useSettings, remove, cancel, report });
+  startGallery({ drawAgain, useSettings, useAsInput, takesPictures, madeFrom, remove, cancel, report });
   startFiles();
   $("form").onsubmit = (event) => {
     event.preventDefault();

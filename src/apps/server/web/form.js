@@ -24,8 +24,12 @@ export function element(tag, properties = {}, ...children) {
 const fields = {
   prompt: $("prompt"), negative_prompt: $("negative"), width: $("width"), height: $("height"),
   num_inference_steps: $("steps"), guidance_scale: $("guidance"), seed: $("seed"), n: $("count"),
+  strength: $("strength"), mask_blur: $("mask-blur"),
 };
-const ranges = { num_inference_steps: $("steps-range"), guidance_scale: $("guidance-range"), n: $("count-range") };
+const ranges = {
+  num_inference_steps: $("steps-range"), guidance_scale: $("guidance-range"), n: $("count-range"),
+  strength: $("strength-range"), mask_blur: $("mask-blur-range"),
+};
 
 let tokenMultiple = 0;  // the model's, once it is known
 
@@ -75,10 +79,11 @@ function refresh() {
   showPlan();
   const texts = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
   localStorage.setItem(kRememberName, JSON.stringify({ ...texts, locked: seedIsLocked() }));
+  $("form").dispatchEvent(new Event("refreshed"));
 }
 
 /** @throws {Error} with `param` where a field holds no number. */
-function number(name, label) {
+export function number(name, label) {
   const text = fields[name].value.trim();
   if (text !== "" && Number.isFinite(Number(text))) return Number(text);
   throw Object.assign(new Error(`${label} must be a number.`), { param: name });
@@ -129,7 +134,7 @@ export function applyModel(model) {
   $("ranks").value = Math.min(model.ranks, kMaxRanks);
   tokenMultiple = model.token_multiple;
   for (const part of document.querySelectorAll(".guided, .edits"))
-    part.hidden = part.matches(".guided") ? model.has_guidance === false : !model.max_reference_images;
+    part.hidden = part.matches(".guided") ? model.has_guidance === false : !model.max_reference_images && !model.image_to_image;
   fill(Object.fromEntries(Object.keys(fields).filter((name) => !fields[name].value).map((name) => [name, model[`default_${name}`]])));
 }
 
@@ -156,7 +161,7 @@ export function startForm() {
   makePresets();
   const remembered = JSON.parse(localStorage.getItem(kRememberName) ?? "{}");
   lockSeed(remembered.locked === true);
-  fill({ seed: randomSeed(), n: 1, ...remembered });
+  fill({ seed: randomSeed(), n: 1, mask_blur: 0, ...remembered });
 
   $("long-side").onchange = () => chooseAspect(...size());
   $("swap").onclick = () => {

@@ -1,5 +1,6 @@
 // Owns what is drawn and being drawn: a card each, the first one large, and the full-screen viewer.
 import { forgetImage, imageUrl } from "./api.js";
+import { compare, endCompare, isComparing, startCompare } from "./compare.js";
 import { $, element } from "./form.js";
 
 const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
@@ -42,9 +43,10 @@ const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 
 /** @returns the settings that decide a picture, in a line. */
 function facts(job, image) {
-  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed, loras = [] } = { ...job.request, ...image };
+  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed, loras = [], strength } = { ...job.request, ...image };
   const used = loras.map(({ name, scale }) => `${name} ${scale} · `).join("");
-  return `${width} × ${height} · ${steps} steps · guidance ${guidance} · ${used}seed ${seed}`;
+  const begun = strength == null ? "" : `strength ${strength} · `;
+  return `${width} × ${height} · ${steps} steps · guidance ${guidance} · ${begun}${used}seed ${seed}`;
 }
 
 function duration(ms) {
@@ -59,11 +61,31 @@ async function download(image) {
   element("a", { href: await imageUrl(image), download: `nostos-${image.seed}.${image.format}` }).click();
 }
 
+/** Opens the viewer, if it is not open, and shows there a picture and what it was made from; or ends that. */
+async function toggleCompare(job, image) {
+  if (isComparing()) return endCompare();
+  if (!viewer.open) openViewer(image.id);
+  try {
+    compare(...await Promise.all([handlers.madeFrom(job.request), imageUrl(image)]), image);
+    viewer.querySelector("[aria-pressed]").setAttribute("aria-pressed", "true");
+  } catch (error) {
+    handlers.report(error);
+  }
+}
+
+function compareAction(job, image) {
+  const button = action("compare", "Compare", () => toggleCompare(job, image), "Compare before and after");
+  button.setAttribute("aria-pressed", "false");
+  return button;
+}
+
 function actions(job, image) {
   const list = [
     action("again", "Draw again", () => handlers.drawAgain(settingsOf(job, image)), "The same settings, a new seed"),
     action("use", "Use these settings", () => handlers.useSettings(settingsOf(job, image))),
   ];
+  if (image && handlers.takesPictures()) list.push(action("input", "Use as input", () => handlers.useAsInput(image)));
+  if (image && handlers.madeFrom(job.request)) list.push(compareAction(job, image));
   if (image) list.push(action("save", "Download", () => download(image).catch(handlers.report)));
   list.push(action("delete", "Delete", () => handlers.remove(job)));
   return list;
@@ -195,6 +217,7 @@ function showInViewer(id) {
   $("viewer-previous").disabled = index === 0;
   $("viewer-next").disabled = index === pictures.length - 1;
   if (viewer.dataset.image === id && viewer.open) return;
+  endCompare();
   viewer.dataset.image = id;
   const img = $("viewer-image");
   img.classList.remove("loaded");
@@ -217,9 +240,13 @@ function stepViewer(by) {
   if (next) showInViewer(next.image.id);
 }
 
-/** @param callbacks drawAgain(settings), useSettings(settings), remove(job), cancel(job), report(error) */
+/**
+ * @param callbacks drawAgain(settings), useSettings(settings), useAsInput(image), takesPictures(),
+ * madeFrom(request): an address, if it is known, remove(job), cancel(job), report(error)
+ */
 export function startGallery(callbacks) {
   handlers = callbacks;
+  startCompare();
   $("viewer-close").onclick = () => viewer.close();
   $("viewer-previous").onclick = () => stepViewer(-1);
   $("viewer-next").onclick = () => stepViewer(1);
@@ -227,6 +254,7 @@ export function startGallery(callbacks) {
     if (event.target === viewer || event.target.tagName === "FIGURE") viewer.close();
   };
   viewer.onclose = () => {
+    endCompare();
     [...cards.values()].find((card) => card.image?.id === viewer.dataset.image)?.querySelector(".frame").focus();
     delete viewer.dataset.image;
   };

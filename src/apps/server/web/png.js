@@ -84,7 +84,8 @@ function parseWebui(text) {
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);
-    return { ...record, image: record.images ?? [], loras: record.loras ?? [] };
+    const { images: image = [], loras = [], mask } = record;
+    return { ...record, image, loras, ...mask && { mask_blur: mask.blur } };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
   throw new Error("this picture does not say how it was drawn");
