@@ -103,7 +103,12 @@ TEST(BeginningPictures, ComeWithStrengthMaskBlurAndFit) {
   EXPECT_EQ(*request.width, 96);
   EXPECT_EQ(drawn_steps(request), 1);
 
-  const json said = job_json(Job{.order = all}, std::nullopt, std::nullopt)["request"];
+  const auto said_of = [](const DrawingOrder& order) {
+    Job job;
+    job.order = order;
+    return job_json(job, std::nullopt, std::nullopt)["request"];
+  };
+  const json said = said_of(all);
   EXPECT_EQ(said["strength"], 0.25);
   EXPECT_EQ(said["image_fit"], "pad");
   EXPECT_EQ(said["mask"], (json{{"file", ""},
@@ -114,7 +119,7 @@ TEST(BeginningPictures, ComeWithStrengthMaskBlurAndFit) {
   const DrawingRecord stored = parse_drawing_record(to_json(all.record), "record");
   EXPECT_EQ(stored.request.mask->image.sha256, request.mask->image.sha256);
 
-  const json text = job_json(Job{.order = parse_order({{"prompt", "x"}}, kTextModel, true)}, {}, {})["request"];
+  const json text = said_of(parse_order({{"prompt", "x"}}, kTextModel, true));
   for (const char* field : {"strength", "image_fit", "mask"}) EXPECT_TRUE(text.at(field).is_null()) << field;
 }
 
