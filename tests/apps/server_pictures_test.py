@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -252,7 +253,7 @@ class WebUi(PictureTest):
                 answer = self.send(**fields)
                 self.assertEqual(answer.status, 400, answer.body)
                 self.assertLessEqual({"error", "detail", "errors"}, set(answer.json()))
-                self.assertIn(word + " ", answer.json()["errors"] + " ")
+                self.assertRegex(answer.json()["errors"], rf"^{re.escape(word)}(:| )")
         big = "data:image/png;base64," + text(PICTURE) + " " * (4 << 20)
         self.assertEqual(self.send(init_images=[big]).status, 200)
         self.assertIn("include_init_images", self.send(init_images=[big], include_init_images=True).json()["errors"])
