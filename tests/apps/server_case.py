@@ -27,6 +27,19 @@ def check_png(data: bytes, size: tuple[int, int] | None = None):
     assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and offset == len(data)
 
 
+BOUNDARY = "a-boundary"  # of forms
+
+
+def form(*parts: tuple[str, str | None, bytes | str]) -> bytes:
+    """Returns a form of (name, name of a file or None, value)."""
+    body = b""
+    for name, file, value in parts:
+        named = f'; filename="{file}"' if file is not None else ""
+        body += f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode()
+        body += (value.encode() if isinstance(value, str) else value) + b"\r\n"
+    return body + f"--{BOUNDARY}--\r\n".encode()
+
+
 class ServerTest(unittest.TestCase):
     """One server for all tests of a class."""
 

@@ -16,11 +16,10 @@ import unittest
 import zlib
 from pathlib import Path
 
-from server_case import ServerTest, check_png, run_tests
+from server_case import BOUNDARY, ServerTest, check_png, form, run_tests
 from server_process import Server, events, status_of
 
 PICTURES = Path(__file__).resolve().parents[1] / "data" / "io" / "pictures"
-BOUNDARY = "a-boundary"
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -52,16 +51,6 @@ def first_pixels(data: bytes, count: int) -> list[tuple[int, ...]]:
     for i in range(4, len(row)):
         row[i] = (row[i] + (row[i - 3] if row[0] in (1, 4) else row[i - 3] // 2 if row[0] == 3 else 0)) & 255
     return [tuple(row[1 + 3 * i : 4 + 3 * i]) for i in range(count)]
-
-
-def form(*parts: tuple[str, str | None, bytes | str]) -> bytes:
-    """Returns a form of (name, name of a file or None, value)."""
-    body = b""
-    for name, file, value in parts:
-        named = f'; filename="{file}"' if file is not None else ""
-        body += f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode()
-        body += (value.encode() if isinstance(value, str) else value) + b"\r\n"
-    return body + f"--{BOUNDARY}--\r\n".encode()
 
 
 class PictureTest(ServerTest):

@@ -15,12 +15,11 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from server_case import ServerTest, check_png, run_tests
+from server_case import BOUNDARY, ServerTest, check_png, form, run_tests
 from server_process import BINARY, ENDLESS, Server
 
 KLEIN = Path(__file__).resolve().parents[1] / "data" / "klein_tiny" / "distilled"
 FIELDS = {"prompt": "a boat", "seed": 7, "num_inference_steps": 4, "guidance_scale": 0}
-BOUNDARY = "a-boundary"
 
 
 def png(pixel, width: int, height: int, colour_type: int = 2) -> bytes:
@@ -65,16 +64,6 @@ def rows_of(data: bytes) -> list[bytes]:
         rows.append(bytes(row))
         above = row
     return rows
-
-
-def form(*parts: tuple[str, str | None, bytes | str]) -> bytes:
-    """Returns a form of (name, name of a file or None, value)."""
-    body = b""
-    for name, file, value in parts:
-        named = f'; filename="{file}"' if file is not None else ""
-        body += f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode()
-        body += (value.encode() if isinstance(value, str) else value) + b"\r\n"
-    return body + f"--{BOUNDARY}--\r\n".encode()
 
 
 class PictureTest(ServerTest):
