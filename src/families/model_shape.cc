@@ -1,12 +1,7 @@
-// Reads the defaults of a model folder.
+// Implements the forms of guidance.
 #include "families/model_shape.h"
 
-#include <algorithm>
-#include <optional>
-
 #include "base/error.h"
-#include "families/part_files.h"
-#include "io/json_config.h"
 
 namespace nostos {
 
@@ -38,19 +33,6 @@ bool guides(GuidanceForm form, double scale) {
       return scale > 1;
   }
   return false;
-}
-
-void read_generation_config(const FamilyOptions& options, ModelLimits& limits) {
-  limits.default_height = std::min(limits.default_height, limits.max_side);
-  limits.default_width = std::min(limits.default_width, limits.max_side);
-  const std::filesystem::path folder = options.files.folder();
-  const std::optional<JsonConfig> json = folder.empty() ? config_in_file(options, "config.generation")
-                                                        : JsonConfig::load_if_there(folder / "generation_config.json");
-  if (!json) return;
-  limits.default_steps = json->integer_or("num_inference_steps", limits.default_steps, 1, kMaxSteps);
-  limits.default_guidance_scale = json->number_or("guidance_scale", limits.default_guidance_scale, 0, kMaxGuidance);
-  limits.default_height = json->integer_or("height", limits.default_height, 1, limits.max_side);
-  limits.default_width = json->integer_or("width", limits.default_width, 1, limits.max_side);
 }
 
 }  // namespace nostos

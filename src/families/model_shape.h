@@ -3,14 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 
 #include "base/rounding.h"
 
 namespace nostos {
-
-struct FamilyOptions;
 
 inline constexpr int64_t kMaxSteps = 1000;
 inline constexpr double kMaxGuidance = 1000;
@@ -75,11 +72,5 @@ struct ModelShape {
   /// \return values of one token of latents.
   int64_t patch_width() const { return patch * patch * limits.latent_channels; }
 };
-
-/// Puts the steps, the guidance and the size of the folder's generation_config.json, or of a file's text
-/// `config.generation`, in the place of the defaults. Without either the defaults stay. The default size is kept within
-/// max_side.
-/// \throws Error model naming file and field
-void read_generation_config(const FamilyOptions& options, ModelLimits& limits);
 
 }  // namespace nostos

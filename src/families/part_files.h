@@ -38,6 +38,12 @@ std::optional<JsonConfig> config_in_file(const FamilyOptions& options, const std
 /// \throws Error model as open_tensor_file()
 std::optional<std::string> text_in_file(const FamilyOptions& options, const std::string& name);
 
+/// Puts the steps, the guidance and the size of the folder's generation_config.json, or of a file's text
+/// `config.generation`, in the place of the defaults. Without either the defaults stay. The default size is kept within
+/// max_side.
+/// \throws Error model naming file and field
+void read_generation_config(const FamilyOptions& options, ModelLimits& limits);
+
 /// How far a walk over a part's weights goes.
 enum class WeightWalk { check, load };
 
