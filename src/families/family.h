@@ -28,7 +28,7 @@ struct FamilyOptions {
   ModelFiles files;                ///< where the model is
   DType dtype = DType::f32;        ///< of the matrix products: f32 or bf16
   bool synthetic = false;          ///< random weights of the configs' shapes
-  std::string synthetic_format{};  ///< of their matrices, see parse_synthetic_format(); "": bf16
+  std::string synthetic_format{};  ///< of their matrices, see synthetic_format_of(); "": bf16
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
   /// What is open of `files`: whatever is made with these options, or with a copy of them, opens through it.
   std::shared_ptr<WeightStores> stores = std::make_shared<WeightStores>();

@@ -85,7 +85,7 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
     : path_(options.files.*kind.place),
       model_folder_(options.files.folder()),
       is_synthetic_(options.synthetic),
-      synthetic_format_(parse_synthetic_format(options.synthetic_format)),
+      synthetic_format_(synthetic_format_of(kind.folder, options.synthetic_format)),
       dtype_(options.dtype),
       kind_(&kind) {
   const Path& model = options.files.model;

@@ -4,9 +4,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <sstream>
+#include <string_view>
 
 #include "base/error.h"
 #include "tensor/half.h"
@@ -137,6 +140,22 @@ std::optional<WeightFormat> parse_synthetic_format(const std::string& name) {
           fmt::join(names, ", "));
   const bool wants_scale = *type == StoredType::i8 || *type == StoredType::f8_e4m3 || *type == StoredType::f8_e5m2;
   return WeightFormat{*type, wants_scale ? WeightScales::one : WeightScales::none};
+}
+
+std::optional<WeightFormat> synthetic_format_of(std::string_view part, const std::string& formats) {
+  constexpr std::array<std::string_view, 3> kParts{"transformer", "text_encoder", "vae"};
+  if (formats.find('=') == std::string::npos) return parse_synthetic_format(formats);
+  std::optional<WeightFormat> found;
+  std::istringstream entries(formats);
+  for (std::string entry; std::getline(entries, entry, ',');) {
+    const size_t equals = entry.find('=');
+    const std::string name = entry.substr(0, equals);
+    require(equals != std::string::npos && std::ranges::find(kParts, name) != kParts.end(), ErrorKind::invalid_input,
+            "'{}' is no part's weight format: give PART=FORMAT with one of {}", entry, fmt::join(kParts, ", "));
+    const std::optional<WeightFormat> format = parse_synthetic_format(entry.substr(equals + 1));
+    if (name == part) found = format;
+  }
+  return found;
 }
 
 }  // namespace nostos

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "models/weight_source.h"
@@ -55,5 +56,9 @@ class ListingSource : public WeightSource {
 /// \return the format of that name for random weights: a StoredType's name in any case, with a scale for the types that
 /// want one, or "int8_convrot"; nothing for "". \throws Error invalid_input naming those that there are
 std::optional<WeightFormat> parse_synthetic_format(const std::string& name);
+
+/// \return the format that `formats` has for a part: "q4_k" is of all parts, "transformer=q6_k,text_encoder=q4_k" has
+/// one for each; nothing for a part that it leaves out. \throws Error invalid_input as parse_synthetic_format()
+std::optional<WeightFormat> synthetic_format_of(std::string_view part, const std::string& formats);
 
 }  // namespace nostos

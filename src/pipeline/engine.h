@@ -31,7 +31,7 @@ struct EngineOptions {
   ModelFiles model;        ///< where it is
   std::string variant;     ///< of the weights, e.g. "fp16"; "": the plain ones or, without these, the only variant
   bool synthetic = false;  ///< random weights of the configs' shapes, made in memory
-  std::string synthetic_format;  ///< of their matrices, e.g. "q4_k"; "": bf16
+  std::string synthetic_format;  ///< of their matrices, e.g. "q4_k", see synthetic_format_of(); "": bf16
   Device device;
   /// Whether ranks have a device each. Then thread rank r has the r-th device from `device` on and a copy of the model,
   /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.

@@ -730,7 +730,7 @@ class Tools(ModelTest):
         run = self.run_nostos("bench", *SMALL, "--device", "cpu", "--repeat", "2", "--json")
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
-        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "references", "num_inference_steps", "guidance_scale",
+        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "references", "strength", "num_inference_steps", "guidance_scale",
                                        "num_outputs", "warmup", "repeat", "pause_s", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "first_run_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",
@@ -744,6 +744,10 @@ class Tools(ModelTest):
         self.assertEqual(json.loads(two.stdout)["picture_digest"], result["picture_digest"])
         other = self.run_nostos("bench", *SMALL, "--device", "cpu", "--prompt", "A cat", "--json")
         self.assertNotEqual(json.loads(other.stdout)["picture_digest"], result["picture_digest"])
+        begun = json.loads(self.run_nostos("bench", *SMALL, "--device", "cpu", "--strength", "0.5", "--json").stdout)
+        self.assertEqual((begun["strength"], result["strength"], len(begun["step_ms"])), (0.5, None, 1))
+        self.assertIn("vae_encode", [stage["name"] for stage in begun["stages"]])
+        self.assertNotEqual(begun["picture_digest"], result["picture_digest"])
         start = time.monotonic()
         rested = self.run_nostos("bench", *SMALL, "--device", "cpu", "--warmup", "0", "--repeat", "2", "--pause", "1", "--json")
         self.assertGreater(time.monotonic() - start, 2)

@@ -207,5 +207,16 @@ TEST_P(StoredDrawings, AreThoseOfTheNumbersThatTheWeightsStandFor) {
   EXPECT_LE(apart, 1e-5f * largest);
 }
 
+TEST(SyntheticFormat, IsOfAllPartsOrOfEachByItsName) {
+  EXPECT_EQ(synthetic_format_of("vae", ""), std::nullopt);
+  EXPECT_EQ(synthetic_format_of("vae", "q4_k")->type, StoredType::q4_k);
+  const std::string mixed = "transformer=q6_k,text_encoder=int8_convrot";
+  EXPECT_EQ(synthetic_format_of("transformer", mixed)->type, StoredType::q6_k);
+  EXPECT_EQ(synthetic_format_of("text_encoder", mixed)->type, StoredType::i8);
+  EXPECT_EQ(synthetic_format_of("vae", mixed), std::nullopt);
+  for (const char* wrong : {"transformer=q4_k,q6_k", "unet=q4_k", "vae=q17"})
+    EXPECT_THROW(synthetic_format_of("vae", wrong), Error) << wrong;
+}
+
 }  // namespace
 }  // namespace nostos

@@ -37,7 +37,7 @@ struct BenchFlags {
   std::string model_path, synthetic, synthetic_format;
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
-  std::optional<double> guidance_scale;
+  std::optional<double> guidance_scale, strength;
   int64_t num_outputs = 1;
   int64_t reference_images = 0;
   std::optional<int64_t> warmup;
@@ -64,14 +64,18 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
                   "random weights made in memory for the configs of this folder, or of one of these names: "
                   "z-image-turbo, flux2-klein-4b, flux2-klein-9b")
       ->excludes(model);
-  command.add_option("--synthetic-format", flags.synthetic_format,
-                     "how the matrices of --synthetic are stored: bf16, q4_k, q8_0, f8_e4m3, int8_convrot ... (bf16)");
+  command.add_option(
+      "--synthetic-format", flags.synthetic_format,
+      "how the matrices of --synthetic are stored: bf16, q4_k, q8_0, f8_e4m3, int8_convrot ..., or of each part: "
+      "transformer=q6_k,text_encoder=q4_k (bf16)");
   command.add_option("--prompt", flags.prompt, "what to draw");
   number("--height", flags.height, "pixels");
   number("--width", flags.width, "pixels");
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--num-outputs", flags.num_outputs, "pictures of each run (1)");
+  number("--strength", flags.strength,
+         "begins with a picture of the picture's size, as image to image does: above 0, 1 is all of the steps (off)");
   add_references_flag(command, flags.reference_images);
   add_adapters_flag(command, flags.loras);
   command.add_option("--warmup", flags.warmup, "runs that do not count (1; with --synthetic 0)")
@@ -133,6 +137,7 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
           {"height", request.height.value()},
           {"width", request.width.value()},
           {"references", references},
+          {"strength", request.strength ? ordered_json(*request.strength) : ordered_json()},
           {"num_inference_steps", request.num_inference_steps.value()},
           {"guidance_scale", request.guidance_scale.value()},
           {"num_outputs", request.num_outputs},
@@ -210,13 +215,14 @@ GenerationRequest asked_for(const BenchFlags& flags) {
   request.num_inference_steps = flags.num_inference_steps;
   request.guidance_scale = flags.guidance_scale;
   request.num_outputs = flags.num_outputs;
+  request.strength = flags.strength;
   request.adapters = adapters_of(flags.loras);
   return request;
 }
 
-/// Has all reference pictures of a request, which are of one size, share one grey picture. Every process needs it: they
+/// Has all given pictures of a request, which are of one size, share one grey picture. Every process needs it: they
 /// have no hash that would tell them apart.
-void paint_references(GenerationRequest& request) {
+void paint_images(GenerationRequest& request) {
   if (request.images.empty()) return;
   const auto [height, width] = request.images.front().size;
   const std::vector<uint8_t> rgb(static_cast<size_t>(height * width * 3), 128);
@@ -225,7 +231,7 @@ void paint_references(GenerationRequest& request) {
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
-  resolve(asked_for(flags), any_model_limits());  // what no model can draw is found before one is looked for
+  with_references(asked_for(flags), 0, any_model_limits());  // what no model can draw is found before one is looked for
   EngineOptions options = engine_options(flags.engine, processes);
   options.synthetic = !flags.synthetic.empty();
   const bool names_weights =
@@ -244,7 +250,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   options.variant = flags.model.variant;
   GenerationRequest request =
       with_references(asked_for(flags), flags.reference_images, read_model_shape(options.model).limits).request;
-  paint_references(request);
+  paint_images(request);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));

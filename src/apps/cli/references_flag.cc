@@ -32,11 +32,15 @@ void add_references_flag(CLI::App& command, int64_t& count) {
 }
 
 ResolvedRequest with_references(const GenerationRequest& request, int64_t count, const ModelLimits& limits) {
-  ResolvedRequest resolved = resolve(request, limits);
+  GenerationRequest plain = request;
+  plain.strength.reset();
+  ResolvedRequest resolved = resolve(plain, limits);
   require_references("--reference-images", count, limits);
-  if (count == 0) return resolved;
+  const int64_t images = count + (request.strength ? 1 : 0);
+  if (images == 0) return resolved;
   GenerationRequest& sized = resolved.request;
-  sized.images.assign(static_cast<size_t>(count), {.file = "grey", .size = {*sized.height, *sized.width}});
+  sized.strength = request.strength;
+  sized.images.assign(static_cast<size_t>(images), {.file = "grey", .size = {*sized.height, *sized.width}});
   return resolve(sized, limits);
 }
 
