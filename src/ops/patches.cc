@@ -73,4 +73,10 @@ void to_pixels(Context& ctx, ConstView x, View out, View invalid) {
   dispatch<to_pixels>(ctx, x, out, invalid);
 }
 
+void from_pixels(Context& ctx, ConstView x, View out) {
+  check(x.elements() == out.elements() && x.dtype() == DType::u8 && out.dtype() == DType::f32,
+        "from_pixels gives a number a byte");
+  dispatch<from_pixels>(ctx, x, out);
+}
+
 }  // namespace nostos::ops

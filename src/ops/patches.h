@@ -49,4 +49,9 @@ void upsample_nearest_2x(Context& ctx, ConstView x, View out);
 /// \param out u8, same number of elements. \param invalid i32 [1], becomes 1 if a value is NaN or infinite
 void to_pixels(Context& ctx, ConstView x, View out, View invalid);
 
+/// What a VAE is given of an 8-bit picture: out = 2 * (x / 255) - 1, each of the three operations rounded to f32.
+/// \param x u8. \param out f32, same number of elements
+/// Source: diffusers image_processor.py, pil_to_numpy() and normalize().
+void from_pixels(Context& ctx, ConstView x, View out);
+
 }  // namespace nostos::ops

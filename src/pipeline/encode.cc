@@ -2,10 +2,12 @@
 #include "pipeline/encode.h"
 
 #include <algorithm>
+#include <span>
 #include <string>
 
 #include "base/error.h"
 #include "nn/row_shards.h"
+#include "ops/patches.h"
 #include "pipeline/reference_images.h"
 #include "pipeline/source_image.h"
 #include "tensor/transfer.h"
@@ -37,13 +39,11 @@ Image prepared(const Drawing& drawing, const EncodeMemory::One& one) {
   return image;
 }
 
-/// \return rows of the image, f32 in [-1, 1], as the reference pipeline rounds: x / 255, then 2 x - 1.
-Tensor values_of(const Image& image, const parallel::Range& rows) {
-  Tensor values(Device{}, DType::f32, {rows.count, image.width, 3});
-  const size_t first = static_cast<size_t>(rows.begin * image.width * 3);
-  for (int64_t i = 0; i < values.view().elements(); ++i)
-    values.data<float>()[i] = 2.0f * (static_cast<float>(image.rgb[first + static_cast<size_t>(i)]) / 255.0f) - 1.0f;
-  return values;
+/// \return u8 [rows, width, 3] of the image.
+ConstView rows_of(const Image& image, const parallel::Range& rows) {
+  return {std::as_bytes(std::span(image.rgb)).data() + rows.begin * image.width * 3,
+          DType::u8,
+          {rows.count, image.width, 3}};
 }
 
 nn::RowShards latent_rows(const Drawing& drawing, const parallel::Grid& grid) {
@@ -115,6 +115,7 @@ void take_encode_scratch(Arena& arena, const Drawing& drawing, EncodeMemory& mem
     arena.rewind(mark);
     const nn::RowShards shards = latent_rows(drawing, one.grid);
     const int64_t width = one.grid.width * model.patch, scale = model.limits.pixels_per_latent;
+    one.bytes = take(arena, DType::u8, {shards.local(scale).count, width * scale, 3});
     one.pixels = take(arena, DType::f32, {shards.local(scale).count, width * scale, 3});
     one.encoder = drawing.family().take_encoder(arena, shards, width);
   }
@@ -132,7 +133,8 @@ void encode_images(Drawing& drawing, EncodeMemory& memory) {
     for (const EncodeMemory::One& one : memory.images) {
       const Image image = prepared(drawing, one);
       const int64_t scale = drawing.parts().shape().limits.pixels_per_latent;
-      upload(ctx, values_of(image, latent_rows(drawing, one.grid).local(scale)), one.pixels);
+      upload(ctx, rows_of(image, latent_rows(drawing, one.grid).local(scale)), one.bytes);
+      ops::from_pixels(ctx, one.bytes, one.pixels);
       one.encoder->encode(ctx, one.pixels, one.encoding);
     }
     if (memory.mask) take_mask(drawing, memory);

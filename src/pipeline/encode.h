@@ -20,7 +20,8 @@ struct EncodeMemory {
     bool is_source = false;
     parallel::Grid grid;  ///< of its tokens
     View encoding{};      ///< see Family::encoding_shape()
-    View pixels{};        ///< f32 [this rank's rows in pixels, width, 3]; scratch
+    View bytes{};         ///< u8 [this rank's rows in pixels, width, 3]; scratch
+    View pixels{};        ///< f32, likewise: what the encoder is given
     std::unique_ptr<Encoder> encoder{};
   };
   View references{};  ///< f32 [tokens of all, patch width], one image after the other; null without references

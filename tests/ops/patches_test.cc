@@ -71,8 +71,8 @@ TEST(Patches, PackedLatentsAreUnpackedAndPackedAgain) {
         for (int64_t x = 0; x < all_columns; ++x) {
           for (int64_t c = 0; c < channels; ++c) {
             const int64_t from = (c * patch + y % patch) * patch + x % patch;
-            const double value = static_cast<double>(
-                packed.data<float>()[(from * height + y / patch) * width + x / patch]);
+            const double value =
+                static_cast<double>(packed.data<float>()[(from * height + y / patch) * width + x / patch]);
             const double deviation = std::sqrt(static_cast<double>(var.data<float>()[from]) + 1e-4);
             const double wanted = value * deviation + static_cast<double>(mean.data<float>()[from]);
             const double bound = (std::abs(value * deviation) + std::abs(wanted)) * (3 * kUnitF32 + unit(dtype));
@@ -195,6 +195,21 @@ TEST(Patches, ToPixelsFindsEveryInvalidValue) {
   }
 }
 
+TEST(Patches, FromPixelsRoundsEachOperation) {
+  Context ctx({}, 2);
+  for (const int64_t n : {0, 1, 33, 256, 40000}) {
+    Tensor x(Device{}, DType::u8, {n});
+    for (int64_t i = 0; i < n; ++i) x.data<uint8_t>()[i] = static_cast<uint8_t>(i);
+    Guarded out(DType::f32, {n});
+    ops::from_pixels(ctx, x, out);
+    for (int64_t i = 0; i < n; ++i) {
+      const volatile float unit = static_cast<float>(i % 256) / 255.0f, twice = 2.0f * unit;
+      ASSERT_EQ(out.view().data<float>()[i], twice - 1.0f) << i;
+    }
+    out.expect_guards_untouched();
+  }
+}
+
 TEST(Patches, WrongShapesAreRefused) {
   Context ctx({}, 1);
   const Tensor latents = random_tensor(DType::f32, {4, 6, 7}, 1), even = random_tensor(DType::f32, {4, 6, 8}, 1);
@@ -208,6 +223,7 @@ TEST(Patches, WrongShapesAreRefused) {
   EXPECT_THROW(ops::upsample_nearest_2x(ctx, even, image), Error);
   Tensor invalid = cleared_flag();
   EXPECT_THROW(ops::to_pixels(ctx, even, bytes, invalid), Error);
+  EXPECT_THROW(ops::from_pixels(ctx, even, bytes), Error);
   EXPECT_THROW(ops::to_pixels(ctx, even.view().rows(0, 1).reshape({48}).rows(0, 3), bytes, bytes), Error);
 }
 

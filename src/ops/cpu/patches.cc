@@ -161,4 +161,12 @@ void run(OnCpu<to_pixels>, Context& ctx, ConstView x, View out, View invalid) {
   });
 }
 
+void run(OnCpu<from_pixels>, Context& ctx, ConstView x, View out) {
+  const uint8_t* from = x.data<uint8_t>();
+  float* to = out.data<float>();
+  parallel_ranges(ctx, x.elements(), 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = 2.0f * (static_cast<float>(from[i]) / 255.0f) - 1.0f;
+  });
+}
+
 }  // namespace nostos::ops

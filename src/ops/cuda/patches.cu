@@ -130,6 +130,16 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
+template <int V>
+__global__ void __launch_bounds__(kBlockThreads) from_pixels_kernel(const uint8_t* x, int64_t vectors, float* out) {
+  const int64_t item = this_item();
+  if (item >= vectors) return;
+  float values[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) values[i] = 2.f * __fdiv_rn(static_cast<float>(x[item * V + i]), 255.f) - 1.f;
+  store<V>(values, out + item * V);
+}
+
 }  // namespace
 
 void run(OnCuda<patchify>, Context& ctx, ConstView latents, int64_t patch, View tokens) {
@@ -214,6 +224,17 @@ void run(OnCuda<to_pixels>, Context& ctx, ConstView x, View out, View invalid) {
           <<<blocks_for(vectors), kBlockThreads, 0, ctx.stream().handle()>>>(in, vectors, to, invalid.data<int32_t>());
       check_launch("to_pixels");
     });
+  });
+}
+
+void run(OnCuda<from_pixels>, Context& ctx, ConstView x, View out) {
+  if (x.elements() == 0) return;
+  float* to = out.data<float>();
+  with_vector(x.elements() % kVector == 0 && is_aligned(to, to), [&](auto v) {
+    const int64_t vectors = x.elements() / v;
+    from_pixels_kernel<v>
+        <<<blocks_for(vectors), kBlockThreads, 0, ctx.stream().handle()>>>(x.data<uint8_t>(), vectors, to);
+    check_launch("from_pixels");
   });
 }
 
