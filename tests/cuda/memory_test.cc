@@ -184,7 +184,7 @@ AdapterUse large_lora(const ModelParts& parts, int64_t rank) {
 TEST_F(CudaOffload, AdaptersHaveTheirRoomWithinTheLimit) {
   Drawer resident({.mode = MemoryMode::resident});
   GenerationRequest plain = half_guided(256, 192), adapted = plain;
-  adapted.adapters = {large_lora(resident.parts(), 128)};
+  adapted.adapters = {large_lora(resident.parts(), 32)};
   const Generation wanted_plain = resident.draw(plain), wanted = resident.draw(adapted);
   EXPECT_GT(wanted.report.adapter_bytes, 0u);
   const size_t scratch = std::max(wanted.report.arena_bytes, wanted_plain.report.arena_bytes);

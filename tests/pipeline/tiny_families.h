@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "pipeline/drawing_device.h"
 #include "pipeline/request.h"
 #include "tensor/shape.h"
 
@@ -51,7 +52,7 @@ struct Drawings {
 // Keeps test listings readable.
 inline void PrintTo(const Drawings& drawings, std::ostream* out) { *out << drawings.name; }
 
-inline const std::filesystem::path kData = std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data";
+inline const std::filesystem::path kData = repository() / "tests/data";
 inline const Drawings kZImage{"z_image", kData / "tiny/diffusers_test", 16, 2, true};
 inline const Drawings kFlux2Klein{"flux2_klein", kData / "klein_tiny/base", 12, 8, false, 0, 48};
 inline const Drawings kFlux2KleinEdits{"flux2_klein_edits", kData / "klein_tiny/base", 12, 8, false, 2, 48};
