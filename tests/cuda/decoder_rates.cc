@@ -1,10 +1,11 @@
-// Prints what a VAE decode takes on the GPU: its first run, its median, and where the time goes, op by op, with the
-// full model's shapes and random weights. timed/ops/dispatch.h, in the place of the library's, sets events around each
+// Prints what a VAE's decoding and encoding take on the GPU: the first run, the median, and where the time goes, op by
+// op, with the full model's shapes and random weights. timed/ops/dispatch.h, in the place of the library's, sets events around each
 // op.   cuda_decoder_rates [folder of the model's configs]
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <vector>
 
 #include "base/error.h"
@@ -21,40 +22,60 @@ namespace {
 
 using ops::record;
 
-void measure(Context& ctx, const autoencoder_kl::Autoencoder& vae, int64_t size) {
-  const int64_t scale = vae.config().scale(), side = size / scale;
-  const nn::RowShards shards(side);
-  Arena counted(ctx.device());
-  vae.take_decode_scratch(counted, shards, side, side);
-  Arena arena(ctx.device(), counted.peak_bytes());
-  const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, side, side);
-  Tensor noise({}, DType::f32, {vae.config().latent_channels, side, side});
-  for (int64_t i = 0; i < noise.shape().elements(); ++i)
-    noise.data<float>()[i] = static_cast<float>(i * 7919 % 1009) / 505 - 1;
-  Tensor latents(ctx.device(), DType::f32, noise.shape()), image(ctx.device(), DType::f32, {size, size, 3});
-  upload(ctx, noise, latents);
-  const auto decode = [&] { vae.decode(ctx, shards, latents, scratch, image); };
+/// \param pass runs with scratch memory of `arena` and of nothing else.
+void measure(Context& ctx, const char* what, int64_t size, const Arena& arena, const std::function<void()>& pass) {
   const auto begin = std::chrono::steady_clock::now();
-  decode();
+  pass();
   ctx.synchronize("measurement");
   const double first_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   constexpr int kRuns = 12;
   std::vector<Stopwatch> watches;
   for (int i = 0; i < kRuns; ++i) {
     watches.emplace_back(ctx);
-    decode();
+    pass();
     watches.back().end(ctx);
   }
   record().on = true;
-  decode();
+  pass();
   record().on = false;
   ctx.synchronize("measurement");
   std::vector<double> times;
   for (const Stopwatch& watch : watches) times.push_back(watch.ms());
   std::ranges::sort(times);
-  fmt::print("VAE decode {0}x{0}: {1:.2f} ms (median of {2}), first run {3:.2f} s, scratch {4:.0f} MiB\n", size,
+  fmt::print("VAE {0} {1}x{1}: {2:.2f} ms (median of {3}), first run {4:.2f} s, scratch {5:.0f} MiB\n", what, size,
              times[kRuns / 2], kRuns, first_s, static_cast<double>(arena.peak_bytes()) / 1048576);
   record().print();
+}
+
+Tensor random_numbers(Context& ctx, const Shape& shape) {
+  Tensor host({}, DType::f32, shape), made(ctx.device(), DType::f32, shape);
+  for (int64_t i = 0; i < shape.elements(); ++i) host.data<float>()[i] = static_cast<float>(i * 7919 % 1009) / 505 - 1;
+  upload(ctx, host, made);
+  return made;
+}
+
+void measure_decode(Context& ctx, const autoencoder_kl::Autoencoder& vae, int64_t size) {
+  const int64_t side = size / vae.config().scale();
+  const nn::RowShards shards(side);
+  Arena counted(ctx.device());
+  vae.take_decode_scratch(counted, shards, side, side);
+  Arena arena(ctx.device(), counted.peak_bytes());
+  const autoencoder_kl::Scratch scratch = vae.take_decode_scratch(arena, shards, side, side);
+  const Tensor latents = random_numbers(ctx, {vae.config().latent_channels, side, side});
+  Tensor image(ctx.device(), DType::f32, {size, size, 3});
+  measure(ctx, "decode", size, arena, [&] { vae.decode(ctx, shards, latents, scratch, image); });
+}
+
+void measure_encode(Context& ctx, const autoencoder_kl::Autoencoder& vae, int64_t size) {
+  const int64_t side = size / vae.config().scale();
+  const nn::RowShards shards(side);
+  Arena counted(ctx.device());
+  vae.take_encode_scratch(counted, shards, side);
+  Arena arena(ctx.device(), counted.peak_bytes());
+  const autoencoder_kl::Scratch scratch = vae.take_encode_scratch(arena, shards, side);
+  const Tensor image = random_numbers(ctx, {size, size, 3});
+  Tensor moments(ctx.device(), DType::f32, {side, side, 2 * vae.config().latent_channels});
+  measure(ctx, "encode", size, arena, [&] { vae.encode(ctx, shards, image, scratch, moments); });
 }
 
 void run(const std::filesystem::path& folder) {
@@ -62,7 +83,10 @@ void run(const std::filesystem::path& folder) {
   fmt::print("{}\n", cuda::device_properties(0).name);
   ZImageModel parts(ctx, folder, true, DType::bf16);
   const autoencoder_kl::Autoencoder& vae = parts.autoencoder(ctx);
-  for (const int64_t size : {1024, 2048}) measure(ctx, vae, size);
+  for (const int64_t size : {1024, 2048}) {
+    measure_decode(ctx, vae, size);
+    measure_encode(ctx, vae, size);
+  }
 }
 
 }  // namespace
