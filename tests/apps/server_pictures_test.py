@@ -219,6 +219,17 @@ class WebUi(PictureTest):
         self.assertEqual(json.loads(answer.json()["info"])["denoising_strength"], 0.75)
         self.assertEqual(base64.b64decode(answer.json()["images"][0]), self.picture(denoising_strength=0.75))
 
+    def test_sillytaverns_request(self):
+        # It has no image to image over this interface: a field of that name is for its second pass, which is off.
+        answer = self.server.post("/sdapi/v1/txt2img", {
+            "prompt": "a boat", "negative_prompt": "blurry", "sampler_name": "Euler", "scheduler": "Simple", "steps": 4, "cfg_scale": 1,
+            "width": 96, "height": 64, "restore_faces": False, "enable_hr": False, "hr_upscaler": "Latent", "hr_scale": 2,
+            "denoising_strength": 0.7, "hr_second_pass_steps": 0, "seed": 7, "override_settings": {"CLIP_stop_at_last_layers": 1},
+            "override_settings_restore_afterwards": True, "clip_skip": 1, "save_images": True, "send_images": True, "do_not_save_grid": False,
+            "do_not_save_samples": False})
+        self.assertEqual(answer.status, 200, answer.body)
+        check_png(base64.b64decode(answer.json()["images"][0]), (96, 64))
+
     def test_resize_modes(self):
         for mode, fit in enumerate(("stretch", "crop", "pad")):
             size = {"width": 96, "height": 96}
@@ -258,6 +269,14 @@ class Edits(PictureTest):
         wanted = rows_of(self.edit(image, mask))
         self.assertEqual(rows_of(self.edit(image, ("mask", "m.png", TRANSPARENT))), wanted)
         self.assertNotEqual(rows_of(self.edit(image, ("mask", "m.png", PAINTED))), wanted)
+
+    def test_open_webuis_request(self):
+        body = form(("model", None, "gpt-image-1"), ("prompt", None, "a boat"), ("n", None, "1"), ("size", None, "96x96"),
+                    ("background", None, "opaque"), ("response_format", None, "b64_json"), ("image", "image.png", PICTURE))
+        answer = self.server.post("/v1/images/edits", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+        self.assertEqual(answer.status, 200, answer.body)
+        check_png(base64.b64decode(answer.json()["data"][0]["b64_json"]), (96, 96))
+        self.assertEqual(self.left(), [])
 
     def test_without_a_mask_all_of_it_is_drawn_anew(self):
         image = ("image", "beach.png", PICTURE)
