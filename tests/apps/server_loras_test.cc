@@ -125,7 +125,8 @@ class ServerLoras : public testing::Test {
     return LoraFolder(root_, [this](const fs::path& file) {
       ++reads_;
       const std::string text = read_file(file, 1000);
-      require(text.find("bad") == std::string::npos, ErrorKind::invalid_input, "made for another model");
+      require(text.find("bad") == std::string::npos, ErrorKind::invalid_input, "{}: made for another model",
+              file.string());
       return LoraFacts{.sha256 = "hash of " + text, .summary = "LoRA " + text};
     });
   }
@@ -236,11 +237,11 @@ TEST_F(ServerLoras, FilesAreReadOnceUntilTheyChange) {
     EXPECT_EQ(folder.find({{.field = "", .name = "a"}})[0].sha256, "hash of one");
     const ApiError error = refusal(folder, "b");
     EXPECT_EQ(error.param, "loras[0]");
-    EXPECT_EQ(std::string(error.what()), "loras[0]: the LoRA \"b\" cannot be used: made for another model");
+    EXPECT_EQ(std::string(error.what()), "loras[0]: the LoRA \"b\" cannot be used: b.gguf: made for another model");
   }
   EXPECT_EQ(reads_, 2);
   EXPECT_EQ(folder.known_facts(folder.list()[0])->summary, "LoRA one");
-  EXPECT_EQ(folder.known_facts(folder.list()[1])->error, "made for another model");
+  EXPECT_EQ(folder.known_facts(folder.list()[1])->error, "b.gguf: made for another model");
   // Another file of the same length, and time, as a copy that keeps times has it.
   const auto time = fs::last_write_time(root_ / "a.gguf");
   write("new", "two");

@@ -72,6 +72,13 @@ std::string advice(const std::string& wanted, const std::vector<LoraFile>& files
                      names.empty() ? "" : fmt::format("near it is {}; ", fmt::join(names, ", ")), files.size());
 }
 
+/// \return the message with names in the place of paths: where a server keeps its files is not its clients' business.
+std::string without_folder(std::string message, const fs::path& folder) {
+  const std::string prefix = folder.string() + "/";
+  for (size_t at; (at = message.find(prefix)) != std::string::npos;) message.erase(at, prefix.size());
+  return message;
+}
+
 /// \return `text` as messages show it.
 std::string shown(const std::string& text) { return '"' + text.substr(0, kComparedBytes) + '"'; }
 
@@ -181,7 +188,7 @@ LoraFacts LoraFolder::facts_of(const LoraFile& file, const std::string& field) {
     facts = read_(file.path);
   } catch (const Error& why) {
     if (why.kind() != ErrorKind::invalid_input) throw;
-    facts.error = why.what();
+    facts.error = without_folder(why.what(), folder_);
   }
   const std::lock_guard lock(mutex_);
   return known_of(file.path, version).facts.emplace(std::move(facts));
