@@ -19,22 +19,61 @@ const Image& pixels_of(const ReferenceImage& given, const std::string& field) {
   return *given.image;
 }
 
+/// \return an image as the VAE is given it, on rank 0.
+Image prepared_here(const ResolvedRequest& resolved, const EncodeMemory::One& one, const ModelLimits& limits) {
+  const GenerationRequest& request = resolved.request;
+  if (one.role == EncodeMemory::Role::control)
+    return prepare_control(pixels_of(request.control->image, "control.image"), resolved, limits);
+  const std::string field = fmt::format("image[{}]", one.index);
+  const Image& given = pixels_of(request.images[one.index], field);
+  return one.role == EncodeMemory::Role::reference ? prepare_reference(given, limits, field)
+                                                   : prepare_source(given, resolved, limits);
+}
+
 /// \return an image as the VAE is given it, on every rank.
 Image prepared(const Drawing& drawing, const EncodeMemory::One& one) {
   const ResolvedRequest& resolved = drawing.made.front().resolved;
   const ModelShape& model = drawing.parts().shape();
   Image image{one.grid.height * model.token_side(), one.grid.width * model.token_side(), {}};
   if (drawing.is_root()) {
-    const std::string field = fmt::format("image[{}]", one.index);
-    const Image& given = pixels_of(resolved.request.images[one.index], field);
-    Image made =
-        one.is_source ? prepare_source(given, resolved, model.limits) : prepare_reference(given, model.limits, field);
+    Image made = prepared_here(resolved, one, model.limits);
     check(image.height == made.height && image.width == made.width, "an image is prepared as it was planned");
     image = std::move(made);
   }
   image.rgb.resize(static_cast<size_t>(image.height * image.width * 3));
   drawing.world().broadcast(host_bytes(std::span(image.rgb)), kRoot).wait();
   return image;
+}
+
+/// \return the mask at the drawn size, 255 what is drawn anew, on every rank.
+GreyImage hard_mask(const Drawing& drawing) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  GreyImage mask{resolved.drawn_height, resolved.drawn_width, {}};
+  if (drawing.is_root())
+    mask = prepare_hard_mask(pixels_of(resolved.request.mask->image, "mask"), resolved, drawing.parts().shape().limits);
+  mask.grey.resize(static_cast<size_t>(mask.height * mask.width));
+  drawing.world().broadcast(host_bytes(std::span(mask.grey)), kRoot).wait();
+  return mask;
+}
+
+/// Makes grey what is drawn anew. \param values of rows of an image, see values_of()
+void cover(const GreyImage& mask, const parallel::Range& rows, Tensor& values) {
+  for (int64_t i = 0; i < rows.count * mask.width; ++i)
+    if (mask.grey[static_cast<size_t>(rows.begin * mask.width + i)] != 0)
+      std::fill_n(values.data<float>() + 3 * i, 3, 0);
+}
+
+/// Fills memory.condition. \param mask of hard_mask(), if memory.control has one
+void make_condition(Drawing& drawing, const GreyImage& mask, const EncodeMemory& memory) {
+  Context& ctx = drawing.ctx();
+  if (memory.control.is_known) {
+    const Shape latents = memory.is_known.shape();
+    const GreyImage small = interpolate_nearest(mask, {latents[0], latents[1]});
+    Tensor is_known(Device{}, DType::f32, latents);
+    std::ranges::transform(small.grey, is_known.data<float>(), [](uint8_t grey) { return grey == 0 ? 1.0f : 0.0f; });
+    upload(ctx, is_known, memory.is_known);
+  }
+  drawing.family().to_condition(ctx, memory.control, memory.condition);
 }
 
 /// \return rows of the image, f32 in [-1, 1], as the reference pipeline rounds: x / 255, then 2 x - 1.
@@ -81,6 +120,45 @@ std::vector<parallel::Grid> reference_grids(const Drawing& drawing) {
   return grids;
 }
 
+namespace {
+
+/// \return an image of the drawn size, with memory for its encoding.
+EncodeMemory::One take_drawn(Arena& arena, const Drawing& drawing, EncodeMemory::Role role) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  const int64_t side = drawing.parts().shape().token_side();
+  const parallel::Grid grid{resolved.drawn_height / side, resolved.drawn_width / side};
+  return {.role = role, .grid = grid, .encoding = take(arena, DType::f32, drawing.family().encoding_shape(grid))};
+}
+
+void take_source_memory(Arena& arena, const Drawing& drawing, EncodeMemory& memory) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  if (!resolved.has_source) return;
+  if (!resolved.shows_source)
+    memory.images.insert(memory.images.begin(), take_drawn(arena, drawing, EncodeMemory::Role::source));
+  EncodeMemory::One& source = memory.images.front();
+  source.role = EncodeMemory::Role::source;
+  memory.source = source.encoding;
+  if (resolved.request.mask)
+    memory.mask = take(arena, DType::f32, {source.grid.tokens(), drawing.parts().shape().patch_width()});
+}
+
+void take_control_memory(Arena& arena, const Drawing& drawing, EncodeMemory& memory) {
+  const ModelShape& model = drawing.parts().shape();
+  const Shape latent = drawing.latent_shape();
+  memory.condition = take(arena, DType::f32, {model.control_channels, latent[1], latent[2]});
+  const auto add = [&](EncodeMemory::Role role) -> ConstView {
+    memory.images.push_back(take_drawn(arena, drawing, role));
+    return memory.images.back().encoding;
+  };
+  memory.control.image = add(EncodeMemory::Role::control);
+  if (!model.control_sees_mask || !drawing.made.front().resolved.request.mask) return;
+  memory.control.known = add(EncodeMemory::Role::known);
+  memory.is_known = take(arena, DType::f32, {latent[1], latent[2]});
+  memory.control.is_known = memory.is_known;
+}
+
+}  // namespace
+
 EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
   const ModelShape& model = drawing.parts().shape();
   const ResolvedRequest& resolved = drawing.made.front().resolved;
@@ -95,16 +173,8 @@ EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
     memory.images.push_back({.index = index++, .grid = grid, .encoding = memory.references.rows(row, grid.tokens())});
     row += grid.tokens();
   }
-  if (!resolved.has_source) return memory;
-  if (!resolved.shows_source) {
-    const parallel::Grid grid{resolved.drawn_height / model.token_side(), resolved.drawn_width / model.token_side()};
-    memory.images.insert(memory.images.begin(),
-                         {.grid = grid, .encoding = take(arena, DType::f32, drawing.family().encoding_shape(grid))});
-  }
-  EncodeMemory::One& source = memory.images.front();
-  source.is_source = true;
-  memory.source = source.encoding;
-  if (resolved.request.mask) memory.mask = take(arena, DType::f32, {source.grid.tokens(), model.patch_width()});
+  take_source_memory(arena, drawing, memory);
+  if (resolved.has_control()) take_control_memory(arena, drawing, memory);
   return memory;
 }
 
@@ -129,13 +199,18 @@ void encode_images(Drawing& drawing, EncodeMemory& memory) {
   }
   drawing.enter_stage("encode");
   drawing.timed("vae_encode", ctx, [&] {
+    const GreyImage mask = memory.control.is_known ? hard_mask(drawing) : GreyImage();
     for (const EncodeMemory::One& one : memory.images) {
       const Image image = prepared(drawing, one);
       const int64_t scale = drawing.parts().shape().limits.pixels_per_latent;
-      upload(ctx, values_of(image, latent_rows(drawing, one.grid).local(scale)), one.pixels);
+      const parallel::Range rows = latent_rows(drawing, one.grid).local(scale);
+      Tensor values = values_of(image, rows);
+      if (one.role == EncodeMemory::Role::known) cover(mask, rows, values);
+      upload(ctx, values, one.pixels);
       one.encoder->encode(ctx, one.pixels, one.encoding);
     }
     if (memory.mask) take_mask(drawing, memory);
+    if (memory.condition) make_condition(drawing, mask, memory);
   });
   if (drawing.takes_turns()) {
     drawing.world().device().synchronize(ctx, "encodings");
