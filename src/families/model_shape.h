@@ -71,6 +71,7 @@ struct ModelShape {
   bool pads_prompts = false;       ///< whether every prompt has the rows of the request's max_sequence_length
   int64_t control_channels = 0;    ///< of what Family::to_condition() makes; 0 without a control network
   bool control_sees_mask = false;  ///< whether the control network is told which part of an image is drawn anew
+  int64_t control_blocks = 0;      ///< of the control network that one forward pass runs beside the transformer's
 
   /// \param tokens of a prompt \param max_tokens of the request, see GenerationRequest::max_sequence_length
   /// \return rows of the prompt's embedding.

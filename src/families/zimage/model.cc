@@ -48,6 +48,8 @@ void add_control(const ControlConfig& control, const Config& transformer, ModelS
   shape.limits.control = ControlSupport::loaded;
   shape.control_channels = control.dims.in_channels;
   shape.control_sees_mask = control.dims.in_channels > transformer.in_channels;
+  const bool runs_twice = control.refiner == ControlRefiner::control_layers;
+  shape.control_blocks = control.dims.layers * (runs_twice ? 2 : 1) + control.refiner_blocks();
 }
 
 SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
