@@ -245,6 +245,23 @@ TEST(ControlDrawings, BeginNowhereWithoutANetwork) {
   EXPECT_THROW(Engine refused(klein), Error);
 }
 
+TEST(ControlDrawings, AdaptersChangeTheTransformerAlone) {
+  const std::filesystem::path folder = tiny::kData / "tiny/varied";
+  const ControlFile network(ControlKind::union_2_1, folder);
+  EngineOptions with = options(network.path()), without = options({});
+  with.model.model = without.model.model = folder;
+  Engine controlled(with), plain(without);
+  const std::filesystem::path file = tiny::kData / "adapters/zimage/ai_toolkit.safetensors";
+  const AdapterUse adapter{.name = "a", .file = file.string(), .sha256 = file_sha256(file)};
+  GenerationRequest adapted = request({});
+  adapted.adapters = {adapter};
+  EXPECT_EQ(drawn(controlled, adapted), drawn(plain, adapted));
+  const std::vector<float> before = drawn(controlled, request(control()));
+  adapted.control = control();
+  EXPECT_NE(drawn(controlled, adapted), before);
+  EXPECT_EQ(drawn(controlled, request(control())), before);
+}
+
 TEST(ControlDrawings, HaveTheControlImagesSize) {
   const ControlFile network(ControlKind::lite, tiny::kZImage.folder);
   Engine engine(options(network.path()));
