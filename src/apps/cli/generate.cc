@@ -301,7 +301,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (processes.is_root()) require_outputs(flags, count);
   options.model = model_files(record.model_path, record.parts);
   if (!record.request.control) {
-    if (!record.parts.controlnet.empty()) log_warning("--controlnet changes nothing without --control-image");
+    if (processes.is_root() && !record.parts.controlnet.empty())
+      log_warning("--controlnet changes nothing without --control-image");
     options.model.controlnet.clear();
   }
   options.variant = record.variant;
@@ -312,6 +313,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;
+  // The other processes have no pictures to resolve a request with: the root's record will say all of it.
+  if (!processes.is_root()) record.request = std::move(without_images);
   take_images(flags.images, processes.is_root(), limits, record.request);
   take_control(flags.control, processes.is_root(), limits, record.request);
   convert_guidance(record, limits.guidance, flags);
