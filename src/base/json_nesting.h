@@ -1,4 +1,5 @@
-// Owns the limit of how deep JSON that nobody vouches for is nested: parsers follow any depth, and take the stack for it.
+// Owns the limit of how deep JSON that nobody vouches for is nested: parsers follow any depth, and take the stack for
+// it.
 #pragma once
 
 #include <cstddef>

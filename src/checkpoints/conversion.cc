@@ -48,7 +48,7 @@ bool is_of_kind(const FamilyOptions& family, const Path& place, const PartType& 
 void require_known(const std::vector<std::string>& parts) {
   for (const std::string& part : parts)
     require(std::ranges::any_of(part_types(), [&](const PartType& type) { return type.kind->folder == part; }),
-            ErrorKind::invalid_input, "'{}' is no part: use transformer, text_encoder or vae", part);
+            ErrorKind::invalid_input, "'{}' is no part: use transformer, text_encoder, vae or controlnet", part);
 }
 
 Parts open_parts(const FamilyOptions& family, const std::vector<std::string>& wanted) {
@@ -75,7 +75,7 @@ std::vector<ScaledAdapter> merge_adapters(const std::vector<MergedAdapter>& file
   std::vector<AdapterPart> changeable;
   std::string title;
   for (const auto& part : parts) {
-    if (part->type().kind->folder == "vae") continue;
+    if (part->type().kind->folder == "vae" || !part->type().kind->takes_adapters) continue;
     if (title.empty() || part->type().kind->folder == "transformer") title = part->type().title(part->config().json);
     changeable.push_back(part->adapter_part());
   }

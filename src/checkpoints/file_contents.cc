@@ -119,6 +119,7 @@ std::string_view FileContents::kind() const {
   if (parts.size() > 1) return "all-in-one";
   if (parts.empty()) return is_adapter ? "adapter" : "unknown";
   const std::string_view folder = parts.front().type->kind->folder;
+  if (folder == "controlnet") return "control network";
   return folder == "vae" ? "VAE" : folder == "text_encoder" ? "text encoder" : folder;
 }
 

@@ -56,7 +56,7 @@ struct FileContents {
   std::vector<FilePart> parts;
   std::vector<FileTensorFacts> tensors;  ///< by name
 
-  /// \return "transformer", "text encoder", "VAE", "all-in-one", "adapter" or "unknown".
+  /// \return "transformer", "text encoder", "VAE", "control network", "all-in-one", "adapter" or "unknown".
   std::string_view kind() const;
   /// \return the weights of a part, or all that is no part's and no scale, by how they are stored.
   std::vector<FormatGroup> groups(std::optional<size_t> part) const;

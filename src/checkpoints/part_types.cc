@@ -16,6 +16,7 @@
 #include "models/flux2/weights.h"
 #include "models/qwen3/weights.h"
 #include "models/synthetic_source.h"
+#include "models/zimage/control_weights.h"
 #include "models/zimage/weights.h"
 
 namespace nostos {
@@ -30,6 +31,24 @@ std::string zimage_title(const JsonConfig& json) {
   const zimage::Config published;
   if (config.hidden == published.hidden && config.layers == published.layers) return "Z-Image";
   return fmt::format("a Z-Image of {} layers, {} wide", config.layers, config.hidden);
+}
+
+void walk_control(const JsonConfig& config, WeightBuilder& builder) {
+  zimage::build_control_weights(zimage::load_control_config(config), builder);
+}
+
+std::string control_title(const JsonConfig& json) {
+  const zimage::ControlConfig config = zimage::load_control_config(json);
+  const auto is = [&](zimage::ControlRefiner refiner, int64_t layers, int64_t channels) {
+    return config.refiner == refiner && config.dims.layers == layers && config.dims.in_channels == channels &&
+           config.dims.hidden == zimage::Config().hidden;
+  };
+  if (is(zimage::ControlRefiner::plain_blocks, 6, 16)) return "Union 1.0";
+  if (is(zimage::ControlRefiner::control_layers, 15, 33)) return "Union 2.0";
+  if (is(zimage::ControlRefiner::control_blocks, 15, 33)) return "Union or Tile 2.1";
+  if (is(zimage::ControlRefiner::control_blocks, 3, 33)) return "Union or Tile 2.1 lite";
+  return fmt::format("a control network of {} layers, {} wide, for images of {} channels", config.dims.layers,
+                     config.dims.hidden, config.dims.in_channels);
 }
 
 void walk_flux2(const JsonConfig& config, WeightBuilder& builder) {
@@ -99,6 +118,9 @@ const CheckpointLayout& layout_of(std::span<const CheckpointLayout> layouts, std
 const CheckpointLayout& own_zimage_layout(const JsonConfig&) {
   return layout_of(zimage::file_layouts(), "Z-Image's own");
 }
+const CheckpointLayout& own_control_layout(const JsonConfig&) {
+  return layout_of(zimage::control_file_layouts(), "diffusers");
+}
 const CheckpointLayout& own_flux2_layout(const JsonConfig&) {
   return layout_of(flux2::file_layouts(), "Black Forest Labs'");
 }
@@ -140,6 +162,9 @@ std::string written(const nlohmann::ordered_json& json) { return json.dump(2) + 
 std::string zimage_folder_config(const JsonConfig& config, DType) {
   return written(with_class(config, zimage::kTransformerClass));
 }
+std::string control_folder_config(const JsonConfig& config, DType) {
+  return written(with_class(config, "ZImageControlNetModel"));
+}
 std::string flux2_folder_config(const JsonConfig& config, DType) {
   return written(with_class(config, flux2_klein::kTransformerClass));
 }
@@ -169,6 +194,8 @@ constexpr std::array kTypes{
              kDiffusersStem, "diffusers", same_name, flux2_folder_config},
     PartType{&zimage::kTransformer, walk_zimage, zimage_title, own_zimage_layout, "", transformer_place, same_shape,
              kDiffusersStem, "diffusers", same_name, zimage_folder_config},
+    PartType{&zimage::kControlNetwork, walk_control, control_title, own_control_layout, "", transformer_place,
+             same_shape, kDiffusersStem, "diffusers", same_name, control_folder_config},
     PartType{&kTextEncoder, walk_qwen3, qwen3_title, own_qwen3_layout, "model.", text_encoder_place, same_shape,
              "model", "transformers", text_encoder_name, qwen3_folder_config},
     PartType{&kVae, walk_vae, vae_title, own_vae_layout, "", vae_place, own_vae_shape, kDiffusersStem, "diffusers",

@@ -74,6 +74,7 @@ struct DenoiserPlan {
   std::span<const parallel::Grid> references;  ///< the token grid of each reference image
   int64_t steps = 1;
   bool passes_apart = false;  ///< whether passes run one after the other, which takes less memory
+  bool has_control = false;   ///< whether there is a control image
 };
 
 /// One forward pass of a step.
@@ -82,6 +83,7 @@ struct DenoisePass {
   size_t embedding = 0;  ///< of those that there are
   ConstView tokens{};    ///< f32 [this rank's image tokens, patch width]: the state, as ops::patchify() lays it out
   View velocity{};       ///< f32, as tokens: what the model predicts
+  bool is_controlled = false;  ///< whether the control image has a say: DenoiserPlan::has_control
 };
 
 /// Predicts the velocity of images, step by step, on one rank or as one of many. A prediction depends on its own image,
@@ -100,6 +102,10 @@ class Denoiser {
   /// Takes this rank's rows of the reference images, if there are any.
   /// \param tokens f32 [tokens of all, patch width], one image after the other, whole
   virtual void take_references(Context& ctx, ConstView tokens) = 0;
+  /// Takes this rank's rows of the control image. Called once a run where there is one, and after no predict().
+  /// \param condition of Family::to_condition(), whole
+  /// \param scales of each step, by which what the control image adds is multiplied
+  virtual void take_control(Context& ctx, ConstView condition, std::span<const float> scales) = 0;
   /// Computes, for all steps, what depends on the time alone.
   virtual void take_times(Context& ctx, std::span<const float> times) = 0;
   /// Makes `step`, counted from 0, the step under way. A recording of predict() holds no call of select_step().
@@ -137,6 +143,13 @@ class Encoder {
   /// \param encoding f32 Family::encoding_shape()
   /// \throws Error cancelled between blocks, peer_failed
   virtual void encode(Context& ctx, ConstView image, View encoding) const = 0;
+};
+
+/// What a control network is told, of images of the drawn size.
+struct ControlInputs {
+  ConstView image;    ///< encoding of the control image
+  ConstView known{};  ///< encoding of the image that the drawing begins with, grey where it is drawn anew; null without
+  ConstView is_known{};  ///< f32 [latent height, latent width]: 0 what is drawn anew, else 1; null without a mask
 };
 
 /// A model of a family: its shape, its parts, and the makers of what draws with the parts. What a maker returns refers
@@ -189,6 +202,10 @@ class Family {
   /// latents = those of an encoded image. \param noise f32, of their shape, by which they are drawn where
   /// ModelShape::draws_latents; else null. It may be latents. \param latents f32 [channels, height, width]
   virtual void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const = 0;
+  /// condition = what the control network is given, of the VAE's means: nothing is drawn. Of a family with control
+  /// networks, with one loaded. \param inputs with a mask only where ModelShape::control_sees_mask
+  /// \param condition f32 [ModelShape::control_channels, latent height, latent width]
+  virtual void to_condition(Context& ctx, const ControlInputs& inputs, View condition) const = 0;
 
   /// Lets what decodes and encodes take less memory from now on, which may take more time. The bits are the same.
   void spare_memory() { spares_memory_ = true; }

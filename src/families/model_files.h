@@ -18,6 +18,8 @@ struct ModelFiles {
   std::filesystem::path model;
   /// Files, or folders with weights, in the place of the model's part; empty: the model's.
   std::filesystem::path transformer, text_encoder, vae;
+  /// A file, or a folder with weights, of a control network beside the model; empty: there is none.
+  std::filesystem::path controlnet;
   /// A folder with a tokenizer's files, or a GGUF file with a vocabulary; empty: the text encoder's or the model's.
   std::filesystem::path tokenizer;
   /// Folders where the usual tokenizer may be, looked at in order where neither the text encoder nor the model has one.

@@ -24,7 +24,7 @@ namespace nostos {
 class ModelPart {
  public:
   /// \param name as messages write it, e.g. "text encoder"
-  /// \param adapted_as what adapters call it, e.g. "text_encoder"
+  /// \param adapted_as what adapters call it, e.g. "text_encoder"; "": they do not change it
   /// \param sizes of the part's weights, from a walk that loads nothing
   ModelPart(std::string_view name, std::string_view adapted_as, WeightSizes sizes)
       : name_(name), adapted_as_(adapted_as), sizes_(std::move(sizes)) {}
@@ -36,6 +36,7 @@ class ModelPart {
   const WeightSizes& sizes() const { return sizes_; }
   /// \return what adapters call the part.
   std::string_view adapted_as() const { return adapted_as_; }
+  bool takes_adapters() const { return !adapted_as_.empty(); }
   /// \return whether blocks of the part may be kept in host memory. A part without blocks is always on the device.
   bool can_stream() const { return !sizes_.blocks.empty(); }
 
@@ -113,7 +114,7 @@ class ModelPartOf final : public ModelPart {
   }
   std::function<AdapterPart()> lister() const override { return source_.lister; }
   size_t plan_adapters(Context& ctx, std::span<const ScaledAdapter> adapters) override {
-    if (adapters.empty()) return 0;
+    if (adapters.empty() || !takes_adapters()) return 0;
     const Listed& all = listed(ctx);
     const WeightTable table = weight_table(all.weights);
     const WeightChanges changes = find_changes({adapted_as(), table, all.weights.storage}, adapters);
@@ -122,6 +123,7 @@ class ModelPartOf final : public ModelPart {
     return bytes;
   }
   void adapt(Context& ctx, std::span<const ScaledAdapter> adapters) override {
+    if (!takes_adapters()) return;
     adapters_.assign(adapters.begin(), adapters.end());
     if (network_)
       adapt_weights(ctx, adaptable(ctx), adapters_, applied_);

@@ -26,6 +26,13 @@ GuidanceForm parse_guidance_form(const std::string& text);
 /// \return whether guidance of this scale is on.
 bool guides(GuidanceForm form, double scale);
 
+/// Whether drawings may follow a control image.
+enum class ControlSupport {
+  none,        ///< the family has no control networks
+  not_loaded,  ///< the model was opened without one
+  loaded,
+};
+
 /// How a mask comes to the size of latents.
 enum class MaskScaling {
   nearest,   ///< one pixel for each latent
@@ -49,6 +56,7 @@ struct ModelLimits {
   int64_t reference_pixels = int64_t{1024} * 1024;  ///< beyond which a reference image is made smaller
   double default_strength = 0.6;                    ///< of a drawing that begins with an image
   double default_mask_strength = 1;                 ///< likewise, where a mask says which part is drawn anew
+  ControlSupport control = ControlSupport::none;
 };
 
 /// Latents and token sequence of a model, as shard plans, noise and previews need them.
@@ -60,7 +68,10 @@ struct ModelShape {
   /// Whether the latents of an image are drawn from the VAE's posterior, not its mean.
   bool draws_latents = false;
   MaskScaling mask_scaling = MaskScaling::nearest;
-  bool pads_prompts = false;  ///< whether every prompt has the rows of the request's max_sequence_length
+  bool pads_prompts = false;       ///< whether every prompt has the rows of the request's max_sequence_length
+  int64_t control_channels = 0;    ///< of what Family::to_condition() makes; 0 without a control network
+  bool control_sees_mask = false;  ///< whether the control network is told which part of an image is drawn anew
+  int64_t control_blocks = 0;      ///< of the control network that one forward pass runs beside the transformer's
 
   /// \param tokens of a prompt \param max_tokens of the request, see GenerationRequest::max_sequence_length
   /// \return rows of the prompt's embedding.

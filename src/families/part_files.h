@@ -57,6 +57,7 @@ struct PartKind {
   std::span<const std::string_view> (*prefixes)();  ///< likewise
   /// \return the config that the shapes of a file's tensors tell
   JsonConfig (*guess_config)(const TensorShapes& shapes, const WeightStore& store);
+  bool takes_adapters = true;
 };
 
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()

@@ -46,7 +46,7 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
                        std::move(listed.weights.storage.tables)};
   };
   return std::make_unique<Part>(
-      name, files.kind().folder, std::move(sizes),
+      name, files.kind().takes_adapters ? files.kind().folder : "", std::move(sizes),
       typename Part::Source{
           .make =
               [&files, walk, make](Context& on, const WeightPlacement& placement) {

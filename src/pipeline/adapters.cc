@@ -53,7 +53,8 @@ void require_applicable(const Adapter& adapter, const AdapterTargets& targets) {
 std::function<AdapterTargets()> lister_of(const Family& family) {
   std::vector<std::function<AdapterPart()>> listers;
   for (const ModelPart* part : family.parts())
-    if (part->can_stream()) listers.push_back(part->lister());  // what adapters change has blocks: no VAE
+    if (part->can_stream() && part->takes_adapters())  // what adapters change has blocks: no VAE
+      listers.push_back(part->lister());
   return [name = std::string(family.name()), listers = std::move(listers)] {
     std::vector<AdapterPart> parts;
     for (const auto& list : listers) parts.push_back(list());

@@ -20,13 +20,22 @@ bool begin_alike(const ResolvedRequest& a, const ResolvedRequest& b) {
                            same_mask(a.request.mask, b.request.mask));
 }
 
+bool follow_alike(const ResolvedRequest& a, const ResolvedRequest& b) {
+  if (a.control_scales != b.control_scales) return false;
+  if (!a.has_control()) return true;
+  const Control &one = *a.request.control, &other = *b.request.control;
+  return one.preprocessor == other.preprocessor && same_pixels(one.image, other.image) &&
+         a.request.image_fit == b.request.image_fit && a.request.height == b.request.height &&
+         a.request.width == b.request.width;
+}
+
 }  // namespace
 
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b) {
   return a.drawn_height == b.drawn_height && a.drawn_width == b.drawn_width &&
          a.request.num_inference_steps == b.request.num_inference_steps && a.request.sigmas == b.request.sigmas &&
          std::ranges::equal(a.request.images, b.request.images, same_pixels) && begin_alike(a, b) &&
-         same_changes(a.request.adapters, b.request.adapters);
+         follow_alike(a, b) && same_changes(a.request.adapters, b.request.adapters);
 }
 
 std::vector<Batch> batch_plan(std::span<const int64_t> rows, int64_t max_rows) {

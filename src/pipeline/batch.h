@@ -15,8 +15,8 @@ namespace nostos {
 
 /// \return whether one drawing can serve both requests. Both must be drawn at the same size with the same noise levels,
 /// so that their steps have the same times, and with the same images in the same order, of which the first is or is not
-/// what both begin with, by the same strength and mask. Prompts, seeds, noise, guidance and numbers of images are each
-/// request's own.
+/// what both begin with, by the same strength and mask, and with the same control image and its settings. Prompts,
+/// seeds, noise, guidance and numbers of images are each request's own.
 bool draws_together(const ResolvedRequest& a, const ResolvedRequest& b);
 
 /// Consecutive images that are denoised together, or prompts that are encoded together.

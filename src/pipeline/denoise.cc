@@ -92,6 +92,7 @@ DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, 
                   .caption_tokens = embedding_rows,
                   .references = reference_grids(drawing),
                   .pictures = std::move(pictures),
+                  .control_scales = drawing.made.front().resolved.control_scales,
                   .has_mask = request.mask.has_value()};
   std::vector<int64_t> rows;
   for (size_t i = 0; i < all.pictures.size(); ++i) rows.push_back(all.rows_of(i));
@@ -143,7 +144,7 @@ void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& 
     const auto& [first, count, apart] = plan.batches[i];
     const BatchRun batch{std::span(plan.places).subspan(first, count), std::span(memory.states).subspan(first, count)};
     const SamplerPlan& sampler_plan = plan.samplers[i];
-    Sampler sampler(ctx, sampler_plan, memory.samplers[i], inputs.embeddings, inputs.references,
+    Sampler sampler(ctx, sampler_plan, memory.samplers[i], {inputs.embeddings, inputs.references, inputs.condition},
                     drawing.rank.memory.left());
     if (i == 0) {
       drawing.report.transformer_flop = sampler.step_flop();

@@ -47,6 +47,7 @@ struct DenoiseInputs {
   ConstView references;               ///< f32 [tokens of all reference images, patch width]; null without
   ConstView source;                   ///< encoding of the image that the drawing begins with; null without
   ConstView mask;                     ///< f32 [tokens, patch width] of that image; null without
+  ConstView condition;                ///< see Family::to_condition(); null without a control image
 };
 
 /// memory.states <- the images' final latents. Every rank has the latents in drawing.made, too.

@@ -132,7 +132,8 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
                            .pictures = std::move(pictures),
                            .references = first.references,
                            .has_source = resolved.has_source,
-                           .has_mask = first.has_mask};
+                           .has_mask = first.has_mask,
+                           .has_control = resolved.has_control()};
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {
@@ -203,10 +204,10 @@ void run_stages(Drawing& drawing) {
   if (drawing.takes_turns() && !are_loaded) drawing.turn_to(parts.denoise);
   drawing.enter_stage("denoise");
   drawing.timed("denoise", drawing.ctx(), [&] {
-    denoise(
-        drawing, plan, memory.denoise,
-        {embeddings_of(memory.captions, prompts), memory.encode.references, memory.encode.source, memory.encode.mask},
-        [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
+    denoise(drawing, plan, memory.denoise,
+            {embeddings_of(memory.captions, prompts), memory.encode.references, memory.encode.source,
+             memory.encode.mask, memory.encode.condition},
+            [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
   });
 
   decode(drawing, plan.places, memory.denoise.states, std::move(memory.decode));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "nn/row_shards.h"
@@ -21,17 +22,26 @@ const Image& pixels_of(const ReferenceImage& given, const std::string& field) {
   return *given.image;
 }
 
+/// \return what an image is made of, and what it is called in messages.
+std::pair<const ReferenceImage&, std::string> given_for(const GenerationRequest& request,
+                                                        const EncodeMemory::One& one) {
+  if (one.role == EncodeMemory::Role::control) return {request.control->image, "control.image"};
+  return {request.images[one.index], fmt::format("image[{}]", one.index)};
+}
+
 /// \return the image as the VAE is given it. A picture of that size already is not copied: on a GPU the copies took
 /// half as long as the encoder. \param size of what is made
 std::shared_ptr<const Image> prepared_on_root(const Drawing& drawing, const EncodeMemory::One& one, ImageSize size) {
   const ResolvedRequest& resolved = drawing.made.front().resolved;
   const ModelLimits& limits = drawing.parts().shape().limits;
-  const ReferenceImage& image = resolved.request.images[one.index];
-  const std::string field = fmt::format("image[{}]", one.index);
+  const auto [image, field] = given_for(resolved.request, one);
   const Image& given = pixels_of(image, field);
-  if (size == ImageSize{given.height, given.width}) return image.image;
-  auto made = std::make_shared<const Image>(one.is_source ? prepare_source(given, resolved, limits)
-                                                          : prepare_reference(given, limits, field));
+  const bool is_control = one.role == EncodeMemory::Role::control;
+  if (!is_control && size == ImageSize{given.height, given.width}) return image.image;
+  auto made = std::make_shared<const Image>(is_control ? prepare_control(given, resolved, limits)
+                                            : one.role == EncodeMemory::Role::reference
+                                                ? prepare_reference(given, limits, field)
+                                                : prepare_source(given, resolved, limits));
   check(size == ImageSize{made->height, made->width}, "an image is prepared as it was planned");
   return made;
 }
@@ -47,6 +57,41 @@ std::shared_ptr<const Image> prepared(const Drawing& drawing, const EncodeMemory
   image.rgb.resize(static_cast<size_t>(size.height * size.width * 3));
   drawing.world().broadcast(host_bytes(std::span(image.rgb)), kRoot).wait();
   return std::make_shared<const Image>(std::move(image));
+}
+
+/// \return the mask at the drawn size, 255 what is drawn anew, on every rank.
+GreyImage hard_mask(const Drawing& drawing) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  GreyImage mask{resolved.drawn_height, resolved.drawn_width, {}};
+  if (drawing.is_root())
+    mask = prepare_hard_mask(pixels_of(resolved.request.mask->image, "mask"), resolved, drawing.parts().shape().limits);
+  mask.grey.resize(static_cast<size_t>(mask.height * mask.width));
+  drawing.world().broadcast(host_bytes(std::span(mask.grey)), kRoot).wait();
+  return mask;
+}
+
+/// \return rows of the image, as ops::from_pixels() makes them, with grey in the place of what is drawn anew.
+Tensor covered_values(const Image& image, const GreyImage& mask, const parallel::Range& rows) {
+  Tensor values(Device{}, DType::f32, {rows.count, image.width, 3});
+  for (int64_t i = 0; i < values.view().elements(); ++i) {
+    const auto at = static_cast<size_t>(rows.begin * image.width * 3 + i);
+    const float value = 2.0f * (static_cast<float>(image.rgb[at]) / 255.0f) - 1.0f;
+    values.data<float>()[i] = mask.grey[at / 3] != 0 ? 0.0f : value;
+  }
+  return values;
+}
+
+/// Fills memory.condition. \param mask of hard_mask(), if memory.control has one
+void make_condition(Drawing& drawing, const GreyImage& mask, const EncodeMemory& memory) {
+  Context& ctx = drawing.ctx();
+  if (memory.control.is_known) {
+    const Shape latents = memory.is_known.shape();
+    const GreyImage small = interpolate_nearest(mask, {latents[0], latents[1]});
+    Tensor is_known(Device{}, DType::f32, latents);
+    std::ranges::transform(small.grey, is_known.data<float>(), [](uint8_t grey) { return grey == 0 ? 1.0f : 0.0f; });
+    upload(ctx, is_known, memory.is_known);
+  }
+  drawing.family().to_condition(ctx, memory.control, memory.condition);
 }
 
 /// \return u8 [rows, width, 3] of the image.
@@ -91,6 +136,45 @@ std::vector<parallel::Grid> reference_grids(const Drawing& drawing) {
   return grids;
 }
 
+namespace {
+
+/// \return an image of the drawn size, with memory for its encoding.
+EncodeMemory::One take_drawn(Arena& arena, const Drawing& drawing, EncodeMemory::Role role) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  const int64_t side = drawing.parts().shape().token_side();
+  const parallel::Grid grid{resolved.drawn_height / side, resolved.drawn_width / side};
+  return {.role = role, .grid = grid, .encoding = take(arena, DType::f32, drawing.family().encoding_shape(grid))};
+}
+
+void take_source_memory(Arena& arena, const Drawing& drawing, EncodeMemory& memory) {
+  const ResolvedRequest& resolved = drawing.made.front().resolved;
+  if (!resolved.has_source) return;
+  if (!resolved.shows_source)
+    memory.images.insert(memory.images.begin(), take_drawn(arena, drawing, EncodeMemory::Role::source));
+  EncodeMemory::One& source = memory.images.front();
+  source.role = EncodeMemory::Role::source;
+  memory.source = source.encoding;
+  if (resolved.request.mask)
+    memory.mask = take(arena, DType::f32, {source.grid.tokens(), drawing.parts().shape().patch_width()});
+}
+
+void take_control_memory(Arena& arena, const Drawing& drawing, EncodeMemory& memory) {
+  const ModelShape& model = drawing.parts().shape();
+  const Shape latent = drawing.latent_shape();
+  memory.condition = take(arena, DType::f32, {model.control_channels, latent[1], latent[2]});
+  const auto add = [&](EncodeMemory::Role role) -> ConstView {
+    memory.images.push_back(take_drawn(arena, drawing, role));
+    return memory.images.back().encoding;
+  };
+  memory.control.image = add(EncodeMemory::Role::control);
+  if (!model.control_sees_mask || !drawing.made.front().resolved.request.mask) return;
+  memory.control.known = add(EncodeMemory::Role::known);
+  memory.is_known = take(arena, DType::f32, {latent[1], latent[2]});
+  memory.control.is_known = memory.is_known;
+}
+
+}  // namespace
+
 EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
   const ModelShape& model = drawing.parts().shape();
   const ResolvedRequest& resolved = drawing.made.front().resolved;
@@ -105,16 +189,8 @@ EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
     memory.images.push_back({.index = index++, .grid = grid, .encoding = memory.references.rows(row, grid.tokens())});
     row += grid.tokens();
   }
-  if (!resolved.has_source) return memory;
-  if (!resolved.shows_source) {
-    const parallel::Grid grid{resolved.drawn_height / model.token_side(), resolved.drawn_width / model.token_side()};
-    memory.images.insert(memory.images.begin(),
-                         {.grid = grid, .encoding = take(arena, DType::f32, drawing.family().encoding_shape(grid))});
-  }
-  EncodeMemory::One& source = memory.images.front();
-  source.is_source = true;
-  memory.source = source.encoding;
-  if (resolved.request.mask) memory.mask = take(arena, DType::f32, {source.grid.tokens(), model.patch_width()});
+  take_source_memory(arena, drawing, memory);
+  if (resolved.has_control()) take_control_memory(arena, drawing, memory);
   return memory;
 }
 
@@ -140,14 +216,21 @@ void encode_images(Drawing& drawing, EncodeMemory& memory) {
   }
   drawing.enter_stage("encode");
   drawing.timed("vae_encode", ctx, [&] {
+    const GreyImage mask = memory.control.is_known ? hard_mask(drawing) : GreyImage();
     for (const EncodeMemory::One& one : memory.images) {
       const std::shared_ptr<const Image> image = prepared(drawing, one);
       const int64_t scale = drawing.parts().shape().limits.pixels_per_latent;
-      upload(ctx, rows_of(*image, latent_rows(drawing, one.grid).local(scale)), one.bytes);
-      ops::from_pixels(ctx, one.bytes, one.pixels);
+      const parallel::Range rows = latent_rows(drawing, one.grid).local(scale);
+      if (one.role == EncodeMemory::Role::known) {
+        upload(ctx, covered_values(*image, mask, rows), one.pixels);
+      } else {
+        upload(ctx, rows_of(*image, rows), one.bytes);
+        ops::from_pixels(ctx, one.bytes, one.pixels);
+      }
       one.encoder->encode(ctx, one.pixels, one.encoding);
     }
     if (memory.mask) take_mask(drawing, memory);
+    if (memory.condition) make_condition(drawing, mask, memory);
   });
   if (drawing.takes_turns()) {
     drawing.world().device().synchronize(ctx, "encodings");

@@ -208,7 +208,8 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
   // Every process must find the same, and rank 0 alone has the pixels.
   const auto has_hash = [](const ReferenceImage& image) { return !image.sha256.empty(); };
   const auto is_comparable = [&](const GenerationRequest& one) {
-    return std::ranges::all_of(one.images, has_hash) && (!one.mask || has_hash(one.mask->image));
+    return std::ranges::all_of(one.images, has_hash) && (!one.mask || has_hash(one.mask->image)) &&
+           (!one.control || has_hash(one.control->image));
   };
   require(impl.processes == nullptr || requests.size() == 1 || std::ranges::all_of(requests, is_comparable),
           ErrorKind::invalid_input, "an image has no sha256: processes compare the images of several requests by it");
@@ -220,7 +221,7 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
       require(
           draws_together(made, first), ErrorKind::invalid_input,
           "drawn at {}x{} with {} steps, it cannot be drawn together with one at {}x{} with {} steps, or with other "
-          "sigmas, images, strength or mask",
+          "sigmas, images, strength, mask or control",
           made.drawn_width, made.drawn_height, *made.request.num_inference_steps, first.drawn_width, first.drawn_height,
           *first.request.num_inference_steps);
     });

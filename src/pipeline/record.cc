@@ -16,11 +16,12 @@
 namespace nostos {
 namespace {
 
-constexpr std::array<std::pair<const char*, std::string PartPaths::*>, 4> kPartFields{
+constexpr std::array<std::pair<const char*, std::string PartPaths::*>, 5> kPartFields{
     {{"transformer", &PartPaths::transformer},
      {"text_encoder", &PartPaths::text_encoder},
      {"vae", &PartPaths::vae},
-     {"tokenizer", &PartPaths::tokenizer}}};
+     {"tokenizer", &PartPaths::tokenizer},
+     {"controlnet", &PartPaths::controlnet}}};
 
 constexpr size_t kMaxPictureBytes = size_t{1} << 30;
 
@@ -36,6 +37,15 @@ nlohmann::ordered_json image_json(const ReferenceImage& image) {
 nlohmann::ordered_json images_json(const std::vector<ReferenceImage>& images) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const ReferenceImage& image : images) json.push_back(image_json(image));
+  return json;
+}
+
+nlohmann::ordered_json control_json(const Control& control) {
+  nlohmann::ordered_json json = image_json(control.image);
+  json["scale"] = control.scale;
+  json["start"] = control.start;
+  json["end"] = control.end;
+  json["preprocessor"] = name(control.preprocessor);
   return json;
 }
 
@@ -72,6 +82,14 @@ ReferenceImage parse_image(const JsonConfig& json, const char* of) {
           .size = {json.integer("height", 1, kMaxSide), json.integer("width", 1, kMaxSide)}};
 }
 
+Control parse_control(const JsonConfig& json) {
+  return {.image = parse_image(json, "control"),
+          .scale = json.number("scale", 0, kMaxControlScale),
+          .start = json.number("start", 0, 1),
+          .end = json.number("end", 0, 1),
+          .preprocessor = parse_preprocessor(json.string("preprocessor"))};
+}
+
 /// \return the adapters as WebUI tools write them into prompts.
 std::string adapter_tags(const std::vector<AdapterUse>& adapters) {
   std::string tags;
@@ -100,14 +118,13 @@ nlohmann::ordered_json request_json(const GenerationRequest& request) {
       {"max_sequence_length",
        request.max_sequence_length ? nlohmann::ordered_json(*request.max_sequence_length) : nlohmann::ordered_json()}};
   if (!request.images.empty()) json["images"] = images_json(request.images);
-  if (request.strength) {
-    json["strength"] = *request.strength;
-    json["image_fit"] = name(request.image_fit);
-  }
+  if (request.strength) json["strength"] = *request.strength;
+  if (request.strength || request.control) json["image_fit"] = name(request.image_fit);
   if (request.mask) {
     json["mask"] = image_json(request.mask->image);
     json["mask"]["blur"] = request.mask->blur;
   }
+  if (request.control) json["control"] = control_json(*request.control);
   if (!request.adapters.empty()) json["loras"] = adapters_json(request.adapters);
   return json;
 }
@@ -151,6 +168,7 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   if (json.has("image_fit")) request.image_fit = parse_image_fit(json.string("image_fit"));
   if (const auto mask = json.object("mask"))
     request.mask = Mask{parse_image(*mask, "mask"), mask->number("blur", 0, kMaxMaskBlur)};
+  if (const auto control = json.object("control")) request.control = parse_control(*control);
   if (json.has("loras"))
     for (const JsonConfig& adapter : json.objects("loras")) request.adapters.push_back(parse_adapter(adapter));
   // Records of earlier versions have neither of these.

@@ -15,7 +15,7 @@ namespace nostos {
 
 /// Places of a model's parts, as the user gave them; empty: the model's own. See ModelFiles.
 struct PartPaths {
-  std::string transformer{}, text_encoder{}, vae{}, tokenizer{};
+  std::string transformer{}, text_encoder{}, vae{}, tokenizer{}, controlnet{};
   bool is_base = false;
 
   friend bool operator==(const PartPaths&, const PartPaths&) = default;
@@ -38,7 +38,8 @@ constexpr std::string_view kRecordKeyword = "nostos";
 /// \return the fields of a resolved request under the names that the flags have (with underscores), in a fixed order:
 /// every field always, but for those that only requests with such have: `images`, a list of {file, sha256, height,
 /// width}, of a drawing that begins with an image `strength`, `image_fit` and `mask`, an object like the images with
-/// `blur`, and `loras`, a list of {name, file, sha256, scale}.
+/// `blur`; of one that follows an image `image_fit` and `control`, an object like the images with `scale`, `start`,
+/// `end` and `preprocessor`; and `loras`, a list of {name, file, sha256, scale}.
 nlohmann::ordered_json request_json(const GenerationRequest& request);
 
 /// \return the record as one line of JSON.

@@ -130,6 +130,27 @@ void resolve_strength(ResolvedRequest& resolved, const ModelLimits& limits) {
           *r.num_inference_steps, 1.0 / static_cast<double>(*r.num_inference_steps));
 }
 
+/// \throws Error invalid_input naming the field
+void resolve_control(ResolvedRequest& resolved, const ModelLimits& limits) {
+  if (!resolved.request.control) return;
+  const Control& control = *resolved.request.control;
+  require(limits.control != ControlSupport::none, ErrorKind::invalid_input,
+          "control is given: there are no control networks for this model, leave it out");
+  require(limits.control == ControlSupport::loaded, ErrorKind::invalid_input,
+          "control is given, but no control network is loaded: start with --controlnet");
+  require_of_its_size(control.image, field_of("control.image", control.image));
+  require_in_range("control.scale", control.scale, 0, kMaxControlScale);
+  require_in_range("control.start", control.start, 0, 1);
+  require_in_range("control.end", control.end, 0, 1);
+  require(
+      control.start < control.end, ErrorKind::invalid_input,
+      "control.start is {} and control.end {}: the control image has a say from the start to the end, which must be "
+      "larger",
+      control.start, control.end);
+  std::vector<float> scales = control_scales(control, resolved.steps());
+  if (std::ranges::any_of(scales, [](float scale) { return scale != 0; })) resolved.control_scales = std::move(scales);
+}
+
 /// \return the sizes of what the model looks at. \throws Error invalid_input as prepared_size()
 std::vector<ImageSize> reference_sizes(const ResolvedRequest& resolved, const ModelLimits& limits) {
   std::vector<ImageSize> sizes;
@@ -143,6 +164,8 @@ std::vector<ImageSize> reference_sizes(const ResolvedRequest& resolved, const Mo
 /// \return the size that is drawn where none is asked for.
 ImageSize usual_size(const ResolvedRequest& resolved, const ModelLimits& limits) {
   const std::vector<ReferenceImage>& images = resolved.request.images;
+  const std::optional<Control>& control = resolved.request.control;
+  if (images.empty() && control) return source_size(control->image, limits);
   if (images.empty()) return {limits.default_height, limits.default_width};
   const ReferenceImage& first = images.front();
   return resolved.has_source ? source_size(first, limits)
@@ -168,7 +191,8 @@ ModelLimits any_model_limits() {
           .max_side = kNone,
           .max_sequence_length = kNone,
           .max_reference_images = kNone,
-          .reference_pixels = kNone};
+          .reference_pixels = kNone,
+          .control = ControlSupport::loaded};
 }
 
 bool same_pixels(const ReferenceImage& a, const ReferenceImage& b) {
@@ -181,6 +205,17 @@ bool same_pixels(const ReferenceImage& a, const ReferenceImage& b) {
 int64_t drawn_steps(const GenerationRequest& request) {
   const int64_t steps = request.num_inference_steps.value();
   return request.strength ? steps - first_step_of(*request.strength, steps) : steps;
+}
+
+std::vector<float> control_scales(const Control& control, int64_t steps) {
+  std::vector<float> scales;
+  const auto all = static_cast<double>(steps);
+  for (int64_t step = 0; step < steps; ++step) {
+    const auto before = static_cast<double>(step), after = static_cast<double>(step + 1);
+    const bool is_within = before / all >= control.start && after / all <= control.end;
+    scales.push_back(is_within ? static_cast<float>(control.scale) : 0);
+  }
+  return scales;
 }
 
 ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& limits) {
@@ -208,6 +243,7 @@ ResolvedRequest resolve(const GenerationRequest& request, const ModelLimits& lim
           "num_inference_steps is {} but sigmas has {} levels: leave one of them out or make them equal",
           *r.num_inference_steps, levels);
   resolve_strength(resolved, limits);
+  resolve_control(resolved, limits);
 
   r.guidance_scale = request.guidance_scale.value_or(limits.default_guidance_scale);
   require_in_range("guidance_scale", *r.guidance_scale, 0, kMaxGuidance);

@@ -11,6 +11,7 @@
 
 #include "families/model_shape.h"
 #include "io/image.h"
+#include "io/preprocess.h"
 #include "io/resample.h"
 #include "pipeline/noise.h"
 
@@ -53,6 +54,20 @@ struct Mask {
 };
 inline constexpr double kMaxMaskBlur = 256;
 
+/// An image whose edges, depth or the like the drawing follows, by a control network.
+struct Control {
+  ReferenceImage image{};
+  double scale = 0.75;                             ///< by which what the network adds is multiplied
+  double start = 0, end = 1;                       ///< the part of the steps in which it adds: see control_scales()
+  Preprocessor preprocessor = Preprocessor::none;  ///< what makes the control image of the image, at the drawn size
+};
+inline constexpr double kMaxControlScale = 10;
+
+/// \return of each of `steps` steps what the network's hints are multiplied by: the scale in step i, from 0, where
+/// start <= i / steps and (i + 1) / steps <= end, and 0 elsewhere.
+/// Source: diffusers pipeline_controlnet.py, controlnet_keep
+std::vector<float> control_scales(const Control& control, int64_t steps);
+
 /// An adapter file, such as a LoRA, whose changes the model's weights have while a request is drawn.
 struct AdapterUse {
   std::string name{};    ///< as prompts, records and messages name it
@@ -73,11 +88,14 @@ struct GenerationRequest {
   /// References, in the order in which the model is given them. The first one is the image that the drawing begins with
   /// where `strength` or `mask` is given, or the model takes no references.
   std::vector<ReferenceImage> images{};
-  std::optional<double> strength{};              ///< how much of the drawing is done anew: above 0, 1 is all of it
-  std::optional<Mask> mask{};                    ///< of the image that the drawing begins with
-  ImageFit image_fit = ImageFit::crop;           ///< how the image that the drawing begins with comes to the asked size
-  std::vector<AdapterUse> adapters{};            ///< all at once; one may come several times
-  std::optional<int64_t> height{};               ///< pixels; empty: that of the first prepared image, if any
+  std::optional<double> strength{};     ///< how much of the drawing is done anew: above 0, 1 is all of it
+  std::optional<Mask> mask{};           ///< of the image that the drawing begins with
+  ImageFit image_fit = ImageFit::crop;  ///< how the image that the drawing begins with comes to the asked size
+  /// What the drawing follows, brought to its size as the image that the drawing begins with.
+  std::optional<Control> control{};
+  std::vector<AdapterUse> adapters{};  ///< all at once; one may come several times
+  /// Pixels; empty: that of the first prepared image, if any, or else of the control image.
+  std::optional<int64_t> height{};
   std::optional<int64_t> width{};                ///< likewise
   std::optional<int64_t> num_inference_steps{};  ///< transformer calls; as many as `sigmas` where both are given
   std::optional<double> guidance_scale{};        ///< 0 switches classifier-free guidance off
@@ -106,12 +124,15 @@ struct ResolvedRequest {
   bool shows_source = false;
   /// Step of the schedule that the drawing begins with.
   int64_t first_step = 0;
+  /// control_scales() of the steps that are drawn; empty where the control image has a say in none.
+  std::vector<float> control_scales{};
   /// Of what the model looks at, once it is prepared (reference_images.h): of the images but the source, before them of
   /// the source if it is shown.
   std::vector<ImageSize> reference_sizes{};
 
   /// \return steps that are drawn.
   int64_t steps() const { return *request.num_inference_steps - first_step; }
+  bool has_control() const { return !control_scales.empty(); }
 };
 
 /// \param request resolved \return steps that are drawn, as ResolvedRequest::steps().

@@ -47,6 +47,16 @@ std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsC
   return warnings;
 }
 
+std::vector<std::string> control_warnings(const GenerationRequest& request) {
+  if (!request.control || request.control->scale == 0) return {};
+  const Control& control = *request.control;
+  const auto steps = drawn_steps(request);
+  const auto adds = [](float scale) { return scale != 0; };
+  if (std::ranges::any_of(control_scales(control, steps), adds)) return {};
+  return {fmt::format("the control image changes nothing: of {} steps none lies between its start {} and its end {}",
+                      steps, control.start, control.end)};
+}
+
 std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance,
                                            const GuidanceWords& words) {
   std::vector<std::string> warnings;
@@ -69,6 +79,7 @@ std::vector<std::string> guidance_warnings(const GenerationRequest& request, Gui
 
 std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut) {
   std::vector<std::string> warnings = network_warnings(request);
+  for (std::string& warning : control_warnings(request)) warnings.push_back(std::move(warning));
   for (std::string& warning : cut_warnings(request, cut)) warnings.push_back(std::move(warning));
   return warnings;
 }

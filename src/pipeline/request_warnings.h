@@ -14,6 +14,10 @@ std::vector<std::string> network_warnings(const GenerationRequest& request);
 /// \return of each prompt that was cut to how many tokens. \param request resolved
 std::vector<std::string> cut_warnings(const GenerationRequest& request, PromptsCut cut);
 
+/// \return of a control image that it changes nothing, where none of the steps lies between its start and its end.
+/// \param request resolved
+std::vector<std::string> control_warnings(const GenerationRequest& request);
+
 /// How a user asks for guidance and for what is of use with it alone.
 struct GuidanceWords {
   std::string ask = "guidance_scale";  ///< as messages advise it
@@ -26,7 +30,7 @@ struct GuidanceWords {
 std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance,
                                            const GuidanceWords& words = {});
 
-/// \return those of networks and cuts.
+/// \return those of networks, control and cuts.
 std::vector<std::string> warnings_of(const GenerationRequest& request, PromptsCut cut);
 
 }  // namespace nostos

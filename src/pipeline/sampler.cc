@@ -22,11 +22,12 @@ template <class Computes>
 std::vector<DenoisePass> passes_of(const SamplerPlan& plan, std::span<const SamplerMemory::Picture> pictures,
                                    const StepKind& kind, const Computes& computes) {
   std::vector<DenoisePass> passes;
-  for (size_t picture = 0; picture < kind.size(); ++picture) {
+  for (size_t picture = 0; picture < kind.pictures.size(); ++picture) {
     const SamplerMemory::Picture& of = pictures[picture];
-    for (const Side side : sides_of(kind[picture]))
+    for (const Side side : sides_of(kind.pictures[picture]))
       if (computes(side))
-        passes.push_back({picture, plan.pictures[picture].captions[side], of.tokens, of.velocity[side]});
+        passes.push_back(
+            {picture, plan.pictures[picture].captions[side], of.tokens, of.velocity[side], kind.is_controlled});
   }
   return passes;
 }
@@ -36,11 +37,11 @@ std::vector<DenoisePass> own_passes(const SamplerPlan& plan, const SamplerMemory
   return passes_of(plan, memory.pictures, kind, [&](Side side) { return plan.computes(side); });
 }
 
-/// \return the kind of step in which every picture is wanted, and guided if any of its steps is.
+/// \return the kind of step in which every picture is wanted, and guided and controlled if any of its steps is.
 StepKind whole_step(const SamplerPlan& plan) {
-  StepKind kind;
+  StepKind kind{.is_controlled = plan.has_control()};
   for (const PicturePlan& picture : plan.pictures)
-    kind.push_back(picture.guidance.is_on() ? Prediction::guided : Prediction::plain);
+    kind.pictures.push_back(picture.guidance.is_on() ? Prediction::guided : Prediction::plain);
   return kind;
 }
 
@@ -77,8 +78,8 @@ SamplerMemory SamplerMemory::take(Arena& arena, const Family& family, const Samp
   }
   std::vector<size_t> captions;
   for (const DenoisePass& pass : own_passes(plan, memory, whole_step(plan))) captions.push_back(pass.embedding);
-  memory.denoiser = family.take_denoiser(
-      arena, {plan.share, plan.caption_tokens, captions, plan.references, plan.steps(), plan.passes_apart});
+  memory.denoiser = family.take_denoiser(arena, {plan.share, plan.caption_tokens, captions, plan.references,
+                                                 plan.steps(), plan.passes_apart, plan.has_control()});
   memory.deltas = nostos::take(arena, DType::f32, {1, plan.steps(), 1});
   memory.step_delta = nostos::take(arena, DType::f32, {1, 1, 1});
   if (plan.has_mask) {
@@ -106,18 +107,20 @@ void cap_norm(Context& ctx, const nn::SequenceParallel& share, const SamplerMemo
   ops::cap_norm(ctx, memory.all_squares, ratio, velocity);
 }
 
-Sampler::Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory,
-                 std::span<const ConstView> captions, ConstView references, SamplerLeft& left)
+Sampler::Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, const SamplerInputs& inputs,
+                 SamplerLeft& left)
     : ctx_(ctx), plan_(plan), memory_(memory), left_(left) {
   if (left_.caption_tokens != plan_.caption_tokens || left_.references != plan_.references ||
-      left_.pictures != plan_.pictures || left_.has_mask != plan_.has_mask)
+      left_.pictures != plan_.pictures || left_.has_mask != plan_.has_mask || left_.has_control != plan_.has_control())
     left_ = {.caption_tokens = plan_.caption_tokens,
              .references = plan_.references,
              .pictures = plan_.pictures,
-             .has_mask = plan_.has_mask};
+             .has_mask = plan_.has_mask,
+             .has_control = plan_.has_control()};
   run_half(!left_.has_positions, [&] {
-    memory_.denoiser->take_embeddings(ctx_, captions, !left_.has_positions);
-    memory_.denoiser->take_references(ctx_, references);
+    memory_.denoiser->take_embeddings(ctx_, inputs.captions, !left_.has_positions);
+    memory_.denoiser->take_references(ctx_, inputs.references);
+    if (plan_.has_control()) memory_.denoiser->take_control(ctx_, inputs.condition, plan_.control_scales);
   });
   left_.has_positions = true;
   memory_.denoiser->take_times(ctx_, plan_.schedule.times);
@@ -163,10 +166,11 @@ void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnS
   for (size_t i = 0; i < latents.size(); ++i) cut(latents[i], memory_.pictures[i].tokens);
   for (int64_t step = 0; step < plan_.steps(); ++step) {
     const std::vector<bool> go_on = wanted();
-    StepKind kind;
+    const auto place = static_cast<size_t>(step);
+    StepKind kind{.is_controlled = plan_.has_control() && plan_.control_scales[place] != 0};
     for (size_t i = 0; i < go_on.size(); ++i) {
-      const bool guided = plan_.pictures[i].guidance.applies_at(plan_.schedule.elapsed[static_cast<size_t>(step)]);
-      kind.push_back(!go_on[i] ? Prediction::none : guided ? Prediction::guided : Prediction::plain);
+      const bool guided = plan_.pictures[i].guidance.applies_at(plan_.schedule.elapsed[place]);
+      kind.pictures.push_back(!go_on[i] ? Prediction::none : guided ? Prediction::guided : Prediction::plain);
     }
     if (std::ranges::count(go_on, true) == 0) return;
     Stopwatch watch(ctx_);
@@ -221,9 +225,9 @@ void Sampler::select_step(int64_t step) {
 
 void Sampler::finish_step(const StepKind& kind) {
   if (plan_.halves != nullptr) exchange_halves(kind);
-  for (size_t i = 0; i < kind.size(); ++i) {
-    if (kind[i] == Prediction::none) continue;
-    if (kind[i] == Prediction::guided) guide(i);
+  for (size_t i = 0; i < kind.pictures.size(); ++i) {
+    if (kind.pictures[i] == Prediction::none) continue;
+    if (kind.pictures[i] == Prediction::guided) guide(i);
     const auto& [tokens, velocity, clean, noise] = memory_.pictures[i];
     ops::euler_step(ctx_, velocity[kPositive], memory_.step_delta, tokens);
     if (plan_.has_mask) ops::mix_noise(ctx_, clean, noise, memory_.step_level, memory_.mask, tokens);
@@ -247,8 +251,8 @@ void Sampler::exchange_halves(const StepKind& kind) {
   const int other = 1 - halves.rank();
   std::vector<SendTo> sends;
   std::vector<ReceiveFrom> receives;
-  for (size_t i = 0; i < kind.size(); ++i) {
-    for (const Side side : sides_of(kind[i])) {
+  for (size_t i = 0; i < kind.pictures.size(); ++i) {
+    for (const Side side : sides_of(kind.pictures[i])) {
       const View velocity = memory_.pictures[i].velocity[side];
       const ByteView bytes = device_bytes(ctx_, velocity);
       if (plan_.computes(side))

@@ -56,11 +56,13 @@ struct SamplerPlan {
   std::vector<int64_t> caption_tokens{};     ///< rows of each prompt embedding
   std::vector<parallel::Grid> references{};  ///< the token grid of each reference image
   std::vector<PicturePlan> pictures{};
-  bool has_mask = false;      ///< whether a part of the images is known, see Sampler::know()
-  bool passes_apart = false;  ///< see Batch
-  bool can_record = false;    ///< whether steps are recorded: as all ranks do, and not where weights are streamed
+  std::vector<float> control_scales{};  ///< of each step; empty without a control image
+  bool has_mask = false;                ///< whether a part of the images is known, see Sampler::know()
+  bool passes_apart = false;            ///< see Batch
+  bool can_record = false;  ///< whether steps are recorded: as all ranks do, and not where weights are streamed
 
   int64_t steps() const { return static_cast<int64_t>(schedule.times.size()); }
+  bool has_control() const { return !control_scales.empty(); }
   /// \return whether this rank computes the predictions of `side`.
   bool computes(Side side) const { return halves == nullptr || halves->rank() == static_cast<int>(side); }
   /// \return the rows of the passes of image `picture` on one rank, rounded up. All ranks get the same number.
@@ -99,19 +101,31 @@ void cap_norm(Context& ctx, const nn::SequenceParallel& share, const SamplerMemo
 
 /// What a step does with an image, by the number of passes. `none`: nobody wants the image any more.
 enum class Prediction : uint8_t { none, plain, guided };
-/// What a step does with each image of a batch.
-using StepKind = std::vector<Prediction>;
+/// What a step does.
+struct StepKind {
+  std::vector<Prediction> pictures{};  ///< with each image of a batch
+  bool is_controlled = false;          ///< whether the control image has a say
+
+  friend auto operator<=>(const StepKind&, const StepKind&) = default;
+};
 
 /// What a sampler leaves in its memory for the next sampler that has the same plan and the same memory.
 struct SamplerLeft {
   std::vector<int64_t> caption_tokens{};     ///< whose plan it was
   std::vector<parallel::Grid> references{};  ///< likewise
   std::vector<PicturePlan> pictures{};
-  bool has_mask = false;              ///< likewise
-  bool has_positions = false;         ///< the rotary tables are filled
-  std::map<StepKind, Graph> steps{};  ///< recorded where it can be; of the first kMostSteps kinds
+  bool has_mask = false, has_control = false;  ///< likewise
+  bool has_positions = false;                  ///< the rotary tables are filled
+  std::map<StepKind, Graph> steps{};           ///< recorded where it can be; of the first kMostSteps kinds
 
   static constexpr size_t kMostSteps = 8;  ///< a client that cancels some of many pictures makes other kinds
+};
+
+/// What the passes of all steps read.
+struct SamplerInputs {
+  std::span<const ConstView> captions;  ///< whole prompt embeddings f32 [plan.caption_tokens, width]
+  ConstView references{};               ///< f32 [tokens of all reference images, patch width], whole; null without
+  ConstView condition{};                ///< of Family::to_condition(), whole; null without a control image
 };
 
 /// Denoises a batch of images of one size, step by step, on one rank or as one of many. Each image has the bits that it
@@ -121,12 +135,10 @@ struct SamplerLeft {
 /// launch the recording. What changes from step to step stands in fixed places, which the host fills before each step.
 class Sampler {
  public:
-  /// \param captions whole prompt embeddings f32 [plan.caption_tokens, width]
-  /// \param references f32 [tokens of all reference images, patch width], whole; null without
   /// \param left what the sampler before has left; empty if that sampler had other memory. All that a sampler is given
   /// by reference must outlive it.
-  Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, std::span<const ConstView> captions,
-          ConstView references, SamplerLeft& left);
+  Sampler(Context& ctx, const SamplerPlan& plan, const SamplerMemory& memory, const SamplerInputs& inputs,
+          SamplerLeft& left);
 
   /// Says what is known of image `picture`: of its latents all that the mask leaves out. After each step the known
   /// part is the clean latents with the noise of the step's end. Needs SamplerPlan::has_mask, for each image.

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "io/grey_image.h"
+#include "io/preprocess.h"
 #include "io/resample.h"
 
 namespace nostos {
@@ -32,26 +32,35 @@ Image at_drawn_size(const Image& image, const ResolvedRequest& resolved, ImageFi
   return extend_edges(fit(image, asked, fit_kind), {resolved.drawn_height, resolved.drawn_width});
 }
 
-/// \return how the request's first image comes to the asked size.
-ImageFit fit_of(const ResolvedRequest& resolved, const ModelLimits& limits) {
+/// \return how an image of a request comes to the asked size.
+ImageFit fit_of(ImageSize given, const ResolvedRequest& resolved, const ModelLimits& limits) {
   const GenerationRequest& r = resolved.request;
   const int64_t multiple = limits.size_multiple;
   const auto is_cut_down = [&](int64_t given, int64_t asked) { return given / multiple * multiple == asked; };
-  const ImageSize given = r.images.front().size;
   return is_cut_down(given.height, *r.height) && is_cut_down(given.width, *r.width) ? ImageFit::stretch : r.image_fit;
 }
 
 }  // namespace
 
 Image prepare_source(const Image& image, const ResolvedRequest& resolved, const ModelLimits& limits) {
-  return at_drawn_size(image, resolved, fit_of(resolved, limits));
+  return at_drawn_size(image, resolved, fit_of({image.height, image.width}, resolved, limits));
+}
+
+Image prepare_control(const Image& image, const ResolvedRequest& resolved, const ModelLimits& limits) {
+  const ImageFit kind = fit_of({image.height, image.width}, resolved, limits);
+  return preprocess(at_drawn_size(image, resolved, kind), resolved.request.control->preprocessor);
+}
+
+GreyImage prepare_hard_mask(const Image& mask, const ResolvedRequest& resolved, const ModelLimits& limits) {
+  const ImageSize first = resolved.request.images.front().size;
+  const bool is_of_image = first == ImageSize{mask.height, mask.width};
+  const ImageFit kind = is_of_image ? fit_of(first, resolved, limits) : ImageFit::stretch;
+  return binary_of(grey_of(at_drawn_size(mask, resolved, kind)));
 }
 
 std::vector<float> prepare_mask(const Image& mask, const ResolvedRequest& resolved, const ModelShape& model) {
-  const bool is_of_image = resolved.request.images.front().size == ImageSize{mask.height, mask.width};
-  const ImageFit kind = is_of_image ? fit_of(resolved, model.limits) : ImageFit::stretch;
-  const GreyImage white = gaussian_blur(binary_of(grey_of(at_drawn_size(mask, resolved, kind))),
-                                        static_cast<float>(resolved.request.mask->blur));
+  const GreyImage white =
+      gaussian_blur(prepare_hard_mask(mask, resolved, model.limits), static_cast<float>(resolved.request.mask->blur));
   const ImageSize latents{white.height / model.limits.pixels_per_latent, white.width / model.limits.pixels_per_latent};
   if (model.mask_scaling == MaskScaling::bilinear) return interpolate_bilinear(white, latents);
   std::vector<float> values;

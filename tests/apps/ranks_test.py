@@ -70,6 +70,16 @@ class Pictures(RanksCase):
         self.assertEqual(self.draw("edited.png", *flags, launcher=[*MPIRUN, "-n", "2"]), one)
         self.assertNotEqual(self.draw("edited.png", *flags, "--image", str(KLEIN / "references" / "b.png"), launcher=[*MPIRUN, "-n", "2"]), one)
 
+    def test_what_begins_with_a_part_of_a_picture_and_follows_another_has_the_same_bytes_in_processes(self):
+        data, pictures = KLEIN.parent, KLEIN / "references"
+        flags = ["--model-path", str(data / "tiny" / "diffusers_test"), "--height", "64", "--width", "80", "--num-inference-steps", "4",
+                 "--image", str(pictures / "a.png"), "--mask-image", str(pictures / "b.png")]
+        control = ["--controlnet", str(data / "control_drawings" / "union_2.1.safetensors"), "--control-image", str(pictures / "a.png"),
+                   "--control-end", "0.5", "--guidance-scale", "2"]
+        for some in (flags, [*flags, *control]):
+            one = self.draw("one.png", *some)
+            self.assertEqual(self.draw("one.png", *some, launcher=[*MPIRUN, "-n", "2"]), one)
+
     def test_an_edit_is_timed_in_processes(self):
         command = [BINARY, "bench", "--model-path", str(KLEIN / "distilled"), "--height", "64", "--width", "80", "--num-inference-steps", "1",
                    "--warmup", "0", "--reference-images", "2", "--json"]

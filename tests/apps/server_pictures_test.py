@@ -1,7 +1,7 @@
 """Has `nostos serve` draw from pictures: image to image and inpainting as jobs, as OpenAI's clients and as those of A1111's web UI send them.
 
-Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_pictures_test.py [Jobs] [WebUi] [Edits] [KleinEdits]. Draws with the embedded model and a tiny
-FLUX.2-klein. Needs Python 3.11 alone.
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos server_pictures_test.py [Jobs] [WebUi] [Edits] [KleinEdits] [Control]. Draws with the embedded model, a tiny
+FLUX.2-klein and a tiny Z-Image with a control network. Needs Python 3.11 alone.
 """
 
 import base64
@@ -18,7 +18,8 @@ from pathlib import Path
 from server_case import BOUNDARY, ServerTest, check_png, form, run_tests
 from server_process import BINARY, ENDLESS, Server
 
-KLEIN = Path(__file__).resolve().parents[1] / "data" / "klein_tiny" / "distilled"
+DATA = Path(__file__).resolve().parents[1] / "data"
+KLEIN = DATA / "klein_tiny" / "distilled"
 FIELDS = {"prompt": "a boat", "seed": 7, "num_inference_steps": 4, "guidance_scale": 0}
 
 
@@ -299,6 +300,45 @@ class KleinEdits(PictureTest):
                                      ((image, image, ("mask", "where.png", MASK)), ("--mask-image", "where.png"), 2)):
             with self.subTest(flags=flags, images=images):
                 self.assertEqual(rows_of(self.edit(*parts)), rows_of(self.by_command(*flags, images=("beach.png",) * images)))
+
+
+class Control(PictureTest):
+    """Pictures that a drawing follows."""
+
+    flags = model = ("--model-path", str(DATA / "tiny" / "diffusers_test"), "--controlnet", str(DATA / "control_drawings" / "union_2.1.safetensors"),
+                     "--device", "cpu")
+
+    def test_the_picture_of_the_command_line(self):
+        control, flags = {"image": text(PICTURE)}, ("--control-image", "beach.png")
+        for more, fields, given, images in (
+                ({}, {}, (), ()),
+                ({"scale": 0.5, "start": 0.25, "end": 1, "preprocessor": "canny"}, {"width": 48, "height": 48, "image_fit": "pad"},
+                 ("--control-scale", "0.5", "--control-start", "0.25", "--control-end", "1", "--control-preprocessor", "canny",
+                  "--width", "48", "--height", "48", "--image-fit", "pad"), ()),
+                ({}, {"image": text(PICTURE), "mask": text(MASK)}, ("--mask-image", "where.png"), ("beach.png",))):
+            with self.subTest(flags=given):
+                drawn = self.drawn(control={**control, **more}, **fields)
+                self.assertEqual(rows_of(drawn), rows_of(self.by_command(*flags, *given, images=images)))
+                self.assertEqual(self.job["request"]["control"]["image"]["sha256"], hashlib.sha256(PICTURE).hexdigest())
+        plain = self.drawn(width=80, height=64)
+        self.assertIsNone(self.job["request"]["control"])
+        self.assertNotEqual(rows_of(plain), rows_of(self.drawn(control=control)))
+        self.assertTrue(self.server.get("/v1/models").json()["data"][0]["nostos"]["control"])
+
+    def test_web_uis_send_a_unit(self):
+        body = {**WebUi.BODY, "cfg_scale": 1, "alwayson_scripts": {"ControlNet": {"args": [
+            {"enabled": False}, {"enabled": True, "image": text(PICTURE), "weight": 0.8, "module": "canny", "model": "None", "control_mode": 0}]}}}
+        answer = self.server.post("/sdapi/v1/txt2img", body)
+        self.assertEqual(answer.status, 200, answer.body)
+        self.assertIsNone(answer.json()["parameters"]["alwayson_scripts"])
+        job = self.drawn(control={"image": text(PICTURE), "scale": 0.8, "preprocessor": "canny"})
+        self.assertEqual(rows_of(base64.b64decode(answer.json()["images"][0])), rows_of(job))
+
+    def test_refusals_name_the_field(self):
+        for control, param in (({}, "control.image"), ({"image": text(b"GIF89a")}, "control.image"), ({"image": text(PICTURE), "scale": 11}, "control.scale")):
+            answer = self.server.post("/v1/jobs", {**FIELDS, "control": control})
+            self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, param))
+        self.assertEqual(self.left(), [])
 
 
 if __name__ == "__main__":

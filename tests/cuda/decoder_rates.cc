@@ -1,6 +1,6 @@
 // Prints what a VAE's decoding and encoding take on the GPU: the first run, the median, and where the time goes, op by
-// op, with the full model's shapes and random weights. timed/ops/dispatch.h, in the place of the library's, sets events around each
-// op.   cuda_decoder_rates [folder of the model's configs]
+// op, with the full model's shapes and random weights. timed/ops/dispatch.h, in the place of the library's, sets
+// events around each op.   cuda_decoder_rates [folder of the model's configs]
 #include <fmt/format.h>
 
 #include <algorithm>

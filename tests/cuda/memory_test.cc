@@ -17,6 +17,7 @@
 #include "ops/linear_update.h"
 #include "parallel/self_communicator.h"
 #include "pipeline/adapters.h"
+#include "pipeline/tiny_control.h"
 
 namespace nostos::test {
 namespace {
@@ -26,8 +27,9 @@ constexpr Device kGpu{DeviceKind::cuda, 0};
 /// A model in a memory mode on one rank, whose parts can be looked at.
 class Drawer {
  public:
-  explicit Drawer(const MemoryOptions& memory, const std::string& model = "mini", bool synthetic = false)
-      : parts_(ctx_, {model_dir(model), DType::bf16, synthetic}, memory), rank_({ctx_, parts_}, nullptr, true) {
+  explicit Drawer(const MemoryOptions& memory, const std::string& model = "mini", bool synthetic = false,
+                  const std::filesystem::path& controlnet = {})
+      : parts_(ctx_, {files(model, controlnet), DType::bf16, synthetic}, memory), rank_({ctx_, parts_}, nullptr, true) {
     parts_.load_ahead(ctx_, true);
   }
 
@@ -51,6 +53,12 @@ class Drawer {
   Context& context() { return ctx_; }
 
  private:
+  static ModelFiles files(const std::string& model, const std::filesystem::path& controlnet) {
+    ModelFiles made = model_dir(model);
+    made.controlnet = controlnet;
+    return made;
+  }
+
   Context ctx_{kGpu, 8};
   ModelParts parts_;
   Rank rank_;
@@ -65,11 +73,12 @@ GenerationRequest half_guided(int64_t height, int64_t width) {
 
 /// \return the lowest limit under which the embedded model can draw with `scratch_bytes`: everything is streamed, or if
 /// it may not stream, nothing is.
-size_t lowest_limit(size_t scratch_bytes, bool may_stream = true) {
+size_t lowest_limit(size_t scratch_bytes, bool may_stream = true, const std::filesystem::path& controlnet = {}) {
   size_t refused = 0, enough = size_t{16} << 30;
   while (enough - refused > 1) {
     const size_t middle = refused + (enough - refused) / 2;
-    (Drawer({.limit_bytes = middle}).has_room(scratch_bytes, may_stream) ? enough : refused) = middle;
+    Drawer drawer({.limit_bytes = middle}, "mini", false, controlnet);
+    (drawer.has_room(scratch_bytes, may_stream) ? enough : refused) = middle;
   }
   return enough;
 }
@@ -101,6 +110,24 @@ TEST_F(CudaOffload, DrawsTheSameUnderEveryLimit) {
   }
   EXPECT_FALSE(Drawer({.limit_bytes = lowest - 1}).has_room(wanted.report.arena_bytes));
   EXPECT_FALSE(Drawer({.mode = MemoryMode::resident, .limit_bytes = lowest}).has_room(wanted.report.arena_bytes));
+}
+
+TEST_F(CudaOffload, AControlNetworkIsStreamedBesideTheTransformer) {
+  for (const tiny::ControlKind kind : {tiny::ControlKind::union_2_0, tiny::ControlKind::union_2_1}) {
+    const tiny::ControlFile network(kind, model_dir("mini"));
+    GenerationRequest request = half_guided(256, 192);
+    const std::vector<uint8_t> rgb(size_t{256} * 192 * 3, 90);
+    request.control = Control{
+        .image = {.size = {256, 192}, .image = std::make_shared<const Image>(Image{256, 192, rgb})}, .end = 0.8};
+    const Generation wanted = Drawer({.mode = MemoryMode::resident}, "mini", false, network.path()).draw(request);
+    Drawer limited({.limit_bytes = lowest_limit(wanted.report.arena_bytes, true, network.path())}, "mini", false,
+                   network.path());
+    for (const char* what : {"first", "again"}) {
+      const Generation drawn = limited.draw(request);
+      expect_same(wanted, drawn, what);
+      EXPECT_GT(drawn.report.streamed_bytes, 0u);
+    }
+  }
 }
 
 TEST_F(CudaOffload, AWarmDrawingWaitsOnceAndAllocatesNothing) {

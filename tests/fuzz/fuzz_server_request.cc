@@ -42,7 +42,10 @@ void read_loras(std::string_view text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace nostos::server;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  const OrderLimits limits{.model = {}, .max_pixels = int64_t{1} << 22, .model_path = {}, .precision = "f32"};
+  const OrderLimits limits{.model = {.control = nostos::ControlSupport::loaded},
+                           .max_pixels = int64_t{1} << 22,
+                           .model_path = {},
+                           .precision = "f32"};
   // One line is the request's target, the rest its body.
   const size_t line = text.find('\n');
   HttpRequest request;

@@ -190,7 +190,9 @@ TEST_F(Safetensors, ATensorThatCannotBeUsedHarmsNoOther) {
           "deep":{"dtype":"U8","shape":[1,1,1,1,1,2],"data_offsets":[10,12]}})",
                                                    std::string("\0\0\x80\x3f", 4) + "quanp1d2"));
   const SafetensorsFile loaded(file);
-  EXPECT_EQ(loaded.tensor("good").data<float>()[0], 1.0f);
+  float good = 0;  // it lies where the header ends
+  std::memcpy(&good, loaded.tensor("good").bytes(), sizeof good);
+  EXPECT_EQ(good, 1.0f);
   EXPECT_EQ(loaded.tensors().at("quantised").dtype_name, "F8_E4M3");
   EXPECT_EQ(loaded.tensors().at("quantised").elements(), 4);
   EXPECT_EQ(loaded.tensors().at("deep").extents.size(), 6u);

@@ -159,7 +159,8 @@ class Drawing {
       return made;
     });
     SamplerLeft left;
-    Sampler sampler(ctx_, plan, memory.views(), std::array{positive.view(), negative.view()}, {}, left);
+    const std::array<ConstView, 2> captions{positive, negative};
+    Sampler sampler(ctx_, plan, memory.views(), {captions}, left);
     int64_t steps = 0;
     const auto wanted = [] { return std::vector{true}; };
     sampler.run(std::array{latents.view()}, wanted, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });

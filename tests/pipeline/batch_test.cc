@@ -521,6 +521,25 @@ TEST(Batches, DrawsTogetherWhatSharesSizeAndLevels) {
   EXPECT_FALSE(together([](GenerationRequest& r) { r.sigmas = {1, 0.75, 0.5, 0.25}; }));
 }
 
+TEST(Batches, DrawsTogetherWhatFollowsTheSameImageAlone) {
+  const ModelLimits limits{.control = ControlSupport::loaded};
+  const Control edges{.image = {.sha256 = std::string(64, 'a'), .size = {64, 80}}};
+  const auto together = [&](const auto& change) {
+    GenerationRequest first = request("two red apples", 1, 3), second = request("a dog", 2, 0);
+    first.control = second.control = edges;
+    change(second);
+    return draws_together(resolve(first, limits), resolve(second, limits));
+  };
+  EXPECT_TRUE(together([](GenerationRequest&) {}));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.control.reset(); }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.control->image.sha256 = std::string(64, 'b'); }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.control->scale = 0.5; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.control->end = 0.5; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.control->preprocessor = Preprocessor::gray; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.image_fit = ImageFit::pad; }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.height = 32; })) << "drawn alike, but fitted into another size";
+}
+
 TEST(Batches, DrawsTogetherFromTheSameReferencesAlone) {
   const ModelLimits limits{.max_reference_images = 4};
   const ReferenceImage cat{.file = "cat.png", .sha256 = std::string(64, 'a'), .size = {64, 80}};

@@ -180,7 +180,7 @@ TEST(Klein, ProcessesCompareTheReferencesOfSeveralRequestsByTheirHash) {
     EXPECT_EQ(engine.generate(requests).size(), 2u);
     requests[1].images[0].sha256 = std::string(64, '2');
     expect_error([&] { engine.generate(requests); }, ErrorKind::invalid_input,
-                 {"request 2 of 2", "images, strength or mask"});
+                 {"request 2 of 2", "images, strength, mask or control"});
   });
 }
 

@@ -104,6 +104,34 @@ TEST(DrawingRecord, ReferencesComeBackWithoutTheirPixels) {
   EXPECT_EQ(to_json(back), to_json(record));
 }
 
+TEST(DrawingRecord, ControlComesBackWithoutItsPixels) {
+  DrawingRecord record = full_record();
+  record.parts.controlnet = "lite.safetensors";
+  record.request.image_fit = ImageFit::pad;
+  record.request.control = Control{.image = {.file = "edges.png", .sha256 = std::string(64, 'a'), .size = {480, 640}},
+                                   .scale = 0.7,
+                                   .start = 0.1,
+                                   .end = 0.9,
+                                   .preprocessor = Preprocessor::canny};
+  const DrawingRecord back = parse_drawing_record(to_json(record), "test");
+  ASSERT_TRUE(back.request.control.has_value());
+  EXPECT_EQ(back.request.control->image.file, "edges.png");
+  EXPECT_EQ(back.request.control->image.sha256, std::string(64, 'a'));
+  EXPECT_EQ(back.request.control->image.size, (ImageSize{480, 640}));
+  EXPECT_EQ(back.request.control->scale, 0.7);
+  EXPECT_EQ(back.request.control->start, 0.1);
+  EXPECT_EQ(back.request.control->end, 0.9);
+  EXPECT_EQ(back.request.control->preprocessor, Preprocessor::canny);
+  EXPECT_EQ(back.request.image_fit, ImageFit::pad);
+  EXPECT_EQ(back.parts, record.parts);
+  EXPECT_EQ(to_json(back), to_json(record));
+  for (const auto& [from, to] : {std::pair{"\"canny\"", "\"depth\""}, {"0.7", "11"}, {"0.9", "1.9"}, {"480", "0"}}) {
+    std::string wrong = to_json(record);
+    EXPECT_THROW(parse_drawing_record(wrong.replace(wrong.rfind(from), std::string_view(from).size(), to), "x"), Error)
+        << to;
+  }
+}
+
 TEST(DrawingRecord, WrongReferencesAreNamed) {
   DrawingRecord record = full_record();
   const std::string hash(64, 'a');

@@ -122,6 +122,47 @@ TEST(Request, WhatABeginningCannotBeIsRefused) {
   expect_refused({.images = {cat}, .mask = Mask{other}}, {"mask (cat.png) has 1x1"});
 }
 
+TEST(Request, ControlHasAScaleInTheStepsBetweenItsStartAndItsEnd) {
+  Control control{.image = {.file = "edges.png", .size = {480, 645}}, .scale = 0.5};
+  EXPECT_EQ(control_scales(control, 4), (std::vector<float>{0.5, 0.5, 0.5, 0.5}));
+  control.start = 0.25, control.end = 0.75;
+  EXPECT_EQ(control_scales(control, 4), (std::vector<float>{0, 0.5, 0.5, 0}));
+  EXPECT_EQ(control_scales(control, 3), (std::vector<float>{0, 0.5, 0}));
+  const ModelLimits limits{.control = ControlSupport::loaded};
+  const ResolvedRequest resolved = resolve({.control = control, .num_inference_steps = 4}, limits);
+  EXPECT_TRUE(resolved.has_control());
+  EXPECT_EQ(resolved.request.height, 480) << "of the control image, where none is asked for";
+  EXPECT_EQ(resolved.request.width, 640);
+  // Of the steps that are drawn.
+  const ReferenceImage cat{.file = "cat.png", .size = {480, 640}};
+  EXPECT_EQ(
+      resolve({.images = {cat}, .strength = 0.5, .control = control, .num_inference_steps = 8}, limits).control_scales,
+      (std::vector<float>{0, 0.5, 0.5, 0}));
+  control.scale = 0;
+  EXPECT_FALSE(resolve({.control = control, .num_inference_steps = 4}, limits).has_control());
+}
+
+TEST(Request, WhatControlCannotBeIsRefused) {
+  const Control control{.image = {.file = "edges.png", .size = {480, 640}}};
+  const ModelLimits limits{.control = ControlSupport::loaded};
+  EXPECT_NO_THROW(resolve({.control = control}, any_model_limits()));
+  expect_refused({.control = control}, {"control is given", "no control networks for this model"});
+  expect_refused({.control = control}, {"control is given", "--controlnet"}, {.control = ControlSupport::not_loaded});
+  const auto with = [&](double scale, double start, double end) {
+    Control made = control;
+    made.scale = scale, made.start = start, made.end = end;
+    return GenerationRequest{.control = made};
+  };
+  expect_refused(with(-0.1, 0, 1), {"control.scale is -0.1", "from 0 to 10"}, limits);
+  expect_refused(with(kNan, 0, 1), {"control.scale is nan"}, limits);
+  expect_refused(with(1, -0.1, 1), {"control.start is -0.1", "from 0 to 1"}, limits);
+  expect_refused(with(1, 0, 1.5), {"control.end is 1.5", "from 0 to 1"}, limits);
+  expect_refused(with(1, 0.5, 0.5), {"control.start is 0.5 and control.end 0.5", "larger"}, limits);
+  Control other = control;
+  other.image.image = std::make_shared<const Image>(Image{1, 1, {0, 0, 0}});
+  expect_refused({.control = other}, {"control.image (edges.png) has 1x1"}, limits);
+}
+
 TEST(Request, AMissingSideIsThatOfTheFirstPreparedReference) {
   const ModelLimits limits{.default_height = 512, .default_width = 512, .max_reference_images = 3};
   const std::vector<ReferenceImage> images{{.size = {1152, 1536}}, {.size = {100, 90}}};

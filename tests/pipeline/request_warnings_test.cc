@@ -22,6 +22,18 @@ TEST(PromptWarnings, SayToHowManyTokensAPromptWasCut) {
   EXPECT_EQ(warnings_of(request, {.prompt = true, .negative = true}).size(), 3u);
 }
 
+TEST(PromptWarnings, SayThatNoStepFollowsTheControlImage) {
+  GenerationRequest request{.control = Control{.start = 0.3, .end = 0.6}, .num_inference_steps = 4};
+  EXPECT_EQ(control_warnings(request).front(),
+            "the control image changes nothing: of 4 steps none lies between its start 0.3 and its end 0.6");
+  EXPECT_EQ(warnings_of(request, {}).size(), 1u);
+  request.num_inference_steps = 10;
+  EXPECT_TRUE(control_warnings(request).empty());
+  request.control->scale = 0;
+  request.num_inference_steps = 4;
+  EXPECT_TRUE(control_warnings(request).empty()) << "as asked for";
+}
+
 TEST(PromptWarnings, NameFieldsThatChangeNothingWithoutGuidance) {
   const GenerationRequest plain{.guidance_scale = 1},
       asks{.negative_prompt = "x", .guidance_scale = 4, .cfg_normalization = 1};

@@ -34,7 +34,7 @@ struct BenchFlags {
   EngineFlags engine;
   ModelFlags model;
   std::vector<std::string> loras;
-  std::string model_path, synthetic, synthetic_format;
+  std::string model_path, synthetic, synthetic_format, synthetic_control;
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
   std::optional<double> guidance_scale, strength;
@@ -68,6 +68,9 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
       "--synthetic-format", flags.synthetic_format,
       "how the matrices of --synthetic are stored: bf16, q4_k, q8_0, f8_e4m3, int8_convrot ..., or of each part: "
       "transformer=q6_k,text_encoder=q4_k (bf16)");
+  command.add_option("--synthetic-control", flags.synthetic_control,
+                     "control network of random weights beside --synthetic: union-1.0, union-2.0, union-2.1 or lite of "
+                     "z-image-turbo, or a folder with a config");
   command.add_option("--prompt", flags.prompt, "what to draw");
   number("--height", flags.height, "pixels");
   number("--width", flags.width, "pixels");
@@ -113,7 +116,7 @@ std::string digest(const Image& image) { return fmt::format("{:016x}", fnv1a(ima
 
 /// What is timed.
 struct Subject {
-  std::string model_path, precision;
+  std::string model_path, controlnet, precision;
   GenerationRequest request;
   int64_t warmup = 0;  ///< runs that are not timed
 };
@@ -138,6 +141,7 @@ ordered_json result_json(const Subject& subject, const BenchFlags& flags, const 
           {"width", request.width.value()},
           {"references", references},
           {"strength", request.strength ? ordered_json(*request.strength) : ordered_json()},
+          {"controlnet", subject.controlnet.empty() ? ordered_json() : ordered_json(subject.controlnet)},
           {"num_inference_steps", request.num_inference_steps.value()},
           {"guidance_scale", request.guidance_scale.value()},
           {"num_outputs", request.num_outputs},
@@ -176,9 +180,11 @@ std::string references_text(const ordered_json& references) {
 void print_text(const ordered_json& result) {
   const auto ranks = result["world_size"].get<int64_t>();
   const auto pictures = result["num_outputs"].get<int64_t>();
-  print_output("{}{}x{}{}, {} steps, guidance {}, {} in {}{}\n",
+  const ordered_json& controlnet = result["controlnet"];
+  print_output("{}{}x{}{}{}, {} steps, guidance {}, {} in {}{}\n",
                pictures == 1 ? "" : fmt::format("{} pictures of ", pictures), result["width"].get<int64_t>(),
                result["height"].get<int64_t>(), references_text(result["references"]),
+               controlnet.is_null() ? "" : fmt::format(" by {}", controlnet.get<std::string>()),
                result["num_inference_steps"].get<int64_t>(), result["guidance_scale"].get<double>(),
                result["model_path"].get<std::string>(), result["precision"].get<std::string>(),
                ranks == 1 ? "" : fmt::format(" on {} ranks", ranks));
@@ -220,14 +226,27 @@ GenerationRequest asked_for(const BenchFlags& flags) {
   return request;
 }
 
+/// \return a grey picture, which has no hash: every process needs it.
+ReferenceImage grey_picture(ImageSize size) {
+  const std::vector<uint8_t> rgb(static_cast<size_t>(size.height * size.width * 3), 128);
+  return {.file = "grey", .size = size, .image = std::make_shared<const Image>(Image{size.height, size.width, rgb})};
+}
+
 /// Has all given pictures of a request, which are of one size, share one grey picture. Every process needs it: they
 /// have no hash that would tell them apart.
 void paint_images(GenerationRequest& request) {
   if (request.images.empty()) return;
-  const auto [height, width] = request.images.front().size;
-  const std::vector<uint8_t> rgb(static_cast<size_t>(height * width * 3), 128);
-  const auto grey = std::make_shared<const Image>(Image{height, width, rgb});
-  for (ReferenceImage& image : request.images) image.image = grey;
+  const ReferenceImage grey = grey_picture(request.images.front().size);
+  for (ReferenceImage& image : request.images) image.image = grey.image;
+}
+
+/// \return the places of what is timed.
+ModelFiles files_of(const BenchFlags& flags, bool is_synthetic) {
+  if (!is_synthetic) return model_files(flags.model.named(flags.model_path), flags.model.parts);
+  ModelFiles files = synthetic_model(flags.synthetic);
+  if (!flags.synthetic_control.empty())
+    files.controlnet = synthetic_part(files.model / "controlnet", flags.synthetic_control);
+  return files;
 }
 
 void bench(const BenchFlags& flags, const Processes& processes) {
@@ -242,15 +261,16 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   options.memory.one_drawing = warmup + flags.repeat == 1;
   require(options.synthetic || flags.synthetic_format.empty(), ErrorKind::invalid_input,
           "--synthetic-format is of random weights: it needs --synthetic");
+  require(options.synthetic || flags.synthetic_control.empty(), ErrorKind::invalid_input,
+          "--synthetic-control is of random weights: it needs --synthetic; --controlnet takes a network that is there");
   options.synthetic_format = flags.synthetic_format;
-  if (options.synthetic)
-    options.model = synthetic_model(flags.synthetic);
-  else
-    options.model = model_files(flags.model.named(flags.model_path), flags.model.parts);
+  options.model = files_of(flags, options.synthetic);
   options.variant = flags.model.variant;
   GenerationRequest request =
       with_references(asked_for(flags), flags.reference_images, read_model_shape(options.model).limits).request;
   paint_images(request);
+  if (!options.model.controlnet.empty())
+    request.control = Control{.image = grey_picture({*request.height, *request.width})};
 
   const std::atomic<bool>& interrupted = catch_interrupts();
   ProgressDisplay display(processes.is_root() && log_enabled(LogLevel::info));
@@ -278,8 +298,9 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   double matmul_gflops = engine.measure_matmul_gflops(std::max<int64_t>(drawn.report.transformer_rows, 1));
   if (processes.communicator() != nullptr) processes.communicator()->all_reduce_sum(std::span(&matmul_gflops, 1));
   if (!processes.is_root()) return;
-  const ordered_json result = result_json({shown_place(options.model), engine.precision_name(), request, warmup}, flags,
-                                          timings, drawn, matmul_gflops);
+  const ordered_json result = result_json(
+      {shown_place(options.model), options.model.controlnet.string(), engine.precision_name(), request, warmup}, flags,
+      timings, drawn, matmul_gflops);
   if (flags.json)
     print_output("{}\n", json_pretty(result));
   else

@@ -52,4 +52,12 @@ std::filesystem::path synthetic_model(const std::string& name_or_folder) {
   return named;
 }
 
+std::filesystem::path synthetic_part(const std::filesystem::path& parts, const std::string& name_or_folder) {
+  if (is_folder(name_or_folder)) return name_or_folder;
+  std::filesystem::path named = parts / name_or_folder;
+  require(is_folder(named), ErrorKind::model, "no config for a synthetic part: neither '{}' nor '{}' is a folder",
+          name_or_folder, named.string());
+  return named;
+}
+
 }  // namespace nostos::cli

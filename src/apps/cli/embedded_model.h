@@ -23,4 +23,7 @@ std::filesystem::path find_model(const std::string& path_or_name);
 /// \throws Error model naming the places looked at.
 std::filesystem::path synthetic_model(const std::string& name_or_folder);
 
+/// The same of a part. \param parts the folder of those that a name may mean
+std::filesystem::path synthetic_part(const std::filesystem::path& parts, const std::string& name_or_folder);
+
 }  // namespace nostos::cli

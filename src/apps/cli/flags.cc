@@ -87,7 +87,9 @@ std::vector<std::filesystem::path> usual_tokenizers() {
 
 ModelFiles model_files(const std::string& model_path, const PartPaths& parts) {
   ModelFiles files;
-  if (!model_path.empty() || parts == PartPaths{}) files.model = find_model(model_path);
+  PartPaths of_model = parts;
+  of_model.controlnet.clear();  // which stands beside any model
+  if (!model_path.empty() || of_model == PartPaths{}) files.model = find_model(model_path);
   const auto set = [](const char* flag, const std::string& given, std::filesystem::path& place) {
     std::error_code error;
     require(given.empty() || std::filesystem::exists(given, error), ErrorKind::model,
@@ -98,6 +100,7 @@ ModelFiles model_files(const std::string& model_path, const PartPaths& parts) {
   set("--text-encoder", parts.text_encoder, files.text_encoder);
   set("--vae", parts.vae, files.vae);
   set("--tokenizer", parts.tokenizer, files.tokenizer);
+  set("--controlnet", parts.controlnet, files.controlnet);
   files.is_base = parts.is_base;
   if (files.folder().empty()) files.usual_tokenizers = usual_tokenizers();
   return files;
@@ -127,6 +130,8 @@ void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights) {
   place("--text-encoder", flags.parts.text_encoder, "likewise of its text encoder");
   place("--vae", flags.parts.vae, "likewise of its VAE");
   place("--tokenizer", flags.parts.tokenizer, "folder or GGUF file in the place of its tokenizer");
+  place("--controlnet", flags.parts.controlnet,
+        "file or folder of a control network beside the model, by which drawings follow a control image");
   command.add_flag("--base-model", flags.parts.is_base,
                    "files without configs are of the base model, not of the distilled one (Turbo, klein)");
   if (!with_weights) return;

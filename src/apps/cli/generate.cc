@@ -9,6 +9,7 @@
 
 #include "apps/cli/adapters_flag.h"
 #include "apps/cli/commands.h"
+#include "apps/cli/control_flags.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/image_flags.h"
@@ -43,6 +44,7 @@ struct GenerateFlags {
   std::optional<double> guidance_scale, cfg_normalization, cfg_truncation;
   std::optional<std::vector<double>> sigmas;
   ImageFlags images;
+  ControlFlags control;
   std::vector<std::string> loras;
   std::string output = "nostos.png";
   std::string save_latents, perf_dump_path;
@@ -55,9 +57,10 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
   command.add_option("--prompt", flags.prompt, "what to draw");
   command.add_option("--negative-prompt", flags.negative_prompt, "what to keep away from (needs guidance)");
   add_image_flags(command, flags.images);
+  add_control_flags(command, flags.control);
   add_adapters_flag(command, flags.loras);
-  number("--height", flags.height, "pixels; without it the first --image's");
-  number("--width", flags.width, "pixels; without it the first --image's");
+  number("--height", flags.height, "pixels; without it the first --image's, or else --control-image's");
+  number("--width", flags.width, "pixels; without it the first --image's, or else --control-image's");
   number("--num-inference-steps", flags.num_inference_steps, "transformer calls");
   number("--guidance-scale", flags.guidance_scale, "classifier-free guidance; 0 is off");
   number("--cfg-normalization", flags.cfg_normalization,
@@ -88,7 +91,8 @@ void add_flags(CLI::App& command, GenerateFlags& flags) {
 
 /// Lays the places that are given over those of `parts`.
 void lay_over_parts(const PartPaths& given, PartPaths& parts) {
-  for (const auto place : {&PartPaths::transformer, &PartPaths::text_encoder, &PartPaths::vae, &PartPaths::tokenizer})
+  for (const auto place : {&PartPaths::transformer, &PartPaths::text_encoder, &PartPaths::vae, &PartPaths::tokenizer,
+                           &PartPaths::controlnet})
     if (!(given.*place).empty()) parts.*place = given.*place;
   parts.is_base = parts.is_base || given.is_base;
 }
@@ -128,6 +132,7 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
     record.model_name =
         model_label(record.parts.transformer.empty() ? record.model_path : record.parts.transformer).shown;
   lay_over_images(flags.images, request);
+  lay_over_control(flags.control, request);
   if (!flags.loras.empty()) request.adapters = adapters_of(flags.loras);
   if (flags.rng) request.rng = parse_rng(*flags.rng);
   // A new seed or noise, and new steps or levels, each replace what the picture says of the other.
@@ -291,9 +296,15 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   without_images.images.clear();
   without_images.strength.reset();
   without_images.mask.reset();
+  without_images.control.reset();
   const int64_t count = resolve(without_images, any_model_limits()).request.num_outputs;
   if (processes.is_root()) require_outputs(flags, count);
   options.model = model_files(record.model_path, record.parts);
+  if (!record.request.control) {
+    if (processes.is_root() && !record.parts.controlnet.empty())
+      log_warning("--controlnet changes nothing without --control-image");
+    options.model.controlnet.clear();
+  }
   options.variant = record.variant;
   options.memory.one_drawing = count == 1;
   // Every process reads the files, and the root says which they are.
@@ -302,7 +313,10 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
   const ModelLimits limits = read_model_shape(options.model).limits;
+  // The other processes have no pictures to resolve a request with: the root's record will say all of it.
+  if (!processes.is_root()) record.request = std::move(without_images);
   take_images(flags.images, processes.is_root(), limits, record.request);
+  take_control(flags.control, processes.is_root(), limits, record.request);
   convert_guidance(record, limits.guidance, flags);
   const ResolvedRequest resolved = resolve(record.request, limits);
   const int64_t height = *resolved.request.height, width = *resolved.request.width;
@@ -360,6 +374,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   display.clear();
   if (is_root) warn_of_unused(flags, record);
   if (is_root) warn(network_warnings(record.request));
+  if (is_root) warn(control_warnings(record.request));
   Progress progress;
   progress.on_stage = [&](const char* stage) { display.on_stage(stage); };
   progress.on_step = [&](int64_t step, int64_t steps, double step_ms) { display.on_step(step, steps, step_ms); };

@@ -45,7 +45,7 @@ void add_image_flags(CLI::App& command, ImageFlags& flags) {
       ->type_name("FILE");
   add_number(command, "--mask-blur", flags.mask_blur, "radius in pixels over which the mask's edge is soft (0)");
   command.add_option("--image-fit", flags.fit,
-                     "how --image comes to --height and --width: crop, pad or stretch (crop)");
+                     "how --image and --control-image come to --height and --width: crop, pad or stretch (crop)");
 }
 
 void lay_over_images(const ImageFlags& flags, GenerationRequest& request) {
@@ -88,6 +88,10 @@ void log_prepared(const ResolvedRequest& resolved) {
   if (resolved.has_source && images.front().size != asked)
     log_info("{} of {}x{} is drawn from at {}x{}", images.front().file, images.front().size.width,
              images.front().size.height, asked.width, asked.height);
+  if (resolved.has_control() && resolved.request.control->image.size != asked)
+    log_info("{} of {}x{} is followed at {}x{}", resolved.request.control->image.file,
+             resolved.request.control->image.size.width, resolved.request.control->image.size.height, asked.width,
+             asked.height);
   const size_t first = resolved.has_source ? 1 : 0, shown = resolved.shows_source ? 1 : 0;
   for (size_t i = first; i < images.size(); ++i) {
     const ImageSize prepared = resolved.reference_sizes[i - first + shown];

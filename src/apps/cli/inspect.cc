@@ -56,7 +56,7 @@ std::optional<JsonConfig> find_config(const Path& folder) {
 /// Reads a part that drawings need. \throws Error model
 Part read_part(const Path& folder, const std::string& part_name, const std::string& class_name,
                const std::string& variant) {
-  constexpr std::array<std::string_view, 3> kWithWeights{"transformer", "text_encoder", "vae"};
+  constexpr std::array<std::string_view, 4> kWithWeights{"transformer", "text_encoder", "vae", "controlnet"};
   Part part;
   part.name = part_name;
   part.class_name = class_name;
@@ -81,6 +81,7 @@ std::string own_place(const PartPaths& places, std::string_view part) {
   if (part == "transformer") return places.transformer;
   if (part == "text_encoder") return places.text_encoder;
   if (part == "vae") return places.vae;
+  if (part == "controlnet") return places.controlnet;
   return part == "tokenizer" ? places.tokenizer : "";
 }
 
@@ -189,7 +190,8 @@ Asked read_asked(const InspectFlags& flags) {
   const ModelFiles files = model_files(flags.file.empty() ? named : flags.file, parts);
   Asked asked;
   if (!files.folder().empty()) asked.folder = read_folder(files.model, flags.model);
-  for (const Path& place : {files.model, files.transformer, files.text_encoder, files.vae, files.tokenizer})
+  for (const Path& place :
+       {files.model, files.transformer, files.text_encoder, files.vae, files.tokenizer, files.controlnet})
     if (is_file(place)) asked.files.push_back(read_file_contents(place, files.folder(), own_models()));
   return asked;
 }

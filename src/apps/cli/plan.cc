@@ -126,6 +126,7 @@ ordered_json plan_json(const Planned& planned, const std::string& output) {
           {"model_path", shown_place(planned.model)},
           {"caption_rows", planned.text_rows()},
           {"references", references_json(planned)},
+          {"control_blocks", planned.shape.control_blocks},
           {"heads", heads},
           {"head_dim", planned.shape.head_dim},
           {"token_height", grid.height},
@@ -193,6 +194,10 @@ void print_text(const Planned& planned) {
       "\nMB are sent by the rank in one layer: q, k, v to the heads' owners and the output back; {:.3f} f32 in "
       "all, with {}.\n",
       static_cast<double>(total) / 1e6, beside_text(planned));
+  if (planned.shape.control_blocks > 0)
+    print_output(
+        "Where a control image is followed, its network has {} blocks more, each of which sends as much at most.\n",
+        planned.shape.control_blocks);
 }
 
 void plan_command(CLI::App& command, const PlanFlags& flags) {

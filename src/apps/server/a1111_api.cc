@@ -74,12 +74,19 @@ void draw(const Call& call, const std::shared_ptr<const LoadedModel>& model, Dra
                   });
 }
 
+/// Has a body that is said back hold no picture that the drawing follows: it is kept as long as the job waits.
+void leave_out_control(const DrawingOrder& order, nlohmann::json& body) {
+  if (order.control != nullptr) body["alwayson_scripts"] = nullptr;
+}
+
 }  // namespace
 
 void a1111_txt2img(const Call& call) {
   const auto model = call.state.model();
-  const nlohmann::json body = parse_body(call.request.body);
-  draw(call, model, parse_a1111_order(body, model->limits), body);
+  nlohmann::json body = parse_body(call.request.body);
+  DrawingOrder order = parse_a1111_order(body, model->limits);
+  leave_out_control(order, body);
+  draw(call, model, std::move(order), body);
 }
 
 void a1111_img2img(const Call& call) {
@@ -93,6 +100,7 @@ void a1111_img2img(const Call& call) {
                  "include_init_images is true, but the body has {} bytes: with it, at most {}",
                  call.request.body.size(), kMaxSaidBack);
   if (!says_back) body["init_images"] = body["mask"] = nullptr;
+  leave_out_control(order, body);
   draw(call, model, std::move(order), body);
 }
 

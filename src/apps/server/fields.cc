@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "apps/server/api_error.h"
+#include "apps/server/control_fields.h"
 #include "apps/server/identifiers.h"
 #include "apps/server/lora_folder.h"
 #include "base/error.h"
@@ -28,6 +29,7 @@ const std::set<std::string_view> kKnownFields{"prompt",
                                               "strength",
                                               "mask_blur",
                                               "image_fit",
+                                              "control",
                                               "loras",
                                               "width",
                                               "height",
@@ -191,7 +193,7 @@ void read_image_use(const Fields& fields, bool has_mask, GenerationRequest& requ
 }
 
 /// \return the order in the fields that all bodies of one kind or another share.
-DrawingOrder order_of(const Fields& fields, const SentPictures& pictures, const OrderLimits& limits) {
+DrawingOrder order_of(const Fields& fields, SentPictures pictures, const OrderLimits& limits) {
   DrawingOrder order;
   GenerationRequest& request = order.record.request;
   request.prompt = required_prompt(fields);
@@ -215,6 +217,7 @@ DrawingOrder order_of(const Fields& fields, const SentPictures& pictures, const 
   if (fields.string("background", 100).value_or("auto") == "transparent")
     refuse_field("background", "unsupported", "background transparent cannot be drawn; use opaque or auto");
   read_image_use(fields, pictures.mask.has_value(), request);
+  read_control(fields.json_value("control"), limits, pictures, request);
   // Last, for these are what costs time.
   request.adapters = adapters_of(parse_loras(fields.json_value("loras")), limits);
   take_pictures(pictures, limits.model, order);
@@ -389,7 +392,7 @@ DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool stric
   check_count(image.is_array() ? image.size() : image.is_null() ? 0 : 1, use, limits.model);
   SentPictures pictures{.images = uploads_of(image, limits.find_picture)};
   if (!mask.is_null()) pictures.mask = upload_of(mask, "mask", limits.find_picture);
-  return order_of(fields, pictures, limits);
+  return order_of(fields, std::move(pictures), limits);
 }
 
 FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits) {
@@ -419,18 +422,24 @@ FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits
   }
   if (pictures.images.empty())
     refuse_field("image", "missing", "image is missing: send the picture that is to be edited");
-  form.order = order_of(Fields(form.fields, Fields::Reading::lenient), pictures, limits);
+  form.order = order_of(Fields(form.fields, Fields::Reading::lenient), std::move(pictures), limits);
   return form;
 }
 
 DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
-  return resolved(a1111_order_of(Fields(body, Fields::Reading::lenient), limits), limits, "cfg_scale");
+  const Fields fields(body, Fields::Reading::lenient);
+  DrawingOrder order = a1111_order_of(fields, limits);
+  SentPictures pictures;
+  read_a1111_control(fields, limits, pictures, order.record.request);
+  take_pictures(pictures, limits.model, order);
+  return resolved(std::move(order), limits, "cfg_scale");
 }
 
 DrawingOrder parse_a1111_image_order(const json& body, const OrderLimits& limits) {
   const Fields fields(body, Fields::Reading::lenient);
   DrawingOrder order = a1111_order_of(fields, limits);
-  const SentPictures pictures = a1111_pictures(fields, limits, order.record.request);
+  SentPictures pictures = a1111_pictures(fields, limits, order.record.request);
+  read_a1111_control(fields, limits, pictures, order.record.request);
   try {
     take_pictures(pictures, limits.model, order);
     return resolved(std::move(order), limits, "cfg_scale");

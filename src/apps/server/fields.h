@@ -82,7 +82,8 @@ struct FormOrder {
 /// \throws ApiError 400 naming the field, for a form without a picture as well
 FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits);
 
-/// \return the order in a body of A1111's txt2img. \throws ApiError 400 naming the field
+/// \return the order in a body of A1111's txt2img, which may follow the picture of a unit of its ControlNet's script.
+/// \throws ApiError 400 naming the field
 DrawingOrder parse_a1111_order(const nlohmann::json& body, const OrderLimits& limits);
 /// The same of img2img.
 DrawingOrder parse_a1111_image_order(const nlohmann::json& body, const OrderLimits& limits);

@@ -44,15 +44,33 @@ ordered_json image_json(const ReferenceImage& image) {
   return {{"file", image.file}, {"sha256", image.sha256}, {"width", image.size.width}, {"height", image.size.height}};
 }
 
+ordered_json images_json(const std::vector<ReferenceImage>& images) {
+  ordered_json json = ordered_json::array();
+  for (const ReferenceImage& image : images) json.push_back(image_json(image));
+  return json;
+}
+
 /// \return what a request says of the image that the drawing begins with; null of one that begins with none.
 ordered_json source_json(const GenerationRequest& request) {
   ordered_json json{{"strength", nullptr}, {"image_fit", nullptr}, {"mask", nullptr}};
+  if (request.strength || request.control) json["image_fit"] = name(request.image_fit);
   if (!request.strength) return json;
   json["strength"] = *request.strength;
-  json["image_fit"] = name(request.image_fit);
   if (!request.mask) return json;
   json["mask"] = image_json(request.mask->image);
   json["mask"]["blur"] = request.mask->blur;
+  return json;
+}
+
+/// \return what a request says of the image that the drawing follows; null of one that follows none.
+ordered_json control_json(const GenerationRequest& request) {
+  if (!request.control) return {};
+  const Control& control = *request.control;
+  ordered_json json{{"image", image_json(control.image)}};
+  json["scale"] = control.scale;
+  json["start"] = control.start;
+  json["end"] = control.end;
+  json["preprocessor"] = name(control.preprocessor);
   return json;
 }
 
@@ -79,7 +97,7 @@ ordered_json prompts_json(const Job& job) {
   const DrawingRecord& record = job.order.record;
   ordered_json warnings = ordered_json::array();
   for (const auto& some : {network_warnings(record.request), guidance_warnings(record.request, record.guidance),
-                           cut_warnings(record.request, job.cut)})
+                           control_warnings(record.request), cut_warnings(record.request, job.cut)})
     std::ranges::copy(some, std::back_inserter(warnings));
   return {{"prompt_truncated", job.cut.prompt},
           {"negative_prompt_truncated", job.cut.negative},
@@ -98,8 +116,6 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
                       {"format", name(image.format)},
                       {"bytes", image.bytes}});
   }
-  ordered_json references = ordered_json::array();
-  for (const ReferenceImage& image : r.images) references.push_back(image_json(image));
   const ordered_json source = source_json(r);
   ordered_json loras = ordered_json::array();
   for (const AdapterUse& use : r.adapters)
@@ -123,10 +139,11 @@ ordered_json job_json(const Job& job, std::optional<int64_t> position, const std
       {"request",
        {{"prompt", r.prompt},
         {"negative_prompt", r.negative_prompt},
-        {"image", references},
+        {"image", images_json(r.images)},
         {"strength", source["strength"]},
         {"image_fit", source["image_fit"]},
         {"mask", source["mask"]},
+        {"control", control_json(r)},
         {"loras", loras},
         {"width", r.width.value()},
         {"height", r.height.value()},

@@ -36,7 +36,8 @@ struct DrawingOrder {
   int quality = 95;  ///< of JPEG and WebP
   /// Files of the record's images, on their way into the store; empty in jobs that come from there.
   std::vector<std::shared_ptr<const std::string>> references{};
-  std::shared_ptr<const std::string> mask{};  ///< likewise, of the record's mask; null without one
+  std::shared_ptr<const std::string> mask{};     ///< likewise, of the record's mask; null without one
+  std::shared_ptr<const std::string> control{};  ///< likewise, of the record's control image
 };
 
 struct JobImage {

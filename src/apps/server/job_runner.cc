@@ -30,7 +30,7 @@ std::string encoded(const Image& picture, ImageFormat format, int quality) {
   return to_base64({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
-/// Reads the images and masks of requests that are drawn together, each picture once.
+/// Reads the images, masks and control images of requests that are drawn together, each picture once.
 class References {
  public:
   explicit References(const JobStore& store) : store_(store) {}
@@ -40,6 +40,7 @@ class References {
     for (size_t i = 0; i < request.images.size(); ++i)
       load(job, fmt::format("image[{}]", i), request.images[i], [&] { return store_.read_reference(job, i); });
     if (request.mask) load(job, "mask", request.mask->image, [&] { return store_.read_mask(job); });
+    if (request.control) load(job, "control.image", request.control->image, [&] { return store_.read_control(job); });
     return request;
   }
 

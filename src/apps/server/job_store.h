@@ -74,6 +74,8 @@ class JobStore {
   std::string read_reference(std::string_view job, size_t index) const;
   /// The same of its mask.
   std::string read_mask(std::string_view job) const;
+  /// The same of its control image.
+  std::string read_control(std::string_view job) const;
 
   std::optional<JobImage> find_image(std::string_view id);
   /// \return the file of a picture.
@@ -117,6 +119,7 @@ class JobStore {
   void insert_row(const Job& job);
   std::filesystem::path reference_file(std::string_view job, size_t index) const;
   std::filesystem::path mask_file(std::string_view job) const;
+  std::filesystem::path control_file(std::string_view job) const;
   void write_references(const Job& job);
   /// Of a job that has ended, or never began.
   void remove_references(std::string_view job);

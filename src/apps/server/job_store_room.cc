@@ -44,6 +44,14 @@ std::filesystem::path JobStore::mask_file(std::string_view job) const {
   return folder_ / "references" / fmt::format("{}_mask", job);
 }
 
+std::filesystem::path JobStore::control_file(std::string_view job) const {
+  return folder_ / "references" / fmt::format("{}_control", job);
+}
+
+std::string JobStore::read_control(std::string_view job) const {
+  return read_file(control_file(job), kMaxReferenceBytes);
+}
+
 std::string JobStore::read_mask(std::string_view job) const { return read_file(mask_file(job), kMaxReferenceBytes); }
 
 std::string JobStore::read_reference(std::string_view job, size_t index) const {
@@ -60,6 +68,7 @@ void JobStore::write_references(const Job& job) {
   try {
     for (size_t i = 0; i < order.references.size(); ++i) write(reference_file(job.id, i), *order.references[i]);
     if (order.mask != nullptr) write(mask_file(job.id), *order.mask);
+    if (order.control != nullptr) write(control_file(job.id), *order.control);
   } catch (...) {
     remove_references(job.id);
     throw;
@@ -70,6 +79,7 @@ void JobStore::remove_references(std::string_view job) {
   std::error_code ignored;
   for (size_t i = 0; std::filesystem::remove(reference_file(job, i), ignored);) ++i;
   std::filesystem::remove(mask_file(job), ignored);
+  std::filesystem::remove(control_file(job), ignored);
 }
 
 void JobStore::check_references() {

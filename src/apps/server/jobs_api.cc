@@ -88,6 +88,7 @@ void post_job(const Call& call) {
     const ordered_json known = job_json(job, 0, std::nullopt)["request"];
     if (!job.order.references.empty()) body["image"] = known["image"];
     if (job.order.mask != nullptr) body["mask"] = known["mask"];
+    if (job.order.control != nullptr) body["control"] = known["control"];
     job.body = body.dump();
   }
   const Job stored = call.state.jobs.submit(std::move(job));

@@ -32,6 +32,7 @@ ordered_json model_json(const LoadedModel& model) {
             {"image_to_image", true},
             {"default_strength", limits.default_strength},
             {"default_mask_strength", limits.default_mask_strength},
+            {"control", limits.control == ControlSupport::loaded},
             {"max_reference_images", limits.max_reference_images},
             {"reference_pixels", limits.reference_pixels},
             {"default_width", limits.default_width},

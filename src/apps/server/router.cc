@@ -53,7 +53,7 @@ constexpr std::array kRoutes{
     Route{"POST", "/v1/images/variations", nullptr},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", kModelPattern, get_model},
-    Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img, kTakesLoras},
+    Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img, kTakesPictures | kTakesLoras},
     Route{"POST", "/sdapi/v1/img2img", a1111_img2img, kTakesPictures | kReadsPictures | kTakesLoras},
     Route{"GET", "/sdapi/v1/progress", a1111_progress},
     Route{"POST", "/sdapi/v1/interrupt", a1111_interrupt},
@@ -198,12 +198,12 @@ class WithHeaders : public Responder {
   const HttpHeaders headers_;
 };
 
-/// \return whether answering takes as long as reading pictures does. Of JSON, whether it may have the field `image`: a
-/// name is written as it is, or with escapes, of which no letter of this one needs another than \u006.
+/// \return whether answering takes as long as reading pictures does. Of JSON, whether it may have a field `image` or
+/// `input_image`: a name is written as it is, or with escapes, of which no letter of this one needs another than \u006.
 bool reads_pictures(const Route& route, const HttpRequest& request) {
   const std::string_view body = request.body;
   return route.has(kReadsPictures) ||
-         (route.has(kTakesPictures) && (body.size() > HttpLimits{}.body_bytes || body.find("\"image\"") != body.npos ||
+         (route.has(kTakesPictures) && (body.size() > HttpLimits{}.body_bytes || body.find("image\"") != body.npos ||
                                         body.find("\\u006") != body.npos));
 }
 

@@ -34,6 +34,7 @@ std::string file_of_text(const nlohmann::json& value, const std::string& field) 
   return file;
 }
 
+constexpr const char* kControlField = "control.image";
 constexpr std::string_view kImageId = "img_";  // begins the ids of the server's pictures, and no base64: it has no _
 constexpr ImageLimits kLimits{.bytes = kMaxUploadBytes};  // of one picture
 
@@ -55,7 +56,8 @@ auto read_or_refuse(const Upload& upload, const std::string& field, const Read& 
   }
 }
 
-/// \return what the headers say of all pictures, before a pixel of any is decoded: images, then the mask.
+/// \return what the headers say of all pictures, before a pixel of any is decoded: images, then the mask, then the
+/// control image.
 std::vector<ReferenceImage> read_headers(const SentPictures& sent) {
   std::vector<ReferenceImage> read;
   int64_t pixels = 0;
@@ -71,6 +73,7 @@ std::vector<ReferenceImage> read_headers(const SentPictures& sent) {
   };
   for (size_t i = 0; i < sent.images.size(); ++i) add(sent.images[i], image_field(i));
   if (sent.mask) add(*sent.mask, "mask");
+  if (sent.control) add(*sent.control, kControlField);
   return read;
 }
 
@@ -158,8 +161,12 @@ void check_count(size_t images, const GenerationRequest& request, const ModelLim
 void take_pictures(const SentPictures& sent, const ModelLimits& limits, DrawingOrder& order) {
   GenerationRequest& request = order.record.request;
   check_count(sent.images.size(), request, limits);
-  if (sent.images.empty()) return;
+  if (sent.images.empty() && !sent.control) return;
   request.images = read_headers(sent);
+  if (sent.control) {
+    request.control->image = std::move(request.images.back());
+    request.images.pop_back();
+  }
   if (sent.mask) {
     request.mask->image = std::move(request.images.back());
     request.images.pop_back();
@@ -176,6 +183,9 @@ void take_pictures(const SentPictures& sent, const ModelLimits& limits, DrawingO
   if (sent.mask)
     order.mask =
         take(*sent.mask, "mask", request.mask->image, [&](ImageSize& size) { return checked_mask(sent, size); });
+  if (sent.control)
+    order.control = take(*sent.control, kControlField, request.control->image,
+                         [&](ImageSize& size) { return checked(*sent.control, size); });
 }
 
 ResolvedRequest resolve_or_refuse(const GenerationRequest& request, const ModelLimits& limits) {

@@ -1,5 +1,5 @@
-// Owns the pictures that clients send, references, what a drawing begins with, and masks: checked when they come, and
-// decoded again when their job is drawn.
+// Owns the pictures that clients send, references, what a drawing begins with, masks, and what it follows: checked when
+// they come, and decoded again when their job is drawn.
 #pragma once
 
 #include <functional>
@@ -40,6 +40,7 @@ struct SentPictures {
   std::optional<Upload> mask{};
   MaskRule mask_rule = MaskRule::white;
   bool inverts_mask = false;  ///< the other part is drawn anew
+  std::optional<Upload> control{};
 };
 
 /// \param value a picture's file in base64, with or without "data:image/png;base64," before it, or the id of one of the
@@ -58,9 +59,9 @@ void check_count(size_t images, const GenerationRequest& request, const ModelLim
 /// and then decodes one after another, so that none is taken that cannot be drawn from. Takes seconds, and memory as
 /// docs/api.md says; ReadingLane keeps it to one request at a time. A mask that is not white on black already becomes a
 /// PNG that is.
-/// \param order all of whose other fields are set, with a mask where there is one
-/// \throws ApiError 400 naming the picture, as image[0] or mask, if a file is too large, damaged, or of no format that
-/// is read; or naming the field that resolve() refuses
+/// \param order all of whose other fields are set, with a mask and with control where there is one
+/// \throws ApiError 400 naming the picture, as image[0], mask or control.image, if a file is too large, damaged, or of
+/// no format that is read; or naming the field that resolve() refuses
 void take_pictures(const SentPictures& sent, const ModelLimits& limits, DrawingOrder& order);
 
 /// \return resolve() of the request. \throws ApiError 400 naming the field that it refuses

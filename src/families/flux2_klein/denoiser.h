@@ -18,6 +18,7 @@ class TransformerDenoiser final : public Denoiser {
   void take_scratch(Arena& arena, std::span<const DenoisePass> passes) override;
   void take_embeddings(Context& ctx, std::span<const ConstView> embeddings, bool with_positions) override;
   void take_references(Context& ctx, ConstView tokens) override;
+  void take_control(Context&, ConstView, std::span<const float>) override {}
   void take_times(Context& ctx, std::span<const float> times) override;
   void select_step(Context& ctx, int64_t step) override;
   void predict(Context& ctx, std::span<const DenoisePass> passes) override;

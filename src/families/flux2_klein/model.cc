@@ -35,6 +35,9 @@ ModelShape shape_of(const FamilyOptions& options, const flux2::Config& transform
   limits.max_sequence_length = kMostTokens;
   limits.max_reference_images = kMaxReferences;
   limits.default_strength = limits.default_mask_strength = 0.8;
+  require(options.files.controlnet.empty(), ErrorKind::model,
+          "{}: nostos has no control networks for FLUX.2-klein: leave --controlnet out",
+          options.files.controlnet.string());
   read_generation_config(options, limits);
   return {.limits = limits,
           .patch = 1,
@@ -169,5 +172,7 @@ Shape Model::encoding_shape(const parallel::Grid& grid) const { return {grid.tok
 void Model::to_latents(Context& ctx, ConstView encoding, ConstView, View latents) const {
   ops::unpatchify(ctx, encoding, shape_.patch, latents);
 }
+
+void Model::to_condition(Context&, const ControlInputs&, View) const { check(false, "FLUX.2-klein has no control"); }
 
 }  // namespace nostos::flux2_klein

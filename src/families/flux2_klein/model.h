@@ -81,6 +81,7 @@ class Model : public Family {
   /// Packed means: [tokens, channels].
   Shape encoding_shape(const parallel::Grid& grid) const override;
   void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const override;
+  void to_condition(Context& ctx, const ControlInputs& inputs, View condition) const override;
 
  private:
   void make_parts(Context& ctx);

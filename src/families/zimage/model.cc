@@ -9,6 +9,7 @@
 #include "families/zimage/denoiser.h"
 #include "families/zimage/prompt_encoding.h"
 #include "models/autoencoder_kl/file_layouts.h"
+#include "ops/elementwise.h"
 #include "ops/patches.h"
 
 namespace nostos::zimage {
@@ -24,6 +25,7 @@ ModelShape shape_of(const FamilyOptions& options, const Config& transformer, con
   limits.token_multiple = kTokenMultiple;
   limits.latent_channels = transformer.in_channels;
   limits.pixels_per_latent = vae.scale();
+  limits.control = ControlSupport::not_loaded;
   limits.max_side = std::min(transformer.axes_lens[1], transformer.axes_lens[2]) * limits.size_multiple;
   // The padded caption takes positions 1 .. Lp and the image plane Lp + 1: the first rotary axis must reach that far.
   limits.max_sequence_length = std::min((transformer.axes_lens[0] - 2) / kTokenMultiple * kTokenMultiple, kMostTokens);
@@ -39,6 +41,15 @@ ModelShape shape_of(const FamilyOptions& options, const Config& transformer, con
           .heads = transformer.heads,
           .head_dim = transformer.head_dim(),
           .draws_latents = true};
+}
+
+/// Says in `shape` what a control network is given.
+void add_control(const ControlConfig& control, const Config& transformer, ModelShape& shape) {
+  shape.limits.control = ControlSupport::loaded;
+  shape.control_channels = control.dims.in_channels;
+  shape.control_sees_mask = control.dims.in_channels > transformer.in_channels;
+  const bool runs_twice = control.refiner == ControlRefiner::control_layers;
+  shape.control_blocks = control.dims.layers * (runs_twice ? 2 : 1) + control.refiner_blocks();
 }
 
 SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
@@ -64,8 +75,11 @@ PipelineFacts pipeline_facts(const FamilyOptions& options) {
 }
 
 ModelShape read_shape(const FamilyOptions& options) {
-  return shape_of(options, load_config(PartFiles(options, kTransformer).config()),
-                  autoencoder_kl::load_config(PartFiles(options, kVae).config()));
+  const Config transformer = load_config(PartFiles(options, kTransformer).config());
+  ModelShape shape = shape_of(options, transformer, autoencoder_kl::load_config(PartFiles(options, kVae).config()));
+  if (!options.files.controlnet.empty())
+    add_control(load_control_config(PartFiles(options, kControlNetwork).config()), transformer, shape);
+  return shape;
 }
 
 Model::Model(Context& ctx, const FamilyOptions& options)
@@ -86,9 +100,18 @@ Model::Model(Context& ctx, const FamilyOptions& options)
           transformer_files_.path().string(), transformer_config_.in_channels, autoencoder_files_.path().string(),
           vae_config_.latent_channels);
   shape_ = shape_of(options, transformer_config_, vae_config_);
+  read_control(options);
   tokenizer_ = find_tokenizer(options, encoder_files_);
   require_variant(options, {&encoder_files_, &transformer_files_, &autoencoder_files_});
   make_parts(ctx);
+}
+
+void Model::read_control(const FamilyOptions& options) {
+  if (options.files.controlnet.empty()) return;
+  control_files_.emplace(options, kControlNetwork);
+  control_config_ = load_control_config(control_files_->config());
+  check_control(*control_config_, transformer_config_, control_files_->path().string());
+  add_control(*control_config_, transformer_config_, shape_);
 }
 
 void Model::make_parts(Context& ctx) {
@@ -101,6 +124,19 @@ void Model::make_parts(Context& ctx) {
       });
   autoencoder_ = make_vae(ctx, autoencoder_files_, vae_config_);
   parts_ = {encoder_.get(), transformer_.get(), autoencoder_.get()};
+  if (control_config_) make_control(ctx);
+}
+
+void Model::make_control(Context& ctx) {
+  const auto walk = [config = *control_config_](WeightBuilder& builder) {
+    return build_control_weights(config, builder);
+  };
+  control_ = make_part<ControlNetwork>(ctx, *control_files_, "control network", walk,
+                                       [this](Context&, ControlWeights weights) {
+                                         return ControlNetwork(*control_config_, std::move(weights), options_.dtype);
+                                       });
+  stage_parts_.denoise.push_back(parts_.size());
+  parts_.push_back(control_.get());
 }
 
 Schedule Model::schedule(int64_t steps, std::span<const double> sigmas, int64_t) const {
@@ -148,6 +184,22 @@ Shape Model::encoding_shape(const parallel::Grid& grid) const {
 
 void Model::to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const {
   ops::sample_posterior(ctx, encoding, noise, vae_config_.scaling_factor, vae_config_.shift_factor, latents);
+}
+
+// Source: VideoX-Fun pipeline_z_image_control.py @804a425: control latents | 1 - mask | latents of what is known. There
+// nothing is known where a request has no mask, and all of the rest is zero.
+void Model::to_condition(Context& ctx, const ControlInputs& inputs, View condition) const {
+  const int64_t latents = transformer_config_.in_channels;
+  // The mean is what is drawn with no noise, which may stand where the latents will.
+  ops::clear(ctx, condition);
+  const auto take_mean = [&](ConstView encoding, int64_t channel) {
+    const View made = condition.rows(channel, latents);
+    to_latents(ctx, encoding, made, made);
+  };
+  take_mean(inputs.image, 0);
+  if (!inputs.is_known) return;
+  ops::convert(ctx, inputs.is_known, condition.rows(latents, 1));
+  take_mean(inputs.known, latents + 1);
 }
 
 }  // namespace nostos::zimage

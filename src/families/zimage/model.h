@@ -1,5 +1,6 @@
-// Owns a Z-Image model: its configs, its tokenizer, and its three parts (Qwen3 text encoder, transformer, VAE). Change
-// it to add a part to Z-Image; its networks are in models/zimage, models/qwen3 and models/autoencoder_kl.
+// Owns a Z-Image model: its configs, its tokenizer, and its parts (Qwen3 text encoder, transformer, VAE, and a control
+// network where one is given). Change it to add a part to Z-Image; its networks are in models/zimage, models/qwen3 and
+// models/autoencoder_kl.
 #pragma once
 
 #include <array>
@@ -13,6 +14,7 @@
 #include "families/pipeline_facts.h"
 #include "models/autoencoder_kl/autoencoder.h"
 #include "models/qwen3/encoder.h"
+#include "models/zimage/control.h"
 #include "models/zimage/file_layouts.h"
 #include "models/zimage/transformer.h"
 #include "text/tokenizer.h"
@@ -35,6 +37,11 @@ inline constexpr PartKind kTransformer{
     file_prefixes,
     [](const TensorShapes& shapes, const WeightStore&) { return guess_config(shapes); }};
 
+/// A control network as files have it.
+inline constexpr PartKind kControlNetwork{
+    "Z-Image control network", "controlnet",  "--controlnet",       &ModelFiles::controlnet,
+    control_file_layouts,      file_prefixes, guess_control_config, false};
+
 /// \return what the pipeline is, as far as the model's files do not say it: that of Turbo, or of the base model.
 /// \throws Error model if what the files do say is damaged
 PipelineFacts pipeline_facts(const FamilyOptions& options);
@@ -55,11 +62,14 @@ class Model : public Family {
   const qwen3::Config& encoder_config() const { return encoder_config_; }
   const autoencoder_kl::Config& vae_config() const { return vae_config_; }
   const SchedulerConfig& scheduler_config() const { return scheduler_config_; }
+  /// \return the config of the control network, null without one.
+  const ControlConfig* control_config() const { return control_config_ ? &*control_config_ : nullptr; }
 
   /// The networks. Each must be loaded when it is asked for.
   const qwen3::Encoder& encoder() const { return encoder_->get(); }
   const Transformer& transformer() const { return transformer_->get(); }
   const autoencoder_kl::Autoencoder& autoencoder() const { return autoencoder_->get(); }
+  const ControlNetwork& control() const { return control_->get(); }
 
   const ModelShape& shape() const override { return shape_; }
   Schedule schedule(int64_t steps, std::span<const double> sigmas, int64_t image_tokens) const override;
@@ -80,13 +90,18 @@ class Model : public Family {
   /// Moments: [latent height, latent width, 2 * channels].
   Shape encoding_shape(const parallel::Grid& grid) const override;
   void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const override;
+  void to_condition(Context& ctx, const ControlInputs& inputs, View condition) const override;
 
  private:
+  void read_control(const FamilyOptions& options);
   void make_parts(Context& ctx);
+  void make_control(Context& ctx);
 
   FamilyOptions options_;
   PartFiles encoder_files_, transformer_files_, autoencoder_files_;
+  std::optional<PartFiles> control_files_;
   Config transformer_config_;
+  std::optional<ControlConfig> control_config_;
   qwen3::Config encoder_config_;
   autoencoder_kl::Config vae_config_;
   SchedulerConfig scheduler_config_;
@@ -95,8 +110,9 @@ class Model : public Family {
   std::unique_ptr<ModelPartOf<qwen3::Encoder>> encoder_;
   std::unique_ptr<ModelPartOf<Transformer>> transformer_;
   std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
+  std::unique_ptr<ModelPartOf<ControlNetwork>> control_;  // or null
   std::vector<ModelPart*> parts_;
-  const StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}};
+  StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}};
 };
 
 }  // namespace nostos::zimage

@@ -1,0 +1,165 @@
+"""Draws what follows a control image as users do: commands with a control network, records, and what is refused.
+
+Usage: NOSTOS_BINARY=build/cpu/bin/nostos control_test.py [TestCase ...]. Needs Python 3.11 alone.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from cli_test import ROOT, CliTest, png_texts  # noqa: E402
+from run_tests import run_tests  # noqa: E402
+
+DATA = ROOT / "tests" / "data"
+MODEL = DATA / "tiny" / "diffusers_test"
+KLEIN = DATA / "klein_tiny" / "distilled"
+NETWORKS = DATA / "control_drawings"
+LITE, UNION_1 = NETWORKS / "lite.safetensors", NETWORKS / "union_1.0.safetensors"
+PICTURE = DATA / "klein_tiny" / "references" / "a.png"
+SMALL = ["--model-path", MODEL, "--prompt", "x", "--num-inference-steps", "4", "--device", "cpu"]
+SIZE = ["--height", "32", "--width", "48"]
+
+
+class Control(CliTest):
+    """`nostos generate --controlnet --control-image`."""
+
+    def generate(self, *flags):
+        return ["generate", *SMALL, *SIZE, *flags]
+
+    def drawn(self, *flags, output="drawn.PNG"):
+        """Returns the picture's bytes and what was said."""
+        run = self.run_nostos(*self.generate("--output", output, *flags))
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return (self.dir / output).read_bytes(), run.stderr
+
+    def pixels(self, *flags):
+        """Returns the bytes of a WebP, which holds no record."""
+        return self.drawn(*flags, output="drawn.webp")[0]
+
+    def test_a_control_image_changes_the_picture(self):
+        plain = self.pixels()
+        control = ["--controlnet", LITE, "--control-image", PICTURE]
+        seen = {plain}
+        for flags in ([], ["--control-scale", "1"], ["--control-end", "0.5"], ["--control-start", "0.5"],
+                      *(["--control-preprocessor", name] for name in ("canny", "gray", "tile"))):
+            picture = self.pixels(*control, *flags)
+            self.assertNotIn(picture, seen, flags)
+            seen.add(picture)
+        self.assertEqual(self.pixels(*control, "--control-scale", "0"), plain)
+        self.assertEqual(self.pixels(*control, "--control-scale", "0.75", "--control-preprocessor", "none"), self.pixels(*control))
+
+    def test_ranks_draw_the_same_bytes(self):
+        for network in (LITE, UNION_1):
+            control = ["--controlnet", network, "--control-image", PICTURE, "--guidance-scale", "3"]
+            one, _ = self.drawn(*control)
+            for flags in (["--num-gpus", "2"], ["--num-gpus", "3", "--sp-plan", "axis"], ["--num-gpus", "2", "--cfg-parallel-degree", "2"],
+                          ["--memory", "offload"]):
+                self.assertEqual(self.drawn(*control, *flags)[0], one, flags)
+
+    def test_a_record_says_which_it_wants(self):
+        shutil.copy(PICTURE, self.dir / "edges.png")
+        control = ["--controlnet", LITE, "--control-image", "edges.png", "--control-scale", "0.6", "--control-start", "0.25",
+                   "--control-end", "0.75", "--control-preprocessor", "gray", "--image-fit", "stretch"]
+        first, _ = self.drawn(*control)
+        record = json.loads(png_texts(self.dir / "drawn.PNG")["nostos"])
+        self.assertEqual(record["controlnet"], str(LITE))
+        self.assertEqual(record["image_fit"], "stretch")
+        digest = hashlib.sha256(PICTURE.read_bytes()).hexdigest()
+        self.assertEqual({name: record["control"][name] for name in ("file", "sha256", "scale", "start", "end", "preprocessor")},
+                         {"file": "edges.png", "sha256": digest, "scale": 0.6, "start": 0.25, "end": 0.75, "preprocessor": "gray"})
+        again = ["generate", "--from", "drawn.PNG", "--output", "again.PNG"]
+        self.assertEqual(self.run_nostos(*again).returncode, 0)
+        self.assertEqual((self.dir / "again.PNG").read_bytes(), first)
+        run = self.run_nostos(*again, "--control-scale", "0.7", "--json")
+        self.assertEqual(json.loads(run.stdout)["request"]["control"]["start"], 0.25)
+        self.assertEqual(json.loads(run.stdout)["request"]["control"]["scale"], 0.7)
+        shutil.copy(DATA / "klein_tiny" / "references" / "b.png", self.dir / "edges.png")
+        run = self.run_nostos(*again)
+        self.assertEqual(run.returncode, 2)
+        for words in ("edges.png is not the picture that it was", digest, "--control-image"):
+            self.assertIn(words, run.stderr)
+        run = self.run_nostos(*again, "--control-image", "edges.png")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("edges.png is not the control image of the picture of --from", run.stderr)
+        self.assertEqual(self.run_nostos(*again, "--control-image", "").returncode, 0)
+        self.assertNotIn("control", json.loads(png_texts(self.dir / "again.PNG")["nostos"]))
+
+    def test_the_size_is_the_control_images(self):
+        run = self.run_nostos("generate", *SMALL, "--controlnet", LITE, "--control-image", NETWORKS / "none.png")
+        self.assertEqual(run.returncode, 2)
+        shutil.copy(ROOT / "tests" / "data" / "io" / "pictures" / "alpha.png", self.dir / "small")
+        run = self.run_nostos("generate", *SMALL, "--controlnet", LITE, "--control-image", "small", "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual([json.loads(run.stdout)["request"][side] for side in ("width", "height")], [36, 20])  # of 37x23
+
+    def test_masks_are_told_to_networks(self):
+        flags = ["--controlnet", NETWORKS / "union_2.1.safetensors", "--control-image", PICTURE, "--image", PICTURE]
+        self.assertNotEqual(self.pixels(*flags, "--mask-image", PICTURE), self.pixels(*flags))
+
+    def test_what_changes_nothing_is_said(self):
+        self.assertIn("--controlnet changes nothing without --control-image", self.drawn("--controlnet", LITE)[1])
+        _, said = self.drawn("--controlnet", LITE, "--control-image", PICTURE, "--control-start", "0.3", "--control-end", "0.6")
+        self.assertIn("the control image changes nothing: of 4 steps none lies between", said)
+
+    def test_wrong_flags_are_refused_by_name(self):
+        control = ["--controlnet", LITE, "--control-image", PICTURE]
+        self.assert_refused(self.generate("--control-image", PICTURE), "control is given", "--controlnet")
+        self.assert_refused(self.generate("--control-scale", "1"), "--control-scale is given without --control-image")
+        self.assert_refused(self.generate(*control, "--control-scale", "11"), "control.scale is 11", "from 0 to 10")
+        self.assert_refused(self.generate(*control, "--control-start", "0.5", "--control-end", "0.5"), "control.start is 0.5")
+        self.assert_refused(self.generate(*control, "--control-preprocessor", "depth"), "'depth'", "canny")
+        self.assert_refused(self.generate(*control[:-1], "missing.jpg"), "missing.jpg")
+        self.assert_refused(["generate", "--model-path", KLEIN, "--prompt", "x", *control], "FLUX.2-klein", "--controlnet")
+        self.assert_refused(self.generate(*control[2:], "--controlnet", "missing"), "--controlnet 'missing'")
+        vae = MODEL / "vae" / "diffusion_pytorch_model.safetensors"
+        self.assert_refused(self.generate(*control[2:], "--controlnet", vae), "holds no Z-Image control network")
+        self.assert_refused(["generate", "--prompt", "x", "--device", "cpu", *control], "controls a transformer with the width 32")
+
+
+class Files(CliTest):
+    """A control network's file by other commands."""
+
+    def test_inspect_names_it(self):
+        run = self.run_nostos("inspect", LITE)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("control network, safetensors", run.stdout)
+        self.assertIn("controlnet: a control network of 1 layers, 32 wide, for images of 33 channels", run.stdout)
+        part = json.loads(self.run_nostos("inspect", LITE, "--json").stdout)["files"][0]["parts"][0]
+        self.assertEqual(part["config"]["control_in_dim"], 33)
+        beside = json.loads(self.run_nostos("inspect", "--model-path", MODEL, "--controlnet", LITE, "--json").stdout)
+        self.assertEqual(beside["files"][0]["kind"], "control network")
+
+    def test_plan_counts_its_blocks(self):
+        run = self.run_nostos("plan", "--model-path", MODEL, *SIZE, "--controlnet", LITE)
+        self.assertIn("its network has 2 blocks more", run.stdout)
+        self.assertEqual(json.loads(self.run_nostos("plan", "--model-path", MODEL, *SIZE, "--json").stdout)["control_blocks"], 0)
+
+    def test_convert_writes_it_again(self):
+        run = self.run_nostos("convert", "--model-path", LITE, "--dtype", "f32", "--output", "again.safetensors")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        pictures = []
+        for network in (LITE, "again.safetensors"):
+            run = self.run_nostos("generate", *SMALL, *SIZE, "--precision", "f32", "--controlnet", network, "--control-image", PICTURE,
+                                  "--output", "drawn.webp")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            pictures.append((self.dir / "drawn.webp").read_bytes())
+        self.assertEqual(*pictures)
+
+    def test_bench_times_it(self):
+        bench = ["bench", "--model-path", MODEL, *SIZE, "--num-inference-steps", "1", "--device", "cpu", "--warmup", "0"]
+        plain = json.loads(self.run_nostos(*bench, "--json").stdout)
+        run = self.run_nostos(*bench, "--controlnet", LITE, "--json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        timed = json.loads(run.stdout)
+        self.assertEqual((plain["controlnet"], timed["controlnet"]), (None, str(LITE)))
+        self.assertGreater(timed["transformer_flop_per_step"], plain["transformer_flop_per_step"])
+        self.assertGreater(timed["weight_bytes"], plain["weight_bytes"])
+        self.assert_refused([*bench, "--synthetic-control", "lite"], "--synthetic-control", "needs --synthetic")
+        self.assert_refused([*bench[:1], *bench[3:], "--synthetic", MODEL, "--synthetic-control", "nothing"], "no config", "nothing")
+
+
+if __name__ == "__main__":
+    run_tests()
