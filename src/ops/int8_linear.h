@@ -3,19 +3,10 @@
 #pragma once
 
 #include "device/context.h"
+#include "ops/linear.h"
 #include "tensor/tensor.h"
 
-namespace nostos {
-
-/// A weight [out, in] of 8-bit numbers: number * scale of its row, rotated as StoredMatrix with WeightScales::each_row.
-struct Int8Weight {
-  int64_t in = 0, out = 0;
-  int64_t rotation = 0;  ///< inputs in a block, see WeightFormat; 0 without one
-  ConstView numbers;     ///< i8 [out, in]
-  ConstView scales;      ///< f32 [out]
-};
-
-namespace ops {
+namespace nostos::ops {
 
 /// Rounds rows to 8 bits, each by itself: y = x H in blocks of `rotation` inputs, in float32, from the lowest of an
 /// index's digits to the base 4 to the highest; scale = max |y| / 127; number = y * (127 / max |y|) to the nearest,
@@ -30,9 +21,13 @@ void quantise_rows(Context& ctx, ConstView x, int64_t rotation, View numbers, Vi
 /// \param numbers, scales of quantise_rows() with the weight's rotation. \param y f32 or product_dtype() [rows, out]
 void int8_linear(Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View y);
 
-/// out = silu(gate) * up of int8_linear()'s products. \param w kGateRows rows of gates, then as many of what they gate,
-/// and so on. \param out bf16 [rows, w.out / 2]
+/// out = silu(gate) * up of int8_linear()'s products. \param w interleaved_rows(). \param out bf16 [rows, out / 2]
 void int8_gated_linear(Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View out);
 
-}  // namespace ops
-}  // namespace nostos
+/// y = x W^T with x rounded by quantise_rows() in scratch memory of the context. \param x f32 or bf16 [rows, in].
+/// \param w with int8 numbers, without a bias. \param y product_dtype() [rows, out]
+void rounded_linear(Context& ctx, ConstView x, const Linear& w, View y);
+/// The same of gated_linear() where it is fused.
+void rounded_gated_linear(Context& ctx, ConstView x, const Linear& w, View out);
+
+}  // namespace nostos::ops

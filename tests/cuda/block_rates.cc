@@ -121,7 +121,7 @@ void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_
     HeldInt8 held{Tensor(ctx.device(), DType::i8, {out, in}), Tensor(ctx.device(), DType::f32, {out}), {}};
     ops::quantise_rows(ctx, bench.random(DType::bf16, {out, in}), kRotation, held.numbers, held.scales);
     ctx.synchronize("measurement");
-    held.weight = {in, out, kRotation, held.numbers.view(), held.scales.view()};
+    held.weight = {kRotation, held.numbers.view(), held.scales.view()};
     return held;
   };
   std::vector<std::array<HeldInt8, 4>> weights;
@@ -145,7 +145,7 @@ void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_
   const auto step = [&](size_t which, View out, bool gated) {
     return BlockStep{products[which].name, product_flops(rows, products[which]), [&, which, out, gated](size_t set) {
                        const Int8Weight& w = weights[set][which].weight;
-                       const ConstView from(numbers.view().bytes(), DType::i8, {rows, w.in});
+                       const ConstView from(numbers.view().bytes(), DType::i8, {rows, w.numbers.shape()[1]});
                        (gated ? ops::int8_gated_linear : ops::int8_linear)(ctx, from, scales, w, out);
                      }};
   };

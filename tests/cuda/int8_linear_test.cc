@@ -25,10 +25,7 @@ Rounded rounded(Context& ctx, ConstView x, int64_t rotation) {
   return made;
 }
 
-Int8Weight weight_of(const Rounded& of, int64_t rotation) {
-  const Shape& shape = of.numbers.shape();
-  return {shape[1], shape[0], rotation, of.numbers.view(), of.scales.view()};
-}
+Int8Weight weight_of(const Rounded& of, int64_t rotation) { return {rotation, of.numbers.view(), of.scales.view()}; }
 
 TEST(CudaInt8, RowsAreRoundedAsOnTheCpu) {
   Context cpu({}, 2);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "ops/cpu/matmul.h"
 #include "ops/cpu/parallel.h"
 #include "ops/device_op.h"
 #include "tensor/bfloat16.h"
@@ -40,13 +41,6 @@ void quantise_row(const In* x, int64_t count, int64_t rotation, float* rotated, 
   for (int64_t i = 0; i < count; ++i) numbers[i] = static_cast<int8_t>(std::nearbyint(rotated[i] * inverse));
 }
 
-/// \return each output of a row before its scales.
-int32_t sum_of(const int8_t* x, const int8_t* w, int64_t in) {
-  int32_t sum = 0;
-  for (int64_t i = 0; i < in; ++i) sum += int32_t{x[i]} * int32_t{w[i]};
-  return sum;
-}
-
 }  // namespace
 
 void run(OnCpu<quantise_rows>, Context& ctx, ConstView x, int64_t rotation, View numbers, View scales) {
@@ -64,14 +58,16 @@ void run(OnCpu<quantise_rows>, Context& ctx, ConstView x, int64_t rotation, View
 }
 
 void run(OnCpu<int8_linear>, Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View y) {
-  const int64_t rows = numbers.shape()[0];
-  parallel_ranges(ctx, rows, 1, [&](int64_t begin, int64_t end) {
+  const int64_t rows = numbers.shape()[0], out = w.numbers.shape()[0];
+  // The sums stand where the results will.
+  auto* const sums = reinterpret_cast<int32_t*>(y.data<float>());
+  multiply_int8(ctx, numbers, w.numbers, sums);
+  const float* const of_row = scales.data<float>();
+  const float* const of_column = w.scales.data<float>();
+  parallel_ranges(ctx, rows, row_grain(out), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
-      for (int64_t column = 0; column < w.out; ++column) {
-        const int32_t sum = sum_of(numbers.data<int8_t>() + row * w.in, w.numbers.data<int8_t>() + column * w.in, w.in);
-        y.data<float>()[row * w.out + column] =
-            static_cast<float>(sum) * scales.data<float>()[row] * w.scales.data<float>()[column];
-      }
+      for (int64_t i = row * out, column = 0; column < out; ++i, ++column)
+        y.data<float>()[i] = static_cast<float>(sums[i]) * of_row[row] * of_column[column];
   });
 }
 

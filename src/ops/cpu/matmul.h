@@ -9,6 +9,7 @@
 
 #include "device/context.h"
 #include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace nostos::cpu {
 
@@ -40,5 +41,8 @@ class BlockMatmul {
   DType dtype_;
   std::vector<std::pair<Product, std::shared_ptr<const void>>> prepared_;  // what the library made for each
 };
+
+/// sums [rows, out] = x [rows, in] w [out, in]^T in whole numbers, i8 of both.
+void multiply_int8(Context& ctx, ConstView x, ConstView w, int32_t* sums);
 
 }  // namespace nostos::cpu

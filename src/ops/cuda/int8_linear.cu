@@ -135,7 +135,7 @@ void with_count(int count, const Body& body) {
 }
 
 Int8Factors factors(ConstView numbers, ConstView scales, const Int8Weight& w) {
-  return {numbers.bytes(), w.numbers.bytes(), scales.data<float>(), w.scales.data<float>(), w.in};
+  return {numbers.bytes(), w.numbers.bytes(), scales.data<float>(), w.scales.data<float>(), numbers.shape()[1]};
 }
 
 }  // namespace
