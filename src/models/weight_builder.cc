@@ -15,6 +15,7 @@
 namespace nostos {
 namespace {
 
+constexpr int64_t kInt8Outs = 8;  // a GPU writes results by 16 bytes
 constexpr int64_t kRotation = 256;  // of weights that are rounded to 8 bits
 
 /// \return the bytes of `matrix` and of its scales in one piece, as copied to a device.
@@ -240,7 +241,7 @@ Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Sh
 
 bool WeightBuilder::is_rounded(const Shape& shape, DType input) const {
   return rounds_products_ && in_block_ && storage_.sizes.uses.back() == BlockUse::each_step && input == dtype_ &&
-         shape[1] % kRotation == 0;
+         shape[0] % kInt8Outs == 0 && shape[1] % kRotation == 0;
 }
 
 Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces,

@@ -17,7 +17,7 @@ namespace nostos::ops {
 void quantise_rows(Context& ctx, ConstView x, int64_t rotation, View numbers, View scales);
 
 /// y = (numbers W^T) * scale of the row * scale of the output, multiplied in float32 in this order. The sum is exact: a
-/// row of y depends on that row alone, whatever the kernel.
+/// row of y depends on that row alone, whatever the kernel. A GPU takes a multiple of 8 outputs.
 /// \param numbers, scales of quantise_rows() with the weight's rotation. \param y f32 or product_dtype() [rows, out]
 void int8_linear(Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View y);
 
