@@ -30,6 +30,12 @@ std::vector<int64_t> long_extents(std::vector<int64_t> extents) {
   return extents;
 }
 
+/// \return the rows of a tensor: axes of 1 before them are left out.
+int64_t rows_of(const std::vector<int64_t>& extents) {
+  const auto first = std::ranges::find_if(extents, [](int64_t extent) { return extent != 1; });
+  return first == extents.end() ? 1 : *first;
+}
+
 }  // namespace
 
 std::vector<StoredMatrix> WeightSource::matrix(const std::string& name, const Shape& shape) {
@@ -57,7 +63,7 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
     problems_.push_back(fmt::format("{} is missing", rows.name));
     return std::nullopt;
   }
-  const int64_t all_rows = info->extents.empty() ? 1 : info->extents.front();
+  const int64_t all_rows = rows_of(info->extents);
   if (all_rows % rows.parts != 0) {
     problems_.push_back(fmt::format("{} in {} is {}, whose rows cannot be {} equal parts, of which {} is one",
                                     rows.name, store_->where(rows.name), to_string(*info), rows.parts, wanted));
@@ -83,17 +89,19 @@ std::optional<StoreSource::Stored> StoreSource::locate(const TensorRows& rows, c
 
 std::vector<StoreSource::Stored> StoreSource::locate(const std::string& name, const Shape& shape) {
   std::vector<Stored> found;
-  std::vector<int64_t> extents;
+  std::vector<int64_t> extents;  // of all parts, without axes of 1
+  int64_t rows = 0;
   for (const TensorRows& part : names_.find(name)) {
     const std::optional<Stored> stored = locate(part, name);
     if (!stored) return {};
-    std::vector<int64_t> own = stored->info->extents;
-    if (!own.empty()) own.front() = stored->rows;
-    if (!extents.empty()) own.front() += extents.front();
-    extents = std::move(own);
+    extents = long_extents(stored->info->extents);
+    rows += stored->rows;
+    if (!extents.empty()) extents.front() = rows;
     found.push_back(*stored);
   }
-  if (long_extents(extents) == long_extents(extents_of(shape))) {
+  const std::vector<int64_t> wanted = long_extents(extents_of(shape));
+  const bool is_matrix = wanted.size() > 1;  // whose rows must be its own, not a part of one
+  if (is_matrix ? extents == wanted : long_extents(extents) == wanted) {
     for (const Stored& stored : found) known_.insert(stored.name);
     return found;
   }
@@ -117,7 +125,10 @@ const float* StoreSource::scales_of(const Stored& stored) {
 ConstView StoreSource::plain_rows(const std::string& name, const Stored& stored) {
   store_->will_need(stored.name);  // read ahead as a whole, not page by page
   const ConstView all = *store_->find(stored.name);
-  const ConstView rows = stored.is_whole() ? all : all.rows(stored.row, stored.rows);
+  const ConstView rows =
+      stored.is_whole()
+          ? all
+          : all.reshape({stored.all_rows, all.elements() / stored.all_rows}).rows(stored.row, stored.rows);
   if (reinterpret_cast<uintptr_t>(rows.bytes()) % size_bytes(rows.dtype()) == 0) return rows;
   Tensor& copy = copies_.emplace(name, Tensor(Device{}, rows.dtype(), rows.shape()))->second;
   std::memcpy(copy.view().bytes(), rows.bytes(), rows.size_in_bytes());

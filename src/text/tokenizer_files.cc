@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/json_nesting.h"
 #include "io/file.h"
 #include "io/gguf.h"
 #include "io/unfinished.h"
@@ -110,27 +111,9 @@ class Field {
   std::string path_;
 };
 
-/// Rejects nesting that the JSON parser, which knows no limit, would follow.
-void require_shallow(std::string_view text, std::string_view file) {
-  int depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      require(++depth <= kMaxDepth, ErrorKind::model, "{}: JSON nested deeper than {} at byte {}", file, kMaxDepth, i);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-}
-
 Json parse_json(std::string_view text, std::string_view file) {
-  require_shallow(text, file);
+  if (const auto at = nested_too_deep(text, kMaxDepth))
+    fail(ErrorKind::model, "{}: JSON nested deeper than {} at byte {}", file, kMaxDepth, *at);
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {

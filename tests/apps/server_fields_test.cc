@@ -1,6 +1,8 @@
 // Tests what the server reads from requests that nobody vouches for: fields, keys, base64.
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include <nlohmann/json.hpp>
 
 #include "apps/server/api_error.h"
@@ -168,6 +170,11 @@ TEST(ServerFields, DepthIsLimited) {
   const auto nested = [](int levels) {
     return R"({"prompt": "x", "user": )" + std::string(levels, '[') + std::string(levels, ']') + "}";
   };
+  std::string many;
+  for (int i = 0; i < 200'000; ++i) many += "{},";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_NO_THROW(parse_body("{\"a\":[" + many + "{}]}"));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10)) << "not in proportion to the text";
   EXPECT_NO_THROW(parse_body(nested(kMaxJsonDepth - 1)));
   EXPECT_THROW(parse_body(nested(kMaxJsonDepth)), ApiError);
   EXPECT_THROW(parse_body(std::string(1 << 20, '[')), ApiError);

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <array>
+#include <chrono>
 
 #include "io/test_files.h"
 
@@ -84,6 +87,19 @@ TEST(JsonConfig, HostileTextIsRefused) {
   expect_error([] { config("{\"a\": 1e999}"); }, ErrorKind::model, {"vae/config.json"});
   expect_error([] { config("{\"a\": \"\xff\"}"); }, ErrorKind::model, {"not valid JSON"});
   expect_error([] { config(std::string(JsonConfig::kMaxBytes + 1, ' ')); }, ErrorKind::model, {"larger than"});
+}
+
+// A parser that looks at all of a container after each value in it takes minutes.
+TEST(JsonConfig, ManyObjectsInOneTakeTimeInProportion) {
+  std::string list, fields;
+  for (int i = 0; i < 200'000; ++i) {
+    list += "{},";
+    fields += fmt::format("\"k{}\":{{}},", i);
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  config("{\"a\":[" + list + "0]}");
+  config("{" + fields + "\"a\":0}");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
 }
 
 TEST(JsonConfig, DepthLimitIsExact) {

@@ -13,6 +13,8 @@
 #include "models/qwen3/weights.h"
 #include "models/synthetic_source.h"
 #include "models/weight_builder.h"
+#include "ops/linear.h"
+#include "ops/support.h"
 
 namespace nostos::test {
 namespace {
@@ -96,6 +98,34 @@ TEST_F(WeightsTest, WrongShapeSaysBothShapes) {
   EXPECT_NE(message.find("layers.0.mlp.down_proj.weight"), std::string::npos) << message;
   EXPECT_NE(message.find("[12, 8]"), std::string::npos) << message;
   EXPECT_NE(message.find("[8, 12]"), std::string::npos) << message;
+}
+
+// As some programs write them.
+TEST_F(WeightsTest, AxesOf1BeforeTheRowsAreLeftOut) {
+  const qwen3::Weights plain = load();
+  const auto with_axes = [](const Tensor& given, std::initializer_list<int64_t> before) {
+    Shape shape(before);
+    for (int axis = 0; axis < given.shape().rank(); ++axis) shape.push_back(given.shape()[axis]);
+    Tensor made({}, given.dtype(), shape);
+    std::memcpy(made.view().bytes(), given.view().bytes(), given.size_in_bytes());
+    return made;
+  };
+  for (auto& [name, tensor] : tensors_) tensor = with_axes(tensor, {1});
+  const qwen3::Weights made = load();
+  Context ctx({}, 1);
+  const Tensor x = random_tensor(DType::f32, {3, config_.hidden}, 1);
+  Tensor wanted({}, DType::f32, {3, config_.ffn * 2}), got({}, DType::f32, wanted.shape());
+  ops::linear(ctx, x, plain.layers[0].feed_forward.gate_up.gate_up, wanted);
+  ops::linear(ctx, x, made.layers[0].feed_forward.gate_up.gate_up, got);
+  EXPECT_TRUE(same_bits(wanted, got));
+}
+
+TEST_F(WeightsTest, RowsThatAreNoRowsAreAWrongShape) {
+  Tensor& tensor = tensors_.at("model.layers.0.mlp.down_proj.weight");  // [8, 12]
+  tensor = Tensor({}, DType::f32, {2, 4, 12});
+  std::memset(tensor.view().bytes(), 0, tensor.size_in_bytes());
+  EXPECT_NE(failure().find("model.layers.0.mlp.down_proj.weight"), std::string::npos);
+  EXPECT_NE(failure().find("[2, 4, 12], the config wants the shape [8, 12]"), std::string::npos) << failure();
 }
 
 TEST_F(WeightsTest, NoRowsAreAWrongShape) {

@@ -12,6 +12,7 @@
 #include "apps/server/identifiers.h"
 #include "apps/server/lora_folder.h"
 #include "base/error.h"
+#include "base/json_nesting.h"
 #include "io/utf8.h"
 
 namespace nostos::server {
@@ -153,14 +154,11 @@ std::string required_prompt(const Fields& fields) {
 /// \return JSON of any kind. \param field that it is of, for messages; empty: it is the body \throws ApiError 400
 json parse_limited(std::string_view text, const std::string& field) {
   const std::string what = field.empty() ? "the body" : field;
-  const auto watch = [&](int depth, json::parse_event_t event, json&) {
-    using Event = json::parse_event_t;
-    if ((event == Event::object_start || event == Event::array_start) && depth >= kMaxJsonDepth)
-      refuse_field(field, "too_deep", "{} is JSON nested deeper than {} levels", what, kMaxJsonDepth);
-    return true;
-  };
+  // A parser with a callback looks at all of a container after each value in it.
+  if (nested_too_deep(text, kMaxJsonDepth))
+    refuse_field(field, "too_deep", "{} is JSON nested deeper than {} levels", what, kMaxJsonDepth);
   try {
-    return json::parse(text, watch);
+    return json::parse(text);
   } catch (const json::exception& error) {
     std::string_view reason = error.what();
     if (const size_t start = reason.find("] "); start != std::string_view::npos) reason.remove_prefix(start + 2);
