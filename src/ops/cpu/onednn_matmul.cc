@@ -167,12 +167,13 @@ void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool
 
 namespace cpu {
 
-void multiply_int8(Context& ctx, ConstView x, ConstView w, int32_t* sums) {
+bool multiply_int8(Context& ctx, ConstView x, ConstView w, int32_t* sums) {
   const int64_t rows = x.shape()[0], in = x.shape()[1], out = w.shape()[0];
-  if (rows == 0) return;
+  if (!OneDnn::has_int8()) return false;
   OneDnn& dnn = ctx.state<OneDnn>();
   const OneDnn::MatmulKey key{rows, in, out, 1, in, in, out, DType::i8, false, false, false};
   dnn.run_matmul(*dnn.matmul(key), key, x.bytes(), w.bytes(), nullptr, sums);
+  return true;
 }
 
 namespace {
