@@ -87,6 +87,7 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
       is_synthetic_(options.synthetic),
       synthetic_format_(synthetic_format_of(kind.folder, options.synthetic_format)),
       dtype_(options.dtype),
+      rounds_products_(options.rounds_products),
       kind_(&kind) {
   const Path& model = options.files.model;
   if (path_.empty() && !model_folder_.empty()) path_ = model_folder_ / kind.folder;
@@ -139,7 +140,9 @@ std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk 
 }
 
 WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
-  return WeightBuilder(ctx, weight_source(ctx, walk), dtype_, placement);
+  WeightBuilder builder(ctx, weight_source(ctx, walk), dtype_, placement);
+  if (rounds_products_) builder.round_products();
+  return builder;
 }
 
 ReadWeight PartFiles::weight_reader(const std::map<std::string, Shape>& shapes) const {

@@ -4,14 +4,19 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
 #include "ops/elementwise.h"
+#include "ops/int8_linear.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
 namespace {
+
+constexpr int64_t kInt8Outs = 8;  // a GPU writes results by 16 bytes
+constexpr int64_t kRotation = 256;  // of weights that are rounded to 8 bits
 
 /// \return the bytes of `matrix` and of its scales in one piece, as copied to a device.
 size_t image_bytes(const StoredMatrix& matrix) { return BlockStream::aligned(matrix.size_in_bytes()); }
@@ -144,20 +149,18 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
     for (const PlacedPart& part : parts) made.rows.push_back(part.to);
     return made;
   };
-  if (is_plain) {
+  if (is_rounded(shape, input)) {
+    count(static_cast<size_t>(shape.elements()) + static_cast<size_t>(shape[0]) * sizeof(float));
+    storage_.sizes.scratch = std::max(storage_.sizes.scratch, ops::stored_scratch_bytes(shape, input));
+    if (!has_data) return with_shape();
+    made = weight_of_int8(parts, pieces, shape, interleaved);
+  } else if (is_plain) {
     const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(input);
     count(bytes);
     if (!has_data) return with_shape();
     made = weight_of_plain(pieces, View(stage(bytes), input, shape), interleaved);
   } else {
-    std::vector<StoredPiece> placed;
-    for (const SourcePiece& piece : pieces) {
-      const NamedRows& to = parts[piece.part].to;
-      const bool in_one = to.run == to.count;
-      check(in_one || piece.row % to.run == 0, "rows that are dealt out come in whole runs");
-      placed.push_back({piece.matrix, to.row(piece.row), in_one ? piece.matrix.rows : to.run,
-                        in_one ? piece.matrix.rows : to.stride});
-    }
+    std::vector<StoredPiece> placed = place(parts, pieces);
     size_t bytes = 0;
     for (const StoredPiece& piece : placed) bytes += image_bytes(piece.matrix);
     count(bytes);
@@ -166,12 +169,12 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
     if (!has_data) return with_shape();
     made = weight_as_stored(std::move(placed), shape, input);
   }
-  if (is_plain || ctx_.device().kind != DeviceKind::cpu)
+  if (is_plain || made.int8 || ctx_.device().kind != DeviceKind::cpu)
     for (const PlacedPart& part : parts) source_->release(part.from.name);
   return with_shape();
 }
 
-Linear WeightBuilder::weight_of_plain(const std::vector<SourcePiece>& pieces, View made, bool interleaved) {
+View WeightBuilder::plain_numbers(const std::vector<SourcePiece>& pieces, View made, bool interleaved) {
   int64_t row = 0;
   for (const SourcePiece& piece : pieces) {
     const StoredMatrix& from = piece.matrix;
@@ -191,8 +194,13 @@ Linear WeightBuilder::weight_of_plain(const std::vector<SourcePiece>& pieces, Vi
     if (raw_.size_bytes() < made.size_in_bytes()) raw_ = Buffer(ctx_.device(), made.size_in_bytes());
     const View dealt(raw_.data(), made.dtype(), made.shape());
     ops::interleave_gates(ctx_, made, dealt);
-    made = dealt;
+    return dealt;
   }
+  return made;
+}
+
+Linear WeightBuilder::weight_of_plain(const std::vector<SourcePiece>& pieces, View made, bool interleaved) {
+  made = plain_numbers(pieces, made, interleaved);
   if (streamed_block_) {
     const std::byte* place = storage_.stream->add(ctx_, made.bytes(), made.size_in_bytes());
     return ops::borrow_linear(ctx_, {place, made.dtype(), made.shape()});
@@ -229,6 +237,108 @@ Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Sh
     place += image_bytes(piece.matrix);
   }
   return ops::keep_stored(ctx_, std::move(pieces), shape, input);
+}
+
+bool WeightBuilder::is_rounded(const Shape& shape, DType input) const {
+  return rounds_products_ && in_block_ && storage_.sizes.uses.back() == BlockUse::each_step && input == dtype_ &&
+         shape[0] % kInt8Outs == 0 && shape[1] % kRotation == 0;
+}
+
+Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces,
+                                     const Shape& shape, bool interleaved) {
+  const size_t number_bytes = static_cast<size_t>(shape.elements());
+  const size_t bytes = BlockStream::aligned(number_bytes + static_cast<size_t>(shape[0]) * sizeof(float));
+  std::byte* image = nullptr;
+  if (streamed_block_) {
+    if (rounded_.size_bytes() < bytes) rounded_ = Buffer(ctx_.device(), bytes);
+    image = rounded_.data();
+  } else {
+    Tensor made(ctx_.device(), DType::u8, {static_cast<int64_t>(bytes)});
+    image = made.view().bytes();
+    keep(std::move(made));
+  }
+  int64_t rotation = kRotation;
+  if (are_int8(pieces)) {
+    rotation = pieces.front().matrix.format.rotation;
+    deal_int8(parts, pieces, View(image, DType::u8, {static_cast<int64_t>(bytes)}), shape[1]);
+  } else {
+    const View numbers(image, DType::i8, shape), scales(image + number_bytes, DType::f32, {shape[0]});
+    ops::quantise_rows(ctx_, all_numbers(parts, pieces, shape, interleaved), kRotation, numbers, scales);
+  }
+  const std::byte* place = streamed_block_ ? storage_.stream->add(ctx_, image, bytes) : image;
+  const auto* const scales = reinterpret_cast<const float*>(place + number_bytes);
+  const WeightFormat format{StoredType::i8, WeightScales::each_row, rotation};
+  // What adapters add goes beside the numbers that it stands for.
+  Linear made = ops::keep_stored(
+      ctx_, {{StoredMatrix::whole(format, shape[0], shape[1], place, scales), 0, shape[0], shape[0]}}, shape, dtype_);
+  made.int8 = {rotation, ConstView(place, DType::i8, shape), ConstView(place + number_bytes, DType::f32, {shape[0]})};
+  return made;
+}
+
+bool WeightBuilder::are_int8(const std::vector<SourcePiece>& pieces) {
+  const int64_t rotation = pieces.front().matrix.format.rotation;
+  return (rotation == 0 || rotation == 16 || rotation == kRotation) &&
+         std::ranges::all_of(pieces, [&](const SourcePiece& piece) {
+           const WeightFormat& format = piece.matrix.format;
+           return format.type == StoredType::i8 && format.rotation == rotation;
+         });
+}
+
+void WeightBuilder::deal_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, View image,
+                              int64_t in) {
+  std::vector<std::byte> dealt(image.size_in_bytes());
+  const int64_t out = std::accumulate(pieces.begin(), pieces.end(), int64_t{0},
+                                      [](int64_t sum, const SourcePiece& piece) { return sum + piece.matrix.rows; });
+  for (const SourcePiece& piece : pieces) {
+    const StoredMatrix& from = piece.matrix;
+    for (int64_t i = 0; i < from.rows; ++i) {
+      const int64_t row = parts[piece.part].to.row(piece.row + i);
+      const float scale = from.scales == nullptr                         ? 1.f
+                          : from.format.scales == WeightScales::each_row ? from.scales[i]
+                                                                         : from.scales[0];
+      std::memcpy(dealt.data() + row * in, from.row_range(i, 1).data, static_cast<size_t>(in));
+      std::memcpy(dealt.data() + out * in + row * int64_t{sizeof scale}, &scale, sizeof scale);
+    }
+  }
+  upload(ctx_, ConstView(dealt.data(), DType::u8, image.shape()), image);
+}
+
+View WeightBuilder::all_numbers(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces,
+                                const Shape& shape, bool interleaved) {
+  const auto is = [&](const auto& holds) {
+    return std::ranges::all_of(pieces, [&](const SourcePiece& piece) { return holds(piece.matrix.format); });
+  };
+  const bool are_bf16 = is([](const WeightFormat& f) { return f.is_plain() && f.type == StoredType::bf16; });
+  const DType dtype = are_bf16 ? DType::bf16 : DType::f32;
+  const View all(stage(static_cast<size_t>(shape.elements()) * size_bytes(dtype)), dtype, shape);
+  if (is([](const WeightFormat& f) { return f.is_plain(); })) return plain_numbers(pieces, all, interleaved);
+  std::vector<StoredPiece> placed = place(parts, pieces);
+  size_t bytes = 0;
+  for (const StoredPiece& piece : placed) bytes += image_bytes(piece.matrix);
+  if (ctx_.device().kind != DeviceKind::cpu) {
+    if (raw_.size_bytes() < bytes) raw_ = Buffer(ctx_.device(), bytes);
+    std::byte* image = raw_.data();
+    for (StoredPiece& piece : placed) {
+      upload(ctx_, piece.matrix, image);
+      piece.matrix = in_image(piece.matrix, image);
+      image += image_bytes(piece.matrix);
+    }
+  }
+  ops::dequantise(ctx_, placed, all);
+  return all;
+}
+
+std::vector<StoredPiece> WeightBuilder::place(std::span<const PlacedPart> parts,
+                                              const std::vector<SourcePiece>& pieces) {
+  std::vector<StoredPiece> placed;
+  for (const SourcePiece& piece : pieces) {
+    const NamedRows& to = parts[piece.part].to;
+    const bool in_one = to.run == to.count;
+    check(in_one || piece.row % to.run == 0, "rows that are dealt out come in whole runs");
+    placed.push_back(
+        {piece.matrix, to.row(piece.row), in_one ? piece.matrix.rows : to.run, in_one ? piece.matrix.rows : to.stride});
+  }
+  return placed;
 }
 
 ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {

@@ -86,6 +86,10 @@ class WeightBuilder {
       : ctx_(ctx), source_(std::move(source)), dtype_(dtype), placement_(std::move(placement)) {}
 
   DType dtype() const { return dtype_; }
+  /// Has the products of blocks that run in every step round their inputs to 8 bits, with weights of 8-bit numbers:
+  /// matrices without bias whose inputs are whole rotations. Those that a file stores so are taken as they are; others
+  /// are rotated and rounded.
+  void round_products() { rounds_products_ = true; }
 
   /// Between these two, matrices belong to a block, which is streamed if its placement says so. A block's vectors stay.
   void begin_block(BlockUse use);
@@ -144,6 +148,21 @@ class WeightBuilder {
   /// \param made [out, in], the parts one below the other
   Linear weight_of_plain(const std::vector<SourcePiece>& pieces, View made, bool interleaved);
   Linear weight_as_stored(std::vector<StoredPiece> pieces, const Shape& shape, DType input);
+  /// \param made [out, in]: the numbers of all parts, one below the other. \return them, or memory with the gates dealt
+  View plain_numbers(const std::vector<SourcePiece>& pieces, View made, bool interleaved);
+  /// \return whether a weight becomes 8-bit numbers, see round_products().
+  bool is_rounded(const Shape& shape, DType input) const;
+  Linear weight_of_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, const Shape& shape,
+                        bool interleaved);
+  /// \return whether the pieces are 8-bit numbers of one rotation that products take.
+  static bool are_int8(const std::vector<SourcePiece>& pieces);
+  /// Copies such pieces to `image`: all numbers, each row in its place, then the rows' scales.
+  void deal_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, View image, int64_t in);
+  /// \return the numbers that the pieces stand for, each row in its place, bf16 or f32 [out, in], in memory that holds
+  /// until the next weight.
+  View all_numbers(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, const Shape& shape,
+                   bool interleaved);
+  static std::vector<StoredPiece> place(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces);
   /// Counts bytes of a matrix.
   void count(size_t bytes);
   /// Enqueues a copy of host data, converted to to's dtype.
@@ -161,10 +180,10 @@ class WeightBuilder {
   std::shared_ptr<WeightSource> source_;
   DType dtype_;
   WeightPlacement placement_;
-  bool in_block_ = false;
+  bool in_block_ = false, rounds_products_ = false;
   std::optional<size_t> streamed_block_;  // under way, by its number in the stream
   WeightStorage storage_;
-  Buffer staging_, raw_;
+  Buffer staging_, raw_, rounded_;
 };
 
 }  // namespace nostos

@@ -15,6 +15,7 @@ Capabilities capabilities(Device device) { return run_on<capabilities>(device, d
 std::string to_string(const Capabilities& can) {
   std::vector<std::string> words;
   if (can.bf16_products) words.emplace_back("bf16 products");
+  if (can.int8_products) words.emplace_back("8-bit products");
   if (can.borrowed_weights) words.emplace_back("borrowed weights");
   if (can.planned_convolutions) words.emplace_back("planned convolutions");
   if (can.packed_head_dim > 0) words.push_back(fmt::format("packed attention of heads of {}", can.packed_head_dim));

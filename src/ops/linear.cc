@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/int8_linear.h"
 #include "ops/linear_update.h"
 #include "tensor/transfer.h"
 
@@ -44,6 +45,8 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
   if (w.update) return updated_linear(ctx, x, w, y, accumulate);
+  const bool is_plain = !w.bias && !accumulate && y.dtype() == product_dtype(ctx.device(), w.input);
+  if (w.int8 && is_plain) return rounded_linear(ctx, x, w, y);
   dispatch<linear>(ctx, x, w, y, accumulate);
 }
 
@@ -88,6 +91,7 @@ void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch,
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_gated(x, w, out);
   if (w.update) return updated_gated_linear(ctx, x, w, out);
+  if (w.int8) return rounded_gated_linear(ctx, x, w, out);
   dispatch_to_gpu<fused_gated_linear>(ctx, x, w, out);
 }
 

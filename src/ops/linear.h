@@ -32,6 +32,16 @@ struct NamedRows {
 
 struct LinearUpdate;
 
+/// A weight [out, in] of 8-bit numbers, for products whose inputs are rounded to 8 bits, too: see ops/int8_linear.h.
+/// number * scale of its row, rotated as in a StoredMatrix with WeightScales::each_row.
+struct Int8Weight {
+  int64_t rotation = 0;  ///< inputs in a block, see WeightFormat; 0 without one
+  ConstView numbers{};   ///< i8 [out, in]; null where there are none. Owned by the model's weights
+  ConstView scales{};    ///< f32 [out]
+
+  explicit operator bool() const { return static_cast<bool>(numbers); }
+};
+
 /// A weight matrix [out, in] in the backend's own layout, with an optional bias and what adapters add to its products.
 /// Immutable once packed: ranks of one process share it.
 struct Linear {
@@ -40,6 +50,7 @@ struct Linear {
   DType input = DType::f32;  ///< of what it is multiplied with: f32 or bf16
   std::shared_ptr<const PackedWeight> packed;
   ConstView bias = {};               ///< f32 [out], or null; owned by the model's weights
+  Int8Weight int8 = {};              ///< its numbers where inputs are rounded to 8 bits; null elsewhere
   std::vector<NamedRows> rows = {};  ///< where they come from; every row once, or none where nobody has named them
   /// What adapters add to products with it at the moment. It is all that ever changes of a weight: between drawings, by
   /// adapt_weights().

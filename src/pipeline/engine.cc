@@ -24,7 +24,19 @@ DType choose_dtype(Context& ctx, Precision precision) {
   const bool has_bf16 = ops::has_bf16_products(ctx);
   require(precision != Precision::bf16 || has_bf16, ErrorKind::device,
           "--precision bf16 wants a CPU with AVX-512 BF16; this one has none: use f32 or auto");
+  require(precision != Precision::int8 || ops::capabilities(ctx.device()).int8_products, ErrorKind::device,
+          "--precision int8 wants a Hopper GPU or a CPU with AVX-512 VNNI, and {} is neither: use bf16, f32 or auto",
+          to_string(ctx.device()));
   return has_bf16 ? DType::bf16 : DType::f32;
+}
+
+FamilyOptions family_options(const EngineOptions& options, DType dtype) {
+  return {.files = options.model,
+          .dtype = dtype,
+          .synthetic = options.synthetic,
+          .synthetic_format = options.synthetic_format,
+          .variant = options.variant,
+          .rounds_products = options.precision == Precision::int8};
 }
 
 /// A device with the model on it.
@@ -33,8 +45,7 @@ struct LoadedModel {
   LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
       : ctx(device, threads, FolderCache::in(options.cache_folder)),
         dtype(choose_dtype(ctx, options.precision)),
-        parts(ctx, {options.model, dtype, options.synthetic, options.synthetic_format, options.variant},
-              resolve_memory(options.memory, device, sharers)) {}
+        parts(ctx, family_options(options, dtype), resolve_memory(options.memory, device, sharers)) {}
 
   Context ctx;
   DType dtype;
@@ -162,7 +173,10 @@ Engine::~Engine() = default;
 
 const ModelLimits& Engine::limits() const { return impl_->models.front()->parts.shape().limits; }
 
-const char* Engine::precision_name() const { return impl_->models.front()->dtype == DType::bf16 ? "bf16" : "f32"; }
+const char* Engine::precision_name() const {
+  if (impl_->options.precision == Precision::int8) return "int8";
+  return impl_->models.front()->dtype == DType::bf16 ? "bf16" : "f32";
+}
 
 double Engine::measure_matmul_gflops(int64_t rows) {
   LoadedModel& model = *impl_->models.front();

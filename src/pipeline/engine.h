@@ -25,7 +25,12 @@ namespace nostos {
 ModelShape read_model_shape(const ModelFiles& files);
 
 /// The arithmetic of weights and matrix products. Sums and the residual stream are float32 in either.
-enum class Precision { automatic, f32, bf16 };
+enum class Precision {
+  automatic,
+  f32,
+  bf16,
+  int8,  ///< products of the transformer's blocks; the rest as with automatic
+};
 
 struct EngineOptions {
   ModelFiles model;        ///< where it is

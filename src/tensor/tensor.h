@@ -28,6 +28,8 @@ constexpr DType dtype_of() {
     return DType::i64;
   else if constexpr (std::is_same_v<U, int32_t>)
     return DType::i32;
+  else if constexpr (std::is_same_v<U, int8_t>)
+    return DType::i8;
   else {
     static_assert(std::is_same_v<U, uint8_t>);
     return DType::u8;

@@ -16,6 +16,7 @@
 #include "io/environment.h"
 #include "io/folder_cache.h"
 #include "ops/attention.h"
+#include "ops/int8_linear.h"
 #include "ops/linear.h"
 #include "ops/linear_update.h"
 #include "ops/norm.h"
@@ -106,13 +107,73 @@ void measure_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_t row
                    {qkv_step, attend, step(1, out), add, step(2, gate), step(3, down), add});
 }
 
+/// An 8-bit weight, and the memory that holds it.
+struct HeldInt8 {
+  Tensor numbers, scales;
+  Int8Weight weight;
+};
+
+/// The same block with products of 8-bit numbers.
+void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_t rows) {
+  constexpr int64_t kRotation = 256;
+  const int64_t hidden = blocks.hidden(), ffn = blocks.ffn, heads = blocks.heads, head_dim = Blocks::kHeadDim;
+  const auto quantised = [&](int64_t out, int64_t in) {
+    HeldInt8 held{Tensor(ctx.device(), DType::i8, {out, in}), Tensor(ctx.device(), DType::f32, {out}), {}};
+    ops::quantise_rows(ctx, bench.random(DType::bf16, {out, in}), kRotation, held.numbers, held.scales);
+    ctx.synchronize("measurement");
+    held.weight = {kRotation, held.numbers.view(), held.scales.view()};
+    return held;
+  };
+  std::vector<std::array<HeldInt8, 4>> weights;
+  for (size_t set = 0; set < kWeightSets; ++set)
+    weights.push_back(
+        {quantised(3 * hidden, hidden), quantised(hidden, hidden), quantised(2 * ffn, hidden), quantised(hidden, ffn)});
+  const Tensor norm = bench.random(DType::f32, {hidden}), head_norm = bench.random(DType::f32, {head_dim});
+  const Tensor cos = bench.random(DType::f32, {rows, head_dim / 2}),
+               sin = bench.random(DType::f32, {rows, head_dim / 2});
+  const auto random = [&](const Shape& shape) { return bench.random(DType::bf16, shape); };
+  Tensor x = bench.random(DType::f32, {rows, hidden}), normed = random({rows, hidden}), mixed = random({rows, hidden}),
+         product = random({rows, ffn}), qkv = random({rows, 3 * hidden}), projected = random({rows, hidden});
+  Tensor numbers(ctx.device(), DType::i8, {rows, ffn}), scales(ctx.device(), DType::f32, {rows});
+  const std::vector<Width> products = blocks.products();
+  const auto round = [&](const char* name, ConstView from) {
+    return BlockStep{name, 0, [&, from](size_t) {
+                       const View to(numbers.view().bytes(), DType::i8, from.shape());
+                       ops::quantise_rows(ctx, from, kRotation, to, scales);
+                     }};
+  };
+  const auto step = [&](size_t which, View out, bool gated) {
+    return BlockStep{products[which].name, product_flops(rows, products[which]), [&, which, out, gated](size_t set) {
+                       const Int8Weight& w = weights[set][which].weight;
+                       const ConstView from(numbers.view().bytes(), DType::i8, {rows, w.numbers.shape()[1]});
+                       (gated ? ops::int8_gated_linear : ops::int8_linear)(ctx, from, scales, w, out);
+                     }};
+  };
+  const BlockStep attend{"rotation and attention", attention_flops(heads, rows, rows, head_dim), [&](size_t) {
+                           const ops::RotaryHeads rotary{head_norm, head_norm, kEps, cos, sin, kPairs};
+                           const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+                           ops::packed_attention(ctx, qkv, rotary, {heads, heads}, scale, mixed);
+                         }};
+  const BlockStep add{"add and norm", 0, [&](size_t) {
+                        ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, normed});
+                      }};
+  measure_in_order(bench, fmt::format("{}, {} rows, a block with products of 8-bit numbers", blocks.model, rows),
+                   blocks.count,
+                   {round("round for qkv", normed), step(0, qkv, false), attend, round("round for out", mixed),
+                    step(1, projected, false), add, round("round for gate and up", normed), step(2, product, true),
+                    round("round for down", product), step(3, projected, false), add});
+}
+
 void run(const BlockArguments& only) {
   Context ctx({DeviceKind::cuda, 0}, 0, FolderCache::in(cache_folder()));
   fmt::print("{}; medians, (TFLOP/s of products)\n", cuda::device_properties(0).name);
   Bench bench(ctx);
   for (const int64_t rows : only.rows)
     for (const int64_t rank : {int64_t{0}, kAdapterRank}) measure_block(ctx, bench, only.blocks, rows, rank);
+  if (only.blocks.model == kZImage.model)
+    for (const int64_t rows : only.rows) measure_int8_block(ctx, bench, only.blocks, rows);
   if (!only.rows.empty()) return;
+  measure_int8_block(ctx, bench, kZImage, 4160);
   for (const int64_t rows : {4160, 3680, 2112, 16448}) measure_block(ctx, bench, kZImage, rows);
   for (const int64_t rows : {4608, 8704}) measure_block(ctx, bench, kKlein, rows);
   measure_block(ctx, bench, kZImage, 4160, kAdapterRank);

@@ -115,18 +115,20 @@ std::vector<uint8_t> latents_of(const Generation& generation, size_t picture = 0
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, StoredDrawings,
-                         testing::Values(Case{"z_image", "q4_k"}, Case{"z_image", "q6_k"}, Case{"z_image", "q8_0"},
-                                         Case{"z_image", "iq4_xs"}, Case{"z_image", "f8_e4m3"},
-                                         Case{"z_image", "int8_convrot"}, Case{"flux2", "q4_k"}, Case{"flux2", "q5_0"},
-                                         Case{"flux2", "f8_e5m2"}, Case{"flux2", "int8_convrot"}),
+                         testing::Values(Case{"z_image", "bf16"}, Case{"flux2", "bf16"}, Case{"z_image", "q4_k"},
+                                         Case{"z_image", "q6_k"}, Case{"z_image", "q8_0"}, Case{"z_image", "iq4_xs"},
+                                         Case{"z_image", "f8_e4m3"}, Case{"z_image", "int8_convrot"},
+                                         Case{"flux2", "q4_k"}, Case{"flux2", "q5_0"}, Case{"flux2", "f8_e5m2"},
+                                         Case{"flux2", "int8_convrot"}),
                          [](const testing::TestParamInfo<Case>& info) {
                            return fmt::format("{}_{}", info.param.family, info.param.format);
                          });
 
 TEST_P(StoredDrawings, RanksAndBatchesDrawTheSameBits) {
   Context ctx(drawing_device(), 1);
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+  for (const Precision precision : {Precision::f32, Precision::bf16, Precision::int8}) {
     if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
+    if (precision == Precision::int8 && !ops::capabilities(ctx.device()).int8_products) continue;
     Engine alone(options(precision));
     const std::vector<uint8_t> one = latents_of(alone.generate(request()));
     const std::vector<uint8_t> other = latents_of(alone.generate(request(7)));
@@ -141,6 +143,26 @@ TEST_P(StoredDrawings, RanksAndBatchesDrawTheSameBits) {
           << parallelism.ulysses << " ranks, " << parallelism.cfg << " halves";
     }
   }
+}
+
+/// \return the cosine of the angle between two drawings' latents.
+double cosine(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
+  const auto* x = reinterpret_cast<const float*>(a.data());
+  const auto* y = reinterpret_cast<const float*>(b.data());
+  double xy = 0, xx = 0, yy = 0;
+  for (size_t i = 0; i < a.size() / sizeof(float); ++i) xy += x[i] * y[i], xx += x[i] * x[i], yy += y[i] * y[i];
+  return xy / std::sqrt(xx * yy);
+}
+
+TEST_P(StoredDrawings, ProductsOf8BitsStayNearThoseOfBf16) {
+  Context ctx(drawing_device(), 1);
+  if (!ops::capabilities(ctx.device()).int8_products) GTEST_SKIP() << "no products of 8-bit numbers here";
+  const std::vector<uint8_t> wanted = latents_of(Engine(options(Precision::automatic)).generate(request()));
+  Engine rounded(options(Precision::int8));
+  EXPECT_STREQ(rounded.precision_name(), "int8");
+  const std::vector<uint8_t> made = latents_of(rounded.generate(request()));
+  EXPECT_NE(made, wanted);
+  EXPECT_GE(cosine(made, wanted), 0.999);
 }
 
 /// Gives the numbers of another source's matrices, float32.

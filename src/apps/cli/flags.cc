@@ -23,7 +23,8 @@ Precision parse_precision(const std::string& name) {
   if (name == "auto") return Precision::automatic;
   if (name == "f32") return Precision::f32;
   if (name == "bf16") return Precision::bf16;
-  fail(ErrorKind::invalid_input, "precision '{}' is unknown; use auto, f32 or bf16", name);
+  if (name == "int8") return Precision::int8;
+  fail(ErrorKind::invalid_input, "precision '{}' is unknown; use auto, f32, bf16 or int8", name);
 }
 
 /// \return whether GPUs may write to one another's memory.
@@ -173,7 +174,9 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--device", flags.device, "auto (GPUs where there are any), cpu, cuda (a GPU a rank) or cuda:N");
   command.add_flag("--allow-shared-gpu", flags.allow_shared_gpu,
                    "let all ranks draw on one GPU where there is none for each");
-  command.add_option("--precision", flags.precision, "of weights and matrix products: auto, f32 or bf16");
+  command.add_option(
+      "--precision", flags.precision,
+      "of weights and matrix products: auto, f32, bf16, or int8 (of the transformer's blocks; the rest as with auto)");
   command
       .add_option(
           "--threads", flags.threads,

@@ -9,6 +9,7 @@
 
 #include "device/context.h"
 #include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace nostos::cpu {
 
@@ -40,5 +41,9 @@ class BlockMatmul {
   DType dtype_;
   std::vector<std::pair<Product, std::shared_ptr<const void>>> prepared_;  // what the library made for each
 };
+
+/// sums [rows, out] = x [rows, in] w [out, in]^T in whole numbers, i8 of both, by a library. \return whether there is one
+/// whose sums are exact on this CPU: without the instructions for it oneDNN's are cut off
+bool multiply_int8(Context& ctx, ConstView x, ConstView w, int32_t* sums);
 
 }  // namespace nostos::cpu

@@ -79,8 +79,7 @@ void run(OnCpu<add_gated_adaptive_norm>, Context& ctx, ConstView projected, Cons
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         row_kernels().add_gated(p + r * n, g, n, to + r * n);
-        if (normed != nullptr)
-          row_kernels().of<Out>().adaptive_norm(to + r * n, by, next.eps, n, normed + r * n);
+        if (normed != nullptr) row_kernels().of<Out>().adaptive_norm(to + r * n, by, next.eps, n, normed + r * n);
       }
     });
   });

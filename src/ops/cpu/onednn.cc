@@ -52,6 +52,8 @@ dnnl::memory::desc packed_matrix_desc(const OneDnn& dnn, int64_t in, int64_t out
   return dnnl::matmul::primitive_desc(desc, dnn.engine()).weights_desc();
 }
 
+bool OneDnn::has_int8() { return has_instructions(dnnl::cpu_isa::avx512_core_vnni); }
+
 bool OneDnn::has_bf16() { return has_instructions(dnnl::cpu_isa::avx512_core_bf16); }
 
 OneDnn::OneDnn(Context& ctx) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
@@ -103,11 +105,12 @@ std::shared_ptr<const dnnl::matmul> OneDnn::matmul(const MatmulKey& key) {
   return with_dnnl_errors("making a matrix product", [&] {
     const SingleThreadScope scope(key.single_thread);
     const auto type = dnnl_type(key.dtype), f32 = dnnl::memory::data_type::f32;
+    const auto result = key.dtype == DType::i8 ? dnnl::memory::data_type::s32 : f32;
     const dnnl::memory::desc a(Dims{key.rows, key.in}, type, Dims{key.a_stride, 1});
     const dnnl::memory::desc b =
         key.b_stride_in == 0 ? packed_matrix_desc(*this, key.in, key.out, key.dtype)
                              : dnnl::memory::desc(Dims{key.in, key.out}, type, Dims{key.b_stride_in, key.b_stride_out});
-    const dnnl::memory::desc c(Dims{key.rows, key.out}, f32, Dims{key.c_stride, 1});
+    const dnnl::memory::desc c(Dims{key.rows, key.out}, result, Dims{key.c_stride, 1});
     const dnnl::memory::desc bias(Dims{1, key.out}, f32, Tag::ab);
     const dnnl::matmul::desc desc = key.bias ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c);
     const dnnl::matmul::primitive_desc made(desc, make_attributes(key.accumulate), engine_);
@@ -121,7 +124,7 @@ dnnl::memory::desc OneDnn::weights_of(const dnnl::matmul& primitive) {
 }
 
 void OneDnn::run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b,
-                        const float* bias, float* c) {
+                        const float* bias, void* c) {
   // Only the pointers differ between calls: the descriptors come with the primitive.
   std::unordered_map<int, dnnl::memory> arguments{
       {DNNL_ARG_SRC, dnnl::memory(desc_of(primitive, dnnl::query::src_md), engine_, const_cast<void*>(a))},

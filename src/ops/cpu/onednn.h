@@ -32,7 +32,9 @@ decltype(auto) with_dnnl_errors(const char* what, const Call& call) {
 }
 
 inline dnnl::memory::data_type dnnl_type(DType dtype) {
-  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16
+         : dtype == DType::i8 ? dnnl::memory::data_type::s8
+                              : dnnl::memory::data_type::f32;
 }
 
 /// Makes oneDNN build and run primitives with one thread while it lives: those of a parallel loop. (Inside a parallel
@@ -53,7 +55,7 @@ class OneDnn {
  public:
   explicit OneDnn(Context& ctx);
 
-  /// A row-major product C[rows, out] (+)= A[rows, in] B with B either plain or packed.
+  /// A row-major product C[rows, out] (+)= A[rows, in] B with B either plain or packed; C is f32, of i8 operands i32.
   struct MatmulKey {
     int64_t rows, in, out;
     int64_t b_stride_in, b_stride_out;  ///< element strides of B; both 0: packed
@@ -88,7 +90,7 @@ class OneDnn {
   static dnnl::memory::desc weights_of(const dnnl::matmul& primitive);
   /// Runs `primitive` of `key` on raw pointers; from a parallel loop only for keys with single_thread.
   void run_matmul(const dnnl::matmul& primitive, const MatmulKey& key, const void* a, const void* b, const float* bias,
-                  float* c);
+                  void* c);
 
   ConvMemory convolution_memory(const dnnl::convolution_forward& primitive, const std::byte* filter,
                                 const std::byte* bias) const;
@@ -100,6 +102,8 @@ class OneDnn {
   dnnl::stream& stream() { return stream_; }
   /// \return whether it multiplies bf16 natively here.
   static bool has_bf16();
+  /// \return whether it sums products of 8-bit numbers natively here, and so without rounding.
+  static bool has_int8();
   /// \return whether oneDNN's own row results do not depend on the number of rows: with AVX-512 and proven by a
   /// self-check when the context was made. Otherwise rows go through blocks of kBlockRows, each by one thread.
   bool rows_independent(DType dtype) const { return rows_independent_[dtype == DType::bf16 ? 1 : 0]; }

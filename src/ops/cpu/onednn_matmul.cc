@@ -26,7 +26,9 @@ const PackedMatrix& packed_of(const Linear& w) { return static_cast<const Packed
 
 }  // namespace
 
-Capabilities run(OnCpu<capabilities>, Device) { return {.bf16_products = OneDnn::has_bf16()}; }
+Capabilities run(OnCpu<capabilities>, Device) {
+  return {.bf16_products = OneDnn::has_bf16(), .int8_products = OneDnn::has_int8()};
+}
 
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {
   OneDnn& dnn = ctx.state<OneDnn>();
@@ -164,6 +166,16 @@ void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool
 }  // namespace ops
 
 namespace cpu {
+
+bool multiply_int8(Context& ctx, ConstView x, ConstView w, int32_t* sums) {
+  const int64_t rows = x.shape()[0], in = x.shape()[1], out = w.shape()[0];
+  if (!OneDnn::has_int8()) return false;
+  OneDnn& dnn = ctx.state<OneDnn>();
+  const OneDnn::MatmulKey key{rows, in, out, 1, in, in, out, DType::i8, false, false, false};
+  dnn.run_matmul(*dnn.matmul(key), key, x.bytes(), w.bytes(), nullptr, sums);
+  return true;
+}
+
 namespace {
 
 OneDnn::MatmulKey key_of(const BlockMatmul::Product& p, DType dtype) {

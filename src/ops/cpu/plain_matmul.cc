@@ -56,6 +56,9 @@ void run(OnCpu<linear>, Context& ctx, ConstView x, const Linear& w, View y, bool
 }  // namespace ops
 
 namespace cpu {
+
+bool multiply_int8(Context&, ConstView, ConstView, int32_t*) { return false; }
+
 namespace {
 
 /// Scratch of the attention blocks, one piece a thread.

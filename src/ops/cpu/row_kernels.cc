@@ -247,6 +247,55 @@ void bf16_to_f32(const bfloat16* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = __builtin_bit_cast(float, static_cast<uint32_t>(x[i].bits) << 16);
 }
 
+/// The product with H4, twice as large: each becomes the sum less twice the one that faces it.
+inline void rotate_four(float& a, float& b, float& c, float& d) {
+  const float sum = (a + b) + (c + d), of_a = sum - 2 * d, of_b = sum - 2 * c, of_c = sum - 2 * b;
+  d = sum - 2 * a, a = of_a, b = of_b, c = of_c;
+}
+
+float rotate_blocks(float* x, int64_t n, int64_t rotation) {
+  for (int64_t step = 1; step < rotation; step *= 4) {
+    if (step == 1) {
+#pragma omp simd
+      for (int64_t i = 0; i < n; i += 4) rotate_four(x[i], x[i + 1], x[i + 2], x[i + 3]);
+      continue;
+    }
+    for (int64_t begin = 0; begin < n; begin += 4 * step) {
+      float *a = x + begin, *b = a + step, *c = b + step, *d = c + step;
+#pragma omp simd
+      for (int64_t i = 0; i < step; ++i) rotate_four(a[i], b[i], c[i], d[i]);
+    }
+  }
+  float largest = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < n; ++i) {
+    const float size = __builtin_fabsf(x[i]);
+    largest = size > largest ? size : largest;
+  }
+  return largest;
+}
+
+void to_i8(const float* x, float factor, int64_t n, int8_t* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<int8_t>(__builtin_irintf(x[i] * factor));
+}
+
+int32_t dot_i8(const int8_t* x, const int8_t* y, int64_t n) {
+  int32_t sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += int32_t{x[i]} * int32_t{y[i]};
+  return sum;
+}
+
+void scale_sums(const int32_t* sums, float row, const float* columns, int64_t n, float* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t sum;
+    __builtin_memcpy(&sum, sums + i, sizeof sum);
+    out[i] = static_cast<float>(sum) * row * columns[i];
+  }
+}
+
 template <class Out>
 constexpr OutputKernels<Out> output_kernels() {
   return {rms_norm<Out>, layer_norm<Out>,  adaptive_norm<Out>, rotate<Out>, silu_mul<Out>,
@@ -263,6 +312,10 @@ const RowKernels NOSTOS_TABLE(NOSTOS_ISA) = {output_kernels<float>(),
                                              add_gated,
                                              add_weighted_rows,
                                              channel_sums,
-                                             bf16_to_f32};
+                                             bf16_to_f32,
+                                             rotate_blocks,
+                                             to_i8,
+                                             dot_i8,
+                                             scale_sums};
 
 }  // namespace nostos::cpu

@@ -70,6 +70,15 @@ struct RowKernels {
   /// Adds the sums and sums of squares over `pixels` of each channel to sums[channels] and squares[channels].
   void (*channel_sums)(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares);
   void (*bf16_to_f32)(const bfloat16* x, int64_t n, float* out);
+  /// Rotates blocks of `rotation` numbers in place as ops::quantise_rows(), but for the rotation's factor, n elements.
+  /// \return the largest magnitude
+  float (*rotate_blocks)(float* x, int64_t n, int64_t rotation);
+  /// out = x * factor to the nearest, halves to even, within 8 bits, n elements.
+  void (*to_i8)(const float* x, float factor, int64_t n, int8_t* out);
+  /// \return the sum of x * y, n elements.
+  int32_t (*dot_i8)(const int8_t* x, const int8_t* y, int64_t n);
+  /// out = sums * row * columns, multiplied in this order, n elements; out may be where the sums are.
+  void (*scale_sums)(const int32_t* sums, float row, const float* columns, int64_t n, float* out);
 
   template <class Out>
   const OutputKernels<Out>& of() const {

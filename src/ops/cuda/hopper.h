@@ -47,6 +47,18 @@ inline constexpr int kMostHopperTerms = 4;
 void hopper_gated_linear(Context& ctx, std::span<const HopperFactors> terms, View out);
 inline constexpr int64_t kGateRows = 8;
 
+/// What a product of 8-bit numbers multiplies, on the device: whole numbers [rows, in] and [columns, in], and what each
+/// row's are multiplied with. in is a multiple of kInt8Multiple.
+struct Int8Factors {
+  const std::byte *x = nullptr, *weight = nullptr;
+  const float *x_scales = nullptr, *weight_scales = nullptr;
+  int64_t in = 0;
+};
+inline constexpr int64_t kInt8Multiple = 16;
+/// out [rows, columns], bf16, = (sum of x weight) * x_scale * weight_scale, the sum in whole numbers, or the gated
+/// product of hopper_gated_linear() of such numbers, out [rows, ffn].
+void hopper_int8_linear(Context& ctx, const Int8Factors& of, bool gated, View out);
+
 /// A filter of hopper_convolution().
 struct HopperFilter {
   const std::byte* weights = nullptr;  ///< bf16 [phases * out, kernel, kernel, in]

@@ -75,32 +75,73 @@ __device__ inline Term term_of(const Tiles<kTerms>& tiles, int step) {
   return term;
 }
 
+/// What products of bf16 are multiplied with.
+struct NoScales {
+  /// Those of a thread's two rows and of its tile.
+  struct OfTile {
+    __device__ OfTile(const NoScales&, int, int, int, int) {}
+    __device__ void apply(const float* sums, int, float (&out)[4]) const {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[i] = sums[i];
+    }
+  };
+};
+
+/// What products of 8-bit numbers are multiplied with: a number for each row and one for each column.
+struct EachScales {
+  const float *rows, *columns;
+  int column_count;
+
+  struct OfTile {
+    float upper, lower;    // of this thread's rows
+    const float* columns;  // from this thread's first on
+    int left;              // of them
+
+    __device__ OfTile(const EachScales& all, int row, int row_count, int first_column, int lane)
+        : upper(row < row_count ? all.rows[row] : 0.f),
+          lower(row + 8 < row_count ? all.rows[row + 8] : 0.f),
+          columns(all.columns + first_column + lane % 4 * 2),
+          left(all.column_count - first_column - lane % 4 * 2) {}
+    /// \param eight which eight columns of the tile
+    __device__ void apply(const int32_t* sums, int eight, float (&out)[4]) const {
+      const float2 own = 8 * eight < left ? __ldg(reinterpret_cast<const float2*>(columns + 8 * eight)) : float2{};
+      out[0] = static_cast<float>(sums[0]) * upper * own.x;
+      out[1] = static_cast<float>(sums[1]) * upper * own.y;
+      out[2] = static_cast<float>(sums[2]) * lower * own.x;
+      out[3] = static_cast<float>(sums[3]) * lower * own.y;
+    }
+  };
+};
+
 /// 16 columns of a warpgroup's result as pairs that store_matrices() takes, of the product d itself or of 8 gates and 8
 /// columns that they gate: both of a pair are this thread's.
 /// \param sixteen which of d's, of the results
-template <bool kGated>
-__device__ inline void pack_sixteen(const float* d, int sixteen, uint32_t (&pairs)[4]) {
+template <bool kGated, class Sum, class Scales>
+__device__ inline void pack_sixteen(const Sum* d, const Scales& scales, int sixteen, uint32_t (&pairs)[4]) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     const int eight = 2 * sixteen + j;
+    float sums[4];
     if constexpr (kGated) {
-      const float* gate = d + 8 * eight;
-      const float* up = gate + 4;
-      pairs[2 * j] = pack_bf16(silu_times(gate[0], up[0]), silu_times(gate[1], up[1]));
-      pairs[2 * j + 1] = pack_bf16(silu_times(gate[2], up[2]), silu_times(gate[3], up[3]));
+      float up[4];
+      scales.apply(d + 8 * eight, 2 * eight, sums);
+      scales.apply(d + 8 * eight + 4, 2 * eight + 1, up);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] = silu_times(sums[i], up[i]);
     } else {
-      const float* sums = d + 4 * eight;
-      pairs[2 * j] = pack_bf16(sums[0], sums[1]);
-      pairs[2 * j + 1] = pack_bf16(sums[2], sums[3]);
+      scales.apply(d + 4 * eight, eight, sums);
     }
+    pairs[2 * j] = pack_bf16(sums[0], sums[1]);
+    pairs[2 * j + 1] = pack_bf16(sums[2], sums[3]);
   }
 }
 
 /// out = the products' sum, gated if kGated. A sum over k takes the first product's k, then the second's and so on.
-template <bool kGated, int kTerms>
+/// Numbers of 8 bits come as pairs in the place of bf16: a step is then of 32 of them.
+template <class Sum, class Scales, bool kGated, int kTerms>
 __global__ void __launch_bounds__(kThreads, 1)
-    linear_kernel(const __grid_constant__ FactorList<kTerms> factors, const __grid_constant__ CUtensorMap out,
-                  const __grid_constant__ Tiles<kTerms> tiles) {
+    linear_kernel(const __grid_constant__ FactorList<kTerms> factors, const __grid_constant__ Scales scales,
+                  const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles<kTerms> tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t shared[];
   const uint32_t ring = (hopper::shared_address(shared) + 1023u) & ~1023u;
@@ -163,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       hopper::wait_together(1 + warpgroup, 128);
       continue;
     }
-    float d[kTileColumns / 2];
+    Sum d[kTileColumns / 2];
     for (int k = 0; k < tiles.steps_k; ++k) {
       wait_for(k);
       const uint32_t from = ring + stage_of(first + k) * kStageBytes;
@@ -182,6 +223,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     // The parts of the result take turns in two places of shared memory.
     constexpr int kColumns = kGated ? kTileColumns / 2 : kTileColumns;
+    const typename Scales::OfTile of_tile(scales, first_row + warp_row + lane / 4, tiles.rows,
+                                          tile.column * kTileColumns, lane);
     const int row = warp_row + lane % 16;
 #pragma unroll
     for (int part = 0; part < kColumns / kPartColumns; ++part) {
@@ -191,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int sixteen = 0; sixteen < kPartColumns / 16; ++sixteen) {
         uint32_t pairs[4];
-        pack_sixteen<kGated>(d, part * (kPartColumns / 16) + sixteen, pairs);
+        pack_sixteen<kGated>(d, of_tile, part * (kPartColumns / 16) + sixteen, pairs);
         // Rows of 64 bytes, swizzled as the tensor map says.
         hopper::store_matrices(place + row * 64 + (((2 * sixteen + lane / 16) ^ (row / 2 % 4)) * 16), pairs);
       }
@@ -215,8 +258,8 @@ Factors factors(const HopperFactors& of, int64_t rows, int64_t columns) {
 }
 
 /// \param terms one to kTerms products \param columns of the products
-template <bool kGated, int kTerms>
-void launch(Context& ctx, std::span<const HopperFactors> terms, int64_t columns, View out) {
+template <class Sum, bool kGated, int kTerms, class Scales>
+void launch(Context& ctx, std::span<const HopperFactors> terms, const Scales& scales, int64_t columns, View out) {
   nostos::check(!terms.empty() && terms.size() <= kTerms, "a kernel sums so many products");
   const int64_t rows = out.shape()[0];
   if (rows == 0) return;
@@ -231,11 +274,11 @@ void launch(Context& ctx, std::span<const HopperFactors> terms, int64_t columns,
     if (is_there) tiles.steps_k += tiles_of(terms[static_cast<size_t>(i)].in, kTileK);
     if (i < kTerms - 1) tiles.ends_k[i] = tiles.steps_k;
   }
-  constexpr auto* kKernel = linear_kernel<kGated, kTerms>;
+  constexpr auto* kKernel = linear_kernel<Sum, Scales, kGated, kTerms>;
   check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
   kKernel<<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
-      list,
+      list, scales,
       tensor_map({.data = out.bytes(),
                   .rows = rows,
                   .columns = out.shape()[1],
@@ -252,14 +295,24 @@ bool has_hopper_kernels(Device device) {
 }
 
 void hopper_gated_linear(Context& ctx, std::span<const HopperFactors> terms, View out) {
-  launch<true, 2>(ctx, terms, 2 * out.shape()[1], out);
+  launch<float, true, 2>(ctx, terms, NoScales{}, 2 * out.shape()[1], out);
 }
 
 void hopper_linear_sum(Context& ctx, std::span<const HopperFactors> terms, View out) {
   if (terms.size() <= 2)
-    launch<false, 2>(ctx, terms, out.shape()[1], out);
+    launch<float, false, 2>(ctx, terms, NoScales{}, out.shape()[1], out);
   else
-    launch<false, kMostHopperTerms>(ctx, terms, out.shape()[1], out);
+    launch<float, false, kMostHopperTerms>(ctx, terms, NoScales{}, out.shape()[1], out);
+}
+
+void hopper_int8_linear(Context& ctx, const Int8Factors& of, bool gated, View out) {
+  const HopperFactors pairs{of.x, of.weight, of.in / 2};
+  const int64_t columns = gated ? 2 * out.shape()[1] : out.shape()[1];
+  const EachScales scales{of.x_scales, of.weight_scales, static_cast<int>(columns)};
+  if (gated)
+    launch<int32_t, true, 2>(ctx, std::span(&pairs, 1), scales, columns, out);
+  else
+    launch<int32_t, false, 2>(ctx, std::span(&pairs, 1), scales, columns, out);
 }
 
 }  // namespace nostos::cuda

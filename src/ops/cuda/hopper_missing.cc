@@ -25,6 +25,8 @@ void hopper_gated_linear(Context&, std::span<const HopperFactors>, View) { fail_
 
 void hopper_linear_sum(Context&, std::span<const HopperFactors>, View) { fail_missing(); }
 
+void hopper_int8_linear(Context&, const Int8Factors&, bool, View) { fail_missing(); }
+
 void hopper_convolution(Context&, ConstView, const HopperFilter&, const Padding&, bool, View) { fail_missing(); }
 
 }  // namespace nostos::cuda

@@ -1,0 +1,172 @@
+// Implements the rounding of rows to 8 bits, and their products on Hopper.
+#include "ops/int8_linear.h"
+
+#include "ops/cuda/device_math.cuh"
+#include "ops/cuda/dispatch.h"
+#include "ops/cuda/hopper.h"
+#include "ops/device_op.h"
+
+namespace nostos::ops {
+
+using namespace cuda;
+namespace {
+
+// A thread has units of 16 neighbouring numbers; the 16 units of a rotation of 256 are half a warp's.
+constexpr int kUnit = 16, kMostThreads = 640, kMostUnits = 4;
+
+/// The product with H4, twice as large: each becomes the sum less twice the one that faces it.
+__device__ inline void rotate_four(float& a, float& b, float& c, float& d) {
+  const float sum = (a + b) + (c + d);
+  const float facing[] = {d, c, b, a};
+  a = sum - 2 * facing[0], b = sum - 2 * facing[1], c = sum - 2 * facing[2], d = sum - 2 * facing[3];
+}
+
+/// The products with H4 of the lowest two digits of 16 neighbours' indices to the base 4.
+__device__ inline void rotate_two_digits(float (&x)[kUnit]) {
+#pragma unroll
+  for (int i = 0; i < kUnit; i += 4) rotate_four(x[i], x[i + 1], x[i + 2], x[i + 3]);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) rotate_four(x[i], x[i + 4], x[i + 8], x[i + 12]);
+}
+
+// Where a warp's two rotations of 256 are turned over, so that a thread has numbers 16 apart in the place of
+// neighbours: a row of 16 is followed by a gap, which keeps threads out of each other's way.
+constexpr int kTurnedRow = kUnit + 1, kTurnedFloats = 2 * kUnit * kTurnedRow;
+
+/// Has the thread's numbers change places with those of its half of the warp.
+__device__ inline void turn_over(float (&x)[kUnit], float* turned, int lane) {
+  float* const own = turned + lane / kUnit * kUnit * kTurnedRow;
+  const int at = lane % kUnit;
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kUnit; ++i) own[at * kTurnedRow + i] = x[i];
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kUnit; ++i) x[i] = own[i * kTurnedRow + at];
+}
+
+/// \return four numbers times `inverse`, rounded to 8 bits.
+__device__ inline uint32_t four_bytes(float a, float b, float c, float d, float inverse) {
+  const auto byte = [&](float x) { return static_cast<uint32_t>(__float2int_rn(x * inverse)) & 255u; };
+  return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
+}
+
+/// A block has a row, a thread units of 16 numbers of it. Lanes without a unit take part in the rotation with zeros.
+/// The rotation's factor, a power of 2, is left to the scale: no bit depends on when it is multiplied with.
+/// \param kRotation 256, 16 or 0 (none)
+template <int kRotation, int kUnits, class In>
+__global__ void __launch_bounds__(kMostThreads)
+    quantise_kernel(const In* x, int units, int8_t* numbers, float* scales) {
+  extern __shared__ float turned_of_warps[];
+  const int64_t row = blockIdx.x;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  float* const turned = turned_of_warps + warp * kTurnedFloats;
+  float values[kUnits][kUnit];
+  float largest = 0;
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    float(&own)[kUnit] = values[u];
+    const int unit = u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
+    if (unit < units) {
+      const In* from = x + (row * units + unit) * kUnit;
+#pragma unroll
+      for (int i = 0; i < kUnit; i += 8) {
+        float eight[8];
+        load<8>(from + i, eight);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) own[i + j] = eight[j];
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kUnit; ++i) own[i] = 0;
+    }
+    if constexpr (kRotation > 0) rotate_two_digits(own);
+    if constexpr (kRotation == 256) {
+      turn_over(own, turned, lane);
+      rotate_two_digits(own);
+    }
+#pragma unroll
+    for (int i = 0; i < kUnit; ++i) largest = fmaxf(largest, fabsf(own[i]));
+  }
+  __shared__ float largest_of_warp[kMostThreads / 32];
+  for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+  if (lane == 0) largest_of_warp[warp] = largest;
+  __syncthreads();
+  for (int other = 0; other < static_cast<int>(blockDim.x) / 32; ++other)
+    largest = fmaxf(largest, largest_of_warp[other]);
+  constexpr float kFactor = kRotation == 256 ? 1.f / 16 : kRotation == 16 ? 1.f / 4 : 1.f;
+  if (threadIdx.x == 0) scales[row] = __fdiv_rn(largest * kFactor, 127.f);
+  const float inverse = largest > 0 ? __fdiv_rn(127.f, largest) : 0.f;
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    float(&own)[kUnit] = values[u];
+    const int unit = u * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
+    uint4 words;
+    if constexpr (kRotation == 256) {
+      // The bytes go back to their places by way of shared memory.
+      auto* const bytes = reinterpret_cast<uint8_t*>(turned) + lane / kUnit * 256;
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < kUnit; ++i)
+        bytes[i * kUnit + lane % kUnit] = static_cast<uint8_t>(__float2int_rn(own[i] * inverse));
+      __syncwarp();
+      words = *reinterpret_cast<const uint4*>(bytes + lane % kUnit * kUnit);
+    } else {
+      words = {four_bytes(own[0], own[1], own[2], own[3], inverse), four_bytes(own[4], own[5], own[6], own[7], inverse),
+               four_bytes(own[8], own[9], own[10], own[11], inverse),
+               four_bytes(own[12], own[13], own[14], own[15], inverse)};
+    }
+    if (unit < units) reinterpret_cast<uint4*>(numbers)[row * units + unit] = words;
+  }
+}
+
+template <class Body>
+void with_count(int count, const Body& body) {
+  switch (count) {
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    case 3:
+      return body(std::integral_constant<int, 3>());
+    default:
+      return body(std::integral_constant<int, 4>());
+  }
+}
+
+Int8Factors factors(ConstView numbers, ConstView scales, const Int8Weight& w) {
+  return {numbers.bytes(), w.numbers.bytes(), scales.data<float>(), w.scales.data<float>(), numbers.shape()[1]};
+}
+
+}  // namespace
+
+void run(OnCuda<quantise_rows>, Context& ctx, ConstView x, int64_t rotation, View numbers, View scales) {
+  const int64_t rows = x.shape()[0];
+  if (rows == 0) return;
+  const int units = static_cast<int>(x.shape()[1] / kUnit), count = (units + kMostThreads - 1) / kMostThreads;
+  nostos::check(count <= kMostUnits, "a row is rounded to 8 bits by one block");
+  const int threads = (units + 32 * count - 1) / (32 * count) * 32;
+  with_elements(x, [&]<class In>(const In* in) {
+    with_count(count, [&](auto units_each) {
+      const auto launch = [&](auto turns) {
+        const int shared = turns == 256 ? threads / 32 * kTurnedFloats * int{sizeof(float)} : 0;
+        quantise_kernel<turns, units_each, In><<<static_cast<unsigned>(rows), threads, shared, ctx.stream().handle()>>>(
+            in, units, numbers.data<int8_t>(), scales.data<float>());
+      };
+      if (rotation == 256) launch(std::integral_constant<int, 256>());
+      if (rotation == 16) launch(std::integral_constant<int, 16>());
+      if (rotation == 0) launch(std::integral_constant<int, 0>());
+      check_launch("quantise_rows");
+    });
+  });
+}
+
+void run(OnCuda<int8_linear>, Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View y) {
+  hopper_int8_linear(ctx, factors(numbers, scales, w), false, y);
+}
+
+void run(OnCuda<int8_gated_linear>, Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View out) {
+  hopper_int8_linear(ctx, factors(numbers, scales, w), true, out);
+}
+
+}  // namespace nostos::ops
