@@ -1,5 +1,5 @@
-// Tests what Hopper's products of 8-bit numbers promise: sums equal to plain whole numbers', at the full model's widths,
-// and rows that do not depend on each other.
+// Tests what Hopper's products of 8-bit numbers promise: sums equal to those of plain whole numbers, at the full
+// model's widths, and rows that do not depend on each other.
 #include "ops/int8_linear.h"
 
 #include <gtest/gtest.h>

@@ -18,8 +18,8 @@ TEST(Capabilities, ArePrinted) {
             "bf16 products, packed attention of heads of 128");
   EXPECT_EQ(
       to_string(ops::Capabilities{true, true, true, true, 128, 8, 4, 16, 64}),
-      "bf16 products, 8-bit products, borrowed weights, planned convolutions, packed attention of heads of 128, gated products of "
-      "widths in 8s, sums of products in 4s, upsampling by phases of channels in 16s, fused in 64s");
+      "bf16 products, 8-bit products, borrowed weights, planned convolutions, packed attention of heads of 128, gated "
+      "products of widths in 8s, sums of products in 4s, upsampling by phases of channels in 16s, fused in 64s");
 }
 
 TEST(Capabilities, ACpuFusesNothing) {

@@ -42,8 +42,8 @@ class BlockMatmul {
   std::vector<std::pair<Product, std::shared_ptr<const void>>> prepared_;  // what the library made for each
 };
 
-/// sums [rows, out] = x [rows, in] w [out, in]^T in whole numbers, i8 of both, by a library. \return whether there is one
-/// whose sums are exact on this CPU: without the instructions for it oneDNN's are cut off
+/// sums [rows, out] = x [rows, in] w [out, in]^T in whole numbers, i8 of both, by a library. \return whether there is
+/// one whose sums are exact on this CPU: without the instructions for it oneDNN's are cut off
 bool multiply_int8(Context& ctx, ConstView x, ConstView w, int32_t* sums);
 
 }  // namespace nostos::cpu

@@ -4,6 +4,7 @@
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
+#include "ops/cuda/launch.h"
 #include "ops/device_op.h"
 
 namespace nostos::ops {
@@ -32,6 +33,7 @@ __device__ inline void rotate_two_digits(float (&x)[kUnit]) {
 // Where a warp's two rotations of 256 are turned over, so that a thread has numbers 16 apart in the place of
 // neighbours: a row of 16 is followed by a gap, which keeps threads out of each other's way.
 constexpr int kTurnedRow = kUnit + 1, kTurnedFloats = 2 * kUnit * kTurnedRow;
+static_assert(fits_every_gpu(kMostThreads, kMostThreads / 32 * (kTurnedFloats + 1) * int64_t{sizeof(float)}));
 
 /// Has the thread's numbers change places with those of its half of the warp.
 __device__ inline void turn_over(float (&x)[kUnit], float* turned, int lane) {
