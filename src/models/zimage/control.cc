@@ -121,10 +121,17 @@ void ControlStream::advance(Context& ctx, const Place& place, View c, View x) co
   report(work_.probe, name, c);
   if (x) {
     ops::convert(ctx, c, s.normed);
-    ops::linear(ctx, s.normed, control.after, s.projected);
+    ops::linear(ctx, s.normed, control.after, hints());
   }
   control.block.visit.end(ctx);
   if (x) add_hints(ctx, x);
+}
+
+View ControlStream::hints() const {
+  const View& qkv = work_.scratch.attention.qkv;
+  const View made(qkv.bytes(), DType::f32, work_.scratch.projected.shape());
+  check(made.size_in_bytes() <= qkv.size_in_bytes(), "hints stand where a block's projections stood");
+  return made;
 }
 
 void ControlStream::add_hints(Context& ctx, View x) const {
@@ -132,7 +139,7 @@ void ControlStream::add_hints(Context& ctx, View x) const {
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const int64_t count = sequences_[i].sequence->rows();
     const View scale = work_.controlled[i].image->step_scale.reshape({work_.network.config().dims.hidden});
-    ops::add_gated_adaptive_norm(ctx, work_.scratch.projected.rows(at, count), scale, x.rows(rows_[i], count), {}, {});
+    ops::add_gated_adaptive_norm(ctx, hints().rows(at, count), scale, x.rows(rows_[i], count), {}, {});
     at += count;
   }
 }

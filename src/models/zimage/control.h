@@ -116,6 +116,8 @@ class ControlStream : public BetweenBlocks {
 
  private:
   void take_in(Context& ctx, const Linear& before, View c) const;
+  /// \return f32 [controlled rows, hidden], as products with a bias are written, in a block's scratch.
+  View hints() const;
   void add_hints(Context& ctx, View x) const;
 
   std::vector<nn::AttendedSequence> sequences_;  // of the controlled rows
