@@ -266,7 +266,7 @@ class Plan(CliTest):
 
     def test_json_has_every_field(self):
         plan = self.plan("--height", "720", "--width", "1280", "--sp-degree", "4", "--sp-plan", "axis")
-        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads", "caption_rows", "references",
+        self.assertEqual(set(plan), {"width", "height", "drawn_width", "drawn_height", "ranks", "plan", "model_path", "heads", "caption_rows", "references", "control_blocks",
                                      "head_dim", "token_height", "token_width", "tokens", "single_rank_padding_tokens", "axis",
                                      "reason", "sizes", "target_tokens", "padding_tokens", "axes", "token_ranges", "shares",
                                      "output", "version"})
@@ -730,7 +730,8 @@ class Tools(ModelTest):
         run = self.run_nostos("bench", *SMALL, "--device", "cpu", "--repeat", "2", "--json")
         self.assertEqual(run.returncode, 0, run.stderr)
         result = json.loads(run.stdout)
-        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "references", "strength", "num_inference_steps", "guidance_scale",
+        self.assertEqual(set(result), {"model_path", "precision", "height", "width", "references", "strength", "controlnet",
+                                       "num_inference_steps", "guidance_scale",
                                        "num_outputs", "warmup", "repeat", "pause_s", "stages", "step_median_ms", "step_ms", "total_median_ms", "total_ms",
                                        "first_run_ms",
                                        "transformer_flop_per_step", "transformer_gflops", "matmul_gflops", "matmul_share",

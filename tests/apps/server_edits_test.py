@@ -277,11 +277,11 @@ class Hostile(PictureTest):
         self.assertEqual(raw("/v1/images/edits", (64 << 20) + 1), 413)
         self.assertEqual(raw("/v1/jobs", 10**15), 413)
         for path, length, most in (("/v1/images/edits", (256 << 20) + 1, 64 << 20), ("/v1/jobs", 10**15, 64 << 20),
-                                   ("/sdapi/v1/txt2img", 10**9, 1 << 20)):
+                                   ("/sdapi/v1/options", 10**9, 1 << 20)):
             answer = self.server.raw(head.format(path, length).encode() + b"--x", half_close=True)
             self.assertEqual(status_of(answer), 413)
             self.assertIn(b'"the body is larger than %d bytes"' % most, answer)
-        self.assertEqual(raw("/sdapi/v1/txt2img", (1 << 20) + 1), 413)
+        self.assertEqual(raw("/sdapi/v1/options", (1 << 20) + 1), 413)
         self.assertEqual(raw("/v1/images/edits", 64 << 20), 400)  # it ends before its length
         # Four of the largest are read at once, and then it is enough for now.
         slow = [self.server.connect() for _ in range(4)]

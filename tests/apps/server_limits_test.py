@@ -165,7 +165,7 @@ class Pages(ServerTest):
         self.check(self.server.post("/v1/images/generations", {"prompt": 5}, self.page), 400)
         self.check(self.server.request("GET", "/nowhere", headers=self.page), 404)
         self.check(self.server.post("/v1/jobs", b"x" * (2 << 20), self.page), 400)
-        self.check(self.server.post("/sdapi/v1/txt2img", b"x" * (2 << 20), self.page), 413)
+        self.check(self.server.post("/sdapi/v1/options", b"x" * (2 << 20), self.page), 413)
 
     def test_pages_of_others_do_not(self):
         for origin in ("http://localhost:3001", "http://app.example", "https://app.example.evil", "null", "*"):
@@ -188,7 +188,7 @@ class Hostile(ServerTest):
 
     def test_bodies_over_the_limit(self):
         big = b'{"prompt": "' + b"x" * (32 << 20) + b'"}'
-        head = b"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: localhost\r\n"
+        head = b"POST /sdapi/v1/options HTTP/1.1\r\nHost: localhost\r\n"
         plain = self.server.raw(head + b"Content-Length: %d\r\n\r\n" % len(big) + big)
         self.assertEqual(status_of(plain), 413)
         chunks = b"".join(b"10000\r\n" + big[i : i + 65536] + b"\r\n" for i in range(0, 1 << 22, 65536))
