@@ -5,6 +5,7 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -33,6 +34,7 @@ inline constexpr PartKind kTransformer{
     &ModelFiles::transformer,
     file_layouts,
     file_prefixes,
+    [](const TensorShapes&) { return std::span(&kTransformerClass, 1); },
     [](const TensorShapes& shapes, const WeightStore&) { return guess_config(shapes); }};
 
 /// \return what the pipeline is, as far as the model's files do not say it: that of Turbo, or of the base model.
