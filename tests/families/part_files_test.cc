@@ -118,6 +118,19 @@ TEST_F(AllInOne, IsWhatItWasWhenItWasOpened) {
   }
 }
 
+TEST(PartFolders, MakeAModelWithoutAModelFolder) {
+  FamilyOptions options;
+  options.files.transformer = kTiny / "transformer";
+  options.files.text_encoder = kTiny / "text_encoder";
+  options.files.vae = kTiny / "vae";
+  options.files.tokenizer = kTiny / "tokenizer";
+  Context ctx({}, 1);
+  EXPECT_EQ(open_family(ctx, options)->name(), "Z-Image");
+  options.files.transformer = kTiny / "vae";
+  expect_error([&] { open_family(ctx, options); }, ErrorKind::model,
+               {"vae/config.json", "AutoencoderKL", "ZImageTransformer2DModel"});
+}
+
 /// A part of the tiny model in a file of a folder of its own.
 class OneFile : public FolderTest {
  protected:
