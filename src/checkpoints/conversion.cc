@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <cctype>
 #include <memory>
 #include <set>
 
@@ -146,10 +148,24 @@ WrittenTensors write_folder(const ConversionOptions& options, const FamilyOption
   return written;
 }
 
+/// \return whether the output is a file, which its name says.
+/// \throws Error invalid_input if it is to be a folder, and is called as if it were a file
+bool names_file(const Path& output) {
+  const bool is_folder = !output.has_filename();
+  std::string ending = (is_folder ? output.parent_path() : output).extension().string();
+  std::ranges::transform(ending, ending.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (ending == ".safetensors" && !is_folder) return true;
+  constexpr std::array<std::string_view, 7> kFileEndings{".safetensors", ".sft", ".gguf", ".pt",
+                                                         ".pth",         ".bin", ".ckpt"};
+  require(std::ranges::find(kFileEndings, ending) == kFileEndings.end(), ErrorKind::invalid_input,
+          "cannot write '{}': nostos writes folders, and files whose names end in .safetensors", output.string());
+  return false;
+}
+
 }  // namespace
 
 WrittenTensors convert_model(const ConversionOptions& options, const ConversionProgress& progress) {
-  const bool is_file = options.output.extension() == ".safetensors";
+  const bool is_file = names_file(options.output);
   if (is_file) {
     const Path file = require_writable(options.output);
     require(options.may_replace || !std::filesystem::exists(file), ErrorKind::invalid_input,

@@ -33,6 +33,13 @@ std::optional<FoundLayout> layout_in(const WeightStore& store, const PartKind& k
        store.path().string(), kind.name, fmt::join(marks, " or "), names.empty() ? "none" : join_some(names, 4));
 }
 
+/// \return what a config says that it is of, "" if it does not.
+std::string named_class(const JsonConfig& json) {
+  if (json.has("_class_name")) return json.string("_class_name");
+  const std::vector<std::string> architectures = json.strings_or("architectures", {});
+  return architectures.empty() ? json.string_or("model_type", "") : architectures.front();
+}
+
 const Path& place_of_texts(const ModelFiles& files) {
   return files.transformer.empty() ? files.model : files.transformer;
 }
@@ -108,17 +115,22 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
   if (found) names_ = {found->layout, std::string(found->prefix), is_file_};
 }
 
+std::optional<JsonConfig> PartFiles::config_beside_file(const TensorShapes& shapes) const {
+  if (!is_file_) return std::nullopt;
+  std::optional<JsonConfig> json = JsonConfig::load_if_there(path_.parent_path() / "config.json");
+  // Files of many models may share a folder: a config that does not name the part's class may be another file's.
+  if (!json) return std::nullopt;
+  const std::span<const std::string_view> classes = kind_->classes(shapes);
+  return std::ranges::find(classes, named_class(*json)) == classes.end() ? std::nullopt : json;
+}
+
 FoundConfig PartFiles::find_config() const {
   if (!is_file_ && (names_.layout == nullptr || std::filesystem::exists(path_ / "config.json")))
     return {JsonConfig::load(path_ / "config.json"), ConfigPlace::beside_weights};
   const std::string field = "config." + std::string(kind_->folder);
   if (const std::string* text = store_->metadata(field))
     return {JsonConfig::parse(*text, fmt::format("{}: metadata '{}'", path_.string(), field)), ConfigPlace::in_file};
-  if (!model_folder_.empty()) {
-    if (auto config = JsonConfig::load_if_there(model_folder_ / kind_->folder / "config.json"))
-      return {std::move(*config), ConfigPlace::model_folder};
-  }
-  const auto shape_of = [&](const std::string& name) -> std::optional<Shape> {
+  const TensorShapes shapes(path_.string(), [this](const std::string& name) -> std::optional<Shape> {
     const std::vector<TensorRows> rows = names_.find(name);
     const TensorInfo* info = store_->info(rows.front().name);
     std::optional<Shape> whole = info == nullptr ? std::nullopt : info->shape();
@@ -126,8 +138,13 @@ FoundConfig PartFiles::find_config() const {
     Shape shape{(*whole)[0] / rows.front().parts * static_cast<int64_t>(rows.size())};
     for (int axis = 1; axis < whole->rank(); ++axis) shape.push_back((*whole)[axis]);
     return shape;
-  };
-  return {kind_->guess_config({path_.string(), shape_of}, *store_), ConfigPlace::tensors};
+  });
+  if (auto config = config_beside_file(shapes)) return {std::move(*config), ConfigPlace::beside_weights};
+  if (!model_folder_.empty()) {
+    if (auto config = JsonConfig::load_if_there(model_folder_ / kind_->folder / "config.json"))
+      return {std::move(*config), ConfigPlace::model_folder};
+  }
+  return {kind_->guess_config(shapes, *store_), ConfigPlace::tensors};
 }
 
 std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk walk) const {

@@ -55,6 +55,8 @@ struct PartKind {
   std::filesystem::path ModelFiles::*place;         ///< likewise
   std::span<const CheckpointLayout> (*layouts)();   ///< of files
   std::span<const std::string_view> (*prefixes)();  ///< likewise
+  /// \return the classes that a config of a file with these tensors may name
+  std::span<const std::string_view> (*classes)(const TensorShapes& shapes);
   /// \return the config that the shapes of a file's tensors tell
   JsonConfig (*guess_config)(const TensorShapes& shapes, const WeightStore& store);
   bool takes_adapters = true;
@@ -65,8 +67,8 @@ bool holds_part(const FamilyOptions& options, const std::filesystem::path& file,
 
 /// Where a part's config was found, in the order in which places are looked at.
 enum class ConfigPlace {
-  beside_weights,  ///< config.json of the folder with the weights
   in_file,         ///< the text `config.FOLDER` of the file, e.g. `config.vae`
+  beside_weights,  ///< config.json of the folder with the weights; beside a file only one that names the part's class
   model_folder,    ///< config.json of the part that the model's folder has
   tensors,         ///< nowhere: it is what the tensors' shapes tell
 };
@@ -85,7 +87,7 @@ class PartFiles {
   const std::filesystem::path& path() const { return path_; }
   /// \return the dtype of the matrix products.
   DType dtype() const { return dtype_; }
-  /// \return the config inside of the file or beside the weights, else that of the model's folder, else what the
+  /// \return the config inside of the file, else beside the weights, else that of the model's folder, else what the
   /// tensors' shapes tell. \throws Error model
   JsonConfig config() const { return find_config().json; }
   /// \return config(), and which of these it is. \throws Error model
@@ -105,6 +107,7 @@ class PartFiles {
 
  private:
   std::shared_ptr<WeightSource> weight_source(Context& ctx, WeightWalk walk) const;
+  std::optional<JsonConfig> config_beside_file(const TensorShapes& shapes) const;
 
   std::filesystem::path path_;
   std::filesystem::path model_folder_;  // or empty

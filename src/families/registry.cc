@@ -52,21 +52,26 @@ const FamilyEntry& family_of_file(const FamilyOptions& options, const std::files
 /// What a model is opened for.
 enum class Purpose { drawing, planning };
 
+/// \return the family whose transformer the folder holds, as its config says. \throws Error model
+const FamilyEntry& family_of_transformer(const std::filesystem::path& folder) {
+  std::vector<std::string_view> names;
+  for (const FamilyEntry& family : kFamilies) names.push_back(family.transformer_class);
+  const std::string name = JsonConfig::load(folder / "config.json").class_name(names);
+  return *std::ranges::find(kFamilies, name, &FamilyEntry::transformer_class);
+}
+
 /// \return the family that the model's folder names. \throws Error model
 const FamilyEntry& family_of_folder(const std::filesystem::path& folder, Purpose purpose) {
-  std::vector<std::string_view> names;
   // Configs alone, of whatever model, are enough to plan with.
-  if (purpose == Purpose::drawing || std::filesystem::exists(folder / "model_index.json")) {
-    for (const FamilyEntry& family : kFamilies)
-      names.insert(names.end(), family.pipelines.begin(), family.pipelines.end());
-    const std::string name = JsonConfig::load(folder / "model_index.json").class_name(names);
-    return *std::ranges::find_if(kFamilies, [&](const FamilyEntry& family) {
-      return std::ranges::find(family.pipelines, name) != family.pipelines.end();
-    });
-  }
-  for (const FamilyEntry& family : kFamilies) names.push_back(family.transformer_class);
-  const std::string name = JsonConfig::load(folder / "transformer" / "config.json").class_name(names);
-  return *std::ranges::find(kFamilies, name, &FamilyEntry::transformer_class);
+  if (purpose == Purpose::planning && !std::filesystem::exists(folder / "model_index.json"))
+    return family_of_transformer(folder / "transformer");
+  std::vector<std::string_view> names;
+  for (const FamilyEntry& family : kFamilies)
+    names.insert(names.end(), family.pipelines.begin(), family.pipelines.end());
+  const std::string name = JsonConfig::load(folder / "model_index.json").class_name(names);
+  return *std::ranges::find_if(kFamilies, [&](const FamilyEntry& family) {
+    return std::ranges::find(family.pipelines, name) != family.pipelines.end();
+  });
 }
 
 const FamilyEntry& family_of(const FamilyOptions& options, Purpose purpose) {
@@ -74,8 +79,8 @@ const FamilyEntry& family_of(const FamilyOptions& options, Purpose purpose) {
   const std::filesystem::path file = files.transformer.empty() ? files.model : files.transformer;
   const bool is_file = std::filesystem::is_regular_file(file);
   if (files.folder().empty()) {
-    require(is_file, ErrorKind::model, "no transformer: give --transformer, or --model-path with a model");
-    return family_of_file(options, file);
+    require(!file.empty(), ErrorKind::model, "no transformer: give --transformer, or --model-path with a model");
+    return is_file ? family_of_file(options, file) : family_of_transformer(file);
   }
   const FamilyEntry& family = family_of_folder(files.folder(), purpose);
   if (is_file) {

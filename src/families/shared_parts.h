@@ -2,10 +2,12 @@
 // latents on the rows of one rank. A family's model calls it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -61,10 +63,19 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
 /// \return the text encoder's config from its tensors' shapes and what a GGUF file says beside them.
 JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightStore& store);
 
+inline constexpr std::array<std::string_view, 3> kTextEncoderClasses{"Qwen3Model", "Qwen3ForCausalLM", "qwen3"};
+inline constexpr std::array<std::string_view, 2> kVaeClasses{"AutoencoderKL", "AutoencoderKLFlux2"};
+
 /// The text encoder as files have it.
-inline constexpr PartKind kTextEncoder{"Qwen3 text encoder",      "text_encoder",      "--text-encoder",
-                                       &ModelFiles::text_encoder, qwen3::file_layouts, qwen3::file_prefixes,
-                                       guess_text_encoder_config};
+inline constexpr PartKind kTextEncoder{
+    "Qwen3 text encoder",
+    "text_encoder",
+    "--text-encoder",
+    &ModelFiles::text_encoder,
+    qwen3::file_layouts,
+    qwen3::file_prefixes,
+    [](const TensorShapes&) { return std::span<const std::string_view>(kTextEncoderClasses); },
+    guess_text_encoder_config};
 
 /// The VAE as files have it.
 inline constexpr PartKind kVae{
@@ -74,6 +85,9 @@ inline constexpr PartKind kVae{
     &ModelFiles::vae,
     autoencoder_kl::file_layouts,
     autoencoder_kl::file_prefixes,
+    [](const TensorShapes& shapes) {
+      return std::span(kVaeClasses).subspan(autoencoder_kl::is_flux2(shapes) ? 1 : 0, 1);
+    },
     [](const TensorShapes& shapes, const WeightStore&) { return autoencoder_kl::guess_config(shapes); }};
 
 /// \return where find_tokenizer() finds the tokenizer; "" for a synthetic model without one.

@@ -44,6 +44,7 @@ void require_replaceable(const Path& folder, const std::set<std::string>& replac
 FolderWriter::FolderWriter(const Path& folder, const std::set<std::string>& replaceable) {
   std::error_code error;
   target_ = std::filesystem::weakly_canonical(folder, error);
+  if (!target_.has_filename()) target_ = target_.parent_path();  // "NAME/", where there is no NAME yet
   require(!error && target_.has_filename(), ErrorKind::invalid_input, "cannot write the folder '{}'", folder.string());
   if (std::filesystem::exists(target_, error)) {
     require(std::filesystem::is_directory(target_, error), ErrorKind::invalid_input,

@@ -266,7 +266,20 @@ class Convert(Case):
         self.assertIn("'letters', which is no part of a model", self.refused(*parts, "empty", "--overwrite"))
         self.assertTrue((self.dir / "empty" / "letters").is_dir())
         self.assertIn("cannot write", self.refused(*parts, "a.safetensors/b"))
+        self.done(*parts, "slash/")
+        self.assertTrue((self.dir / "slash" / "vae").is_dir())
+        shutil.rmtree(self.dir / "slash")
         self.assertEqual(sorted(path.name for path in self.dir.iterdir()), ["a.safetensors", "empty"])
+
+    def test_the_ending_says_what_is_written(self):
+        parts = ["convert", "--model-path", ZIMAGE, "--parts", "vae", "--output"]
+        for name in ("x.gguf", "x.GGUF", "x.sft", "x.pt", "x.pth", "x.bin", "x.ckpt", "x.gguf/", "x.safetensors/"):
+            self.assertIn(f"cannot write '{name}': nostos writes", self.refused(*parts, name))
+        self.assertEqual(list(self.dir.iterdir()), [])
+        self.done(*parts, "X.SafeTensors")
+        self.assertTrue((self.dir / "X.SafeTensors").is_file())
+        self.done(*parts, "z-image-v1.5")
+        self.assertTrue((self.dir / "z-image-v1.5").is_dir())
 
     def test_what_cannot_be_converted_is_named(self):
         self.assertIn("'head' is no part", self.refused("convert", "--model-path", ZIMAGE, "--parts", "head", "--output", "x"))

@@ -118,5 +118,70 @@ TEST_F(AllInOne, IsWhatItWasWhenItWasOpened) {
   }
 }
 
+TEST(PartFolders, MakeAModelWithoutAModelFolder) {
+  FamilyOptions options;
+  options.files.transformer = kTiny / "transformer";
+  options.files.text_encoder = kTiny / "text_encoder";
+  options.files.vae = kTiny / "vae";
+  options.files.tokenizer = kTiny / "tokenizer";
+  Context ctx({}, 1);
+  EXPECT_EQ(open_family(ctx, options)->name(), "Z-Image");
+  options.files.transformer = kTiny / "vae";
+  expect_error([&] { open_family(ctx, options); }, ErrorKind::model,
+               {"vae/config.json", "AutoencoderKL", "ZImageTransformer2DModel"});
+}
+
+/// A part of the tiny model in a file of a folder of its own.
+class OneFile : public FolderTest {
+ protected:
+  Path write_part(const std::string& part, const std::string& name) {
+    const WeightStore store = WeightStore::open(kTiny / part);
+    std::vector<NamedTensor> tensors;
+    for (const std::string& tensor : store.weights()) tensors.push_back({tensor, *store.find(tensor)});
+    write_safetensors(folder_ / name, tensors, {});
+    return folder_ / name;
+  }
+  void put_config(const std::string& text) { write("config.json", text); }
+  /// \return where the config of the part is found; nothing where nothing tells it, not even the shapes.
+  static std::optional<ConfigPlace> place_of(const PartKind& kind, const Path& file, const Path& model = {}) {
+    FamilyOptions options;
+    options.files.model = model;
+    options.files.*kind.place = file;
+    const PartFiles files(options, kind);
+    try {
+      return files.find_config().place;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string_view(error.what()).find("needs the model's config.json"), std::string_view::npos)
+          << error.what();
+      return std::nullopt;
+    }
+  }
+};
+
+TEST_F(OneFile, HasTheConfigBesideIt) {
+  for (const PartKind* kind : {&zimage::kTransformer, &kTextEncoder, &kVae}) {
+    const std::string part(kind->folder);
+    const Path file = write_part(part, part + ".safetensors");
+    std::filesystem::remove(folder_ / "config.json");
+    EXPECT_NE(place_of(*kind, file), ConfigPlace::beside_weights) << part;
+    put_config(slurp(kTiny / part / "config.json"));
+    EXPECT_EQ(place_of(*kind, file), ConfigPlace::beside_weights) << part;
+  }
+  put_config(R"({"model_type": "qwen3"})");
+  EXPECT_EQ(place_of(kTextEncoder, folder_ / "text_encoder.safetensors"), ConfigPlace::beside_weights);
+}
+
+TEST_F(OneFile, HasNotTheConfigOfAnotherFileThatIsBesideIt) {
+  const Path transformer = write_part("transformer", "transformer.safetensors"), vae = write_part("vae", "vae.safetensors");
+  for (const char* other : {R"({"_class_name": "Flux2Transformer2DModel"})", R"({"_class_name": "AutoencoderKLFlux2"})",
+                            R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})", "{}"}) {
+    put_config(other);
+    for (const auto& [kind, file] : {std::pair{&zimage::kTransformer, transformer}, {&kVae, vae}}) {
+      EXPECT_EQ(place_of(*kind, file), std::nullopt) << other;
+      EXPECT_EQ(place_of(*kind, file, kTiny), ConfigPlace::model_folder) << other;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nostos

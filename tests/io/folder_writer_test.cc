@@ -33,6 +33,14 @@ TEST_F(FolderWriterTest, AppearsWhole) {
   EXPECT_EQ(entries(), 1u);
 }
 
+TEST_F(FolderWriterTest, TakesANameWithASlashAtItsEnd) {
+  FolderWriter writer(folder_ / "out" / "", {});
+  std::ofstream(writer.path() / "a") << "1";
+  writer.commit();
+  EXPECT_EQ(slurp(folder_ / "out" / "a"), "1");
+  EXPECT_EQ(entries(), 1u);
+}
+
 TEST_F(FolderWriterTest, ReplacesWhatMayBeReplaced) {
   const auto target = folder_ / "out";
   std::filesystem::create_directory(target);

@@ -5,6 +5,7 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -32,6 +33,7 @@ inline constexpr PartKind kTransformer{
     &ModelFiles::transformer,
     flux2::file_layouts,
     flux2::file_prefixes,
+    [](const TensorShapes&) { return std::span(&kTransformerClass, 1); },
     [](const TensorShapes& shapes, const WeightStore&) { return flux2::guess_config(shapes); }};
 
 /// \return what the pipeline is, as far as the model's files do not say it: that of the published models.

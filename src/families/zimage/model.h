@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -35,6 +36,7 @@ inline constexpr PartKind kTransformer{
     &ModelFiles::transformer,
     file_layouts,
     file_prefixes,
+    [](const TensorShapes&) { return std::span(&kTransformerClass, 1); },
     [](const TensorShapes& shapes, const WeightStore&) { return guess_config(shapes); }};
 
 /// A control network as files have it.

@@ -78,8 +78,10 @@ Config load_config(const JsonConfig& json) { return read_config(json, false); }
 
 Config load_flux2_config(const JsonConfig& json) { return read_config(json, true); }
 
+bool is_flux2(const TensorShapes& shapes) { return shapes.has("bn.running_mean"); }
+
 JsonConfig guess_config(const TensorShapes& shapes) {
-  const bool is_flux2 = shapes.has("bn.running_mean");
+  const bool is_packed = is_flux2(shapes);
   const auto levels = [&](const std::string& blocks) {
     std::vector<int64_t> channels(static_cast<size_t>(shapes.count(blocks, ".resnets.0.conv1.weight")));
     for (size_t level = 0; level < channels.size(); ++level)
@@ -90,13 +92,13 @@ JsonConfig guess_config(const TensorShapes& shapes) {
   std::vector<int64_t> decoder = levels("decoder.up_blocks.");
   std::ranges::reverse(decoder);
   const int64_t layers = shapes.count("encoder.down_blocks.0.resnets.", ".conv1.weight");
-  const int64_t latent = shapes.extent("decoder.conv_in.weight", 1), wanted = is_flux2 ? 32 : 16;
+  const int64_t latent = shapes.extent("decoder.conv_in.weight", 1), wanted = is_packed ? 32 : 16;
   if (encoder != std::vector<int64_t>{128, 256, 512, 512} || layers != 2 || latent != wanted)
     shapes.refuse(
         fmt::format("it has {} latent channels and {} layers on each level of the encoder, of {} channels, not "
                     "{}, 2 and 128, 256, 512, 512",
                     latent, layers, fmt::join(encoder, ", "), wanted));
-  const std::string own = is_flux2 ? R"("_class_name": "AutoencoderKLFlux2", "patch_size": [2, 2],
+  const std::string own = is_packed ? R"("_class_name": "AutoencoderKLFlux2", "patch_size": [2, 2],
                                         "batch_norm_eps": 1e-4)"
                                    : R"("_class_name": "AutoencoderKL", "scaling_factor": 0.3611,
                                         "shift_factor": 0.1159)";

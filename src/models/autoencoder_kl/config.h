@@ -44,6 +44,9 @@ Config load_config(const JsonConfig& json);
 /// Of an AutoencoderKLFlux2. \throws Error model naming file and field.
 Config load_flux2_config(const JsonConfig& json);
 
+/// \return whether the file's VAE is an AutoencoderKLFlux2, which has batch statistics.
+bool is_flux2(const TensorShapes& shapes);
+
 /// \return the config of a VAE whose file comes without one: FLUX.1's, or, if it has batch statistics, FLUX.2's, with
 /// any channels in the decoder. \throws Error model if neither can be meant. Latents of 16 channels are taken for
 /// FLUX.1's: shapes do not say by what they are scaled.
