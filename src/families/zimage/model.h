@@ -39,10 +39,18 @@ inline constexpr PartKind kTransformer{
     [](const TensorShapes&) { return std::span(&kTransformerClass, 1); },
     [](const TensorShapes& shapes, const WeightStore&) { return guess_config(shapes); }};
 
+inline constexpr std::string_view kControlClass = "ZImageControlNetModel";
+
 /// A control network as files have it.
-inline constexpr PartKind kControlNetwork{
-    "Z-Image control network", "controlnet",  "--controlnet",       &ModelFiles::controlnet,
-    control_file_layouts,      file_prefixes, guess_control_config, false};
+inline constexpr PartKind kControlNetwork{"Z-Image control network",
+                                          "controlnet",
+                                          "--controlnet",
+                                          &ModelFiles::controlnet,
+                                          control_file_layouts,
+                                          file_prefixes,
+                                          [](const TensorShapes&) { return std::span(&kControlClass, 1); },
+                                          guess_control_config,
+                                          false};
 
 /// \return what the pipeline is, as far as the model's files do not say it: that of Turbo, or of the base model.
 /// \throws Error model if what the files do say is damaged
