@@ -172,7 +172,8 @@ TEST_F(OneFile, HasTheConfigBesideIt) {
 }
 
 TEST_F(OneFile, HasNotTheConfigOfAnotherFileThatIsBesideIt) {
-  const Path transformer = write_part("transformer", "transformer.safetensors"), vae = write_part("vae", "vae.safetensors");
+  const Path transformer = write_part("transformer", "transformer.safetensors");
+  const Path vae = write_part("vae", "vae.safetensors");
   for (const char* other : {R"({"_class_name": "Flux2Transformer2DModel"})", R"({"_class_name": "AutoencoderKLFlux2"})",
                             R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})", "{}"}) {
     put_config(other);

@@ -121,11 +121,14 @@ TEST_F(WeightsTest, AxesOf1BeforeTheRowsAreLeftOut) {
 }
 
 TEST_F(WeightsTest, RowsThatAreNoRowsAreAWrongShape) {
-  Tensor& tensor = tensors_.at("model.layers.0.mlp.down_proj.weight");  // [8, 12]
-  tensor = Tensor({}, DType::f32, {2, 4, 12});
-  std::memset(tensor.view().bytes(), 0, tensor.size_in_bytes());
-  EXPECT_NE(failure().find("model.layers.0.mlp.down_proj.weight"), std::string::npos);
-  EXPECT_NE(failure().find("[2, 4, 12], the config wants the shape [8, 12]"), std::string::npos) << failure();
+  for (const Shape& wrong : {Shape{2, 4, 12}, {1, 2, 4, 12}, {8, 12, 1, 2}, {1, 1, 12, 8}}) {
+    Tensor tensor({}, DType::f32, wrong);
+    std::memset(tensor.view().bytes(), 0, tensor.size_in_bytes());
+    tensors_.insert_or_assign("layers.0.mlp.down_proj.weight", std::move(tensor));
+    const std::string message = failure();
+    EXPECT_NE(message.find("layers.0.mlp.down_proj.weight"), std::string::npos) << message;
+    EXPECT_NE(message.find(to_string(wrong) + ", the config wants the shape [8, 12]"), std::string::npos) << message;
+  }
 }
 
 TEST_F(WeightsTest, NoRowsAreAWrongShape) {
