@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <new>
 
 #include "apps/cli/standard_streams.h"
@@ -28,6 +29,10 @@ int report_error(const std::exception_ptr& error) {
     return report(known.kind(), known.what());
   } catch (const std::bad_alloc&) {
     return report(ErrorKind::out_of_memory, "out of memory");
+  } catch (const std::filesystem::filesystem_error& refused) {
+    // A place that the user named and the system does not let anybody look at.
+    const std::string message = fmt::format("cannot read '{}': {}", refused.path1().string(), refused.code().message());
+    return report(ErrorKind::invalid_input, message.c_str());
   } catch (const std::exception& unknown) {
     return report(ErrorKind::internal, unknown.what());
   } catch (...) {
