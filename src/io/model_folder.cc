@@ -114,7 +114,7 @@ class Repository {
     const Path index = snapshot / "model_index.json";
     if (!exists(index)) {
       fail(ErrorKind::model, "model '{}' is not completely downloaded: cannot read '{}': {}; {}", full_name(),
-           index.string(), why_unreadable(index, ENOENT), advice());
+           index.string(), why_not_there(index), advice());
     }
     return snapshot;
   }
@@ -122,11 +122,6 @@ class Repository {
   ModelName name_;
   Path folder_;
 };
-
-bool is_folder(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored);
-}
 
 }  // namespace
 
@@ -179,16 +174,21 @@ std::string snapshot_model(const Path& path) {
 
 Path resolve_model_path(const std::string& path_or_name) {
   std::error_code error;
-  if (is_folder(path_or_name) || std::filesystem::is_regular_file(path_or_name, error)) return path_or_name;
-  require(!std::filesystem::exists(path_or_name, error), ErrorKind::model,
-          "model '{}' is neither a folder nor a regular file", path_or_name);
-  if (std::filesystem::is_symlink(path_or_name, error))
-    fail(ErrorKind::model, "model '{}' not found: {}", path_or_name, why_unreadable(path_or_name, ENOENT));
+  const std::filesystem::file_status status = std::filesystem::status(path_or_name, error);
+  if (std::filesystem::is_directory(status) || std::filesystem::is_regular_file(status)) return path_or_name;
+  require(!std::filesystem::exists(status), ErrorKind::model, "model '{}' is neither a folder nor a regular file",
+          path_or_name);
+  // It may be there where the system does not let anybody look.
+  const bool is_absent = status.type() == std::filesystem::file_type::not_found;
+  if (!is_absent || std::filesystem::is_symlink(path_or_name, error))
+    fail(ErrorKind::model, "model '{}' {}: {}", path_or_name, is_absent ? "not found" : "cannot be read",
+         why_not_there(path_or_name));
   return Repository(parse_model_name(path_or_name)).snapshot();
 }
 
 std::string with_revision(const std::string& path_or_name, const std::string& revision) {
-  require(!path_or_name.empty() && !is_folder(path_or_name), ErrorKind::invalid_input,
+  std::error_code ignored;
+  require(!path_or_name.empty() && !std::filesystem::is_directory(path_or_name, ignored), ErrorKind::invalid_input,
           "--revision {} needs the Hugging Face name of a model: a folder has no revisions", revision);
   const ModelName name = parse_model_name(path_or_name);
   require(name.revision.empty() || name.revision == revision, ErrorKind::invalid_input,

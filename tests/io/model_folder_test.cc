@@ -8,7 +8,9 @@
 #include <optional>
 
 #include "io/environment.h"
+#include "io/file.h"
 #include "io/test_files.h"
+#include "io/unfinished.h"
 
 namespace nostos {
 namespace {
@@ -171,6 +173,18 @@ TEST_F(ModelFolder, AnExistingFolderOrFileWins) {
   const auto file = write("model.safetensors", "x");
   EXPECT_EQ(resolve_model_path(file.string()), file);
   expect_error([&] { resolve_model_path("/dev/null"); }, ErrorKind::model, {"/dev/null", "neither a folder nor"});
+}
+
+TEST_F(ModelFolder, WhatCannotBeLookedAtIsNotCalledAbsent) {
+  std::filesystem::create_symlink("loop", folder_ / "loop");
+  expect_error([&] { resolve_model_path((folder_ / "loop").string()); }, ErrorKind::model,
+               {"loop' cannot be read", "symbolic links"});
+  const auto hidden = write("closed/model.safetensors", "x");
+  const WithoutPermission nobody(folder_ / "closed");
+  expect_error([&] { resolve_model_path(hidden.string()); }, ErrorKind::model,
+               {"model.safetensors' cannot be read", "Permission denied"});
+  EXPECT_NE(why_not_there(hidden).find("Permission denied"), std::string::npos);
+  expect_error([&] { read_file(hidden, 10); }, ErrorKind::invalid_input, {"model.safetensors", "Permission denied"});
 }
 
 TEST_F(ModelFolder, MissingModelsSayHowToGetThem) {
