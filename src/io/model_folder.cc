@@ -38,6 +38,9 @@ bool is_revision(std::string_view text) {
   }
 }
 
+/// \return whether `name` has the ending of a file of weights, as no model's name has.
+bool is_called_as_file(std::string_view name) { return name.ends_with(".safetensors") || name.ends_with(".gguf"); }
+
 /// A model's folder in the cache.
 class Repository {
  public:
@@ -138,6 +141,7 @@ ModelName parse_model_name(std::string_view text) {
   const size_t at = std::min(text.find('@'), text.size());
   const std::string_view name = text.substr(0, at);
   const size_t slash = std::min(name.find('/'), name.size());
+  require(!is_called_as_file(name), ErrorKind::model, "model '{}' not found: there is no such file", text);
   const bool is_name =
       slash < name.size() && is_plain_name(name.substr(0, slash)) && is_plain_name(name.substr(slash + 1));
   require(is_name, ErrorKind::model,
@@ -188,8 +192,8 @@ Path resolve_model_path(const std::string& path_or_name) {
 
 std::string with_revision(const std::string& path_or_name, const std::string& revision) {
   std::error_code ignored;
-  require(!path_or_name.empty() && !std::filesystem::is_directory(path_or_name, ignored), ErrorKind::invalid_input,
-          "--revision {} needs the Hugging Face name of a model: a folder has no revisions", revision);
+  require(!path_or_name.empty() && !std::filesystem::exists(path_or_name, ignored), ErrorKind::invalid_input,
+          "--revision {} needs the Hugging Face name of a model: folders and files have no revisions", revision);
   const ModelName name = parse_model_name(path_or_name);
   require(name.revision.empty() || name.revision == revision, ErrorKind::invalid_input,
           "--revision {} contradicts the revision in '{}': leave one of them out", revision, path_or_name);
