@@ -61,6 +61,9 @@ struct PartKind {
   JsonConfig (*guess_config)(const TensorShapes& shapes, const WeightStore& store);
 };
 
+/// \return all kinds of parts of all families.
+std::span<const PartKind* const> part_kinds();
+
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
 bool holds_part(const FamilyOptions& options, const std::filesystem::path& file, const PartKind& kind);
 

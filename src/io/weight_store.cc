@@ -106,7 +106,10 @@ std::string what_is_missing(const Path& folder, const Candidate& candidate) {
 }  // namespace
 
 std::string join_some(std::span<const std::string> names, size_t most) {
-  const std::span<const std::string> shown = names.first(std::min(names.size(), most));
+  constexpr size_t kMostBytes = 200;  // of a name, which may have megabytes
+  std::vector<std::string> shown;
+  for (const std::string& name : names.first(std::min(names.size(), most)))
+    shown.push_back(name.size() <= kMostBytes ? name : name.substr(0, kMostBytes) + "...");
   return fmt::format("{}{}", fmt::join(shown, ", "),
                      names.size() > most ? fmt::format(" and {} more", names.size() - most) : "");
 }

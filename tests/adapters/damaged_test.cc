@@ -162,7 +162,13 @@ TEST_F(DamagedAdapter, NothingMatches) {
   expect_refused({"none of its 2 tensors is for Z-Image", "Stable Diffusion or SDXL", "input_blocks_1_1_proj_in"});
   file_ = MemoryFile();
   file_.add("something", {1});
-  expect_refused({"none of its 1 tensors", "something"});
+  expect_refused({"is no adapter", "none of its 1 tensors", "something"});
+  file_ = MemoryFile();
+  file_.add("noise_refiner.0.attention.to_q.weight", {40, 40});
+  expect_refused({"is no adapter", "tensors is called as those of adapters are: noise_refiner.0"});
+  file_ = MemoryFile();
+  file_.add("noise_refiner_x.lora_A.weight", {4, 40});
+  expect_refused({"none of its 1 tensors is for Z-Image: noise_refiner_x"});
   file_ = MemoryFile();
   file_.add("lora_te_layers_0_self_attn_q_proj.lora_down.weight", {4, 40});
   expect_refused({"text encoder", "lora_te_layers_0"});
@@ -197,15 +203,15 @@ TEST_F(DamagedAdapter, EightBitNumbers) {
   std::vector<std::byte> bits(160);
   for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::byte>(i);
   file_.add(kModule + ".lora_A.weight", "F8_E4M3", {4, 40}, bits);
+  expect_refused({"lora_A.weight", "nan at [3, 7]"});
+  bits[0x7f] = {};
+  file_.add(kModule + ".lora_A.weight", "F8_E4M3", {4, 40}, bits);
   const Adapter adapter = read_adapter(file_, targets_);
   const std::vector<float>& values = std::get<LowRank>(adapter.updates.at(0).delta).down->values;
   EXPECT_EQ(values[0], 0.0f);
   EXPECT_EQ(values[1], 0x1p-9f) << "the smallest";
   EXPECT_EQ(values[0x08], 0x1p-6f) << "the smallest normal";
   EXPECT_EQ(values[0x38], 1.0f);
-  expect_refused({"lora_A.weight", "nan at [3, 7]"});
-  bits[0x7f] = {};
-  file_.add(kModule + ".lora_A.weight", "F8_E4M3", {4, 40}, bits);
   EXPECT_EQ(values[0x7e], 448.0f) << "the largest";
   EXPECT_EQ(values[0x81], -0x1p-9f);
 }
