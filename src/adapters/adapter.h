@@ -93,7 +93,8 @@ struct Adapter {
 /// only be a mistake are errors.
 /// \throws Error model naming the file, and the tensor where there is one: no key matches; a shape is another model's
 /// (with both shapes); a layer is one that the model lacks; half of a pair is missing, ranks disagree, a tensor is no
-/// matrix or of no type of numbers; two modules say the same; the file holds a kind that nostos does not know.
+/// matrix, of no type of numbers or not finite; two modules say the same; the file holds a kind that nostos does not
+/// know.
 Adapter read_adapter(const TensorFile& file, const AdapterTargets& targets);
 
 }  // namespace nostos

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 
+#include "adapters/adapter_key.h"
 #include "base/error.h"
 #include "io/weight_store.h"
 
@@ -53,8 +54,13 @@ void refuse_without_match(const TensorFile& file, const AdapterReport& report) {
   if (!report.text_encoder.empty() && report.text_encoder.size() == keys.size())
     fail(ErrorKind::model, "{}: all of its {} tensors are for a text encoder, which is not asked for: {}", report.file,
          keys.size(), join_some(keys, kMostNames));
+  if (std::ranges::none_of(keys, [](const std::string& key) { return parse_adapter_key(key).has_value(); }))
+    fail(ErrorKind::model, "{}: is no adapter: none of its {} tensors is called as those of adapters are: {}",
+         report.file, keys.size(), join_some(keys, kMostNames));
   const std::string_view model = guess_model(keys);
-  const std::string hint = model.empty() ? "" : fmt::format("; they look like those of {}", model);
+  // The names alone may be those of a model whose modules these are not.
+  const bool is_same = model.empty() || model.find(report.model) != std::string_view::npos;
+  const std::string hint = is_same ? "" : fmt::format("; they look like those of {}", model);
   fail(ErrorKind::model, "{}: none of its {} tensors is for {}{}: {}", report.file, keys.size(), report.model, hint,
        join_some(keys, kMostNames));
 }

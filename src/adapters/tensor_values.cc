@@ -1,6 +1,7 @@
 // Implements taking numbers out of an adapter file.
 #include "adapters/tensor_values.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -99,6 +100,11 @@ Matrix read_matrix(const TensorFile& file, const std::string& key) {
   Matrix matrix{shape.rows, shape.columns, {}};
   matrix.values.resize(static_cast<size_t>(shape.rows) * static_cast<size_t>(shape.columns));
   for (size_t i = 0; i < matrix.values.size(); ++i) matrix.values[i] = type.convert(bytes, i);
+  // A picture of NaN would not say where they came from.
+  const auto wrong = std::ranges::find_if(matrix.values, [](float value) { return !std::isfinite(value); });
+  if (wrong != matrix.values.end())
+    fail(ErrorKind::model, "{} holds {} at [{}, {}], must be finite", describe(file, key), *wrong,
+         (wrong - matrix.values.begin()) / shape.columns, (wrong - matrix.values.begin()) % shape.columns);
   return matrix;
 }
 

@@ -26,8 +26,9 @@ std::string describe(const TensorFile& file, const std::string& key);
 /// \return the shape of the tensor `key`. \throws Error model if it is no matrix or vector, or has no elements
 MatrixShape matrix_shape(const TensorFile& file, const std::string& key);
 
-/// \return the tensor as float32; NaN and infinities are values like others.
-/// \throws Error model as matrix_shape(), or if it is not of F64, F32, F16, BF16, F8_E4M3 or F8_E5M2
+/// \return the tensor as float32.
+/// \throws Error model as matrix_shape(), or if it is not of F64, F32, F16, BF16, F8_E4M3 or F8_E5M2, or has a number
+/// that is not finite as float32
 Matrix read_matrix(const TensorFile& file, const std::string& key);
 
 /// \return the only element of the tensor, of a type as above or an integer's.

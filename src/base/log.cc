@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include <array>
+#include <string>
 
 #include "base/error.h"
 #include "base/terminal.h"
@@ -57,7 +58,8 @@ void set_log_writer(std::function<void(LogLevel, std::string_view)> write) { wri
 void log_message(LogLevel level, std::string_view message) {
   if (!log_enabled(level)) return;
   if (writer()) return writer()(level, message);
-  logger().log(to_spdlog(level), spdlog::string_view_t(message.data(), message.size()));
+  const std::string shown = shown_message(message);
+  logger().log(to_spdlog(level), spdlog::string_view_t(shown.data(), shown.size()));
 }
 
 bool log_enabled(LogLevel level) { return logger().should_log(to_spdlog(level)); }

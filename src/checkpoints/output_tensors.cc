@@ -21,10 +21,33 @@ Shape with_rows(const Shape& shape, int64_t rows) {
   return other;
 }
 
+/// \return how many of `count` numbers have all bits of the exponent, as NaN and infinities have.
+template <class Bits>
+int64_t count_not_finite(ConstView numbers, Bits exponent) {
+  const int64_t count = numbers.shape().elements();
+  int64_t found = 0;
+#pragma omp parallel for reduction(+ : found)
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;  // of any alignment
+    std::memcpy(&bits, numbers.bytes() + static_cast<size_t>(i) * sizeof(Bits), sizeof(Bits));
+    found += (bits & exponent) == exponent ? 1 : 0;
+  }
+  return found;
+}
+
+/// \return how many of the numbers are NaN or infinite.
+int64_t not_finite(ConstView numbers) {
+  if (numbers.dtype() == DType::f32) return count_not_finite<uint32_t>(numbers, 0x7f800000u);
+  if (numbers.dtype() == DType::bf16) return count_not_finite<uint16_t>(numbers, 0x7f80u);
+  if (numbers.dtype() == DType::f16) return count_not_finite<uint16_t>(numbers, 0x7c00u);
+  return 0;
+}
+
 /// Turns numbers into the bytes of a dtype.
 class Rounding {
  public:
-  /// \return the bytes, valid until the next call. \param beyond is added to
+  /// \param numbers that are finite \param beyond those that are not in the dtype are added to it
+  /// \return the bytes, valid until the next call.
   std::span<const std::byte> operator()(ConstView numbers, DType dtype, int64_t& beyond) {
     if (numbers.dtype() == dtype) return {numbers.bytes(), numbers.size_in_bytes()};
     const int64_t count = numbers.shape().elements();
@@ -33,6 +56,7 @@ class Rounding {
       to_halves(numbers, beyond);
     } else {
       ops::convert(ctx_, numbers.reshape({count}), View(bytes_.data(), dtype, {count}));
+      beyond += not_finite(ConstView(bytes_.data(), dtype, {count}));
     }
     return bytes_;
   }
@@ -61,6 +85,14 @@ class Rounding {
   std::vector<std::byte> bytes_;
   std::vector<float> floats_;
 };
+
+/// \throws Error model if some of the numbers, which the piece of a tensor has, are not finite
+void require_finite(ConstView numbers, const OutputTensor& tensor, const OutputPiece& piece) {
+  const int64_t wrong = not_finite(numbers);
+  const std::string of = piece.tensor == tensor.name ? "" : fmt::format(", made of {},", piece.tensor);
+  require(wrong == 0, ErrorKind::model, "{}: tensor '{}'{} would have {} numbers that are NaN or infinite",
+          tensor.part->files().path().string(), tensor.name, of, wrong);
+}
 
 /// \return the rows of a tensor that a piece is.
 ConstView rows_of(ConstView tensor, const OutputPiece& piece) {
@@ -132,16 +164,20 @@ void write_tensors(const std::filesystem::path& file, const std::vector<OutputTe
     const int64_t beyond = written.beyond;
     for (const OutputPiece& piece : tensor.pieces) {
       require(progress.cancel == nullptr || !*progress.cancel, ErrorKind::cancelled, "interrupted");
-      writer.write(rounding(rows_of(tensor.part->read(piece.tensor), piece), tensor.dtype, written.beyond));
+      const ConstView numbers = rows_of(tensor.part->read(piece.tensor), piece);
+      require_finite(numbers, tensor, piece);
+      writer.write(rounding(numbers, tensor.dtype, written.beyond));
     }
     if (beyond == 0 && written.beyond > 0) written.first_beyond = tensor.name;
     written.numbers += tensor.shape.elements();
     ++written.tensors;
     if (progress.on_tensor) progress.on_tensor(written.tensors);
   }
+  const bool are_halves = std::ranges::any_of(tensors, [](const auto& each) { return each.dtype == DType::f16; });
   require(written.beyond == 0, ErrorKind::invalid_input,
-          "{} numbers are beyond the 65504 that f16 holds, the first of them in '{}': use --dtype bf16 or f32",
-          written.beyond, written.first_beyond);
+          "{} numbers are beyond the {}, the first of them in '{}': use --dtype {}", written.beyond,
+          are_halves ? "65504 that f16 holds" : "3.39e38 that bf16 holds", written.first_beyond,
+          are_halves ? "bf16 or f32" : "f32");
   writer.commit();
 }
 

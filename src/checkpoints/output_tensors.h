@@ -48,14 +48,14 @@ struct WriteProgress {
 struct WrittenTensors {
   int64_t tensors = 0;
   int64_t numbers = 0;
-  int64_t beyond = 0;          ///< finite numbers that are infinite in f16
+  int64_t beyond = 0;          ///< finite numbers that are infinite in the dtype
   std::string first_beyond{};  ///< the first tensor with such
 };
 
 /// Writes a safetensors file tensor by tensor; memory holds little more than the largest. Numbers are rounded to the
 /// nearest, ties to even. `written` is added to.
-/// \throws Error model, cancelled, internal on a full disk, invalid_input if f16 does not hold all numbers; the file
-/// then is as it was
+/// \throws Error model naming a tensor with numbers that are not finite, cancelled, internal on a full disk,
+/// invalid_input if the dtype does not hold all numbers; the file then is as it was
 void write_tensors(const std::filesystem::path& file, const std::vector<OutputTensor>& tensors,
                    const std::map<std::string, std::string>& metadata, const WriteProgress& progress,
                    WrittenTensors& written);

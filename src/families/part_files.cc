@@ -29,8 +29,14 @@ std::optional<FoundLayout> layout_in(const WeightStore& store, const PartKind& k
   for (const CheckpointLayout& layout : kind.layouts()) marks.push_back(layout.mark);
   std::vector<std::string> names;
   for (const auto& [name, info] : store.list()) names.push_back(name);
-  fail(ErrorKind::model, "{}: holds no {}: no tensor is called {}, with or without a usual prefix; it holds {}",
-       store.path().string(), kind.name, fmt::join(marks, " or "), names.empty() ? "none" : join_some(names, 4));
+  std::vector<std::string_view> parts;
+  for (const PartKind* other : part_kinds())
+    if (layout_in(store, *other)) parts.push_back(other->name);
+  const std::string found = !parts.empty()  ? fmt::format("it holds a {}", fmt::join(parts, " and a "))
+                            : names.empty() ? "it holds no tensors"
+                                            : "its tensors are " + join_some(names, 4);
+  fail(ErrorKind::model, "{}: holds no {}: no tensor is called {}, with or without a usual prefix; {}",
+       store.path().string(), kind.name, fmt::join(marks, " or "), found);
 }
 
 /// \return what a config says that it is of, "" if it does not.

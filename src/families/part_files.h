@@ -62,6 +62,9 @@ struct PartKind {
   bool takes_adapters = true;
 };
 
+/// \return all kinds of parts of all families.
+std::span<const PartKind* const> part_kinds();
+
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
 bool holds_part(const FamilyOptions& options, const std::filesystem::path& file, const PartKind& kind);
 

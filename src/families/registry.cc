@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "families/flux2_klein/model.h"
+#include "families/shared_parts.h"
 #include "families/zimage/model.h"
 #include "io/json_config.h"
 
@@ -36,6 +37,9 @@ const std::array kFamilies{
     FamilyEntry{zimage::kPipelines, zimage::kTransformerClass, zimage::kTransformer, zimage::read_shape,
                 zimage::pipeline_facts, open_model<zimage::Model>},
 };
+
+constexpr std::array<const PartKind*, 4> kPartKinds{&flux2_klein::kTransformer, &zimage::kTransformer, &kTextEncoder,
+                                                    &kVae};
 
 /// \return the family whose transformer the file holds. \throws Error model if it is none's
 const FamilyEntry& family_of_file(const FamilyOptions& options, const std::filesystem::path& file) {
@@ -92,6 +96,8 @@ const FamilyEntry& family_of(const FamilyOptions& options, Purpose purpose) {
 }
 
 }  // namespace
+
+std::span<const PartKind* const> part_kinds() { return kPartKinds; }
 
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) {
   return family_of(options, Purpose::drawing).open(ctx, options);

@@ -89,14 +89,21 @@ void Descriptor::reset(int value) {
   value_ = value;
 }
 
+Descriptor open_to_read(const std::filesystem::path& path, ErrorKind kind) {
+  Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status;
+  if (descriptor < 0 || ::fstat(descriptor, &status) != 0)
+    fail(kind, "cannot read '{}': {}", path.string(), why_unreadable(path, errno));
+  const char* const what = S_ISDIR(status.st_mode) ? "directory" : S_ISFIFO(status.st_mode) ? "pipe" : "device";
+  require(S_ISREG(status.st_mode), kind, "cannot read '{}': it is no file but a {}", path.string(), what);
+  return descriptor;
+}
+
 std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind) {
-  const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (descriptor < 0) fail(kind, "cannot read '{}': {}", path.string(), why_unreadable(path, errno));
+  const Descriptor descriptor = open_to_read(path, kind);
   std::string bytes;
   struct stat status;
-  if (::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode)) {
-    bytes.reserve(std::min(static_cast<size_t>(status.st_size), max_bytes) + 1);
-  }
+  if (::fstat(descriptor, &status) == 0) bytes.reserve(std::min(static_cast<size_t>(status.st_size), max_bytes) + 1);
   constexpr size_t kChunkBytes = size_t{1} << 20;
   for (;;) {
     const size_t before = bytes.size();

@@ -14,15 +14,11 @@
 
 namespace nostos {
 
-/// \return the bytes of `path`.
-/// \throws Error `kind` naming the file if the file is missing (see why_unreadable()), unreadable, no regular file, a
-/// git-lfs pointer, or larger than `max_bytes`.
-std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind = ErrorKind::invalid_input);
-
 /// Owns a file descriptor, and closes it at the end. Below 0: none.
 class Descriptor {
  public:
   explicit Descriptor(int value = -1) : value_(value) {}
+  Descriptor(Descriptor&& other) noexcept : value_(other.release()) {}
   ~Descriptor() { reset(); }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
@@ -36,6 +32,14 @@ class Descriptor {
  private:
   int value_;
 };
+
+/// Opens a regular file for reading; never waits, as opening a pipe may for ever.
+/// \throws Error `kind` naming the file if the file is missing (see why_unreadable()), unreadable, or no regular file
+Descriptor open_to_read(const std::filesystem::path& path, ErrorKind kind);
+
+/// \return the bytes of `path`.
+/// \throws Error `kind` naming the file as open_to_read(), or if it is a git-lfs pointer, or larger than `max_bytes`.
+std::string read_file(const std::filesystem::path& path, size_t max_bytes, ErrorKind kind = ErrorKind::invalid_input);
 
 /// What a written file survives.
 enum class Survives {

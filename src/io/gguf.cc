@@ -1,11 +1,13 @@
 // Implements the GGUF format.
 #include "io/gguf.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <utility>
 
@@ -378,8 +380,10 @@ GgufHeader parse_gguf_header(std::span<const std::byte> start, size_t file_bytes
 
 bool is_gguf(const std::filesystem::path& file) {
   std::array<char, kMagic.size()> bytes{};
-  std::ifstream stream(file, std::ios::binary);
-  return stream.read(bytes.data(), bytes.size()) && std::string_view(bytes.data(), bytes.size()) == kMagic;
+  // Opening a pipe must not wait, and pread reads none.
+  const Descriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const ssize_t read = descriptor < 0 ? 0 : ::pread(descriptor, bytes.data(), bytes.size(), 0);
+  return read == std::ssize(bytes) && std::string_view(bytes.data(), bytes.size()) == kMagic;
 }
 
 GgufFile::GgufFile(const std::filesystem::path& file)

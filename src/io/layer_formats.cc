@@ -226,7 +226,8 @@ StoredWeight LayerFormats::stated(std::string_view name, const TensorInfo& info,
 StoredWeight LayerFormats::unstated(std::string_view name, const TensorInfo& info) const {
   const std::string file = file_->path().string();
   const std::string scales = scales_name(name);
-  const StoredType* const marked = scales.empty() ? nullptr : marked_type(name);
+  const StoredType* const marker = marked_type(name);
+  const StoredType* const marked = scales.empty() ? nullptr : marker;
   std::optional<StoredType> type = parse_stored_type(info.dtype_name);
   if (!type && marked != nullptr && info.dtype_name == "U8") type = *marked;
   if (!type) {
@@ -239,6 +240,10 @@ StoredWeight LayerFormats::unstated(std::string_view name, const TensorInfo& inf
   require(*type != StoredType::i8, ErrorKind::model,
           "{}: tensor '{}' is {}, but neither a tensor '{}' nor the file's texts say what its numbers mean", file, name,
           to_string(info), joined(stem(name, kWeight).value_or(name), kMarker));
+  require(marker == nullptr || !scales.empty() || !is_8_bit_float(*type) || info.extents.size() != 2, ErrorKind::model,
+          "{}: tensor '{}' is {}, and the marker '{}' says that such weights have scales, but its scales are missing: "
+          "there is no tensor '{}{}'",
+          file, name, to_string(info), kOldMarker, stem(name, kWeight).value_or(name), kOldScale);
   if (scales.empty()) return {{*type, WeightScales::none, 0}, ""};
   if (is_8_bit_float(*type)) {
     if (marked != nullptr && *marked != *type) {

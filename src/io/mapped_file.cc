@@ -1,7 +1,6 @@
 // Implements reading and mapping of files.
 #include "io/mapped_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,21 +10,15 @@
 #include <system_error>
 
 #include "base/error.h"
-#include "io/unfinished.h"
 
 namespace nostos {
 namespace {
 
-/// \return the size of an open file, nothing if it cannot be told or is no file's. `problem` says why.
+/// \return the size of an open file, 0 if it cannot be told. `problem` says why.
 size_t size_of(int descriptor, std::string& problem) {
   struct stat status;
-  if (::fstat(descriptor, &status) != 0) {
-    problem = std::generic_category().message(errno);
-  } else if (!S_ISREG(status.st_mode)) {
-    problem = "it is no file";
-  } else {
-    return static_cast<size_t>(status.st_size);
-  }
+  if (::fstat(descriptor, &status) == 0) return static_cast<size_t>(status.st_size);
+  problem = std::generic_category().message(errno);
   return 0;
 }
 
@@ -42,9 +35,8 @@ void advise(std::span<const std::byte> part, bool whole_pages_only, int advice) 
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& file) : path_(file) {
-  descriptor_.reset(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (descriptor_ < 0) fail(ErrorKind::model, "cannot read '{}': {}", file.string(), why_unreadable(file, errno));
+MappedFile::MappedFile(const std::filesystem::path& file)
+    : path_(file), descriptor_(open_to_read(file, ErrorKind::model)) {
   std::string problem;
   size_ = size_of(descriptor_, problem);
   if (problem.empty() && size_ > kReadBytes) {

@@ -38,6 +38,9 @@ bool is_revision(std::string_view text) {
   }
 }
 
+/// \return whether `name` has the ending of a file of weights, as no model's name has.
+bool is_called_as_file(std::string_view name) { return name.ends_with(".safetensors") || name.ends_with(".gguf"); }
+
 /// A model's folder in the cache.
 class Repository {
  public:
@@ -114,7 +117,7 @@ class Repository {
     const Path index = snapshot / "model_index.json";
     if (!exists(index)) {
       fail(ErrorKind::model, "model '{}' is not completely downloaded: cannot read '{}': {}; {}", full_name(),
-           index.string(), why_unreadable(index, ENOENT), advice());
+           index.string(), why_not_there(index), advice());
     }
     return snapshot;
   }
@@ -122,11 +125,6 @@ class Repository {
   ModelName name_;
   Path folder_;
 };
-
-bool is_folder(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored);
-}
 
 }  // namespace
 
@@ -143,6 +141,7 @@ ModelName parse_model_name(std::string_view text) {
   const size_t at = std::min(text.find('@'), text.size());
   const std::string_view name = text.substr(0, at);
   const size_t slash = std::min(name.find('/'), name.size());
+  require(!is_called_as_file(name), ErrorKind::model, "model '{}' not found: there is no such file", text);
   const bool is_name =
       slash < name.size() && is_plain_name(name.substr(0, slash)) && is_plain_name(name.substr(slash + 1));
   require(is_name, ErrorKind::model,
@@ -179,17 +178,22 @@ std::string snapshot_model(const Path& path) {
 
 Path resolve_model_path(const std::string& path_or_name) {
   std::error_code error;
-  if (is_folder(path_or_name) || std::filesystem::is_regular_file(path_or_name, error)) return path_or_name;
-  require(!std::filesystem::exists(path_or_name, error), ErrorKind::model,
-          "model '{}' is neither a folder nor a regular file", path_or_name);
-  if (std::filesystem::is_symlink(path_or_name, error))
-    fail(ErrorKind::model, "model '{}' not found: {}", path_or_name, why_unreadable(path_or_name, ENOENT));
+  const std::filesystem::file_status status = std::filesystem::status(path_or_name, error);
+  if (std::filesystem::is_directory(status) || std::filesystem::is_regular_file(status)) return path_or_name;
+  require(!std::filesystem::exists(status), ErrorKind::model, "model '{}' is neither a folder nor a regular file",
+          path_or_name);
+  // It may be there where the system does not let anybody look.
+  const bool is_absent = status.type() == std::filesystem::file_type::not_found;
+  if (!is_absent || std::filesystem::is_symlink(path_or_name, error))
+    fail(ErrorKind::model, "model '{}' {}: {}", path_or_name, is_absent ? "not found" : "cannot be read",
+         why_not_there(path_or_name));
   return Repository(parse_model_name(path_or_name)).snapshot();
 }
 
 std::string with_revision(const std::string& path_or_name, const std::string& revision) {
-  require(!path_or_name.empty() && !is_folder(path_or_name), ErrorKind::invalid_input,
-          "--revision {} needs the Hugging Face name of a model: a folder has no revisions", revision);
+  std::error_code ignored;
+  require(!path_or_name.empty() && !std::filesystem::exists(path_or_name, ignored), ErrorKind::invalid_input,
+          "--revision {} needs the Hugging Face name of a model: folders and files have no revisions", revision);
   const ModelName name = parse_model_name(path_or_name);
   require(name.revision.empty() || name.revision == revision, ErrorKind::invalid_input,
           "--revision {} contradicts the revision in '{}': leave one of them out", revision, path_or_name);

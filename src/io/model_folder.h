@@ -38,8 +38,8 @@ std::filesystem::path resolve_model_path(const std::string& path_or_name);
 
 /// \param revision must not be empty
 /// \return `path_or_name` with the revision, for resolve_model_path().
-/// \throws Error invalid_input if `path_or_name` is no name (a folder has no revisions), or names another revision
-/// already
+/// \throws Error invalid_input if `path_or_name` is no name (folders and files have no revisions), or names another
+/// revision already
 std::string with_revision(const std::string& path_or_name, const std::string& revision);
 
 }  // namespace nostos

@@ -58,6 +58,12 @@ std::string why_unreadable(const Path& path, int error) {
                      target.string(), partial.empty() ? " (is the download incomplete?)" : partial);
 }
 
+std::string why_not_there(const Path& path) {
+  std::error_code error;
+  static_cast<void>(std::filesystem::status(path, error));
+  return why_unreadable(path, error ? error.value() : ENOENT);
+}
+
 bool is_lfs_pointer(std::string_view bytes) {
   constexpr size_t kMaxPointerBytes = 1024;  // as git-lfs itself
   return bytes.size() <= kMaxPointerBytes && bytes.starts_with("version ") &&

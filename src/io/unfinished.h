@@ -13,6 +13,9 @@ namespace nostos {
 /// huggingface_hub has left partial files, one of the partial files is named.
 std::string why_unreadable(const std::filesystem::path& path, int error);
 
+/// \return why_unreadable() of a path that was found absent, or that the system does not let anybody look at.
+std::string why_not_there(const std::filesystem::path& path);
+
 /// \param path a file or folder that need not exist
 /// \return " (the download is incomplete: ...)" naming a partial file that a download of huggingface_hub has left
 /// beside `path`; "" where there is none.

@@ -92,7 +92,7 @@ std::string choose_variant(const Path& folder, const std::string& asked, const s
 std::string what_is_missing(const Path& folder, const Candidate& candidate) {
   std::error_code error;
   if (!candidate.is_index)
-    return std::filesystem::exists(folder / candidate.file, error) ? "" : "it is a link to nothing";
+    return std::filesystem::exists(folder / candidate.file, error) ? "" : why_not_there(folder / candidate.file);
   try {
     for (const auto& [tensor, shard] : read_weight_map(JsonConfig::load(folder / candidate.file))) {
       if (!std::filesystem::exists(folder / shard, error)) return shard + " is missing";
@@ -106,7 +106,10 @@ std::string what_is_missing(const Path& folder, const Candidate& candidate) {
 }  // namespace
 
 std::string join_some(std::span<const std::string> names, size_t most) {
-  const std::span<const std::string> shown = names.first(std::min(names.size(), most));
+  constexpr size_t kMostBytes = 200;  // of a name, which may have megabytes
+  std::vector<std::string> shown;
+  for (const std::string& name : names.first(std::min(names.size(), most)))
+    shown.push_back(name.size() <= kMostBytes ? name : name.substr(0, kMostBytes) + "...");
   return fmt::format("{}{}", fmt::join(shown, ", "),
                      names.size() > most ? fmt::format(" and {} more", names.size() - most) : "");
 }
@@ -190,7 +193,7 @@ void WeightStore::add_shards(const Path& index) {
     const Path file = path_ / shard;
     std::error_code error;
     if (!std::filesystem::exists(file, error)) {
-      const std::string reason = why_unreadable(file, ENOENT);
+      const std::string reason = why_not_there(file);
       fail(ErrorKind::model, "'{}', named by {}, is missing: {}{}", file.string(), index.string(), reason,
            reason.find("incomplete") == std::string::npos ? " (is the download incomplete?)" : "");
     }

@@ -124,6 +124,7 @@ AdapterFiles::Reading AdapterFiles::read_now(const std::string& path) {
 }
 
 AdapterFile AdapterFiles::read(const AdapterUse& use) {
+  require(!use.file.empty(), ErrorKind::invalid_input, "lora '{}' names no file", use.name);
   std::error_code error;
   const Key key{std::filesystem::absolute(use.file).string(), file_version(use.file, error)};
   require(!error, ErrorKind::invalid_input, "lora '{}': {} cannot be read: {}", use.name, use.file, error.message());

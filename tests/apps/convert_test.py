@@ -226,6 +226,33 @@ class Convert(Case):
                           self.refused("convert", "--transformer", "x.safetensors", "--output", output, "--dtype", "f16"))
         self.assertEqual(sorted(path.name for path in self.dir.iterdir()), ["bf16", "f16", "x.safetensors"])
 
+    def test_numbers_that_are_not_finite_are_refused_by_name(self):
+        config = (ZIMAGE / "transformer/config.json").read_text()
+        source = read_tensors(ZIMAGE / "transformer")[0]
+        name, fused = "layers.1.attention_norm1.weight", "layers.0.attention.to_k.weight"
+        refused = {("F32", 4, struct.pack("<f", float("nan"))), ("F32", 4, struct.pack("<f", float("-inf"))),
+                   ("F16", 2, struct.pack("<e", float("inf"))), ("BF16", 2, b"\xc0\x7f")}
+        for dtype, size, number in refused:
+            count = len(floats(source[name]))
+            data = {"F32": b"\0\0\0\0", "F16": b"\0\0", "BF16": b"\0\0"}[dtype] * (count - 1) + number
+            write_tensors(self.dir / "x.safetensors", {**source, name: (dtype, source[name][1], data)}, {"config.transformer": config})
+            for output in ("bf16", "f16", "f32"):
+                error = self.refused("convert", "--transformer", "x.safetensors", "--output", "made", "--dtype", output)
+                self.assertIn(f"x.safetensors: tensor '{name}' would have 1 numbers that are NaN or infinite", error)
+        source = widened(source)
+        dtype, shape, data = source[fused]
+        write_tensors(self.dir / "x.safetensors", {**source, fused: (dtype, shape, data[:-4] + struct.pack("<f", float("nan")))},
+                      {"config.transformer": config})
+        error = self.refused("convert", "--transformer", "x.safetensors", "--output", "one.safetensors")
+        self.assertIn(f"'layers.0.attention.qkv.weight', made of {fused}, would have 1 numbers", error)
+        # The largest number of float32 is infinite in the others.
+        write_tensors(self.dir / "x.safetensors", {**source, fused: (dtype, shape, data[:-4] + struct.pack("<I", 0x7f7fffff))},
+                      {"config.transformer": config})
+        error = self.refused("convert", "--transformer", "x.safetensors", "--output", "made")
+        self.assertIn(f"1 numbers are beyond the 3.39e38 that bf16 holds, the first of them in '{fused}': use --dtype f32", error)
+        self.assertEqual([path.name for path in self.dir.iterdir()], ["x.safetensors"])
+        self.done("convert", "--transformer", "x.safetensors", "--output", "made", "--dtype", "f32")
+
     def test_adapters_are_merged(self):
         lora = ADAPTERS / "zimage" / "kohya.safetensors"
         run = self.done("convert", "--model-path", ZIMAGE, "--lora", f"{lora}:0.5", "--output", "made", "--dtype", "f32")

@@ -35,5 +35,21 @@ TEST(Terminal, HasColoursUnlessNoColorHasAValue) {
   }
 }
 
+TEST(Terminal, GetsNoOrdersFromForeignTexts) {
+  EXPECT_EQ(without_controls("a\x1b[31mred\x07\r\x7f\tb\n"), "a?[31mred???\tb\n");
+  EXPECT_EQ(without_controls(std::string_view("\0x", 2)), "?x");
+  EXPECT_EQ(without_controls("\xc2\x9b"
+                             "31m \xc2\xa0 \xc3\xbc \xe2\x98\x83 \xc2"),
+            "?31m \xc2\xa0 \xc3\xbc \xe2\x98\x83 \xc2");
+}
+
+TEST(Terminal, GetsNoMegabytesOfAName) {
+  const std::string path(4096, 'p'), name(1'000'000, 'n');
+  EXPECT_EQ(shown_message(path + ": tensor '" + name + " is " + name + "\x1b"),
+            path + ": tensor '" + std::string(199, 'n') + "... is " + std::string(200, 'n') + "...");
+  EXPECT_EQ(shown_message(""), "");
+  EXPECT_EQ(shown_message("a  b\n"), "a  b\n");
+}
+
 }  // namespace
 }  // namespace nostos

@@ -171,9 +171,22 @@ TEST_F(OneFile, HasTheConfigBesideIt) {
   EXPECT_EQ(place_of(kTextEncoder, folder_ / "text_encoder.safetensors"), ConfigPlace::beside_weights);
 }
 
+TEST_F(OneFile, ThatIsAnotherPartIsCalledWhatItIs) {
+  const Path transformer = write_part("transformer", "t.safetensors"), vae = write_part("vae", "v.safetensors");
+  expect_error([&] { place_of(kVae, transformer); }, ErrorKind::model,
+               {"t.safetensors: holds no VAE", "; it holds a Z-Image transformer"});
+  expect_error([&] { place_of(zimage::kTransformer, vae); }, ErrorKind::model, {"v.safetensors", "; it holds a VAE"});
+  const std::array<std::byte, 4> number{};
+  const std::string name(100'000, 'x');
+  const std::vector<NamedTensor> tensors{{name, {number.data(), DType::f32, Shape{1}}}};
+  write_safetensors(folder_ / "x.safetensors", tensors, {});
+  expect_error([&] { place_of(kVae, folder_ / "x.safetensors"); }, ErrorKind::model,
+               {"; its tensors are " + std::string(200, 'x') + "..."});
+}
+
 TEST_F(OneFile, HasNotTheConfigOfAnotherFileThatIsBesideIt) {
-  const Path transformer = write_part("transformer", "transformer.safetensors");
-  const Path vae = write_part("vae", "vae.safetensors");
+  const Path transformer = write_part("transformer", "transformer.safetensors"),
+             vae = write_part("vae", "vae.safetensors");
   for (const char* other : {R"({"_class_name": "Flux2Transformer2DModel"})", R"({"_class_name": "AutoencoderKLFlux2"})",
                             R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})", "{}"}) {
     put_config(other);

@@ -8,6 +8,8 @@
 #include <csignal>
 #include <vector>
 
+#include "io/gguf.h"
+#include "io/mapped_file.h"
 #include "io/test_files.h"
 
 namespace nostos {
@@ -31,7 +33,18 @@ TEST_F(FileTest, ReadErrorsNameTheFile) {
   expect_error([&] { read_file(folder_, 10, ErrorKind::model); }, ErrorKind::model, {folder_.string(), "directory"});
   expect_error([&] { read_file(write("big", "12345"), 4); }, ErrorKind::invalid_input,
                {"big", "larger than the 4 bytes"});
-  expect_error([&] { read_file("/dev/zero", 100'000); }, ErrorKind::invalid_input, {"larger"});
+}
+
+TEST_F(FileTest, ReadsNothingButFilesAndWaitsForNoPipe) {
+  const auto pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_error([&] { read_file(pipe, 10); }, ErrorKind::invalid_input, {pipe.string(), "it is no file but a pipe"});
+  expect_error([&] { MappedFile mapped(pipe); }, ErrorKind::model, {pipe.string(), "it is no file but a pipe"});
+  EXPECT_FALSE(is_gguf(pipe));
+  expect_error([&] { read_file("/dev/zero", 100'000); }, ErrorKind::invalid_input, {"it is no file but a device"});
+  expect_error([&] { MappedFile mapped("/dev/zero"); }, ErrorKind::model, {"it is no file but a device"});
+  std::filesystem::create_symlink("loop", folder_ / "loop");
+  expect_error([&] { read_file(folder_ / "loop", 10); }, ErrorKind::invalid_input, {"loop", "symbolic links"});
 }
 
 TEST_F(FileTest, WritesAndReplaces) {

@@ -200,6 +200,19 @@ TEST_F(LayerFormatsTest, TheOldMarker) {
                  {"'a.weight' is U8 [4]"});
 }
 
+TEST_F(LayerFormatsTest, TheOldMarkerWantsScalesOfAllMatrices) {
+  const LayerFormats formats(file({{"x.scaled_fp8", "F8_E4M3", {2}},
+                                   {"x.a.weight", "F8_E4M3", {2, 4}},
+                                   {"x.norm.weight", "F8_E4M3", {4}},
+                                   {"x.b.weight", "BF16", {2, 4}},
+                                   {"y.a.weight", "F8_E4M3", {2, 4}}}));
+  expect_error([&] { formats.of("x.a.weight"); }, ErrorKind::model,
+               {"'x.a.weight' is F8_E4M3 [2, 4]", "'scaled_fp8'", "there is no tensor 'x.a.scale_weight'"});
+  EXPECT_EQ(formats.of("x.norm.weight").format.scales, WeightScales::none);
+  EXPECT_EQ(formats.of("x.b.weight").format.type, StoredType::bf16);
+  EXPECT_EQ(formats.of("y.a.weight").format.scales, WeightScales::none) << "the marker speaks of x alone";
+}
+
 TEST_F(LayerFormatsTest, MarkersSpeakOfTheirPrefixAlone) {
   const LayerFormats formats(file({{"x.scaled_fp8", "F8_E5M2", {0}},
                                    {"x.a.weight", "U8", {1}},

@@ -8,7 +8,9 @@
 #include <optional>
 
 #include "io/environment.h"
+#include "io/file.h"
 #include "io/test_files.h"
+#include "io/unfinished.h"
 
 namespace nostos {
 namespace {
@@ -159,7 +161,7 @@ TEST_F(ModelFolder, ARevisionBelongsToAName) {
   EXPECT_EQ(with_revision("a/b", "v1"), "a/b@v1");
   EXPECT_EQ(with_revision("a/b@v1", "v1"), "a/b@v1");
   expect_error([] { with_revision("a/b@v1", "v2"); }, ErrorKind::invalid_input, {"--revision v2", "'a/b@v1'"});
-  for (const std::string& path : {std::string(), folder_.string()})
+  for (const std::string& path : {std::string(), folder_.string(), write("m/mini.safetensors", "x").string()})
     expect_error([&] { with_revision(path, "v1"); }, ErrorKind::invalid_input, {"--revision v1", "Hugging Face name"});
   expect_error([] { with_revision("plain", "v1"); }, ErrorKind::model, {"Hugging Face name"});
   for (const char* revision : {"", "..", "a//b", "../x", "/a", "a/", "a b", "a@b"})
@@ -171,6 +173,26 @@ TEST_F(ModelFolder, AnExistingFolderOrFileWins) {
   const auto file = write("model.safetensors", "x");
   EXPECT_EQ(resolve_model_path(file.string()), file);
   expect_error([&] { resolve_model_path("/dev/null"); }, ErrorKind::model, {"/dev/null", "neither a folder nor"});
+}
+
+TEST_F(ModelFolder, WhatIsCalledAsAFileIsNoName) {
+  for (const char* file : {"f/none.safetensors", "f/none.gguf", "none.gguf", "f/none.safetensors@main"}) {
+    EXPECT_FALSE(is_model_name(file));
+    expect_error([&] { resolve_model_path(file); }, ErrorKind::model, {"not found: there is no such file"});
+  }
+  EXPECT_TRUE(is_model_name("unsloth/Qwen3-4B-GGUF"));
+}
+
+TEST_F(ModelFolder, WhatCannotBeLookedAtIsNotCalledAbsent) {
+  std::filesystem::create_symlink("loop", folder_ / "loop");
+  expect_error([&] { resolve_model_path((folder_ / "loop").string()); }, ErrorKind::model,
+               {"loop' cannot be read", "symbolic links"});
+  const auto hidden = write("closed/model.safetensors", "x");
+  const WithoutPermission nobody(folder_ / "closed");
+  expect_error([&] { resolve_model_path(hidden.string()); }, ErrorKind::model,
+               {"model.safetensors' cannot be read", "Permission denied"});
+  EXPECT_NE(why_not_there(hidden).find("Permission denied"), std::string::npos);
+  expect_error([&] { read_file(hidden, 10); }, ErrorKind::invalid_input, {"model.safetensors", "Permission denied"});
 }
 
 TEST_F(ModelFolder, MissingModelsSayHowToGetThem) {

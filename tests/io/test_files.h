@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/fsuid.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <iterator>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 
@@ -41,6 +43,25 @@ inline std::string slurp(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
+
+/// Takes all permissions from a folder, and from this thread those that root has anyway.
+class WithoutPermission {
+ public:
+  explicit WithoutPermission(std::filesystem::path folder) : folder_(std::move(folder)) {
+    std::filesystem::permissions(folder_, std::filesystem::perms::none);
+    constexpr uid_t kNobody = 65534;
+    if (::geteuid() == 0) ::setfsuid(kNobody);
+  }
+  ~WithoutPermission() {
+    if (::geteuid() == 0) ::setfsuid(0);
+    std::filesystem::permissions(folder_, std::filesystem::perms::owner_all);
+  }
+  WithoutPermission(const WithoutPermission&) = delete;
+  WithoutPermission& operator=(const WithoutPermission&) = delete;
+
+ private:
+  std::filesystem::path folder_;
+};
 
 /// \return how many entries a folder has.
 inline long entries(const std::filesystem::path& folder) {

@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <filesystem>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -25,7 +26,8 @@ std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras) {
   for (const std::string& given : loras) {
     if (given.empty() && loras.size() == 1) return {};
     AdapterUse use{.file = given};
-    if (const size_t colon = given.rfind(':'); colon != std::string::npos && !std::filesystem::exists(given)) {
+    std::error_code ignored;
+    if (const size_t colon = given.rfind(':'); colon != std::string::npos && !std::filesystem::exists(given, ignored)) {
       const char *begin = given.data() + colon + 1, *end = given.data() + given.size();
       const auto [stop, error] = std::from_chars(begin, end, use.scale);
       require(error == std::errc() && stop == end, ErrorKind::invalid_input,

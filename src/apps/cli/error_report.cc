@@ -4,16 +4,19 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <new>
+#include <string>
 
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
+#include "base/terminal.h"
 
 namespace nostos::cli {
 namespace {
 
 int report(ErrorKind kind, const char* message) {
-  write_error(fmt::format("error: {}\n", message));
+  write_error(fmt::format("error: {}\n", shown_message(message)));
   return exit_code(kind);
 }
 
@@ -26,6 +29,10 @@ int report_error(const std::exception_ptr& error) {
     return report(ErrorKind::invalid_input, parse_error.what());
   } catch (const Error& known) {
     return report(known.kind(), known.what());
+  } catch (const std::filesystem::filesystem_error& refused) {
+    // A place that the user named and the system does not let anybody look at.
+    const std::string message = fmt::format("cannot read '{}': {}", refused.path1().string(), refused.code().message());
+    return report(ErrorKind::invalid_input, message.c_str());
   } catch (const std::bad_alloc&) {
     return report(ErrorKind::out_of_memory, "out of memory");
   } catch (const std::exception& unknown) {

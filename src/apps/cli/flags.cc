@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "io/environment.h"
 #include "io/model_folder.h"
+#include "io/unfinished.h"
 #include "pipeline/device_choice.h"
 
 namespace nostos::cli {
@@ -93,8 +94,8 @@ ModelFiles model_files(const std::string& model_path, const PartPaths& parts) {
   if (!model_path.empty() || of_model == PartPaths{}) files.model = find_model(model_path);
   const auto set = [](const char* flag, const std::string& given, std::filesystem::path& place) {
     std::error_code error;
-    require(given.empty() || std::filesystem::exists(given, error), ErrorKind::model,
-            "{} '{}': there is no such file or folder", flag, given);
+    if (!given.empty() && !std::filesystem::exists(given, error))
+      fail(ErrorKind::model, "{} '{}': {}", flag, given, why_not_there(given));
     place = given;
   };
   set("--transformer", parts.transformer, files.transformer);

@@ -13,6 +13,7 @@
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/terminal.h"
 #include "io/json_config.h"
 #include "io/json_text.h"
 #include "io/weight_store.h"
@@ -132,19 +133,23 @@ ordered_json folder_json(const Folder& folder) {
           {"generation_config", parsed(folder.generation_config)}};
 }
 
-void print_folder(const Folder& folder) {
-  print_output("{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", folder.class_name, folder.path.string(), "part",
-               "class", "tensors", "parameters", "MB", "tensors by format");
+std::string folder_text(const Folder& folder) {
+  std::string text;
+  const auto out = std::back_inserter(text);
+  fmt::format_to(out, "{} in {}\n\n{:<14}{:<34}{:>8}{:>18}{:>12}  {}\n", folder.class_name, folder.path.string(),
+                 "part", "class", "tensors", "parameters", "MB", "tensors by format");
   for (const Part& part : folder.parts) {
-    print_output("{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.weights.tensors,
-                 part.weights.parameters, static_cast<double>(part.weights.bytes) / 1e6,
-                 groups_line(part.weights.formats));
+    fmt::format_to(out, "{:<14}{:<34}{:>8}{:>18}{:>12.1f}  {}\n", part.name, part.class_name, part.weights.tensors,
+                   part.weights.parameters, static_cast<double>(part.weights.bytes) / 1e6,
+                   groups_line(part.weights.formats));
   }
   for (const Part& part : folder.parts) {
     // A tokenizer's config is mostly its chat template; --json has it.
-    if (part.config && part.name != "tokenizer") print_output("\n{} config: {}\n", part.name, part.config->dump());
+    if (part.config && part.name != "tokenizer")
+      fmt::format_to(out, "\n{} config: {}\n", part.name, part.config->dump());
   }
-  if (folder.generation_config) print_output("\ngeneration config: {}\n", folder.generation_config->dump());
+  if (folder.generation_config) fmt::format_to(out, "\ngeneration config: {}\n", folder.generation_config->dump());
+  return text;
 }
 
 /// \return the models that come with nostos.
@@ -206,10 +211,10 @@ void inspect(CLI::App& command, const InspectFlags& flags) {
     print_output("{}\n", json_pretty(json));
     return;
   }
-  if (asked.folder) print_folder(*asked.folder);
+  if (asked.folder) print_output("{}", without_controls(folder_text(*asked.folder)));
   for (const InspectedFile& file : asked.files) {
     const bool is_first = !asked.folder && &file == &asked.files.front();
-    print_output("{}{}", is_first ? "" : "\n", file_text(file, flags.layers));
+    print_output("{}{}", is_first ? "" : "\n", without_controls(file_text(file, flags.layers)));
   }
 }
 
