@@ -106,7 +106,7 @@ std::string what_is_missing(const Path& folder, const Candidate& candidate) {
 }  // namespace
 
 std::string join_some(std::span<const std::string> names, size_t most) {
-  constexpr size_t kMostBytes = 200;  // of a name, which may have megabytes
+  constexpr size_t kMostBytes = 2000;  // of a name, which may have megabytes, or of what is wrong with it
   std::vector<std::string> shown;
   for (const std::string& name : names.first(std::min(names.size(), most)))
     shown.push_back(name.size() <= kMostBytes ? name : name.substr(0, kMostBytes) + "...");

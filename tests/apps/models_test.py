@@ -58,7 +58,7 @@ class Models(unittest.TestCase):
         self.assertIn("choose one with --revision (there is v1.0, one, two)", run.stderr)
         run = self.run_nostos("plan", "--model-path", str(TINY), "--revision", "v1.0")
         self.assertEqual(run.returncode, 2)
-        self.assertIn("a folder has no revisions", run.stderr)
+        self.assertIn("folders and files have no revisions", run.stderr)
 
     def test_a_picture_says_its_revision_and_variant_and_is_drawn_again_with_them(self):
         self.cached("main", "one")
