@@ -63,7 +63,7 @@ struct PartKind {
 };
 
 /// \return all kinds of parts of all families.
-std::span<const PartKind* const> part_kinds();
+std::vector<const PartKind*> part_kinds();
 
 /// \return whether the file has a part of this kind. \throws Error model as open_tensor_file()
 bool holds_part(const FamilyOptions& options, const std::filesystem::path& file, const PartKind& kind);

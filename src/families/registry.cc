@@ -38,9 +38,6 @@ const std::array kFamilies{
                 zimage::pipeline_facts, open_model<zimage::Model>},
 };
 
-constexpr std::array<const PartKind*, 4> kPartKinds{&flux2_klein::kTransformer, &zimage::kTransformer, &kTextEncoder,
-                                                    &kVae};
-
 /// \return the family whose transformer the file holds. \throws Error model if it is none's
 const FamilyEntry& family_of_file(const FamilyOptions& options, const std::filesystem::path& file) {
   std::vector<std::string_view> marks;
@@ -97,7 +94,12 @@ const FamilyEntry& family_of(const FamilyOptions& options, Purpose purpose) {
 
 }  // namespace
 
-std::span<const PartKind* const> part_kinds() { return kPartKinds; }
+std::vector<const PartKind*> part_kinds() {
+  std::vector<const PartKind*> kinds;
+  for (const FamilyEntry& family : kFamilies) kinds.push_back(&family.transformer);
+  kinds.insert(kinds.end(), {&kTextEncoder, &kVae});
+  return kinds;
+}
 
 std::unique_ptr<Family> open_family(Context& ctx, const FamilyOptions& options) {
   return family_of(options, Purpose::drawing).open(ctx, options);

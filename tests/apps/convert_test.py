@@ -370,6 +370,22 @@ class Inspect(Case):
         self.assertEqual(groups["F8_E4M3, one scale"], (2, count, count + 4 + 2))
         self.assertEqual(sorted(groups), ["F32", "F8_E4M3, one scale"])
 
+    def test_foreign_texts_give_a_terminal_no_orders(self):
+        orders = "a\x1b[31mred\x07"
+        write_tensors(self.dir / "x.safetensors", {orders: ("F32", [1], b"\0\0\0\0")}, {orders: orders})
+        shown = self.done("inspect", "x.safetensors", "--layers").stdout
+        self.assertEqual(shown.count("a?[31mred?"), 3, shown)
+        self.assertNotIn("\x1b", shown)
+        self.assertEqual(self.inspected("x.safetensors")["tensors"][0]["name"], orders)
+        error = self.refused("convert", "--vae", "x.safetensors", "--parts", "vae", "--output", "y")
+        self.assertIn("a?[31mred?", error)
+
+    def test_pipes_are_refused_by_name(self):
+        os.mkfifo(self.dir / "pipe")
+        for flags in (("convert", "--lora", "pipe", "--output", "x"), ("generate", "--prompt", "a cat", "--lora", "pipe"),
+                      ("generate", "--from", "pipe"), ("generate", "--config", "pipe")):
+            self.assertIn("cannot read 'pipe': it is no file but a pipe", self.refused(*flags))
+
     def test_what_nobody_uses_and_what_is_amiss(self):
         tensors, texts = read_tensors(self.made("vae"))
         lost = "decoder.conv_in.weight"

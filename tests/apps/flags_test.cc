@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <system_error>
+
 #include "apps/cli/config_file.h"
+#include "apps/cli/error_report.h"
 #include "base/error.h"
 
 namespace nostos::cli {
@@ -86,6 +90,19 @@ TEST(NumberFlags, LargeSeedsOfConfigFilesStandInQuotes) {
   const std::string message = refusal("seed = 18446744073709551615", bare);
   EXPECT_NE(message.find("c.toml:1"), std::string::npos) << message;
   EXPECT_NE(message.find("quotes"), std::string::npos) << message;
+}
+
+TEST(Errors, OfPathsThatCannotBeLookedAtAreTheUsersToMend) {
+  const auto code_of = [](std::errc error) {
+    const std::filesystem::filesystem_error refused("status", "closed/model", std::make_error_code(error));
+    testing::internal::CaptureStderr();
+    const int code = report_error(std::make_exception_ptr(refused));
+    EXPECT_NE(testing::internal::GetCapturedStderr().find("closed/model"), std::string::npos);
+    return code;
+  };
+  EXPECT_EQ(code_of(std::errc::permission_denied), 2);
+  EXPECT_EQ(code_of(std::errc::too_many_symbolic_link_levels), 2);
+  EXPECT_EQ(code_of(std::errc::no_space_on_device), 1);
 }
 
 }  // namespace

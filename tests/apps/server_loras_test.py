@@ -44,6 +44,15 @@ def texts(data: bytes) -> dict[str, str]:
     return found
 
 
+def with_nan(file: bytes) -> bytes:
+    """Returns the safetensors file with NaN in the place of the first number of its first factor."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:start])
+    factor = next(entry for name, entry in header.items() if name.endswith(".lora_down.weight"))
+    at, size = start + factor["data_offsets"][0], {"F32": 4, "F16": 2, "BF16": 2}[factor["dtype"]]
+    return file[:at] + b"\xff" * size + file[at + size:]
+
+
 class Folder(ServerTest):
     """A server with a folder of some LoRAs, of which one is another model's."""
 
@@ -224,7 +233,7 @@ class Hostile(Folder):
         good = (ADAPTERS / "zimage" / "kohya.safetensors").read_bytes()
         bad = {"empty": b"", "short": good[:-1], "shorter": good[:100], "text": b"no adapter " * 100, "zeros": bytes(1000),
                "long_header": (1 << 40).to_bytes(8, "little") + good[8:], "no_json": good[:8] + b"[" * (len(good) - 8),
-               "other": (ADAPTERS / "zimage" / "expected.safetensors").read_bytes()}
+               "other": (ADAPTERS / "zimage" / "expected.safetensors").read_bytes(), "nan": with_nan(good)}
         for name, data in bad.items():
             path = self.folder / f"{name}.safetensors"
             path.write_bytes(data)
@@ -234,6 +243,7 @@ class Hostile(Folder):
                 self.assertEqual((error["param"], error["code"]), ("loras[0]", "unfit_lora"), error)
         os.mkfifo(self.folder / "pipe.safetensors")
         self.assertEqual(self.refused({"loras": [{"name": "pipe"}]})["code"], "unknown_lora")
+        self.assertIn("must be finite", self.refused({"loras": [{"name": "nan"}]})["message"])
         # One that is mended is taken.
         (self.folder / "short.safetensors").write_bytes(good)
         self.draw(loras=[{"name": "short"}])

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <new>
 #include <string>
+#include <system_error>
 
 #include "apps/cli/standard_streams.h"
 #include "base/error.h"
@@ -20,6 +21,13 @@ int report(ErrorKind kind, const char* message) {
   return exit_code(kind);
 }
 
+/// \return whether an error says that a path, which the user named, cannot be looked at.
+bool is_of_a_path(const std::error_code& error) {
+  return error == std::errc::permission_denied || error == std::errc::too_many_symbolic_link_levels ||
+         error == std::errc::filename_too_long || error == std::errc::not_a_directory ||
+         error == std::errc::no_such_file_or_directory;
+}
+
 }  // namespace
 
 int report_error(const std::exception_ptr& error) {
@@ -30,8 +38,8 @@ int report_error(const std::exception_ptr& error) {
   } catch (const Error& known) {
     return report(known.kind(), known.what());
   } catch (const std::filesystem::filesystem_error& refused) {
-    // A place that the user named and the system does not let anybody look at.
-    const std::string message = fmt::format("cannot read '{}': {}", refused.path1().string(), refused.code().message());
+    if (!is_of_a_path(refused.code())) return report(ErrorKind::internal, refused.what());
+    const std::string message = fmt::format("cannot use '{}': {}", refused.path1().string(), refused.code().message());
     return report(ErrorKind::invalid_input, message.c_str());
   } catch (const std::bad_alloc&) {
     return report(ErrorKind::out_of_memory, "out of memory");
