@@ -25,6 +25,7 @@ TEST(CudaConv, RowsDoNotDependOnTheSlab) {
                         {50, 160, 128, 128, 3},
                         {50, 45, 16, 512, 3},
                         {50, 96, 512, 256, 1},
+                        {50, 160, 3, 128, 3},
                         {50, 160, 128, 3, 3}}) {
     const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
                  filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
@@ -56,7 +57,8 @@ TEST(CudaConv, RowsDoNotDependOnTheSlab) {
 
 // As the decoder's stripes have them.
 TEST(CudaConv, RowsOfZerosStandForPadding) {
-  for (const Case& c : {Case{20, 160, 256, 128, 3}, {20, 160, 128, 128, 3}, {20, 160, 128, 3, 3}}) {
+  for (const Case& c :
+       {Case{20, 160, 256, 128, 3}, {20, 160, 128, 128, 3}, {20, 160, 3, 128, 3}, {20, 160, 128, 3, 3}}) {
     const Tensor inner = random_tensor(DType::bf16, {c.height, c.width, c.in}, 1);
     Tensor framed(Device{}, DType::bf16, {c.height + 2, c.width, c.in});
     std::memset(framed.view().bytes(), 0, framed.size_in_bytes());
@@ -90,8 +92,12 @@ TEST(CudaConv, AddingToZerosChangesNothing) {
 }
 
 TEST(CudaConv, Bf16ResultsAreRoundedSums) {
-  for (const Case& c :
-       {Case{9, 33, 32, 64, 3}, {9, 33, 31, 5, 3}, {7, 8, 64, 32, 1}, {6, 131, 72, 136, 3}, {9, 64, 128, 264, 1}}) {
+  for (const Case& c : {Case{9, 33, 32, 64, 3},
+                        {9, 33, 31, 5, 3},
+                        {9, 64, 3, 128, 3},
+                        {7, 8, 64, 32, 1},
+                        {6, 131, 72, 136, 3},
+                        {9, 64, 128, 264, 1}}) {
     const Tensor x = on_gpu(random_tensor(DType::bf16, {c.height, c.width, c.in}, 1)),
                  filter = on_gpu(random_tensor(DType::bf16, {c.out, c.in, c.kernel, c.kernel}, 2)),
                  bias = on_gpu(random_tensor(DType::f32, {c.out}, 3));

@@ -1,5 +1,5 @@
-// Implements convolutions: on Hopper a kernel of our own for bf16 images of 8, 16, ... channels, else cuDNN's fused
-// ones for such, otherwise a direct kernel.
+// Implements convolutions: of bf16 images on Hopper a kernel of our own, else cuDNN's fused ones, both of which want
+// channels in eights; of float32 images a direct kernel.
 #include "ops/conv.h"
 
 #include "base/rounding.h"
@@ -18,14 +18,19 @@ namespace {
 /// A filter in the layout of the kernel that serves its channels.
 struct DeviceFilter final : PackedWeight {
   bool fused = false;
-  int64_t outs = 0;  ///< output channels with those of zeros that the kernel wants added
-  Buffer own_bias;   ///< f32 [outs]: zeros if there are such, or the biases of phases
+  int64_t ins = 0, outs = 0;  ///< channels with those of zeros that the kernel wants added
+  Buffer own_bias;            ///< f32 [outs]: zeros if there are such, or the biases of phases
 
   size_t size_in_bytes() const override { return storage.size_bytes() + own_bias.size_bytes(); }
 };
 
 /// Memory for results with channels that are not wanted.
 struct ConvWorkspace : Workspace {
+  using Workspace::Workspace;
+};
+
+/// Memory for images with channels of zeros.
+struct PaddedImage : Workspace {
   using Workspace::Workspace;
 };
 
@@ -41,7 +46,7 @@ FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilt
   const DType sums = packed.outs == filter.out ? y : DType::f32;
   return {.height = x.shape()[0],
           .width = x.shape()[1],
-          .in = filter.in,
+          .in = packed.ins,
           .out = packed.outs,
           .kernel = filter.kernel,
           .stride = options.stride,
@@ -59,6 +64,15 @@ bool is_hoppers(Device device, const Conv2d& filter, const DeviceFilter& packed,
          y == DType::bf16 && has_hopper_kernels(device);
 }
 
+/// \return x with channels of zeros up to `ins`.
+ConstView padded(Context& ctx, ConstView x, int64_t ins) {
+  const Shape shape{x.shape()[0], x.shape()[1], ins};
+  std::byte* const memory =
+      ctx.state<PaddedImage>().at_least(static_cast<size_t>(shape.elements()) * size_bytes(DType::bf16));
+  pad_channels(x, ins, memory, ctx.stream().handle());
+  return {memory, DType::bf16, shape};
+}
+
 HopperFilter hopper_filter(const Conv2d& filter, bool has_phases) {
   const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
   return {packed.storage.data(), filter.bias.data<float>(), filter.kernel, has_phases};
@@ -69,14 +83,15 @@ HopperFilter hopper_filter(const Conv2d& filter, bool has_phases) {
 Conv2d run(OnCuda<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) {
   const int64_t out = filter.shape()[0], in = filter.shape()[1], kernel = filter.shape()[2];
   auto packed = std::make_shared<DeviceFilter>();
-  packed->fused = filter.dtype() == DType::bf16 && in % kFusedChannels == 0;
+  packed->fused = filter.dtype() == DType::bf16;
+  packed->ins = packed->fused ? round_up(in, kFusedChannels) : in;
   packed->outs = round_up(out, packed->fused ? kFusedChannels : kDirectOuts);
-  const size_t weights = static_cast<size_t>(packed->outs * in * kernel * kernel);
+  const size_t weights = static_cast<size_t>(packed->outs * packed->ins * kernel * kernel);
   CUstream_st* stream = ctx.stream().handle();
   if (packed->fused) {
     packed->storage = Buffer(ctx.device(), weights * size_bytes(DType::bf16));
     clear(packed->storage.data(), packed->storage.size_bytes(), stream);
-    filter_to_channels_last(filter, packed->storage.data(), stream);
+    filter_to_channels_last(filter, packed->ins, packed->storage.data(), stream);
     if (packed->outs != out) {
       packed->own_bias = Buffer(ctx.device(), static_cast<size_t>(packed->outs) * sizeof(float));
       clear(packed->own_bias.data(), packed->own_bias.size_bytes(), stream);
@@ -92,6 +107,7 @@ Conv2d run(OnCuda<pack_phases>, Context& ctx, ConstView filter, ConstView bias) 
   const int64_t outs = 4 * filter.shape()[0], in = filter.shape()[1];
   auto packed = std::make_shared<DeviceFilter>();
   packed->fused = true;
+  packed->ins = in;
   packed->outs = outs;
   packed->storage = Buffer(ctx.device(), static_cast<size_t>(outs * in * 2 * 2) * size_bytes(DType::bf16));
   packed->own_bias = Buffer(ctx.device(), static_cast<size_t>(outs) * sizeof(float));
@@ -115,6 +131,7 @@ void run(OnCuda<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const 
     const auto* weights = reinterpret_cast<const float*>(packed.storage.data());
     return direct_convolution(x, {weights, filter.bias.data<float>(), filter.kernel}, options, y, stream);
   }
+  if (packed.ins != filter.in) x = padded(ctx, x, packed.ins);
   if (is_hoppers(ctx.device(), filter, packed, options.stride, y.dtype()))
     return hopper_convolution(ctx, x, hopper_filter(filter, false), options.padding, accumulate, y);
   const FusedConvolution shape = fused_shape(x, filter, packed, options, y.dtype());

@@ -1,5 +1,7 @@
 // Implements the filter's layouts and the direct convolution.
 #include "ops/cuda/conv_kernels.h"
+
+#include "ops/cuda/cudnn.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 
@@ -8,11 +10,23 @@ namespace {
 
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    filter_to_channels_last_kernel(const T* filter, int64_t elements, int64_t in, int64_t taps, T* to) {
+    filter_to_channels_last_kernel(const T* filter, int64_t elements, int64_t in, int64_t ins, int64_t taps, T* to) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= elements) return;
   const int64_t c = i % in, tap = i / in % taps, o = i / in / taps;
-  to[i] = filter[(o * in + c) * taps + tap];
+  to[(o * taps + tap) * ins + c] = filter[(o * in + c) * taps + tap];
+}
+
+/// Thread i has kFusedChannels neighbours of a pixel of `to`.
+__global__ void __launch_bounds__(kBlockThreads)
+    pad_channels_kernel(const bfloat16* x, int64_t items, int64_t in, int64_t ins, bfloat16* to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
+  if (i >= items) return;
+  const int64_t first = i * kFusedChannels % ins;
+  const bfloat16* pixel = x + i * kFusedChannels / ins * in;
+  float values[kFusedChannels];
+  for (int64_t c = 0; c < kFusedChannels; ++c) values[c] = first + c < in ? as_float(pixel[first + c]) : 0.f;
+  store<kFusedChannels>(values, to + i * kFusedChannels);
 }
 
 template <class T>
@@ -131,14 +145,23 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 }  // namespace
 
-void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* stream) {
+void filter_to_channels_last(ConstView filter, int64_t ins, std::byte* to, CUstream_st* stream) {
   const int64_t in = filter.shape()[1], taps = filter.shape()[2] * filter.shape()[3], elements = filter.elements();
   if (elements == 0) return;
   with_elements(filter, [&]<class T>(const T* from) {
-    filter_to_channels_last_kernel<<<blocks_for(elements), kBlockThreads, 0, stream>>>(from, elements, in, taps,
+    filter_to_channels_last_kernel<<<blocks_for(elements), kBlockThreads, 0, stream>>>(from, elements, in, ins, taps,
                                                                                        reinterpret_cast<T*>(to));
   });
   check_launch("filter_to_channels_last");
+}
+
+void pad_channels(ConstView x, int64_t ins, std::byte* to, CUstream_st* stream) {
+  const Shape& shape = x.shape();
+  const int64_t items = shape[0] * shape[1] * (ins / kFusedChannels);
+  if (items == 0) return;
+  pad_channels_kernel<<<blocks_for(items), kBlockThreads, 0, stream>>>(x.data<bfloat16>(), items, shape[2], ins,
+                                                                       reinterpret_cast<bfloat16*>(to));
+  check_launch("pad_channels");
 }
 
 void filter_to_phases(ConstView filter, std::byte* to, CUstream_st* stream) {

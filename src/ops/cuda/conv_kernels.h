@@ -9,8 +9,12 @@
 
 namespace nostos::cuda {
 
-/// Writes `filter` [out, in, kernel, kernel] as [out, kernel, kernel, in] in the same dtype.
-void filter_to_channels_last(ConstView filter, std::byte* to, CUstream_st* stream);
+/// Writes `filter` [out, in, kernel, kernel] as [out, kernel, kernel, ins] in the same dtype. Channels beyond `in` are
+/// left as they are.
+void filter_to_channels_last(ConstView filter, int64_t ins, std::byte* to, CUstream_st* stream);
+
+/// Writes bf16 x [height, width, in] as [height, width, ins], a multiple of kFusedChannels, with zeros beyond `in`.
+void pad_channels(ConstView x, int64_t ins, std::byte* to, CUstream_st* stream);
 
 /// Writes bf16 `filter` [out, in, 3, 3] as the four filters [4 * out, 2, 2, in] of a doubled image's pixels: filter
 /// (2a + b) * out + o gives channel o of the pixels in odd (a = 1) or even rows and odd (b = 1) or even columns. Rows
@@ -39,7 +43,7 @@ struct DirectFilter {
   int64_t kernel = 0;
 };
 
-/// y = conv(x) + bias (+ y), each sum in float32 in the order of taps and channels: for float32 and for odd channels.
+/// y = conv(x) + bias (+ y), each sum in float32 in the order of taps and channels: for float32.
 /// \param x f32 or bf16 [height, width, in]. \param y f32 or bf16 [out_height, out_width, out].
 void direct_convolution(ConstView x, const DirectFilter& filter, const ConvOptions& options, View y,
                         CUstream_st* stream);
