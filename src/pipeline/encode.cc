@@ -29,15 +29,32 @@ std::pair<const ReferenceImage&, std::string> given_for(const GenerationRequest&
   return {request.images[one.index], fmt::format("image[{}]", one.index)};
 }
 
-/// \return the image as the VAE is given it. A picture of that size already is not copied: on a GPU the copies took
-/// half as long as the encoder. \param size of what is made
+/// \return whether what is made of a picture of `size` is the picture itself.
+bool is_prepared(const ResolvedRequest& resolved, const EncodeMemory::One& one, ImageSize size) {
+  const ImageSize asked{*resolved.request.height, *resolved.request.width};
+  const ImageSize drawn{resolved.drawn_height, resolved.drawn_width};
+  switch (one.role) {
+    case EncodeMemory::Role::control:
+      return false;
+    case EncodeMemory::Role::reference:
+      return true;
+    case EncodeMemory::Role::source:
+    case EncodeMemory::Role::known:
+      // Otherwise it is brought to the asked size, and its edges are drawn out from there.
+      return asked == drawn && size == drawn;
+  }
+  return false;
+}
+
+/// \return the image as the VAE is given it. A picture that is so already is not copied: on a GPU the copies took half
+/// as long as the encoder. \param size of what is made
 std::shared_ptr<const Image> prepared_on_root(const Drawing& drawing, const EncodeMemory::One& one, ImageSize size) {
   const ResolvedRequest& resolved = drawing.made.front().resolved;
   const ModelLimits& limits = drawing.parts().shape().limits;
   const auto [image, field] = given_for(resolved.request, one);
   const Image& given = pixels_of(image, field);
+  if (size == ImageSize{given.height, given.width} && is_prepared(resolved, one, size)) return image.image;
   const bool is_control = one.role == EncodeMemory::Role::control;
-  if (!is_control && size == ImageSize{given.height, given.width}) return image.image;
   auto made = std::make_shared<const Image>(is_control ? prepare_control(given, resolved, limits)
                                             : one.role == EncodeMemory::Role::reference
                                                 ? prepare_reference(given, limits, field)

@@ -10,6 +10,7 @@
 #include "ops/linear.h"
 #include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
+#include "pipeline/precisions.h"
 #include "pipeline/source_image.h"
 #include "pipeline/tiny_families.h"
 
@@ -56,7 +57,7 @@ EngineOptions options(const tiny::Drawings& family, Precision precision = Precis
   EngineOptions made;
   made.model = family.folder;
   made.device = drawing_device();
-  made.precision = precision;
+  set_precision(made, precision);
   made.parallelism = parallelism;
   made.threads = 2;
   return made;
@@ -76,9 +77,7 @@ INSTANTIATE_TEST_SUITE_P(Families, ImageDrawings, testing::Values(tiny::kZImage,
 
 TEST_P(ImageDrawings, RanksDrawTheSameBits) {
   const tiny::Drawings& family = GetParam();
-  Context ctx(drawing_device(), 1);
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
+  for (const Precision precision : drawing_precisions()) {
     for (const std::optional<Mask>& mask : {std::optional<Mask>(), std::optional<Mask>({part(), 3})}) {
       Engine alone(options(family, precision));
       const Generation one = alone.generate(request(family, mask));
@@ -134,6 +133,26 @@ TEST_P(ImageDrawings, PartsThatTakeTurnsDrawThem) {
   Engine engine(options(family)), in_turns(turns);
   const GenerationRequest of = request(family, Mask{part(), 2});
   EXPECT_EQ(drawn(in_turns, of), drawn(engine, of));
+}
+
+// The asked size is smaller than the drawn one: the picture is brought to it, and its edges are drawn out.
+TEST_P(ImageDrawings, APictureOfTheDrawnSizeIsPreparedAsAnyOther) {
+  const tiny::Drawings& family = GetParam();
+  Engine engine(options(family));
+  GenerationRequest of = request(family, {});
+  of.images = {image_of("drawn", prepare_source(*of.images[0].image, resolve(of, engine.limits()),
+                                                read_model_shape(family.folder).limits))};
+  ASSERT_EQ(of.images[0].size, kSize);
+  of.height = kSize.height - 6;
+  of.width = kSize.width - 10;
+  const ResolvedRequest resolved = resolve(of, engine.limits());
+  ASSERT_EQ((ImageSize{resolved.drawn_height, resolved.drawn_width}), kSize);
+  GenerationRequest prepared = of;
+  prepared.images = {image_of("prepared", prepare_source(*of.images[0].image, resolved, engine.limits()))};
+  ASSERT_NE(*prepared.images[0].image, *of.images[0].image);
+  prepared.height = kSize.height;
+  prepared.width = kSize.width;
+  EXPECT_EQ(drawn(engine, of), drawn(engine, prepared));
 }
 
 TEST_P(ImageDrawings, AMaskKeepsWhatIsBlack) {
