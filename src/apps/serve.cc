@@ -226,6 +226,7 @@ server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& o
                   .parts = flags.model.parts,
                   .model_name = model.name,
                   .precision = engine.precision_name(),
+                  .text_precision = flags.engine.text_precision,
                   .variant = flags.model.variant,
                   .loras = lora_folder(flags, engine)};
   return model;

@@ -31,6 +31,7 @@ struct FamilyOptions {
   std::string synthetic_format{};  ///< of their matrices, see synthetic_format_of(); "": bf16
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
   bool rounds_products = false;    ///< the transformer's, to 8 bits: see WeightBuilder::round_products()
+  bool rounds_text = false;        ///< the text encoder's, likewise
   /// What is open of `files`: whatever is made with these options, or with a copy of them, opens through it.
   std::shared_ptr<WeightStores> stores = std::make_shared<WeightStores>();
 };

@@ -94,13 +94,24 @@ bool holds_part(const FamilyOptions& options, const Path& file, const PartKind& 
   return layout_in(*options.stores->open(file), kind).has_value();
 }
 
+namespace {
+
+/// \return which of a part's blocks have products of 8 bits, if any: those of a denoising step, or the text encoder's.
+std::optional<BlockUse> rounded_use(const FamilyOptions& options, const PartKind& kind) {
+  const bool is_text = kind.place == &ModelFiles::text_encoder;
+  if (!(is_text ? options.rounds_text : options.rounds_products)) return std::nullopt;
+  return is_text ? BlockUse::once_a_prompt : BlockUse::each_step;
+}
+
+}  // namespace
+
 PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
     : path_(options.files.*kind.place),
       model_folder_(options.files.folder()),
       is_synthetic_(options.synthetic),
       synthetic_format_(synthetic_format_of(kind.folder, options.synthetic_format)),
       dtype_(options.dtype),
-      rounds_products_(options.rounds_products),
+      rounded_use_(rounded_use(options, kind)),
       kind_(&kind) {
   const Path& model = options.files.model;
   if (path_.empty() && !model_folder_.empty()) path_ = model_folder_ / kind.folder;
@@ -164,7 +175,7 @@ std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk 
 
 WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
   WeightBuilder builder(ctx, weight_source(ctx, walk), dtype_, placement);
-  if (rounds_products_) builder.round_products();
+  if (rounded_use_) builder.round_products(*rounded_use_);
   return builder;
 }
 

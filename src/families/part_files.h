@@ -118,7 +118,7 @@ class PartFiles {
   bool is_synthetic_;
   std::optional<WeightFormat> synthetic_format_;
   DType dtype_;
-  bool rounds_products_;
+  std::optional<BlockUse> rounded_use_;
   const PartKind* kind_;
   std::shared_ptr<const WeightStore> store_;  // or null
   bool has_variant_ = false;

@@ -8,10 +8,19 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace nostos {
 
 using autoencoder_kl::Autoencoder;
+
+void warn_of_unrounded(std::string_view part, size_t weights) {
+  if (weights == 0) return;
+  log_warning(
+      "{} weights of the {} keep products as without int8: their outputs do not come in eights, or their "
+      "inputs not in sixteens",
+      weights, part);
+}
 
 JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightStore& store) {
   qwen3::Constants constants;

@@ -23,6 +23,9 @@
 
 namespace nostos {
 
+/// Says in the log how many weights of a part have a shape that rules out products of 8 bits, if any.
+void warn_of_unrounded(std::string_view part, size_t weights);
+
 /// Makes a part from one walk over its tensors, which checks them now and loads them later: a part that does not fit is
 /// found now, not when its stage comes.
 /// \param files of the part, which outlive it
@@ -53,7 +56,9 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
           .make =
               [&files, walk, make](Context& on, const WeightPlacement& placement) {
                 WeightBuilder load = files.weights(on, WeightWalk::load, placement);
-                return std::make_unique<Network>(make(on, walk(load)));
+                auto weights = walk(load);
+                warn_of_unrounded(files.kind().name, weights.storage.unrounded);
+                return std::make_unique<Network>(make(on, std::move(weights)));
               },
           .list = list,
           .lister = lister,

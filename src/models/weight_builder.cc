@@ -15,8 +15,8 @@
 namespace nostos {
 namespace {
 
-constexpr int64_t kInt8Outs = 8;  // a GPU writes results by 16 bytes
-constexpr int64_t kRotation = 256;  // of weights that are rounded to 8 bits
+/// \return inputs in a block of the rotation of weights that are rounded to 8 bits.
+int64_t rotation_of(int64_t in) { return in % ops::kWideRotation == 0 ? ops::kWideRotation : ops::kNarrowRotation; }
 
 /// \return the bytes of `matrix` and of its scales in one piece, as copied to a device.
 size_t image_bytes(const StoredMatrix& matrix) { return BlockStream::aligned(matrix.size_in_bytes()); }
@@ -134,7 +134,7 @@ std::vector<WeightBuilder::SourcePiece> WeightBuilder::find(std::span<const Plac
   return pieces;
 }
 
-Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& shape, DType input, bool interleaved) {
+Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& shape, DType input, const WeightUse& use) {
   const std::vector<SourcePiece> pieces = find(parts);
   const bool is_plain =
       std::ranges::all_of(pieces, [](const SourcePiece& piece) { return piece.matrix.format.is_plain(); });
@@ -149,16 +149,16 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
     for (const PlacedPart& part : parts) made.rows.push_back(part.to);
     return made;
   };
-  if (is_rounded(shape, input)) {
+  if (is_rounded(shape, input, use)) {
     count(static_cast<size_t>(shape.elements()) + static_cast<size_t>(shape[0]) * sizeof(float));
-    storage_.sizes.scratch = std::max(storage_.sizes.scratch, ops::stored_scratch_bytes(shape, input));
+    storage_.sizes.scratch = std::max(storage_.sizes.scratch, static_cast<size_t>(ops::kRoundedScratchBytes));
     if (!has_data) return with_shape();
-    made = weight_of_int8(parts, pieces, shape, interleaved);
+    made = weight_of_int8(parts, pieces, shape, use.interleaved);
   } else if (is_plain) {
     const size_t bytes = static_cast<size_t>(shape.elements()) * size_bytes(input);
     count(bytes);
     if (!has_data) return with_shape();
-    made = weight_of_plain(pieces, View(stage(bytes), input, shape), interleaved);
+    made = weight_of_plain(pieces, View(stage(bytes), input, shape), use.interleaved);
   } else {
     std::vector<StoredPiece> placed = place(parts, pieces);
     size_t bytes = 0;
@@ -239,9 +239,12 @@ Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Sh
   return ops::keep_stored(ctx_, std::move(pieces), shape, input);
 }
 
-bool WeightBuilder::is_rounded(const Shape& shape, DType input) const {
-  return rounds_products_ && in_block_ && storage_.sizes.uses.back() == BlockUse::each_step && input == dtype_ &&
-         shape[0] % kInt8Outs == 0 && shape[1] % kRotation == 0;
+bool WeightBuilder::is_rounded(const Shape& shape, DType input, const WeightUse& use) {
+  if (!rounded_use_ || !in_block_ || storage_.sizes.uses.back() != *rounded_use_ || input != dtype_ || !use.may_round)
+    return false;
+  const bool fits = ops::takes_int8(shape);
+  if (!fits) ++storage_.unrounded;
+  return fits;
 }
 
 Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces,
@@ -257,27 +260,23 @@ Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const st
     image = made.view().bytes();
     keep(std::move(made));
   }
-  int64_t rotation = kRotation;
+  int64_t rotation = rotation_of(shape[1]);
   if (are_int8(pieces)) {
     rotation = pieces.front().matrix.format.rotation;
     deal_int8(parts, pieces, View(image, DType::u8, {static_cast<int64_t>(bytes)}), shape[1]);
   } else {
     const View numbers(image, DType::i8, shape), scales(image + number_bytes, DType::f32, {shape[0]});
-    ops::quantise_rows(ctx_, all_numbers(parts, pieces, shape, interleaved), kRotation, numbers, scales);
+    ops::quantise_rows(ctx_, all_numbers(parts, pieces, shape, interleaved), rotation, numbers, scales);
   }
   const std::byte* place = streamed_block_ ? storage_.stream->add(ctx_, image, bytes) : image;
-  const auto* const scales = reinterpret_cast<const float*>(place + number_bytes);
-  const WeightFormat format{StoredType::i8, WeightScales::each_row, rotation};
-  // What adapters add goes beside the numbers that it stands for.
-  Linear made = ops::keep_stored(
-      ctx_, {{StoredMatrix::whole(format, shape[0], shape[1], place, scales), 0, shape[0], shape[0]}}, shape, dtype_);
+  Linear made;
   made.int8 = {rotation, ConstView(place, DType::i8, shape), ConstView(place + number_bytes, DType::f32, {shape[0]})};
   return made;
 }
 
 bool WeightBuilder::are_int8(const std::vector<SourcePiece>& pieces) {
   const int64_t rotation = pieces.front().matrix.format.rotation;
-  return (rotation == 0 || rotation == 16 || rotation == kRotation) &&
+  return (rotation == 0 || rotation == ops::kNarrowRotation || rotation == ops::kWideRotation) &&
          std::ranges::all_of(pieces, [&](const SourcePiece& piece) {
            const WeightFormat& format = piece.matrix.format;
            return format.type == StoredType::i8 && format.rotation == rotation;
@@ -358,27 +357,32 @@ Linear WeightBuilder::stacked(std::initializer_list<std::string> names, std::ini
     parts.push_back(MatrixPart::all(name, *out, in));
     all += *out++;
   }
-  return weight(stack(parts), {all, in}, dtype_);
+  return weight(stack(parts), {all, in}, dtype_, {});
 }
 
 Linear WeightBuilder::part(const MatrixPart& part) {
-  return weight(stack(std::array{part}), {part.rows, part.columns}, dtype_);
+  return weight(stack(std::array{part}), {part.rows, part.columns}, dtype_, {});
+}
+
+Linear WeightBuilder::summand(const MatrixPart& part) {
+  return weight(stack(std::array{part}), {part.rows, part.columns}, dtype_, {.may_round = false});
 }
 
 GatedLinear WeightBuilder::gated(const MatrixPart& gate, const MatrixPart& up, const GatedShape& shape) {
   std::vector<PlacedPart> parts = stack(std::array{gate, up});
   const Shape both{2 * shape.ffn, shape.in};
-  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape)) return {weight(parts, both, dtype_), false};
+  if (!ops::fuses_gated_linear(ctx_.device(), dtype_, shape)) return {weight(parts, both, dtype_, {}), false};
   std::vector<NamedRows> rows = ops::interleaved_rows(ctx_.device(), gate.name, up.name, shape.ffn);
   for (size_t i = 0; i < parts.size(); ++i) {
     rows[i].from_row = parts[i].from.row;
     parts[i].to = rows[i];
   }
-  return {weight(parts, both, dtype_, true), true};
+  return {weight(parts, both, dtype_, {.interleaved = true}), true};
 }
 
 Linear WeightBuilder::linear(const std::string& name, int64_t out, int64_t in, bool bias, DType dtype) {
-  Linear made = weight(stack(std::array{MatrixPart::all(name + ".weight", out, in)}), {out, in}, dtype);
+  Linear made =
+      weight(stack(std::array{MatrixPart::all(name + ".weight", out, in)}), {out, in}, dtype, {.may_round = !bias});
   if (bias) made.bias = small(name + ".bias", {out});
   return made;
 }
@@ -387,7 +391,7 @@ Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names
   const int64_t count = static_cast<int64_t>(names.size());
   std::vector<MatrixPart> parts;
   for (const std::string& name : names) parts.push_back(MatrixPart::all(name + ".weight", out, in));
-  Linear made = weight(stack(parts), {count * out, in}, dtype_);
+  Linear made = weight(stack(parts), {count * out, in}, dtype_, {.may_round = false});
   Tensor bias(ctx_.device(), DType::f32, {count * out});
   bool complete = true;
   int64_t row = 0;

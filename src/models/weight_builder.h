@@ -61,6 +61,7 @@ struct WeightStorage {
   size_t bytes = 0;                      ///< on the device, packed weights and the stream's slots included
   size_t host_bytes = 0;                 ///< of page-locked host memory, for weights that do not stay on a GPU
   WeightSizes sizes;
+  size_t unrounded = 0;  ///< weights whose shape rules out products of 8 bits, which were asked for
 };
 
 /// Some rows and columns of a checkpoint's matrix, e.g. of projections that it fuses.
@@ -86,10 +87,10 @@ class WeightBuilder {
       : ctx_(ctx), source_(std::move(source)), dtype_(dtype), placement_(std::move(placement)) {}
 
   DType dtype() const { return dtype_; }
-  /// Has the products of blocks that run in every step round their inputs to 8 bits, with weights of 8-bit numbers:
-  /// matrices without bias whose inputs are whole rotations. Those that a file stores so are taken as they are; others
-  /// are rotated and rounded.
-  void round_products() { rounds_products_ = true; }
+  /// Has the products of blocks of this use round their inputs to 8 bits, with weights of 8-bit numbers: matrices of
+  /// ops::takes_int8() without bias that are no summand(). Those that a file stores so are taken as they are; others are
+  /// rotated and rounded.
+  void round_products(BlockUse use) { rounded_use_ = use; }
 
   /// Between these two, matrices belong to a block, which is streamed if its placement says so. A block's vectors stay.
   void begin_block(BlockUse use);
@@ -102,6 +103,8 @@ class WeightBuilder {
   Linear stacked(std::initializer_list<std::string> names, std::initializer_list<int64_t> outs, int64_t in);
   /// A weight that is a part of a matrix, in the block dtype, without bias.
   Linear part(const MatrixPart& part);
+  /// The same of a weight whose product is added to another's: it is not rounded to 8 bits.
+  Linear summand(const MatrixPart& part);
   /// Weights `gate` and `up` [ffn, in] of a SwiGLU layer, in the block dtype.
   GatedLinear gated(const MatrixPart& gate, const MatrixPart& up, const GatedShape& shape);
   /// `name`.weight [out, in] in `dtype`, with `name`.bias [out] if `bias`.
@@ -139,9 +142,14 @@ class WeightBuilder {
     int64_t row;  // of the part, the piece's first
   };
 
+  /// How a weight is used.
+  struct WeightUse {
+    bool interleaved = false;  ///< whether its parts are gates and what they gate, stored side by side
+    bool may_round = true;     ///< whether ops::rounded_linear() can take it
+  };
+
   /// A weight of `shape` made of `parts`, in `input` numbers or, unless all of it is plain, as it is stored.
-  /// \param interleaved whether the parts are gates and what they gate, stored side by side
-  Linear weight(std::span<const PlacedPart> parts, const Shape& shape, DType input, bool interleaved = false);
+  Linear weight(std::span<const PlacedPart> parts, const Shape& shape, DType input, const WeightUse& use);
   /// \return the parts one below the other.
   static std::vector<PlacedPart> stack(std::span<const MatrixPart> parts);
   std::vector<SourcePiece> find(std::span<const PlacedPart> parts);
@@ -151,7 +159,7 @@ class WeightBuilder {
   /// \param made [out, in]: the numbers of all parts, one below the other. \return them, or memory with the gates dealt
   View plain_numbers(const std::vector<SourcePiece>& pieces, View made, bool interleaved);
   /// \return whether a weight becomes 8-bit numbers, see round_products().
-  bool is_rounded(const Shape& shape, DType input) const;
+  bool is_rounded(const Shape& shape, DType input, const WeightUse& use);
   Linear weight_of_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, const Shape& shape,
                         bool interleaved);
   /// \return whether the pieces are 8-bit numbers of one rotation that products take.
@@ -180,7 +188,8 @@ class WeightBuilder {
   std::shared_ptr<WeightSource> source_;
   DType dtype_;
   WeightPlacement placement_;
-  bool in_block_ = false, rounds_products_ = false;
+  bool in_block_ = false;
+  std::optional<BlockUse> rounded_use_;
   std::optional<size_t> streamed_block_;  // under way, by its number in the stream
   WeightStorage storage_;
   Buffer staging_, raw_, rounded_;

@@ -13,7 +13,7 @@ namespace nostos::ops {
 /// What the ops of one device can do.
 struct Capabilities {
   bool bf16_products = false;         ///< native products of bf16 matrices (on a CPU AVX-512 BF16 through oneDNN)
-  bool int8_products = false;         ///< int8_linear() faster than bf16: Hopper GPUs, CPUs with AVX-512 VNNI
+  bool int8_products = false;         ///< int8_linear() by instructions for it: GPUs, CPUs with AVX-512 VNNI
   bool borrowed_weights = false;      ///< borrow_linear(): products with weights where they lie
   bool planned_convolutions = false;  ///< conv2d() compiles for its shapes: plan_conv2d() begins it ahead
   int64_t packed_head_dim = 0;        ///< width of the bf16 heads that packed_attention() serves; 0: it serves none

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "ops/capabilities.h"
 #include "ops/dispatch.h"
+#include "ops/linear.h"
 
 namespace nostos::ops {
 
@@ -29,6 +30,13 @@ void silu(Context& ctx, ConstView x, View out) {
 void finish_modulation(Context& ctx, View x) {
   check(x.shape().rank() == 2 && x.shape()[1] % 4 == 0, "a modulation row has four parts");
   dispatch<finish_modulation>(ctx, x);
+}
+
+void add(Context& ctx, ConstView x, View y) {
+  check(x.elements() == y.elements(), "add keeps the number of elements");
+  const DType products = product_dtype(ctx.device(), DType::bf16);
+  check(x.dtype() == products && (y.dtype() == DType::f32 || y.dtype() == products), "add takes product_dtype()");
+  dispatch<add>(ctx, x, y);
 }
 
 void add_scalar(Context& ctx, float value, View x) { dispatch<add_scalar>(ctx, value, x); }

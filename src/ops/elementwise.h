@@ -26,6 +26,9 @@ void silu(Context& ctx, ConstView x, View out);
 /// \param x f32 [rows, 4 * channels].
 void finish_modulation(Context& ctx, View x);
 
+/// y += x, added in float32. \param x product_dtype() of bf16, any shape. \param y f32 or of x's dtype, likewise.
+void add(Context& ctx, ConstView x, View y);
+
 /// x += value, in place. \param x f32, any shape.
 void add_scalar(Context& ctx, float value, View x);
 

@@ -45,8 +45,7 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
   if (w.update) return updated_linear(ctx, x, w, y, accumulate);
-  const bool is_plain = !w.bias && !accumulate && y.dtype() == product_dtype(ctx.device(), w.input);
-  if (w.int8 && is_plain) return rounded_linear(ctx, x, w, y);
+  if (w.int8) return rounded_linear(ctx, x, w, y, accumulate);
   dispatch<linear>(ctx, x, w, y, accumulate);
 }
 
@@ -91,7 +90,7 @@ void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch,
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_gated(x, w, out);
   if (w.update) return updated_gated_linear(ctx, x, w, out);
-  if (w.int8) return rounded_gated_linear(ctx, x, w, out);
+  if (w.int8) return rounded_gated_linear(ctx, x, w, {}, out);
   dispatch_to_gpu<fused_gated_linear>(ctx, x, w, out);
 }
 
@@ -108,6 +107,7 @@ DType linear_sum_dtype(Device device, const Linear& a, const Linear& b) {
 
 void linear_sum(Context& ctx, ConstView x_a, const Linear& a, ConstView x_b, const Linear& b, View y) {
   check(!a.bias && !b.bias, "a sum of products has no bias");
+  check(!a.int8 && !b.int8, "products of a sum are not rounded to 8 bits");
   check(y.dtype() == linear_sum_dtype(ctx.device(), a, b), "linear_sum gives linear_sum_dtype()");
   if (fuses_linear_sum(ctx.device(), a, b)) {
     return a.update || b.update ? updated_linear_sum(ctx, x_a, a, x_b, b, y) : fused_linear_sum(ctx, x_a, a, x_b, b, y);

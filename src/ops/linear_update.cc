@@ -9,6 +9,7 @@
 #include "device/workspace.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/int8_linear.h"
 #include "tensor/transfer.h"
 
 namespace nostos {
@@ -135,6 +136,17 @@ ConstView reduce(Context& ctx, ConstView x, const Linear& down) {
   return reduce(ctx, x, down, ctx.state<ReducedScratch>().at_least(bytes));
 }
 
+/// \return x down^T, and what it is multiplied with.
+Int8Term low_rank_term(Context& ctx, ConstView x, const Linear& w) {
+  return {reduce(ctx, x, w.update->low_rank.down), &w.update->low_rank.up};
+}
+
+/// y = x W^T and the low-rank term, in one kernel.
+void sum_with_low_rank(Context& ctx, ConstView x, const Linear& w, View y) {
+  if (w.int8) return rounded_linear_sum(ctx, x, w, low_rank_term(ctx, x, w), y);
+  fused_linear_sum(ctx, x, w, reduce(ctx, x, w.update->low_rank.down), w.update->low_rank.up, y);
+}
+
 void add_kronecker_term(Context& ctx, ConstView x, const KroneckerTerm& term, View y) {
   const int64_t b = term.left.shape()[1], c = term.right.out, d = term.right.in;
   const int64_t row_bytes = b * c * static_cast<int64_t>(sizeof(float));
@@ -184,17 +196,21 @@ void updated_linear(Context& ctx, ConstView x, const Linear& w, View y, bool acc
   if (x.shape()[0] == 0) return;
   const bool is_plain_bf16 = y.dtype() == DType::bf16 && !w.bias && !accumulate;
   if (is_plain_bf16 && update.is_low_rank() && fuses_linear_sum(ctx.device(), w, update.low_rank.up))
-    return fused_linear_sum(ctx, x, w, reduce(ctx, x, update.low_rank.down), update.low_rank.up, y);
+    return sum_with_low_rank(ctx, x, w, y);
   if (update.column_scale) return scaled_linear(ctx, x, w, y, accumulate);
-  dispatch<linear>(ctx, x, w, y, accumulate);
+  if (w.int8)
+    rounded_linear(ctx, x, w, y, accumulate);
+  else
+    dispatch<linear>(ctx, x, w, y, accumulate);
   add_terms(ctx, x, update, y);
 }
 
 void updated_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_update(w);
   const LinearUpdate& update = *w.update;
-  if (update.is_low_rank() && update.low_rank.up.in % capabilities(ctx.device()).gated_multiple == 0)
-    return fused_gated_linear_sum(ctx, {x, reduce(ctx, x, update.low_rank.down)}, w, out);
+  const bool is_fused = update.is_low_rank() && update.low_rank.up.in % capabilities(ctx.device()).gated_multiple == 0;
+  if (is_fused && w.int8) return rounded_gated_linear(ctx, x, w, low_rank_term(ctx, x, w), out);
+  if (is_fused) return fused_gated_linear_sum(ctx, {x, reduce(ctx, x, update.low_rank.down)}, w, out);
   const int64_t row_bytes = w.out * static_cast<int64_t>(sizeof(float));
   by_rows(x.shape()[0], row_bytes, kSumBytes, [&](int64_t first, int64_t count) {
     const size_t bytes = static_cast<size_t>(count * row_bytes);

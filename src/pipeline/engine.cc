@@ -18,15 +18,23 @@
 namespace nostos {
 namespace {
 
-DType choose_dtype(Context& ctx, Precision precision) {
+void require_int8(Context& ctx, const char* flag) {
+  require(ops::capabilities(ctx.device()).int8_products, ErrorKind::device,
+          "{} int8 wants a GPU or a CPU with AVX-512 VNNI, and {} is neither: leave it out", flag,
+          to_string(ctx.device()));
+}
+
+DType choose_dtype(Context& ctx, const EngineOptions& options) {
+  const Precision precision = options.precision;
+  require(options.text_precision == Precision::automatic || options.text_precision == Precision::int8,
+          ErrorKind::invalid_input, "the text encoder's precision is automatic or int8");
   log_debug("{}: {}", to_string(ctx.device()), to_string(ops::capabilities(ctx.device())));
   if (precision == Precision::f32) return DType::f32;
   const bool has_bf16 = ops::has_bf16_products(ctx);
   require(precision != Precision::bf16 || has_bf16, ErrorKind::device,
           "--precision bf16 wants a CPU with AVX-512 BF16; this one has none: use f32 or auto");
-  require(precision != Precision::int8 || ops::capabilities(ctx.device()).int8_products, ErrorKind::device,
-          "--precision int8 wants a Hopper GPU or a CPU with AVX-512 VNNI, and {} is neither: use bf16, f32 or auto",
-          to_string(ctx.device()));
+  if (precision == Precision::int8) require_int8(ctx, "--precision");
+  if (options.text_precision == Precision::int8) require_int8(ctx, "--text-precision");
   return has_bf16 ? DType::bf16 : DType::f32;
 }
 
@@ -36,7 +44,8 @@ FamilyOptions family_options(const EngineOptions& options, DType dtype) {
           .synthetic = options.synthetic,
           .synthetic_format = options.synthetic_format,
           .variant = options.variant,
-          .rounds_products = options.precision == Precision::int8};
+          .rounds_products = options.precision == Precision::int8,
+          .rounds_text = options.text_precision == Precision::int8};
 }
 
 /// A device with the model on it.
@@ -44,7 +53,7 @@ struct LoadedModel {
   /// \param sharers ranks that draw with it.
   LoadedModel(const EngineOptions& options, Device device, int threads, int64_t sharers)
       : ctx(device, threads, FolderCache::in(options.cache_folder)),
-        dtype(choose_dtype(ctx, options.precision)),
+        dtype(choose_dtype(ctx, options)),
         parts(ctx, family_options(options, dtype), resolve_memory(options.memory, device, sharers)) {}
 
   Context ctx;

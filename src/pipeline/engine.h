@@ -42,6 +42,7 @@ struct EngineOptions {
   /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
+  Precision text_precision = Precision::automatic;  ///< of the text encoder's blocks: int8, or as the rest
   std::filesystem::path cache_folder;  ///< where what trials find out is kept for the next process; "": nowhere
   int threads = 0;                     ///< CPU threads of the process, shared by its ranks; 0: all that it may use
   MemoryOptions memory;

@@ -26,7 +26,8 @@ struct DrawingRecord {
   GenerationRequest request;  ///< all optionals set, num_outputs 1, seed that of this picture
   std::string model_path;     ///< as the user gave it; empty: the embedded model, or none but the parts
   PartPaths parts{};
-  std::string precision = "auto";                       ///< "auto", "f32" or "bf16"
+  std::string precision = "auto";                       ///< "auto", "f32", "bf16" or "int8"
+  std::string text_precision = "auto";                  ///< of the text encoder: "auto" or "int8"
   std::string variant{};                                ///< of the weights, as the user gave it; empty: none
   GuidanceForm guidance = GuidanceForm::from_positive;  ///< of the model, which tells what guidance_scale means
   std::string model_name{};                             ///< as the picture shows it; empty: that of model_path

@@ -48,16 +48,16 @@ TEST(CudaInt8, SumsAreThoseOfWholeNumbers) {
     const Rounded x = rounded(cpu, random_tensor(DType::bf16, {rows, in}, 1), 256);
     const Rounded w = rounded(cpu, random_tensor(DType::bf16, {out, in}, 2), 256);
     Tensor wanted(Device{}, DType::f32, {rows, out});
-    ops::int8_linear(cpu, x.numbers, x.scales, weight_of(w, 256), wanted);
+    ops::int8_linear(cpu, {x.numbers, x.scales}, weight_of(w, 256), wanted);
     const Rounded gpu_x{on_gpu(x.numbers), on_gpu(x.scales)}, gpu_w{on_gpu(w.numbers), on_gpu(w.scales)};
     Tensor y(gpu().device(), DType::bf16, {rows, out});
-    ops::int8_linear(gpu(), gpu_x.numbers, gpu_x.scales, weight_of(gpu_w, 256), y);
+    ops::int8_linear(gpu(), {gpu_x.numbers, gpu_x.scales}, weight_of(gpu_w, 256), y);
     const Tensor made = on_host(y);
     for (int64_t i = 0; i < rows * out; ++i)
       ASSERT_EQ(to_float(made.data<bfloat16>()[i]), to_float(to_bfloat16(wanted.data<float>()[i])))
           << rows << " x " << in << " x " << out << " at " << i;
     Tensor gated(gpu().device(), DType::bf16, {rows, out / 2});
-    ops::int8_gated_linear(gpu(), gpu_x.numbers, gpu_x.scales, weight_of(gpu_w, 256), gated);
+    ops::int8_gated_linear(gpu(), {gpu_x.numbers, gpu_x.scales}, weight_of(gpu_w, 256), {}, gated);
     const Tensor made_gated = on_host(gated);
     for (int64_t row = 0; row < rows; ++row)
       for (int64_t j = 0; j < out / 2; ++j) {
@@ -75,7 +75,7 @@ TEST(CudaInt8, RowsDoNotDependOnTheirNumber) {
   const auto product = [&](int64_t first, int64_t count) {
     const Rounded rows = rounded(gpu(), x.view().rows(first, count), 256);
     Tensor y(gpu().device(), DType::bf16, {count, 3840});
-    ops::int8_linear(gpu(), rows.numbers, rows.scales, weight_of(w, 256), y);
+    ops::int8_linear(gpu(), {rows.numbers, rows.scales}, weight_of(w, 256), y);
     return on_host(y);
   };
   const Tensor all = product(0, 4128);

@@ -12,6 +12,7 @@
 
 #include "cuda/gpu.h"
 #include "device/graph.h"
+#include "ops/int8_linear.h"
 #include "ops/updates.h"
 
 namespace nostos {
@@ -95,6 +96,96 @@ TEST(CudaLinearUpdate, Bf16ResultsEqualTheReference) {
                                   accumulate ? ", accumulating" : ""));
       }
     }
+  }
+}
+
+/// A weight of 8-bit numbers on the GPU, and the same on the host.
+struct Int8Pair {
+  Context cpu{{}, 2};
+  Tensor numbers, scales, gpu_numbers, gpu_scales;
+
+  Int8Pair(int64_t out, int64_t in)
+      : numbers(Device{}, DType::i8, {out, in}), scales(Device{}, DType::f32, {out}), gpu_numbers(), gpu_scales() {
+    ops::quantise_rows(cpu, random_tensor(DType::f32, {out, in}, 2), 16, numbers, scales);
+    gpu_numbers = on_gpu(numbers), gpu_scales = on_gpu(scales);
+  }
+  Linear on_gpu_with(std::shared_ptr<const LinearUpdate> update) const {
+    Linear made;
+    made.in = numbers.shape()[1], made.out = numbers.shape()[0], made.input = DType::bf16;
+    made.int8 = {16, gpu_numbers.view(), gpu_scales.view()};
+    made.update = std::move(update);
+    return made;
+  }
+  /// \return the product without an update, f32.
+  Tensor product(ConstView x) {
+    Tensor rounded(Device{}, DType::i8, x.shape()), of_rows(Device{}, DType::f32, {x.shape()[0]});
+    ops::quantise_rows(cpu, x, 16, rounded, of_rows);
+    Tensor y(Device{}, DType::f32, {x.shape()[0], numbers.shape()[0]});
+    ops::int8_linear(cpu, {rounded, of_rows}, {16, numbers.view(), scales.view()}, y);
+    return y;
+  }
+};
+
+TEST(CudaLinearUpdate, UpdatesOfInt8ProductsEqualTheReference) {
+  struct Case {
+    int64_t rows, in, out, rank;
+  };
+  for (const Case& c : {Case{1, 16, 8, 1}, {63, 64, 120, 5}, {129, 208, 192, 16}, {193, 512, 208, 77}}) {
+    Int8Pair pair(c.out, c.in);
+    for (const UpdateKinds& kinds : kUpdateKinds) {
+      for (const bool accumulate : {false, true}) {
+        const Tensor x = random_tensor(DType::bf16, {c.rows, c.in}, 1),
+                     before = random_tensor(DType::bf16, {c.rows, c.out}, 4), plain = pair.product(x);
+        const RandomUpdate update(DType::bf16, c.out, c.in, kinds, c.rank);
+        const Linear weight = pair.on_gpu_with(update.make(gpu()));
+        Tensor y = on_gpu(before);
+        ops::linear(gpu(), on_gpu(x), weight, y, accumulate);
+        const RandomUpdate::Sums sums = update.sums(values(x), Values(static_cast<size_t>(c.out * c.in)), c.rows);
+        const bool once = !accumulate && sums_products() && weight.update->is_low_rank();
+        const double roundings =
+            static_cast<double>(weight.update->kronecker.size() + kinds.low_rank + kinds.dense) + 2;
+        Values expected = sums.value, bound;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          const auto at = static_cast<int64_t>(i);
+          const double base = value_at(plain, at) * update.scale(at % c.out);
+          const double old = accumulate ? value_at(before, at) : 0;
+          expected[i] += base + old;
+          const double size = sums.size[i] + std::abs(base) + std::abs(old);
+          bound.push_back(std::abs(expected[i]) * kUnitBf16 + size * sum_error(update.additions()) +
+                          sums.rounded[i] * kUnitBf16 + (once ? 0 : roundings * size * kUnitBf16));
+        }
+        expect_within(on_host(y), expected, bound,
+                      fmt::format("{}x{}x{} rank {}{}{}", c.rows, c.in, c.out, c.rank, to_string(kinds),
+                                  accumulate ? ", accumulating" : ""));
+      }
+    }
+  }
+}
+
+// The product and its term are float32 until gate and up meet.
+TEST(CudaLinearUpdate, GatedInt8ProductsTakeALowRankTerm) {
+  if (!sums_products()) GTEST_SKIP() << "no kernel of this GPU makes a sum of products";
+  for (const int64_t rows : {1, 200}) {
+    constexpr int64_t kIn = 256, kFfn = 200;
+    Int8Pair pair(2 * kFfn, kIn);
+    const RandomUpdate update(DType::bf16, 2 * kFfn, kIn, kLowRank, 16);
+    const Tensor x = random_tensor(DType::bf16, {rows, kIn}, 1), plain = pair.product(x);
+    Tensor out = gpu_tensor(DType::bf16, {rows, kFfn});
+    ops::fused_gated_linear(gpu(), on_gpu(x), pair.on_gpu_with(update.make(gpu())), out);
+    const RandomUpdate::Sums sums = update.sums(values(x), Values(static_cast<size_t>(2 * kFfn * kIn)), rows);
+    Values expected, bound;
+    for (int64_t i = 0; i < rows * kFfn; ++i) {
+      const auto gate = static_cast<size_t>(i / kFfn * 2 * kFfn + i % kFfn / 8 * 16 + i % 8), up = gate + 8;
+      const auto sum = [&](size_t at) { return value_at(plain, static_cast<int64_t>(at)) + sums.value[at]; };
+      const auto error = [&](size_t at) {
+        return sums.size[at] * sum_error(update.additions()) + sums.rounded[at] * kUnitBf16;
+      };
+      const double silu = reference::silu(sum(gate)), steepest = 1.1;
+      expected.push_back(silu * sum(up));
+      bound.push_back(steepest * error(gate) * (std::abs(sum(up)) + error(up)) + std::abs(silu) * error(up) +
+                      std::abs(expected.back()) * (kUnitBf16 + 2e-6));
+    }
+    expect_within(on_host(out), expected, bound, fmt::format("{} rows", rows));
   }
 }
 

@@ -24,12 +24,19 @@ namespace {
 
 constexpr Device kGpu{DeviceKind::cuda, 0};
 
+/// What is drawn with.
+struct Model {
+  std::string name = "mini";
+  bool synthetic = false;
+  std::filesystem::path controlnet{};
+  bool in_int8 = false;  ///< products of the transformer and of the text encoder
+};
+
 /// A model in a memory mode on one rank, whose parts can be looked at.
 class Drawer {
  public:
-  explicit Drawer(const MemoryOptions& memory, const std::string& model = "mini", bool synthetic = false,
-                  const std::filesystem::path& controlnet = {})
-      : parts_(ctx_, {files(model, controlnet), DType::bf16, synthetic}, memory), rank_({ctx_, parts_}, nullptr, true) {
+  explicit Drawer(const MemoryOptions& memory, const Model& model = {})
+      : parts_(ctx_, options(model), memory), rank_({ctx_, parts_}, nullptr, true) {
     parts_.load_ahead(ctx_, true);
   }
 
@@ -53,9 +60,10 @@ class Drawer {
   Context& context() { return ctx_; }
 
  private:
-  static ModelFiles files(const std::string& model, const std::filesystem::path& controlnet) {
-    ModelFiles made = model_dir(model);
-    made.controlnet = controlnet;
+  static FamilyOptions options(const Model& model) {
+    FamilyOptions made{.files = model_dir(model.name), .dtype = DType::bf16, .synthetic = model.synthetic};
+    made.files.controlnet = model.controlnet;
+    made.rounds_products = made.rounds_text = model.in_int8;
     return made;
   }
 
@@ -73,11 +81,11 @@ GenerationRequest half_guided(int64_t height, int64_t width) {
 
 /// \return the lowest limit under which the embedded model can draw with `scratch_bytes`: everything is streamed, or if
 /// it may not stream, nothing is.
-size_t lowest_limit(size_t scratch_bytes, bool may_stream = true, const std::filesystem::path& controlnet = {}) {
+size_t lowest_limit(size_t scratch_bytes, bool may_stream = true, const Model& model = {}) {
   size_t refused = 0, enough = size_t{16} << 30;
   while (enough - refused > 1) {
     const size_t middle = refused + (enough - refused) / 2;
-    Drawer drawer({.limit_bytes = middle}, "mini", false, controlnet);
+    Drawer drawer({.limit_bytes = middle}, model);
     (drawer.has_room(scratch_bytes, may_stream) ? enough : refused) = middle;
   }
   return enough;
@@ -115,18 +123,33 @@ TEST_F(CudaOffload, DrawsTheSameUnderEveryLimit) {
 TEST_F(CudaOffload, AControlNetworkIsStreamedBesideTheTransformer) {
   for (const tiny::ControlKind kind : {tiny::ControlKind::union_2_0, tiny::ControlKind::union_2_1}) {
     const tiny::ControlFile network(kind, model_dir("mini"));
+    const Model model{.controlnet = network.path()};
     GenerationRequest request = half_guided(256, 192);
     const std::vector<uint8_t> rgb(size_t{256} * 192 * 3, 90);
     request.control = Control{
         .image = {.size = {256, 192}, .image = std::make_shared<const Image>(Image{256, 192, rgb})}, .end = 0.8};
-    const Generation wanted = Drawer({.mode = MemoryMode::resident}, "mini", false, network.path()).draw(request);
-    Drawer limited({.limit_bytes = lowest_limit(wanted.report.arena_bytes, true, network.path())}, "mini", false,
-                   network.path());
+    const Generation wanted = Drawer({.mode = MemoryMode::resident}, model).draw(request);
+    Drawer limited({.limit_bytes = lowest_limit(wanted.report.arena_bytes, true, model)}, model);
     for (const char* what : {"first", "again"}) {
       const Generation drawn = limited.draw(request);
       expect_same(wanted, drawn, what);
       EXPECT_GT(drawn.report.streamed_bytes, 0u);
     }
+  }
+}
+
+TEST_F(CudaOffload, WeightsOf8BitsAreStreamed) {
+  const Model model{.in_int8 = true};
+  const GenerationRequest request = half_guided(256, 192);
+  const Generation plain = Drawer({.mode = MemoryMode::resident}).draw(request);
+  const Generation wanted = Drawer({.mode = MemoryMode::resident}, model).draw(request);
+  EXPECT_FALSE(same_bits(plain.pictures[0].latents, wanted.pictures[0].latents));
+  EXPECT_LT(wanted.report.weight_bytes, plain.report.weight_bytes);
+  Drawer limited({.limit_bytes = lowest_limit(wanted.report.arena_bytes, true, model)}, model);
+  for (const char* what : {"first", "again"}) {
+    const Generation drawn = limited.draw(request);
+    expect_same(wanted, drawn, what);
+    EXPECT_GT(drawn.report.streamed_bytes, 0u);
   }
 }
 
@@ -279,8 +302,8 @@ TEST_F(CudaOffload, ADrawingThatWasGivenUpLeavesNoTrace) {
 
 TEST(CudaFullSize, OffloadDrawsTheSame) {
   const GenerationRequest request = beach(1024, 1024, 2, 0);
-  const Generation wanted = Drawer({.mode = MemoryMode::resident}, "z-image-turbo", true).draw(request);
-  const Generation drawn = Drawer({.mode = MemoryMode::offload}, "z-image-turbo", true).draw(request);
+  const Generation wanted = Drawer({.mode = MemoryMode::resident}, {"z-image-turbo", true}).draw(request);
+  const Generation drawn = Drawer({.mode = MemoryMode::offload}, {"z-image-turbo", true}).draw(request);
   expect_same(wanted, drawn, "offload");
   EXPECT_LE(drawn.report.weight_bytes + drawn.report.arena_bytes, MemoryOptions::kOffloadLimitBytes);
   EXPECT_GT(drawn.report.streamed_bytes, 0u);

@@ -108,6 +108,9 @@ class RandomUpdate {
     return made;
   }
 
+  /// \return what output `out` is multiplied with.
+  double scale(int64_t out) const { return kinds_.scale ? value_at(scale_, out) : 1; }
+
   /// \return how many roundings a sum passes at most.
   int64_t additions() const { return in_ + rank_ + 2 * b_ + 16; }
 

@@ -9,6 +9,7 @@
 #include "pipeline/adapters.h"
 #include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
+#include "pipeline/precisions.h"
 
 namespace nostos {
 
@@ -36,7 +37,7 @@ inline EngineOptions options(const Path& folder, Precision precision = Precision
   EngineOptions made;
   made.model = folder;
   made.device = drawing_device();
-  made.precision = precision;
+  set_precision(made, precision);
   made.parallelism = parallelism;
   made.threads = 2;
   return made;

@@ -100,9 +100,7 @@ TEST_P(AdapterDrawings, AreThoseOfMergedWeights) {
 
 TEST_P(AdapterDrawings, RanksDrawTheSameBits) {
   const auto& [model, name] = GetParam();
-  Context ctx(drawing_device(), 1);
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
+  for (const Precision precision : drawing_precisions()) {
     Engine alone(options(model->folder, precision));
     const std::vector<AdapterUse> uses{use_of(*model, name, 0.7)};
     const std::vector<float> one = drawn(alone, uses);

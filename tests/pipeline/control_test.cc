@@ -12,6 +12,7 @@
 #include "ops/linear.h"
 #include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
+#include "pipeline/precisions.h"
 #include "pipeline/tiny_control.h"
 #include "pipeline/tiny_families.h"
 
@@ -66,7 +67,7 @@ EngineOptions options(const std::filesystem::path& network, Precision precision 
   made.model = tiny::kZImage.folder;
   made.model.controlnet = network;
   made.device = drawing_device();
-  made.precision = precision;
+  set_precision(made, precision);
   made.parallelism = parallelism;
   made.threads = 2;
   return made;
@@ -88,9 +89,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ControlDrawings, testing::ValuesIn(kKinds),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 TEST_P(ControlDrawings, RanksDrawTheSameBits) {
-  Context ctx(drawing_device(), 1);
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
+  for (const Precision precision : drawing_precisions()) {
     Engine alone(options(network_.path(), precision));
     GenerationRequest masked = request(control());
     masked.images = {picture(3)};

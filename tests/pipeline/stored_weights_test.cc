@@ -19,6 +19,7 @@
 #include "ops/stored_weight.h"
 #include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
+#include "pipeline/precisions.h"
 
 namespace nostos {
 namespace {
@@ -87,7 +88,7 @@ class StoredDrawings : public testing::TestWithParam<Case> {
     made.synthetic = true;
     made.device = drawing_device();
     made.synthetic_format = GetParam().format;
-    made.precision = precision;
+    set_precision(made, precision);
     made.parallelism = parallelism;
     made.threads = 2;
     return made;
@@ -125,10 +126,7 @@ INSTANTIATE_TEST_SUITE_P(Formats, StoredDrawings,
                          });
 
 TEST_P(StoredDrawings, RanksAndBatchesDrawTheSameBits) {
-  Context ctx(drawing_device(), 1);
-  for (const Precision precision : {Precision::f32, Precision::bf16, Precision::int8}) {
-    if (precision == Precision::bf16 && !ops::has_bf16_products(ctx)) continue;
-    if (precision == Precision::int8 && !ops::capabilities(ctx.device()).int8_products) continue;
+  for (const Precision precision : drawing_precisions()) {
     Engine alone(options(precision));
     const std::vector<uint8_t> one = latents_of(alone.generate(request()));
     const std::vector<uint8_t> other = latents_of(alone.generate(request(7)));

@@ -303,6 +303,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (!record.request.control) {
     if (processes.is_root() && !record.parts.controlnet.empty())
       log_warning("--controlnet changes nothing without --control-image");
+    record.parts.controlnet.clear();
     options.model.controlnet.clear();
   }
   options.variant = record.variant;
@@ -362,6 +363,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   DrawingRecord record = asked_for(flags, processes);
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
+  if (command.count("--text-precision") == 0) engine_flags.text_precision = record.text_precision;
   const EngineOptions options = settle(record, engine_flags, flags, processes);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
@@ -370,6 +372,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
   record.precision = engine.precision_name();
+  record.text_precision = engine_flags.text_precision;
   times.ready_ms = ms_since(times.start);
   display.clear();
   if (is_root) warn_of_unused(flags, record);

@@ -144,6 +144,7 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char*
   order.record.variant = limits.variant;
   order.record.model_name = limits.model_name;
   order.record.precision = limits.precision;
+  order.record.text_precision = limits.text_precision;
   return order;
 }
 

@@ -48,8 +48,8 @@ SingleBlockWeights build_single(const Config& c, WeightBuilder& b, const std::st
   w.attention.qkv = b.part({in, in_shape, 0, 3 * d, 0, d});
   w.feed_forward.gate_up =
       b.gated({in, in_shape, 3 * d, f, 0, d}, {in, in_shape, 3 * d + f, f, 0, d}, c.feed_forward_shape());
-  w.attention.out = b.part({out, out_shape, 0, d, 0, d});
-  w.feed_forward.down = b.part({out, out_shape, 0, d, d, f});
+  w.attention.out = b.summand({out, out_shape, 0, d, 0, d});
+  w.feed_forward.down = b.summand({out, out_shape, 0, d, d, f});
   w.visit = b.end_block();
   w.attention.q_norm = b.small(attention + "norm_q.weight", {c.head_dim});
   w.attention.k_norm = b.small(attention + "norm_k.weight", {c.head_dim});

@@ -59,6 +59,14 @@ void run(OnCpu<finish_modulation>, Context& ctx, View x) {
   });
 }
 
+void run(OnCpu<add>, Context& ctx, ConstView x, View y) {
+  const float* from = x.data<float>();
+  float* to = y.data<float>();
+  parallel_ranges(ctx, x.elements(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+  });
+}
+
 void run(OnCpu<add_scalar>, Context&, float value, View x) {
   float* to = x.data<float>();
   for (int64_t i = 0; i < x.elements(); ++i) to[i] += value;

@@ -1,6 +1,8 @@
 // Implements the rounding of rows to 8 bits, and their products.
 #include "ops/int8_linear.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -43,13 +45,18 @@ void run(OnCpu<quantise_rows>, Context& ctx, ConstView x, int64_t rotation, View
       else
         row_kernels().bf16_to_f32(x.data<bfloat16>() + row * in, in, rotated.data());
       const float largest = row_kernels().rotate_blocks(rotated.data(), in, rotation);
-      scales.data<float>()[row] = largest * factor / 127.f;
-      row_kernels().to_i8(rotated.data(), largest > 0 ? 127.f / largest : 0.f, in, numbers.data<int8_t>() + row * in);
+      scales.data<float>()[row] = largest < kSmallestInt8Row ? 0.f : largest * factor / 127.f;
+      int8_t* const made = numbers.data<int8_t>() + row * in;
+      if (largest >= kSmallestInt8Row && std::isfinite(largest))
+        row_kernels().to_i8(rotated.data(), 127.f / largest, in, made);
+      else
+        std::fill_n(made, in, int8_t{0});
     }
   });
 }
 
-void run(OnCpu<int8_linear>, Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View y) {
+void run(OnCpu<int8_linear>, Context& ctx, const RoundedRows& x, const Int8Weight& w, View y) {
+  const auto& [numbers, scales] = x;
   const int64_t rows = numbers.shape()[0], out = w.numbers.shape()[0];
   // The sums stand where the results will.
   auto* const sums = reinterpret_cast<int32_t*>(y.data<float>());

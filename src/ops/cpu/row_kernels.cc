@@ -266,13 +266,18 @@ float rotate_blocks(float* x, int64_t n, int64_t rotation) {
       for (int64_t i = 0; i < step; ++i) rotate_four(a[i], b[i], c[i], d[i]);
     }
   }
-  float largest = 0;
+  // Magnitudes are ordered as their bits, with what is not finite above the rest.
+  uint32_t largest = 0;
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < n; ++i) {
-    const float size = __builtin_fabsf(x[i]);
-    largest = size > largest ? size : largest;
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
   }
-  return largest;
+  float magnitude;
+  __builtin_memcpy(&magnitude, &largest, sizeof magnitude);
+  return magnitude;
 }
 
 void to_i8(const float* x, float factor, int64_t n, int8_t* out) {

@@ -71,7 +71,7 @@ struct RowKernels {
   void (*channel_sums)(const float* x, int64_t pixels, int64_t channels, double* sums, double* squares);
   void (*bf16_to_f32)(const bfloat16* x, int64_t n, float* out);
   /// Rotates blocks of `rotation` numbers in place as ops::quantise_rows(), but for the rotation's factor, n elements.
-  /// \return the largest magnitude
+  /// \return the largest magnitude, not finite if a number is not
   float (*rotate_blocks)(float* x, int64_t n, int64_t rotation);
   /// out = x * factor to the nearest, halves to even, within 8 bits, n elements.
   void (*to_i8)(const float* x, float factor, int64_t n, int8_t* out);

@@ -12,7 +12,7 @@ using namespace cuda;
 Capabilities run(OnCuda<capabilities>, Device device) {
   const bool is_hopper = has_hopper_kernels(device);
   return {.bf16_products = true,
-          .int8_products = is_hopper,
+          .int8_products = true,
           .borrowed_weights = true,
           .planned_convolutions = true,
           .packed_head_dim = is_hopper ? kHopperHeadDim : 0,

@@ -44,6 +44,18 @@ __global__ void __launch_bounds__(kBlockThreads) finish_modulation_kernel(float*
   x[item] = is_gate ? tanhf(x[item]) : 1.f + x[item];
 }
 
+template <class In, class Out, int V>
+__global__ void __launch_bounds__(kBlockThreads) add_kernel(const In* x, int64_t vectors, Out* y) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
+  if (i >= vectors) return;
+  float added[V], sums[V];
+  load<V>(x + i * V, added);
+  load<V>(y + i * V, sums);
+#pragma unroll
+  for (int j = 0; j < V; ++j) sums[j] += added[j];
+  store<V>(sums, y + i * V);
+}
+
 __global__ void __launch_bounds__(kBlockThreads) add_scalar_kernel(float* x, float value, int64_t elements) {
   const int64_t item = this_item();
   if (item < elements) x[item] += value;
@@ -135,6 +147,19 @@ void run(OnCuda<finish_modulation>, Context& ctx, View x) {
   finish_modulation_kernel<<<blocks_for(x.elements()), kBlockThreads, 0, ctx.stream().handle()>>>(
       x.data<float>(), x.elements(), static_cast<int>(x.shape()[1] / 4));
   check_launch("finish_modulation");
+}
+
+void run(OnCuda<add>, Context& ctx, ConstView x, View y) {
+  if (x.elements() == 0) return;
+  with_elements(x, [&]<class In>(const In* in) {
+    with_elements(y, [&]<class Out>(Out* to) {
+      with_vector(x.elements() % kVector == 0 && is_aligned(in, to), [&](auto v) {
+        const int64_t vectors = x.elements() / v;
+        add_kernel<In, Out, v><<<blocks_for(vectors), kBlockThreads, 0, ctx.stream().handle()>>>(in, vectors, to);
+        check_launch("add");
+      });
+    });
+  });
 }
 
 void run(OnCuda<add_scalar>, Context& ctx, float value, View x) {

@@ -53,10 +53,11 @@ struct Int8Factors {
   const std::byte *x = nullptr, *weight = nullptr;
   const float *x_scales = nullptr, *weight_scales = nullptr;
   int64_t in = 0;
+  HopperFactors term{};  ///< added to the product, or null
 };
 inline constexpr int64_t kInt8Multiple = 16;
-/// out [rows, columns], bf16, = (sum of x weight) * x_scale * weight_scale, the sum in whole numbers, or the gated
-/// product of hopper_gated_linear() of such numbers, out [rows, ffn].
+/// out [rows, columns], bf16, = (sum of x weight) * x_scale * weight_scale, the sum in whole numbers, + the term, or
+/// the gated product of hopper_gated_linear() of such numbers, out [rows, ffn].
 void hopper_int8_linear(Context& ctx, const Int8Factors& of, bool gated, View out);
 
 /// A filter of hopper_convolution().

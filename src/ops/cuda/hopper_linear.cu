@@ -4,6 +4,8 @@
 // A block has tiles of 192 x 192 or 128 x 192 of the product, one warpgroup of rows each 64, and one warpgroup whose
 // single thread brings operands through a ring of shared memory, for a short tile 192 rows, too. Every sum runs over k
 // in the same steps of 16 whatever the number of rows, so rows do not depend on each other.
+#include <array>
+
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
@@ -75,70 +77,47 @@ __device__ inline Term term_of(const Tiles<kTerms>& tiles, int step) {
   return term;
 }
 
-/// What products of bf16 are multiplied with.
-struct NoScales {
-  /// Those of a thread's two rows and of its tile.
-  struct OfTile {
-    __device__ OfTile(const NoScales&, int, int, int, int) {}
-    __device__ void apply(const float* sums, int, float (&out)[4]) const {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) out[i] = sums[i];
-    }
-  };
-};
-
 /// What products of 8-bit numbers are multiplied with: a number for each row and one for each column.
-struct EachScales {
-  const float *rows, *columns;
-  int column_count;
+struct Scales {
+  const float *rows = nullptr, *columns = nullptr;
+  int column_count = 0;
 
-  struct OfTile {
-    float upper, lower;    // of this thread's rows
-    const float* columns;  // from this thread's first on
-    int left;              // of them
-
-    __device__ OfTile(const EachScales& all, int row, int row_count, int first_column, int lane)
-        : upper(row < row_count ? all.rows[row] : 0.f),
-          lower(row + 8 < row_count ? all.rows[row + 8] : 0.f),
-          columns(all.columns + first_column + lane % 4 * 2),
-          left(all.column_count - first_column - lane % 4 * 2) {}
-    /// \param eight which eight columns of the tile
-    __device__ void apply(const int32_t* sums, int eight, float (&out)[4]) const {
-      const float2 own = 8 * eight < left ? __ldg(reinterpret_cast<const float2*>(columns + 8 * eight)) : float2{};
-      out[0] = static_cast<float>(sums[0]) * upper * own.x;
-      out[1] = static_cast<float>(sums[1]) * upper * own.y;
-      out[2] = static_cast<float>(sums[2]) * lower * own.x;
-      out[3] = static_cast<float>(sums[3]) * lower * own.y;
+  /// sums <- products * scales. \param row this thread's upper one, of row_count. \param column the tile's first
+  __device__ void apply(const int32_t (&products)[kTileColumns / 2], int row, int row_count, int column, int lane,
+                        float (&sums)[kTileColumns / 2]) const {
+    const float upper = row < row_count ? rows[row] : 0.f, lower = row + 8 < row_count ? rows[row + 8] : 0.f;
+    const float* const from = columns + column + lane % 4 * 2;
+    const int left = column_count - column - lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < kTileColumns / 2; i += 4) {
+      const float2 own = 2 * i < left ? __ldg(reinterpret_cast<const float2*>(from + 2 * i)) : float2{};
+      sums[i] = static_cast<float>(products[i]) * upper * own.x;
+      sums[i + 1] = static_cast<float>(products[i + 1]) * upper * own.y;
+      sums[i + 2] = static_cast<float>(products[i + 2]) * lower * own.x;
+      sums[i + 3] = static_cast<float>(products[i + 3]) * lower * own.y;
     }
-  };
+  }
 };
 
 /// 16 columns of a warpgroup's result as pairs that store_matrices() takes, of the product d itself or of 8 gates and 8
 /// columns that they gate: both of a pair are this thread's.
 /// \param sixteen which of d's, of the results
-template <bool kGated, class Sum, class Scales>
-__device__ inline void pack_sixteen(const Sum* d, const Scales& scales, int sixteen, uint32_t (&pairs)[4]) {
+template <bool kGated>
+__device__ inline void pack_sixteen(const float* d, int sixteen, uint32_t (&pairs)[4]) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     const int eight = 2 * sixteen + j;
-    float sums[4];
-    if constexpr (kGated) {
-      float up[4];
-      scales.apply(d + 8 * eight, 2 * eight, sums);
-      scales.apply(d + 8 * eight + 4, 2 * eight + 1, up);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[i] = silu_times(sums[i], up[i]);
-    } else {
-      scales.apply(d + 4 * eight, eight, sums);
-    }
-    pairs[2 * j] = pack_bf16(sums[0], sums[1]);
-    pairs[2 * j + 1] = pack_bf16(sums[2], sums[3]);
+    const auto result = [&](int i) {
+      return kGated ? silu_times(d[8 * eight + i], d[8 * eight + 4 + i]) : d[4 * eight + i];
+    };
+    pairs[2 * j] = pack_bf16(result(0), result(1));
+    pairs[2 * j + 1] = pack_bf16(result(2), result(3));
   }
 }
 
 /// out = the products' sum, gated if kGated. A sum over k takes the first product's k, then the second's and so on.
-/// Numbers of 8 bits come as pairs in the place of bf16: a step is then of 32 of them.
-template <class Sum, class Scales, bool kGated, int kTerms>
+/// If kInt8, the first product is of 8-bit numbers, which come as pairs in the place of bf16: a step is of 32 of them.
+template <bool kInt8, bool kGated, int kTerms>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_kernel(const __grid_constant__ FactorList<kTerms> factors, const __grid_constant__ Scales scales,
                   const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles<kTerms> tiles) {
@@ -204,27 +183,36 @@ __global__ void __launch_bounds__(kThreads, 1)
       hopper::wait_together(1 + warpgroup, 128);
       continue;
     }
-    Sum d[kTileColumns / 2];
-    for (int k = 0; k < tiles.steps_k; ++k) {
-      wait_for(k);
-      const uint32_t from = ring + stage_of(first + k) * kStageBytes;
-      const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
-      const uint64_t b = hopper::tile_along_k(from + kXBytes);
-      hopper::begin_products();
+    // Steps [begin, end); what is in the sums is kept unless they begin with step 0.
+    const auto multiply = [&](auto& sums, int begin, int end) {
+      for (int k = begin; k < end; ++k) {
+        wait_for(k);
+        const uint32_t from = ring + stage_of(first + k) * kStageBytes;
+        const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
+        const uint64_t b = hopper::tile_along_k(from + kXBytes);
+        hopper::begin_products();
 #pragma unroll
-      for (int i = 0; i < kTileK / 16; ++i)
-        hopper::product<kTileColumns>(d, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
-      hopper::end_products();
-      hopper::wait_products<1>();
-      if (k > 0) release(k - 1);  // which the products before have read
+        for (int i = 0; i < kTileK / 16; ++i)
+          hopper::product<kTileColumns>(sums, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
+        hopper::end_products();
+        hopper::wait_products<1>();
+        if (k > begin) release(k - 1);  // which the products before have read
+      }
+      hopper::wait_products<0>();
+      release(end - 1);
+    };
+    float d[kTileColumns / 2];
+    if constexpr (kInt8) {
+      int32_t products[kTileColumns / 2];
+      multiply(products, 0, tiles.ends_k[0]);
+      scales.apply(products, first_row + warp_row + lane / 4, tiles.rows, tile.column * kTileColumns, lane, d);
+      if (tiles.steps_k > tiles.ends_k[0]) multiply(d, tiles.ends_k[0], tiles.steps_k);
+    } else {
+      multiply(d, 0, tiles.steps_k);
     }
-    hopper::wait_products<0>();
-    release(tiles.steps_k - 1);
 
     // The parts of the result take turns in two places of shared memory.
     constexpr int kColumns = kGated ? kTileColumns / 2 : kTileColumns;
-    const typename Scales::OfTile of_tile(scales, first_row + warp_row + lane / 4, tiles.rows,
-                                          tile.column * kTileColumns, lane);
     const int row = warp_row + lane % 16;
 #pragma unroll
     for (int part = 0; part < kColumns / kPartColumns; ++part) {
@@ -234,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int sixteen = 0; sixteen < kPartColumns / 16; ++sixteen) {
         uint32_t pairs[4];
-        pack_sixteen<kGated>(d, of_tile, part * (kPartColumns / 16) + sixteen, pairs);
+        pack_sixteen<kGated>(d, part * (kPartColumns / 16) + sixteen, pairs);
         // Rows of 64 bytes, swizzled as the tensor map says.
         hopper::store_matrices(place + row * 64 + (((2 * sixteen + lane / 16) ^ (row / 2 % 4)) * 16), pairs);
       }
@@ -258,7 +246,7 @@ Factors factors(const HopperFactors& of, int64_t rows, int64_t columns) {
 }
 
 /// \param terms one to kTerms products \param columns of the products
-template <class Sum, bool kGated, int kTerms, class Scales>
+template <bool kInt8, bool kGated, int kTerms>
 void launch(Context& ctx, std::span<const HopperFactors> terms, const Scales& scales, int64_t columns, View out) {
   nostos::check(!terms.empty() && terms.size() <= kTerms, "a kernel sums so many products");
   const int64_t rows = out.shape()[0];
@@ -274,7 +262,7 @@ void launch(Context& ctx, std::span<const HopperFactors> terms, const Scales& sc
     if (is_there) tiles.steps_k += tiles_of(terms[static_cast<size_t>(i)].in, kTileK);
     if (i < kTerms - 1) tiles.ends_k[i] = tiles.steps_k;
   }
-  constexpr auto* kKernel = linear_kernel<Sum, Scales, kGated, kTerms>;
+  constexpr auto* kKernel = linear_kernel<kInt8, kGated, kTerms>;
   check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
   kKernel<<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
@@ -295,24 +283,25 @@ bool has_hopper_kernels(Device device) {
 }
 
 void hopper_gated_linear(Context& ctx, std::span<const HopperFactors> terms, View out) {
-  launch<float, true, 2>(ctx, terms, NoScales{}, 2 * out.shape()[1], out);
+  launch<false, true, 2>(ctx, terms, {}, 2 * out.shape()[1], out);
 }
 
 void hopper_linear_sum(Context& ctx, std::span<const HopperFactors> terms, View out) {
   if (terms.size() <= 2)
-    launch<float, false, 2>(ctx, terms, NoScales{}, out.shape()[1], out);
+    launch<false, false, 2>(ctx, terms, {}, out.shape()[1], out);
   else
-    launch<float, false, kMostHopperTerms>(ctx, terms, NoScales{}, out.shape()[1], out);
+    launch<false, false, kMostHopperTerms>(ctx, terms, {}, out.shape()[1], out);
 }
 
 void hopper_int8_linear(Context& ctx, const Int8Factors& of, bool gated, View out) {
-  const HopperFactors pairs{of.x, of.weight, of.in / 2};
+  const std::array terms{HopperFactors{of.x, of.weight, of.in / 2}, of.term};
+  const std::span<const HopperFactors> used(terms.data(), of.term.x == nullptr ? 1 : 2);
   const int64_t columns = gated ? 2 * out.shape()[1] : out.shape()[1];
-  const EachScales scales{of.x_scales, of.weight_scales, static_cast<int>(columns)};
+  const Scales scales{of.x_scales, of.weight_scales, static_cast<int>(columns)};
   if (gated)
-    launch<int32_t, true, 2>(ctx, std::span(&pairs, 1), scales, columns, out);
+    launch<true, true, 2>(ctx, used, scales, columns, out);
   else
-    launch<int32_t, false, 2>(ctx, std::span(&pairs, 1), scales, columns, out);
+    launch<true, false, 2>(ctx, used, scales, columns, out);
 }
 
 }  // namespace nostos::cuda

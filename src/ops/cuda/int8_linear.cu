@@ -1,9 +1,8 @@
-// Implements the rounding of rows to 8 bits, and their products on Hopper.
+// Implements the rounding of rows to 8 bits.
 #include "ops/int8_linear.h"
 
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
-#include "ops/cuda/hopper.h"
 #include "ops/cuda/launch.h"
 #include "ops/device_op.h"
 
@@ -64,7 +63,8 @@ __global__ void __launch_bounds__(kMostThreads)
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   float* const turned = turned_of_warps + warp * kTurnedFloats;
   float values[kUnits][kUnit];
-  float largest = 0;
+  // Magnitudes are ordered as their bits, with what is not finite above the rest.
+  uint32_t largest_bits = 0;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
     float(&own)[kUnit] = values[u];
@@ -88,17 +88,20 @@ __global__ void __launch_bounds__(kMostThreads)
       rotate_two_digits(own);
     }
 #pragma unroll
-    for (int i = 0; i < kUnit; ++i) largest = fmaxf(largest, fabsf(own[i]));
+    for (int i = 0; i < kUnit; ++i) largest_bits = max(largest_bits, __float_as_uint(own[i]) & 0x7fffffffu);
   }
-  __shared__ float largest_of_warp[kMostThreads / 32];
-  for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-  if (lane == 0) largest_of_warp[warp] = largest;
+  __shared__ uint32_t largest_of_warp[kMostThreads / 32];
+  for (int step = 16; step > 0; step /= 2)
+    largest_bits = max(largest_bits, __shfl_xor_sync(kAllLanes, largest_bits, step));
+  if (lane == 0) largest_of_warp[warp] = largest_bits;
   __syncthreads();
   for (int other = 0; other < static_cast<int>(blockDim.x) / 32; ++other)
-    largest = fmaxf(largest, largest_of_warp[other]);
+    largest_bits = max(largest_bits, largest_of_warp[other]);
+  const float largest = __uint_as_float(largest_bits);
   constexpr float kFactor = kRotation == 256 ? 1.f / 16 : kRotation == 16 ? 1.f / 4 : 1.f;
-  if (threadIdx.x == 0) scales[row] = __fdiv_rn(largest * kFactor, 127.f);
-  const float inverse = largest > 0 ? __fdiv_rn(127.f, largest) : 0.f;
+  if (threadIdx.x == 0) scales[row] = largest < kSmallestInt8Row ? 0.f : __fdiv_rn(largest * kFactor, 127.f);
+  // Times 0 what is not finite is no number, which becomes 0 below.
+  const float inverse = largest >= kSmallestInt8Row && isfinite(largest) ? __fdiv_rn(127.f, largest) : 0.f;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
     float(&own)[kUnit] = values[u];
@@ -136,10 +139,6 @@ void with_count(int count, const Body& body) {
   }
 }
 
-Int8Factors factors(ConstView numbers, ConstView scales, const Int8Weight& w) {
-  return {numbers.bytes(), w.numbers.bytes(), scales.data<float>(), w.scales.data<float>(), numbers.shape()[1]};
-}
-
 }  // namespace
 
 void run(OnCuda<quantise_rows>, Context& ctx, ConstView x, int64_t rotation, View numbers, View scales) {
@@ -155,20 +154,12 @@ void run(OnCuda<quantise_rows>, Context& ctx, ConstView x, int64_t rotation, Vie
         quantise_kernel<turns, units_each, In><<<static_cast<unsigned>(rows), threads, shared, ctx.stream().handle()>>>(
             in, units, numbers.data<int8_t>(), scales.data<float>());
       };
-      if (rotation == 256) launch(std::integral_constant<int, 256>());
-      if (rotation == 16) launch(std::integral_constant<int, 16>());
+      if (rotation == kWideRotation) launch(std::integral_constant<int, 256>());
+      if (rotation == kNarrowRotation) launch(std::integral_constant<int, 16>());
       if (rotation == 0) launch(std::integral_constant<int, 0>());
       check_launch("quantise_rows");
     });
   });
-}
-
-void run(OnCuda<int8_linear>, Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View y) {
-  hopper_int8_linear(ctx, factors(numbers, scales, w), false, y);
-}
-
-void run(OnCuda<int8_gated_linear>, Context& ctx, ConstView numbers, ConstView scales, const Int8Weight& w, View out) {
-  hopper_int8_linear(ctx, factors(numbers, scales, w), true, out);
 }
 
 }  // namespace nostos::ops

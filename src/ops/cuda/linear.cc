@@ -24,6 +24,7 @@
 #include "ops/cuda/linear_trials.h"
 #include "ops/cuda/linear_tuning.h"
 #include "ops/cuda/plan_store.h"
+#include "ops/cuda/portable_int8_linear.h"
 #include "ops/cuda/stored_weight.h"
 #include "ops/device_op.h"
 #include "ops/linear.h"
@@ -316,7 +317,29 @@ HopperFactors factors_of_update(ConstView reduced, const Linear& w) {
   return factors(reduced, up, matrix_of(up).data);
 }
 
+Int8Factors factors(const RoundedRows& x, const Int8Weight& w, const Int8Term& term) {
+  Int8Factors made{x.numbers.bytes(), w.numbers.bytes(), x.scales.data<float>(), w.scales.data<float>(),
+                   x.numbers.shape()[1]};
+  if (term.up != nullptr) made.term = factors(term.reduced, *term.up, matrix_of(*term.up).data);
+  return made;
+}
+
 }  // namespace
+
+void run(OnCuda<int8_linear>, Context& ctx, const RoundedRows& x, const Int8Weight& w, View y) {
+  if (has_hopper_kernels(ctx.device())) return hopper_int8_linear(ctx, factors(x, w, {}), false, y);
+  portable_int8_linear(ctx, x.numbers, x.scales, w.numbers, w.scales, y);
+}
+
+void run(OnCuda<int8_linear_sum>, Context& ctx, const RoundedRows& x, const Int8Weight& w, const Int8Term& term,
+         View y) {
+  hopper_int8_linear(ctx, factors(x, w, term), false, y);
+}
+
+void run(OnCuda<int8_gated_linear>, Context& ctx, const RoundedRows& x, const Int8Weight& w, const Int8Term& term,
+         View out) {
+  hopper_int8_linear(ctx, factors(x, w, term), true, out);
+}
 
 void run(OnCuda<fused_gated_linear>, Context& ctx, ConstView x, const Linear& w, View out) {
   const auto [weight] = numbers_of(ctx, w);
