@@ -18,6 +18,7 @@
 #include "io/json_config.h"
 #include "io/weight_store.h"
 #include "models/checkpoint_layout.h"
+#include "models/synthetic_source.h"
 #include "models/tensor_shapes.h"
 #include "models/weight_builder.h"
 
@@ -117,8 +118,9 @@ class PartFiles {
   bool is_file_ = false;
   bool is_synthetic_;
   std::optional<WeightFormat> synthetic_format_;
+  SyntheticKind synthetic_kind_;
   DType dtype_;
-  std::optional<BlockUse> rounded_use_;
+  BlockProducts products_;
   const PartKind* kind_;
   std::shared_ptr<const WeightStore> store_;  // or null
   bool has_variant_ = false;
