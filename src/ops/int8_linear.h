@@ -44,7 +44,8 @@ struct Int8Term {
   const Linear* up = nullptr;  ///< bf16 [out, rank]
 };
 
-// One kernel each, where Capabilities::summed_multiple and gated_multiple allow it.
+// One kernel each, where Capabilities::summed_multiple and gated_multiple allow it, for ranks up to this.
+inline constexpr int64_t kMostInt8TermRank = 128;
 
 /// int8_linear() with a term. \param y bf16 [rows, out]
 void int8_linear_sum(Context& ctx, const RoundedRows& x, const Int8Weight& w, const Int8Term& term, View y);

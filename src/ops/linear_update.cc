@@ -136,6 +136,9 @@ ConstView reduce(Context& ctx, ConstView x, const Linear& down) {
   return reduce(ctx, x, down, ctx.state<ReducedScratch>().at_least(bytes));
 }
 
+/// \return whether the kernel that adds a low-rank term takes that of `w`.
+bool has_room(const Linear& w) { return !w.int8 || w.update->low_rank.up.in <= kMostInt8TermRank; }
+
 /// \return x down^T, and what it is multiplied with.
 Int8Term low_rank_term(Context& ctx, ConstView x, const Linear& w) {
   return {reduce(ctx, x, w.update->low_rank.down), &w.update->low_rank.up};
@@ -195,7 +198,7 @@ void updated_linear(Context& ctx, ConstView x, const Linear& w, View y, bool acc
   const LinearUpdate& update = *w.update;
   if (x.shape()[0] == 0) return;
   const bool is_plain_bf16 = y.dtype() == DType::bf16 && !w.bias && !accumulate;
-  if (is_plain_bf16 && update.is_low_rank() && fuses_linear_sum(ctx.device(), w, update.low_rank.up))
+  if (is_plain_bf16 && update.is_low_rank() && fuses_linear_sum(ctx.device(), w, update.low_rank.up) && has_room(w))
     return sum_with_low_rank(ctx, x, w, y);
   if (update.column_scale) return scaled_linear(ctx, x, w, y, accumulate);
   if (w.int8)
@@ -208,7 +211,8 @@ void updated_linear(Context& ctx, ConstView x, const Linear& w, View y, bool acc
 void updated_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_update(w);
   const LinearUpdate& update = *w.update;
-  const bool is_fused = update.is_low_rank() && update.low_rank.up.in % capabilities(ctx.device()).gated_multiple == 0;
+  const bool is_fused =
+      update.is_low_rank() && update.low_rank.up.in % capabilities(ctx.device()).gated_multiple == 0 && has_room(w);
   if (is_fused && w.int8) return rounded_gated_linear(ctx, x, w, low_rank_term(ctx, x, w), out);
   if (is_fused) return fused_gated_linear_sum(ctx, {x, reduce(ctx, x, update.low_rank.down)}, w, out);
   const int64_t row_bytes = w.out * static_cast<int64_t>(sizeof(float));

@@ -125,6 +125,10 @@ __device__ inline void wait_products() {
 }
 
 // The registers of a product's result: for the assembler as operands, and as the floats of d that they are.
+#define NOSTOS_OPERANDS_0_TO_15 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NOSTOS_OPERANDS_0_TO_31 \
+  NOSTOS_OPERANDS_0_TO_15       \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define NOSTOS_OPERANDS_0_TO_39                                                                \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
   "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39"
@@ -139,6 +143,8 @@ __device__ inline void wait_products() {
 #define NOSTOS_8_FLOATS(d, i)                                                                                 \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
+#define NOSTOS_16_FLOATS(d) NOSTOS_8_FLOATS(d, 0), NOSTOS_8_FLOATS(d, 8)
+#define NOSTOS_32_FLOATS(d) NOSTOS_16_FLOATS(d), NOSTOS_8_FLOATS(d, 16), NOSTOS_8_FLOATS(d, 24)
 #define NOSTOS_40_FLOATS(d) \
   NOSTOS_8_FLOATS(d, 0), NOSTOS_8_FLOATS(d, 8), NOSTOS_8_FLOATS(d, 16), NOSTOS_8_FLOATS(d, 24), NOSTOS_8_FLOATS(d, 32)
 #define NOSTOS_64_FLOATS(d) NOSTOS_40_FLOATS(d), NOSTOS_8_FLOATS(d, 40), NOSTOS_8_FLOATS(d, 48), NOSTOS_8_FLOATS(d, 56)
@@ -150,6 +156,26 @@ __device__ inline void wait_products() {
 /// lower.
 template <int kColumns>
 __device__ void product(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate);
+
+template <>
+__device__ inline void product<32>(float (&d)[16], uint64_t a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" NOSTOS_OPERANDS_0_TO_15
+      "}, %16, %17, accumulates, 1, 1, 0, 0;\n}\n"
+      : NOSTOS_16_FLOATS(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+template <>
+__device__ inline void product<64>(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NOSTOS_OPERANDS_0_TO_31
+      "}, %32, %33, accumulates, 1, 1, 0, 0;\n}\n"
+      : NOSTOS_32_FLOATS(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
 
 template <>
 __device__ inline void product<80>(float (&d)[40], uint64_t a, uint64_t b, bool accumulate) {

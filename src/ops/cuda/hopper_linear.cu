@@ -5,12 +5,14 @@
 // single thread brings operands through a ring of shared memory, for a short tile 192 rows, too. Every sum runs over k
 // in the same steps of 16 whatever the number of rows, so rows do not depend on each other.
 #include <array>
+#include <type_traits>
 
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
 #include "ops/cuda/hopper_instructions.cuh"
 #include "ops/cuda/tensor_map.h"
+#include "ops/int8_linear.h"
 
 namespace nostos::cuda {
 namespace {
@@ -20,6 +22,8 @@ static_assert(kHopperLongTile == 64 * kWorkers);
 constexpr int kTileRows = kHopperLongTile, kTileColumns = 192, kTileK = 64;
 constexpr int kStages = 4, kXBytes = kTileRows * kTileK * 2, kWeightBytes = kTileColumns * kTileK * 2;
 constexpr int kStageBytes = kXBytes + kWeightBytes;
+constexpr int kMostTermSteps = 2;  // of kStages, so that the ring goes on
+static_assert(kMostTermSteps * kTileK == ops::kMostInt8TermRank);
 constexpr int kPartColumns = 32, kPartBytes = 64 * kPartColumns * 2;  // in which a warpgroup's result leaves
 constexpr int kSharedBytes = 1024 + kStages * kStageBytes + 2 * kWorkers * kPartBytes + 2 * kStages * 8;
 // Blocks that run at once share tiles of 6 columns of the weight, which the second-level cache holds beside x.
@@ -77,47 +81,94 @@ __device__ inline Term term_of(const Tiles<kTerms>& tiles, int step) {
   return term;
 }
 
-/// What products of 8-bit numbers are multiplied with: a number for each row and one for each column.
-struct Scales {
-  const float *rows = nullptr, *columns = nullptr;
-  int column_count = 0;
-
-  /// sums <- products * scales. \param row this thread's upper one, of row_count. \param column the tile's first
-  __device__ void apply(const int32_t (&products)[kTileColumns / 2], int row, int row_count, int column, int lane,
-                        float (&sums)[kTileColumns / 2]) const {
-    const float upper = row < row_count ? rows[row] : 0.f, lower = row + 8 < row_count ? rows[row + 8] : 0.f;
-    const float* const from = columns + column + lane % 4 * 2;
-    const int left = column_count - column - lane % 4 * 2;
+/// What products of bf16 are multiplied with.
+struct NoScales {
+  /// Those of a thread's two rows and of its tile.
+  struct OfTile {
+    __device__ OfTile(const NoScales&, int, int, int, int) {}
+    __device__ void apply(const float* sums, int, float (&out)[4]) const {
 #pragma unroll
-    for (int i = 0; i < kTileColumns / 2; i += 4) {
-      const float2 own = 2 * i < left ? __ldg(reinterpret_cast<const float2*>(from + 2 * i)) : float2{};
-      sums[i] = static_cast<float>(products[i]) * upper * own.x;
-      sums[i + 1] = static_cast<float>(products[i + 1]) * upper * own.y;
-      sums[i + 2] = static_cast<float>(products[i + 2]) * lower * own.x;
-      sums[i + 3] = static_cast<float>(products[i + 3]) * lower * own.y;
+      for (int i = 0; i < 4; ++i) out[i] = sums[i];
     }
-  }
+  };
+};
+
+/// What products of 8-bit numbers are multiplied with: a number for each row and one for each column.
+struct EachScales {
+  const float *rows, *columns;
+  int column_count;
+
+  struct OfTile {
+    float upper, lower;    // of this thread's rows
+    const float* columns;  // from this thread's first on
+    int left;              // of them
+
+    __device__ OfTile(const EachScales& all, int row, int row_count, int first_column, int lane)
+        : upper(row < row_count ? all.rows[row] : 0.f),
+          lower(row + 8 < row_count ? all.rows[row + 8] : 0.f),
+          columns(all.columns + first_column + lane % 4 * 2),
+          left(all.column_count - first_column - lane % 4 * 2) {}
+    /// \param eight which eight columns of the tile
+    __device__ void apply(const int32_t* sums, int eight, float (&out)[4]) const {
+      const float2 own = 8 * eight < left ? __ldg(reinterpret_cast<const float2*>(columns + 8 * eight)) : float2{};
+      out[0] = static_cast<float>(sums[0]) * upper * own.x;
+      out[1] = static_cast<float>(sums[1]) * upper * own.y;
+      out[2] = static_cast<float>(sums[2]) * lower * own.x;
+      out[3] = static_cast<float>(sums[3]) * lower * own.y;
+    }
+  };
 };
 
 /// 16 columns of a warpgroup's result as pairs that store_matrices() takes, of the product d itself or of 8 gates and 8
 /// columns that they gate: both of a pair are this thread's.
 /// \param sixteen which of d's, of the results
-template <bool kGated>
-__device__ inline void pack_sixteen(const float* d, int sixteen, uint32_t (&pairs)[4]) {
+/// \param term of the part's columns, added to what the scales make of the sums. \param first sixteen of the part
+template <bool kGated, class Sum, class Scales, class Term>
+__device__ inline void pack_sixteen(const Sum* d, const Scales& scales, const Term& term, int first, int sixteen,
+                                    uint32_t (&pairs)[4]) {
+  const auto apply = [&](int eight, float(&sums)[4]) {
+    scales.apply(d + 4 * eight, eight, sums);
+    term.add_to(eight - (kGated ? 4 : 2) * first, sums);
+  };
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     const int eight = 2 * sixteen + j;
-    const auto result = [&](int i) {
-      return kGated ? silu_times(d[8 * eight + i], d[8 * eight + 4 + i]) : d[4 * eight + i];
-    };
-    pairs[2 * j] = pack_bf16(result(0), result(1));
-    pairs[2 * j + 1] = pack_bf16(result(2), result(3));
+    float sums[4];
+    if constexpr (kGated) {
+      float up[4];
+      apply(2 * eight, sums);
+      apply(2 * eight + 1, up);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] = silu_times(sums[i], up[i]);
+    } else {
+      apply(eight, sums);
+    }
+    pairs[2 * j] = pack_bf16(sums[0], sums[1]);
+    pairs[2 * j + 1] = pack_bf16(sums[2], sums[3]);
   }
 }
 
+/// Nothing beside a product.
+struct NoTerm {
+  __device__ static void add_to(int, float (&)[4]) {}
+};
+
+/// A product of bf16 beside one of 8-bit numbers, for some columns of a warpgroup's rows at a time: with sums of its
+/// own for all of them there would be too few registers.
+template <int kColumns>
+struct SmallTerm {
+  float sums[kColumns / 2];
+
+  __device__ void add_to(int eight, float (&to)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] += sums[4 * eight + i];
+  }
+};
+
 /// out = the products' sum, gated if kGated. A sum over k takes the first product's k, then the second's and so on.
-/// If kInt8, the first product is of 8-bit numbers, which come as pairs in the place of bf16: a step is of 32 of them.
-template <bool kInt8, bool kGated, int kTerms>
+/// Numbers of 8 bits come as pairs in the place of bf16: a step is then of 32 of them. What is beside their product, if
+/// kHasTerm, is in at most kMostTermSteps steps, which stay in the ring until it is added.
+template <class Sum, class Scales, bool kGated, int kTerms, bool kHasTerm>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_kernel(const __grid_constant__ FactorList<kTerms> factors, const __grid_constant__ Scales scales,
                   const __grid_constant__ CUtensorMap out, const __grid_constant__ Tiles<kTerms> tiles) {
@@ -183,46 +234,56 @@ __global__ void __launch_bounds__(kThreads, 1)
       hopper::wait_together(1 + warpgroup, 128);
       continue;
     }
-    // Steps [begin, end); what is in the sums is kept unless they begin with step 0.
-    const auto multiply = [&](auto& sums, int begin, int end) {
-      for (int k = begin; k < end; ++k) {
-        wait_for(k);
-        const uint32_t from = ring + stage_of(first + k) * kStageBytes;
-        const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
-        const uint64_t b = hopper::tile_along_k(from + kXBytes);
-        hopper::begin_products();
+    Sum d[kTileColumns / 2];
+    const int steps = kHasTerm ? tiles.ends_k[0] : tiles.steps_k;
+    for (int k = 0; k < steps; ++k) {
+      wait_for(k);
+      const uint32_t from = ring + stage_of(first + k) * kStageBytes;
+      const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
+      const uint64_t b = hopper::tile_along_k(from + kXBytes);
+      hopper::begin_products();
 #pragma unroll
-        for (int i = 0; i < kTileK / 16; ++i)
-          hopper::product<kTileColumns>(sums, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
-        hopper::end_products();
-        hopper::wait_products<1>();
-        if (k > begin) release(k - 1);  // which the products before have read
-      }
-      hopper::wait_products<0>();
-      release(end - 1);
-    };
-    float d[kTileColumns / 2];
-    if constexpr (kInt8) {
-      int32_t products[kTileColumns / 2];
-      multiply(products, 0, tiles.ends_k[0]);
-      scales.apply(products, first_row + warp_row + lane / 4, tiles.rows, tile.column * kTileColumns, lane, d);
-      if (tiles.steps_k > tiles.ends_k[0]) multiply(d, tiles.ends_k[0], tiles.steps_k);
-    } else {
-      multiply(d, 0, tiles.steps_k);
+      for (int i = 0; i < kTileK / 16; ++i)
+        hopper::product<kTileColumns>(d, a + i * hopper::kStepK, b + i * hopper::kStepK, k > 0 || i > 0);
+      hopper::end_products();
+      hopper::wait_products<1>();
+      if (k > 0) release(k - 1);  // which the products before have read
     }
+    hopper::wait_products<0>();
+    release(steps - 1);
+    for (int k = steps; k < tiles.steps_k; ++k) wait_for(k);
 
     // The parts of the result take turns in two places of shared memory.
     constexpr int kColumns = kGated ? kTileColumns / 2 : kTileColumns;
+    const typename Scales::OfTile of_tile(scales, first_row + warp_row + lane / 4, tiles.rows,
+                                          tile.column * kTileColumns, lane);
     const int row = warp_row + lane % 16;
 #pragma unroll
     for (int part = 0; part < kColumns / kPartColumns; ++part) {
       const uint32_t place = own_parts + part % 2 * kPartBytes;
+      constexpr int kProductColumns = kGated ? 2 * kPartColumns : kPartColumns;
+      std::conditional_t<kHasTerm, SmallTerm<kProductColumns>, NoTerm> term;
+      if constexpr (kHasTerm) {
+        hopper::begin_products();
+        for (int k = steps; k < tiles.steps_k; ++k) {
+          const uint32_t from = ring + stage_of(first + k) * kStageBytes;
+          const uint64_t a = hopper::tile_along_k(from + warpgroup * (64 * kTileK * 2));
+          const uint64_t b = hopper::tile_along_k(from + kXBytes + part * (kProductColumns * kTileK * 2));
+#pragma unroll
+          for (int i = 0; i < kTileK / 16; ++i)
+            hopper::product<kProductColumns>(term.sums, a + i * hopper::kStepK, b + i * hopper::kStepK,
+                                             k > steps || i > 0);
+        }
+        hopper::end_products();
+        hopper::wait_products<0>();
+      }
       if (thread == 0) hopper::wait_stores_read<1>();
       hopper::wait_together(1 + warpgroup, 128);
 #pragma unroll
       for (int sixteen = 0; sixteen < kPartColumns / 16; ++sixteen) {
         uint32_t pairs[4];
-        pack_sixteen<kGated>(d, part * (kPartColumns / 16) + sixteen, pairs);
+        constexpr int kSixteens = kPartColumns / 16;
+        pack_sixteen<kGated>(d, of_tile, term, part * kSixteens, part * kSixteens + sixteen, pairs);
         // Rows of 64 bytes, swizzled as the tensor map says.
         hopper::store_matrices(place + row * 64 + (((2 * sixteen + lane / 16) ^ (row / 2 % 4)) * 16), pairs);
       }
@@ -233,6 +294,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         hopper::store_begun();
       }
     }
+    for (int k = steps; k < tiles.steps_k; ++k) release(k);
   }
   if (thread == 0) hopper::wait_stores_done();
 #endif
@@ -246,7 +308,7 @@ Factors factors(const HopperFactors& of, int64_t rows, int64_t columns) {
 }
 
 /// \param terms one to kTerms products \param columns of the products
-template <bool kInt8, bool kGated, int kTerms>
+template <class Sum, bool kGated, int kTerms, bool kHasTerm = false, class Scales>
 void launch(Context& ctx, std::span<const HopperFactors> terms, const Scales& scales, int64_t columns, View out) {
   nostos::check(!terms.empty() && terms.size() <= kTerms, "a kernel sums so many products");
   const int64_t rows = out.shape()[0];
@@ -262,7 +324,7 @@ void launch(Context& ctx, std::span<const HopperFactors> terms, const Scales& sc
     if (is_there) tiles.steps_k += tiles_of(terms[static_cast<size_t>(i)].in, kTileK);
     if (i < kTerms - 1) tiles.ends_k[i] = tiles.steps_k;
   }
-  constexpr auto* kKernel = linear_kernel<kInt8, kGated, kTerms>;
+  constexpr auto* kKernel = linear_kernel<Sum, Scales, kGated, kTerms, kHasTerm>;
   check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "cannot reserve shared memory");
   kKernel<<<static_cast<unsigned>(cut.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
@@ -283,25 +345,35 @@ bool has_hopper_kernels(Device device) {
 }
 
 void hopper_gated_linear(Context& ctx, std::span<const HopperFactors> terms, View out) {
-  launch<false, true, 2>(ctx, terms, {}, 2 * out.shape()[1], out);
+  launch<float, true, 2>(ctx, terms, NoScales{}, 2 * out.shape()[1], out);
 }
 
 void hopper_linear_sum(Context& ctx, std::span<const HopperFactors> terms, View out) {
   if (terms.size() <= 2)
-    launch<false, false, 2>(ctx, terms, {}, out.shape()[1], out);
+    launch<float, false, 2>(ctx, terms, NoScales{}, out.shape()[1], out);
   else
-    launch<false, false, kMostHopperTerms>(ctx, terms, {}, out.shape()[1], out);
+    launch<float, false, kMostHopperTerms>(ctx, terms, NoScales{}, out.shape()[1], out);
 }
 
+namespace {
+
+template <bool kGated>
+void launch_int8(Context& ctx, const Int8Factors& of, int64_t columns, View out) {
+  const std::array factors{HopperFactors{of.x, of.weight, of.in / 2}, of.term};
+  const std::span<const HopperFactors> terms(factors);
+  const EachScales scales{of.x_scales, of.weight_scales, static_cast<int>(columns)};
+  if (of.term.x == nullptr) return launch<int32_t, kGated, 2>(ctx, terms.first(1), scales, columns, out);
+  nostos::check(of.term.in <= kMostTermSteps * kTileK, "a term beside a product of 8-bit numbers is of low rank");
+  launch<int32_t, kGated, 2, true>(ctx, terms, scales, columns, out);
+}
+
+}  // namespace
+
 void hopper_int8_linear(Context& ctx, const Int8Factors& of, bool gated, View out) {
-  const std::array terms{HopperFactors{of.x, of.weight, of.in / 2}, of.term};
-  const std::span<const HopperFactors> used(terms.data(), of.term.x == nullptr ? 1 : 2);
-  const int64_t columns = gated ? 2 * out.shape()[1] : out.shape()[1];
-  const Scales scales{of.x_scales, of.weight_scales, static_cast<int>(columns)};
   if (gated)
-    launch<true, true, 2>(ctx, used, scales, columns, out);
+    launch_int8<true>(ctx, of, 2 * out.shape()[1], out);
   else
-    launch<true, false, 2>(ctx, used, scales, columns, out);
+    launch_int8<false>(ctx, of, out.shape()[1], out);
 }
 
 }  // namespace nostos::cuda

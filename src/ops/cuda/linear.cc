@@ -27,6 +27,7 @@
 #include "ops/cuda/portable_int8_linear.h"
 #include "ops/cuda/stored_weight.h"
 #include "ops/device_op.h"
+#include "ops/int8_linear.h"
 #include "ops/linear.h"
 #include "ops/linear_update.h"
 #include "ops/stored_weight.h"
