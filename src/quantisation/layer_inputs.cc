@@ -25,15 +25,13 @@ float magnitude(ConstView x, int64_t i) {
 
 /// \return the row of x, on the host, that has the largest number.
 int64_t largest_row(ConstView x) {
-  int64_t row = 0;
-  float largest = 0;
-  for (int64_t i = 0; i < x.shape().elements(); ++i) {
-    const float of_this = magnitude(x, i);
-    if (of_this <= largest) continue;
-    largest = of_this;
-    row = i / x.shape()[1];
-  }
-  return row;
+  const int64_t rows = x.shape()[0], columns = x.shape()[1];
+  std::vector<float> largest(static_cast<size_t>(rows));
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = row * columns; i < (row + 1) * columns; ++i)
+      largest[static_cast<size_t>(row)] = std::max(largest[static_cast<size_t>(row)], magnitude(x, i));
+  return std::ranges::max_element(largest) - largest.begin();
 }
 
 }  // namespace
