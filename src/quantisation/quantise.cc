@@ -9,6 +9,7 @@
 #include "checkpoints/part_types.h"
 #include "families/part_files.h"
 #include "families/registry.h"
+#include "ops/capabilities.h"
 #include "quantisation/image_difference.h"
 #include "quantisation/layer_inputs.h"
 #include "quantisation/trajectories.h"
@@ -140,6 +141,9 @@ QuantisationReport quantise(const QuantisationOptions& options, const Quantisati
           "--precision int8 is what is measured: say what it is compared with, auto, bf16 or f32");
   require(options.output.empty() || !options.engine.synthetic, ErrorKind::invalid_input,
           "random weights are measured, not written: leave --output out");
+  require(ops::capabilities(options.engine.device).int8_products, ErrorKind::device,
+          "products of 8 bits want a GPU or a CPU with AVX-512 VNNI, and {} is neither: measure on another machine",
+          to_string(options.engine.device));
   const auto drawings = std::ssize(options.requests);
   LayerInputs seen(std::clamp<int64_t>(kRowsOfAll / (8 * drawings), 1, kMostRowsEach));
   Work work(progress);

@@ -72,8 +72,9 @@ class Quantise : public testing::TestWithParam<Case> {
     made.max_sequence_length = 48;
     return made;
   }
-  std::vector<uint8_t> drawn(const std::set<std::string>& kept, bool from_file) {
+  std::vector<uint8_t> drawn(const std::set<std::string>& kept, bool from_file, const Parallelism& parallelism = {}) {
     EngineOptions engine = options_.engine;
+    engine.parallelism = parallelism;
     engine.precision = Precision::int8;
     engine.kept_products = kept;
     if (from_file) engine.model.transformer = options_.output;
@@ -127,6 +128,8 @@ TEST_P(Quantise, LayersBeyondTheBoundStayBf16InTheFileAndInDrawings) {
   const std::vector<uint8_t> of_file = drawn({}, true);
   EXPECT_EQ(of_file, drawn(kept, false));
   EXPECT_NE(of_file, drawn({}, false));
+  EXPECT_EQ(of_file, drawn({}, true, {.ulysses = 2}));
+  EXPECT_EQ(of_file, drawn({}, true, {.ulysses = 2, .plan = parallel::PlanKind::axis}));
 
   const SafetensorsFile file(options_.output);
   int64_t rounded = 0, plain = 0;
