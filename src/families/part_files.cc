@@ -100,7 +100,8 @@ BlockProducts products_of(const FamilyOptions& options, const PartKind& kind) {
   if (kind.place == &ModelFiles::text_encoder) return {BlockUse::once_a_prompt, options.rounds_text};
   return {.use = BlockUse::each_step,
           .round = options.rounds_products,
-          .kept = options.kept_products,
+          .kept = options.kept_products.value_or(
+              std::set<std::string>(kind.kept_products.begin(), kind.kept_products.end())),
           .watch = options.input_watch};
 }
 
@@ -134,6 +135,7 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
   require(!path_.empty(), ErrorKind::model, "no {}: give {}, or --model-path with a model that has one", kind.name,
           kind.flag);
   is_file_ = std::filesystem::is_regular_file(path_);
+  if (synthetic_format_ && synthetic_format_->type == StoredType::i8) take_as_stored(options);
   if (is_synthetic_ && !is_file_) return;
   store_ = options.stores->open(path_, options.variant);
   has_variant_ = !is_file_ && store_->variant() == options.variant;
@@ -141,8 +143,13 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
   if (!found && is_file_) refuse_file(*store_, kind);
   // A folder's missing tensors are all named by the walk.
   if (found) names_ = {found->layout, std::string(found->prefix), is_file_};
-  // Who made such a file has chosen what is rounded.
-  products_.only_stored = products_.round && has_int8(*store_, names_);
+  if (has_int8(*store_, names_)) take_as_stored(options);
+}
+
+// Who made a file with 8-bit matrices has chosen what is rounded.
+void PartFiles::take_as_stored(const FamilyOptions& options) {
+  products_.only_stored = true;
+  if (!options.kept_products) products_.kept.clear();
 }
 
 std::optional<JsonConfig> PartFiles::config_beside_file(const TensorShapes& shapes) const {

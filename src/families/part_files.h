@@ -61,6 +61,7 @@ struct PartKind {
   /// \return the config that the shapes of a file's tensors tell
   JsonConfig (*guess_config)(const TensorShapes& shapes, const WeightStore& store);
   bool takes_adapters = true;
+  std::span<const std::string_view> kept_products{};  ///< FamilyOptions::kept_products where nobody says others
 };
 
 /// \return all kinds of parts of all families.
@@ -111,6 +112,7 @@ class PartFiles {
 
  private:
   std::shared_ptr<WeightSource> weight_source(Context& ctx, WeightWalk walk) const;
+  void take_as_stored(const FamilyOptions& options);
   std::optional<JsonConfig> config_beside_file(const TensorShapes& shapes) const;
 
   std::filesystem::path path_;

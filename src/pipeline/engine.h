@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -46,7 +47,7 @@ struct EngineOptions {
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
   Precision text_precision = Precision::automatic;  ///< of the text encoder's blocks: int8, or as the rest
-  std::set<std::string> kept_products{};            ///< what int8 leaves as it is: see FamilyOptions
+  std::optional<std::set<std::string>> kept_products{};  ///< what int8 leaves as it is: see FamilyOptions
   /// Sees the inputs of products that int8 would round, see FamilyOptions. Drawings then need a Progress::on_velocity.
   std::shared_ptr<const InputWatch> input_watch{};
   std::filesystem::path cache_folder;  ///< where what trials find out is kept for the next process; "": nowhere

@@ -62,11 +62,12 @@ class Quantize(unittest.TestCase):
         self.assertEqual(header["context_refiner.0.attention.qkv.weight"]["dtype"], "BF16")
         self.assertEqual(len(json.loads(header["__metadata__"]["nostos.quantisation"])["layers"]), 28)
         drawn = []
-        for name, flags in (("a", ("--transformer", self.file, "--model-path", self.model())), ("b", ())):
-            self.done("generate", "--prompt", "a lion", *SMALL, "--precision", "int8", "--save-latents", f"{name}.safetensors",
-                      "--output", f"{name}.png", *flags)
+        for name, flags in (("one", ("--precision", "int8")), ("two", ("--precision", "int8", "--num-gpus", 2)), ("as bf16", ())):
+            self.done("generate", "--prompt", "a lion", *SMALL, "--transformer", self.file, "--model-path", self.model(),
+                      "--save-latents", f"{name}.safetensors", "--output", f"{name}.png", *flags)
             drawn.append((self.dir / f"{name}.safetensors").read_bytes())
-        self.assertEqual(*drawn)
+        self.assertEqual(drawn[0], drawn[1])
+        self.assertNotEqual(drawn[0], drawn[2])
 
     @staticmethod
     def model() -> Path:
