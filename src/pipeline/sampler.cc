@@ -190,7 +190,7 @@ void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
   select_step(step);
   const auto known = left_.steps.find(kind);
   const bool is_first = known == left_.steps.end();
-  if (!is_first && known->second) {
+  if (!is_first && known->second && !on_velocity_) {
     const auto launch = [&] { known->second.launch(ctx_); };
     return plan_.world == nullptr ? launch() : plan_.world->device().enqueue_together(launch);
   }

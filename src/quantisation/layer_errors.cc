@@ -102,8 +102,7 @@ std::vector<LayerError> layer_errors(Context& ctx, const std::vector<SeenRows>& 
   return errors;
 }
 
-std::set<std::string> keep_layers(std::span<LayerError> layers, double bound) {
-  std::set<std::string> kept;
+std::set<std::string> keep_layers(std::span<LayerError> layers, double bound, std::set<std::string> kept) {
   const auto shares = [&](const LayerError& layer) {
     return std::ranges::any_of(layer.matrices, [&](const std::string& name) { return kept.contains(name); });
   };

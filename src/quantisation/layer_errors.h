@@ -29,8 +29,9 @@ struct LayerError {
 std::vector<LayerError> layer_errors(Context& ctx, const std::vector<SeenRows>& products, const ReadWeight& read,
                                      const std::function<void()>& on_layer = {});
 
-/// Marks the products whose worst error is beyond `bound` as kept, and with them those that share a matrix.
+/// Marks the products whose worst error is beyond `bound` as kept, those with a matrix of `kept`, and with them those
+/// that share a matrix.
 /// \return the matrices of the products that are kept.
-std::set<std::string> keep_layers(std::span<LayerError> layers, double bound);
+std::set<std::string> keep_layers(std::span<LayerError> layers, double bound, std::set<std::string> kept = {});
 
 }  // namespace nostos

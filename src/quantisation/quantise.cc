@@ -63,14 +63,19 @@ std::vector<Trajectory> draw_all(const QuantisationOptions& options, LayerInputs
   return made;
 }
 
-std::vector<LayerError> measure_layers(const QuantisationOptions& options, const LayerInputs& seen, Work& work) {
-  const EngineOptions& engine = options.engine;
+/// \return where the transformer is.
+PartFiles transformer_of(const EngineOptions& engine) {
   const FamilyOptions family{.files = engine.model,
                              .synthetic = engine.synthetic,
                              .synthetic_format = engine.synthetic_format,
                              .synthetic_hostile = engine.synthetic_hostile,
                              .variant = engine.variant};
-  const PartFiles files(family, transformer_kind(family));
+  return {family, transformer_kind(family)};
+}
+
+std::vector<LayerError> measure_layers(const QuantisationOptions& options, const PartFiles& files,
+                                       const LayerInputs& seen, Work& work) {
+  const EngineOptions& engine = options.engine;
   const PartTensors tensors = list_tensors(part_type(files.kind()), files.config());
   Context ctx(engine.device, engine.threads);
   work.begin("measure", std::ssize(seen.products()));
@@ -149,8 +154,12 @@ QuantisationReport quantise(const QuantisationOptions& options, const Quantisati
   Work work(progress);
   QuantisationReport report{.max_layer_error = options.max_layer_error};
   const std::vector<Trajectory> wanted = draw_all(options, seen, work);
-  report.layers = measure_layers(options, seen, work);
-  const std::set<std::string> kept = keep_layers(report.layers, options.max_layer_error);
+  const PartFiles files = transformer_of(options.engine);
+  report.layers = measure_layers(options, files, seen, work);
+  // Layers whose errors grow are no worse by themselves than others.
+  const auto& always = files.kind().kept_products;
+  const std::set<std::string> kept =
+      keep_layers(report.layers, options.max_layer_error, {always.begin(), always.end()});
   compare_drawings(options, kept, wanted, work, report);
   if (!options.output.empty()) write(options, report, work);
   return report;

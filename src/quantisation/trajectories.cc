@@ -56,6 +56,7 @@ std::vector<VelocityError> compare_along(Engine& engine, const GenerationRequest
     upload(ctx, ConstView(reinterpret_cast<const std::byte*>(wanted.data()), DType::f32, velocity.shape()), velocity);
   };
   engine.generate(request, watching);
+  check(made.size() == along.velocities.size(), "every step is compared");
   return made;
 }
 

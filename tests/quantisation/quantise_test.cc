@@ -108,7 +108,9 @@ TEST_P(Quantise, AFileOfAllLayersDrawsWhatRoundingAtLoadDraws) {
   const QuantisationReport report = quantise(options_);
   ASSERT_FALSE(report.layers.empty());
   for (const LayerError& layer : report.layers) {
-    EXPECT_FALSE(layer.is_kept);
+    const std::string& name = layer.matrices.front();
+    // Klein has no layers that are always kept.
+    EXPECT_EQ(layer.is_kept, name.starts_with("layers.0.") || name.starts_with("noise_refiner.")) << name;
     EXPECT_GT(layer.mean, 0.001) << layer.matrices.front();
     EXPECT_LT(layer.worst, 0.1) << layer.matrices.front();
     EXPECT_GE(layer.worst, layer.mean * (1 - 1e-12));
@@ -118,12 +120,9 @@ TEST_P(Quantise, AFileOfAllLayersDrawsWhatRoundingAtLoadDraws) {
   EXPECT_LT(report.least_cosine(), 1);
   ASSERT_EQ(report.images.size(), 2u);
   EXPECT_EQ(report.images[1].prompt, "three apples");
-  const std::vector<uint8_t> all = drawn(std::set<std::string>());
-  EXPECT_EQ(drawn_from_file(), all);
-  if (std::string_view(GetParam().name) != "z_image") return;
-  // Where nobody has measured, one layer stays.
-  EXPECT_NE(drawn(std::nullopt), all);
-  EXPECT_EQ(drawn(std::nullopt), drawn(std::set<std::string>{"layers.0.feed_forward.w2.weight"}));
+  EXPECT_EQ(drawn_from_file(), drawn(std::nullopt));
+  const bool keeps_some = std::string_view(GetParam().name) == "z_image";
+  EXPECT_EQ(drawn(std::nullopt) != drawn(std::set<std::string>()), keeps_some);
 }
 
 TEST_P(Quantise, LayersBeyondTheBoundStayBf16InTheFileAndInDrawings) {
