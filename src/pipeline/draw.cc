@@ -133,7 +133,8 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
                            .references = first.references,
                            .has_source = resolved.has_source,
                            .has_mask = first.has_mask,
-                           .has_control = resolved.has_control()};
+                           .has_control = resolved.has_control(),
+                           .has_control_image = resolved.has_control() && resolved.request.control->image};
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {

@@ -173,6 +173,43 @@ class Control(PicturesTest):
         self.drop_references(("half.png", RED), padding_bytes=24 << 20)
         self.toast("half.png is too large: all pictures")
 
+    def test_a_mask_alone_is_told_to_networks_that_read_it(self):
+        self.start({**FOLLOWS, "control_sees_mask": True}, RED)
+        self.assertFalse(self.one("#control-mask").is_displayed())
+        self.open_painter()
+        self.stroke((160, 80))
+        mask = self.use_mask()
+        self.assertNotIn("control", self.draw())  # unless it is asked for
+        self.one("#control-mask").click()
+        self.assertFalse(self.one("#control-preprocessor").is_displayed())
+        self.fill(**{"control-scale": 0.9})
+        body = self.draw()
+        self.assertEqual((body["mask"], body["control"]), (mask, {"scale": 0.9, "start": 0, "end": 1}))
+        self.follow(("blue.png", BLUE))  # which is more than the mask
+        self.wait_for_control()
+        self.assertFalse(self.one("#control-mask").is_displayed())
+        self.one("#control-list button").click()
+        self.one("#take-mask").click()
+        self.assertFalse(self.one("#control-settings").is_displayed())
+        self.assertNotIn("control", self.draw())
+        self.act(USE, 1)
+        self.wait(lambda: self.one("#control-mask").is_displayed(), "the mask is back")
+        self.assertEqual(self.draw(), body)
+        self.act(USE, 3)  # of the one whose mask the network was not told of
+        self.wait(lambda: not self.one("#control-mask").is_selected(), "it is not told of it again")
+        self.drop("drawn.png", self.server.images[self.server.jobs[1]["images"][0]["id"]])
+        self.wait(lambda: self.one("#control-mask").is_selected(), "a picture's file tells of it, too")
+        self.assertEqual(self.draw()["control"], body["control"])
+        self.act(AGAIN)
+        self.wait_for_pictures(6)
+        self.assertEqual({name: self.server.bodies[5]["control"][name] for name in body["control"]}, body["control"])
+
+        self.start(FOLLOWS, RED)  # a network of 16 channels reads none
+        self.open_painter()
+        self.stroke((160, 80))
+        self.use_mask()
+        self.assertFalse(self.one("#control-mask").is_displayed())
+
     def test_settings_that_would_be_refused(self):
         self.expected_errors = ["v1/jobs - .* 400"]
         self.controlled()

@@ -92,7 +92,8 @@ class StandIn(ThreadingHTTPServer):
         loras = {"loras": [{"sha256": "0" * 64, **lora} for lora in body.get("loras", [])]}
         told = lambda text: {"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()}
         images = {"image": [told(text) for text in body.get("image", [])], "mask": told(body["mask"]) if body.get("mask") else None,
-                  "control": {**body["control"], "image": told(body["control"]["image"])} if body.get("control") else None,
+                  "control": {"preprocessor": "none", **body["control"], "image": told(body["control"]["image"]) if body["control"].get("image") else None}
+                  if body.get("control") else None,
                   **{name: body.get(name) for name in ("strength", "mask_blur", "image_fit")}}
         with self.changed:
             self.made += 1
@@ -160,7 +161,7 @@ class StandIn(ThreadingHTTPServer):
             if request["mask"]:
                 record["mask"] = request["mask"] | {"blur": request["mask_blur"]}
             if request["control"]:
-                record["control"] = {name: value for name, value in request["control"].items() if name != "image"} | request["control"]["image"]
+                record["control"] = {name: value for name, value in request["control"].items() if name != "image"} | (request["control"]["image"] or {})
             if request["loras"]:
                 record["loras"] = [{"file": f"/loras/{lora['name']}.gguf", **lora} for lora in request["loras"]]
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())

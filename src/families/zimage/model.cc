@@ -47,7 +47,7 @@ ModelShape shape_of(const FamilyOptions& options, const Config& transformer, con
 void add_control(const ControlConfig& control, const Config& transformer, ModelShape& shape) {
   shape.limits.control = ControlSupport::loaded;
   shape.control_channels = control.dims.in_channels;
-  shape.control_sees_mask = control.dims.in_channels > transformer.in_channels;
+  shape.limits.control_sees_mask = control.dims.in_channels > transformer.in_channels;
   const bool runs_twice = control.refiner == ControlRefiner::control_layers;
   shape.control_blocks = control.dims.layers * (runs_twice ? 2 : 1) + control.refiner_blocks();
 }
@@ -187,7 +187,7 @@ void Model::to_latents(Context& ctx, ConstView encoding, ConstView noise, View l
 }
 
 // Source: VideoX-Fun pipeline_z_image_control.py @804a425: control latents | 1 - mask | latents of what is known. There
-// nothing is known where a request has no mask, and all of the rest is zero.
+// what a request has not got, a control image, or a mask and what it keeps, is zero: no encoding of grey.
 void Model::to_condition(Context& ctx, const ControlInputs& inputs, View condition) const {
   const int64_t latents = transformer_config_.in_channels;
   // The mean is what is drawn with no noise, which may stand where the latents will.
@@ -196,7 +196,7 @@ void Model::to_condition(Context& ctx, const ControlInputs& inputs, View conditi
     const View made = condition.rows(channel, latents);
     to_latents(ctx, encoding, made, made);
   };
-  take_mean(inputs.image, 0);
+  if (inputs.image) take_mean(inputs.image, 0);
   if (!inputs.is_known) return;
   ops::convert(ctx, inputs.is_known, condition.rows(latents, 1));
   take_mean(inputs.known, latents + 1);

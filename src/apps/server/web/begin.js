@@ -23,6 +23,7 @@ function show() {
   $("begin-settings").hidden = !begins();
   $("mask-image").hidden = $("take-mask").hidden = $("mask-edge").hidden = !mask;
   if (mask) $("mask-image").src = mask;
+  $("form").dispatchEvent(new Event("masked"));
   $("paint-mask").textContent = mask ? "Change the mask" : "Paint a mask";
   showSteps();
 }

@@ -98,7 +98,7 @@ export function sentFields(request) {
   const again = ({ sha256 }) => sent.get(sha256), { image, mask, control } = request;
   return {
     ...image && { image: image.map(again) }, ...mask && { mask: again(mask) },
-    ...control && { control: { ...control, image: again(control.image) } },
+    ...control && { control: { ...control, image: control.image && again(control.image) } },
   };
 }
 

@@ -86,7 +86,7 @@ export function pictureSettings(texts) {
     const record = parseJson(texts.nostos);
     const { images: image = [], loras = [], mask, control } = record;
     return {
-      ...record, image, loras, ...mask && { mask_blur: mask.blur }, ...control && { control: { ...control, image: control } },
+      ...record, image, loras, ...mask && { mask_blur: mask.blur }, ...control && { control: { ...control, image: control.sha256 ? control : null } },
     };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
