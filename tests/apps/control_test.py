@@ -149,6 +149,64 @@ class Control(ControlTest):
         self.assert_refused(["generate", "--prompt", "x", "--device", "cpu", *control], "controls a transformer with the width 32")
 
 
+def read_safetensors(path):
+    """Returns the tensors of a file, each with its type and shape, and its metadata."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    cut = lambda begin, end: data[8 + size + begin : 8 + size + end]
+    return {name: (entry["dtype"], entry["shape"], cut(*entry["data_offsets"])) for name, entry in header.items()}, metadata
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+class Folders(ControlTest):
+    """A model's folder with a control network, as diffusers writes ZImageControlNetPipeline."""
+
+    def folder(self, pipeline="ZImageControlNetPipeline", network_class="ZImageControlNetModel"):
+        folder = self.dir / pipeline / MODEL.name  # which pictures name
+        shutil.copytree(MODEL, folder)
+        index = json.loads((folder / "model_index.json").read_text())
+        index |= {"_class_name": pipeline, "controlnet": ["diffusers", network_class]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        tensors, metadata = read_safetensors(UNION_2_1)
+        # diffusers lends the network parts of the transformer, and writes them with it.
+        for file in (MODEL / "transformer").glob("*.safetensors"):
+            lent = ("t_embedder.", "all_x_embedder.", "cap_embedder.", "noise_refiner.", "context_refiner.", "x_pad_token", "cap_pad_token")
+            tensors |= {name: tensor for name, tensor in read_safetensors(file)[0].items() if name.startswith(lent)}
+        (folder / "controlnet").mkdir()
+        write_safetensors(folder / "controlnet" / "diffusion_pytorch_model.safetensors", tensors)
+        (folder / "controlnet" / "config.json").write_text(metadata["config.controlnet"])
+        return folder
+
+    def test_it_draws_by_its_own_network(self):
+        control = ["--control-image", PICTURE]
+        wanted = self.pixels("--controlnet", UNION_2_1, *control)
+        plain, other = self.pixels(), self.pixels("--controlnet", UNION_1, *control)
+        for pipeline in ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"):
+            self.model = self.folder(pipeline)
+            picture, said = self.drawn(*control, output="drawn.webp")
+            self.assertEqual(picture, wanted)
+            self.assertNotIn("not part of this model", said)
+            self.assertEqual(self.pixels(), plain)
+            self.assertEqual(self.pixels("--controlnet", UNION_1, *control), other, "the flag wins")
+
+    def test_other_commands_know_it(self):
+        own = ["--model-path", self.folder()]
+        self.assertIn("its network has 3 blocks more", self.run_nostos("plan", *own, *SIZE).stdout)
+        self.assertIn("controlnet", self.run_nostos("inspect", *own).stdout)
+        self.model = self.folder("ZImageControlNetInpaintPipeline", "FluxControlNetModel")
+        self.assert_refused(self.generate(), "controlnet", "ZImageControlNetModel")
+
+
 class Files(CliTest):
     """A control network's file by other commands."""
 

@@ -16,8 +16,10 @@ namespace nostos::zimage {
 namespace {
 
 constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whatever a config says
-constexpr std::array<PartClass, 3> kPartClasses{
-    {{"transformer", kTransformerClass}, {"vae", "AutoencoderKL"}, {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
+constexpr std::array<PartClass, 4> kPartClasses{{{"transformer", kTransformerClass},
+                                                 {"vae", "AutoencoderKL"},
+                                                 {"scheduler", "FlowMatchEulerDiscreteScheduler"},
+                                                 {"controlnet", kControlClass}}};
 
 ModelShape shape_of(const FamilyOptions& options, const Config& transformer, const autoencoder_kl::Config& vae) {
   ModelLimits limits;
@@ -52,6 +54,15 @@ void add_control(const ControlConfig& control, const Config& transformer, ModelS
   shape.control_blocks = control.dims.layers * (runs_twice ? 2 : 1) + control.refiner_blocks();
 }
 
+/// \return the control network that was asked for, or else the one that the model's folder names; nothing without one.
+std::optional<PartFiles> find_control(const FamilyOptions& options) {
+  const std::filesystem::path folder = options.files.folder();
+  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
+  const bool has_own = index && index->has(kControlNetwork.folder);
+  if (options.files.controlnet.empty() && !has_own) return std::nullopt;
+  return PartFiles(options, kControlNetwork);
+}
+
 SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
   const ModelFiles& files = options.files;
   if (files.folder().empty())
@@ -77,8 +88,8 @@ PipelineFacts pipeline_facts(const FamilyOptions& options) {
 ModelShape read_shape(const FamilyOptions& options) {
   const Config transformer = load_config(PartFiles(options, kTransformer).config());
   ModelShape shape = shape_of(options, transformer, autoencoder_kl::load_config(PartFiles(options, kVae).config()));
-  if (!options.files.controlnet.empty())
-    add_control(load_control_config(PartFiles(options, kControlNetwork).config()), transformer, shape);
+  if (const auto control = find_control(options))
+    add_control(load_control_config(control->config()), transformer, shape);
   return shape;
 }
 
@@ -107,8 +118,8 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 }
 
 void Model::read_control(const FamilyOptions& options) {
-  if (options.files.controlnet.empty()) return;
-  control_files_.emplace(options, kControlNetwork);
+  control_files_ = find_control(options);
+  if (!control_files_) return;
   control_config_ = load_control_config(control_files_->config());
   check_control(*control_config_, transformer_config_, control_files_->path().string());
   add_control(*control_config_, transformer_config_, shape_);

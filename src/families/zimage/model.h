@@ -22,9 +22,11 @@
 
 namespace nostos::zimage {
 
-/// Classes of model_index.json. The pipelines that start from images have the same parts.
-inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
-                                                            "ZImageInpaintPipeline"};
+/// Classes of model_index.json. The pipelines that start from images have the same parts, those with a control network
+/// one more.
+inline constexpr std::array<std::string_view, 5> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
+                                                            "ZImageInpaintPipeline", "ZImageControlNetPipeline",
+                                                            "ZImageControlNetInpaintPipeline"};
 
 inline constexpr std::string_view kTransformerClass = "ZImageTransformer2DModel";
 
