@@ -41,6 +41,14 @@ struct StageParts {
   std::vector<size_t> encode;   ///< all at once, where there are reference images
   std::vector<size_t> denoise;  ///< all at once
   std::vector<size_t> decode;   ///< all at once
+  std::vector<size_t> control;  ///< beside those of `denoise`, in drawings by a control network alone
+
+  /// \return what a drawing denoises with.
+  std::vector<size_t> denoise_of(bool has_control) const {
+    std::vector<size_t> parts = denoise;
+    if (has_control) parts.insert(parts.end(), control.begin(), control.end());
+    return parts;
+  }
 };
 
 /// How long a prompt is.

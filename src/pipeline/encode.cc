@@ -191,7 +191,7 @@ EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
     row += grid.tokens();
   }
   take_source_memory(arena, drawing, memory);
-  if (resolved.has_control()) take_control_memory(arena, drawing, memory);
+  if (drawing.has_control()) take_control_memory(arena, drawing, memory);
   return memory;
 }
 

@@ -241,6 +241,26 @@ TEST_P(ControlDrawings, PartsThatTakeTurnsDrawThem) {
   EXPECT_EQ(drawn(in_turns, request({})), drawn(engine, request({})));
 }
 
+TEST_P(ControlDrawings, TheNetworkIsLoadedForDrawingsWithControlAlone) {
+  for (const bool takes_turns : {false, true}) {
+    EngineOptions with = options(network_.path()), without = options({});
+    if (takes_turns) with.memory.mode = without.memory.mode = MemoryMode::offload;
+    Engine engine(with), plain(without);
+    const auto weights = [](Engine& of, const GenerationRequest& made) {
+      return of.generate(made).report.weight_bytes;
+    };
+    const size_t usual = weights(plain, request({}));
+    GenerationRequest large = request({});  // whose memory is enough for the others
+    large.height = large.width = 128;
+    EXPECT_EQ(weights(engine, large), usual) << takes_turns;
+    EXPECT_EQ(weights(engine, request({})), usual) << takes_turns;
+    EXPECT_EQ(weights(engine, request(control(0, 0))), usual) << takes_turns;
+    EXPECT_GT(weights(engine, request(control())), usual) << takes_turns;
+    // Parts that take turns are loaded anew, and others stay.
+    EXPECT_EQ(weights(engine, request({})) == usual, takes_turns);
+  }
+}
+
 TEST_P(ControlDrawings, AMaskIsToldToNetworksThatReadIt) {
   // A mask that keeps nothing is no mask, but to a network that is told that the image is grey.
   GenerationRequest none = masked_request(control());

@@ -146,7 +146,7 @@ void Model::make_control(Context& ctx) {
                                        [this](Context&, ControlWeights weights) {
                                          return ControlNetwork(*control_config_, std::move(weights), options_.dtype);
                                        });
-  stage_parts_.denoise.push_back(parts_.size());
+  stage_parts_.control = {parts_.size()};
   parts_.push_back(control_.get());
 }
 

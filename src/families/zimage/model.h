@@ -124,7 +124,7 @@ class Model : public Family {
   std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
   std::unique_ptr<ModelPartOf<ControlNetwork>> control_;  // or null
   std::vector<ModelPart*> parts_;
-  StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}};
+  StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}, .control = {}};
 };
 
 }  // namespace nostos::zimage
