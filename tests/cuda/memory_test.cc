@@ -49,7 +49,7 @@ class Drawer {
   /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
   bool has_room(size_t scratch_bytes, bool may_stream = true) {
     try {
-      parts_.make_room(ctx_, scratch_bytes, true);
+      parts_.make_room(ctx_, scratch_bytes, false, true);
       return may_stream || !parts_.streams();
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
