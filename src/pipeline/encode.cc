@@ -33,17 +33,11 @@ std::pair<const ReferenceImage&, std::string> given_for(const GenerationRequest&
 bool is_prepared(const ResolvedRequest& resolved, const EncodeMemory::One& one, ImageSize size) {
   const ImageSize asked{*resolved.request.height, *resolved.request.width};
   const ImageSize drawn{resolved.drawn_height, resolved.drawn_width};
-  switch (one.role) {
-    case EncodeMemory::Role::control:
-      return false;
-    case EncodeMemory::Role::reference:
-      return true;
-    case EncodeMemory::Role::source:
-    case EncodeMemory::Role::known:
-      // Otherwise it is brought to the asked size, and its edges are drawn out from there.
-      return asked == drawn && size == drawn;
-  }
-  return false;
+  using Role = EncodeMemory::Role;
+  if (one.role == Role::reference) return true;
+  if (one.role == Role::control && resolved.request.control->preprocessor != Preprocessor::none) return false;
+  // Otherwise it is brought to the asked size, and its edges are drawn out from there.
+  return asked == drawn && size == drawn;
 }
 
 /// \return the image as the VAE is given it. A picture that is so already is not copied: on a GPU the copies took half

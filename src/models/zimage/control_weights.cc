@@ -13,7 +13,8 @@ std::vector<ControlBlockWeights> build_control_blocks(const Config& c, WeightBui
     const auto projections = [&] {
       if (!adds) return;
       if (i == 0) w.before = b.linear(name + ".before_proj", c.hidden, c.hidden, true, b.dtype());
-      w.after = b.linear(name + ".after_proj", c.hidden, c.hidden, true, b.dtype());
+      w.after = b.linear(name + ".after_proj", c.hidden, c.hidden, false, b.dtype());
+      w.after_bias = b.small(name + ".after_proj.bias", {c.hidden});
     };
     w.block = build_block(c, b, name, {true, projections});
   }
