@@ -20,6 +20,7 @@ int run(int argc, char** argv) {
   nostos::cli::add_generate_command(app);
   nostos::cli::add_inspect_command(app);
   nostos::cli::add_convert_command(app);
+  nostos::cli::add_quantize_command(app);
   nostos::cli::add_bench_command(app);
   nostos::cli::add_plan_command(app);
   nostos::add_serve_command(app);

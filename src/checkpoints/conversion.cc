@@ -164,13 +164,30 @@ bool names_file(const Path& output) {
 
 }  // namespace
 
+void require_output_file(const Path& output, bool may_replace) {
+  const Path file = require_writable(output);
+  require(may_replace || !std::filesystem::exists(file), ErrorKind::invalid_input,
+          "'{}' is there: name another file, or replace it with --overwrite", output.string());
+}
+
+WrittenTensors write_int8_transformer(const Int8FileOptions& options,
+                                      const std::function<void(int64_t tensors)>& on_plan,
+                                      const WriteProgress& progress) {
+  const FamilyOptions family{.files = options.files, .variant = options.variant};
+  PartSource part(family, part_type(transformer_kind(family)));
+  std::vector<OutputTensor> tensors = single_file_tensors(part, DType::bf16, false);
+  round_tensors(tensors, options.matrices);
+  std::map<std::string, std::string> texts = file_texts(family, {&part});
+  texts.insert(options.texts.begin(), options.texts.end());
+  on_plan(std::ssize(tensors));
+  WrittenTensors written;
+  write_tensors(options.output, tensors, texts, progress, written);
+  return written;
+}
+
 WrittenTensors convert_model(const ConversionOptions& options, const ConversionProgress& progress) {
   const bool is_file = names_file(options.output);
-  if (is_file) {
-    const Path file = require_writable(options.output);
-    require(options.may_replace || !std::filesystem::exists(file), ErrorKind::invalid_input,
-            "'{}' is there: name another file, or replace it with --overwrite", options.output.string());
-  }
+  if (is_file) require_output_file(options.output, options.may_replace);
   const FamilyOptions family{.files = options.files, .variant = options.variant};
   const Parts parts = open_parts(family, options.parts);
   const std::vector<ScaledAdapter> adapters = merge_adapters(options.adapters, parts);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,6 +47,25 @@ struct ConversionProgress {
   std::function<void(const ConversionPlan& plan)> on_plan;  ///< called before anything is written; may be empty
   WriteProgress write{};                                    ///< counts through all files
 };
+
+/// \throws Error invalid_input unless `output` can be written as a file, which must not be there unless `may_replace`
+void require_output_file(const std::filesystem::path& output, bool may_replace);
+
+/// What becomes of a transformer as one file with matrices of 8 bits.
+struct Int8FileOptions {
+  ModelFiles files;
+  std::string variant{};
+  std::set<std::string> matrices{};            ///< those that are rounded, as round_tensors() has them
+  std::map<std::string, std::string> texts{};  ///< that the file says of itself beside what file_texts() gives
+  std::filesystem::path output;                ///< which is replaced
+};
+
+/// Writes the model's transformer, bf16 but for these matrices, in the layout of ComfyUI's files.
+/// \param on_plan called with the number of tensors before anything is written
+/// \return what was written. \throws Error as convert_model()
+WrittenTensors write_int8_transformer(const Int8FileOptions& options,
+                                      const std::function<void(int64_t tensors)>& on_plan,
+                                      const WriteProgress& progress);
 
 /// \return what was written.
 /// \throws Error invalid_input for an output that is there, parts that no file has, numbers that f16 does not hold;

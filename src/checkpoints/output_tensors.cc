@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "io/safetensors.h"
 #include "ops/elementwise.h"
+#include "ops/int8_linear.h"
 #include "tensor/half.h"
 
 namespace nostos {
@@ -86,6 +89,31 @@ class Rounding {
   std::vector<float> floats_;
 };
 
+/// Rounds rows to 8 bits.
+class RowRounding {
+ public:
+  /// \param numbers f32, bf16 or f16 [rows, in] that are finite
+  /// \return what `kind` wants of them, valid until the next call.
+  std::span<const std::byte> operator()(ConstView numbers, OutputKind kind) {
+    const Shape& shape = numbers.shape();
+    Tensor wide;
+    if (numbers.dtype() == DType::f16) {
+      wide = Tensor(Device{}, DType::f32, shape);
+      ops::convert(ctx_, numbers, wide);
+      numbers = std::as_const(wide).view();
+    }
+    rounded_ = Tensor(Device{}, DType::i8, shape);
+    scales_ = Tensor(Device{}, DType::f32, {shape[0]});
+    ops::quantise_rows(ctx_, numbers, ops::int8_rotation(shape[1]), rounded_, scales_);
+    const ConstView made = std::as_const(kind == OutputKind::int8 ? rounded_ : scales_).view();
+    return {made.bytes(), made.size_in_bytes()};
+  }
+
+ private:
+  Context ctx_;
+  Tensor rounded_, scales_;
+};
+
 /// \throws Error model if some of the numbers, which the piece of a tensor has, are not finite
 void require_finite(ConstView numbers, const OutputTensor& tensor, const OutputPiece& piece) {
   const int64_t wrong = not_finite(numbers);
@@ -148,6 +176,34 @@ std::vector<OutputTensor> single_file_tensors(PartSource& part, DType dtype, boo
   return list;
 }
 
+void round_tensors(std::vector<OutputTensor>& tensors, const std::set<std::string>& matrices) {
+  constexpr std::string_view kWeight = ".weight";
+  std::vector<OutputTensor> beside;
+  for (OutputTensor& tensor : tensors) {
+    const auto is_rounded = [&](const OutputPiece& piece) { return matrices.contains(piece.tensor); };
+    if (tensor.pieces.empty() || !std::ranges::all_of(tensor.pieces, is_rounded)) continue;
+    check(tensor.name.ends_with(kWeight) && ops::takes_int8(tensor.shape), "what is rounded is a weight that may be");
+    OutputTensor scales = tensor, marker = tensor;
+    scales.name += "_scale";
+    scales.shape = {tensor.shape[0], 1};
+    scales.dtype = DType::f32;
+    scales.kind = OutputKind::int8_scales;
+    marker.name.resize(marker.name.size() - kWeight.size());
+    marker.name += ".comfy_quant";
+    marker.text = fmt::format(R"({{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": {}}})",
+                              ops::int8_rotation(tensor.shape[1]));
+    marker.shape = {std::ssize(marker.text)};
+    marker.dtype = DType::u8;
+    marker.kind = OutputKind::text;
+    marker.pieces.clear();
+    tensor.dtype = DType::i8;
+    tensor.kind = OutputKind::int8;
+    beside.push_back(std::move(scales));
+    beside.push_back(std::move(marker));
+  }
+  std::ranges::move(beside, std::back_inserter(tensors));
+}
+
 void write_tensors(const std::filesystem::path& file, const std::vector<OutputTensor>& tensors,
                    const std::map<std::string, std::string>& metadata, const WriteProgress& progress,
                    WrittenTensors& written) {
@@ -159,14 +215,17 @@ void write_tensors(const std::filesystem::path& file, const std::vector<OutputTe
   }
   SafetensorsWriter writer(file, std::move(slots), metadata);
   Rounding rounding;
+  RowRounding row_rounding;
   for (const TensorSlot& slot : writer.order()) {
     const OutputTensor& tensor = *by_name.at(slot.name);
     const int64_t beyond = written.beyond;
+    if (!tensor.text.empty()) writer.write(std::as_bytes(std::span(tensor.text)));
     for (const OutputPiece& piece : tensor.pieces) {
       require(progress.cancel == nullptr || !*progress.cancel, ErrorKind::cancelled, "interrupted");
       const ConstView numbers = rows_of(tensor.part->read(piece.tensor), piece);
       require_finite(numbers, tensor, piece);
-      writer.write(rounding(numbers, tensor.dtype, written.beyond));
+      writer.write(tensor.kind == OutputKind::numbers ? rounding(numbers, tensor.dtype, written.beyond)
+                                                      : row_rounding(numbers, tensor.kind));
     }
     if (beyond == 0 && written.beyond > 0) written.first_beyond = tensor.name;
     written.numbers += tensor.shape.elements();

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,14 @@ struct OutputPiece {
   int64_t slice = 0, slices = 1;
 };
 
+/// What of its pieces' numbers a written tensor holds.
+enum class OutputKind {
+  numbers,      ///< all of them
+  int8,         ///< all, rotated and rounded to 8 bits, see ops::quantise_rows()
+  int8_scales,  ///< the scales of their rows then
+  text,         ///< nothing: bytes that say how another tensor is stored
+};
+
 /// A tensor that is written: pieces one below the other.
 struct OutputTensor {
   std::string name;
@@ -28,6 +37,8 @@ struct OutputTensor {
   DType dtype;
   PartSource* part;
   std::vector<OutputPiece> pieces;
+  OutputKind kind = OutputKind::numbers;
+  std::string text{};  ///< of that kind, which has no pieces
 };
 
 /// \return the tensors of a part in a diffusers folder.
@@ -37,6 +48,11 @@ std::vector<OutputTensor> folder_tensors(PartSource& part, DType dtype);
 /// \param is_one_of_several whether the file has other parts, too
 /// \throws Error model if the part lacks some rows of a fused tensor
 std::vector<OutputTensor> single_file_tensors(PartSource& part, DType dtype, bool is_one_of_several);
+
+/// Has tensors of a single file rounded to 8 bits, as ComfyUI's format int8_tensorwise with ConvRot has them: those
+/// that are made of `matrices` alone. Beside each then stand its scales and a marker.
+/// \param matrices in the diffusers layout, of ops::takes_int8()
+void round_tensors(std::vector<OutputTensor>& tensors, const std::set<std::string>& matrices);
 
 /// What the writing of tensors tells and asks.
 struct WriteProgress {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,9 +31,14 @@ struct FamilyOptions {
   DType dtype = DType::f32;        ///< of the matrix products: f32 or bf16
   bool synthetic = false;          ///< random weights of the configs' shapes
   std::string synthetic_format{};  ///< of their matrices, see synthetic_format_of(); "": bf16
+  bool synthetic_hostile = false;  ///< whether the transformer's have outliers, see SyntheticKind
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
-  bool rounds_products = false;    ///< the transformer's, to 8 bits: see WeightBuilder::round_products()
+  bool rounds_products = false;    ///< the transformer's, to 8 bits: see BlockProducts
   bool rounds_text = false;        ///< the text encoder's, likewise
+  /// Matrices of the transformer whose products stay as they are without rounds_products, see BlockProducts::kept; none:
+  /// those that the family knows to be hard to round, unless the part's file has 8-bit matrices.
+  std::optional<std::set<std::string>> kept_products{};
+  std::shared_ptr<const InputWatch> input_watch{};  ///< of the transformer: see BlockProducts
   /// What is open of `files`: whatever is made with these options, or with a copy of them, opens through it.
   std::shared_ptr<WeightStores> stores = std::make_shared<WeightStores>();
 };

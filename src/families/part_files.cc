@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "models/synthetic_source.h"
 #include "models/weight_source.h"
 #include "ops/elementwise.h"
 
@@ -96,11 +95,22 @@ bool holds_part(const FamilyOptions& options, const Path& file, const PartKind& 
 
 namespace {
 
-/// \return which of a part's blocks have products of 8 bits, if any: those of a denoising step, or the text encoder's.
-std::optional<BlockUse> rounded_use(const FamilyOptions& options, const PartKind& kind) {
-  const bool is_text = kind.place == &ModelFiles::text_encoder;
-  if (!(is_text ? options.rounds_text : options.rounds_products)) return std::nullopt;
-  return is_text ? BlockUse::once_a_prompt : BlockUse::each_step;
+/// \return what becomes of the products of a part's blocks: those of a denoising step, or the text encoder's.
+BlockProducts products_of(const FamilyOptions& options, const PartKind& kind) {
+  if (kind.place == &ModelFiles::text_encoder) return {BlockUse::once_a_prompt, options.rounds_text};
+  return {.use = BlockUse::each_step,
+          .round = options.rounds_products,
+          .kept = options.kept_products.value_or(
+              std::set<std::string>(kind.kept_products.begin(), kind.kept_products.end())),
+          .watch = options.input_watch};
+}
+
+/// \return whether some matrix of the part is stored as 8-bit whole numbers.
+bool has_int8(const WeightStore& store, const CheckpointNames& names) {
+  return std::ranges::any_of(store.weights(), [&](const std::string& name) {
+    return name.starts_with(names.prefix) && store.info(name)->dtype_name == nostos::name(StoredType::i8) &&
+           store.format(name).type == StoredType::i8;
+  });
 }
 
 }  // namespace
@@ -110,8 +120,10 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
       model_folder_(options.files.folder()),
       is_synthetic_(options.synthetic),
       synthetic_format_(synthetic_format_of(kind.folder, options.synthetic_format)),
+      synthetic_kind_(options.synthetic_hostile && kind.place == &ModelFiles::transformer ? SyntheticKind::hostile
+                                                                                          : SyntheticKind::plain),
       dtype_(options.dtype),
-      rounded_use_(rounded_use(options, kind)),
+      products_(products_of(options, kind)),
       kind_(&kind) {
   const Path& model = options.files.model;
   if (path_.empty() && !model_folder_.empty()) path_ = model_folder_ / kind.folder;
@@ -123,6 +135,7 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
   require(!path_.empty(), ErrorKind::model, "no {}: give {}, or --model-path with a model that has one", kind.name,
           kind.flag);
   is_file_ = std::filesystem::is_regular_file(path_);
+  if (synthetic_format_ && synthetic_format_->type == StoredType::i8) take_as_stored(options);
   if (is_synthetic_ && !is_file_) return;
   store_ = options.stores->open(path_, options.variant);
   has_variant_ = !is_file_ && store_->variant() == options.variant;
@@ -130,6 +143,13 @@ PartFiles::PartFiles(const FamilyOptions& options, const PartKind& kind)
   if (!found && is_file_) refuse_file(*store_, kind);
   // A folder's missing tensors are all named by the walk.
   if (found) names_ = {found->layout, std::string(found->prefix), is_file_};
+  if (has_int8(*store_, names_)) take_as_stored(options);
+}
+
+// Who made a file with 8-bit matrices has chosen what is rounded.
+void PartFiles::take_as_stored(const FamilyOptions& options) {
+  products_.only_stored = true;
+  if (!options.kept_products) products_.kept.clear();
 }
 
 std::optional<JsonConfig> PartFiles::config_beside_file(const TensorShapes& shapes) const {
@@ -170,12 +190,12 @@ std::shared_ptr<WeightSource> PartFiles::weight_source(Context& ctx, WeightWalk 
     return std::make_shared<StoreSource>(store_, names_,
                                          checks ? StoreSource::Mode::check_only : StoreSource::Mode::load);
   if (checks) return std::make_shared<ListingSource>(synthetic_format_);
-  return std::make_shared<SyntheticSource>(ctx, synthetic_format_);
+  return std::make_shared<SyntheticSource>(ctx, synthetic_format_, synthetic_kind_);
 }
 
 WeightBuilder PartFiles::weights(Context& ctx, WeightWalk walk, const WeightPlacement& placement) const {
   WeightBuilder builder(ctx, weight_source(ctx, walk), dtype_, placement);
-  if (rounded_use_) builder.round_products(*rounded_use_);
+  builder.set_products(products_);
   return builder;
 }
 

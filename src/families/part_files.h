@@ -18,6 +18,7 @@
 #include "io/json_config.h"
 #include "io/weight_store.h"
 #include "models/checkpoint_layout.h"
+#include "models/synthetic_source.h"
 #include "models/tensor_shapes.h"
 #include "models/weight_builder.h"
 
@@ -60,6 +61,7 @@ struct PartKind {
   /// \return the config that the shapes of a file's tensors tell
   JsonConfig (*guess_config)(const TensorShapes& shapes, const WeightStore& store);
   bool takes_adapters = true;
+  std::span<const std::string_view> kept_products{};  ///< FamilyOptions::kept_products where nobody says others
 };
 
 /// \return all kinds of parts of all families.
@@ -110,6 +112,7 @@ class PartFiles {
 
  private:
   std::shared_ptr<WeightSource> weight_source(Context& ctx, WeightWalk walk) const;
+  void take_as_stored(const FamilyOptions& options);
   std::optional<JsonConfig> config_beside_file(const TensorShapes& shapes) const;
 
   std::filesystem::path path_;
@@ -117,8 +120,9 @@ class PartFiles {
   bool is_file_ = false;
   bool is_synthetic_;
   std::optional<WeightFormat> synthetic_format_;
+  SyntheticKind synthetic_kind_;
   DType dtype_;
-  std::optional<BlockUse> rounded_use_;
+  BlockProducts products_;
   const PartKind* kind_;
   std::shared_ptr<const WeightStore> store_;  // or null
   bool has_variant_ = false;

@@ -58,6 +58,34 @@ void set_factors(StoredType type, float deviation, std::vector<std::byte>& bytes
   }
 }
 
+void scale_numbers(bfloat16* first, int64_t count, int64_t stride, float factor) {
+  for (int64_t i = 0; i < count; ++i) first[i * stride] = to_bfloat16(to_float(first[i * stride]) * factor);
+}
+
+/// Gives a weight its outliers, see SyntheticKind::hostile.
+/// One channel of the residual stream is large in the pad tokens alone. In Z-Image's layers it feeds one channel of the
+/// feed-forward layer, as gate and as what is gated: a square, which is huge there. What comes back of such a channel
+/// is small, or it would hide the others.
+void add_outliers(const std::string& name, View weight) {
+  constexpr int64_t kStream = 5, kInner = 7;  // channels
+  constexpr float kPad = 1000, kRoot = 586, kChannel = 100, kBack = 1 / 64.f, kAttention = 16;
+  constexpr int64_t kHeadLike = 128;
+  bfloat16* const numbers = weight.data<bfloat16>();
+  const int64_t rows = weight.shape()[0], columns = weight.shape().rank() == 2 ? weight.shape()[1] : 1;
+  const auto row = [&](int64_t i) { return numbers + i * columns; };
+  const auto ends = [&](std::string_view ending) { return name.ends_with(ending); };
+  const bool is_first = name.starts_with("layers.0.");
+  if (name == "cap_pad_token" || name == "x_pad_token") numbers[kStream] = to_bfloat16(kPad);
+  // The inputs have a mean square of 1: one that is alone is the root of their number.
+  if (is_first && (ends("feed_forward.w1.weight") || ends("feed_forward.w3.weight")))
+    row(kInner)[kStream] = to_bfloat16(kRoot / std::sqrt(static_cast<float>(columns)));
+  if (!is_first && ends("feed_forward.w3.weight")) scale_numbers(row(kInner), columns, 1, kChannel);
+  if (ends("linear_in.weight")) scale_numbers(row(rows / 2 + kInner), columns, 1, kChannel);
+  if (ends("feed_forward.w2.weight") || ends("linear_out.weight")) scale_numbers(row(0) + kInner, rows, columns, kBack);
+  if (ends("to_v.weight"))
+    for (int64_t i = 0; i < rows; i += kHeadLike) scale_numbers(row(i), columns, 1, kAttention);
+}
+
 /// \return whether a matrix of `shape` is stored in `format`.
 bool fits(const std::optional<WeightFormat>& format, const Shape& shape) {
   return format && !format->is_plain() && shape[1] % std::max(block_elements(format->type), format->rotation) == 0;
@@ -87,6 +115,7 @@ ConstView SyntheticSource::tensor(const std::string& name, const Shape& shape) {
       values[i] = to_bfloat16(value);
     }
   }
+  if (kind_ == SyntheticKind::hostile) add_outliers(name, at->second);
   return std::as_const(at->second).view();
 }
 

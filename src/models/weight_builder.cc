@@ -15,9 +15,6 @@
 namespace nostos {
 namespace {
 
-/// \return inputs in a block of the rotation of weights that are rounded to 8 bits.
-int64_t rotation_of(int64_t in) { return in % ops::kWideRotation == 0 ? ops::kWideRotation : ops::kNarrowRotation; }
-
 /// \return the bytes of `matrix` and of its scales in one piece, as copied to a device.
 size_t image_bytes(const StoredMatrix& matrix) { return BlockStream::aligned(matrix.size_in_bytes()); }
 
@@ -142,14 +139,16 @@ Linear WeightBuilder::weight(std::span<const PlacedPart> parts, const Shape& sha
   for (const SourcePiece& piece : pieces) rows += piece.matrix ? piece.matrix.rows : 0;
   const bool has_data = rows == shape[0];
   Linear made;
+  const bool can_round = may_round(input, use);
   const auto with_shape = [&] {
+    if (can_round && ops::takes_int8(shape)) made.watch = products_.watch;
     made.in = shape[1];
     made.out = shape[0];
     made.input = input;
     for (const PlacedPart& part : parts) made.rows.push_back(part.to);
     return made;
   };
-  if (is_rounded(shape, input, use)) {
+  if (can_round && is_rounded(parts, pieces, shape)) {
     count(static_cast<size_t>(shape.elements()) + static_cast<size_t>(shape[0]) * sizeof(float));
     storage_.sizes.scratch = std::max(storage_.sizes.scratch, static_cast<size_t>(ops::kRoundedScratchBytes));
     if (!has_data) return with_shape();
@@ -239,9 +238,16 @@ Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Sh
   return ops::keep_stored(ctx_, std::move(pieces), shape, input);
 }
 
-bool WeightBuilder::is_rounded(const Shape& shape, DType input, const WeightUse& use) {
-  if (!rounded_use_ || !in_block_ || storage_.sizes.uses.back() != *rounded_use_ || input != dtype_ || !use.may_round)
-    return false;
+bool WeightBuilder::may_round(DType input, const WeightUse& use) const {
+  return (products_.round || products_.watch) && in_block_ && storage_.sizes.uses.back() == products_.use &&
+         input == dtype_ && use.may_round;
+}
+
+bool WeightBuilder::is_rounded(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces,
+                               const Shape& shape) {
+  const auto is_kept = [&](const PlacedPart& part) { return products_.kept.contains(part.from.name); };
+  if (!products_.round || std::ranges::any_of(parts, is_kept)) return false;
+  if (products_.only_stored && (pieces.empty() || !are_int8(pieces))) return false;
   const bool fits = ops::takes_int8(shape);
   if (!fits) ++storage_.unrounded;
   return fits;
@@ -260,7 +266,7 @@ Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const st
     image = made.view().bytes();
     keep(std::move(made));
   }
-  int64_t rotation = rotation_of(shape[1]);
+  int64_t rotation = ops::int8_rotation(shape[1]);
   if (are_int8(pieces)) {
     rotation = pieces.front().matrix.format.rotation;
     deal_int8(parts, pieces, View(image, DType::u8, {static_cast<int64_t>(bytes)}), shape[1]);

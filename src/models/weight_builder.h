@@ -64,6 +64,18 @@ struct WeightStorage {
   size_t unrounded = 0;  ///< weights whose shape rules out products of 8 bits, which were asked for
 };
 
+/// What becomes of the products of blocks that can round their inputs to 8 bits: those with matrices of
+/// ops::takes_int8() without bias that are no WeightBuilder::summand().
+struct BlockProducts {
+  BlockUse use = BlockUse::each_step;  ///< of the blocks
+  /// Whether they round, with weights of 8-bit numbers: those that a file stores so are taken as they are, others are
+  /// rotated and rounded.
+  bool round = false;
+  bool only_stored = false;         ///< whether the others are left as they are
+  std::set<std::string> kept = {};  ///< matrices that are left as they are, by their names in the diffusers layout
+  std::shared_ptr<const InputWatch> watch = {};  ///< of them all, rounded or not
+};
+
 /// Some rows and columns of a checkpoint's matrix, e.g. of projections that it fuses.
 struct MatrixPart {
   std::string name;
@@ -87,10 +99,8 @@ class WeightBuilder {
       : ctx_(ctx), source_(std::move(source)), dtype_(dtype), placement_(std::move(placement)) {}
 
   DType dtype() const { return dtype_; }
-  /// Has the products of blocks of this use round their inputs to 8 bits, with weights of 8-bit numbers: matrices of
-  /// ops::takes_int8() without bias that are no summand(). Those that a file stores so are taken as they are; others are
-  /// rotated and rounded.
-  void round_products(BlockUse use) { rounded_use_ = use; }
+  /// Products are as `input` numbers make them where nothing else is said.
+  void set_products(BlockProducts products) { products_ = std::move(products); }
 
   /// Between these two, matrices belong to a block, which is streamed if its placement says so. A block's vectors stay.
   void begin_block(BlockUse use);
@@ -158,8 +168,10 @@ class WeightBuilder {
   Linear weight_as_stored(std::vector<StoredPiece> pieces, const Shape& shape, DType input);
   /// \param made [out, in]: the numbers of all parts, one below the other. \return them, or memory with the gates dealt
   View plain_numbers(const std::vector<SourcePiece>& pieces, View made, bool interleaved);
-  /// \return whether a weight becomes 8-bit numbers, see round_products().
-  bool is_rounded(const Shape& shape, DType input, const WeightUse& use);
+  /// \return whether BlockProducts is about a weight, but for the weight's shape.
+  bool may_round(DType input, const WeightUse& use) const;
+  /// \return whether a weight that may be rounded is.
+  bool is_rounded(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, const Shape& shape);
   Linear weight_of_int8(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces, const Shape& shape,
                         bool interleaved);
   /// \return whether the pieces are 8-bit numbers of one rotation that products take.
@@ -189,7 +201,7 @@ class WeightBuilder {
   DType dtype_;
   WeightPlacement placement_;
   bool in_block_ = false;
-  std::optional<BlockUse> rounded_use_;
+  BlockProducts products_;
   std::optional<size_t> streamed_block_;  // under way, by its number in the stream
   WeightStorage storage_;
   Buffer staging_, raw_, rounded_;

@@ -10,6 +10,8 @@ namespace nostos::ops {
 
 /// Inputs in a block of the rotations that quantise_rows() knows.
 inline constexpr int64_t kNarrowRotation = 16, kWideRotation = 256;
+/// \return inputs in a block of the rotation of weights that are rounded here.
+inline int64_t int8_rotation(int64_t in) { return in % kWideRotation == 0 ? kWideRotation : kNarrowRotation; }
 /// Rows whose largest rotated number is smaller count as zeros: 127 / max would overflow.
 inline constexpr float kSmallestInt8Row = 0x1p-100f;
 

@@ -44,6 +44,7 @@ void linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate)
         "linear gives f32 or product_dtype()");
   check(x.shape() == Shape({x.shape()[0], w.in}) && y.shape() == Shape({x.shape()[0], w.out}),
         "linear's shapes do not match");
+  if (w.watch) (*w.watch)(ctx, w, x);
   if (w.update) return updated_linear(ctx, x, w, y, accumulate);
   if (w.int8) return rounded_linear(ctx, x, w, y, accumulate);
   dispatch<linear>(ctx, x, w, y, accumulate);
@@ -89,6 +90,7 @@ void gated_linear(Context& ctx, ConstView x, const GatedLinear& w, View scratch,
 
 void fused_gated_linear(Context& ctx, ConstView x, const Linear& w, View out) {
   check_gated(x, w, out);
+  if (w.watch) (*w.watch)(ctx, w, x);
   if (w.update) return updated_gated_linear(ctx, x, w, out);
   if (w.int8) return rounded_gated_linear(ctx, x, w, {}, out);
   dispatch_to_gpu<fused_gated_linear>(ctx, x, w, out);

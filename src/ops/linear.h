@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -42,6 +43,10 @@ struct Int8Weight {
   explicit operator bool() const { return static_cast<bool>(numbers); }
 };
 
+struct Linear;
+/// Sees what a weight is multiplied with, before each product, for measuring. It may wait for the device.
+using InputWatch = std::function<void(Context& ctx, const Linear& w, ConstView x)>;
+
 /// A weight matrix [out, in] in the backend's own layout, with an optional bias and what adapters add to its products.
 /// Immutable once packed: ranks of one process share it.
 struct Linear {
@@ -52,6 +57,7 @@ struct Linear {
   ConstView bias = {};               ///< f32 [out], or null; owned by the model's weights
   Int8Weight int8 = {};              ///< its numbers where inputs are rounded to 8 bits; null elsewhere
   std::vector<NamedRows> rows = {};  ///< where they come from; every row once, or none where nobody has named them
+  std::shared_ptr<const InputWatch> watch = {};  ///< of linear() and gated_linear(); null but for measuring
   /// What adapters add to products with it at the moment. It is all that ever changes of a weight: between drawings, by
   /// adapt_weights().
   mutable std::shared_ptr<const LinearUpdate> update = {};

@@ -155,6 +155,12 @@ void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& 
     if (drawing.orders.has_previews())
       previewer.emplace(ctx, sampler_plan, memory.samplers[i], memory.preview, drawing.rank.previews,
                         drawing.is_root() ? &drawing.family() : nullptr);
+    if (std::ranges::any_of(drawing.progress, [](const Progress& p) { return static_cast<bool>(p.on_velocity); }))
+      sampler.watch([&](size_t picture, int64_t step, View velocity) {
+        const PicturePlace& place = batch.places[picture];
+        const Progress& progress = drawing.progress[place.request];
+        if (progress.on_velocity) progress.on_velocity(ctx, {static_cast<int64_t>(place.index), step}, velocity);
+      });
     const auto wanted = [&] { return wanted_of(drawing, batch); };
     sampler.run(batch.states, wanted, [&](int64_t step, double step_ms) {
       // Once the first step has found out which products are fastest, which busy cores would disturb.

@@ -152,8 +152,10 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   drawing.world().all_reduce_sum(std::span<int64_t>(counts));
   const auto& [fresh, streaming] = counts;
   if (fresh > 0) rank_memory.forget();
-  drawing.can_record =
-      drawing.ctx().device().kind == DeviceKind::cuda && drawing.world().device().can_record() && streaming == 0;
+  const bool is_watched = std::ranges::any_of(
+      drawing.progress, [](const Progress& progress) { return static_cast<bool>(progress.on_velocity); });
+  drawing.can_record = drawing.ctx().device().kind == DeviceKind::cuda && drawing.world().device().can_record() &&
+                       streaming == 0 && !is_watched;
   for (SamplerPlan& sampler : plan.samplers) sampler.can_record = drawing.can_record;
   drawing.report.arena_bytes = rank_memory.bytes();
   return memory;

@@ -43,9 +43,12 @@ FamilyOptions family_options(const EngineOptions& options, DType dtype) {
           .dtype = dtype,
           .synthetic = options.synthetic,
           .synthetic_format = options.synthetic_format,
+          .synthetic_hostile = options.synthetic_hostile,
           .variant = options.variant,
           .rounds_products = options.precision == Precision::int8,
-          .rounds_text = options.text_precision == Precision::int8};
+          .rounds_text = options.text_precision == Precision::int8,
+          .kept_products = options.kept_products,
+          .input_watch = options.input_watch};
 }
 
 /// A device with the model on it.

@@ -5,12 +5,15 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "device/device.h"
 #include "families/model_files.h"
+#include "ops/linear.h"
 #include "parallel/communicator.h"
 #include "pipeline/adapters.h"
 #include "pipeline/generation.h"
@@ -36,13 +39,17 @@ struct EngineOptions {
   ModelFiles model;        ///< where it is
   std::string variant;     ///< of the weights, e.g. "fp16"; "": the plain ones or, without these, the only variant
   bool synthetic = false;  ///< random weights of the configs' shapes, made in memory
-  std::string synthetic_format;  ///< of their matrices, e.g. "q4_k", see synthetic_format_of(); "": bf16
+  std::string synthetic_format;    ///< of their matrices, e.g. "q4_k", see synthetic_format_of(); "": bf16
+  bool synthetic_hostile = false;  ///< whether they have the outliers of trained weights, see SyntheticKind
   Device device;
   /// Whether ranks have a device each. Then thread rank r has the r-th device from `device` on and a copy of the model,
   /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
   Precision text_precision = Precision::automatic;  ///< of the text encoder's blocks: int8, or as the rest
+  std::optional<std::set<std::string>> kept_products{};  ///< what int8 leaves as it is: see FamilyOptions
+  /// Sees the inputs of products that int8 would round, see FamilyOptions. Drawings then need a Progress::on_velocity.
+  std::shared_ptr<const InputWatch> input_watch{};
   std::filesystem::path cache_folder;  ///< where what trials find out is kept for the next process; "": nowhere
   int threads = 0;                     ///< CPU threads of the process, shared by its ranks; 0: all that it may use
   MemoryOptions memory;

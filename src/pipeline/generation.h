@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "device/context.h"
 #include "io/image.h"
 #include "pipeline/request.h"
 #include "tensor/tensor.h"
@@ -46,6 +47,9 @@ struct Progress {
   const std::atomic<bool>* cancel_together = nullptr;
   /// Whether on_preview is to be called for this step. Rank 0 asks after every step of an image but the last.
   std::function<bool(const PictureStep& step)> wants_preview;
+  /// What a step predicts, for measuring, on one rank alone: the velocity after guidance, f32 [tokens, patch width] on
+  /// the context's device. The step takes what the call leaves there. The call comes before on_step.
+  std::function<void(Context& ctx, const PictureStep& step, View velocity)> on_velocity;
   /// The image that a step predicts, roughly: one pixel for each latent pixel. The call comes before the next step's
   /// on_step. There are no previews where parts of the model take turns on the device.
   std::function<void(const PictureStep& step, const Image& picture)> on_preview;

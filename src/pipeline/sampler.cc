@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/error.h"
 #include "ops/elementwise.h"
 #include "ops/patches.h"
 #include "tensor/transfer.h"
@@ -195,13 +196,14 @@ void Sampler::enqueue_step(int64_t step, const StepKind& kind) {
   }
   const std::vector<DenoisePass> passes = own_passes(plan_, memory_, kind);
   run_half(is_first, [&] { memory_.denoiser->predict(ctx_, passes); });
-  finish_step(kind);
+  finish_step(step, kind);
   if (is_first && left_.steps.size() == SamplerLeft::kMostSteps) return;
   Graph& recorded = left_.steps[kind];
   if (plan_.can_record) {
+    check(!on_velocity_, "what is recorded cannot be watched");
     recorded = Graph::record(ctx_, [&] {
       memory_.denoiser->predict(ctx_, passes);
-      finish_step(kind);
+      finish_step(step, kind);
     });
   }
 }
@@ -223,12 +225,13 @@ void Sampler::select_step(int64_t step) {
   if (plan_.has_mask) ops::copy_rows(ctx_, memory_.levels, memory_.step_level, {&row, 1});
 }
 
-void Sampler::finish_step(const StepKind& kind) {
+void Sampler::finish_step(int64_t step, const StepKind& kind) {
   if (plan_.halves != nullptr) exchange_halves(kind);
   for (size_t i = 0; i < kind.pictures.size(); ++i) {
     if (kind.pictures[i] == Prediction::none) continue;
     if (kind.pictures[i] == Prediction::guided) guide(i);
     const auto& [tokens, velocity, clean, noise] = memory_.pictures[i];
+    if (on_velocity_) on_velocity_(i, step + 1, velocity[kPositive]);
     ops::euler_step(ctx_, velocity[kPositive], memory_.step_delta, tokens);
     if (plan_.has_mask) ops::mix_noise(ctx_, clean, noise, memory_.step_level, memory_.mask, tokens);
   }

@@ -152,6 +152,11 @@ class Sampler {
   /// Called for each step with the step's number, from 1, and the milliseconds of the last step that is done. On the
   /// CPU that is this step. On a GPU it is the step before, because the host is one step ahead.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
+  /// Called for each image of a step, from 1, with the velocity after guidance, which it may change.
+  using OnVelocity = std::function<void(size_t picture, int64_t step, View velocity)>;
+
+  /// Has the velocities of run() seen. Steps must not be recorded.
+  void watch(OnVelocity on_velocity) { on_velocity_ = std::move(on_velocity); }
 
   /// latents <- the state at the schedule's end. Beside the exchanges of each layer, the ranks meet at the end alone.
   /// \param latents of each image, f32 [channels, height, width], whole on every rank: first the initial state, then
@@ -171,8 +176,8 @@ class Sampler {
   void enqueue_step(int64_t step, const StepKind& kind);
   /// Makes `step` the step under way: its factors and its change of sigma.
   void select_step(int64_t step);
-  /// Applies guidance and moves the tokens, for the step under way.
-  void finish_step(const StepKind& kind);
+  /// Applies guidance and moves the tokens, for the step under way. \param step its number, from 0
+  void finish_step(int64_t step, const StepKind& kind);
   /// Runs what this rank's branch of guidance computes beside the other branch. On the first run the branches on GPUs
   /// take turns, because kernels are loaded then, which must not happen beside another rank's exchanges (see
   /// NcclCommunicator).
@@ -189,6 +194,7 @@ class Sampler {
   const SamplerPlan& plan_;
   const SamplerMemory& memory_;
   SamplerLeft& left_;
+  OnVelocity on_velocity_;
   std::vector<Stopwatch> steps_;
 };
 

@@ -18,8 +18,9 @@ class RoundedWeights : public testing::Test {
  protected:
   template <class Build>
   Linear built(const Build& build, BlockUse use = BlockUse::each_step, BlockUse rounded = BlockUse::each_step) {
-    WeightBuilder builder(ctx_, std::make_shared<SyntheticSource>(ctx_), DType::f32);
-    builder.round_products(rounded);
+    products_.use = rounded;
+    WeightBuilder builder(ctx_, std::make_shared<SyntheticSource>(ctx_, format_), DType::f32);
+    builder.set_products(products_);
     builder.begin_block(use);
     Linear made = build(builder);
     builder.end_block();
@@ -31,6 +32,8 @@ class RoundedWeights : public testing::Test {
   }
 
   Context ctx_{{}, 1};
+  BlockProducts products_{.round = true};
+  std::optional<WeightFormat> format_;  ///< of the matrices that it fits
   WeightStorage kept_;
 };
 
@@ -60,6 +63,35 @@ TEST_F(RoundedWeights, WithABiasOrASumAreNot) {
   EXPECT_FALSE(built([](WeightBuilder& b) { return b.summand(MatrixPart::all("w", kOut, kIn)); }).int8);
   EXPECT_TRUE(built([](WeightBuilder& b) { return b.part(MatrixPart::all("w", kOut, kIn)); }).int8);
   EXPECT_EQ(kept_.unrounded, 0u) << "their shape is not what rules them out";
+}
+
+TEST_F(RoundedWeights, ThatAreKeptAreNot) {
+  products_.kept = {"b"};
+  const auto two = [](WeightBuilder& b) { return b.stacked({"a", "b"}, {kOut, kOut}, kIn); };
+  EXPECT_FALSE(built(two).int8) << "a product with one that is kept";
+  EXPECT_TRUE(built([](WeightBuilder& b) { return b.stacked({"a", "c"}, {kOut, kOut}, kIn); }).int8);
+  EXPECT_EQ(kept_.unrounded, 0u);
+}
+
+TEST_F(RoundedWeights, WhereStoredOnesAloneAreTakenOthersAreNot) {
+  products_.only_stored = true;
+  format_ = WeightFormat{StoredType::i8, WeightScales::each_row, ops::kWideRotation};
+  const auto stored = [](WeightBuilder& b) { return plain(b, kOut, 512); };
+  EXPECT_TRUE(built(stored).int8);
+  EXPECT_FALSE(built([](WeightBuilder& b) { return plain(b); }).int8) << "which the format does not fit";
+  format_.reset();
+  EXPECT_FALSE(built(stored).int8);
+}
+
+TEST_F(RoundedWeights, AndThoseThatCouldBeAreWatched) {
+  products_.watch = std::make_shared<const InputWatch>();
+  for (const bool round : {true, false}) {
+    products_.round = round;
+    EXPECT_EQ(built([](WeightBuilder& b) { return plain(b); }).watch, products_.watch);
+    EXPECT_EQ(built([](WeightBuilder& b) { return plain(b, 20); }).watch, nullptr);
+    EXPECT_EQ(built([](WeightBuilder& b) { return plain(b); }, BlockUse::once_a_prompt).watch, nullptr);
+    EXPECT_EQ(built([](WeightBuilder& b) { return b.summand(MatrixPart::all("w", kOut, kIn)); }).watch, nullptr);
+  }
 }
 
 // Of stacked matrices each row has its own scale: they are rounded as each of them alone.

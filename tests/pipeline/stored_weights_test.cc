@@ -20,56 +20,13 @@
 #include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
 #include "pipeline/precisions.h"
+#include "pipeline/wide_families.h"
 
 namespace nostos {
 namespace {
 
 using parallel::PlanKind;
 using Path = std::filesystem::path;
-
-const Path kSource = repository();
-
-/// \return a copy of the folder `tiny` with other widths: multiples of 256, as the blocks of every format want them.
-Path widened(const char* name, const Path& tiny, const nlohmann::json& transformer) {
-  const Path made = Path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name() / name;
-  std::filesystem::remove_all(made);
-  std::filesystem::create_directories(made.parent_path());
-  std::filesystem::copy(tiny, made, std::filesystem::copy_options::recursive);
-  const auto change = [&](const char* file, const nlohmann::json& fields) {
-    nlohmann::json config = nlohmann::json::parse(std::ifstream(made / file));
-    config.update(fields);
-    std::ofstream(made / file) << config;
-  };
-  change("transformer/config.json", transformer);
-  change("text_encoder/config.json", {{"hidden_size", 256},
-                                      {"intermediate_size", 512},
-                                      {"num_attention_heads", 2},
-                                      {"num_key_value_heads", 1},
-                                      {"head_dim", 128}});
-  return made;
-}
-
-Path wide_flux2() {
-  return widened("flux2", kSource / "tests/data/klein_tiny/base",
-                 {{"num_attention_heads", 2},
-                  {"attention_head_dim", 128},
-                  {"axes_dims_rope", {32, 32, 32, 32}},
-                  {"num_layers", 1},
-                  {"num_single_layers", 2},
-                  {"joint_attention_dim", 768}});
-}
-
-Path wide_zimage() {
-  // The feed-forward layers are 8 / 3 as wide: 2048.
-  return widened("z_image", kSource / "tests/data/tiny/diffusers_test",
-                 {{"dim", 768},
-                  {"n_heads", 6},
-                  {"n_kv_heads", 6},
-                  {"axes_dims", {32, 48, 48}},
-                  {"n_layers", 1},
-                  {"n_refiner_layers", 1},
-                  {"cap_feat_dim", 256}});
-}
 
 struct Case {
   const char* family;

@@ -27,7 +27,8 @@ ROOMS = {
     "families": {"base", "device", "tensor", "io", "text", "ops", "parallel", "nn", "models", "adapters"},
     "checkpoints": {"base", "device", "tensor", "io", "text", "ops", "models", "adapters", "families"},
     "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "adapters", "families"},
-    "apps/cli": {"base", "io", "parallel", "checkpoints", "pipeline"},
+    "quantisation": {"base", "device", "tensor", "io", "ops", "models", "families", "checkpoints", "pipeline"},
+    "apps/cli": {"base", "io", "parallel", "checkpoints", "pipeline", "quantisation"},
     "apps/server": {"base", "io", "pipeline"},
     "apps": {"base", "io", "parallel", "pipeline", "apps/cli", "apps/server"},
 }

@@ -2,7 +2,7 @@
 
     python tools/train_mini/evaluate.py --model models/mini --detector tools/train_mini/detector.safetensors --atlas
     ATLAS.npz
-        [--engine build/cpu/bin/nostos] [--sizes 512x512 720x1280] [--per-kind 10] [--json FIGURES.json]
+        [--engine build/cpu/bin/nostos [--precision int8]] [--sizes 512x512 720x1280] [--per-kind 10] [--json FIGURES.json]
 
 Pictures come from the torch modules (on CUDA where there is one) or, with --engine, from the program's command line.
 Before
@@ -30,6 +30,7 @@ def parse_options():
     parser.add_argument("--detector", required=True)
     parser.add_argument("--atlas", required=True)
     parser.add_argument("--engine", help="program that draws instead of torch")
+    parser.add_argument("--precision", default="auto", help="that the program draws in")
     parser.add_argument("--sizes", nargs="+", default=[f"{h}x{w}" for h, w in SIZES], help="HEIGHTxWIDTH")
     parser.add_argument("--per-kind", type=int, help="only so many prompts of each kind")
     parser.add_argument("--seed", type=int, default=42)
@@ -273,8 +274,8 @@ class TorchDrawer:
 class EngineDrawer:
     """Draws with the engine's command line, one process a picture."""
 
-    def __init__(self, program, folder):
-        self.program, self.folder = program, folder
+    def __init__(self, program, folder, precision="auto"):
+        self.program, self.folder, self.precision = program, folder, precision
 
     def draw(self, prompts, height, width, seed, steps=STEPS, guidance=GUIDANCE):
         """uint8 [B, height, width, 3]; picture i from seed + i."""
@@ -299,6 +300,8 @@ class EngineDrawer:
                     str(steps),
                     "--guidance-scale",
                     str(guidance),
+                    "--precision",
+                    self.precision,
                     "--seed",
                     str(seed + k),
                     "--output",
@@ -398,7 +401,7 @@ def main(args):
         images=64 if device.type == "cuda" else 16,
     )
     print("autoencoder", decibels)
-    drawer = EngineDrawer(args.engine, args.model) if args.engine else TorchDrawer(args.model, device, args.compile)
+    drawer = EngineDrawer(args.engine, args.model, args.precision) if args.engine else TorchDrawer(args.model, device, args.compile)
     figures = score(
         drawer,
         model,

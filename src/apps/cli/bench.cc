@@ -38,6 +38,7 @@ struct BenchFlags {
   std::string prompt = "A crowded beach";
   std::optional<int64_t> height, width, num_inference_steps;
   std::optional<double> guidance_scale, strength;
+  bool synthetic_hostile = false;
   int64_t num_outputs = 1;
   int64_t reference_images = 0;
   std::optional<int64_t> warmup;
@@ -68,6 +69,7 @@ void add_flags(CLI::App& command, BenchFlags& flags) {
       "--synthetic-format", flags.synthetic_format,
       "how the matrices of --synthetic are stored: bf16, q4_k, q8_0, f8_e4m3, int8_convrot ..., or of each part: "
       "transformer=q6_k,text_encoder=q4_k (bf16)");
+  command.add_flag("--synthetic-hostile", flags.synthetic_hostile, kHostileHelp);
   command.add_option("--synthetic-control", flags.synthetic_control,
                      "control network of random weights beside --synthetic: union-1.0, union-2.0, union-2.1 or lite of "
                      "z-image-turbo, or a folder with a config");
@@ -264,6 +266,7 @@ void bench(const BenchFlags& flags, const Processes& processes) {
   require(options.synthetic || flags.synthetic_control.empty(), ErrorKind::invalid_input,
           "--synthetic-control is of random weights: it needs --synthetic; --controlnet takes a network that is there");
   options.synthetic_format = flags.synthetic_format;
+  options.synthetic_hostile = is_hostile(flags.synthetic_hostile, options);
   options.model = files_of(flags, options.synthetic);
   options.variant = flags.model.variant;
   GenerationRequest request =

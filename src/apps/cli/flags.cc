@@ -232,6 +232,12 @@ void apply_common_flags(CLI::App& command, const CommonFlags& flags,
   set_log_level(parse_log_level(flags.log_level));
 }
 
+bool is_hostile(bool asked, const EngineOptions& options) {
+  require(!asked || (options.synthetic && options.synthetic_format.empty()), ErrorKind::invalid_input,
+          "--synthetic-hostile is of random bf16 weights: it needs --synthetic, and no --synthetic-format");
+  return asked;
+}
+
 EngineOptions engine_options(const EngineFlags& flags, const Processes& processes) {
   EngineOptions options;
   options.parallelism = parallelism_of(flags, processes.communicator());

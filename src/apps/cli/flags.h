@@ -98,6 +98,11 @@ void apply_common_flags(CLI::App& command, const CommonFlags& flags,
 /// \throws Error invalid_input for degrees that do not multiply to the number of ranks; what choose_device() throws
 EngineOptions engine_options(const EngineFlags& flags, const Processes& processes);
 
+inline constexpr const char* kHostileHelp =
+    "give the transformer of --synthetic outliers as trained weights have them, which are hard to round";
+/// \return `asked`. \throws Error invalid_input if it is true of weights that are not random bf16 numbers
+bool is_hostile(bool asked, const EngineOptions& options);
+
 /// \throws Error invalid_input unless `name` is token or axis
 parallel::PlanKind parse_plan(const std::string& name);
 
