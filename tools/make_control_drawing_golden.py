@@ -44,8 +44,8 @@ MODEL = "tiny/diffusers_test"
 PROMPT = "a cat on the beach"
 NOTE = (
     "VideoX-Fun's ZImageControlPipeline on tiny/diffusers_test and the control networks that stand beside this file, "
-    "whose metadata have their configs. Tensors of a case: `control` and, where the case has a mask, `picture` [H, W, 3] "
-    "and `mask` [H, W]: what the request gives, uint8, of the drawn size; `latents` [C, h, w]: the final ones. Where "
+    "whose metadata have their configs. Tensors of a case: `control`, unless the case has none, and, where the case has a "
+    "mask, `picture` [H, W, 3] and `mask` [H, W]: what the request gives, uint8, of the drawn size; `latents` [C, h, w]: the final ones. Where "
     "nothing else is said the drawing begins with noise and nothing is put back into it. With a mask the pipeline is "
     "given the second draw of the generator as its noise, the first being that of the picture's posterior, and after "
     "each step what the mask keeps is the picture's latents, drawn from the posterior, with that noise at the next "
@@ -66,6 +66,10 @@ CASES = [
     {"name": "lite", "variant": "lite", "size": (24, 24), "scale": 0.65, "guidance_scale": 4.0, "steps": 5, "seed": 23},
     {"name": "masked", "variant": "union_2.1", "size": (32, 24), "scale": 0.8, "guidance_scale": 0.0, "steps": 5,
      "seed": 24, "mask": "rectangle"},
+    {"name": "inpainted", "variant": "union_2.1", "size": (24, 32), "scale": 1.0, "guidance_scale": 4.0, "steps": 5,
+     "seed": 25, "mask": "rectangle", "control": False},
+    {"name": "inpainted_lite", "variant": "lite", "size": (28, 20), "scale": 0.7, "guidance_scale": 0.0, "steps": 6,
+     "seed": 26, "mask": "rectangle", "control": False},
 ]
 
 
@@ -110,7 +114,7 @@ def make_transformer(model_class, folder, options, generator):
 
 def inputs_of(case):
     """What the request gives, by name; uint8."""
-    made = {"control": 255 - np.asarray(pictures.image(*case["size"]))}
+    made = {"control": 255 - np.asarray(pictures.image(*case["size"]))} if case.get("control", True) else {}
     if "mask" in case:
         width, height = case["size"]
         y, x = np.mgrid[0:height, 0:width]
@@ -149,7 +153,7 @@ def draw(pipe, case, given):
                    "callback_on_step_end": known.put_back}
     width, height = case["size"]
     return pipe(
-        prompt=PROMPT, height=height, width=width, control_image=images["control"],
+        prompt=PROMPT, height=height, width=width, control_image=images.get("control"),
         control_context_scale=case["scale"], guidance_scale=case["guidance_scale"],
         num_inference_steps=case["steps"], sigmas=np.linspace(1, 1 / case["steps"], case["steps"]).tolist(),
         generator=torch.Generator("cpu").manual_seed(case["seed"]), output_type="latent", **options,

@@ -49,6 +49,14 @@ struct StageParts {
   std::vector<size_t> encode;   ///< all at once, where there are reference images
   std::vector<size_t> denoise;  ///< all at once
   std::vector<size_t> decode;   ///< all at once
+  std::vector<size_t> control;  ///< beside those of `denoise`, in drawings by a control network alone
+
+  /// \return what a drawing denoises with.
+  std::vector<size_t> denoise_of(bool has_control) const {
+    std::vector<size_t> parts = denoise;
+    if (has_control) parts.insert(parts.end(), control.begin(), control.end());
+    return parts;
+  }
 };
 
 /// How long a prompt is.
@@ -156,7 +164,7 @@ class Encoder {
 
 /// What a control network is told, of images of the drawn size.
 struct ControlInputs {
-  ConstView image;    ///< encoding of the control image
+  ConstView image{};  ///< encoding of the control image; null without
   ConstView known{};  ///< encoding of the image that the drawing begins with, grey where it is drawn anew; null without
   ConstView is_known{};  ///< f32 [latent height, latent width]: 0 what is drawn anew, else 1; null without a mask
 };
@@ -212,7 +220,7 @@ class Family {
   /// ModelShape::draws_latents; else null. It may be latents. \param latents f32 [channels, height, width]
   virtual void to_latents(Context& ctx, ConstView encoding, ConstView noise, View latents) const = 0;
   /// condition = what the control network is given, of the VAE's means: nothing is drawn. Of a family with control
-  /// networks, with one loaded. \param inputs with a mask only where ModelShape::control_sees_mask
+  /// networks, with one loaded. \param inputs with a mask only where ModelLimits::control_sees_mask
   /// \param condition f32 [ModelShape::control_channels, latent height, latent width]
   virtual void to_condition(Context& ctx, const ControlInputs& inputs, View condition) const = 0;
 

@@ -57,6 +57,7 @@ struct ModelLimits {
   double default_strength = 0.6;                    ///< of a drawing that begins with an image
   double default_mask_strength = 1;                 ///< likewise, where a mask says which part is drawn anew
   ControlSupport control = ControlSupport::none;
+  bool control_sees_mask = false;  ///< whether the control network is told which part of an image is drawn anew
 };
 
 /// Latents and token sequence of a model, as shard plans, noise and previews need them.
@@ -68,10 +69,9 @@ struct ModelShape {
   /// Whether the latents of an image are drawn from the VAE's posterior, not its mean.
   bool draws_latents = false;
   MaskScaling mask_scaling = MaskScaling::nearest;
-  bool pads_prompts = false;       ///< whether every prompt has the rows of the request's max_sequence_length
-  int64_t control_channels = 0;    ///< of what Family::to_condition() makes; 0 without a control network
-  bool control_sees_mask = false;  ///< whether the control network is told which part of an image is drawn anew
-  int64_t control_blocks = 0;      ///< of the control network that one forward pass runs beside the transformer's
+  bool pads_prompts = false;     ///< whether every prompt has the rows of the request's max_sequence_length
+  int64_t control_channels = 0;  ///< of what Family::to_condition() makes; 0 without a control network
+  int64_t control_blocks = 0;    ///< of the control network that one forward pass runs beside the transformer's
 
   /// \param tokens of a prompt \param max_tokens of the request, see GenerationRequest::max_sequence_length
   /// \return rows of the prompt's embedding.

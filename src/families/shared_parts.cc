@@ -14,12 +14,15 @@ namespace nostos {
 
 using autoencoder_kl::Autoencoder;
 
-void warn_of_unrounded(std::string_view part, size_t weights) {
-  if (weights == 0) return;
-  log_warning(
-      "{} weights of the {} keep products as without int8: their outputs do not come in eights, or their "
-      "inputs not in sixteens",
-      weights, part);
+void tell_of_rounding(std::string_view part, const WeightStorage& loaded) {
+  if (loaded.unrounded > 0)
+    log_warning(
+        "{} weights of the {} keep products as without int8: their outputs do not come in eights, or their "
+        "inputs not in sixteens",
+        loaded.unrounded, part);
+  if (loaded.requantised > 0)
+    log_info("{} weights of the {} are stored in another format and were rounded to 8 bits anew", loaded.requantised,
+             part);
 }
 
 JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightStore& store) {

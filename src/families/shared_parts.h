@@ -23,8 +23,9 @@
 
 namespace nostos {
 
-/// Says in the log how many weights of a part have a shape that rules out products of 8 bits, if any.
-void warn_of_unrounded(std::string_view part, size_t weights);
+/// Says in the log how many weights of a part have a shape that rules out products of 8 bits, and how many were turned
+/// into 8-bit numbers from another format of few bits.
+void tell_of_rounding(std::string_view part, const WeightStorage& loaded);
 
 /// Makes a part from one walk over its tensors, which checks them now and loads them later: a part that does not fit is
 /// found now, not when its stage comes.
@@ -57,7 +58,7 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
               [&files, walk, make](Context& on, const WeightPlacement& placement) {
                 WeightBuilder load = files.weights(on, WeightWalk::load, placement);
                 auto weights = walk(load);
-                warn_of_unrounded(files.kind().name, weights.storage.unrounded);
+                tell_of_rounding(files.kind().name, weights.storage);
                 return std::make_unique<Network>(make(on, std::move(weights)));
               },
           .list = list,

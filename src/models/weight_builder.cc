@@ -271,6 +271,8 @@ Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const st
     rotation = pieces.front().matrix.format.rotation;
     deal_int8(parts, pieces, View(image, DType::u8, {static_cast<int64_t>(bytes)}), shape[1]);
   } else {
+    const auto is_plain = [](const SourcePiece& piece) { return piece.matrix.format.is_plain(); };
+    if (!std::ranges::all_of(pieces, is_plain)) ++storage_.requantised;
     const View numbers(image, DType::i8, shape), scales(image + number_bytes, DType::f32, {shape[0]});
     ops::quantise_rows(ctx_, all_numbers(parts, pieces, shape, interleaved), rotation, numbers, scales);
   }

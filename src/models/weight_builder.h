@@ -61,7 +61,8 @@ struct WeightStorage {
   size_t bytes = 0;                      ///< on the device, packed weights and the stream's slots included
   size_t host_bytes = 0;                 ///< of page-locked host memory, for weights that do not stay on a GPU
   WeightSizes sizes;
-  size_t unrounded = 0;  ///< weights whose shape rules out products of 8 bits, which were asked for
+  size_t unrounded = 0;    ///< weights whose shape rules out products of 8 bits, which were asked for
+  size_t requantised = 0;  ///< weights that come in another format of few bits, and were rounded to 8 bits anew
 };
 
 /// What becomes of the products of blocks that can round their inputs to 8 bits: those with matrices of

@@ -19,16 +19,29 @@ void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, Vi
   dispatch<layer_norm_scaled>(ctx, x, scale, eps, out);
 }
 
+namespace {
+
+bool fits(const NextNorm& next, const Shape& x) {
+  const auto is_row = [&](ConstView row) { return !row || row.elements() == x[1]; };
+  return !next.out || (next.out.shape() == x && is_row(next.weight) && is_row(next.scale));
+}
+
+}  // namespace
+
 void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm, View x, const NextNorm& next) {
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_rms_norm keeps the shape");
   check(norm.weight.shape() == Shape({x.shape()[1]}) && (!norm.gate || norm.gate.elements() == x.shape()[1]),
         "add_gated_rms_norm's weights match the channels");
-  if (next.out) {
-    check(next.out.shape() == x.shape() && next.weight.shape() == norm.weight.shape() &&
-              (!next.scale || next.scale.elements() == x.shape()[1]),
-          "the norm after add_gated_rms_norm has its shape");
-  }
+  check(fits(next, x.shape()), "the norm after add_gated_rms_norm has its shape");
   dispatch<add_gated_rms_norm>(ctx, projected, norm, x, next);
+}
+
+void add_gated(Context& ctx, ConstView projected, const GatedBias& by, View x, const NextNorm& next) {
+  check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated keeps the shape");
+  check(by.bias.elements() == x.shape()[1] && by.gate.elements() == x.shape()[1],
+        "add_gated's bias and gate match the channels");
+  check(fits(next, x.shape()), "the norm after add_gated has its shape");
+  dispatch<add_gated>(ctx, projected, by, x, next);
 }
 
 namespace {

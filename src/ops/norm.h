@@ -14,9 +14,9 @@ void rms_norm(Context& ctx, ConstView x, ConstView weight, ConstView scale, floa
 /// out = (x - mean) / sqrt(var + eps) * scale, row by row, without affine weights. Shapes as rms_norm.
 void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, View out);
 
-/// The norm that reads what add_gated_rms_norm has written: out = rms_norm(x) * weight [* scale], as rms_norm().
+/// The norm that reads what was just written: out = rms_norm(x) * weight [* scale], as rms_norm().
 struct NextNorm {
-  ConstView weight;  ///< f32 [channels]
+  ConstView weight;  ///< f32 [channels], or null: out = x
   ConstView scale;   ///< f32 [channels] or null
   View out;          ///< f32 or bf16 [rows, channels], or null for no such norm
 };
@@ -31,6 +31,16 @@ struct GatedNorm {
 /// x += gate * rms_norm(projected) * weight, row by row; then `next` of x while its rows are at hand.
 /// \param projected f32 or product_dtype() [rows, channels]. \param x f32 [rows, channels], in place.
 void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm, View x, const NextNorm& next = {});
+
+/// What is added to the residual stream as it is.
+struct GatedBias {
+  ConstView bias, gate;  ///< f32 [channels]
+  float eps = 0;         ///< of the norm that follows
+};
+
+/// x += gate * (projected + bias), row by row; then `next` of x while its rows are at hand.
+/// \param projected f32 or product_dtype() [rows, channels]. \param x f32 [rows, channels], in place.
+void add_gated(Context& ctx, ConstView projected, const GatedBias& by, View x, const NextNorm& next = {});
 
 /// An adaptive layer norm (adaLN): (1 + scale) * (x - mean) / sqrt(var + eps) + shift, row by row.
 struct AdaptiveNorm {

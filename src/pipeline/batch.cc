@@ -9,6 +9,10 @@ namespace nostos {
 
 namespace {
 
+bool same_image(const std::optional<ReferenceImage>& a, const std::optional<ReferenceImage>& b) {
+  return a.has_value() == b.has_value() && (!a || same_pixels(*a, *b));
+}
+
 bool same_mask(const std::optional<Mask>& a, const std::optional<Mask>& b) {
   return a.has_value() == b.has_value() && (!a || (a->blur == b->blur && same_pixels(a->image, b->image)));
 }
@@ -24,7 +28,7 @@ bool follow_alike(const ResolvedRequest& a, const ResolvedRequest& b) {
   if (a.control_scales != b.control_scales) return false;
   if (!a.has_control()) return true;
   const Control &one = *a.request.control, &other = *b.request.control;
-  return one.preprocessor == other.preprocessor && same_pixels(one.image, other.image) &&
+  return one.preprocessor == other.preprocessor && same_image(one.image, other.image) &&
          a.request.image_fit == b.request.image_fit && a.request.height == b.request.height &&
          a.request.width == b.request.width;
 }

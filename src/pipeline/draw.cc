@@ -86,14 +86,17 @@ Wishes wishes_of(std::span<const Generation> requests, GuidanceForm form) {
   return wishes;
 }
 
+PartUses uses_of(const Drawing& drawing) { return {.text = drawing.is_root(), .control = drawing.has_control()}; }
+
 /// On the process's leader: has the weights leave room for this drawing, and loads them where they now belong.
 void make_room(Drawing& drawing, size_t scratch_bytes) {
   Context& process = drawing.rank.process.ctx;
   ModelParts& parts = drawing.parts();
-  parts.make_room(process, scratch_bytes, !drawing.rank.shares_parts());
-  if (drawing.takes_turns() || parts.is_loaded(drawing.is_root())) return;
+  const PartUses uses = uses_of(drawing);
+  parts.make_room(process, scratch_bytes, uses.control, !drawing.rank.shares_parts());
+  if (drawing.takes_turns() || parts.is_loaded(uses)) return;
   drawing.enter_stage("load");
-  drawing.timed("load", process, [&] { parts.load(process, drawing.is_root()); });
+  drawing.timed("load", process, [&] { parts.load(process, uses); });
 }
 
 /// \param captions for prompt embeddings and what makes them. \param arena for all else, whose stages share memory:
@@ -133,7 +136,11 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
                            .references = first.references,
                            .has_source = resolved.has_source,
                            .has_mask = first.has_mask,
-                           .has_control = resolved.has_control()};
+                           .has_control = drawing.has_control(),
+                           .has_control_image = drawing.has_control() && resolved.request.control->image};
+  // Of memory that stays as it is make_room() is not told, but parts that no drawing has needed before must be loaded.
+  if (drawing.rank.leads && !drawing.takes_turns() && !drawing.parts().is_loaded(uses_of(drawing)))
+    rank_memory.release();
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {
@@ -202,8 +209,9 @@ void run_stages(Drawing& drawing) {
   CaptionCopies copies = make_captions(drawing, prompts, memory.captions);
 
   const StageParts& parts = drawing.family().stage_parts();
-  const bool are_loaded = !parts.text.empty() && parts.denoise == std::vector{parts.text.back()};
-  if (drawing.takes_turns() && !are_loaded) drawing.turn_to(parts.denoise);
+  const std::vector<size_t> wanted = parts.denoise_of(drawing.has_control());
+  const bool are_loaded = !parts.text.empty() && wanted == std::vector{parts.text.back()};
+  if (drawing.takes_turns() && !are_loaded) drawing.turn_to(wanted);
   drawing.enter_stage("denoise");
   drawing.timed("denoise", drawing.ctx(), [&] {
     denoise(drawing, plan, memory.denoise,

@@ -39,6 +39,8 @@ class Drawing {
   bool is_root() const { return world().rank() == kRoot; }
   /// \return whether each part is loaded when its stage comes, and released after the stage.
   bool takes_turns() const { return parts().one_at_a_time(); }
+  /// \return whether a control network has a say.
+  bool has_control() const { return made.front().resolved.has_control(); }
   /// \return f32 [channels, height, width] of the drawn size.
   Shape latent_shape() const;
 

@@ -25,7 +25,7 @@ const Image& pixels_of(const ReferenceImage& given, const std::string& field) {
 /// \return what an image is made of, and what it is called in messages.
 std::pair<const ReferenceImage&, std::string> given_for(const GenerationRequest& request,
                                                         const EncodeMemory::One& one) {
-  if (one.role == EncodeMemory::Role::control) return {request.control->image, "control.image"};
+  if (one.role == EncodeMemory::Role::control) return {*request.control->image, "control.image"};
   return {request.images[one.index], fmt::format("image[{}]", one.index)};
 }
 
@@ -33,17 +33,11 @@ std::pair<const ReferenceImage&, std::string> given_for(const GenerationRequest&
 bool is_prepared(const ResolvedRequest& resolved, const EncodeMemory::One& one, ImageSize size) {
   const ImageSize asked{*resolved.request.height, *resolved.request.width};
   const ImageSize drawn{resolved.drawn_height, resolved.drawn_width};
-  switch (one.role) {
-    case EncodeMemory::Role::control:
-      return false;
-    case EncodeMemory::Role::reference:
-      return true;
-    case EncodeMemory::Role::source:
-    case EncodeMemory::Role::known:
-      // Otherwise it is brought to the asked size, and its edges are drawn out from there.
-      return asked == drawn && size == drawn;
-  }
-  return false;
+  using Role = EncodeMemory::Role;
+  if (one.role == Role::reference) return true;
+  if (one.role == Role::control && resolved.request.control->preprocessor != Preprocessor::none) return false;
+  // Otherwise it is brought to the asked size, and its edges are drawn out from there.
+  return asked == drawn && size == drawn;
 }
 
 /// \return the image as the VAE is given it. A picture that is so already is not copied: on a GPU the copies took half
@@ -183,8 +177,9 @@ void take_control_memory(Arena& arena, const Drawing& drawing, EncodeMemory& mem
     memory.images.push_back(take_drawn(arena, drawing, role));
     return memory.images.back().encoding;
   };
-  memory.control.image = add(EncodeMemory::Role::control);
-  if (!model.control_sees_mask || !drawing.made.front().resolved.request.mask) return;
+  const GenerationRequest& request = drawing.made.front().resolved.request;
+  if (request.control->image) memory.control.image = add(EncodeMemory::Role::control);
+  if (!model.limits.control_sees_mask || !request.mask) return;
   memory.control.known = add(EncodeMemory::Role::known);
   memory.is_known = take(arena, DType::f32, {latent[1], latent[2]});
   memory.control.is_known = memory.is_known;
@@ -207,7 +202,7 @@ EncodeMemory take_encode_memory(Arena& arena, const Drawing& drawing) {
     row += grid.tokens();
   }
   take_source_memory(arena, drawing, memory);
-  if (resolved.has_control()) take_control_memory(arena, drawing, memory);
+  if (drawing.has_control()) take_control_memory(arena, drawing, memory);
   return memory;
 }
 

@@ -34,7 +34,7 @@ struct EncodeMemory {
   View references{};  ///< f32 [tokens of all, patch width], one image after the other; null without references
   View source{};      ///< encoding of the image that the drawing begins with; null without. It may be a reference, too.
   View mask{};        ///< f32 [tokens, patch width]: how much of each latent is drawn anew; null without
-  View condition{};   ///< of Family::to_condition(); null without a control image
+  View condition{};   ///< of Family::to_condition(); null without control
   ControlInputs control{};  ///< what that is made of
   View is_known{};          ///< of control
   std::vector<One> images{};

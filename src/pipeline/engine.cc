@@ -235,7 +235,7 @@ std::vector<Generation> Engine::generate(std::span<const GenerationRequest> requ
   const auto has_hash = [](const ReferenceImage& image) { return !image.sha256.empty(); };
   const auto is_comparable = [&](const GenerationRequest& one) {
     return std::ranges::all_of(one.images, has_hash) && (!one.mask || has_hash(one.mask->image)) &&
-           (!one.control || has_hash(one.control->image));
+           (!one.control || !one.control->image || has_hash(*one.control->image));
   };
   require(impl.processes == nullptr || requests.size() == 1 || std::ranges::all_of(requests, is_comparable),
           ErrorKind::invalid_input, "an image has no sha256: processes compare the images of several requests by it");

@@ -31,7 +31,8 @@ std::optional<PartMemory> fit_part(const WeightSizes& sizes, size_t room_bytes) 
 /// \return the plan with the least on the device.
 MemoryPlan smallest_plan(const MemoryNeeds& needs) {
   MemoryPlan plan;
-  for (const PartNeeds& part : needs.parts) plan.parts.push_back(smallest(part.sizes));
+  for (const PartNeeds& part : needs.parts)
+    plan.parts.push_back(part.is_used ? smallest(part.sizes) : place_part(part.sizes, false, 0));
   return plan;
 }
 
@@ -41,15 +42,27 @@ struct Totals {
   size_t all() const { return weights + adapters; }
 };
 
-/// \return the sums over all parts, or those of the largest part where they take turns.
-Totals totals(const MemoryPlan& plan, const MemoryNeeds& needs) {
-  Totals sum, largest;
+/// \return the sums over the parts that are loaded at the same time as one of them: all of them, or where they take
+/// turns those that run in every step.
+Totals totals_beside(const MemoryPlan& plan, const MemoryNeeds& needs, size_t part) {
+  Totals sum;
   for (size_t i = 0; i < plan.parts.size(); ++i) {
-    const Totals part{plan.parts[i].device_bytes, needs.parts[i].adapter_bytes};
-    sum = {sum.weights + part.weights, sum.adapters + part.adapters};
-    if (part.all() > largest.all()) largest = part;
+    const bool is_together =
+        i == part || !needs.one_at_a_time || (needs.parts[i].each_step && needs.parts[part].each_step);
+    if (!is_together || !needs.parts[i].is_used) continue;
+    sum = {sum.weights + plan.parts[i].device_bytes, sum.adapters + needs.parts[i].adapter_bytes};
   }
-  return needs.one_at_a_time ? largest : sum;
+  return sum;
+}
+
+/// \return the largest of these sums.
+Totals totals(const MemoryPlan& plan, const MemoryNeeds& needs) {
+  Totals largest;
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    const Totals sum = totals_beside(plan, needs, i);
+    if (sum.all() > largest.all()) largest = sum;
+  }
+  return largest;
 }
 
 size_t room_for_parts(const MemoryNeeds& needs, size_t available_bytes) {
@@ -160,10 +173,10 @@ MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t availab
   const size_t room = room_for_parts(needs, available_bytes);
   for (const bool each_step : {true, false}) {
     for (size_t i = 0; i < plan.parts.size(); ++i) {
-      if (needs.parts[i].each_step != each_step) continue;
+      if (needs.parts[i].each_step != each_step || !needs.parts[i].is_used) continue;
       PartMemory& part = plan.parts[i];
       const PartNeeds& own = needs.parts[i];
-      const size_t others = needs.one_at_a_time ? 0 : totals(plan, needs).all() - part.device_bytes - own.adapter_bytes;
+      const size_t others = totals_beside(plan, needs, i).all() - part.device_bytes - own.adapter_bytes;
       part = fit_part(own.sizes, room - others - own.adapter_bytes).value();
     }
   }
@@ -172,7 +185,8 @@ MemoryPlan plan_memory(MemoryMode mode, const MemoryNeeds& needs, size_t availab
 
 std::string describe(const MemoryPlan& plan, const MemoryNeeds& needs, size_t available_bytes) {
   std::vector<std::string> parts;
-  for (size_t i = 0; i < plan.parts.size(); ++i) parts.push_back(part_text(needs.parts[i], plan.parts[i]));
+  for (size_t i = 0; i < plan.parts.size(); ++i)
+    if (needs.parts[i].is_used) parts.push_back(part_text(needs.parts[i], plan.parts[i]));
   return fmt::format("memory of {}: {:.2f} GiB may be used; {}{}, drawing {:.2f} GiB, reserve {:.2f} GiB",
                      to_string(needs.device), gib(available_bytes), fmt::join(parts, ", "),
                      needs.one_at_a_time ? " one after the other" : "", gib(needs.scratch_bytes),

@@ -61,13 +61,14 @@ struct PartNeeds {
   const WeightSizes& sizes;
   bool each_step = false;    ///< whether it runs in every denoising step
   size_t adapter_bytes = 0;  ///< of what adapters add beside its weights, all of it on the device
+  bool is_used = true;       ///< else no drawing loads it, and it has no room
 };
 
 /// What must fit onto a GPU.
 struct MemoryNeeds {
   Device device;
   std::vector<PartNeeds> parts;
-  bool one_at_a_time = false;  ///< whether a part is released before the next one is loaded
+  bool one_at_a_time = false;  ///< whether parts are released before those of the next stage are loaded
   size_t scratch_bytes = 0;    ///< of drawings
   size_t reserve_bytes = 0;    ///< to stay free
 };

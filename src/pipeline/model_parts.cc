@@ -41,7 +41,7 @@ ModelParts::ModelParts(Context& ctx, const FamilyOptions& options, const MemoryO
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i]->can_stream()) continue;
     streamable_.push_back(i);
-    needs_.push_back({parts[i]->name(), parts[i]->sizes(), is_used_by(family_->stage_parts().denoise, i)});
+    needs_.push_back({parts[i]->name(), parts[i]->sizes(), is_used_by(family_->stage_parts().denoise_of(true), i)});
   }
   plan_ = resident_plan(needs_);
   adapter_bytes_.resize(needs_.size());
@@ -54,9 +54,10 @@ bool ModelParts::is_used_by(const std::vector<size_t>& stage, size_t part) const
   return std::ranges::find(stage, part) != stage.end();
 }
 
-bool ModelParts::is_for_text_alone(size_t part) const {
+bool ModelParts::is_needed(size_t part, const PartUses& uses) const {
   const StageParts& stages = family_->stage_parts();
-  return !is_used_by(stages.denoise, part) && !is_used_by(stages.encode, part) && !is_used_by(stages.decode, part);
+  return is_used_by(stages.denoise_of(uses.control), part) || is_used_by(stages.encode, part) ||
+         is_used_by(stages.decode, part) || (uses.text && is_used_by(stages.text, part));
 }
 
 bool ModelParts::wants_one_at_a_time(Context& ctx) const {
@@ -84,17 +85,17 @@ void ModelParts::load_ahead(Context& ctx, bool with_text) {
   const bool is_automatic = memory_.mode == MemoryMode::automatic;
   if (ctx.device().kind == DeviceKind::cpu || memory_.mode == MemoryMode::resident ||
       (is_automatic && fits_any_drawing(ctx)))
-    load(ctx, with_text);
+    load(ctx, {.text = with_text});
 }
 
-void ModelParts::load(Context& ctx, bool with_text) {
+void ModelParts::load(Context& ctx, const PartUses& uses) {
   for (size_t i = 0; i < family_->parts().size(); ++i)
-    if (with_text || !is_for_text_alone(i)) load_part(ctx, i);
+    if (is_needed(i, uses)) load_part(ctx, i);
 }
 
-bool ModelParts::is_loaded(bool with_text) const {
+bool ModelParts::is_loaded(const PartUses& uses) const {
   for (size_t i = 0; i < family_->parts().size(); ++i)
-    if (!family_->parts()[i]->is_loaded() && (with_text || !is_for_text_alone(i))) return false;
+    if (!family_->parts()[i]->is_loaded() && is_needed(i, uses)) return false;
   return true;
 }
 
@@ -166,15 +167,19 @@ void ModelParts::release_streamable() {
 }
 
 MemoryNeeds ModelParts::needs(Context& ctx, size_t scratch_bytes, std::span<const size_t> adapter_bytes) const {
+  std::vector<PartNeeds> parts = needs_;
   size_t largest_block = 0, product_scratch = 0;
-  for (const PartNeeds& part : needs_) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    PartNeeds& part = parts[i];
+    part.adapter_bytes = adapter_bytes[i];
+    part.is_used = is_needed(streamable_[i], {.control = has_had_control_});
+    if (!part.is_used) continue;
     // Trials take a weight's numbers, however it is stored.
     if (part.each_step) largest_block = std::max({largest_block, part.sizes.largest_block(), part.sizes.scratch});
     product_scratch = std::max(product_scratch, part.sizes.scratch);
   }
-  MemoryNeeds made{ctx.device(), needs_, one_at_a_time_, scratch_bytes + product_scratch,
+  MemoryNeeds made{ctx.device(), std::move(parts), one_at_a_time_, scratch_bytes + product_scratch,
                    reserve_bytes(largest_block, scratch_bytes)};
-  for (size_t i = 0; i < made.parts.size(); ++i) made.parts[i].adapter_bytes = adapter_bytes[i];
   const auto takes_any = [](size_t bytes) { return bytes > 0; };
   if (std::ranges::any_of(adapter_bytes, takes_any))
     made.reserve_bytes += static_cast<size_t>(ops::kUpdateScratchBytes);  // of products with them
@@ -192,8 +197,9 @@ size_t ModelParts::available_bytes(Context& ctx) const {
   return available - std::min(available, kept);
 }
 
-void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
+void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool has_control, bool alone) {
   if (ctx.device().kind == DeviceKind::cpu) return;
+  has_had_control_ |= has_control;
   const size_t available = available_bytes(ctx);
   for (size_t i = 0; i < adapter_room_.size(); ++i) adapter_room_[i] = std::max(adapter_room_[i], adapter_bytes_[i]);
   if (!can_plan(memory_.mode, needs(ctx, scratch_bytes, adapter_room_), available)) adapter_room_ = adapter_bytes_;
@@ -207,9 +213,9 @@ void ModelParts::make_room(Context& ctx, size_t scratch_bytes, bool alone) {
 }
 
 bool ModelParts::streams_recorded_stages() const {
-  const StageParts& stages = family_->stage_parts();
+  const std::vector<size_t>& decode = family_->stage_parts().decode;
   for (size_t i = 0; i < streamable_.size(); ++i) {
-    const bool is_recorded = is_used_by(stages.denoise, streamable_[i]) || is_used_by(stages.decode, streamable_[i]);
+    const bool is_recorded = needs_[i].each_step || is_used_by(decode, streamable_[i]);
     if (is_recorded && plan_.parts[i].host_bytes > 0) return true;
   }
   return false;

@@ -15,6 +15,12 @@
 
 namespace nostos {
 
+/// What drawings use beside the parts that every drawing uses.
+struct PartUses {
+  bool text = true;      ///< what the text stage alone needs: rank 0 alone encodes prompts
+  bool control = false;  ///< the control network
+};
+
 /// A model on a device. All ranks of a process that share the device share one ModelParts.
 class ModelParts {
  public:
@@ -35,17 +41,16 @@ class ModelParts {
   /// Sets whether parts take turns. All ranks must set the same, before anything is loaded.
   void set_one_at_a_time(bool is) { one_at_a_time_ = is; }
 
-  /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts, or the decoder's parts
-  /// alone, which say what memory drawings need.
+  /// Loads what drawings of any usual size leave room for, unless parts take turns: all parts but a control network,
+  /// which the first drawing by it loads; or the decoder's parts alone, which say what memory drawings need.
   /// \param with_text whether prompts are encoded with these parts
   /// \throws Error model, out_of_memory
   void load_ahead(Context& ctx, bool with_text);
-  /// Loads all parts.
-  /// \param with_text false: leaves out parts that the text stage alone needs
+  /// Loads the parts that drawings with these uses need.
   /// \throws Error model, out_of_memory
-  void load(Context& ctx, bool with_text);
+  void load(Context& ctx, const PartUses& uses);
   /// \return whether there is nothing for load() to do.
-  bool is_loaded(bool with_text) const;
+  bool is_loaded(const PartUses& uses) const;
   /// Where parts take turns: releases all parts but `parts`, and loads `parts`.
   /// \throws Error model, out_of_memory
   void turn_to(Context& ctx, std::span<const size_t> parts);
@@ -64,10 +69,12 @@ class ModelParts {
   /// On a GPU, decides which weights stay on the GPU beside `scratch_bytes` of drawings, and logs the choice. Parts
   /// that are loaded otherwise than was chosen are released. Call it before the scratch memory is taken, while nobody
   /// uses the parts.
+  /// \param has_control whether the drawing uses the control network, which has its room from the first one that does
+  /// on: otherwise all weights would be loaded anew whenever a drawing with control follows one without
   /// \param alone whether one rank draws with these parts. Several ranks read the memory plan at any time, so their
   /// plan never changes: resolve_memory() gives several ranks resident weights.
   /// \throws Error out_of_memory
-  void make_room(Context& ctx, size_t scratch_bytes, bool alone);
+  void make_room(Context& ctx, size_t scratch_bytes, bool has_control, bool alone);
   /// \return whether any weights are streamed from host memory.
   bool streams() const { return plan_.streams(); }
   /// \return whether weights of the stages that are recorded, denoising and decoding, are streamed.
@@ -81,8 +88,8 @@ class ModelParts {
 
  private:
   bool is_used_by(const std::vector<size_t>& stage, size_t part) const;
-  /// \return whether a part is used by the text stage alone.
-  bool is_for_text_alone(size_t part) const;
+  /// \return whether drawings with these uses need a part.
+  bool is_needed(size_t part, const PartUses& uses) const;
   void load_part(Context& ctx, size_t part);
   /// Takes all changes of adapters back, and releases a part that cannot take them back.
   void take_adapters_off(Context& ctx) noexcept;
@@ -103,6 +110,7 @@ class ModelParts {
   std::vector<AdapterUse> adapters_;
   std::string embedding_adapters_;
   bool one_at_a_time_ = false;
+  bool has_had_control_ = false;    // whether any drawing used the control network
   std::vector<size_t> streamable_;  // parts whose weights plan_ places, in its order
   std::vector<PartNeeds> needs_;    // of these, without adapters
   MemoryPlan plan_;

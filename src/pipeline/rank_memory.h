@@ -27,7 +27,7 @@ struct DrawingShape {
   std::vector<int64_t> caption_tokens{};  ///< rows of each prompt embedding
   std::vector<PicturePlan> pictures{};
   std::vector<parallel::Grid> references{};  ///< the token grid of each
-  bool has_source = false, has_mask = false, has_control = false;
+  bool has_source = false, has_mask = false, has_control = false, has_control_image = false;
 
   friend bool operator==(const DrawingShape&, const DrawingShape&) = default;
 };

@@ -41,7 +41,7 @@ nlohmann::ordered_json images_json(const std::vector<ReferenceImage>& images) {
 }
 
 nlohmann::ordered_json control_json(const Control& control) {
-  nlohmann::ordered_json json = image_json(control.image);
+  nlohmann::ordered_json json = control.image ? image_json(*control.image) : nlohmann::ordered_json::object();
   json["scale"] = control.scale;
   json["start"] = control.start;
   json["end"] = control.end;
@@ -83,7 +83,8 @@ ReferenceImage parse_image(const JsonConfig& json, const char* of) {
 }
 
 Control parse_control(const JsonConfig& json) {
-  return {.image = parse_image(json, "control"),
+  const bool has_image = json.has("file");
+  return {.image = has_image ? std::optional(parse_image(json, "control")) : std::nullopt,
           .scale = json.number("scale", 0, kMaxControlScale),
           .start = json.number("start", 0, 1),
           .end = json.number("end", 0, 1),

@@ -39,8 +39,8 @@ constexpr std::string_view kRecordKeyword = "nostos";
 /// \return the fields of a resolved request under the names that the flags have (with underscores), in a fixed order:
 /// every field always, but for those that only requests with such have: `images`, a list of {file, sha256, height,
 /// width}, of a drawing that begins with an image `strength`, `image_fit` and `mask`, an object like the images with
-/// `blur`; of one that follows an image `image_fit` and `control`, an object like the images with `scale`, `start`,
-/// `end` and `preprocessor`; and `loras`, a list of {name, file, sha256, scale}.
+/// `blur`; of one by a control network `image_fit` and `control`, an object like the images, or with nothing of one,
+/// with `scale`, `start`, `end` and `preprocessor`; and `loras`, a list of {name, file, sha256, scale}.
 nlohmann::ordered_json request_json(const GenerationRequest& request);
 
 /// \return the record as one line of JSON.

@@ -130,6 +130,19 @@ void resolve_strength(ResolvedRequest& resolved, const ModelLimits& limits) {
           *r.num_inference_steps, 1.0 / static_cast<double>(*r.num_inference_steps));
 }
 
+/// \throws Error invalid_input if the control network, which is given no image, is told of no mask either
+void require_mask_to_tell(const GenerationRequest& r, const ModelLimits& limits) {
+  require(r.mask.has_value(), ErrorKind::invalid_input,
+          "control has no image to follow: give control.image, or a mask, of which control networks of 33 channels are "
+          "told");
+  require(limits.control_sees_mask, ErrorKind::invalid_input,
+          "control has no image to follow, and this control network has 16 channels and is told of no mask: give "
+          "control.image, or load a network of 33 channels");
+  require(r.control->preprocessor == Preprocessor::none, ErrorKind::invalid_input,
+          "control.preprocessor is {}, but there is no control.image of which it would make anything: leave it out",
+          name(r.control->preprocessor));
+}
+
 /// \throws Error invalid_input naming the field
 void resolve_control(ResolvedRequest& resolved, const ModelLimits& limits) {
   if (!resolved.request.control) return;
@@ -138,7 +151,10 @@ void resolve_control(ResolvedRequest& resolved, const ModelLimits& limits) {
           "control is given: there are no control networks for this model, leave it out");
   require(limits.control == ControlSupport::loaded, ErrorKind::invalid_input,
           "control is given, but no control network is loaded: start with --controlnet");
-  require_of_its_size(control.image, field_of("control.image", control.image));
+  if (control.image)
+    require_of_its_size(*control.image, field_of("control.image", *control.image));
+  else
+    require_mask_to_tell(resolved.request, limits);
   require_in_range("control.scale", control.scale, 0, kMaxControlScale);
   require_in_range("control.start", control.start, 0, 1);
   require_in_range("control.end", control.end, 0, 1);
@@ -165,7 +181,7 @@ std::vector<ImageSize> reference_sizes(const ResolvedRequest& resolved, const Mo
 ImageSize usual_size(const ResolvedRequest& resolved, const ModelLimits& limits) {
   const std::vector<ReferenceImage>& images = resolved.request.images;
   const std::optional<Control>& control = resolved.request.control;
-  if (images.empty() && control) return source_size(control->image, limits);
+  if (images.empty() && control && control->image) return source_size(*control->image, limits);
   if (images.empty()) return {limits.default_height, limits.default_width};
   const ReferenceImage& first = images.front();
   return resolved.has_source ? source_size(first, limits)
@@ -192,7 +208,8 @@ ModelLimits any_model_limits() {
           .max_sequence_length = kNone,
           .max_reference_images = kNone,
           .reference_pixels = kNone,
-          .control = ControlSupport::loaded};
+          .control = ControlSupport::loaded,
+          .control_sees_mask = true};
 }
 
 bool same_pixels(const ReferenceImage& a, const ReferenceImage& b) {

@@ -54,9 +54,10 @@ struct Mask {
 };
 inline constexpr double kMaxMaskBlur = 256;
 
-/// An image whose edges, depth or the like the drawing follows, by a control network.
+/// What a control network has the drawing follow: edges, depth or the like.
 struct Control {
-  ReferenceImage image{};
+  /// None: the network is told of the mask alone, and of what that keeps of the image that the drawing begins with.
+  std::optional<ReferenceImage> image{};
   double scale = 0.75;                             ///< by which what the network adds is multiplied
   double start = 0, end = 1;                       ///< the part of the steps in which it adds: see control_scales()
   Preprocessor preprocessor = Preprocessor::none;  ///< what makes the control image of the image, at the drawn size

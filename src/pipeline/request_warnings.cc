@@ -53,8 +53,8 @@ std::vector<std::string> control_warnings(const GenerationRequest& request) {
   const auto steps = drawn_steps(request);
   const auto adds = [](float scale) { return scale != 0; };
   if (std::ranges::any_of(control_scales(control, steps), adds)) return {};
-  return {fmt::format("the control image changes nothing: of {} steps none lies between its start {} and its end {}",
-                      steps, control.start, control.end)};
+  return {fmt::format("the control {} changes nothing: of {} steps none lies between its start {} and its end {}",
+                      control.image ? "image" : "network", steps, control.start, control.end)};
 }
 
 std::vector<std::string> guidance_warnings(const GenerationRequest& request, GuidanceForm guidance,

@@ -11,23 +11,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cli_test import ROOT, CliTest, png_texts  # noqa: E402
+from page_stand_in import png  # noqa: E402
 from run_tests import run_tests  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
 MODEL = DATA / "tiny" / "diffusers_test"
 KLEIN = DATA / "klein_tiny" / "distilled"
 NETWORKS = DATA / "control_drawings"
-LITE, UNION_1 = NETWORKS / "lite.safetensors", NETWORKS / "union_1.0.safetensors"
+LITE, UNION_1, UNION_2_1 = [NETWORKS / f"{name}.safetensors" for name in ("lite", "union_1.0", "union_2.1")]
 PICTURE = DATA / "klein_tiny" / "references" / "a.png"
-SMALL = ["--model-path", MODEL, "--prompt", "x", "--num-inference-steps", "4", "--device", "cpu"]
+STEPS = ["--prompt", "x", "--num-inference-steps", "4", "--device", "cpu"]
+SMALL = ["--model-path", MODEL, *STEPS]
 SIZE = ["--height", "32", "--width", "48"]
 
 
-class Control(CliTest):
-    """`nostos generate --controlnet --control-image`."""
+class ControlTest(CliTest):
+    model = MODEL
 
     def generate(self, *flags):
-        return ["generate", *SMALL, *SIZE, *flags]
+        return ["generate", "--model-path", self.model, *STEPS, *SIZE, *flags]
 
     def drawn(self, *flags, output="drawn.PNG"):
         """Returns the picture's bytes and what was said."""
@@ -38,6 +40,10 @@ class Control(CliTest):
     def pixels(self, *flags):
         """Returns the bytes of a WebP, which holds no record."""
         return self.drawn(*flags, output="drawn.webp")[0]
+
+
+class Control(ControlTest):
+    """`nostos generate --controlnet --control-image`."""
 
     def test_a_control_image_changes_the_picture(self):
         plain = self.pixels()
@@ -96,8 +102,32 @@ class Control(CliTest):
         self.assertEqual([json.loads(run.stdout)["request"][side] for side in ("width", "height")], [36, 20])  # of 37x23
 
     def test_masks_are_told_to_networks(self):
-        flags = ["--controlnet", NETWORKS / "union_2.1.safetensors", "--control-image", PICTURE, "--image", PICTURE]
-        self.assertNotEqual(self.pixels(*flags, "--mask-image", PICTURE), self.pixels(*flags))
+        (self.dir / "white").write_bytes(png(48, 32, (255, 255, 255)))
+        for network, sees_mask in ((UNION_2_1, True), (UNION_1, False)):
+            flags = ["--controlnet", network, "--control-image", PICTURE, "--image", PICTURE, "--strength", "1"]
+            # A mask that keeps nothing is no mask, but to a network that is told that nothing is known.
+            self.assertEqual(self.pixels(*flags, "--mask-image", "white") != self.pixels(*flags), sees_mask, network)
+
+    def test_masks_alone_are_told_to_networks(self):
+        (self.dir / "white").write_bytes(png(48, 32, (255, 255, 255)))
+        masked = ["--image", PICTURE, "--mask-image", "white"]
+        alone = ["--controlnet", LITE, *masked, "--control-scale", "1"]
+        plain, said = self.drawn("--controlnet", LITE, *masked)
+        self.assertIn("changes nothing without --control-image, or --control-scale with --mask-image", said)
+        first, said = self.drawn(*alone)
+        self.assertNotIn("changes nothing", said)
+        self.assertNotEqual(first, plain)
+        self.assertEqual(self.drawn(*alone, "--num-gpus", "2")[0], first)
+        record = json.loads(png_texts(self.dir / "drawn.PNG")["nostos"])
+        self.assertEqual(record["control"], {"scale": 1.0, "start": 0.0, "end": 1.0, "preprocessor": "none"})
+        run = self.run_nostos("generate", "--from", "drawn.PNG", "--output", "again.PNG")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual((self.dir / "again.PNG").read_bytes(), first)
+        run = self.run_nostos("generate", "--from", "drawn.PNG", "--control-image", PICTURE, "--output", "followed.PNG")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertNotEqual((self.dir / "followed.PNG").read_bytes(), first)
+        self.assert_refused(self.generate("--controlnet", UNION_1, *masked, "--control-scale", "1"), "16 channels", "33 channels")
+        self.assert_refused(self.generate(*alone, "--control-preprocessor", "canny"), "control.preprocessor is canny")
 
     def test_what_changes_nothing_is_said(self):
         self.assertIn("--controlnet changes nothing without --control-image", self.drawn("--controlnet", LITE)[1])
@@ -107,7 +137,7 @@ class Control(CliTest):
     def test_wrong_flags_are_refused_by_name(self):
         control = ["--controlnet", LITE, "--control-image", PICTURE]
         self.assert_refused(self.generate("--control-image", PICTURE), "control is given", "--controlnet")
-        self.assert_refused(self.generate("--control-scale", "1"), "--control-scale is given without --control-image")
+        self.assert_refused(self.generate("--control-scale", "1"), "--control-scale is given without --control-image, and without --mask-image")
         self.assert_refused(self.generate(*control, "--control-scale", "11"), "control.scale is 11", "from 0 to 10")
         self.assert_refused(self.generate(*control, "--control-start", "0.5", "--control-end", "0.5"), "control.start is 0.5")
         self.assert_refused(self.generate(*control, "--control-preprocessor", "depth"), "'depth'", "canny")
@@ -117,6 +147,64 @@ class Control(CliTest):
         vae = MODEL / "vae" / "diffusion_pytorch_model.safetensors"
         self.assert_refused(self.generate(*control[2:], "--controlnet", vae), "holds no Z-Image control network")
         self.assert_refused(["generate", "--prompt", "x", "--device", "cpu", *control], "controls a transformer with the width 32")
+
+
+def read_safetensors(path):
+    """Returns the tensors of a file, each with its type and shape, and its metadata."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    cut = lambda begin, end: data[8 + size + begin : 8 + size + end]
+    return {name: (entry["dtype"], entry["shape"], cut(*entry["data_offsets"])) for name, entry in header.items()}, metadata
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+class Folders(ControlTest):
+    """A model's folder with a control network, as diffusers writes ZImageControlNetPipeline."""
+
+    def folder(self, pipeline="ZImageControlNetPipeline", network_class="ZImageControlNetModel"):
+        folder = self.dir / pipeline / MODEL.name  # which pictures name
+        shutil.copytree(MODEL, folder)
+        index = json.loads((folder / "model_index.json").read_text())
+        index |= {"_class_name": pipeline, "controlnet": ["diffusers", network_class]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        tensors, metadata = read_safetensors(UNION_2_1)
+        # diffusers lends the network parts of the transformer, and writes them with it.
+        for file in (MODEL / "transformer").glob("*.safetensors"):
+            lent = ("t_embedder.", "all_x_embedder.", "cap_embedder.", "noise_refiner.", "context_refiner.", "x_pad_token", "cap_pad_token")
+            tensors |= {name: tensor for name, tensor in read_safetensors(file)[0].items() if name.startswith(lent)}
+        (folder / "controlnet").mkdir()
+        write_safetensors(folder / "controlnet" / "diffusion_pytorch_model.safetensors", tensors)
+        (folder / "controlnet" / "config.json").write_text(metadata["config.controlnet"])
+        return folder
+
+    def test_it_draws_by_its_own_network(self):
+        control = ["--control-image", PICTURE]
+        wanted = self.pixels("--controlnet", UNION_2_1, *control)
+        plain, other = self.pixels(), self.pixels("--controlnet", UNION_1, *control)
+        for pipeline in ("ZImageControlNetPipeline", "ZImageControlNetInpaintPipeline"):
+            self.model = self.folder(pipeline)
+            picture, said = self.drawn(*control, output="drawn.webp")
+            self.assertEqual(picture, wanted)
+            self.assertNotIn("not part of this model", said)
+            self.assertEqual(self.pixels(), plain)
+            self.assertEqual(self.pixels("--controlnet", UNION_1, *control), other, "the flag wins")
+
+    def test_other_commands_know_it(self):
+        own = ["--model-path", self.folder()]
+        self.assertIn("its network has 3 blocks more", self.run_nostos("plan", *own, *SIZE).stdout)
+        self.assertIn("controlnet", self.run_nostos("inspect", *own).stdout)
+        self.model = self.folder("ZImageControlNetInpaintPipeline", "FluxControlNetModel")
+        self.assert_refused(self.generate(), "controlnet", "ZImageControlNetModel")
 
 
 class Files(CliTest):

@@ -147,5 +147,11 @@ class PageTest(unittest.TestCase):
             "for (const type of ['dragover', 'drop']) document.querySelector(arguments[2]).dispatchEvent("
             "new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}))", [[name, list(data)] for name, data in files], padding_bytes, selector)
 
+    def drag_over(self, selector: str, event: str = "dragover"):
+        self.run_script(
+            "const data = new DataTransfer(); data.items.add(new File(['x'], 'x'));"
+            "document.querySelector(arguments[0]).dispatchEvent("
+            "new DragEvent(arguments[1], {dataTransfer: data, bubbles: true, cancelable: true}))", selector, event)
+
     def wait_for_references(self, count: int):
         self.wait(lambda: len(self.all("#reference-list img")) == count, f"{count} references are there")

@@ -37,6 +37,14 @@ class PicturesTest(PageTest):
     def sent(self, body: dict) -> list[bytes]:
         return [base64.b64decode(text.removeprefix("data:image/png;base64,")) for text in body["image"]]
 
+    def paste(self, data: bytes, text: str = "", into: str = "prompt") -> bool:
+        """Returns whether the page leaves it to the browser."""
+        return self.run_script(
+            "const data = new DataTransfer(); data.items.add(new File([new Uint8Array(arguments[0])], 'image.png', {type: 'image/png'}));"
+            "if (arguments[1]) data.setData('text/plain', arguments[1]);"
+            "return document.getElementById(arguments[2]).dispatchEvent("
+            "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true}))", list(data), text, into)
+
     def focused(self) -> str:
         return self.run_script("return document.activeElement.id")
 
@@ -153,14 +161,6 @@ class Begin(PicturesTest):
             self.fill(strength=0.3)
         self.assertEqual(self.server.bodies, [])
         self.assertEqual(self.draw()["strength"], 0.3)
-
-    def paste(self, data: bytes, text: str = "") -> bool:
-        """Returns whether the page leaves it to the browser."""
-        return self.run_script(
-            "const data = new DataTransfer(); data.items.add(new File([new Uint8Array(arguments[0])], 'image.png', {type: 'image/png'}));"
-            "if (arguments[1]) data.setData('text/plain', arguments[1]);"
-            "return document.getElementById('prompt').dispatchEvent("
-            "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true}))", list(data), text)
 
     def test_paste(self):
         self.start(BEGINS)

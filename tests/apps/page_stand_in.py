@@ -22,7 +22,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": 
 POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'"
 MODEL = {
     "version": "0", "precision": "f32", "device": "cpu", "ranks": 2, "size_multiple": 16, "token_multiple": 32, "max_side": 8192, "max_pixels": 1 << 26,
-    "max_n": 10, "max_reference_images": 0, "image_to_image": False, "default_strength": 0.6, "reference_pixels": 1 << 16, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
+    "max_n": 10, "max_reference_images": 0, "image_to_image": False, "control": False, "default_strength": 0.6, "reference_pixels": 1 << 16, "default_width": 96, "default_height": 64, "default_num_inference_steps": 8, "default_guidance_scale": 4.0,
 }
 
 
@@ -92,6 +92,8 @@ class StandIn(ThreadingHTTPServer):
         loras = {"loras": [{"sha256": "0" * 64, **lora} for lora in body.get("loras", [])]}
         told = lambda text: {"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()}
         images = {"image": [told(text) for text in body.get("image", [])], "mask": told(body["mask"]) if body.get("mask") else None,
+                  "control": {"preprocessor": "none", **body["control"], "image": told(body["control"]["image"]) if body["control"].get("image") else None}
+                  if body.get("control") else None,
                   **{name: body.get(name) for name in ("strength", "mask_blur", "image_fit")}}
         with self.changed:
             self.made += 1
@@ -132,7 +134,7 @@ class StandIn(ThreadingHTTPServer):
 
     def draw(self, job: dict):
         request = job["request"]
-        for stage in ("load", "text", "encode")[: 3 if request["image"] else 2]:
+        for stage in ("load", "text", "encode")[: 3 if request["image"] or request["control"] else 2]:
             with self.changed:
                 job["progress"]["stage"] = stage
                 self.changed.notify_all()
@@ -158,6 +160,8 @@ class StandIn(ThreadingHTTPServer):
                 record |= {"strength": request["strength"], "image_fit": request["image_fit"]}
             if request["mask"]:
                 record["mask"] = request["mask"] | {"blur": request["mask_blur"]}
+            if request["control"]:
+                record["control"] = {name: value for name, value in request["control"].items() if name != "image"} | (request["control"]["image"] or {})
             if request["loras"]:
                 record["loras"] = [{"file": f"/loras/{lora['name']}.gguf", **lora} for lora in request["loras"]]
             text = chunk(b"iTXt", b"nostos\0\0\0\0\0" + json.dumps(record, ensure_ascii=False).encode())

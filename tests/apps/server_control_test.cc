@@ -26,8 +26,12 @@ std::span<const uint8_t> bytes_of(const std::string& file) {
   return {reinterpret_cast<const uint8_t*>(file.data()), file.size()};
 }
 
-OrderLimits limits_of(ControlSupport control) {
-  return {.model = {.default_height = 64, .default_width = 64, .default_steps = 4, .control = control},
+OrderLimits limits_of(ControlSupport control, bool sees_mask = false) {
+  return {.model = {.default_height = 64,
+                    .default_width = 64,
+                    .default_steps = 4,
+                    .control = control,
+                    .control_sees_mask = sees_mask},
           .max_pixels = 2048 * 2048,
           .model_path = "some/model",
           .precision = "f32"};
@@ -74,8 +78,8 @@ TEST(FollowedPictures, ComeWithScaleStartEndAndPreprocessor) {
   EXPECT_EQ(usual.start, 0);
   EXPECT_EQ(usual.end, 1);
   EXPECT_EQ(usual.preprocessor, Preprocessor::none);
-  EXPECT_EQ(usual.image.size, (ImageSize{64, 80}));
-  EXPECT_EQ(usual.image.sha256, sha256(bytes_of(png(9))));
+  EXPECT_EQ(usual.image->size, (ImageSize{64, 80}));
+  EXPECT_EQ(usual.image->sha256, sha256(bytes_of(png(9))));
   EXPECT_EQ(*plain.control, png(9));
   EXPECT_EQ(*plain.record.request.width, 80) << "of the control image";
 
@@ -112,7 +116,7 @@ TEST(FollowedPictures, AreRefusedByTheirFieldsNames) {
   EXPECT_EQ(refused_json(with_control(), "started without --controlnet", limits_of(ControlSupport::not_loaded)),
             "control");
   EXPECT_EQ(refused_json({{"prompt", "x"}, {"control", "edges.png"}}, "must be an object"), "control");
-  EXPECT_EQ(refused_json({{"prompt", "x"}, {"control", json::object()}}, "missing"), "control.image");
+  EXPECT_EQ(refused_json({{"prompt", "x"}, {"control", json::object()}}, "give control.image"), "control");
   EXPECT_EQ(refused_json(with_control({{"image", "GIF89a"}})), "control.image");
   EXPECT_EQ(refused_json(with_control({{"image", to_base64("GIF89a")}})), "control.image");
   EXPECT_EQ(refused_json(with_control({{"scale", 11}}), "from 0 to 10"), "control.scale");
@@ -121,6 +125,27 @@ TEST(FollowedPictures, AreRefusedByTheirFieldsNames) {
   EXPECT_EQ(refused_json(with_control({{"start", 0.5}, {"end", 0.5}}), "larger"), "control.start");
   EXPECT_EQ(refused_json(with_control({{"preprocessor", "depth"}}), "canny"), "control.preprocessor");
   EXPECT_EQ(refused_json(with_control({{"strength", 1}}), "unknown"), "control.strength");
+}
+
+TEST(FollowedPictures, MayBeNoneWhereTheNetworkIsToldOfAMask) {
+  const OrderLimits reads = limits_of(ControlSupport::loaded, true);
+  const std::string picture = to_base64(png(3)), mask = to_base64(png(255));
+  for (const json& control : {json{{"scale", 0.9}}, json{{"scale", 0.9}, {"image", nullptr}}}) {
+    const json body{{"prompt", "x"}, {"image", picture}, {"mask", mask}, {"control", control}};
+    const DrawingOrder order = parse_order(body, reads, true);
+    EXPECT_EQ(order.control, nullptr);
+    EXPECT_FALSE(order.record.request.control->image.has_value());
+    Job job;
+    job.order = order;
+    const json said = job_json(job, std::nullopt, std::nullopt)["request"]["control"];
+    EXPECT_EQ(said, json({{"image", nullptr}, {"scale", 0.9}, {"start", 0}, {"end", 1}, {"preprocessor", "none"}}));
+    EXPECT_EQ(refused_json(body, "16 channels"), "control");
+  }
+  EXPECT_EQ(refused_json({{"prompt", "x"}, {"image", picture}, {"control", json::object()}}, "or a mask", reads),
+            "control");
+  EXPECT_EQ(refused_json({{"prompt", "x"}, {"image", picture}, {"mask", mask}, {"control", {{"preprocessor", "gray"}}}},
+                         "no control.image", reads),
+            "control.preprocessor");
 }
 
 TEST(FollowedPictures, OfFormsAreJson) {

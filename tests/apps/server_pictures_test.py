@@ -320,10 +320,14 @@ class Control(PictureTest):
                 drawn = self.drawn(control={**control, **more}, **fields)
                 self.assertEqual(rows_of(drawn), rows_of(self.by_command(*flags, *given, images=images)))
                 self.assertEqual(self.job["request"]["control"]["image"]["sha256"], hashlib.sha256(PICTURE).hexdigest())
+        told = self.drawn(control={"scale": 0.5}, image=text(PICTURE), mask=text(MASK))
+        self.assertIsNone(self.job["request"]["control"]["image"])
+        self.assertEqual(rows_of(told), rows_of(self.by_command("--mask-image", "where.png", "--control-scale", "0.5", images=("beach.png",))))
         plain = self.drawn(width=80, height=64)
         self.assertIsNone(self.job["request"]["control"])
         self.assertNotEqual(rows_of(plain), rows_of(self.drawn(control=control)))
-        self.assertTrue(self.server.get("/v1/models").json()["data"][0]["nostos"]["control"])
+        model = self.server.get("/v1/models").json()["data"][0]["nostos"]
+        self.assertEqual((model["control"], model["control_sees_mask"]), (True, True))
 
     def test_web_uis_send_a_unit(self):
         body = {**WebUi.BODY, "cfg_scale": 1, "alwayson_scripts": {"ControlNet": {"args": [
@@ -335,7 +339,7 @@ class Control(PictureTest):
         self.assertEqual(rows_of(base64.b64decode(answer.json()["images"][0])), rows_of(job))
 
     def test_refusals_name_the_field(self):
-        for control, param in (({}, "control.image"), ({"image": text(b"GIF89a")}, "control.image"), ({"image": text(PICTURE), "scale": 11}, "control.scale")):
+        for control, param in (({}, "control"), ({"image": text(b"GIF89a")}, "control.image"), ({"image": text(PICTURE), "scale": 11}, "control.scale")):
             answer = self.server.post("/v1/jobs", {**FIELDS, "control": control})
             self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, param))
         self.assertEqual(self.left(), [])

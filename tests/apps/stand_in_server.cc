@@ -65,7 +65,9 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--keep-pictures") == 0) options.keep.pictures = std::stoll(argv[i + 1]);
   }
   server::Server server(options);
-  server::LoadedModel model{.name = "stand-in", .full_name = "stand-in", .device = "cpu", .limits = {}};
+  server::LoadedModel model;
+  model.name = model.full_name = "stand-in";
+  model.device = "cpu";
   model.limits.model = kModel;
   model.limits.max_pixels = int64_t{2048} * 2048;
   model.limits.model_name = "stand-in";

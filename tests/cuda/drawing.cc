@@ -70,7 +70,7 @@ std::vector<Generation> SharedModel::draw(
     const std::function<std::unique_ptr<NcclCommunicator>(Communicator& hosts)>& connect) {
   std::vector<ResolvedRequest> resolved;
   for (const GenerationRequest& request : requests) resolved.push_back(resolve(request, parts_.shape().limits));
-  parts_.load(process_, true);
+  parts_.load(process_, {});
   const auto count = static_cast<size_t>(parallelism.ranks());
   while (count > 1 && ranks_.size() < count) {
     const bool leads = ranks_.empty();

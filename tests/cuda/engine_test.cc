@@ -22,7 +22,7 @@ class Drawer {
  public:
   explicit Drawer(KeptCaptions* captions = nullptr, const std::filesystem::path& model = model_dir("mini"))
       : parts_(ctx_, {model, DType::bf16}), rank_({ctx_, parts_, captions}, nullptr, true) {
-    parts_.load(ctx_, true);
+    parts_.load(ctx_, {});
   }
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}) {

@@ -36,7 +36,9 @@ struct Model {
 class Drawer {
  public:
   explicit Drawer(const MemoryOptions& memory, const Model& model = {})
-      : parts_(ctx_, options(model), memory), rank_({ctx_, parts_}, nullptr, true) {
+      : has_control_(!model.controlnet.empty()),
+        parts_(ctx_, options(model), memory),
+        rank_({ctx_, parts_}, nullptr, true) {
     parts_.load_ahead(ctx_, true);
   }
 
@@ -49,7 +51,7 @@ class Drawer {
   /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
   bool has_room(size_t scratch_bytes, bool may_stream = true) {
     try {
-      parts_.make_room(ctx_, scratch_bytes, true);
+      parts_.make_room(ctx_, scratch_bytes, has_control_, true);
       return may_stream || !parts_.streams();
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
@@ -67,6 +69,7 @@ class Drawer {
     return made;
   }
 
+  bool has_control_;
   Context ctx_{kGpu, 8};
   ModelParts parts_;
   Rank rank_;
@@ -127,7 +130,8 @@ TEST_F(CudaOffload, AControlNetworkIsStreamedBesideTheTransformer) {
     GenerationRequest request = half_guided(256, 192);
     const std::vector<uint8_t> rgb(size_t{256} * 192 * 3, 90);
     request.control = Control{
-        .image = {.size = {256, 192}, .image = std::make_shared<const Image>(Image{256, 192, rgb})}, .end = 0.8};
+        .image = ReferenceImage{.size = {256, 192}, .image = std::make_shared<const Image>(Image{256, 192, rgb})},
+        .end = 0.8};
     const Generation wanted = Drawer({.mode = MemoryMode::resident}, model).draw(request);
     Drawer limited({.limit_bytes = lowest_limit(wanted.report.arena_bytes, true, model)}, model);
     for (const char* what : {"first", "again"}) {

@@ -57,6 +57,18 @@ TEST_F(RoundedWeights, OfOtherShapesAreCounted) {
   EXPECT_EQ(kept_.unrounded, 1u);
 }
 
+TEST_F(RoundedWeights, OfOtherFormatsAreRoundedAnewAndCounted) {
+  const auto build = [](WeightBuilder& b) { return plain(b, kOut, 512); };
+  EXPECT_TRUE(built(build).int8);
+  EXPECT_EQ(kept_.requantised, 0u);
+  format_ = parse_synthetic_format("q8_0");
+  EXPECT_TRUE(built(build).int8);
+  EXPECT_EQ(kept_.requantised, 1u);
+  format_ = parse_synthetic_format("int8_convrot");
+  EXPECT_TRUE(built(build).int8);
+  EXPECT_EQ(kept_.requantised, 0u) << "these are taken as they are";
+}
+
 TEST_F(RoundedWeights, WithABiasOrASumAreNot) {
   EXPECT_FALSE(built([](WeightBuilder& b) { return b.linear("w", kOut, kIn, true, DType::f32); }).int8);
   EXPECT_FALSE(built([](WeightBuilder& b) { return b.stacked_with_bias({"a", "b"}, kOut, kIn); }).int8);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "ops/elementwise.h"
 #include "ops/support.h"
 
 namespace nostos {
@@ -142,6 +143,42 @@ TEST(Norm, AddGatedAdaptiveNormIsTheSumThenTheNorm) {
       }
       worst(DType::f32, expect_within(x, expected, bound, fmt::format("add_gated {}", n)));
       for (Guarded* each : {&x, &x_alone, &out}) each->expect_guards_untouched();
+    }
+  }
+}
+
+// The norm that follows has the bits of rms_norm() of the sum, and without a weight those of the sum itself.
+TEST(Norm, AddGatedIsTheSumThenTheNorm) {
+  WorstError worst;
+  Context ctx({}, 2);
+  for (const DType dtype : kOutputs) {
+    for (const int64_t n : kWidths) {
+      const int64_t rows = n > 1000 ? 3 : 9;
+      const Tensor projected = random_tensor(DType::f32, {rows, n}, 1, -3, 3), gate = random_tensor(DType::f32, {n}, 2),
+                   before = random_tensor(DType::f32, {rows, n}, 3), bias = random_tensor(DType::f32, {n}, 4),
+                   weight = random_tensor(DType::f32, {n}, 5), scale = random_tensor(DType::f32, {n}, 6);
+      const ops::GatedBias by{bias, gate, kEps};
+      Guarded x(DType::f32, {rows, n}), out(dtype, {rows, n}), apart(dtype, {rows, n});
+      const auto add = [&](const ops::NextNorm& next) {
+        copy_bytes(before, x);
+        ops::add_gated(ctx, projected, by, x, next);
+      };
+      add({weight, scale, out});
+      ops::rms_norm(ctx, x, weight, scale, kEps, apart);
+      EXPECT_TRUE(same_bits(ConstView(out), ConstView(apart))) << n;
+      add({{}, {}, out});
+      ops::convert(ctx, x, apart);
+      EXPECT_TRUE(same_bits(ConstView(out), ConstView(apart))) << n;
+      add({});
+      const Values p = values(projected), g = values(gate), b = values(before), offset = values(bias);
+      Values expected(p.size()), bound(p.size());
+      for (size_t i = 0; i < p.size(); ++i) {
+        const double added = g[i % at(n)] * (p[i] + offset[i % at(n)]);
+        expected[i] = b[i] + added;
+        bound[i] = kUnitF32 * (2 * std::abs(added) + std::abs(expected[i]));
+      }
+      worst(DType::f32, expect_within(x, expected, bound, fmt::format("add_gated {}", n)));
+      for (Guarded* each : {&x, &out}) each->expect_guards_untouched();
     }
   }
 }

@@ -184,6 +184,13 @@ TEST(RowIndependence, Norms) {
           67, dtype, {n},
           [&](Context& ctx, int64_t first, int64_t count, View out) {
             copy_bytes(before.view().rows(first, count), out);
+            ops::add_gated(ctx, x.view().rows(first, count), {weight, scale}, out);
+          },
+          "add_gated");
+      expect_independent_rows(
+          67, dtype, {n},
+          [&](Context& ctx, int64_t first, int64_t count, View out) {
+            copy_bytes(before.view().rows(first, count), out);
             ops::add_gated_adaptive_norm(ctx, x.view().rows(first, count), scale, out, {}, {});
           },
           "add_gated_adaptive_norm");

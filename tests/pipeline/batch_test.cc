@@ -523,7 +523,7 @@ TEST(Batches, DrawsTogetherWhatSharesSizeAndLevels) {
 
 TEST(Batches, DrawsTogetherWhatFollowsTheSameImageAlone) {
   const ModelLimits limits{.control = ControlSupport::loaded};
-  const Control edges{.image = {.sha256 = std::string(64, 'a'), .size = {64, 80}}};
+  const Control edges{.image = ReferenceImage{.sha256 = std::string(64, 'a'), .size = {64, 80}}};
   const auto together = [&](const auto& change) {
     GenerationRequest first = request("two red apples", 1, 3), second = request("a dog", 2, 0);
     first.control = second.control = edges;
@@ -532,7 +532,7 @@ TEST(Batches, DrawsTogetherWhatFollowsTheSameImageAlone) {
   };
   EXPECT_TRUE(together([](GenerationRequest&) {}));
   EXPECT_FALSE(together([](GenerationRequest& r) { r.control.reset(); }));
-  EXPECT_FALSE(together([](GenerationRequest& r) { r.control->image.sha256 = std::string(64, 'b'); }));
+  EXPECT_FALSE(together([](GenerationRequest& r) { r.control->image->sha256 = std::string(64, 'b'); }));
   EXPECT_FALSE(together([](GenerationRequest& r) { r.control->scale = 0.5; }));
   EXPECT_FALSE(together([](GenerationRequest& r) { r.control->end = 0.5; }));
   EXPECT_FALSE(together([](GenerationRequest& r) { r.control->preprocessor = Preprocessor::gray; }));

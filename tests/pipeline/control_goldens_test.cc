@@ -32,7 +32,8 @@ ReferenceImage picture_of(ConstView view) {
 
 class ControlGoldens : public testing::TestWithParam<std::string> {};
 
-INSTANTIATE_TEST_SUITE_P(VideoXFun, ControlGoldens, testing::Values("plain", "guided", "lite", "masked"),
+INSTANTIATE_TEST_SUITE_P(VideoXFun, ControlGoldens,
+                         testing::Values("plain", "guided", "lite", "masked", "inpainted", "inpainted_lite"),
                          [](const auto& info) { return info.param; });
 
 TEST_P(ControlGoldens, LatentsAreTheReferences) {
@@ -47,10 +48,11 @@ TEST_P(ControlGoldens, LatentsAreTheReferences) {
   options.device = drawing_device();
   options.precision = Precision::f32;
   GenerationRequest request{.prompt = golden["prompt"],
-                            .control = Control{.image = picture_of(tensor("control")), .scale = of["scale"]},
+                            .control = Control{.scale = of["scale"]},
                             .num_inference_steps = of["steps"].get<int64_t>(),
                             .guidance_scale = of["guidance_scale"].get<double>(),
                             .seed = of["seed"]};
+  if (of.value("control", true)) request.control->image = picture_of(tensor("control"));
   if (of.contains("mask")) {
     request.images = {picture_of(tensor("picture"))};
     request.mask = Mask{.image = picture_of(tensor("mask"))};

@@ -80,6 +80,34 @@ std::vector<float> latents_of(const Generation& generation, size_t index = 0) {
 
 std::vector<float> drawn(Engine& engine, const GenerationRequest& of) { return latents_of(engine.generate(of)); }
 
+/// \return a request that draws a part of a picture anew, with that control.
+GenerationRequest masked_request(std::optional<Control> control, const Mask& of = {mask(), 0}) {
+  GenerationRequest made = request(std::move(control));
+  made.images = {picture(3)};
+  made.mask = of;
+  return made;
+}
+
+/// \return a mask that keeps nothing.
+Mask white_mask() {
+  Mask made{mask(), 0};
+  Image all = *made.image.image;
+  std::ranges::fill(all.rgb, uint8_t{255});
+  made.image.image = std::make_shared<const Image>(std::move(all));
+  made.image.sha256 = std::string(64, 'b');
+  return made;
+}
+
+/// \return the previews of all steps but the last, which are what each step predicts.
+std::vector<Image> predictions(Engine& engine, const GenerationRequest& of) {
+  std::vector<Image> made;
+  Progress progress;
+  progress.wants_preview = [](const PictureStep&) { return true; };
+  progress.on_preview = [&](const PictureStep&, const Image& picture) { made.push_back(picture); };
+  engine.generate(of, progress);
+  return made;
+}
+
 class ControlDrawings : public testing::TestWithParam<ControlKind> {
  protected:
   ControlFile network_{GetParam(), tiny::kZImage.folder};
@@ -91,10 +119,9 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ControlDrawings, testing::ValuesIn(kKinds),
 TEST_P(ControlDrawings, RanksDrawTheSameBits) {
   for (const Precision precision : drawing_precisions()) {
     Engine alone(options(network_.path(), precision));
-    GenerationRequest masked = request(control());
-    masked.images = {picture(3)};
-    masked.mask = Mask{mask(), 3};
-    const std::array requests{request(control(), 0), request(control(), 4), masked};
+    std::vector<GenerationRequest> requests{request(control(), 0), request(control(), 4),
+                                            masked_request(control(), {mask(), 3})};
+    if (GetParam() != ControlKind::union_1) requests.push_back(masked_request(Control{}));
     std::vector<Generation> ones;
     for (const GenerationRequest& each : requests) ones.push_back(alone.generate(each));
     for (const Parallelism& parallelism :
@@ -165,18 +192,35 @@ TEST_P(ControlDrawings, StartAndEndAreStepsOfTheDrawing) {
     return drawn(engine, request(some));
   };
   const std::vector<float> whole = between(0, 1);
-  EXPECT_NE(between(0, 0.5), whole);
-  EXPECT_NE(between(0.5, 1), whole);
-  EXPECT_NE(between(0.5, 1), between(0, 0.5));
+  EXPECT_EQ(between(0, 1), whole);
   EXPECT_EQ(between(0.1, 0.5), between(0.25, 0.5));
   EXPECT_EQ(between(0, 0.6), between(0, 0.5));
 }
 
+TEST_P(ControlDrawings, StepsOutsideOfStartAndEndPredictAsWithoutControl) {
+  Engine engine(options(network_.path()));
+  const auto between = [&](double start, double end) {
+    Control some = control();
+    some.start = start, some.end = end;
+    return predictions(engine, request(some));
+  };
+  const std::vector<Image> none = predictions(engine, request({})), whole = between(0, 1);
+  const std::vector<Image> first = between(0, 0.5), second = between(0.5, 1);
+  for (const std::vector<Image>* each : {&none, &whole, &first, &second}) ASSERT_EQ(each->size(), 3u);
+  for (const size_t step : {0u, 1u}) {
+    EXPECT_EQ(first[step], whole[step]) << step;
+    EXPECT_EQ(second[step], none[step]) << step;
+  }
+  EXPECT_NE(whole[0], none[0]);
+  // Of the same state, as the two steps before are the same.
+  EXPECT_NE(first[2], whole[2]) << "it follows after its end";
+  EXPECT_NE(second[2], none[2]) << "it does not follow from its start on";
+}
+
 TEST_P(ControlDrawings, ADrawingLeavesNothingForTheNext) {
-  GenerationRequest masked = request(control(1));
-  masked.images = {picture(3)};
-  masked.mask = Mask{mask(), 0};
-  const std::array kinds{request({}), request(control(0)), request(control(1)), masked};
+  const bool sees_mask = GetParam() != ControlKind::union_1;
+  const std::array kinds{request({}), request(control(0)), request(control(1)),
+                         masked_request(sees_mask ? Control{} : control(1))};
   std::vector<std::vector<float>> alone;
   for (const GenerationRequest& kind : kinds) {
     Engine engine(options(network_.path()));
@@ -193,29 +237,70 @@ TEST_P(ControlDrawings, PartsThatTakeTurnsDrawThem) {
   turns.memory.mode = MemoryMode::offload;
   Engine engine(options(network_.path())), in_turns(turns);
   EXPECT_EQ(drawn(in_turns, request(control())), drawn(engine, request(control())));
+  EXPECT_EQ(drawn(in_turns, request({})), drawn(engine, request({})));
+}
+
+TEST_P(ControlDrawings, TheNetworkIsLoadedForDrawingsWithControlAlone) {
+  for (const bool takes_turns : {false, true}) {
+    EngineOptions with = options(network_.path()), without = options({});
+    if (takes_turns) with.memory.mode = without.memory.mode = MemoryMode::offload;
+    Engine engine(with), plain(without);
+    const auto weights = [](Engine& of, const GenerationRequest& made) {
+      return of.generate(made).report.weight_bytes;
+    };
+    const size_t usual = weights(plain, request({}));
+    GenerationRequest large = request({});  // whose memory is enough for the others
+    large.height = large.width = 128;
+    EXPECT_EQ(weights(engine, large), usual) << takes_turns;
+    EXPECT_EQ(weights(engine, request({})), usual) << takes_turns;
+    EXPECT_EQ(weights(engine, request(control(0, 0))), usual) << takes_turns;
+    EXPECT_GT(weights(engine, request(control())), usual) << takes_turns;
+    // Parts that take turns are loaded anew, and others stay; a GPU streams them instead.
+    EXPECT_EQ(weights(engine, request({})) == usual, takes_turns && drawing_device().kind == DeviceKind::cpu);
+  }
 }
 
 TEST_P(ControlDrawings, AMaskIsToldToNetworksThatReadIt) {
-  // With all of the image known but for a part, what stands under the mask is not seen.
-  GenerationRequest masked = request(control());
-  masked.images = {picture(3)};
-  masked.mask = Mask{mask(), 0};
-  GenerationRequest white = masked;
-  Image all = *mask().image;
-  std::ranges::fill(all.rgb, uint8_t{255});
-  white.mask->image.image = std::make_shared<const Image>(std::move(all));
-  white.mask->image.sha256 = std::string(64, 'b');
+  // A mask that keeps nothing is no mask, but to a network that is told that the image is grey.
+  GenerationRequest none = masked_request(control());
+  none.mask.reset();
+  none.strength = 1;
   Engine engine(options(network_.path()));
-  const std::vector<float> none = drawn(engine, [&] {
-    GenerationRequest made = white;
-    made.mask.reset();
-    made.strength = 1;
-    return made;
-  }());
-  const bool sees_mask = GetParam() != ControlKind::union_1;
-  // A white mask keeps nothing: it is no mask, but to a network that is told that the image is grey.
-  EXPECT_EQ(drawn(engine, white) == none, !sees_mask);
-  EXPECT_NE(drawn(engine, masked), none);
+  const std::vector<float> white = drawn(engine, masked_request(control(), white_mask()));
+  EXPECT_EQ(white == drawn(engine, none), GetParam() == ControlKind::union_1);
+  GenerationRequest other = masked_request(control(), white_mask());
+  other.images = {picture(4)};
+  EXPECT_EQ(drawn(engine, other), white) << "what is drawn anew is shown to the network";
+}
+
+TEST_P(ControlDrawings, AMaskAloneIsToldToNetworksThatReadIt) {
+  Engine engine(options(network_.path()));
+  const GenerationRequest alone = masked_request(Control{});
+  if (GetParam() == ControlKind::union_1) {
+    EXPECT_THROW(engine.generate(alone), Error);
+    return;
+  }
+  // Of the whole picture nothing is known, so that all of what the network does is its own.
+  const auto white = [](std::optional<Control> control) { return masked_request(std::move(control), white_mask()); };
+  const std::vector<float> plain = drawn(engine, white({}));
+  EXPECT_NE(drawn(engine, white(Control{})), plain);
+  EXPECT_EQ(drawn(engine, white(Control{.scale = 0})), plain);
+  // Zeros are no picture of grey, which the VAE would make other numbers of.
+  Image grey{80, 64, std::vector<uint8_t>(80 * 64 * 3, 128)};
+  Control followed;
+  followed.image =
+      ReferenceImage{.sha256 = std::string(64, 'c'), .size = {80, 64}, .image = std::make_shared<const Image>(grey)};
+  EXPECT_NE(drawn(engine, white(followed)), drawn(engine, white(Control{})));
+}
+
+TEST_P(ControlDrawings, AMaskAloneIsDrawnTogetherWithItsLikes) {
+  if (GetParam() == ControlKind::union_1) GTEST_SKIP() << "it is told of no mask";
+  Engine engine(options(network_.path()));
+  GenerationRequest first = masked_request(Control{}), second = first;
+  second.seed = 7;
+  const std::vector<Generation> together = engine.generate(std::array{first, second});
+  EXPECT_EQ(latents_of(together[0]), drawn(engine, first));
+  EXPECT_EQ(latents_of(together[1]), drawn(engine, second));
 }
 
 TEST_P(ControlDrawings, PreprocessorsMakeTheControlImage) {
@@ -227,7 +312,7 @@ TEST_P(ControlDrawings, PreprocessorsMakeTheControlImage) {
     const std::vector<float> latents = drawn(engine, request(made));
     EXPECT_TRUE(seen.insert(latents).second) << name(kind);
     Control ready = control();
-    ready.image.image = std::make_shared<const Image>(preprocess(*ready.image.image, kind));
+    ready.image->image = std::make_shared<const Image>(preprocess(*ready.image->image, kind));
     EXPECT_EQ(drawn(engine, request(ready)), latents) << name(kind);
   }
 }
@@ -255,9 +340,11 @@ TEST(ControlDrawings, AdaptersChangeTheTransformerAlone) {
   GenerationRequest adapted = request({});
   adapted.adapters = {adapter};
   EXPECT_EQ(drawn(controlled, adapted), drawn(plain, adapted));
-  const std::vector<float> before = drawn(controlled, request(control()));
-  adapted.control = control();
-  EXPECT_NE(drawn(controlled, adapted), before);
+  const std::vector<float> before = drawn(controlled, request(control())), plain_adapted = drawn(plain, adapted);
+  adapted.control = control(0, 1e-6);  // next to nothing
+  const std::vector<float> barely = drawn(controlled, adapted);
+  EXPECT_NE(barely, plain_adapted);
+  for (size_t i = 0; i < barely.size(); ++i) EXPECT_NEAR(barely[i], plain_adapted[i], 1e-3) << i;
   EXPECT_EQ(drawn(controlled, request(control())), before);
 }
 

@@ -143,8 +143,8 @@ TEST_P(ImageDrawings, APictureOfTheDrawnSizeIsPreparedAsAnyOther) {
   of.images = {image_of("drawn", prepare_source(*of.images[0].image, resolve(of, engine.limits()),
                                                 read_model_shape(family.folder).limits))};
   ASSERT_EQ(of.images[0].size, kSize);
-  of.height = kSize.height - 6;
-  of.width = kSize.width - 10;
+  of.height = kSize.height - 2;
+  of.width = kSize.width - 2;
   const ResolvedRequest resolved = resolve(of, engine.limits());
   ASSERT_EQ((ImageSize{resolved.drawn_height, resolved.drawn_width}), kSize);
   GenerationRequest prepared = of;

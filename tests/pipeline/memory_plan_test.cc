@@ -115,6 +115,47 @@ TEST(MemoryPlan, PartsThatTakeTurnsShareTheRoom) {
   EXPECT_EQ(streamed(transformer_of(less)), "..ss...s");
 }
 
+/// A plan with a second part of every step, as a control network is, of 30 bytes in two blocks.
+MemoryPlan plan_controlled(bool is_used, size_t available, bool one_at_a_time) {
+  const WeightSizes text = encoder(), steps = transformer();
+  const WeightSizes control{
+      .fixed = 10, .blocks = std::vector<size_t>(2, 10), .uses = std::vector<BlockUse>(2, BlockUse::each_step)};
+  return plan_memory(MemoryMode::automatic,
+                     {{DeviceKind::cuda, 3},
+                      {{"text", text}, {"steps", steps, true}, {"control", control, true, 0, is_used}},
+                      one_at_a_time,
+                      kScratch - 20,
+                      20},
+                     available);
+}
+
+TEST(MemoryPlan, PartsOfEveryStepAreLoadedTogetherWhereOthersTakeTurns) {
+  EXPECT_FALSE(plan_controlled(true, kScratch + 130, true).streams());
+  for (size_t room = 70; room < 130; ++room) {
+    const MemoryPlan made = plan_controlled(true, kScratch + room, true);
+    EXPECT_TRUE(made.streams()) << room;
+    EXPECT_LE(made.parts[1].device_bytes + made.parts[2].device_bytes, room);
+    EXPECT_EQ(encoder_of(made).host_bytes, 0u) << "it is alone, and has 30 bytes";
+  }
+  EXPECT_TRUE(plan_controlled(true, kScratch + 159, false).streams());
+  EXPECT_FALSE(plan_controlled(true, kScratch + 160, false).streams());
+}
+
+TEST(MemoryPlan, PartsOfNoUseHaveNoRoom) {
+  for (const bool one_at_a_time : {false, true}) {
+    for (size_t room = 53; room <= 131; ++room) {
+      const MemoryPlan wanted = plan(kScratch + room, one_at_a_time);
+      const MemoryPlan made = plan_controlled(false, kScratch + room, one_at_a_time);
+      EXPECT_EQ(transformer_of(made).placement, transformer_of(wanted).placement) << room;
+      EXPECT_EQ(encoder_of(made).placement, encoder_of(wanted).placement) << room;
+      EXPECT_EQ(made.parts[2].host_bytes, 0u);
+    }
+  }
+  const WeightSizes text = encoder();
+  const MemoryNeeds needs{{DeviceKind::cuda, 3}, {{"text", text}, {"control", text, true, 0, false}}, false, 0, 0};
+  EXPECT_EQ(describe(resident_plan(needs.parts), needs, 1).find("control"), std::string::npos);
+}
+
 /// As plan(), beside adapters of both parts.
 MemoryPlan plan_beside(const std::vector<size_t>& adapter_bytes, size_t available, bool one_at_a_time = false,
                        MemoryMode mode = MemoryMode::automatic) {

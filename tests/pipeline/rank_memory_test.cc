@@ -128,7 +128,7 @@ TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
 class Drawer {
  public:
   Drawer() : parts_(process_, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"}) {
-    parts_.load(process_, true);
+    parts_.load(process_, {});
     for (int i = 0; i < 3; ++i) {
       auto context = i == 0 ? nullptr : std::make_unique<Context>(Device{}, 1);
       ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::move(context), i == 0));
@@ -158,7 +158,7 @@ TEST(RankMemory, IsGivenBackWhereThePartsTakeTurns) {
     Context ctx({}, 1);
     ModelParts parts(ctx, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"},
                      {.one_drawing = takes_turns});
-    if (!takes_turns) parts.load(ctx, true);
+    if (!takes_turns) parts.load(ctx, {});
     Rank rank({ctx, parts}, nullptr, true);
     const ResolvedRequest resolved =
         resolve({.height = 16, .width = 16, .num_inference_steps = 1}, parts.shape().limits);

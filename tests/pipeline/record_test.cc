@@ -108,16 +108,17 @@ TEST(DrawingRecord, ControlComesBackWithoutItsPixels) {
   DrawingRecord record = full_record();
   record.parts.controlnet = "lite.safetensors";
   record.request.image_fit = ImageFit::pad;
-  record.request.control = Control{.image = {.file = "edges.png", .sha256 = std::string(64, 'a'), .size = {480, 640}},
-                                   .scale = 0.7,
-                                   .start = 0.1,
-                                   .end = 0.9,
-                                   .preprocessor = Preprocessor::canny};
+  record.request.control =
+      Control{.image = ReferenceImage{.file = "edges.png", .sha256 = std::string(64, 'a'), .size = {480, 640}},
+              .scale = 0.7,
+              .start = 0.1,
+              .end = 0.9,
+              .preprocessor = Preprocessor::canny};
   const DrawingRecord back = parse_drawing_record(to_json(record), "test");
   ASSERT_TRUE(back.request.control.has_value());
-  EXPECT_EQ(back.request.control->image.file, "edges.png");
-  EXPECT_EQ(back.request.control->image.sha256, std::string(64, 'a'));
-  EXPECT_EQ(back.request.control->image.size, (ImageSize{480, 640}));
+  EXPECT_EQ(back.request.control->image->file, "edges.png");
+  EXPECT_EQ(back.request.control->image->sha256, std::string(64, 'a'));
+  EXPECT_EQ(back.request.control->image->size, (ImageSize{480, 640}));
   EXPECT_EQ(back.request.control->scale, 0.7);
   EXPECT_EQ(back.request.control->start, 0.1);
   EXPECT_EQ(back.request.control->end, 0.9);
@@ -130,6 +131,17 @@ TEST(DrawingRecord, ControlComesBackWithoutItsPixels) {
     EXPECT_THROW(parse_drawing_record(wrong.replace(wrong.rfind(from), std::string_view(from).size(), to), "x"), Error)
         << to;
   }
+}
+
+TEST(DrawingRecord, ControlByAMaskAloneHasNoImage) {
+  DrawingRecord record = full_record();
+  record.request.mask = Mask{{.file = "mask.png", .sha256 = std::string(64, 'b'), .size = {64, 64}}, 0};
+  record.request.control = Control{.scale = 0.6};
+  const DrawingRecord back = parse_drawing_record(to_json(record), "test");
+  ASSERT_TRUE(back.request.control.has_value());
+  EXPECT_FALSE(back.request.control->image.has_value());
+  EXPECT_EQ(back.request.control->scale, 0.6);
+  EXPECT_EQ(to_json(back), to_json(record));
 }
 
 TEST(DrawingRecord, WrongReferencesAreNamed) {

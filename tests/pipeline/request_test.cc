@@ -123,7 +123,7 @@ TEST(Request, WhatABeginningCannotBeIsRefused) {
 }
 
 TEST(Request, ControlHasAScaleInTheStepsBetweenItsStartAndItsEnd) {
-  Control control{.image = {.file = "edges.png", .size = {480, 645}}, .scale = 0.5};
+  Control control{.image = ReferenceImage{.file = "edges.png", .size = {480, 645}}, .scale = 0.5};
   EXPECT_EQ(control_scales(control, 4), (std::vector<float>{0.5, 0.5, 0.5, 0.5}));
   control.start = 0.25, control.end = 0.75;
   EXPECT_EQ(control_scales(control, 4), (std::vector<float>{0, 0.5, 0.5, 0}));
@@ -143,7 +143,7 @@ TEST(Request, ControlHasAScaleInTheStepsBetweenItsStartAndItsEnd) {
 }
 
 TEST(Request, WhatControlCannotBeIsRefused) {
-  const Control control{.image = {.file = "edges.png", .size = {480, 640}}};
+  const Control control{.image = ReferenceImage{.file = "edges.png", .size = {480, 640}}};
   const ModelLimits limits{.control = ControlSupport::loaded};
   EXPECT_NO_THROW(resolve({.control = control}, any_model_limits()));
   expect_refused({.control = control}, {"control is given", "no control networks for this model"});
@@ -159,8 +159,23 @@ TEST(Request, WhatControlCannotBeIsRefused) {
   expect_refused(with(1, 0, 1.5), {"control.end is 1.5", "from 0 to 1"}, limits);
   expect_refused(with(1, 0.5, 0.5), {"control.start is 0.5 and control.end 0.5", "larger"}, limits);
   Control other = control;
-  other.image.image = std::make_shared<const Image>(Image{1, 1, {0, 0, 0}});
+  other.image->image = std::make_shared<const Image>(Image{1, 1, {0, 0, 0}});
   expect_refused({.control = other}, {"control.image (edges.png) has 1x1"}, limits);
+}
+
+TEST(Request, ControlWithoutAnImageTellsOfAMask) {
+  const ReferenceImage cat{.file = "cat.png", .size = {64, 80}};
+  const GenerationRequest alone{.images = {cat}, .mask = Mask{cat, 0}, .control = Control{.scale = 0.5}};
+  const ModelLimits reads{.control = ControlSupport::loaded, .control_sees_mask = true};
+  const ResolvedRequest resolved = resolve(alone, reads);
+  EXPECT_TRUE(resolved.has_control());
+  EXPECT_EQ(resolved.request.width, 80) << "of the image that the drawing begins with";
+  expect_refused(alone, {"control has no image", "16 channels", "control.image"}, {.control = ControlSupport::loaded});
+  expect_refused({.control = Control{}}, {"control has no image", "give control.image, or a mask"}, reads);
+  expect_refused({.images = {cat}, .control = Control{}}, {"control has no image"}, reads);
+  GenerationRequest edges = alone;
+  edges.control->preprocessor = Preprocessor::canny;
+  expect_refused(edges, {"control.preprocessor is canny", "no control.image"}, reads);
 }
 
 TEST(Request, AMissingSideIsThatOfTheFirstPreparedReference) {

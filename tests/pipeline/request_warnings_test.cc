@@ -25,6 +25,9 @@ TEST(PromptWarnings, SayToHowManyTokensAPromptWasCut) {
 TEST(PromptWarnings, SayThatNoStepFollowsTheControlImage) {
   GenerationRequest request{.control = Control{.start = 0.3, .end = 0.6}, .num_inference_steps = 4};
   EXPECT_EQ(control_warnings(request).front(),
+            "the control network changes nothing: of 4 steps none lies between its start 0.3 and its end 0.6");
+  request.control->image = ReferenceImage{.size = {64, 80}};
+  EXPECT_EQ(control_warnings(request).front(),
             "the control image changes nothing: of 4 steps none lies between its start 0.3 and its end 0.6");
   EXPECT_EQ(warnings_of(request, {}).size(), 1u);
   request.num_inference_steps = 10;

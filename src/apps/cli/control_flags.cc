@@ -25,11 +25,15 @@ void lay_over_control(const ControlFlags& flags, GenerationRequest& request) {
   if (flags.image && flags.image->empty()) request.control.reset();
   if (flags.image && !flags.image->empty()) {
     if (!request.control) request.control.emplace();
-    request.control->image.file = *flags.image;
+    if (!request.control->image) request.control->image.emplace();
+    request.control->image->file = *flags.image;
   }
   const auto lay_over = [&](const char* flag, const auto& given, const auto& set) {
     if (!given) return;
-    require(request.control.has_value(), ErrorKind::invalid_input, "{} is given without --control-image", flag);
+    require(request.control || request.mask, ErrorKind::invalid_input,
+            "{} is given without --control-image, and without --mask-image, of which a network may be told alone",
+            flag);
+    if (!request.control) request.control.emplace();
     set(*request.control, *given);
   };
   lay_over("--control-scale", flags.scale, [](Control& control, double scale) { control.scale = scale; });
@@ -40,8 +44,8 @@ void lay_over_control(const ControlFlags& flags, GenerationRequest& request) {
 }
 
 void take_control(const ControlFlags& flags, bool is_root, const ModelLimits& limits, GenerationRequest& request) {
-  if (!is_root || !request.control || limits.control != ControlSupport::loaded) return;
-  ReferenceImage& image = request.control->image;
+  if (!is_root || !request.control || !request.control->image || limits.control != ControlSupport::loaded) return;
+  ReferenceImage& image = *request.control->image;
   if (!flags.image) {
     image = read_recorded_images("--control-image", {&image, 1}).front();
     return;

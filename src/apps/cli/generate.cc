@@ -302,7 +302,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   options.model = model_files(record.model_path, record.parts);
   if (!record.request.control) {
     if (processes.is_root() && !record.parts.controlnet.empty())
-      log_warning("--controlnet changes nothing without --control-image");
+      log_warning("--controlnet changes nothing without --control-image, or --control-scale with --mask-image");
     record.parts.controlnet.clear();
     options.model.controlnet.clear();
   }

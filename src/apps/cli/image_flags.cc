@@ -88,10 +88,12 @@ void log_prepared(const ResolvedRequest& resolved) {
   if (resolved.has_source && images.front().size != asked)
     log_info("{} of {}x{} is drawn from at {}x{}", images.front().file, images.front().size.width,
              images.front().size.height, asked.width, asked.height);
-  if (resolved.has_control() && resolved.request.control->image.size != asked)
-    log_info("{} of {}x{} is followed at {}x{}", resolved.request.control->image.file,
-             resolved.request.control->image.size.width, resolved.request.control->image.size.height, asked.width,
-             asked.height);
+  if (resolved.has_control() && resolved.request.control->image) {
+    const ReferenceImage& followed = *resolved.request.control->image;
+    if (followed.size != asked)
+      log_info("{} of {}x{} is followed at {}x{}", followed.file, followed.size.width, followed.size.height,
+               asked.width, asked.height);
+  }
   const size_t first = resolved.has_source ? 1 : 0, shown = resolved.shows_source ? 1 : 0;
   for (size_t i = first; i < images.size(); ++i) {
     const ImageSize prepared = resolved.reference_sizes[i - first + shown];

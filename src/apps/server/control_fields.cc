@@ -92,9 +92,8 @@ void read_control(const json& control, const OrderLimits& limits, SentPictures& 
     made.start = fields.number("start", 0, 1).value_or(made.start);
     made.end = fields.number("end", 0, 1).value_or(made.end);
     if (const auto name = fields.string("preprocessor", 100)) made.preprocessor = preprocessor_of(*name);
-    if (fields.value("image").is_null())
-      refuse_field("image", "missing", "image is missing: send the picture that the drawing is to follow");
-    pictures.control = upload_of(fields.value("image"), "image", limits.find_picture);
+    if (!fields.value("image").is_null())
+      pictures.control = upload_of(fields.value("image"), "image", limits.find_picture);
   });
 }
 

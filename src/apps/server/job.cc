@@ -62,11 +62,11 @@ ordered_json source_json(const GenerationRequest& request) {
   return json;
 }
 
-/// \return what a request says of the image that the drawing follows; null of one that follows none.
+/// \return what a request says of control; null of one without.
 ordered_json control_json(const GenerationRequest& request) {
   if (!request.control) return {};
   const Control& control = *request.control;
-  ordered_json json{{"image", image_json(control.image)}};
+  ordered_json json{{"image", control.image ? image_json(*control.image) : ordered_json()}};
   json["scale"] = control.scale;
   json["start"] = control.start;
   json["end"] = control.end;

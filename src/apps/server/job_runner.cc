@@ -40,7 +40,8 @@ class References {
     for (size_t i = 0; i < request.images.size(); ++i)
       load(job, fmt::format("image[{}]", i), request.images[i], [&] { return store_.read_reference(job, i); });
     if (request.mask) load(job, "mask", request.mask->image, [&] { return store_.read_mask(job); });
-    if (request.control) load(job, "control.image", request.control->image, [&] { return store_.read_control(job); });
+    if (request.control && request.control->image)
+      load(job, "control.image", *request.control->image, [&] { return store_.read_control(job); });
     return request;
   }
 

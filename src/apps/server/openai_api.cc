@@ -33,6 +33,7 @@ ordered_json model_json(const LoadedModel& model) {
             {"default_strength", limits.default_strength},
             {"default_mask_strength", limits.default_mask_strength},
             {"control", limits.control == ControlSupport::loaded},
+            {"control_sees_mask", limits.control == ControlSupport::loaded && limits.control_sees_mask},
             {"max_reference_images", limits.max_reference_images},
             {"reference_pixels", limits.reference_pixels},
             {"default_width", limits.default_width},

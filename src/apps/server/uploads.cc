@@ -184,7 +184,7 @@ void take_pictures(const SentPictures& sent, const ModelLimits& limits, DrawingO
     order.mask =
         take(*sent.mask, "mask", request.mask->image, [&](ImageSize& size) { return checked_mask(sent, size); });
   if (sent.control)
-    order.control = take(*sent.control, kControlField, request.control->image,
+    order.control = take(*sent.control, kControlField, *request.control->image,
                          [&](ImageSize& size) { return checked(*sent.control, size); });
 }
 

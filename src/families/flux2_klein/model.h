@@ -101,7 +101,7 @@ class Model : public Family {
   std::unique_ptr<ModelPartOf<flux2::Transformer>> transformer_;
   std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
   std::vector<ModelPart*> parts_;
-  const StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}};
+  const StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}, .control = {}};
 };
 
 }  // namespace nostos::flux2_klein

@@ -16,8 +16,10 @@ namespace nostos::zimage {
 namespace {
 
 constexpr int64_t kMostTokens = 8192;  // that rotary tables are made for, whatever a config says
-constexpr std::array<PartClass, 3> kPartClasses{
-    {{"transformer", kTransformerClass}, {"vae", "AutoencoderKL"}, {"scheduler", "FlowMatchEulerDiscreteScheduler"}}};
+constexpr std::array<PartClass, 4> kPartClasses{{{"transformer", kTransformerClass},
+                                                 {"vae", "AutoencoderKL"},
+                                                 {"scheduler", "FlowMatchEulerDiscreteScheduler"},
+                                                 {"controlnet", kControlClass}}};
 
 ModelShape shape_of(const FamilyOptions& options, const Config& transformer, const autoencoder_kl::Config& vae) {
   ModelLimits limits;
@@ -47,9 +49,18 @@ ModelShape shape_of(const FamilyOptions& options, const Config& transformer, con
 void add_control(const ControlConfig& control, const Config& transformer, ModelShape& shape) {
   shape.limits.control = ControlSupport::loaded;
   shape.control_channels = control.dims.in_channels;
-  shape.control_sees_mask = control.dims.in_channels > transformer.in_channels;
+  shape.limits.control_sees_mask = control.dims.in_channels > transformer.in_channels;
   const bool runs_twice = control.refiner == ControlRefiner::control_layers;
   shape.control_blocks = control.dims.layers * (runs_twice ? 2 : 1) + control.refiner_blocks();
+}
+
+/// \return the control network that was asked for, or else the one that the model's folder names; nothing without one.
+std::optional<PartFiles> find_control(const FamilyOptions& options) {
+  const std::filesystem::path folder = options.files.folder();
+  const auto index = folder.empty() ? std::nullopt : JsonConfig::load_if_there(folder / "model_index.json");
+  const bool has_own = index && index->has(kControlNetwork.folder);
+  if (options.files.controlnet.empty() && !has_own) return std::nullopt;
+  return PartFiles(options, kControlNetwork);
 }
 
 SchedulerConfig read_scheduler_config(const FamilyOptions& options) {
@@ -77,8 +88,8 @@ PipelineFacts pipeline_facts(const FamilyOptions& options) {
 ModelShape read_shape(const FamilyOptions& options) {
   const Config transformer = load_config(PartFiles(options, kTransformer).config());
   ModelShape shape = shape_of(options, transformer, autoencoder_kl::load_config(PartFiles(options, kVae).config()));
-  if (!options.files.controlnet.empty())
-    add_control(load_control_config(PartFiles(options, kControlNetwork).config()), transformer, shape);
+  if (const auto control = find_control(options))
+    add_control(load_control_config(control->config()), transformer, shape);
   return shape;
 }
 
@@ -107,8 +118,8 @@ Model::Model(Context& ctx, const FamilyOptions& options)
 }
 
 void Model::read_control(const FamilyOptions& options) {
-  if (options.files.controlnet.empty()) return;
-  control_files_.emplace(options, kControlNetwork);
+  control_files_ = find_control(options);
+  if (!control_files_) return;
   control_config_ = load_control_config(control_files_->config());
   check_control(*control_config_, transformer_config_, control_files_->path().string());
   add_control(*control_config_, transformer_config_, shape_);
@@ -135,7 +146,7 @@ void Model::make_control(Context& ctx) {
                                        [this](Context&, ControlWeights weights) {
                                          return ControlNetwork(*control_config_, std::move(weights), options_.dtype);
                                        });
-  stage_parts_.denoise.push_back(parts_.size());
+  stage_parts_.control = {parts_.size()};
   parts_.push_back(control_.get());
 }
 
@@ -187,7 +198,7 @@ void Model::to_latents(Context& ctx, ConstView encoding, ConstView noise, View l
 }
 
 // Source: VideoX-Fun pipeline_z_image_control.py @804a425: control latents | 1 - mask | latents of what is known. There
-// nothing is known where a request has no mask, and all of the rest is zero.
+// what a request has not got, a control image, or a mask and what it keeps, is zero: no encoding of grey.
 void Model::to_condition(Context& ctx, const ControlInputs& inputs, View condition) const {
   const int64_t latents = transformer_config_.in_channels;
   // The mean is what is drawn with no noise, which may stand where the latents will.
@@ -196,7 +207,7 @@ void Model::to_condition(Context& ctx, const ControlInputs& inputs, View conditi
     const View made = condition.rows(channel, latents);
     to_latents(ctx, encoding, made, made);
   };
-  take_mean(inputs.image, 0);
+  if (inputs.image) take_mean(inputs.image, 0);
   if (!inputs.is_known) return;
   ops::convert(ctx, inputs.is_known, condition.rows(latents, 1));
   take_mean(inputs.known, latents + 1);

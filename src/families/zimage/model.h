@@ -22,9 +22,11 @@
 
 namespace nostos::zimage {
 
-/// Classes of model_index.json. The pipelines that start from images have the same parts.
-inline constexpr std::array<std::string_view, 3> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
-                                                            "ZImageInpaintPipeline"};
+/// Classes of model_index.json. The pipelines that start from images have the same parts, those with a control network
+/// one more.
+inline constexpr std::array<std::string_view, 5> kPipelines{"ZImagePipeline", "ZImageImg2ImgPipeline",
+                                                            "ZImageInpaintPipeline", "ZImageControlNetPipeline",
+                                                            "ZImageControlNetInpaintPipeline"};
 
 inline constexpr std::string_view kTransformerClass = "ZImageTransformer2DModel";
 
@@ -134,7 +136,7 @@ class Model : public Family {
   std::unique_ptr<ModelPartOf<autoencoder_kl::Autoencoder>> autoencoder_;
   std::unique_ptr<ModelPartOf<ControlNetwork>> control_;  // or null
   std::vector<ModelPart*> parts_;
-  StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}};
+  StageParts stage_parts_{.text = {0, 1}, .encode = {2}, .denoise = {1}, .decode = {2}, .control = {}};
 };
 
 }  // namespace nostos::zimage

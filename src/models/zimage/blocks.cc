@@ -65,14 +65,11 @@ void BlockRun::all(std::span<const BlockWeights> blocks, const Modulations& modu
     w.visit.begin(ctx);
     products(w, modulation(i), x, block);
     w.visit.end(ctx);
-    end(w, modulation(i), x,
-        last || interrupted
-            ? ops::NextNorm{}
-            : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed});
-    if (interrupted) {
-      between->after(ctx, i, x);
-      if (!last) norm(blocks[i + 1], modulation(i + 1), x);
-    }
+    const ops::NextNorm next =
+        last ? ops::NextNorm{}
+             : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
+    end(w, modulation(i), x, interrupted ? ops::NextNorm{} : next);
+    if (interrupted && !between->after(ctx, i, x, next) && !last) norm(blocks[i + 1], modulation(i + 1), x);
     report(probe, block, x);
   }
 }

@@ -51,8 +51,9 @@ class BetweenBlocks {
   /// \return whether after() is to be called for the block, by its place in the run.
   virtual bool follows(size_t block) const = 0;
   /// Called behind a block, while the run's scratch holds nothing: what works here may have its own in the same memory.
-  /// \param x as in begin()
-  virtual void after(Context& ctx, size_t block, View x) = 0;
+  /// \param x as in begin(). \param next the norm that the next block begins with, or none
+  /// \return whether it made `next` of x.
+  virtual bool after(Context& ctx, size_t block, View x, const ops::NextNorm& next) = 0;
 };
 
 /// Calls the probe, if there is one.

@@ -107,7 +107,7 @@ void ControlStream::take_in(Context& ctx, const Linear& before, View c) const {
   ops::linear(ctx, work_.scratch.normed, before, c, true);
 }
 
-void ControlStream::advance(Context& ctx, const Place& place, View c, View x) const {
+bool ControlStream::advance(Context& ctx, const Place& place, View c, View x, const ops::NextNorm& next) const {
   const auto& [control, factors, name] = place;
   const BlockScratch& s = work_.scratch;
   const BlockRun run{ctx, work_.network.config().dims, sequences_, s, work_.probe};
@@ -117,31 +117,29 @@ void ControlStream::advance(Context& ctx, const Place& place, View c, View x) co
   if (control.before.in > 0) take_in(ctx, control.before, c);
   run.norm(control.block, mod, c);
   run.products(control.block, mod, c, name);
-  run.end(control.block, mod, c, {});
+  run.end(control.block, mod, c, {{}, {}, x ? s.normed : View()});
   report(work_.probe, name, c);
-  if (x) {
-    ops::convert(ctx, c, s.normed);
-    ops::linear(ctx, s.normed, control.after, hints());
-  }
+  if (x) ops::linear(ctx, s.normed, control.after, s.projected);
   control.block.visit.end(ctx);
-  if (x) add_hints(ctx, x);
+  return x && add_hints(ctx, control.after_bias, x, next);
 }
 
-View ControlStream::hints() const {
-  const View& qkv = work_.scratch.attention.qkv;
-  const View made(qkv.bytes(), DType::f32, work_.scratch.projected.shape());
-  check(made.size_in_bytes() <= qkv.size_in_bytes(), "hints stand where a block's projections stood");
-  return made;
-}
-
-void ControlStream::add_hints(Context& ctx, View x) const {
+// The next norm's place may be where hints of other rows are, unless all rows are controlled: then the run's scratch is
+// laid out as this one.
+bool ControlStream::add_hints(Context& ctx, ConstView bias, View x, const ops::NextNorm& next) const {
+  const View hints = work_.scratch.projected;
+  const bool makes_next = next.out && next.out.shape() == hints.shape();
   int64_t at = 0;
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const int64_t count = sequences_[i].sequence->rows();
-    const View scale = work_.controlled[i].image->step_scale.reshape({work_.network.config().dims.hidden});
-    ops::add_gated_adaptive_norm(ctx, hints().rows(at, count), scale, x.rows(rows_[i], count), {}, {});
+    const Config& dims = work_.network.config().dims;
+    const ops::GatedBias by{bias, work_.controlled[i].image->step_scale.reshape({dims.hidden}), dims.norm_eps};
+    ops::NextNorm of_rows = makes_next ? next : ops::NextNorm{};
+    if (makes_next) of_rows.out = next.out.rows(rows_[i], count);
+    ops::add_gated(ctx, hints.rows(at, count), by, x.rows(rows_[i], count), of_rows);
     at += count;
   }
+  return makes_next;
 }
 
 RefinerControl::RefinerControl(const ControlWork& work) : ControlStream(work) {
@@ -183,10 +181,11 @@ void RefinerControl::begin(Context& ctx, std::span<const nn::AttendedSequence> s
 
 bool RefinerControl::follows(size_t) const { return work_.network.config().adds_to_refiner(); }
 
-void RefinerControl::after(Context& ctx, size_t block, View x) {
-  advance(ctx, place(block), c_, x);
-  if (static_cast<int64_t>(block) + 1 < work_.network.config().dims.refiner_layers) return;
+bool RefinerControl::after(Context& ctx, size_t block, View x, const ops::NextNorm& next) {
+  const bool made_next = advance(ctx, place(block), c_, x, next);
+  if (static_cast<int64_t>(block) + 1 < work_.network.config().dims.refiner_layers) return made_next;
   for (size_t rest = block + 1; rest < blocks(); ++rest) advance(ctx, place(rest), c_, {});
+  return false;
 }
 
 LayersControl::LayersControl(const ControlWork& work, View c) : ControlStream(work), c_(c) {
@@ -202,14 +201,14 @@ bool LayersControl::follows(size_t block) const {
   return std::ranges::binary_search(work_.network.config().places, static_cast<int64_t>(block));
 }
 
-void LayersControl::after(Context& ctx, size_t block, View x) {
+bool LayersControl::after(Context& ctx, size_t block, View x, const ops::NextNorm& next) {
   const ControlConfig& config = work_.network.config();
   const auto found = std::ranges::lower_bound(config.places, static_cast<int64_t>(block));
   const int64_t layer = found - config.places.begin();
-  advance(ctx,
-          {work_.network.weights().layers[static_cast<size_t>(layer)], config.refiner_blocks() + layer,
-           "control_layers." + std::to_string(layer)},
-          c_, x);
+  return advance(ctx,
+                 {work_.network.weights().layers[static_cast<size_t>(layer)], config.refiner_blocks() + layer,
+                  "control_layers." + std::to_string(layer)},
+                 c_, x, next);
 }
 
 }  // namespace nostos::zimage

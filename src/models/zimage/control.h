@@ -109,16 +109,16 @@ class ControlStream : public BetweenBlocks {
   void copy_rows(Context& ctx, ConstView x, View c) const;
   /// c <- block(c), where the first block of a list takes in `sources_`; then those rows of x += hint * scale, unless x
   /// is null. \param c f32 [controlled rows, hidden]
-  void advance(Context& ctx, const Place& place, View c, View x) const;
+  /// \return whether `next` was made of x.
+  bool advance(Context& ctx, const Place& place, View c, View x, const ops::NextNorm& next = {}) const;
 
   const ControlWork work_;
   std::vector<ConstView> sources_;  // f32 [image rows, hidden] of each that is controlled
 
  private:
   void take_in(Context& ctx, const Linear& before, View c) const;
-  /// \return f32 [controlled rows, hidden], as products with a bias are written, in a block's scratch.
-  View hints() const;
-  void add_hints(Context& ctx, View x) const;
+  /// \return whether `next` was made of x.
+  bool add_hints(Context& ctx, ConstView bias, View x, const ops::NextNorm& next) const;
 
   std::vector<nn::AttendedSequence> sequences_;  // of the controlled rows
   std::vector<int64_t> rows_;                    // of the run: where those of each begin
@@ -132,7 +132,7 @@ class RefinerControl final : public ControlStream {
   explicit RefinerControl(const ControlWork& work);
   void begin(Context& ctx, std::span<const nn::AttendedSequence> sequences, View x) override;
   bool follows(size_t block) const override;
-  void after(Context& ctx, size_t block, View x) override;
+  bool after(Context& ctx, size_t block, View x, const ops::NextNorm& next) override;
 
  private:
   size_t blocks() const;
@@ -149,7 +149,7 @@ class LayersControl final : public ControlStream {
   LayersControl(const ControlWork& work, View c);
   void begin(Context& ctx, std::span<const nn::AttendedSequence> sequences, View x) override;
   bool follows(size_t block) const override;
-  void after(Context& ctx, size_t block, View x) override;
+  bool after(Context& ctx, size_t block, View x, const ops::NextNorm& next) override;
 
  private:
   View c_;

@@ -13,17 +13,18 @@ std::vector<ControlBlockWeights> build_control_blocks(const Config& c, WeightBui
     const auto projections = [&] {
       if (!adds) return;
       if (i == 0) w.before = b.linear(name + ".before_proj", c.hidden, c.hidden, true, b.dtype());
-      w.after = b.linear(name + ".after_proj", c.hidden, c.hidden, true, b.dtype());
+      w.after = b.linear(name + ".after_proj", c.hidden, c.hidden, false, b.dtype());
+      w.after_bias = b.small(name + ".after_proj.bias", {c.hidden});
     };
     w.block = build_block(c, b, name, {true, projections});
   }
   return blocks;
 }
 
-/// Names the blocks that files of Union 2.0 have, untrained, and that diffusers leaves out.
-void ignore_refiner(const Config& c, WeightBuilder& b) {
-  for (int64_t i = 0; i < c.refiner_layers; ++i) {
-    const std::string name = "control_noise_refiner." + std::to_string(i);
+/// Names tensors of blocks that are of no use here.
+void ignore_blocks(const std::string& list, int64_t count, WeightBuilder& b) {
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string name = list + "." + std::to_string(i);
     for (const char* tensor :
          {".attention.to_q.weight", ".attention.to_k.weight", ".attention.to_v.weight", ".attention.to_out.0.weight",
           ".attention.norm_q.weight", ".attention.norm_k.weight", ".feed_forward.w1.weight", ".feed_forward.w2.weight",
@@ -34,6 +35,16 @@ void ignore_refiner(const Config& c, WeightBuilder& b) {
   }
 }
 
+/// Names what diffusers' pipelines lend the network, and write with it: parts of the transformer.
+void ignore_borrowed(const Config& c, WeightBuilder& b) {
+  for (const char* list : {"noise_refiner", "context_refiner"}) ignore_blocks(list, c.refiner_layers, b);
+  const std::string embedder = "all_x_embedder." + std::to_string(c.patch) + "-1";
+  for (const std::string& name : {embedder, std::string("cap_embedder.0"), std::string("cap_embedder.1"),
+                                  std::string("t_embedder.mlp.0"), std::string("t_embedder.mlp.2")})
+    for (const char* tensor : {".weight", ".bias"}) b.ignored(name + tensor);
+  for (const char* token : {"x_pad_token", "cap_pad_token"}) b.ignored(token);
+}
+
 }  // namespace
 
 ControlWeights build_control_weights(const ControlConfig& config, WeightBuilder& b) {
@@ -42,7 +53,9 @@ ControlWeights build_control_weights(const ControlConfig& config, WeightBuilder&
   w.embedder =
       b.linear("control_all_x_embedder." + std::to_string(c.patch) + "-1", c.hidden, c.patch_width(), true, DType::f32);
   w.refiner = build_control_blocks(c, b, "control_noise_refiner", config.refiner_blocks(), config.adds_to_refiner());
-  if (config.refiner == ControlRefiner::control_layers) ignore_refiner(c, b);
+  // Files of Union 2.0 have these, untrained, and diffusers leaves them out.
+  if (config.refiner == ControlRefiner::control_layers) ignore_blocks("control_noise_refiner", c.refiner_layers, b);
+  ignore_borrowed(c, b);
   w.layers = build_control_blocks(c, b, "control_layers", c.layers, true);
   w.storage = b.finish();
   return w;

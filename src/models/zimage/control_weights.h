@@ -13,9 +13,10 @@ namespace nostos::zimage {
 
 /// A block of the control image's stream. What it adds to the image's stream is `after` of what it makes.
 struct ControlBlockWeights {
-  BlockWeights block;  ///< whose visit holds the projections, too
-  Linear before;       ///< [hidden, hidden] of the control image, where a list of blocks begins; else empty
-  Linear after;        ///< [hidden, hidden]; empty in blocks that add nothing
+  BlockWeights block;    ///< whose visit holds the projections, too
+  Linear before;         ///< [hidden, hidden] of the control image, where a list of blocks begins; else empty
+  Linear after;          ///< [hidden, hidden]; empty in blocks that add nothing
+  ConstView after_bias;  ///< f32 [hidden], likewise
 };
 
 struct ControlWeights {

@@ -35,6 +35,17 @@ void run(OnCpu<layer_norm_scaled>, Context& ctx, ConstView x, ConstView scale, f
   });
 }
 
+namespace {
+
+template <class Out>
+void make_next(const float* x, const NextNorm& next, float eps, int64_t n, Out* out) {
+  const OutputKernels<Out>& kernels = row_kernels().of<Out>();
+  if (!next.weight) return kernels.scale(x, 1.f, n, out);
+  kernels.rms_norm(x, next.weight.data<float>(), optional_data<float>(next.scale), eps, n, out);
+}
+
+}  // namespace
+
 void run(OnCpu<add_gated_rms_norm>, Context& ctx, ConstView projected, const GatedNorm& norm, View x,
          const NextNorm& next) {
   const int64_t rows = x.shape()[0], n = x.shape()[1];
@@ -43,14 +54,28 @@ void run(OnCpu<add_gated_rms_norm>, Context& ctx, ConstView projected, const Gat
   const float* g = optional_data<float>(norm.gate);
   const float eps = norm.eps;
   float* to = x.data<float>();
-  const float* next_weight = optional_data<float>(next.weight);
-  const float* next_scale = optional_data<float>(next.scale);
   with_elements(next.out, [&]<class Out>(Out* normed) {
     parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         row_kernels().add_gated_rms_norm(p + r * n, w, g, eps, n, to + r * n);
-        if (normed != nullptr)
-          row_kernels().of<Out>().rms_norm(to + r * n, next_weight, next_scale, eps, n, normed + r * n);
+        if (normed != nullptr) make_next(to + r * n, next, eps, n, normed + r * n);
+      }
+    });
+  });
+}
+
+void run(OnCpu<add_gated>, Context& ctx, ConstView projected, const GatedBias& by, View x, const NextNorm& next) {
+  const int64_t rows = x.shape()[0], n = x.shape()[1];
+  const float* p = projected.data<float>();
+  const float* bias = by.bias.data<float>();
+  float* to = x.data<float>();
+  with_elements(next.out, [&]<class Out>(Out* normed) {
+    parallel_ranges(ctx, rows, row_grain(n), [&](int64_t begin, int64_t end) {
+      std::vector<float> sum(static_cast<size_t>(n));
+      for (int64_t r = begin; r < end; ++r) {
+        for (int64_t i = 0; i < n; ++i) sum[static_cast<size_t>(i)] = p[r * n + i] + bias[i];
+        row_kernels().add_gated(sum.data(), by.gate.data<float>(), n, to + r * n);
+        if (normed != nullptr) make_next(to + r * n, next, by.eps, n, normed + r * n);
       }
     });
   });

@@ -1,5 +1,5 @@
-// Implements convolutions: of bf16 images on Hopper a kernel of our own, else cuDNN's fused ones, both of which want
-// channels in eights; of float32 images a direct kernel.
+// Implements convolutions: on Hopper a kernel of our own for bf16 images, else cuDNN's fused ones for such of 8, 16, ...
+// channels, otherwise a direct kernel.
 #include "ops/conv.h"
 
 #include "base/rounding.h"
@@ -18,10 +18,12 @@ namespace {
 /// A filter in the layout of the kernel that serves its channels.
 struct DeviceFilter final : PackedWeight {
   bool fused = false;
-  int64_t ins = 0, outs = 0;  ///< channels with those of zeros that the kernel wants added
-  Buffer own_bias;            ///< f32 [outs]: zeros if there are such, or the biases of phases
+  int64_t outs = 0;        ///< output channels with those of zeros that the kernel wants added
+  Buffer own_bias;         ///< f32 [outs]: zeros if there are such, or the biases of phases
+  Buffer padded;           ///< where channels do not come in eights, for Hopper's kernel: bf16 with channels of zeros
+  int64_t padded_ins = 0;  ///< channels of these
 
-  size_t size_in_bytes() const override { return storage.size_bytes() + own_bias.size_bytes(); }
+  size_t size_in_bytes() const override { return storage.size_bytes() + own_bias.size_bytes() + padded.size_bytes(); }
 };
 
 /// Memory for results with channels that are not wanted.
@@ -46,7 +48,7 @@ FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilt
   const DType sums = packed.outs == filter.out ? y : DType::f32;
   return {.height = x.shape()[0],
           .width = x.shape()[1],
-          .in = packed.ins,
+          .in = filter.in,
           .out = packed.outs,
           .kernel = filter.kernel,
           .stride = options.stride,
@@ -60,8 +62,8 @@ FusedConvolution fused_shape(ConstView x, const Conv2d& filter, const DeviceFilt
 
 /// \return whether the kernel of our own serves: results in bf16 with all of their channels wanted.
 bool is_hoppers(Device device, const Conv2d& filter, const DeviceFilter& packed, int64_t stride, DType y) {
-  return packed.fused && packed.outs == filter.out && stride == 1 && filter.kernel <= kMostHopperTaps &&
-         y == DType::bf16 && has_hopper_kernels(device);
+  return (packed.padded_ins > 0 || (packed.fused && packed.outs == filter.out)) && stride == 1 &&
+         filter.kernel <= kMostHopperTaps && y == DType::bf16 && has_hopper_kernels(device);
 }
 
 /// \return x with channels of zeros up to `ins`.
@@ -75,7 +77,8 @@ ConstView padded(Context& ctx, ConstView x, int64_t ins) {
 
 HopperFilter hopper_filter(const Conv2d& filter, bool has_phases) {
   const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
-  return {packed.storage.data(), filter.bias.data<float>(), filter.kernel, has_phases};
+  const Buffer& weights = packed.padded_ins > 0 ? packed.padded : packed.storage;
+  return {weights.data(), filter.bias.data<float>(), filter.kernel, has_phases};
 }
 
 }  // namespace
@@ -83,15 +86,15 @@ HopperFilter hopper_filter(const Conv2d& filter, bool has_phases) {
 Conv2d run(OnCuda<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) {
   const int64_t out = filter.shape()[0], in = filter.shape()[1], kernel = filter.shape()[2];
   auto packed = std::make_shared<DeviceFilter>();
-  packed->fused = filter.dtype() == DType::bf16;
-  packed->ins = packed->fused ? round_up(in, kFusedChannels) : in;
+  const bool is_bf16 = filter.dtype() == DType::bf16;
+  packed->fused = is_bf16 && in % kFusedChannels == 0;
   packed->outs = round_up(out, packed->fused ? kFusedChannels : kDirectOuts);
-  const size_t weights = static_cast<size_t>(packed->outs * packed->ins * kernel * kernel);
+  const size_t weights = static_cast<size_t>(packed->outs * in * kernel * kernel);
   CUstream_st* stream = ctx.stream().handle();
   if (packed->fused) {
     packed->storage = Buffer(ctx.device(), weights * size_bytes(DType::bf16));
     clear(packed->storage.data(), packed->storage.size_bytes(), stream);
-    filter_to_channels_last(filter, packed->ins, packed->storage.data(), stream);
+    filter_to_channels_last(filter, in, packed->storage.data(), stream);
     if (packed->outs != out) {
       packed->own_bias = Buffer(ctx.device(), static_cast<size_t>(packed->outs) * sizeof(float));
       clear(packed->own_bias.data(), packed->own_bias.size_bytes(), stream);
@@ -100,6 +103,13 @@ Conv2d run(OnCuda<pack_conv2d>, Context& ctx, ConstView filter, ConstView bias) 
     packed->storage = Buffer(ctx.device(), weights * sizeof(float));
     filter_to_outputs_last(filter, packed->outs, reinterpret_cast<float*>(packed->storage.data()), stream);
   }
+  if (is_bf16 && !packed->fused && out % kFusedChannels == 0 && has_hopper_kernels(ctx.device())) {
+    packed->padded_ins = round_up(in, kFusedChannels);
+    packed->padded =
+        Buffer(ctx.device(), static_cast<size_t>(out * packed->padded_ins * kernel * kernel) * size_bytes(DType::bf16));
+    clear(packed->padded.data(), packed->padded.size_bytes(), stream);
+    filter_to_channels_last(filter, packed->padded_ins, packed->padded.data(), stream);
+  }
   return {in, out, kernel, filter.dtype(), std::move(packed), bias};
 }
 
@@ -107,7 +117,6 @@ Conv2d run(OnCuda<pack_phases>, Context& ctx, ConstView filter, ConstView bias) 
   const int64_t outs = 4 * filter.shape()[0], in = filter.shape()[1];
   auto packed = std::make_shared<DeviceFilter>();
   packed->fused = true;
-  packed->ins = in;
   packed->outs = outs;
   packed->storage = Buffer(ctx.device(), static_cast<size_t>(outs * in * 2 * 2) * size_bytes(DType::bf16));
   packed->own_bias = Buffer(ctx.device(), static_cast<size_t>(outs) * sizeof(float));
@@ -127,13 +136,14 @@ void run(OnCuda<conv2d>, Context& ctx, ConstView x, const Conv2d& filter, const 
   const bool accumulate = options.accumulate;
   const auto& packed = static_cast<const DeviceFilter&>(*filter.packed);
   CUstream_st* stream = ctx.stream().handle();
+  if (is_hoppers(ctx.device(), filter, packed, options.stride, y.dtype())) {
+    if (packed.padded_ins > 0) x = padded(ctx, x, packed.padded_ins);
+    return hopper_convolution(ctx, x, hopper_filter(filter, false), options.padding, accumulate, y);
+  }
   if (!packed.fused) {
     const auto* weights = reinterpret_cast<const float*>(packed.storage.data());
     return direct_convolution(x, {weights, filter.bias.data<float>(), filter.kernel}, options, y, stream);
   }
-  if (packed.ins != filter.in) x = padded(ctx, x, packed.ins);
-  if (is_hoppers(ctx.device(), filter, packed, options.stride, y.dtype()))
-    return hopper_convolution(ctx, x, hopper_filter(filter, false), options.padding, accumulate, y);
   const FusedConvolution shape = fused_shape(x, filter, packed, options, y.dtype());
   if (packed.outs != filter.out) {
     const size_t bytes = static_cast<size_t>(y.shape()[0] * y.shape()[1] * packed.outs) * sizeof(float);

@@ -43,7 +43,7 @@ struct DirectFilter {
   int64_t kernel = 0;
 };
 
-/// y = conv(x) + bias (+ y), each sum in float32 in the order of taps and channels: for float32.
+/// y = conv(x) + bias (+ y), each sum in float32 in the order of taps and channels: for float32 and for odd channels.
 /// \param x f32 or bf16 [height, width, in]. \param y f32 or bf16 [out_height, out_width, out].
 void direct_convolution(ConstView x, const DirectFilter& filter, const ConvOptions& options, View y,
                         CUstream_st* stream);

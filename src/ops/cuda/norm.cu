@@ -130,20 +130,37 @@ __global__ void __launch_bounds__(kRowThreads, row_blocks(K))
 /// The norm after the sum; Out is void for none.
 template <class Out>
 struct Next {
-  const float* weight;
+  const float* weight;  // null: the sum itself
   const float* scale;
   Out* out;
+
+  /// Multiplies a row's factors together. \param any row of factors, which is read where there are none
+  template <class Row>
+  __device__ Row factors(const float* any, int channels) const {
+    Row made(std::is_void_v<Out> || weight == nullptr ? any : weight, channels);
+    if constexpr (!std::is_void_v<Out>) made.scale_by(scale, channels);
+    return made;
+  }
+  template <class Row>
+  __device__ void make(Row& sum, const Row& factors, float eps, int64_t row, int channels, float* partial) const {
+    if constexpr (!std::is_void_v<Out>) {
+      if (weight != nullptr) {
+        const float inverse = 1.f / sqrtf(sum.squares(0, channels, partial) / static_cast<float>(channels) + eps);
+        sum.each([&](int k, int i) { sum.values[k][i] = sum.values[k][i] * inverse * factors.values[k][i]; });
+      }
+      sum.write(out + row * channels, channels);
+    }
+  }
 };
 
 template <class In, class Out, int V, int K>
 __global__ void __launch_bounds__(kRowThreads, row_blocks(K, !std::is_void_v<Out>))
     add_gated_rms_norm_kernel(const In* projected, const float* weight, const float* gate, float eps, int64_t rows,
                               int channels, float* x, Next<Out> next) {
-  constexpr bool kHasNext = !std::is_void_v<Out>;
   __shared__ float partial[2][2][kMaxWarps];
-  RowPart<V, K> factors(weight, channels), next_factors(kHasNext ? next.weight : weight, channels);
+  RowPart<V, K> factors(weight, channels);
   factors.scale_by(gate, channels);
-  if constexpr (kHasNext) next_factors.scale_by(next.scale, channels);
+  const auto next_factors = next.template factors<RowPart<V, K>>(weight, channels);
   RawPart<In, V, K> ahead;
   ahead.load(projected + blockIdx.x * static_cast<int64_t>(channels), channels, true);
   int parity = 0;
@@ -157,12 +174,28 @@ __global__ void __launch_bounds__(kRowThreads, row_blocks(K, !std::is_void_v<Out
     RowPart<V, K> sum(before);
     sum.each([&](int k, int i) { sum.values[k][i] += row.values[k][i] * inverse * factors.values[k][i]; });
     sum.write(x + r * channels, channels);
-    if constexpr (kHasNext) {
-      const float next_inverse =
-          1.f / sqrtf(sum.squares(0, channels, partial[parity][1]) / static_cast<float>(channels) + eps);
-      sum.each([&](int k, int i) { sum.values[k][i] = sum.values[k][i] * next_inverse * next_factors.values[k][i]; });
-      sum.write(next.out + r * channels, channels);
-    }
+    next.make(sum, next_factors, eps, r, channels, partial[parity][1]);
+  }
+}
+
+/// x += gate * (projected + bias), then the next norm.
+template <class In, class Out, int V, int K>
+__global__ void __launch_bounds__(kRowThreads, row_blocks(K, true))
+    add_gated_kernel(const In* projected, const float* bias, const float* gate, float eps, int64_t rows, int channels,
+                     float* x, Next<Out> next) {
+  __shared__ float partial[2][kMaxWarps];
+  const RowPart<V, K> biases(bias, channels), gates(gate, channels);
+  const auto next_factors = next.template factors<RowPart<V, K>>(gate, channels);
+  RawPart<In, V, K> ahead;
+  ahead.load(projected + blockIdx.x * static_cast<int64_t>(channels), channels, true);
+  int parity = 0;
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
+    RowPart<V, K> sum(x + r * channels, channels);
+    const RowPart<V, K> row(ahead);
+    ahead.load(projected + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
+    sum.each([&](int k, int i) { sum.values[k][i] += gates.values[k][i] * (row.values[k][i] + biases.values[k][i]); });
+    sum.write(x + r * channels, channels);
+    next.make(sum, next_factors, eps, r, channels, partial[parity]);
   }
 }
 
@@ -252,6 +285,19 @@ void run(OnCuda<layer_norm_scaled>, Context& ctx, ConstView x, ConstView scale, 
   });
 }
 
+namespace {
+
+/// Calls body(Next<Out>).
+template <class Body>
+void with_next(const NextNorm& next, const Body& body) {
+  if (!next.out) return body(Next<void>{});
+  with_elements(next.out, [&]<class Out>(Out* out) {
+    body(Next<Out>{optional_data<float>(next.weight), optional_data<float>(next.scale), out});
+  });
+}
+
+}  // namespace
+
 void run(OnCuda<add_gated_rms_norm>, Context& ctx, ConstView projected, const GatedNorm& norm, View x,
          const NextNorm& next) {
   const float* w = norm.weight.data<float>();
@@ -267,9 +313,24 @@ void run(OnCuda<add_gated_rms_norm>, Context& ctx, ConstView projected, const Ga
         check_launch("add_gated_rms_norm");
       });
     };
-    if (!next.out) return run(Next<void>{});
-    with_elements(next.out, [&]<class Out>(Out* out) {
-      run(Next<Out>{next.weight.data<float>(), optional_data<float>(next.scale), out});
+    with_next(next, run);
+  });
+}
+
+void run(OnCuda<add_gated>, Context& ctx, ConstView projected, const GatedBias& by, View x, const NextNorm& next) {
+  const float* bias = by.bias.data<float>();
+  const float* gate = by.gate.data<float>();
+  float* to = x.data<float>();
+  with_elements(projected, [&]<class In>(const In* in) {
+    with_next(next, [&]<class Out>(const Next<Out>& following) {
+      with_row_launch(ctx, x.shape(), true, [&](const RowLaunch& launch, auto v, auto k) {
+        check(v == 1 ||
+                  (is_aligned(in, bias, gate, to) && is_aligned(following.weight, following.scale, next.out.bytes())),
+              "rows of whole vectors begin at 16 bytes");
+        add_gated_kernel<In, Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+            in, bias, gate, by.eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, following);
+        check_launch("add_gated");
+      });
     });
   });
 }

@@ -1,18 +1,20 @@
 // Owns the page's state: the jobs it knows, what it hears about them, and what the visitor's actions do.
 import { ApiError, follow, hasKey, request, setKey, submit } from "./api.js";
+import { control, followPicture, startControl, takesControl, useControl } from "./control.js";
 import { $, applyModel, element, fill, markField, randomSeed, rerollSeed, seedIsLocked, settings, startForm } from "./form.js";
 import { isLive, showJobs, showProgress, startGallery } from "./gallery.js";
 import { loras, startLoras, useLoras } from "./loras.js";
+import { checkPictures, inTurn, madeFrom, remember, sentFields, startPictures } from "./pictures.js";
 import { pictureSettings, pngTexts } from "./png.js";
-import {
-  addReferences, madeFrom, references, remember, sentFields, startReferences, takesPictures, useReferences,
-} from "./references.js";
+import { addReferences, references, startReferences, takesPictures, useReferences } from "./references.js";
 
 const kPageSize = 50;
 const kBusyPollMs = 4000;
 const kIdlePollMs = 20000;
 const kOfflinePollMs = 2000;
 const kToastMs = 6000;
+/** By its element what takes the pictures that are dropped there. */
+const kZones = { references: addReferences, control: followPicture };
 const kIdeas = ["A lion on a beach at sunset", "Three apples on a wooden table", "A night sky over the city"];
 
 let jobs = [];      // newest first
@@ -166,7 +168,7 @@ async function poll() {
       const { data: [{ id, nostos }] } = await request("v1/models");
       model = { id, ...nostos };
       applyModel(model);
-      startReferences(model, toast);
+      for (const begin of [startPictures, startReferences, startControl]) begin(model, toast);
       startLoras();
     }
     const before = changes;
@@ -202,7 +204,7 @@ async function draw(values) {
   showFormError();
   try {
     const job = await submit(values);
-    remember(job, values.image, values.mask);
+    remember(job, values);
     update(job);
     announce("Queued");
     document.querySelector(".hero").scrollIntoView({ block: "nearest" });
@@ -218,7 +220,10 @@ async function generate() {
   if (!seedIsLocked()) rerollSeed();
   $("generate").disabled = true;
   try {
-    await draw({ ...await references(), ...loras(), ...settings() });
+    await inTurn(() => {});  // pictures that are still being read
+    const values = { ...references(), ...control(), ...loras(), ...settings() };
+    checkPictures(values);
+    await draw(values);
   } catch (error) {
     showFormError(error);
   }
@@ -243,7 +248,10 @@ async function remove(job) {
 function useSettings(values, lock = true) {
   $("viewer").close();
   fill(values, lock);
-  if (values.image) useReferences(values);
+  if (values.image) {
+    useReferences(values);
+    useControl(values);
+  }
   if (values.loras) useLoras(values.loras);
   $("prompt").scrollIntoView({ block: "center" });
   $("prompt").focus();
@@ -259,10 +267,10 @@ function drawAgain(values) {
 }
 
 /** Takes a picture of the gallery as the next job's. */
-async function useAsInput(image) {
+async function takeAs(zone, image) {
   $("viewer").close();
-  await addReferences([image]);
-  $("references").scrollIntoView({ block: "center" });
+  await kZones[zone]([image]);
+  $(zone).scrollIntoView({ block: "center" });
   $("prompt").focus({ preventScroll: true });
 }
 
@@ -291,23 +299,25 @@ async function loadOlder() {
   $("more").disabled = false;
 }
 
-/** Takes files as pictures to draw from, a single one that has settings for these, unless it is meant for the zone. */
-function takeFiles(files, isForZone = false) {
-  if (isForZone || files.length > 1 && takesPictures()) addReferences(files);
+/** Takes files as pictures to draw from, a single one that has settings for these, unless they are meant for a zone. */
+function takeFiles(files, zone) {
+  if (zone) kZones[zone](files);
+  else if (files.length > 1 && takesPictures()) addReferences(files);
   else readPicture(files[0], takesPictures() ? () => addReferences(files) : undefined);
 }
 
+const zoneOf = (event) => Object.keys(kZones).find((id) => event.composedPath().includes($(id)));
+
 function startFiles() {
   window.ondragover = window.ondragleave = window.ondrop = (event) => {
-    const { type, dataTransfer, relatedTarget } = event, zone = $("references");
+    const { type, dataTransfer, relatedTarget } = event;
     // Without a related target, the window is left.
     if (relatedTarget || type !== "dragleave" && !dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    const files = [...dataTransfer.files], isOver = type === "dragover", isInZone = event.composedPath().includes(zone);
-    zone.classList.toggle("over", isOver && isInZone);
-    $("drop").hidden = !isOver || isInZone;
-    if (type !== "drop" || !files.length) return;
-    takeFiles(files, isInZone);
+    const files = [...dataTransfer.files], isOver = type === "dragover", zone = zoneOf(event);
+    for (const id of Object.keys(kZones)) $(id).classList.toggle("over", isOver && id === zone);
+    $("drop").hidden = !isOver || Boolean(zone);
+    if (type === "drop" && files.length) takeFiles(files, zone);
   };
   document.onpaste = (event) => {
     const { files: [...files], types } = event.clipboardData;
@@ -315,10 +325,11 @@ function startFiles() {
     if (event.target.matches("textarea, input") && types.includes("text/plain")) return;
     if (!files.length || document.querySelector("dialog[open]")) return;
     event.preventDefault();
-    takeFiles(files);
+    takeFiles(files, zoneOf(event));
   };
   for (const [button, input, take] of [
     [$("open-file"), $("file"), ([file]) => readPicture(file)], [$("add-reference"), $("reference-file"), addReferences],
+    [$("add-control"), $("control-file"), followPicture],
   ]) {
     button.onclick = () => input.click();
     input.onchange = () => {
@@ -331,7 +342,7 @@ function startFiles() {
 function start() {
   for (const icon of document.querySelectorAll("svg:not([role])")) icon.ariaHidden = "true";
   startForm();
-  startGallery({ drawAgain, useSettings, useAsInput, takesPictures, madeFrom, remove, cancel, report });
+  startGallery({ drawAgain, useSettings, takesPictures, takesControl, takeAs, madeFrom, remove, cancel, report });
   startFiles();
   $("form").onsubmit = (event) => {
     event.preventDefault();

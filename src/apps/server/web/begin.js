@@ -1,5 +1,5 @@
 // Owns how a drawing begins with the first picture: whether it does, how much of it is drawn anew, and where.
-import { $, fill, number } from "./form.js";
+import { $, fill, number, refuse } from "./form.js";
 import { paint, startPainter } from "./painter.js";
 
 const kLeastStrength = 0.05;
@@ -23,6 +23,7 @@ function show() {
   $("begin-settings").hidden = !begins();
   $("mask-image").hidden = $("take-mask").hidden = $("mask-edge").hidden = !mask;
   if (mask) $("mask-image").src = mask;
+  $("form").dispatchEvent(new Event("masked"));
   $("paint-mask").textContent = mask ? "Change the mask" : "Paint a mask";
   showSteps();
 }
@@ -65,7 +66,7 @@ export function beginning() {
   if (!begins()) return {};
   const strength = number("strength", "The strength");
   if (!(strength >= kLeastStrength && strength <= 1))
-    throw Object.assign(new Error(`The strength must be from ${kLeastStrength} to 1.`), { param: "strength" });
+    refuse("strength", `The strength must be from ${kLeastStrength} to 1.`);
   return { strength, image_fit: "crop", ...mask && { mask, mask_blur: number("mask_blur", "The soft edge") } };
 }
 

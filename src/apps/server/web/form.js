@@ -24,11 +24,16 @@ export function element(tag, properties = {}, ...children) {
 const fields = {
   prompt: $("prompt"), negative_prompt: $("negative"), width: $("width"), height: $("height"),
   num_inference_steps: $("steps"), guidance_scale: $("guidance"), seed: $("seed"), n: $("count"),
-  strength: $("strength"), mask_blur: $("mask-blur"),
+  strength: $("strength"), mask_blur: $("mask-blur"), "control.preprocessor": $("control-preprocessor"),
+  "control.scale": $("control-scale"), "control.start": $("control-start"), "control.end": $("control-end"),
 };
 const ranges = {
   num_inference_steps: $("steps-range"), guidance_scale: $("guidance-range"), n: $("count-range"),
-  strength: $("strength-range"), mask_blur: $("mask-blur-range"),
+  strength: $("strength-range"), mask_blur: $("mask-blur-range"), "control.scale": $("control-scale-range"),
+  "control.start": $("control-start-range"), "control.end": $("control-end-range"),
+};
+const kFirstValues = {
+  n: 1, mask_blur: 0, "control.preprocessor": "none", "control.scale": 0.75, "control.start": 0, "control.end": 1,
 };
 
 let tokenMultiple = 0;  // the model's, once it is known
@@ -82,18 +87,22 @@ function refresh() {
   $("form").dispatchEvent(new Event("refreshed"));
 }
 
+/** Refuses a job for one of its fields. @throws {Error} with `param` */
+export function refuse(param, message) {
+  throw Object.assign(new Error(message), { param });
+}
+
 /** @throws {Error} with `param` where a field holds no number. */
 export function number(name, label) {
   const text = fields[name].value.trim();
   if (text !== "" && Number.isFinite(Number(text))) return Number(text);
-  throw Object.assign(new Error(`${label} must be a number.`), { param: name });
+  refuse(name, `${label} must be a number.`);
 }
 
 /** @returns the body of POST /v1/jobs. @throws {Error} with `param` where a field would be refused anyway. */
 export function settings() {
   const seed = fields.seed.value.trim();
-  if (!/^\d+$/.test(seed) || BigInt(seed) > kMaxSeed)
-    throw Object.assign(new Error(`The seed must be a whole number from 0 to ${kMaxSeed}.`), { param: "seed" });
+  if (!/^\d+$/.test(seed) || BigInt(seed) > kMaxSeed) refuse("seed", `The seed must be a whole number from 0 to ${kMaxSeed}.`);
   return {
     prompt: fields.prompt.value.trim(),
     width: number("width", "The width"),
@@ -161,7 +170,7 @@ export function startForm() {
   makePresets();
   const remembered = JSON.parse(localStorage.getItem(kRememberName) ?? "{}");
   lockSeed(remembered.locked === true);
-  fill({ seed: randomSeed(), n: 1, mask_blur: 0, ...remembered });
+  fill({ seed: randomSeed(), ...kFirstValues, ...remembered });
 
   $("long-side").onchange = () => chooseAspect(...size());
   $("swap").onclick = () => {

@@ -5,7 +5,7 @@ import { $, element } from "./form.js";
 
 const kNoiseSide = 64;  // squares along one side of the noise that stands for a picture not drawn yet
 
-const kStages = { load: "Loading the model", text: "Reading the prompt", encode: "Reading the reference pictures", decode: "Decoding" };
+const kStages = { load: "Loading the model", text: "Reading the prompt", encode: "Reading the pictures", decode: "Decoding" };
 
 const viewer = $("viewer"), cards = new Map();
 let handlers = {};
@@ -43,9 +43,9 @@ const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 
 /** @returns the settings that decide a picture, in a line. */
 function facts(job, image) {
-  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed, loras = [], strength } = { ...job.request, ...image };
+  const { width, height, num_inference_steps: steps, guidance_scale: guidance, seed, loras = [], strength, control } = { ...job.request, ...image };
   const used = loras.map(({ name, scale }) => `${name} ${scale} · `).join("");
-  const begun = strength == null ? "" : `strength ${strength} · `;
+  const begun = (strength == null ? "" : `strength ${strength} · `) + (control ? `control ${control.scale} · ` : "");
   return `${width} × ${height} · ${steps} steps · guidance ${guidance} · ${begun}${used}seed ${seed}`;
 }
 
@@ -84,7 +84,8 @@ function actions(job, image) {
     action("again", "Draw again", () => handlers.drawAgain(settingsOf(job, image)), "The same settings, a new seed"),
     action("use", "Use these settings", () => handlers.useSettings(settingsOf(job, image))),
   ];
-  if (image && handlers.takesPictures()) list.push(action("input", "Use as input", () => handlers.useAsInput(image)));
+  if (image && handlers.takesPictures()) list.push(action("input", "Use as input", () => handlers.takeAs("references", image)));
+  if (image && handlers.takesControl()) list.push(action("control", "Use as control", () => handlers.takeAs("control", image)));
   if (image && handlers.madeFrom(job.request)) list.push(compareAction(job, image));
   if (image) list.push(action("save", "Download", () => download(image).catch(handlers.report)));
   list.push(action("delete", "Delete", () => handlers.remove(job)));
@@ -241,8 +242,8 @@ function stepViewer(by) {
 }
 
 /**
- * @param callbacks drawAgain(settings), useSettings(settings), useAsInput(image), takesPictures(),
- * madeFrom(request): an address, if it is known, remove(job), cancel(job), report(error)
+ * @param callbacks drawAgain(settings), useSettings(settings), takesPictures(), takesControl(), takeAs("references" or
+ * "control", image), madeFrom(request): an address, if it is known, remove(job), cancel(job), report(error)
  */
 export function startGallery(callbacks) {
   handlers = callbacks;
@@ -255,7 +256,9 @@ export function startGallery(callbacks) {
   };
   viewer.onclose = () => {
     endCompare();
-    [...cards.values()].find((card) => card.image?.id === viewer.dataset.image)?.querySelector(".frame").focus();
+    // Closed by what goes on in the form, the viewer leaves the focus there.
+    if (!$("form").contains(document.activeElement))
+      [...cards.values()].find((card) => card.image?.id === viewer.dataset.image)?.querySelector(".frame").focus();
     delete viewer.dataset.image;
   };
   viewer.onkeydown = (event) => {

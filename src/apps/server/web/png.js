@@ -84,8 +84,10 @@ function parseWebui(text) {
 export function pictureSettings(texts) {
   if (texts.nostos) {
     const record = parseJson(texts.nostos);
-    const { images: image = [], loras = [], mask } = record;
-    return { ...record, image, loras, ...mask && { mask_blur: mask.blur } };
+    const { images: image = [], loras = [], mask, control } = record;
+    return {
+      ...record, image, loras, ...mask && { mask_blur: mask.blur }, ...control && { control: { ...control, image: control.sha256 ? control : null } },
+    };
   }
   if (texts.parameters) return parseWebui(texts.parameters);
   throw new Error("this picture does not say how it was drawn");
