@@ -35,8 +35,8 @@ struct FamilyOptions {
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
   bool rounds_products = false;    ///< the transformer's, to 8 bits: see BlockProducts
   bool rounds_text = false;        ///< the text encoder's, likewise
-  /// Matrices of the transformer whose products stay as they are without rounds_products, see BlockProducts::kept; none:
-  /// those that the family knows to be hard to round, unless the part's file has 8-bit matrices.
+  /// Matrices of the transformer whose products stay as they are without rounds_products, see BlockProducts::kept.
+  /// None: PartKind::kept_products, unless the part's file has 8-bit matrices.
   std::optional<std::set<std::string>> kept_products{};
   std::shared_ptr<const InputWatch> input_watch{};  ///< of the transformer: see BlockProducts
   /// What is open of `files`: whatever is made with these options, or with a copy of them, opens through it.

@@ -26,8 +26,8 @@ void check_product(const RoundedRows& x, const Int8Weight& w, ConstView y, int64
 
 void check_term(const RoundedRows& x, const Int8Weight& w, const Int8Term& term) {
   if (term.up == nullptr) return;
-  check(term.up->in <= kMostInt8TermRank && term.up->input == DType::bf16 && term.up->out == w.numbers.shape()[0] && term.reduced.dtype() == DType::bf16 &&
-            term.reduced.shape() == Shape({x.numbers.shape()[0], term.up->in}),
+  check(term.up->in <= kMostInt8TermRank && term.up->input == DType::bf16 && term.up->out == w.numbers.shape()[0] &&
+            term.reduced.dtype() == DType::bf16 && term.reduced.shape() == Shape({x.numbers.shape()[0], term.up->in}),
         "a low-rank term is for a product of its shape");
 }
 

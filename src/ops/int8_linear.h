@@ -20,8 +20,8 @@ inline bool takes_int8(const Shape& weight) { return weight[0] % 8 == 0 && weigh
 
 /// Rounds rows to 8 bits, each by itself: y = x H in blocks of `rotation` inputs, in float32, from the lowest of an
 /// index's digits to the base 4 to the highest; scale = max |y| / 127; number = y * (127 / max |y|) to the nearest,
-/// halves to even. A row of zeros has the scale 0. A row with a number that is not finite has zeros, and a scale that is
-/// not finite: so are its products then. The bits are the same on every device.
+/// halves to even. A row of zeros has the scale 0. A row with a number that is not finite has zeros, and a
+/// scale that is not finite: so are its products then. The bits are the same on every device.
 /// \param x f32 or bf16 [rows, in], in a multiple of the rotation. \param rotation 0 (none), narrow or wide
 /// \param numbers i8 [rows, in]. \param scales f32 [rows]
 /// Source of rotation and scales: arXiv:2512.03673.
@@ -52,8 +52,8 @@ void int8_linear_sum(Context& ctx, const RoundedRows& x, const Int8Weight& w, co
 /// out = silu(gate) * up of these products. \param w interleaved_rows(). \param out bf16 [rows, out / 2]
 void int8_gated_linear(Context& ctx, const RoundedRows& x, const Int8Weight& w, const Int8Term& term, View out);
 
-/// linear() of a weight with 8-bit numbers, without its update: x is rounded by quantise_rows() in scratch memory of the
-/// context. \param x f32 or bf16 [rows, in]. \param w without a bias. \param y f32 or product_dtype() [rows, out]
+/// linear() of a weight with 8-bit numbers, without its update: x is rounded by quantise_rows() in scratch memory of
+/// the context. \param x f32 or bf16 [rows, in]. \param w without a bias. \param y f32 or product_dtype() [rows, out]
 void rounded_linear(Context& ctx, ConstView x, const Linear& w, View y, bool accumulate);
 /// The same with a term, where it is one kernel.
 void rounded_linear_sum(Context& ctx, ConstView x, const Linear& w, const Int8Term& term, View y);
