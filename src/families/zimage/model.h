@@ -30,15 +30,14 @@ inline constexpr std::array<std::string_view, 5> kPipelines{"ZImagePipeline", "Z
 
 inline constexpr std::string_view kTransformerClass = "ZImageTransformer2DModel";
 
-/// The first blocks: their errors grow through all others, and on real prompts one number of a token's input of
+/// The refiners, whose errors grow through all other blocks; and on real prompts one number of a token's input of
 /// layers.0.feed_forward.w2 reaches 344,064, beside which 8 bits leave nothing of the others.
-inline constexpr std::array<std::string_view, 12> kKeptProducts{
+inline constexpr std::array<std::string_view, 9> kKeptProducts{
     "noise_refiner.0.attention.to_q.weight",  "noise_refiner.0.attention.to_out.0.weight",
     "noise_refiner.0.feed_forward.w1.weight", "noise_refiner.0.feed_forward.w2.weight",
     "noise_refiner.1.attention.to_q.weight",  "noise_refiner.1.attention.to_out.0.weight",
     "noise_refiner.1.feed_forward.w1.weight", "noise_refiner.1.feed_forward.w2.weight",
-    "layers.0.attention.to_q.weight",         "layers.0.attention.to_out.0.weight",
-    "layers.0.feed_forward.w1.weight",        "layers.0.feed_forward.w2.weight"};
+    "layers.0.feed_forward.w2.weight"};
 
 /// The transformer as files have it.
 inline constexpr PartKind kTransformer{
