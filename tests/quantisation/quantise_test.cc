@@ -2,6 +2,7 @@
 #include "quantisation/quantise.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -57,13 +58,17 @@ class Quantise : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     if (!ops::capabilities({}).int8_products) GTEST_SKIP() << "no products of 8-bit numbers here";
-    folder_ = Path(testing::TempDir()) / "quantise" / GetParam().name;
+    // Tests run beside each other.
+    folder_ = Path(testing::TempDir()) / ("quantise." + std::to_string(getpid())) / GetParam().name;
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
     options_.engine.model = GetParam().model(folder_);
     options_.engine.threads = 2;
     options_.requests = {request("a lion on a beach"), request("three apples")};
     options_.output = folder_ / "made.safetensors";
+  }
+  void TearDown() override {
+    if (!folder_.empty()) std::filesystem::remove_all(folder_.parent_path());
   }
   static GenerationRequest request(const char* prompt) {
     GenerationRequest made;
