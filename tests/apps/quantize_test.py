@@ -91,6 +91,9 @@ class Quantize(unittest.TestCase):
         other = self.dir / "other.safetensors"
         self.prompts.write_text("\n \n")
         self.assertIn("has 0 prompts, one a line", self.refused("--output", other, "--prompts", self.prompts))
+        self.prompts.write_bytes(b"a lion\n\ncaf\xe9\n")
+        self.assertIn("line 3 is no prompt", self.refused("--output", other, "--prompts", self.prompts))
+        self.assertIn("cannot read ''", self.refused("--output", other, "--prompts", ""))
         self.assertIn("missing.txt", self.refused("--output", other, "--prompts", "missing.txt"))
         self.assertIn("on one rank, not on 2", self.refused("--output", other, "--num-gpus", 2))
         self.assertIn("--precision int8 is what is measured", self.refused("--output", other, "--precision", "int8"))

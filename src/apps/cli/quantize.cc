@@ -19,6 +19,7 @@
 #include "base/terminal.h"
 #include "checkpoints/conversion.h"
 #include "io/file.h"
+#include "io/utf8.h"
 #include "quantisation/quantise.h"
 
 namespace nostos::cli {
@@ -34,7 +35,8 @@ struct QuantizeFlags {
   CommonFlags common;
   EngineFlags engine;
   ModelFlags model;
-  std::string model_path, synthetic, output, prompts;
+  std::string model_path, synthetic, output;
+  std::optional<std::string> prompts;
   bool synthetic_hostile = false, overwrite = false, json = false;
   std::optional<int64_t> height, width, num_inference_steps;
   std::optional<double> guidance_scale;
@@ -44,12 +46,16 @@ struct QuantizeFlags {
 
 /// \return the lines that are not blank. \throws Error invalid_input
 std::vector<std::string> read_prompts(const std::string& file) {
-  if (file.empty()) return {std::begin(kPrompts), std::end(kPrompts)};
   std::istringstream text(read_file(file, kMostPromptBytes));
   std::vector<std::string> prompts;
+  int64_t number = 0;
   for (std::string line; std::getline(text, line);) {
+    ++number;
     if (line.ends_with('\r')) line.pop_back();
-    if (line.find_first_not_of(" \t") != std::string::npos) prompts.push_back(line);
+    if (line.find_first_not_of(" \t") == std::string::npos) continue;
+    require(is_one_line(line), ErrorKind::invalid_input,
+            "{}: line {} is no prompt: prompts are UTF-8 text without control characters", file, number);
+    prompts.push_back(line);
   }
   require(!prompts.empty() && prompts.size() <= kMostPrompts, ErrorKind::invalid_input,
           "{}: has {} prompts, one a line; it must have 1 to {}", file, prompts.size(), kMostPrompts);
@@ -65,7 +71,8 @@ QuantisationOptions options_of(const QuantizeFlags& flags) {
   require(!flags.output.empty() || !flags.synthetic.empty() || flags.json, ErrorKind::invalid_input,
           "nothing to write: give --output, or --json to have what is measured alone");
   if (!flags.output.empty()) require_output_file(options.output, flags.overwrite);
-  for (const std::string& prompt : read_prompts(flags.prompts)) {
+  for (const std::string& prompt : flags.prompts ? read_prompts(*flags.prompts)
+                                                 : std::vector<std::string>(std::begin(kPrompts), std::end(kPrompts))) {
     GenerationRequest& request = options.requests.emplace_back();
     request.prompt = prompt;
     request.height = flags.height;
@@ -171,7 +178,8 @@ void add_quantize_command(CLI::App& app) {
       ->excludes(model);
   command->add_flag("--synthetic-hostile", flags->synthetic_hostile, kHostileHelp);
   command->add_option("--output", flags->output, "file whose name ends in .safetensors");
-  command->add_option("--prompts", flags->prompts, "text file with a prompt a line, to measure with (four of nostos)");
+  command->add_option("--prompts", flags->prompts,
+                      "UTF-8 text file with a prompt a line, to measure with (four of nostos)");
   number("--max-layer-error", flags->max_layer_error,
          "layers whose output is off by more, relative to its norm, are kept as they are (0.1)")
       ->check(number_in(0, 1e6));

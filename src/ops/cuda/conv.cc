@@ -1,5 +1,5 @@
-// Implements convolutions: on Hopper a kernel of our own for bf16 images, else cuDNN's fused ones for such of 8, 16, ...
-// channels, otherwise a direct kernel.
+// Implements convolutions: on Hopper a kernel of our own for bf16 images, else cuDNN's fused ones for such of 8, 16 and
+// so on channels, otherwise a direct kernel.
 #include "ops/conv.h"
 
 #include "base/rounding.h"

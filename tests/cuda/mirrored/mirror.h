@@ -33,7 +33,7 @@ constexpr size_t member_count() {
 template <class T, class Body>
 void each_member(T& value, const Body& body) {
   constexpr size_t kCount = member_count<T>();
-  static_assert(kCount >= 1 && kCount <= 8, "an operand has up to 8 members");
+  static_assert(kCount >= 1 && kCount <= 9, "an operand has up to 9 members");
   const auto all = [&](auto&... members) { (body(members), ...); };
   if constexpr (kCount == 1) {
     auto& [a] = value;
@@ -56,9 +56,12 @@ void each_member(T& value, const Body& body) {
   } else if constexpr (kCount == 7) {
     auto& [a, b, c, d, e, f, g] = value;
     all(a, b, c, d, e, f, g);
-  } else {
+  } else if constexpr (kCount == 8) {
     auto& [a, b, c, d, e, f, g, h] = value;
     all(a, b, c, d, e, f, g, h);
+  } else {
+    auto& [a, b, c, d, e, f, g, h, i] = value;
+    all(a, b, c, d, e, f, g, h, i);
   }
 }
 
