@@ -145,8 +145,9 @@ void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_
   const auto step = [&](size_t which, View out, bool gated) {
     return BlockStep{products[which].name, product_flops(rows, products[which]), [&, which, out, gated](size_t set) {
                        const Int8Weight& w = weights[set][which].weight;
-                       const ConstView from(numbers.view().bytes(), DType::i8, {rows, w.numbers.shape()[1]});
-                       (gated ? ops::int8_gated_linear : ops::int8_linear)(ctx, from, scales, w, out);
+                       const ops::RoundedRows from{
+                           ConstView(numbers.view().bytes(), DType::i8, {rows, w.numbers.shape()[1]}), scales};
+                       gated ? ops::int8_gated_linear(ctx, from, w, {}, out) : ops::int8_linear(ctx, from, w, out);
                      }};
   };
   const BlockStep attend{"rotation and attention", attention_flops(heads, rows, rows, head_dim), [&](size_t) {
