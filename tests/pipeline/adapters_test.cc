@@ -2,6 +2,7 @@
 // and weights that are as before once a drawing is done.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -165,8 +166,10 @@ AdapterUse table_change() {
   const WeightStore store = WeightStore::open(kZImage.folder / "text_encoder");
   for (const auto& [name, info] : store.list()) {
     if (!name.ends_with(table)) continue;
-    const Tensor difference(Device{}, DType::f32, *info.shape());
-    const Path file = Path(testing::TempDir()) / "table_change.safetensors";
+    Tensor difference(Device{}, DType::f32, *info.shape());
+    std::memset(difference.view().bytes(), 0, difference.size_in_bytes());
+    // Tests run beside each other.
+    const Path file = Path(testing::TempDir()) / fmt::format("table_change.{}.safetensors", getpid());
     const std::vector<NamedTensor> named{{"text_encoder.model.embed_tokens.diff", difference.view()}};
     write_safetensors(file, named);
     return {.name = "table", .file = file.string(), .sha256 = {}, .scale = 1};
