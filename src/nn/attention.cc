@@ -144,11 +144,11 @@ AttentionScratch AttentionScratch::take(Arena& arena, const AttentionShape& shap
 }
 
 void attend(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-            std::span<const AttentionWeights> streams, ConstView x, const AttentionScratch& s) {
+            std::span<const AttentionWeights> streams, const ops::ProductRows& x, const AttentionScratch& s) {
   check(s.heads.size() == sequences.size(), "each sequence has its memory");
   for (const auto& [stream, of_stream] : rows_by_stream(sequences, streams.size()))
-    ops::linear(ctx, x.rows(of_stream.begin, of_stream.count), streams[stream].qkv,
-                s.qkv.rows(of_stream.begin, of_stream.count));
+    ops::multiply(ctx, x.rows(of_stream.begin, of_stream.count), streams[stream].qkv,
+                  s.qkv.rows(of_stream.begin, of_stream.count));
   int64_t begin = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& [sequence, rope, pads] = sequences[i];

@@ -9,6 +9,7 @@
 #include "nn/rope.h"
 #include "nn/sharded_sequence.h"
 #include "ops/attention.h"
+#include "ops/int8_linear.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
 
@@ -62,14 +63,14 @@ struct AttentionScratch {
 
 /// What a layer reads and writes: rows of all its sequences.
 struct AttentionRows {
-  ConstView x;              ///< [rows, hidden] of the weights' dtype
+  ops::ProductRows x;       ///< [rows, hidden]
   View projected;           ///< f32, or ops::product_dtype() if not accumulating [rows, hidden]
   bool accumulate = false;  ///< whether the result is added to what stands there
 };
 
 /// s.mixed = attention(rope(norm(qkv(x)))): attention() below without its last product. \param x as AttentionRows.
 void attend(Context& ctx, std::span<const AttendedSequence> sequences, const AttentionShape& shape,
-            std::span<const AttentionWeights> streams, ConstView x, const AttentionScratch& s);
+            std::span<const AttentionWeights> streams, const ops::ProductRows& x, const AttentionScratch& s);
 /// projected (+)= out(attention(rope(norm(qkv(x))))) for this rank's rows of several sequences, each attending to all
 /// of itself. A row depends on its own sequence alone, bit for bit. Never allocates; waits for the peers where there
 /// are any.

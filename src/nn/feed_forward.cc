@@ -11,9 +11,9 @@ FeedForwardScratch FeedForwardScratch::take(Arena& arena, const GatedShape& shap
   return s;
 }
 
-void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,
-                  bool accumulate) {
-  ops::gated_linear(ctx, x, w.gate_up, s.gate_up, s.product);
+void feed_forward(Context& ctx, const FeedForwardWeights& w, const ops::ProductRows& x, const FeedForwardScratch& s,
+                  View projected, bool accumulate) {
+  ops::multiply_gated(ctx, x, w.gate_up, s.gate_up, s.product);
   ops::linear(ctx, s.product, w.down, projected, accumulate);
 }
 

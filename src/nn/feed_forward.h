@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "device/context.h"
+#include "ops/int8_linear.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
 
@@ -21,9 +22,9 @@ struct FeedForwardScratch {
   static FeedForwardScratch take(Arena& arena, const GatedShape& shape, int64_t tokens, DType dtype);
 };
 
-/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden] of the weights' dtype. \param projected f32,
+/// projected (+)= down(silu(gate(x)) * up(x)). \param x [tokens, hidden]. \param projected f32,
 /// or ops::product_dtype() if not accumulating [tokens, hidden].
-void feed_forward(Context& ctx, const FeedForwardWeights& w, ConstView x, const FeedForwardScratch& s, View projected,
-                  bool accumulate = false);
+void feed_forward(Context& ctx, const FeedForwardWeights& w, const ops::ProductRows& x, const FeedForwardScratch& s,
+                  View projected, bool accumulate = false);
 
 }  // namespace nostos::nn

@@ -21,6 +21,8 @@ std::string to_string(const Capabilities& can) {
   if (can.packed_head_dim > 0) words.push_back(fmt::format("packed attention of heads of {}", can.packed_head_dim));
   if (can.gated_multiple > 0) words.push_back(fmt::format("gated products of widths in {}s", can.gated_multiple));
   if (can.summed_multiple > 0) words.push_back(fmt::format("sums of products in {}s", can.summed_multiple));
+  if (can.most_rounded_channels > 0)
+    words.push_back(fmt::format("norms of up to {} channels in 8 bits", can.most_rounded_channels));
   if (can.phase_multiple > 0)
     words.push_back(fmt::format("upsampling by phases of channels in {}s", can.phase_multiple));
   if (can.fused_phase_multiple > 0) words.push_back(fmt::format("fused in {}s", can.fused_phase_multiple));

@@ -19,6 +19,7 @@ struct Capabilities {
   int64_t packed_head_dim = 0;        ///< width of the bf16 heads that packed_attention() serves; 0: it serves none
   int64_t gated_multiple = 0;         ///< gated_linear() is one kernel for bf16 widths that it divides; 0: it never is
   int64_t summed_multiple = 0;        ///< linear_sum() likewise
+  int64_t most_rounded_channels = 0;  ///< of rows that NextNorm rounds to 8 bits
   int64_t phase_multiple = 0;         ///< upsampling by phases, for bf16 channels that it divides; 0: there is none
   int64_t fused_phase_multiple = 0;   ///< in one kernel, for phases of channels that it divides; 0: there is none
 };

@@ -81,6 +81,20 @@ void quantise_rows(Context& ctx, ConstView x, int64_t rotation, View numbers, Vi
   dispatch<quantise_rows>(ctx, x, rotation, numbers, scales);
 }
 
+void multiply(Context& ctx, const ProductRows& x, const Linear& w, View y, bool accumulate) {
+  if (!x.scales) return linear(ctx, x.numbers, w, y, accumulate);
+  check(takes_rounded_rows(w) && !accumulate, "the weight takes rounded rows");
+  int8_linear(ctx, {x.numbers, x.scales}, w.int8, y);
+}
+
+void multiply_gated(Context& ctx, const ProductRows& x, const GatedLinear& w, View scratch, View out) {
+  if (!x.scales) return gated_linear(ctx, x.numbers, w, scratch, out);
+  check(takes_rounded_rows(w.gate_up), "the weight takes rounded rows");
+  if (w.is_fused) return int8_gated_linear(ctx, {x.numbers, x.scales}, w.gate_up.int8, {}, out);
+  int8_linear(ctx, {x.numbers, x.scales}, w.gate_up.int8, scratch);
+  silu_mul(ctx, scratch, out);
+}
+
 void int8_linear(Context& ctx, const RoundedRows& x, const Int8Weight& w, View y) {
   check_product(x, w, y, w.numbers.shape()[0]);
   check(y.dtype() == product_dtype(ctx.device(), DType::bf16), "int8_linear gives product_dtype()");

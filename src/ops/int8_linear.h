@@ -2,6 +2,8 @@
 // the scales of the row and of the output make numbers of them.
 #pragma once
 
+#include <concepts>
+
 #include "device/context.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
@@ -32,6 +34,30 @@ struct RoundedRows {
   ConstView numbers;  ///< i8 [rows, in]
   ConstView scales;   ///< f32 [rows]
 };
+
+/// What a product is multiplied with: rows of the weight's dtype, or rows that are rounded already.
+struct ProductRows {
+  ConstView numbers;   ///< [rows, in]: of the weight's dtype, or i8
+  ConstView scales{};  ///< f32 [rows] beside i8, else null
+
+  template <std::convertible_to<ConstView> Rows>
+  ProductRows(const Rows& rows) : numbers(rows) {}
+  ProductRows(ConstView rounded, ConstView scales_of_rows) : numbers(rounded), scales(scales_of_rows) {}
+
+  ProductRows rows(int64_t begin, int64_t count) const {
+    return {numbers.rows(begin, count), scales ? scales.rows(begin, count) : scales};
+  }
+};
+
+/// \return whether products with `w` take rows that were rounded with the wide rotation: it has 8-bit numbers, and
+/// neither an adapter nor a watch wants the rows as they were.
+inline bool takes_rounded_rows(const Linear& w) {
+  return w.int8 && w.int8.rotation == kWideRotation && !w.update && !w.watch;
+}
+/// linear() of either kind of rows. \param y product_dtype() where they are rounded
+void multiply(Context& ctx, const ProductRows& x, const Linear& w, View y, bool accumulate = false);
+/// gated_linear() of either kind of rows.
+void multiply_gated(Context& ctx, const ProductRows& x, const GatedLinear& w, View scratch, View out);
 
 /// y = (numbers W^T) * scale of the row * scale of the output, multiplied in float32 in this order. The sum is exact: a
 /// row of y depends on that row alone, whatever the kernel.

@@ -2,7 +2,9 @@
 #include "ops/norm.h"
 
 #include "base/error.h"
+#include "ops/capabilities.h"
 #include "ops/dispatch.h"
+#include "ops/int8_linear.h"
 
 namespace nostos::ops {
 
@@ -21,18 +23,25 @@ void layer_norm_scaled(Context& ctx, ConstView x, ConstView scale, float eps, Vi
 
 namespace {
 
-bool fits(const NextNorm& next, const Shape& x) {
+bool fits(Device device, const NextNorm& next, const Shape& x) {
   const auto is_row = [&](ConstView row) { return !row || row.elements() == x[1]; };
+  if (next.scales && !(next.out.dtype() == DType::i8 && next.weight && next.scales.dtype() == DType::f32 &&
+                       next.scales.elements() == x[0] && rounds_next_norm(device, x[1])))
+    return false;
   return !next.out || (next.out.shape() == x && is_row(next.weight) && is_row(next.scale));
 }
 
 }  // namespace
 
+bool rounds_next_norm(Device device, int64_t channels) {
+  return channels % kWideRotation == 0 && channels <= capabilities(device).most_rounded_channels;
+}
+
 void add_gated_rms_norm(Context& ctx, ConstView projected, const GatedNorm& norm, View x, const NextNorm& next) {
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated_rms_norm keeps the shape");
   check(norm.weight.shape() == Shape({x.shape()[1]}) && (!norm.gate || norm.gate.elements() == x.shape()[1]),
         "add_gated_rms_norm's weights match the channels");
-  check(fits(next, x.shape()), "the norm after add_gated_rms_norm has its shape");
+  check(fits(ctx.device(), next, x.shape()), "the norm after add_gated_rms_norm has its shape");
   dispatch<add_gated_rms_norm>(ctx, projected, norm, x, next);
 }
 
@@ -40,7 +49,7 @@ void add_gated(Context& ctx, ConstView projected, const GatedBias& by, View x, c
   check(x.shape().rank() == 2 && x.shape() == projected.shape(), "add_gated keeps the shape");
   check(by.bias.elements() == x.shape()[1] && by.gate.elements() == x.shape()[1],
         "add_gated's bias and gate match the channels");
-  check(fits(next, x.shape()), "the norm after add_gated has its shape");
+  check(fits(ctx.device(), next, x.shape()), "the norm after add_gated has its shape");
   dispatch<add_gated>(ctx, projected, by, x, next);
 }
 

@@ -19,7 +19,18 @@ struct NextNorm {
   ConstView weight;  ///< f32 [channels], or null: out = x
   ConstView scale;   ///< f32 [channels] or null
   View out;          ///< f32 or bf16 [rows, channels], or null for no such norm
+  /// f32 [rows], or null. Else out is i8, and both are what quantise_rows() makes of the norm in bf16 with the wide
+  /// rotation: where rounds_next_norm(), and with a weight.
+  View scales{};
+
+  /// \return the norm of rows [begin, begin + count) of x.
+  NextNorm rows(int64_t begin, int64_t count) const {
+    return {weight, scale, out ? out.rows(begin, count) : out, scales ? scales.rows(begin, count) : scales};
+  }
 };
+
+/// \return whether NextNorm rounds rows of `channels` to 8 bits on `device`.
+bool rounds_next_norm(Device device, int64_t channels);
 
 /// The norm of what is added to the residual stream.
 struct GatedNorm {

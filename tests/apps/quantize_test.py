@@ -54,7 +54,7 @@ class Quantize(unittest.TestCase):
         self.assertRegex(text, r"(?m)^layers\.0\.attention\.to_q, to_k, to_v +288 +864 ")
         self.assertRegex(text, r"(?m)^ +2 +0\.\d{6} +0\.\d{6} +0\.\d{4} +0\.\d{4}$")
         self.assertRegex(text, r"(?m)^ *\d+\.\d\d +0\.\d{4}  three apples$")
-        self.assertIn("23 of 28 layers are rounded, 5 are kept", text)
+        self.assertIn("19 of 28 layers are rounded, 9 are kept", text)
         header = read_header(self.file)
         self.assertEqual(header["layers.5.attention.qkv.weight"]["dtype"], "I8")
         self.assertEqual(header["layers.5.attention.qkv.weight_scale"]["shape"], [864, 1])

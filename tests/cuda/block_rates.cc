@@ -132,8 +132,8 @@ void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_
   const Tensor cos = bench.random(DType::f32, {rows, head_dim / 2}),
                sin = bench.random(DType::f32, {rows, head_dim / 2});
   const auto random = [&](const Shape& shape) { return bench.random(DType::bf16, shape); };
-  Tensor x = bench.random(DType::f32, {rows, hidden}), normed = random({rows, hidden}), mixed = random({rows, hidden}),
-         product = random({rows, ffn}), qkv = random({rows, 3 * hidden}), projected = random({rows, hidden});
+  Tensor x = bench.random(DType::f32, {rows, hidden}), mixed = random({rows, hidden}), product = random({rows, ffn}),
+         qkv = random({rows, 3 * hidden}), projected = random({rows, hidden});
   Tensor numbers(ctx.device(), DType::i8, {rows, ffn}), scales(ctx.device(), DType::f32, {rows});
   const std::vector<Width> products = blocks.products();
   const auto round = [&](const char* name, ConstView from) {
@@ -155,14 +155,14 @@ void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_
                            const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
                            ops::packed_attention(ctx, qkv, rotary, {heads, heads}, scale, mixed);
                          }};
-  const BlockStep add{"add and norm", 0, [&](size_t) {
-                        ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, normed});
+  const BlockStep add{"add and norm in 8 bits", 0, [&](size_t) {
+                        const View to(numbers.view().bytes(), DType::i8, {rows, hidden});
+                        ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, to, scales});
                       }};
   measure_in_order(bench, fmt::format("{}, {} rows, a block with products of 8-bit numbers", blocks.model, rows),
                    blocks.count,
-                   {round("round for qkv", normed), step(0, qkv, false), attend, round("round for out", mixed),
-                    step(1, projected, false), add, round("round for gate and up", normed), step(2, product, true),
-                    round("round for down", product), step(3, projected, false), add});
+                   {step(0, qkv, false), attend, round("round for out", mixed), step(1, projected, false), add,
+                    step(2, product, true), round("round for down", product), step(3, projected, false), add});
 }
 
 void run(const BlockArguments& only) {

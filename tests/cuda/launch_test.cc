@@ -46,6 +46,22 @@ TEST(RowLaunch, SumsTheSameWhateverTheRows) {
   }
 }
 
+TEST(RowLaunch, AWarpRoundsWholeRotations) {
+  for (const int64_t channels : {256, 512, 768, 2560, 3840, 4096}) {
+    const RowLaunch launch = rounded_row_launch(100000, channels, kMultiprocessors);
+    EXPECT_EQ(launch.vector * 32, 256);
+    EXPECT_GE(int64_t{launch.threads} * launch.groups * launch.vector, channels);
+    EXPECT_LT(int64_t{launch.threads - 32} * launch.groups * launch.vector, channels);
+    EXPECT_LE(launch.threads, kRoundedThreads);
+    EXPECT_EQ(launch.blocks, kMultiprocessors * kRoundedBlocks);
+    // Whose sums it repeats.
+    EXPECT_EQ(row_launch(1, channels, kMultiprocessors, true).groups, 1);
+    EXPECT_EQ(row_launch(1, channels, kMultiprocessors, true).threads, channels / kVector);
+  }
+  EXPECT_THROW(rounded_row_launch(1, 4352, kMultiprocessors), Error);
+  EXPECT_THROW(rounded_row_launch(1, 288, kMultiprocessors), Error);
+}
+
 TEST(RowLaunch, RefusesRowsThatDoNotFit) {
   EXPECT_NO_THROW(row_launch(1, 16384, kMultiprocessors));
   EXPECT_THROW(row_launch(1, 16392, kMultiprocessors), Error);

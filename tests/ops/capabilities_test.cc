@@ -7,6 +7,7 @@
 #include "ops/attention.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
+#include "ops/norm.h"
 #include "ops/support.h"
 
 namespace nostos {
@@ -17,17 +18,19 @@ TEST(Capabilities, ArePrinted) {
   EXPECT_EQ(to_string(ops::Capabilities{.bf16_products = true, .packed_head_dim = 128}),
             "bf16 products, packed attention of heads of 128");
   EXPECT_EQ(
-      to_string(ops::Capabilities{true, true, true, true, 128, 8, 4, 16, 64}),
+      to_string(ops::Capabilities{true, true, true, true, 128, 8, 4, 4096, 16, 64}),
       "bf16 products, 8-bit products, borrowed weights, planned convolutions, packed attention of heads of 128, gated "
-      "products of widths in 8s, sums of products in 4s, upsampling by phases of channels in 16s, fused in 64s");
+      "products of widths in 8s, sums of products in 4s, norms of up to 4096 channels in 8 bits, upsampling by phases "
+      "of channels in 16s, fused in 64s");
 }
 
 TEST(Capabilities, ACpuFusesNothing) {
   const ops::Capabilities can = ops::capabilities(Device{});
   EXPECT_FALSE(can.borrowed_weights || can.planned_convolutions);
-  EXPECT_EQ(
-      can.packed_head_dim + can.gated_multiple + can.summed_multiple + can.phase_multiple + can.fused_phase_multiple,
-      0);
+  EXPECT_EQ(can.packed_head_dim + can.gated_multiple + can.summed_multiple + can.most_rounded_channels +
+                can.phase_multiple + can.fused_phase_multiple,
+            0);
+  EXPECT_FALSE(ops::rounds_next_norm(Device{}, 256));
   EXPECT_FALSE(ops::packs_attention(Device{}, DType::bf16, 128, false));
   EXPECT_FALSE(ops::packs_attention(Device{}, DType::bf16, 0, false));
   EXPECT_FALSE(ops::fuses_gated_linear(Device{}, DType::bf16, {64, 64, false}));

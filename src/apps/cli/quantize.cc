@@ -129,8 +129,8 @@ void print_report(const QuantisationReport& report) {
     print_output("{:>7.2f}  {:>7.4f}  {}\n", image.psnr, image.ssim, without_controls(image.prompt));
   const auto kept = std::ranges::count(report.layers, true, &LayerError::is_kept);
   print_output(
-      "\n{} of {} layers are rounded, {} are kept: those whose error is beyond {}, and of Z-Image the noise "
-      "refiners and layers.0.feed_forward.w2.\n"
+      "\n{} of {} layers are rounded, {} are kept: those whose error is beyond {}, and of Z-Image "
+      "attention's in the first blocks and layers.0.feed_forward.w2.\n"
       "Mean PSNR {:.2f} dB, mean SSIM {:.4f}, least cosine {:.6f}.\n",
       std::ssize(report.layers) - kept, report.layers.size(), kept, report.max_layer_error, report.mean_psnr(),
       report.mean_ssim(), report.least_cosine());

@@ -22,27 +22,40 @@ BlockScratch BlockScratch::take(Arena& arena, const Config& config,
   return {nostos::take(arena, dtype, {rows, config.hidden}),
           nostos::take(arena, ops::product_dtype(arena.device(), dtype), {rows, config.hidden}),
           nn::AttentionScratch::take(arena, config.attention_shape(), sequences, dtype),
-          nn::FeedForwardScratch::take(arena, config.feed_forward_shape(), rows, dtype)};
+          nn::FeedForwardScratch::take(arena, config.feed_forward_shape(), rows, dtype),
+          ops::rounds_next_norm(arena.device(), config.hidden) ? nostos::take(arena, DType::f32, {rows}) : View()};
 }
 
 void report(const nn::Probe& probe, const std::string& name, ConstView rows) {
   if (probe) probe(name, rows);
 }
 
-void BlockRun::norm(const BlockWeights& w, const BlockModulation& mod, ConstView x) const {
+ops::ProductRows BlockRun::norm(const BlockWeights& w, const BlockModulation& mod, ConstView x) const {
   ops::rms_norm(ctx, x, w.attention_norm1, mod.attention_scale, config.norm_eps, s.normed);
+  return s.normed;
 }
 
-void BlockRun::products(const BlockWeights& w, const BlockModulation& mod, View x, const std::string& name) const {
+// A probe reads norms as they were before they are rounded.
+ops::NextNorm BlockRun::norm_for(const Linear& w, ConstView weight, ConstView scale) const {
+  if (probe || !s.normed_scales || !ops::takes_rounded_rows(w)) return {weight, scale, s.normed};
+  return {weight, scale, View(s.normed.bytes(), DType::i8, s.normed.shape()), s.normed_scales};
+}
+
+ops::NextNorm BlockRun::next_norm(const BlockWeights& w, const BlockModulation& mod) const {
+  return norm_for(w.attention.qkv, w.attention_norm1, mod.attention_scale);
+}
+
+void BlockRun::products(const BlockWeights& w, const BlockModulation& mod, View x, const ops::ProductRows& normed,
+                        const std::string& name) const {
   report(probe, name + ".attention_norm1_scaled", s.normed);
-  nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {s.normed, s.projected}, s.attention);
+  nn::attention(ctx, sequences, config.attention_shape(), {&w.attention, 1}, {normed, s.projected}, s.attention);
   report(probe, name + ".attention", s.attention.mixed);
   report(probe, name + ".to_out", s.projected);
-  ops::add_gated_rms_norm(ctx, s.projected, {w.attention_norm2, mod.attention_gate, config.norm_eps}, x,
-                          {w.ffn_norm1, mod.ffn_scale, s.normed});
+  const ops::NextNorm second = norm_for(w.feed_forward.gate_up.gate_up, w.ffn_norm1, mod.ffn_scale);
+  ops::add_gated_rms_norm(ctx, s.projected, {w.attention_norm2, mod.attention_gate, config.norm_eps}, x, second);
   report(probe, name + ".residual1", x);
   report(probe, name + ".ffn_norm1_scaled", s.normed);
-  nn::feed_forward(ctx, w.feed_forward, s.normed, s.feed_forward, s.projected);
+  nn::feed_forward(ctx, w.feed_forward, {second.out, second.scales}, s.feed_forward, s.projected);
   report(probe, name + ".ffn", s.projected);
 }
 
@@ -56,20 +69,19 @@ void BlockRun::all(std::span<const BlockWeights> blocks, const Modulations& modu
                    BetweenBlocks* between) const {
   if (between != nullptr) between->begin(ctx, sequences, x);
   if (blocks.empty()) return;
-  norm(blocks[0], modulation(0), x);
+  ops::ProductRows normed = norm(blocks[0], modulation(0), x);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const BlockWeights& w = blocks[i];
     const std::string block = name + "." + std::to_string(i);
     const bool last = i + 1 == blocks.size(), interrupted = between != nullptr && between->follows(i);
     ctx.throw_if_cancelled();
     w.visit.begin(ctx);
-    products(w, modulation(i), x, block);
+    products(w, modulation(i), x, normed, block);
     w.visit.end(ctx);
-    const ops::NextNorm next =
-        last ? ops::NextNorm{}
-             : ops::NextNorm{blocks[i + 1].attention_norm1, modulation(i + 1).attention_scale, s.normed};
+    const ops::NextNorm next = last ? ops::NextNorm{} : next_norm(blocks[i + 1], modulation(i + 1));
     end(w, modulation(i), x, interrupted ? ops::NextNorm{} : next);
-    if (interrupted && !between->after(ctx, i, x, next) && !last) norm(blocks[i + 1], modulation(i + 1), x);
+    const bool is_made = !interrupted || between->after(ctx, i, x, next);
+    if (!last) normed = is_made ? ops::ProductRows(next.out, next.scales) : norm(blocks[i + 1], modulation(i + 1), x);
     report(probe, block, x);
   }
 }

@@ -36,6 +36,7 @@ struct BlockScratch {
   View projected;  ///< ops::product_dtype() [rows, hidden]
   nn::AttentionScratch attention;
   nn::FeedForwardScratch feed_forward;
+  View normed_scales;  ///< f32 [rows], of normed's rows where these are rounded; null where they cannot be
 
   static BlockScratch take(Arena& arena, const Config& config, std::span<const nn::ShardedSequence* const> sequences,
                            DType dtype);
@@ -69,11 +70,14 @@ struct BlockRun {
   const BlockScratch& s;
   const nn::Probe& probe;
 
-  /// s.normed <- the norm that a block begins with.
-  void norm(const BlockWeights& w, const BlockModulation& mod, ConstView x) const;
-  /// The part of a block in which its matrices are used: x <- x + gate * norm(attention(s.normed)), and s.projected <-
-  /// the SwiGLU FFN of that. \param x f32 [rows, hidden], in place.
-  void products(const BlockWeights& w, const BlockModulation& mod, View x, const std::string& name) const;
+  /// The norm that a block begins with. \return where it is: s.normed
+  ops::ProductRows norm(const BlockWeights& w, const BlockModulation& mod, ConstView x) const;
+  /// \return the same norm, to be made where the block before ends, rounded in s.normed's place if the block takes that
+  ops::NextNorm next_norm(const BlockWeights& w, const BlockModulation& mod) const;
+  /// The part of a block in which its matrices are used: x <- x + gate * norm(attention(normed)), and s.projected <-
+  /// the SwiGLU FFN of that. \param x f32 [rows, hidden], in place. \param normed of x, the block's first norm
+  void products(const BlockWeights& w, const BlockModulation& mod, View x, const ops::ProductRows& normed,
+                const std::string& name) const;
   /// What is left: x <- x + gate * norm(s.projected). \param next gets the next block's norm while x is at hand
   void end(const BlockWeights& w, const BlockModulation& mod, View x, const ops::NextNorm& next) const;
 
@@ -81,6 +85,10 @@ struct BlockRun {
   /// \throws Error cancelled between blocks, peer_failed
   void all(std::span<const BlockWeights> blocks, const Modulations& modulation, View x, const std::string& name,
            BetweenBlocks* between = nullptr) const;
+
+ private:
+  /// \return the norm that products with `w` read, in s.normed's place.
+  ops::NextNorm norm_for(const Linear& w, ConstView weight, ConstView scale) const;
 };
 
 /// \return floating-point operations of the matrix products of `count` blocks over `rows`.

@@ -115,8 +115,7 @@ bool ControlStream::advance(Context& ctx, const Place& place, View c, View x, co
   ctx.throw_if_cancelled();
   control.block.visit.begin(ctx);
   if (control.before.in > 0) take_in(ctx, control.before, c);
-  run.norm(control.block, mod, c);
-  run.products(control.block, mod, c, name);
+  run.products(control.block, mod, c, run.norm(control.block, mod, c), name);
   run.end(control.block, mod, c, {{}, {}, x ? s.normed : View()});
   report(work_.probe, name, c);
   if (x) ops::linear(ctx, s.normed, control.after, s.projected);
@@ -134,9 +133,8 @@ bool ControlStream::add_hints(Context& ctx, ConstView bias, View x, const ops::N
     const int64_t count = sequences_[i].sequence->rows();
     const Config& dims = work_.network.config().dims;
     const ops::GatedBias by{bias, work_.controlled[i].image->step_scale.reshape({dims.hidden}), dims.norm_eps};
-    ops::NextNorm of_rows = makes_next ? next : ops::NextNorm{};
-    if (makes_next) of_rows.out = next.out.rows(rows_[i], count);
-    ops::add_gated(ctx, hints.rows(at, count), by, x.rows(rows_[i], count), of_rows);
+    ops::add_gated(ctx, hints.rows(at, count), by, x.rows(rows_[i], count),
+                   makes_next ? next.rows(rows_[i], count) : ops::NextNorm{});
     at += count;
   }
   return makes_next;

@@ -3,6 +3,7 @@
 
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/hopper.h"
+#include "ops/cuda/launch.h"
 #include "ops/device_op.h"
 
 namespace nostos::ops {
@@ -18,6 +19,7 @@ Capabilities run(OnCuda<capabilities>, Device device) {
           .packed_head_dim = is_hopper ? kHopperHeadDim : 0,
           .gated_multiple = is_hopper ? kGateRows : 0,
           .summed_multiple = is_hopper ? kSummedMultiple : 0,
+          .most_rounded_channels = kMostRoundedChannels,
           .phase_multiple = kFusedChannels,
           .fused_phase_multiple = is_hopper ? kPhaseOuts : 0};
 }

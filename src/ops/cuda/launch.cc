@@ -28,6 +28,15 @@ RowLaunch row_launch(int64_t rows, int64_t channels, int multiprocessors, bool t
   return launch;
 }
 
+RowLaunch rounded_row_launch(int64_t rows, int64_t channels, int multiprocessors) {
+  constexpr int64_t kRotation = kWarp * kVector;
+  check(channels % kRotation == 0 && channels <= kMostRoundedChannels, "rows are rounded in whole rotations");
+  RowLaunch launch{kVector, kRoundedGroups, 0, 0};
+  launch.threads = static_cast<int>(kWarp * divide_up(channels / kRotation, kRoundedGroups));
+  launch.blocks = static_cast<int>(std::min<int64_t>(rows, multiprocessors * kRoundedBlocks));
+  return launch;
+}
+
 GroupSumsLaunch group_sums_launch(int64_t channels, int64_t groups) {
   constexpr int64_t kSumsVector = 4;
   const int64_t most_channels = channels > 128 ? 64 : 32;  // 128 rows of 128 channels need more blocks to fill a GPU

@@ -52,6 +52,15 @@ struct RowLaunch {
 /// \throws Error internal for rows wider than 16384 (2048 unless a multiple of 8)
 RowLaunch row_launch(int64_t rows, int64_t channels, int multiprocessors, bool two_norms = false);
 
+/// The same of a kernel that rounds rows to 8 bits: group k of warp w is rotation w + k * warps.
+inline constexpr int kRoundedGroups = 2;
+inline constexpr int kRoundedThreads = 256, kRoundedBlocks = 3;  ///< of a block at most; on a multiprocessor at once
+/// One warp of row_launch() has a rotation, whose sums are repeated.
+inline constexpr int64_t kMostRoundedChannels = int64_t{kVector} * kRowThreads;
+static_assert(kMostRoundedChannels == int64_t{kRoundedThreads} * kRoundedGroups * kVector);
+/// \param channels in whole rotations of 256, at most kMostRoundedChannels
+RowLaunch rounded_row_launch(int64_t rows, int64_t channels, int multiprocessors);
+
 /// Launch of group_norm_row_sums: a block sums one image row of some whole groups. Thread t has channels
 /// [vector * (t % lanes), + vector) of the block's and every `pixels`-th pixel from t / lanes.
 struct GroupSumsLaunch {

@@ -1,6 +1,7 @@
 // Implements row normalisations: a block keeps a row in registers and its factors across rows.
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
+#include "ops/cuda/rounding.cuh"
 #include "ops/device_op.h"
 #include "ops/norm.h"
 
@@ -8,6 +9,8 @@ namespace nostos::ops {
 
 using namespace cuda;
 namespace {
+
+using Rotation = WarpRotation<true>;
 
 constexpr int kMaxWarps = kRowThreads / 32;
 
@@ -34,10 +37,14 @@ struct RawPart {
 };
 
 /// The same in float32; zero beyond the row's end.
-template <int V, int K>
+/// \param kTurns whether a warp has whole rotations of 256, one in each group: where rows are rounded. Sums over the
+/// row are then those of a block that has a warp for each, bit for bit: rows that are not rounded are normalised by
+/// such.
+template <int V, int K, bool kTurns = false>
 struct RowPart {
   float values[K][V];
 
+  __device__ RowPart() {}
   template <class T>
   __device__ explicit RowPart(const RawPart<T, V, K>& raw) {
 #pragma unroll
@@ -64,6 +71,14 @@ struct RowPart {
       for (int i = 0; i < V; ++i) body(k, i);
     }
   }
+  template <class Body>
+  __device__ static void each_quad(const Body& body) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+#pragma unroll
+      for (int i = 0; i < V; i += 4) body(k, i, (k * V + i) / 4);
+    }
+  }
   /// Multiplies by `row`, which may be null.
   __device__ void scale_by(const float* row, int channels) {
     if (row == nullptr) return;
@@ -72,12 +87,64 @@ struct RowPart {
   }
   /// \return the sum over the row's channels of (value - mean)^2. \param partial as block_sum
   __device__ float squares(float mean, int channels, float* partial) const {
-    float sum = 0;
+    float sums[kTurns ? K : 1] = {};
     each([&](int k, int i) {
       const float centred = channel_of<V>(k) < channels ? values[k][i] - mean : 0.f;
-      sum += centred * centred;
+      sums[kTurns ? k : 0] += centred * centred;
     });
-    return block_sum(sum, partial);
+    if constexpr (kTurns)
+      return sum_of_turns(sums, channels, partial);
+    else
+      return block_sum(sums[0], partial);
+  }
+
+ private:
+  __device__ static float sum_of_turns(const float (&sums)[K], int channels, float* partial) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const float of_warp = lane_sum(sums[k], 32);
+      if (threadIdx.x % 32 == 0) partial[warp + k * warps] = of_warp;
+    }
+    __syncthreads();
+    float sum = 0;
+    for (int turn = 0; turn < channels / (32 * V); ++turn) sum += partial[turn];
+    return sum;
+  }
+};
+
+/// A thread's part of a row of factors, in registers.
+template <class Part>
+struct Factors {
+  Part part;
+
+  __device__ Factors(const Part& made, int) : part(made) {}
+  __device__ const Part& operator()() const { return part; }
+};
+
+/// The same where rows are rounded, which wants the registers: in shared memory, each thread's words for itself.
+/// \param which of the block's rows of factors
+template <int V, int K>
+struct Factors<RowPart<V, K, true>> {
+  using Part = RowPart<V, K, true>;
+  float4* quads;
+
+  __device__ Factors(const Part& made, int which) {
+    extern __shared__ float turned_of_warps[];
+    const int threads = static_cast<int>(blockDim.x), rotated = threads / 32 * Rotation::kFloats;
+    quads = reinterpret_cast<float4*>(turned_of_warps + rotated + which * V * K * threads) + threadIdx.x;
+    Part::each_quad([&](int k, int i, int quad) {
+      quads[quad * threads] = {made.values[k][i], made.values[k][i + 1], made.values[k][i + 2], made.values[k][i + 3]};
+    });
+  }
+  __device__ Part operator()() const {
+    Part read;
+    Part::each_quad([&](int k, int i, int quad) {
+      const float4 words = quads[quad * static_cast<int>(blockDim.x)];
+      read.values[k][i] = words.x, read.values[k][i + 1] = words.y;
+      read.values[k][i + 2] = words.z, read.values[k][i + 3] = words.w;
+    });
+    return read;
   }
 };
 
@@ -127,12 +194,21 @@ __global__ void __launch_bounds__(kRowThreads, row_blocks(K))
   }
 }
 
-/// The norm after the sum; Out is void for none.
+/// Threads of a block that makes a norm of Out at most, and blocks that must fit on a multiprocessor at once.
+template <class Out>
+constexpr bool kRounds = std::is_same_v<Out, int8_t>;
+constexpr int next_threads(bool rounds) { return rounds ? kRoundedThreads : kRowThreads; }
+constexpr int next_blocks(bool rounds, int groups, bool two_norms) {
+  return rounds ? kRoundedBlocks : row_blocks(groups, two_norms);
+}
+
+/// The norm after the sum; Out is void for none, and int8_t for one that is rounded.
 template <class Out>
 struct Next {
   const float* weight;  // null: the sum itself
   const float* scale;
   Out* out;
+  float* scales;  // of rounded rows
 
   /// Multiplies a row's factors together. \param any row of factors, which is read where there are none
   template <class Row>
@@ -142,37 +218,74 @@ struct Next {
     return made;
   }
   template <class Row>
-  __device__ void make(Row& sum, const Row& factors, float eps, int64_t row, int channels, float* partial) const {
+  __device__ void make(Row& sum, const Factors<Row>& factors, float eps, int64_t row, int channels,
+                       float* partial) const {
     if constexpr (!std::is_void_v<Out>) {
       if (weight != nullptr) {
         const float inverse = 1.f / sqrtf(sum.squares(0, channels, partial) / static_cast<float>(channels) + eps);
-        sum.each([&](int k, int i) { sum.values[k][i] = sum.values[k][i] * inverse * factors.values[k][i]; });
+        const Row& by = factors();
+        sum.each([&](int k, int i) { sum.values[k][i] = sum.values[k][i] * inverse * by.values[k][i]; });
       }
-      sum.write(out + row * channels, channels);
+      if constexpr (kRounds<Out>)
+        round(sum, row, channels);
+      else
+        sum.write(out + row * channels, channels);
     }
+  }
+
+  /// Writes the row, which is in RowPart<kVector, kRoundedGroups>, in 8 bits, from numbers in bf16. A warp has a
+  /// rotation in each group, a thread half a unit of each: two lanes change halves, so that each has a whole one.
+  /// Between two calls all threads meet in make()'s sum: one array of partial results will do.
+  template <class Row>
+  __device__ void round(const Row& normed, int64_t row, int channels) const {
+    extern __shared__ float turned_of_warps[];
+    __shared__ uint32_t largest_of_warp[kMaxWarps];
+    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+    const Rotation rotation(turned_of_warps + warp * Rotation::kFloats);
+    const bool second = rotation.which == 1;
+    Raw<bfloat16, kRoundedUnit> unit;
+    constexpr int kHalf = kVector / 2;
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      const auto words = [&](int k) { return pack_bf16(normed.values[k][2 * i], normed.values[k][2 * i + 1]); };
+      const uint32_t of_first = words(0), of_second = words(1);
+      const uint32_t other = __shfl_xor_sync(kAllLanes, second ? of_first : of_second, 1);
+      unit.words[i] = second ? other : of_first;
+      unit.words[kHalf + i] = second ? of_second : other;
+    }
+    float values[kRoundedUnit];
+    unit.unpack(values);
+    rotation.rotate(values);
+    const auto rounded = RowRounding::of<Rotation::kLarger>(block_largest(largest_magnitude(values), largest_of_warp));
+    if (threadIdx.x == 0) scales[row] = rounded.scale;
+    const int64_t block = warp + (second ? warps : 0), words_of_block = ops::kWideRotation / 4;
+    rotation.write(values, rounded, reinterpret_cast<uint32_t*>(out + row * channels) + block * words_of_block,
+                   block * ops::kWideRotation < channels);
   }
 };
 
 template <class In, class Out, int V, int K>
-__global__ void __launch_bounds__(kRowThreads, row_blocks(K, !std::is_void_v<Out>))
+__global__ void __launch_bounds__(next_threads(kRounds<Out>), next_blocks(kRounds<Out>, K, !std::is_void_v<Out>))
     add_gated_rms_norm_kernel(const In* projected, const float* weight, const float* gate, float eps, int64_t rows,
                               int channels, float* x, Next<Out> next) {
+  using Part = RowPart<V, K, kRounds<Out>>;
   __shared__ float partial[2][2][kMaxWarps];
-  RowPart<V, K> factors(weight, channels);
-  factors.scale_by(gate, channels);
-  const auto next_factors = next.template factors<RowPart<V, K>>(weight, channels);
+  Part gated(weight, channels);
+  gated.scale_by(gate, channels);
+  const Factors<Part> factors(gated, 0), next_factors(next.template factors<Part>(weight, channels), 1);
   RawPart<In, V, K> ahead;
   ahead.load(projected + blockIdx.x * static_cast<int64_t>(channels), channels, true);
   int parity = 0;
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
     RawPart<float, V, K> before;  // on its way during the sum
     before.load(x + r * channels, channels, true);
-    const RowPart<V, K> row(ahead);
+    const Part row(ahead);
     ahead.load(projected + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
     const float inverse =
         1.f / sqrtf(row.squares(0, channels, partial[parity][0]) / static_cast<float>(channels) + eps);
-    RowPart<V, K> sum(before);
-    sum.each([&](int k, int i) { sum.values[k][i] += row.values[k][i] * inverse * factors.values[k][i]; });
+    Part sum(before);
+    const Part& by = factors();
+    sum.each([&](int k, int i) { sum.values[k][i] += row.values[k][i] * inverse * by.values[k][i]; });
     sum.write(x + r * channels, channels);
     next.make(sum, next_factors, eps, r, channels, partial[parity][1]);
   }
@@ -180,20 +293,22 @@ __global__ void __launch_bounds__(kRowThreads, row_blocks(K, !std::is_void_v<Out
 
 /// x += gate * (projected + bias), then the next norm.
 template <class In, class Out, int V, int K>
-__global__ void __launch_bounds__(kRowThreads, row_blocks(K, true))
+__global__ void __launch_bounds__(next_threads(kRounds<Out>), next_blocks(kRounds<Out>, K, true))
     add_gated_kernel(const In* projected, const float* bias, const float* gate, float eps, int64_t rows, int channels,
                      float* x, Next<Out> next) {
+  using Part = RowPart<V, K, kRounds<Out>>;
   __shared__ float partial[2][kMaxWarps];
-  const RowPart<V, K> biases(bias, channels), gates(gate, channels);
-  const auto next_factors = next.template factors<RowPart<V, K>>(gate, channels);
+  const Factors<Part> biases(Part(bias, channels), 0), gates(Part(gate, channels), 1),
+      next_factors(next.template factors<Part>(gate, channels), 2);
   RawPart<In, V, K> ahead;
   ahead.load(projected + blockIdx.x * static_cast<int64_t>(channels), channels, true);
   int parity = 0;
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x, parity ^= 1) {
-    RowPart<V, K> sum(x + r * channels, channels);
-    const RowPart<V, K> row(ahead);
+    Part sum(x + r * channels, channels);
+    const Part row(ahead);
     ahead.load(projected + (r + gridDim.x) * channels, channels, r + gridDim.x < rows);
-    sum.each([&](int k, int i) { sum.values[k][i] += gates.values[k][i] * (row.values[k][i] + biases.values[k][i]); });
+    const Part &biased = biases(), &by = gates();
+    sum.each([&](int k, int i) { sum.values[k][i] += by.values[k][i] * (row.values[k][i] + biased.values[k][i]); });
     sum.write(x + r * channels, channels);
     next.make(sum, next_factors, eps, r, channels, partial[parity]);
   }
@@ -241,6 +356,21 @@ __global__ void __launch_bounds__(kRowThreads, row_blocks(K, true))
   }
 }
 
+/// \return bytes of shared memory in which a block rotates rows and keeps `factors` rows of factors.
+template <class Out>
+constexpr int rounding_bytes(int threads, int factors) {
+  const int floats = threads / 32 * Rotation::kFloats + threads * factors * kVector * kRoundedGroups;
+  return kRounds<Out> ? floats * int{sizeof(float)} : 0;
+}
+static_assert(fits_every_gpu(kRoundedThreads, rounding_bytes<int8_t>(kRoundedThreads, 3) + 1024));
+
+/// Has a kernel of rounding_bytes() launched with more of them than kernels have unasked.
+template <class Kernel>
+void allow_rounding_bytes(Kernel* kernel, int bytes) {
+  if (bytes > 0)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "rounding norms");
+}
+
 /// Calls body(launch, V, K) with the row launch's constants.
 template <class Body>
 void with_row_launch(const Context& ctx, const Shape& shape, bool two_norms, const Body& body) {
@@ -254,6 +384,18 @@ void with_row_launch(const Context& ctx, const Shape& shape, bool two_norms, con
     else
       body(launch, vector, std::integral_constant<int, 4>{});
   });
+}
+
+/// The same of a kernel that makes a norm of Out beside another one, or of a sum.
+template <class Out, class Body>
+void with_next_launch(const Context& ctx, const Shape& shape, bool two_norms, const Body& body) {
+  if constexpr (kRounds<Out>) {
+    if (shape.elements() == 0) return;
+    body(rounded_row_launch(shape[0], shape[1], multiprocessors(ctx)), std::integral_constant<int, kVector>{},
+         std::integral_constant<int, kRoundedGroups>{});
+  } else {
+    with_row_launch(ctx, shape, two_norms, body);
+  }
 }
 
 }  // namespace
@@ -291,9 +433,11 @@ namespace {
 template <class Body>
 void with_next(const NextNorm& next, const Body& body) {
   if (!next.out) return body(Next<void>{});
-  with_elements(next.out, [&]<class Out>(Out* out) {
-    body(Next<Out>{optional_data<float>(next.weight), optional_data<float>(next.scale), out});
-  });
+  const auto run = [&]<class Out>(Out* out, float* scales) {
+    body(Next<Out>{optional_data<float>(next.weight), optional_data<float>(next.scale), out, scales});
+  };
+  if (next.scales) return run(next.out.data<int8_t>(), next.scales.data<float>());
+  with_elements(next.out, [&](auto* out) { run(out, nullptr); });
 }
 
 }  // namespace
@@ -305,10 +449,12 @@ void run(OnCuda<add_gated_rms_norm>, Context& ctx, ConstView projected, const Ga
   float* to = x.data<float>();
   with_elements(projected, [&]<class In>(const In* in) {
     const auto run = [&]<class Out>(const Next<Out>& following) {
-      with_row_launch(ctx, x.shape(), !std::is_void_v<Out>, [&](const RowLaunch& launch, auto v, auto k) {
+      with_next_launch<Out>(ctx, x.shape(), !std::is_void_v<Out>, [&](const RowLaunch& launch, auto v, auto k) {
         check(v == 1 || (is_aligned(in, w, g, to) && is_aligned(following.weight, following.scale, next.out.bytes())),
               "rows of whole vectors begin at 16 bytes");
-        add_gated_rms_norm_kernel<In, Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+        const int shared = rounding_bytes<Out>(launch.threads, 2);
+        allow_rounding_bytes(add_gated_rms_norm_kernel<In, Out, v, k>, shared);
+        add_gated_rms_norm_kernel<In, Out, v, k><<<launch.blocks, launch.threads, shared, ctx.stream().handle()>>>(
             in, w, g, norm.eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, following);
         check_launch("add_gated_rms_norm");
       });
@@ -323,11 +469,13 @@ void run(OnCuda<add_gated>, Context& ctx, ConstView projected, const GatedBias& 
   float* to = x.data<float>();
   with_elements(projected, [&]<class In>(const In* in) {
     with_next(next, [&]<class Out>(const Next<Out>& following) {
-      with_row_launch(ctx, x.shape(), true, [&](const RowLaunch& launch, auto v, auto k) {
+      with_next_launch<Out>(ctx, x.shape(), true, [&](const RowLaunch& launch, auto v, auto k) {
         check(v == 1 ||
                   (is_aligned(in, bias, gate, to) && is_aligned(following.weight, following.scale, next.out.bytes())),
               "rows of whole vectors begin at 16 bytes");
-        add_gated_kernel<In, Out, v, k><<<launch.blocks, launch.threads, 0, ctx.stream().handle()>>>(
+        const int shared = rounding_bytes<Out>(launch.threads, 3);
+        allow_rounding_bytes(add_gated_kernel<In, Out, v, k>, shared);
+        add_gated_kernel<In, Out, v, k><<<launch.blocks, launch.threads, shared, ctx.stream().handle()>>>(
             in, bias, gate, by.eps, x.shape()[0], static_cast<int>(x.shape()[1]), to, following);
         check_launch("add_gated");
       });
