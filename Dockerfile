@@ -12,7 +12,7 @@ ARG BOOST=libboost1.81-dev
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       g++ cmake ninja-build pkg-config libc6-dev python3 python3-pip \
       libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev \
-      libpng-dev libjpeg-dev libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libdnnl-dev ocl-icd-opencl-dev \
+      libpng-dev libjpeg-dev libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev libcurl4-openssl-dev libdnnl-dev ocl-icd-opencl-dev \
       ${BOOST} libsqlite3-dev \
     && rm -rf /var/lib/apt/lists/*
 ARG PRESET=cpu
@@ -27,7 +27,7 @@ RUN ldd /opt/nostos/bin/nostos | awk '$3 ~ /^\// {print $3}' | xargs -n 1 realpa
 
 FROM ${RUN_BASE}
 RUN --mount=from=build,source=/opt/nostos/packages,target=/tmp/packages apt-get update \
-    && DEBIAN_FRONTEND=noninteractive xargs -a /tmp/packages apt-get install -y --no-install-recommends \
+    && DEBIAN_FRONTEND=noninteractive xargs -a /tmp/packages apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 30000 --no-create-home nostos && install -d -o nostos /data
 COPY --from=build /opt/nostos /usr/local

@@ -7,7 +7,7 @@ PACKAGES=(
   g++ cmake ninja-build pkg-config libc6-dev
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
   libpng-dev libjpeg62-turbo-dev libwebp-dev libpcre2-dev libutf8proc-dev
-  libssl-dev libdnnl-dev ocl-icd-opencl-dev
+  libssl-dev libcurl4-openssl-dev libdnnl-dev ocl-icd-opencl-dev
   libopenmpi-dev openmpi-bin
   libboost1.81-dev libsqlite3-dev
   libgtest-dev python3 python3-pip
@@ -39,6 +39,13 @@ install_openai() {
   [ -d "$folder/openai" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" openai==3.57.0 ||
     echo "Skipped: the test with OpenAI's package, which pip could not install"
   export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}
+}
+
+# install_huggingface_hub: the same of huggingface_hub, which reads what `nostos pull` has fetched.
+install_huggingface_hub() {
+  local folder=$PWD/build/python
+  [ -d "$folder/huggingface_hub" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" huggingface_hub==2.4.0 ||
+    echo "Skipped: the test with huggingface_hub, which pip could not install"
 }
 
 # has_cuda_toolkit: whether the CUDA backend can be compiled here, with cuDNN.

@@ -20,6 +20,7 @@ export OMP_WAIT_POLICY=passive
 
 install_packages "${PACKAGES[@]}"
 install_openai
+install_huggingface_hub
 if has_cuda_toolkit; then
   build_preset cuda nostos cuda_host_test cuda_ops_test cuda_test nccl_gpu_test cuda_fault_test cuda_pipeline_test cuda_noise \
     cuda_bandwidth cuda_library_rates cuda_decoder_rates cuda_batch_rates

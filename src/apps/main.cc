@@ -24,6 +24,7 @@ int run(int argc, char** argv) {
   nostos::cli::add_bench_command(app);
   nostos::cli::add_plan_command(app);
   nostos::add_serve_command(app);
+  nostos::cli::add_pull_command(app);
   try {
     app.parse(argc, argv);
     return 0;

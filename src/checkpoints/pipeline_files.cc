@@ -2,7 +2,6 @@
 #include "checkpoints/pipeline_files.h"
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -11,6 +10,7 @@
 #include "families/shared_parts.h"
 #include "io/file.h"
 #include "io/gguf.h"
+#include "text/tokenizer_files.h"
 #include "text/tokenizer_output.h"
 
 namespace nostos {
@@ -20,9 +20,6 @@ using Json = nlohmann::ordered_json;
 using Path = std::filesystem::path;
 
 constexpr size_t kMostBytes = size_t{64} << 20;  // Qwen3's tokenizer.json has 11 MB
-constexpr std::array<std::string_view, 7> kTokenizerFiles{
-    "tokenizer.json",          "tokenizer_config.json", "vocab.json",         "merges.txt",
-    "special_tokens_map.json", "added_tokens.json",     "chat_template.jinja"};
 
 /// \return the kind of the transformer among the parts or, unless it is written, of the files; null without one.
 const PartKind* transformer_of(const FamilyOptions& options, const std::vector<PartSource*>& parts) {

@@ -73,8 +73,8 @@ class Repository {
 
   std::string full_name() const { return name_.owner + "/" + name_.name; }
   std::string advice() const {
-    return fmt::format("download it with: hf download {}{}", full_name(),
-                       name_.revision.empty() ? "" : " --revision " + name_.revision);
+    return fmt::format("download it with: nostos pull {}{}", full_name(),
+                       name_.revision.empty() ? "" : "@" + name_.revision);
   }
 
   std::string read_commit(const Path& reference) const {
@@ -128,13 +128,17 @@ class Repository {
 
 }  // namespace
 
+Path hugging_face_home() {
+  if (const Path home = path_from_environment("HF_HOME"); !home.empty()) return home;
+  if (const Path cache = path_from_environment("XDG_CACHE_HOME"); !cache.empty()) return cache / "huggingface";
+  return Path(expand_path("~")) / ".cache" / "huggingface";
+}
+
 Path hugging_face_cache() {
   for (const char* variable : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
     if (Path path = path_from_environment(variable); !path.empty()) return path;
   }
-  if (const Path home = path_from_environment("HF_HOME"); !home.empty()) return home / "hub";
-  if (const Path cache = path_from_environment("XDG_CACHE_HOME"); !cache.empty()) return cache / "huggingface" / "hub";
-  return Path(expand_path("~")) / ".cache" / "huggingface" / "hub";
+  return hugging_face_home() / "hub";
 }
 
 ModelName parse_model_name(std::string_view text) {

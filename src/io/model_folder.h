@@ -8,8 +8,12 @@
 
 namespace nostos {
 
+/// \return the folder of all that is Hugging Face's, as huggingface_hub finds it: HF_HOME, else
+/// XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface.
+std::filesystem::path hugging_face_home();
+
 /// \return the folder of Hugging Face downloads as huggingface_hub finds it: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE,
-/// else HF_HOME/hub, else XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub.
+/// else `hub` in hugging_face_home().
 std::filesystem::path hugging_face_cache();
 
 /// A model's name in the Hugging Face cache, "OWNER/NAME" or "OWNER/NAME@REVISION".

@@ -27,9 +27,7 @@ constexpr std::array<Stem, 2> kStems{{{"diffusion_pytorch_model", true}, {"model
 
 /// One file that weights can be had from.
 struct Candidate {
-  std::string file;
-  std::string variant;
-  bool is_index = false;
+  WeightFile file;
   size_t order = 0;  ///< among those of the same variant, the first goes first
 };
 
@@ -58,7 +56,7 @@ std::optional<Candidate> parse_name(const std::string& file) {
     // "fp16-00001-of-00002" is a shard's, which an index names.
     if (words.size() == 1 && (words[0].empty() || words[0].find("-of-") != std::string::npos)) return std::nullopt;
     const bool goes_first = is_index == kStems[stem].index_first;
-    return Candidate{file, words.empty() ? "" : words[0], is_index, 2 * stem + (goes_first ? 0 : 1)};
+    return Candidate{{file, words.empty() ? "" : words[0], is_index}, 2 * stem + (goes_first ? 0 : 1)};
   }
   return std::nullopt;
 }
@@ -77,7 +75,7 @@ std::vector<std::string> names_in(const Path& folder) {
 /// \return the variant to take: what is asked for where it is there, else the plain weights, else the only variant.
 std::string choose_variant(const Path& folder, const std::string& asked, const std::vector<Candidate>& candidates) {
   std::set<std::string> variants;
-  for (const Candidate& candidate : candidates) variants.insert(candidate.variant);
+  for (const Candidate& candidate : candidates) variants.insert(candidate.file.variant);
   if (variants.contains(asked)) return asked;
   if (variants.contains("")) return "";
   require(asked.empty(), ErrorKind::model, "no weights of the variant '{}' in '{}': there are {}", asked,
@@ -89,12 +87,12 @@ std::string choose_variant(const Path& folder, const std::string& asked, const s
 }
 
 /// \return why the candidate cannot be loaded as far as files are missing or its index is damaged, "" if it can.
-std::string what_is_missing(const Path& folder, const Candidate& candidate) {
+std::string what_is_missing(const Path& folder, const WeightFile& file) {
   std::error_code error;
-  if (!candidate.is_index)
-    return std::filesystem::exists(folder / candidate.file, error) ? "" : why_not_there(folder / candidate.file);
+  if (!file.is_index)
+    return std::filesystem::exists(folder / file.name, error) ? "" : why_not_there(folder / file.name);
   try {
-    for (const auto& [tensor, shard] : read_weight_map(JsonConfig::load(folder / candidate.file))) {
+    for (const auto& [tensor, shard] : read_weight_map(JsonConfig::load(folder / file.name))) {
       if (!std::filesystem::exists(folder / shard, error)) return shard + " is missing";
     }
   } catch (const Error& problem) {
@@ -129,8 +127,10 @@ std::map<std::string, std::string> read_weight_map(const JsonConfig& index) {
   return shard_of;
 }
 
-WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
-  const std::vector<std::string> names = names_in(folder);
+bool is_weight_file(const std::string& name) { return parse_name(name).has_value(); }
+
+std::vector<WeightFile> weight_files(const Path& folder, std::span<const std::string> names,
+                                     const std::string& variant) {
   std::vector<Candidate> candidates;
   for (const std::string& name : names) {
     if (std::optional<Candidate> candidate = parse_name(name)) candidates.push_back(std::move(*candidate));
@@ -142,32 +142,40 @@ WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
          folder.string(), kStems[0].name, kStems[1].name, names.empty() ? "nothing" : join_some(names, kNamedAtMost),
          partial_download(folder));
   }
+  const std::string taken = choose_variant(folder, variant, candidates);
+  std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.file.variant != taken; });
+  std::ranges::sort(candidates, {}, &Candidate::order);
+  std::vector<WeightFile> files;
+  for (Candidate& candidate : candidates) files.push_back(std::move(candidate.file));
+  return files;
+}
+
+WeightStore WeightStore::open(const Path& folder, const std::string& variant) {
+  const std::vector<WeightFile> files = weight_files(folder, names_in(folder), variant);
   WeightStore store;
   store.path_ = folder;
-  store.variant_ = choose_variant(folder, variant, candidates);
+  store.variant_ = files.front().variant;
   if (store.variant_ != variant) {
     store.notes_.push_back(fmt::format("{}: no {} weights, those {} are taken", folder.string(),
                                        variant.empty() ? "plain" : "'" + variant + "'",
                                        store.variant_.empty() ? "without a variant" : "of '" + store.variant_ + "'"));
   }
-  std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.variant != store.variant_; });
-  std::ranges::sort(candidates, {}, &Candidate::order);
-  const Candidate* taken = &candidates.front();
-  for (const Candidate& other : candidates) {
+  const WeightFile* taken = &files.front();
+  for (const WeightFile& other : files) {
     const std::string missing = what_is_missing(folder, other);
     if (!missing.empty()) {
-      store.notes_.push_back(fmt::format("{}: {} cannot be used: {}", folder.string(), other.file, missing));
+      store.notes_.push_back(fmt::format("{}: {} cannot be used: {}", folder.string(), other.name, missing));
       continue;
     }
     taken = &other;
     break;
   }
-  if (candidates.size() > 1)
-    store.notes_.push_back(fmt::format("{}: several sets of weights, {} is taken", folder.string(), taken->file));
+  if (files.size() > 1)
+    store.notes_.push_back(fmt::format("{}: several sets of weights, {} is taken", folder.string(), taken->name));
   if (taken->is_index) {
-    store.add_shards(folder / taken->file);
+    store.add_shards(folder / taken->name);
   } else {
-    store.add_file(folder / taken->file);
+    store.add_file(folder / taken->name);
   }
   return store;
 }

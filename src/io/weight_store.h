@@ -25,6 +25,22 @@ std::string join_some(std::span<const std::string> names, size_t most);
 /// \throws Error model naming the index and the field: missing, or a file outside the index's folder.
 std::map<std::string, std::string> read_weight_map(const JsonConfig& index);
 
+/// A file of a part's folder that holds its weights, or says which files do.
+struct WeightFile {
+  std::string name;
+  std::string variant;    ///< "" for the plain weights
+  bool is_index = false;  ///< names shards: see read_weight_map()
+};
+
+/// \return whether a file is one of weights, or an index of them, by its name.
+bool is_weight_file(const std::string& name);
+
+/// \param names of all that is in the folder
+/// \return the files that WeightStore::open() would try, in its order: at least one, all of one variant.
+/// \throws Error model as WeightStore::open(), naming the folder
+std::vector<WeightFile> weight_files(const std::filesystem::path& folder, std::span<const std::string> names,
+                                     const std::string& variant);
+
 /// All weights of one part: `STEM.safetensors`, or the shards that `STEM.safetensors.index.json` names, with stem
 /// "diffusion_pytorch_model" (diffusers) or "model" (transformers). A variant V of them is `STEM.V.safetensors`, or the
 /// shards of `STEM.safetensors.index.V.json`, or of the older `STEM.safetensors.V.index.json`.

@@ -15,6 +15,11 @@ namespace nostos {
 
 struct GgufHeader;
 
+/// Names of all files that a tokenizer's folder may hold for nostos and for other programs.
+inline constexpr std::string_view kTokenizerFiles[] = {
+    "tokenizer.json",          "tokenizer_config.json", "vocab.json",         "merges.txt",
+    "special_tokens_map.json", "added_tokens.json",     "chat_template.jinja"};
+
 /// A token that is recognised by its exact text wherever the text stands, before normalization. "<|im_end|>" is an
 /// added token.
 struct AddedToken {

@@ -134,13 +134,14 @@ class CommandLine(CliTest):
         run = self.run_nostos("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\n$")
-        for command in ([], ["generate"], ["inspect"], ["convert"], ["bench"], ["plan"], ["serve"]):
+        for command in ([], ["generate"], ["inspect"], ["convert"], ["bench"], ["plan"], ["pull"], ["serve"]):
             with self.subTest(command=command):
                 run = self.run_nostos(*command, "--help")
                 self.assertEqual((run.returncode, run.stderr), (0, ""))
                 self.assertIn("Usage: nostos", run.stdout)
                 # What draws, and from what: no command knows less of it than another.
-                self.assertIn("a file (safetensors or GGUF" if command else "Z-Image and FLUX.2-klein", run.stdout)
+                if command != ["pull"]:
+                    self.assertIn("a file (safetensors or GGUF" if command else "Z-Image and FLUX.2-klein", run.stdout)
 
     def test_command_line_errors(self):
         for arguments in ([], ["paint"], ["generate", "--bogus"], ["generate", "--prompt"], ["--bogus"], ["inspect", "x"]):
@@ -175,7 +176,7 @@ class CommandLine(CliTest):
                     # A name that no cache holds: whatever is refused here is refused before a model is looked for.
                     self.assert_refused(["generate", "--prompt", "x", "--model-path", "no/model", flag, value])
                     run = self.run_nostos("generate", "--prompt", "x", "--model-path", "no/model", flag, value)
-                    self.assertNotIn("hf download", run.stderr)
+                    self.assertNotIn("nostos pull", run.stderr)
 
     def test_a_memory_limit_is_for_gpus(self):
         self.assert_refused(["generate", "--prompt", "x", "--device", "cpu", "--memory-limit", "12"], "--memory-limit")
@@ -213,7 +214,7 @@ class CommandLine(CliTest):
         environment = {**os.environ, "HF_HUB_CACHE": str(self.dir)}
         run = self.run_nostos("generate", "--prompt", "x", "--model-path", "Tongyi-MAI/Z-Image-Turbo", env=environment)
         self.assertEqual(run.returncode, 2)
-        self.assertIn("hf download Tongyi-MAI/Z-Image-Turbo", run.stderr)
+        self.assertIn("nostos pull Tongyi-MAI/Z-Image-Turbo", run.stderr)
 
     def test_a_missing_embedded_model_is_named(self):
         for folder in (self.dir / "nowhere", self.dir):
@@ -338,8 +339,8 @@ class Plan(CliTest):
                 with self.subTest(flag=flag, value=value):
                     arguments = ["plan", "--model-path", "no/model", flag, value]
                     self.assert_refused(arguments, value or flag.split("-")[-1])
-                    self.assertNotIn("hf download", self.run_nostos(*arguments).stderr)
-        self.assert_refused(["plan", "--model-path", "no/model"], "hf download no/model")
+                    self.assertNotIn("nostos pull", self.run_nostos(*arguments).stderr)
+        self.assert_refused(["plan", "--model-path", "no/model"], "nostos pull no/model")
         for size in ("8193", "9999999999"):
             self.assert_refused(["plan", "--model-path", FULL_SIZE, "--height", size], size, "at most 8192 pixels a side")
         self.assert_refused(["plan", "--model-path", self.dir], "config.json")
@@ -370,9 +371,9 @@ class ConfigFile(CliTest):
         # The file's model is looked for, so it was read; the command line's goes first.
         (self.dir / "c.toml").write_text('prompt = "a # b, c"\nmodel-path = "from/file"\n')
         run = self.run_nostos("generate", "--config", "c.toml")
-        self.assertIn("hf download from/file", run.stderr)
+        self.assertIn("nostos pull from/file", run.stderr)
         run = self.run_nostos("generate", "--config", "c.toml", "--model-path", "from/line")
-        self.assertIn("hf download from/line", run.stderr)
+        self.assertIn("nostos pull from/line", run.stderr)
 
 
 class Drawing(ModelTest):

@@ -25,5 +25,18 @@ TEST(ProgressLine, FitsTheColumns) {
       EXPECT_LE(std::ssize(progress_line(step, 1000, 987654, columns)), columns) << step;
 }
 
+TEST(TransferLine, ShowsBytesRateAndTimeLeft) {
+  EXPECT_EQ(transfer_line(3'000'000'000, 12'000'000'000, 100e6, 79),
+            " 3.0/12.0 GB [#######.......................] 100.0 MB/s  ETA 1:30");
+  EXPECT_EQ(transfer_line(0, 900'000, 0, 79), " 0.0/0.9 MB [..............................]   0.0 MB/s  ETA ?");
+  EXPECT_EQ(transfer_line(0, 0, 0, 79), " 0.0/0.0 MB [##############################]   0.0 MB/s  ETA ?");
+}
+
+TEST(TransferLine, FitsTheColumns) {
+  for (int64_t columns = 0; columns < 100; ++columns)
+    for (const uint64_t done : {uint64_t{1}, uint64_t{1} << 40, uint64_t{1} << 50})
+      EXPECT_LE(std::ssize(transfer_line(done, uint64_t{1} << 50, 1e3, columns)), columns) << done;
+}
+
 }  // namespace
 }  // namespace nostos::cli

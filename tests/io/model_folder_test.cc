@@ -132,7 +132,7 @@ TEST_F(ModelFolder, FindsRevisionsByBranchTagAndCommit) {
   EXPECT_EQ(resolve_model_path("a/b@refs/pr/7"), snapshots / commit);
   EXPECT_EQ(resolve_model_path("a/b@" + commit), snapshots / commit);
   expect_error([] { resolve_model_path("a/b@v2"); }, ErrorKind::model,
-               {"refs/v2' does not exist", "there is", "v1.0", "main", "refs/pr/7", "hf download a/b --revision v2"});
+               {"refs/v2' does not exist", "there is", "v1.0", "main", "refs/pr/7", "nostos pull a/b@v2"});
 }
 
 TEST_F(ModelFolder, WithoutMainTheOnlySnapshotIsTaken) {
@@ -151,7 +151,7 @@ TEST_F(ModelFolder, AnIncompleteSnapshotIsNamed) {
   std::filesystem::create_directories(folder_ / "models--a--b/snapshots/one");
   std::filesystem::create_symlink("../../blobs/0a1b", folder_ / "models--a--b/snapshots/one/model_index.json");
   expect_error([] { resolve_model_path("a/b"); }, ErrorKind::model,
-               {"not completely downloaded", "model_index.json", "is a link to '../../blobs/0a1b'", "hf download a/b"});
+               {"not completely downloaded", "model_index.json", "is a link to '../../blobs/0a1b'", "nostos pull a/b"});
   std::filesystem::create_directory_symlink("gone", folder_ / "link");
   expect_error([&] { resolve_model_path((folder_ / "link").string()); }, ErrorKind::model,
                {"not found: it is a link to 'gone', which does not exist"});
@@ -199,10 +199,10 @@ TEST_F(ModelFolder, MissingModelsSayHowToGetThem) {
   ::setenv("HF_HOME", folder_.c_str(), 1);
   expect_error(
       [&] { resolve_model_path("Tongyi-MAI/Z-Image-Turbo"); }, ErrorKind::model,
-      {(folder_ / "hub/models--Tongyi-MAI--Z-Image-Turbo/refs/main").string(), "hf download Tongyi-MAI/Z-Image-Turbo"});
+      {(folder_ / "hub/models--Tongyi-MAI--Z-Image-Turbo/refs/main").string(), "nostos pull Tongyi-MAI/Z-Image-Turbo"});
   write("hub/models--a--b/refs/main", "rev");
   expect_error([] { resolve_model_path("a/b"); }, ErrorKind::model,
-               {"not completely downloaded", "snapshots/rev/model_index.json", "hf download a/b"});
+               {"not completely downloaded", "snapshots/rev/model_index.json", "nostos pull a/b"});
 }
 
 TEST_F(ModelFolder, NamesAndRevisionsStayInsideTheCache) {

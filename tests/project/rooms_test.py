@@ -19,6 +19,7 @@ ROOMS = {
     "tensor": {"base", "device"},
     "io": {"base", "device", "tensor"},
     "text": {"base", "io"},
+    "hub": {"base", "io", "text"},
     "ops": {"base", "device", "tensor"},
     "parallel": {"base", "device", "tensor"},
     "nn": {"base", "device", "tensor", "ops", "parallel"},
@@ -28,7 +29,7 @@ ROOMS = {
     "checkpoints": {"base", "device", "tensor", "io", "text", "ops", "models", "adapters", "families"},
     "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "adapters", "families"},
     "quantisation": {"base", "device", "tensor", "io", "ops", "models", "families", "checkpoints", "pipeline"},
-    "apps/cli": {"base", "io", "parallel", "checkpoints", "pipeline", "quantisation"},
+    "apps/cli": {"base", "io", "hub", "parallel", "checkpoints", "pipeline", "quantisation"},
     "apps/server": {"base", "io", "pipeline"},
     "apps": {"base", "io", "parallel", "pipeline", "apps/cli", "apps/server"},
 }

@@ -15,5 +15,6 @@ void add_convert_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
+void add_pull_command(CLI::App& app);
 
 }  // namespace nostos::cli
