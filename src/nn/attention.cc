@@ -19,8 +19,8 @@ HeadScratch take_heads(Arena& arena, const AttentionShape& shape, int64_t tokens
           {}};
 }
 
-float score_scale(const AttentionShape& shape) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+ops::Scoring scoring_of(const AttentionShape& shape) {
+  return {static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim))), shape.rounds_scores};
 }
 
 bool is_packed(Device device, DType dtype, const AttentionShape& shape, const ShardedSequence& sequence) {
@@ -95,27 +95,27 @@ struct Projected {
 
   /// mixed = attention(rope(norm(qkv))) of a sequence that this rank has to itself.
   void attend(const HeadScratch& s, View mixed) const {
-    const float scale = score_scale(shape);
+    const ops::Scoring scoring = scoring_of(shape);
     const parallel::Range all{0, qkv.shape()[0]};
     if (s.q) {
       const int64_t real = all.count - pads;
       const View k = some_tokens(s.k, 0, real), v = some_tokens(s.v, 0, real);
       const ops::HeadGroup tokens{some_tokens(s.q, 0, real), k, v};
       split({0, real}, std::array{tokens});
-      ops::attention(ctx, {tokens.q, k, v}, scale, shape.causal, mixed.rows(0, real));
+      ops::attention(ctx, {tokens.q, k, v}, scoring, shape.causal, mixed.rows(0, real));
       if (pads == 0) return;
       const Shape nowhere{shape.kv_heads, pads, shape.head_dim};
       const View none(nullptr, k.dtype(), nowhere);
       const ops::HeadGroup padded{some_tokens(s.q, real, pads), none, none};
       split({real, pads}, std::array{padded});
-      return ops::attention(ctx, {padded.q, k, v}, scale, false, mixed.rows(real, pads));
+      return ops::attention(ctx, {padded.q, k, v}, scoring, false, mixed.rows(real, pads));
     }
     const ops::HeadCounts heads{shape.heads, shape.kv_heads};
     if (streams.size() == 1)
-      return ops::packed_attention(ctx, qkv, rotary(streams[0], 0, all.count), heads, scale, mixed);
+      return ops::packed_attention(ctx, qkv, rotary(streams[0], 0, all.count), heads, scoring, mixed);
     // Each stream's heads are normalised and rotated where they lie.
     split(all, std::array{ops::HeadGroup{{}, {}, {}, qkv.reshape({all.count, 3, shape.heads, shape.head_dim})}});
-    ops::packed_attention(ctx, qkv, {}, heads, scale, mixed);
+    ops::packed_attention(ctx, qkv, {}, heads, scoring, mixed);
   }
 };
 
@@ -161,7 +161,7 @@ void attend(Context& ctx, std::span<const AttendedSequence> sequences, const Att
       const auto split = [&](const parallel::Range& some, std::span<const ops::HeadGroup> groups) {
         projected.split(some, groups);
       };
-      sequence->attend(ctx, split, score_scale(shape), s.heads[i].exchange, mixed);
+      sequence->attend(ctx, split, scoring_of(shape), s.heads[i].exchange, mixed);
     } else {
       projected.attend(s.heads[i], mixed);
     }

@@ -23,6 +23,7 @@ struct AttentionShape {
   float norm_eps = 1e-5f;
   ops::RotaryPairs pairs = ops::RotaryPairs::interleaved;
   bool causal = false;
+  bool rounds_scores = false;  ///< whether scores are products of 8-bit numbers: see ops::Scoring
 
   int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
 };

@@ -24,7 +24,8 @@ struct SharedMemoryExchange {
 
   static bool serves(const SequenceGroup& group, Device device, DType dtype);
   static SharedMemoryExchange take(Arena& arena, const SequenceGroup& group, DType dtype);
-  void attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, float scale, View mixed) const;
+  void attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, const ops::Scoring& scoring,
+              View mixed) const;
 };
 
 /// The way back of results by messages. Its memory serves the way there, too, which is over by then.
@@ -44,7 +45,8 @@ struct PackedExchange {
 
   static bool serves(const SequenceGroup& group, Device device, DType dtype);
   static PackedExchange take(Arena& arena, const SequenceGroup& group, DType dtype);
-  void attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, float scale, View mixed) const;
+  void attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, const ops::Scoring& scoring,
+              View mixed) const;
 };
 
 /// Attention over the keys of all groups, which travel around the ring. It adds parts up and so differs by rounding.
@@ -55,7 +57,7 @@ struct Ring {
 
   static Ring take(Arena& arena, const SequenceGroup& group, DType dtype);
   /// \param heads [3, this rank's heads, the group's rows, head_dim]: q, k and v. \param mixed of ResultMessages
-  void attend(Context& ctx, const SequenceGroup& group, View heads, float scale, View mixed) const;
+  void attend(Context& ctx, const SequenceGroup& group, View heads, const ops::Scoring& scoring, View mixed) const;
 };
 
 /// Messages of heads head-major, placed by a copy: serves everywhere.
@@ -65,7 +67,8 @@ struct HeadMajorExchange {
   std::optional<Ring> ring;
 
   static HeadMajorExchange take(Arena& arena, const SequenceGroup& group, DType dtype);
-  void attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, float scale, View mixed) const;
+  void attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, const ops::Scoring& scoring,
+              View mixed) const;
 
  private:
   void exchange(Context& ctx, const SequenceGroup& group, const SplitHeads& split) const;

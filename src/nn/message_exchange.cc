@@ -69,8 +69,8 @@ PackedExchange PackedExchange::take(Arena& arena, const SequenceGroup& group, DT
   return s;
 }
 
-void PackedExchange::attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, float scale,
-                            View mixed) const {
+void PackedExchange::attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split,
+                            const ops::Scoring& scoring, View mixed) const {
   const Member& self = group.self();
   // `count` rows of every member's heads, of which nobody wants any yet.
   const auto nowhere = [&](int64_t count) {
@@ -99,8 +99,8 @@ void PackedExchange::attend(Context& ctx, const SequenceGroup& group, const Spli
   pending.wait();
   const int64_t heads = self.heads.count;
   if (heads > 0)  // those were normalised and rotated before they travelled
-    ops::packed_attention(ctx, packed.reshape({group.rows(), 3 * heads * group.head_dim}), {},
-                          {heads, heads}, scale, results.mixed);
+    ops::packed_attention(ctx, packed.reshape({group.rows(), 3 * heads * group.head_dim}), {}, {heads, heads}, scoring,
+                          results.mixed);
   results.send_home(ctx, group, mixed);
 }
 
@@ -117,13 +117,13 @@ HeadMajorExchange HeadMajorExchange::take(Arena& arena, const SequenceGroup& gro
   return s;
 }
 
-void HeadMajorExchange::attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, float scale,
-                               View mixed) const {
+void HeadMajorExchange::attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split,
+                               const ops::Scoring& scoring, View mixed) const {
   exchange(ctx, group, split);
   if (ring)
-    ring->attend(ctx, group, heads, scale, results.mixed);
+    ring->attend(ctx, group, heads, scoring, results.mixed);
   else
-    ops::attention(ctx, {entry(heads, 0), entry(heads, 1), entry(heads, 2)}, scale, false, results.mixed);
+    ops::attention(ctx, {entry(heads, 0), entry(heads, 1), entry(heads, 2)}, scoring, false, results.mixed);
   results.send_home(ctx, group, mixed);
 }
 

@@ -21,7 +21,9 @@ Ring Ring::take(Arena& arena, const SequenceGroup& group, DType dtype) {
   return s;
 }
 
-void Ring::attend(Context& ctx, const SequenceGroup& group, View all_heads, float scale, View mixed) const {
+void Ring::attend(Context& ctx, const SequenceGroup& group, View all_heads, const ops::Scoring& scoring,
+                  View mixed) const {
+  check(!scoring.is_rounded, "a ring's keys have no centre in common: its scores are not rounded");
   Communicator& ring = group.ranks->ring();
   const int world = ring.world(), next = (ring.rank() + 1) % world, previous = (ring.rank() + world - 1) % world;
   const int64_t heads = all_heads.shape()[1], head_dim = group.head_dim;
@@ -43,7 +45,8 @@ void Ring::attend(Context& ctx, const SequenceGroup& group, View all_heads, floa
     const int64_t keys = travelling.shape()[2];
     if (keys > 0) {
       const auto part_of = [&](int64_t i) { return travelling.rows(i, 1).reshape({heads, keys, head_dim}); };
-      ops::attention_part(ctx, {q, part_of(0), part_of(1)}, scale, first ? total : part, first ? total_lse : part_lse);
+      ops::attention_part(ctx, {q, part_of(0), part_of(1)}, scoring.scale, first ? total : part,
+                          first ? total_lse : part_lse);
       if (!first) ops::merge_attention(ctx, part, part_lse, total, total_lse);
       first = false;
     }

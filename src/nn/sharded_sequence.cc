@@ -29,14 +29,14 @@ ShardedSequence::Scratch ShardedSequence::take(Arena& arena, DType dtype) const 
   return HeadMajorExchange::take(arena, *group_, dtype);
 }
 
-void ShardedSequence::attend(Context& ctx, const SplitHeads& split, float scale, const Scratch& scratch,
+void ShardedSequence::attend(Context& ctx, const SplitHeads& split, const ops::Scoring& scoring, const Scratch& scratch,
                              View mixed) const {
   std::visit(
       [&]<class Exchange>(const Exchange& exchange) {
         if constexpr (std::is_same_v<Exchange, std::monostate>)
           check(false, "a sequence of one rank has no exchange");
         else
-          exchange.attend(ctx, *group_, split, scale, mixed);
+          exchange.attend(ctx, *group_, split, scoring, mixed);
       },
       scratch);
 }

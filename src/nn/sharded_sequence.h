@@ -56,7 +56,8 @@ class ShardedSequence {
   /// mixed = attention of this rank's rows over the whole sequence, where that is sharded. Waits for the peers.
   /// \param split of this rank's rows; what it makes is of scratch's dtype.
   /// \param mixed [rows, heads * head_dim] likewise. \throws Error peer_failed
-  void attend(Context& ctx, const SplitHeads& split, float scale, const Scratch& scratch, View mixed) const;
+  void attend(Context& ctx, const SplitHeads& split, const ops::Scoring& scoring, const Scratch& scratch,
+              View mixed) const;
 
  private:
   int64_t rows_ = 0;

@@ -17,8 +17,8 @@ SharedMemoryExchange SharedMemoryExchange::take(Arena& arena, const SequenceGrou
   return {nostos::take(arena, dtype, {group.rows(), 3, group.self().heads.count, group.head_dim})};
 }
 
-void SharedMemoryExchange::attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split, float scale,
-                                  View mixed) const {
+void SharedMemoryExchange::attend(Context& ctx, const SequenceGroup& group, const SplitHeads& split,
+                                  const ops::Scoring& scoring, View mixed) const {
   Communicator& peers = group.peers();
   const DType dtype = packed.dtype();
   const int64_t own_heads = group.self().heads.count, row_bytes = group.head_dim * size_bytes(dtype);
@@ -54,7 +54,7 @@ void SharedMemoryExchange::attend(Context& ctx, const SequenceGroup& group, cons
   }
   if (own_heads > 0)
     ops::packed_attention_to(ctx, packed.reshape({group.rows(), 3 * own_heads * group.head_dim}), {},
-                             {own_heads, own_heads}, scale, results);
+                             {own_heads, own_heads}, scoring, results);
   peers.fence("attention rows", written);
 }
 

@@ -2,6 +2,7 @@
 #include "ops/attention.h"
 
 #include "base/error.h"
+#include "base/rounding.h"
 #include "ops/dispatch.h"
 
 namespace nostos::ops {
@@ -72,14 +73,36 @@ void check_attention(const QueriesKeysValues& heads, ConstView out) {
 
 }  // namespace
 
-void attention(Context& ctx, const QueriesKeysValues& heads, float scale, bool causal, View out) {
+void attention(Context& ctx, const QueriesKeysValues& heads, const Scoring& scoring, bool causal, View out) {
   check_attention(heads, out);
   check(heads.q.dtype() == out.dtype(), "attention has one dtype");
   check(!causal || heads.q.shape()[1] == heads.k.shape()[1], "causal attention has as many queries as keys");
-  dispatch<attention>(ctx, heads, scale, causal, out);
+  check(!scoring.is_rounded || (!causal && rounds_attention(ctx.device(), heads.q.dtype(), heads.q.shape()[2])),
+        "these heads can be rounded to 8 bits");
+  dispatch<attention>(ctx, heads, scoring, causal, out);
 }
 
-void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale,
+void key_centres(Context& ctx, ConstView k, View centres) {
+  const Shape& shape = k.shape();
+  check(shape.rank() == 3 && shape[1] > 0 && centres.dtype() == DType::f32 &&
+            centres.shape() == Shape({shape[0], shape[2]}),
+        "the keys of each head have a centre");
+  dispatch<key_centres>(ctx, k, centres);
+}
+
+void quantise_heads(Context& ctx, ConstView heads, const HeadRounding& rounding, View numbers, View scales) {
+  const Shape& shape = heads.shape();
+  const auto& [shared, centres] = rounding;
+  check(shape.rank() == 3 && numbers.shape() == shape && numbers.dtype() == DType::i8 &&
+            (shared == 1 || shared == kKeysAScale) &&
+            scales.shape() == Shape({shape[0], divide_up(shape[1], shared)}) && scales.dtype() == DType::f32,
+        "quantise_heads gives an 8-bit number for each and a scale for each row, or block of rows");
+  check(!centres || (centres.dtype() == DType::f32 && centres.shape() == Shape({shape[0], shape[2]})),
+        "the rows of each head have a centre");
+  dispatch<quantise_heads>(ctx, heads, rounding, numbers, scales);
+}
+
+void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, const Scoring& scoring,
                          std::span<const RowTarget> out) {
   const int64_t tokens = qkv.shape()[0];
   check(heads.kv > 0 && heads.q % heads.kv == 0, "query heads share key heads evenly");
@@ -93,15 +116,18 @@ void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, Head
   }
   check(targets == tokens && out.size() <= kMostRowTargets, "every row goes somewhere");
   check(packs_attention(ctx.device(), qkv.dtype(), head_dim, false), "packed attention serves these heads");
-  dispatch_to_gpu<packed_attention_to>(ctx, qkv, rotary, heads, scale, out);
+  check(!scoring.is_rounded || rounds_attention(ctx.device(), qkv.dtype(), head_dim),
+        "these heads can be rounded to 8 bits");
+  dispatch_to_gpu<packed_attention_to>(ctx, qkv, rotary, heads, scoring, out);
 }
 
-void packed_attention(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale, View out) {
+void packed_attention(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, const Scoring& scoring,
+                      View out) {
   check(out.shape().rank() == 2 && out.shape()[0] == qkv.shape()[0] && out.dtype() == qkv.dtype() &&
             out.shape()[1] * heads.all() == qkv.shape()[1] * heads.q,
         "attention's output is [queries, heads * head_dim]");
   const RowTarget all{0, out.shape()[0], out.bytes(), out.shape()[1]};
-  packed_attention_to(ctx, qkv, rotary, heads, scale, std::span(&all, 1));
+  packed_attention_to(ctx, qkv, rotary, heads, scoring, std::span(&all, 1));
 }
 
 void attention_part(Context& ctx, const QueriesKeysValues& heads, float scale, View out, View log_sum_exp) {

@@ -56,10 +56,42 @@ struct QueriesKeysValues {
   ConstView k, v;  ///< [kv_heads, keys, head_dim]
 };
 
+/// How a query and a key are scored: by scale * q . k.
+struct Scoring {
+  float scale = 1;
+  /// Whether of both 8-bit numbers are multiplied: those of quantise_heads(), queries a row at a time, keys less
+  /// their key_centres(), which changes no softmax. For heads that rounds_attention() names, without a causal mask.
+  bool is_rounded = false;
+
+  Scoring(float factor, bool rounded = false) : scale(factor), is_rounded(rounded) {}
+};
+
 /// out[t, h] = softmax(scale * q[h, t] . k[g]^T) v[g] with g = h / (heads / kv_heads); float32 softmax and sums. If
-/// `causal`, query t sees keys 0..t (as many queries as keys). Memory beyond the operands is O(keys) a thread.
+/// `causal`, query t sees keys 0..t (as many queries as keys). A query's result depends on that query and the keys
+/// alone. Memory beyond the operands is O(keys) a thread, and that of the numbers where heads are rounded.
 /// \param out [queries, heads * head_dim] of q's dtype.
-void attention(Context& ctx, const QueriesKeysValues& heads, float scale, bool causal, View out);
+void attention(Context& ctx, const QueriesKeysValues& heads, const Scoring& scoring, bool causal, View out);
+
+/// What is taken off a head's keys before they are rounded: the mean of every n-th key from the first on, the fewest n
+/// with at most kMostCentreKeys of them. Key i of those is added to sum i % 16, then the sums in their order; so the
+/// bits are the same on every device.
+/// \param k f32 or bf16 [kv_heads, keys, head_dim]. \param centres f32 [kv_heads, head_dim]
+void key_centres(Context& ctx, ConstView k, View centres);
+inline constexpr int64_t kMostCentreKeys = 256, kCentreSums = 16;
+
+/// How heads are rounded to 8 bits.
+struct HeadRounding {
+  int64_t shared_rows = 1;  ///< of a head that have one scale: 1 or kKeysAScale
+  ConstView centres{};      ///< f32 [heads, head_dim], taken off first, or null
+};
+/// As many keys have one scale: scores are then made of sums by a factor for all of them.
+inline constexpr int64_t kKeysAScale = 80;
+
+/// Rounds heads to 8 bits: scale = the largest magnitude of the rows that share it / 127, number = element * (127 /
+/// that magnitude) to the nearest, halves to even. The bits are the same on every device. A GPU takes heads of 128.
+/// \param heads f32 or bf16 [heads, tokens, head_dim]. \param numbers i8 [heads, tokens, head_dim]
+/// \param scales f32 [heads, as many as the tokens of a head have]
+void quantise_heads(Context& ctx, ConstView heads, const HeadRounding& rounding, View numbers, View scales);
 
 /// Where a run of a result's rows goes, on another GPU maybe.
 struct RowTarget {
@@ -77,12 +109,13 @@ struct HeadCounts {
 
 /// attention() of a projection's heads where they lie, which saves moving them: what split_heads_rope() does is done in
 /// place. Gives the bits of these two. Without a causal mask. For heads that packs_attention() names.
-/// \param qkv [tokens, heads.all() * head_dim], overwritten unless rotary has no tables: then heads are attended to as
-/// they are. \param out [tokens, heads.q * head_dim] of qkv's dtype.
-void packed_attention(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale, View out);
+/// \param qkv [tokens, heads.all() * head_dim], overwritten unless rotary has no tables and nothing is rounded: then
+/// heads are attended to as they are. \param out [tokens, heads.q * head_dim] of qkv's dtype.
+void packed_attention(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, const Scoring& scoring,
+                      View out);
 /// The same with results that go to several places. \param out rows of heads.q * head_dim elements of qkv's dtype; at
 /// most kMostRowTargets runs, which hold every token once.
-void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale,
+void packed_attention_to(Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, const Scoring& scoring,
                          std::span<const RowTarget> out);
 
 /// Attention over a part of the keys, to be merged with the other parts.

@@ -16,6 +16,7 @@ std::string to_string(const Capabilities& can) {
   std::vector<std::string> words;
   if (can.bf16_products) words.emplace_back("bf16 products");
   if (can.int8_products) words.emplace_back("8-bit products");
+  if (can.int8_attention) words.emplace_back("8-bit attention");
   if (can.borrowed_weights) words.emplace_back("borrowed weights");
   if (can.planned_convolutions) words.emplace_back("planned convolutions");
   if (can.packed_head_dim > 0) words.push_back(fmt::format("packed attention of heads of {}", can.packed_head_dim));
@@ -31,6 +32,11 @@ std::string to_string(const Capabilities& can) {
 
 bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal) {
   return dtype == DType::bf16 && !causal && head_dim > 0 && head_dim == capabilities(device).packed_head_dim;
+}
+
+bool rounds_attention(Device device, DType dtype, int64_t head_dim) {
+  return capabilities(device).int8_attention &&
+         (device.kind == DeviceKind::cpu || packs_attention(device, dtype, head_dim, false));
 }
 
 }  // namespace nostos::ops

@@ -14,6 +14,7 @@ namespace nostos::ops {
 struct Capabilities {
   bool bf16_products = false;         ///< native products of bf16 matrices (on a CPU AVX-512 BF16 through oneDNN)
   bool int8_products = false;         ///< int8_linear() by instructions for it: GPUs, CPUs with AVX-512 VNNI
+  bool int8_attention = false;        ///< attention() of heads rounded to 8 bits: see rounds_attention()
   bool borrowed_weights = false;      ///< borrow_linear(): products with weights where they lie
   bool planned_convolutions = false;  ///< conv2d() compiles for its shapes: plan_conv2d() begins it ahead
   int64_t packed_head_dim = 0;        ///< width of the bf16 heads that packed_attention() serves; 0: it serves none
@@ -32,5 +33,9 @@ std::string to_string(const Capabilities& can);
 
 /// \return whether packed_attention() serves such heads on `device`.
 bool packs_attention(Device device, DType dtype, int64_t head_dim, bool causal);
+
+/// \return whether attention() serves such heads rounded to 8 bits on `device`: on a CPU all, on a GPU those that
+/// packed_attention() serves.
+bool rounds_attention(Device device, DType dtype, int64_t head_dim);
 
 }  // namespace nostos::ops

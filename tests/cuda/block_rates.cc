@@ -150,19 +150,24 @@ void measure_int8_block(Context& ctx, Bench& bench, const Blocks& blocks, int64_
                        gated ? ops::int8_gated_linear(ctx, from, w, {}, out) : ops::int8_linear(ctx, from, w, out);
                      }};
   };
-  const BlockStep attend{"rotation and attention", attention_flops(heads, rows, rows, head_dim), [&](size_t) {
-                           const ops::RotaryHeads rotary{head_norm, head_norm, kEps, cos, sin, kPairs};
-                           const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
-                           ops::packed_attention(ctx, qkv, rotary, {heads, heads}, scale, mixed);
-                         }};
+  const auto attend = [&](bool rounded) {
+    return BlockStep{"rotation and attention", attention_flops(heads, rows, rows, head_dim), [&, rounded](size_t) {
+                       const ops::RotaryHeads rotary{head_norm, head_norm, kEps, cos, sin, kPairs};
+                       const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+                       ops::packed_attention(ctx, qkv, rotary, {heads, heads}, {scale, rounded}, mixed);
+                     }};
+  };
   const BlockStep add{"add and norm in 8 bits", 0, [&](size_t) {
                         const View to(numbers.view().bytes(), DType::i8, {rows, hidden});
                         ops::add_gated_rms_norm(ctx, projected, {norm, norm, kEps}, x, {norm, norm, to, scales});
                       }};
-  measure_in_order(bench, fmt::format("{}, {} rows, a block with products of 8-bit numbers", blocks.model, rows),
-                   blocks.count,
-                   {step(0, qkv, false), attend, round("round for out", mixed), step(1, projected, false), add,
-                    step(2, product, true), round("round for down", product), step(3, projected, false), add});
+  for (const bool rounded : {false, true})
+    measure_in_order(bench,
+                     fmt::format("{}, {} rows, a block with products{} of 8-bit numbers", blocks.model, rows,
+                                 rounded ? " and attention" : ""),
+                     blocks.count,
+                     {step(0, qkv, false), attend(rounded), round("round for out", mixed), step(1, projected, false),
+                      add, step(2, product, true), round("round for down", product), step(3, projected, false), add});
 }
 
 void run(const BlockArguments& only) {

@@ -56,11 +56,16 @@ void measure_attention(Context& ctx, Bench& bench) {
                  v = bench.random(DType::bf16, k.shape());
     Tensor out(ctx.device(), DType::bf16, {c.tokens, c.heads * c.width});
     const float scale = 1 / std::sqrt(static_cast<float>(c.width));
-    bench.measure(fmt::format("attention {} heads, {} tokens, width {}{}", c.heads, c.tokens, c.width,
-                              c.causal ? ", causal" : ""),
-                  attention_flops(c.heads, c.tokens, c.tokens, c.width), [&] {
-                    ops::attention(ctx, {q, k, v}, scale, c.causal, out);
-                  });
+    for (const bool rounded : {false, true}) {
+      if (rounded && (c.causal || !ops::rounds_attention(ctx.device(), DType::bf16, c.width))) continue;
+      bench.measure(fmt::format("attention {} heads, {} tokens, width {}{}", c.heads, c.tokens, c.width,
+                                c.causal  ? ", causal"
+                                : rounded ? ", 8 bits"
+                                          : ""),
+                    attention_flops(c.heads, c.tokens, c.tokens, c.width), [&] {
+                      ops::attention(ctx, {q, k, v}, {scale, rounded}, c.causal, out);
+                    });
+    }
   }
 }
 

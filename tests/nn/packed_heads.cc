@@ -13,9 +13,11 @@ Capabilities capabilities(Device device) { return Op<capabilities>::on<DeviceKin
 
 bool packs_attention(Device, DType, int64_t, bool causal) { return !causal; }
 
+bool rounds_attention(Device, DType, int64_t) { return true; }
+
 /// Attention of heads that are rotated already, moved apart.
-void run(OnCpu<packed_attention_to>, Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts counts, float scale,
-         std::span<const RowTarget> out) {
+void run(OnCpu<packed_attention_to>, Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts counts,
+         const Scoring& scoring, std::span<const RowTarget> out) {
   check(!rotary.q_norm && !rotary.cos, "ranks rotate heads before they exchange them");
   const int64_t tokens = qkv.shape()[0], all_heads = counts.all(), heads = counts.q, kv_heads = counts.kv;
   const int64_t head_dim = qkv.shape()[1] / all_heads;
@@ -30,7 +32,7 @@ void run(OnCpu<packed_attention_to>, Context& ctx, View qkv, const RotaryHeads& 
   attention(
       ctx,
       {apart.view().rows(0, heads), apart.view().rows(heads, kv_heads), apart.view().rows(heads + kv_heads, kv_heads)},
-      scale, false, mixed);
+      scoring, false, mixed);
   for (const RowTarget& target : out) {
     const View rows = mixed.view().rows(target.first, target.count);
     for (int64_t row = 0; row < target.count; ++row)

@@ -17,11 +17,10 @@ TEST(Capabilities, ArePrinted) {
   EXPECT_EQ(to_string(ops::Capabilities{}), "what every device can");
   EXPECT_EQ(to_string(ops::Capabilities{.bf16_products = true, .packed_head_dim = 128}),
             "bf16 products, packed attention of heads of 128");
-  EXPECT_EQ(
-      to_string(ops::Capabilities{true, true, true, true, 128, 8, 4, 4096, 16, 64}),
-      "bf16 products, 8-bit products, borrowed weights, planned convolutions, packed attention of heads of 128, gated "
-      "products of widths in 8s, sums of products in 4s, norms of up to 4096 channels in 8 bits, upsampling by phases "
-      "of channels in 16s, fused in 64s");
+  EXPECT_EQ(to_string(ops::Capabilities{true, true, true, true, true, 128, 8, 4, 4096, 16, 64}),
+            "bf16 products, 8-bit products, 8-bit attention, borrowed weights, planned convolutions, packed attention "
+            "of heads of 128, gated products of widths in 8s, sums of products in 4s, norms of up to 4096 channels in "
+            "8 bits, upsampling by phases of channels in 16s, fused in 64s");
 }
 
 TEST(Capabilities, ACpuFusesNothing) {

@@ -267,12 +267,15 @@ TEST(RowIndependence, AttentionQueries) {
       for (const int64_t keys : {33, 160}) {
         const Tensor q = random_tensor(dtype, {2, 130, head_dim}, 1), k = random_tensor(dtype, {2, keys, head_dim}, 2);
         const Tensor v = random_tensor(dtype, {2, keys, head_dim}, 3);
-        expect_independent_rows(
-            130, dtype, {2 * head_dim},
-            [&](Context& ctx, int64_t first, int64_t count, View out) {
-              ops::attention(ctx, {tokens_of(q, first, count), k, v}, 0.125f, false, out);
-            },
-            fmt::format("attention {} width {} keys {}", name(dtype), head_dim, keys));
+        for (const bool rounded : {false, true}) {
+          if (rounded && !ops::rounds_attention(Device{}, dtype, head_dim)) continue;
+          expect_independent_rows(
+              130, dtype, {2 * head_dim},
+              [&](Context& ctx, int64_t first, int64_t count, View out) {
+                ops::attention(ctx, {tokens_of(q, first, count), k, v}, {0.125f, rounded}, false, out);
+              },
+              fmt::format("attention {} width {} keys {} rounded {}", name(dtype), head_dim, keys, rounded));
+        }
       }
     }
   }

@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
+#include "base/rounding.h"
+#include "device/workspace.h"
 #include "ops/attention.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/parallel.h"
@@ -50,6 +53,50 @@ void run(OnCpu<split_heads_rope>, Context& ctx, ConstView qkv, const RotaryHeads
   });
 }
 
+void run(OnCpu<key_centres>, Context& ctx, ConstView k, View centres) {
+  const int64_t keys = k.shape()[1], head_dim = k.shape()[2];
+  const int64_t step = divide_up(keys, kMostCentreKeys), count = divide_up(keys, step);
+  with_elements(k, [&]<class T>(const T* in) {
+    parallel_tasks(ctx, k.shape()[0], [&](int64_t head) {
+      std::vector<float> sums(static_cast<size_t>(kCentreSums * head_dim));
+      for (int64_t i = 0; i < count; ++i) {
+        const T* row = in + (head * keys + i * step) * head_dim;
+        float* sum = sums.data() + i % kCentreSums * head_dim;
+        for (int64_t d = 0; d < head_dim; ++d) sum[d] += to_float(row[d]);
+      }
+      float* centre = centres.data<float>() + head * head_dim;
+      for (int64_t d = 0; d < head_dim; ++d) {
+        float all = 0;
+        for (int64_t i = 0; i < kCentreSums; ++i) all += sums[static_cast<size_t>(i * head_dim + d)];
+        centre[d] = all / static_cast<float>(count);
+      }
+    });
+  });
+}
+
+void run(OnCpu<quantise_heads>, Context& ctx, ConstView heads, const HeadRounding& rounding, View numbers,
+         View scales) {
+  const int64_t tokens = heads.shape()[1], head_dim = heads.shape()[2], blocks = scales.shape()[1];
+  const auto& [shared, centres] = rounding;
+  with_elements(heads, [&]<class T>(const T* in) {
+    parallel_ranges(ctx, heads.shape()[0] * blocks, row_grain(shared * head_dim), [&](int64_t begin, int64_t end) {
+      std::vector<float> values(static_cast<size_t>(shared * head_dim));
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t head = i / blocks, first = i % blocks * shared,
+                      count = std::min(shared, tokens - first) * head_dim;
+        const int64_t at = (head * tokens + first) * head_dim;
+        for (int64_t d = 0; d < count; ++d) {
+          const float centre = centres ? centres.data<float>()[head * head_dim + d % head_dim] : 0.f;
+          values[static_cast<size_t>(d)] = to_float(in[at + d]) - centre;
+        }
+        const float largest = row_kernels().rotate_blocks(values.data(), count, 0);
+        scales.data<float>()[i] = largest / 127.f;
+        row_kernels().to_i8(values.data(), largest > 0 ? 127.f / largest : 0.f, count, numbers.data<int8_t>() + at);
+      }
+    });
+  });
+}
+
 namespace {
 
 constexpr int64_t kQueryBlock = 64;
@@ -77,10 +124,28 @@ struct BlockScratch {
   T* probabilities;
 };
 
+/// What scores of q and k that hold whole numbers are multiplied with, a row each; null for others.
+struct HeadScales {
+  ConstView q, k;  ///< f32 [heads, queries] and [kv_heads, one for kKeysAScale keys]
+
+  /// Multiplies scores of the keys of `kv_head` with their scales. \return the scale of row `query`
+  float apply(int64_t query, int64_t kv_head, int64_t count, float* scores) const {
+    if (!q) return 1;
+    const float* of_keys = k.data<float>() + kv_head * k.shape()[1];
+    for (int64_t i = 0; i < count; ++i) scores[i] *= of_keys[i / kKeysAScale];
+    return q.data<float>()[query];
+  }
+};
+
+struct Attended {
+  QueriesKeysValues heads;
+  HeadScales scales{};
+};
+
 /// \param out of T or f32. \param log_sum_exp f32 [heads, queries] or null.
 template <class T, class Out>
-void attention_of(Context& ctx, const QueriesKeysValues& given, float scale, bool causal, View out, View log_sum_exp) {
-  const ConstView q = given.q, k = given.k, v = given.v;
+void attention_of(Context& ctx, const Attended& given, float scale, bool causal, View out, View log_sum_exp) {
+  const ConstView q = given.heads.q, k = given.heads.k, v = given.heads.v;
   const int64_t heads = q.shape()[0], queries = q.shape()[1], head_dim = q.shape()[2];
   const int64_t kv_heads = k.shape()[0], keys = k.shape()[1];
   if (queries == 0 || heads == 0) return;
@@ -118,7 +183,10 @@ void attention_of(Context& ctx, const QueriesKeysValues& given, float scale, boo
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t visible = causal ? std::min(first + r + 1, seen) : seen;
       T* row = scratch.probabilities + r * seen;
-      const SoftmaxSum softmax = kernels.softmax_exp(scratch.scores + r * seen, scale, visible, row);
+      float* scores = scratch.scores + r * seen;
+      const int64_t query = head * queries + std::min(first + r, queries - 1);  // what pads a block has no scale
+      const float row_scale = scale * given.scales.apply(query, kv, seen, scores);
+      const SoftmaxSum softmax = kernels.softmax_exp(scores, row_scale, visible, row);
       sums[r] = softmax.sum;
       if (lse != nullptr && r < count) lse[head * queries + first + r] = scale * softmax.top + std::log(softmax.sum);
       std::memset(static_cast<void*>(row + visible), 0, static_cast<size_t>(seen - visible) * sizeof(T));
@@ -132,20 +200,66 @@ void attention_of(Context& ctx, const QueriesKeysValues& given, float scale, boo
   });
 }
 
+struct RoundedHeads : Workspace {
+  using Workspace::Workspace;
+};
+
+/// q and k rounded to 8 bits, as T, which holds such numbers and, in float32, every sum of their products exactly.
+struct WholeNumbers {
+  View q, k;
+  HeadScales scales;
+};
+
+template <class T>
+WholeNumbers whole_numbers(Context& ctx, const QueriesKeysValues& given) {
+  const Shape &q = given.q.shape(), &k = given.k.shape();
+  const auto elements = static_cast<size_t>(q.elements() + k.elements());
+  const int64_t key_blocks = divide_up(k[1], kKeysAScale);
+  const auto floats = static_cast<size_t>(q[0] * q[1] + k[0] * (key_blocks + k[2]));
+  std::byte* at = ctx.state<RoundedHeads>().at_least(floats * sizeof(float) + elements * (sizeof(T) + sizeof(int8_t)));
+  const auto next = [&at](DType dtype, const Shape& shape) {
+    const View made(at, dtype, shape);
+    at += made.size_in_bytes();
+    return made;
+  };
+  const View centres = next(DType::f32, {k[0], k[2]});
+  const View q_scales = next(DType::f32, {q[0], q[1]}), k_scales = next(DType::f32, {k[0], key_blocks});
+  const WholeNumbers made{next(given.q.dtype(), q), next(given.k.dtype(), k), {q_scales, k_scales}};
+  run(OnCpu<key_centres>(), ctx, given.k, centres);
+  const auto round = [&](ConstView heads, const HeadRounding& rounding, View scales, View values) {
+    const View numbers = next(DType::i8, heads.shape());
+    run(OnCpu<quantise_heads>(), ctx, heads, rounding, numbers, scales);
+    const int8_t* from = numbers.data<int8_t>();
+    T* to = values.data<T>();
+    parallel_ranges(ctx, heads.elements(), row_grain(1), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if constexpr (sizeof(T) == sizeof(float))
+          to[i] = from[i];
+        else
+          to[i] = to_bfloat16(from[i]);
+      }
+    });
+  };
+  round(given.q, {}, q_scales, made.q);
+  round(given.k, {kKeysAScale, centres}, k_scales, made.k);
+  return made;
+}
+
 }  // namespace
 
-void run(OnCpu<attention>, Context& ctx, const QueriesKeysValues& heads, float scale, bool causal, View out) {
-  if (heads.q.dtype() == DType::bf16)
-    attention_of<bfloat16, bfloat16>(ctx, heads, scale, causal, out, {});
-  else
-    attention_of<float, float>(ctx, heads, scale, causal, out, {});
+void run(OnCpu<attention>, Context& ctx, const QueriesKeysValues& heads, const Scoring& scoring, bool causal,
+         View out) {
+  if (heads.q.elements() == 0) return;
+  with_elements(heads.q, [&]<class T>(const T*) {
+    if (!scoring.is_rounded) return attention_of<T, T>(ctx, {heads}, scoring.scale, causal, out, {});
+    const WholeNumbers numbers = whole_numbers<T>(ctx, heads);
+    attention_of<T, T>(ctx, {{numbers.q, numbers.k, heads.v}, numbers.scales}, scoring.scale, causal, out, {});
+  });
 }
 
 void run(OnCpu<attention_part>, Context& ctx, const QueriesKeysValues& heads, float scale, View out, View log_sum_exp) {
-  if (heads.q.dtype() == DType::bf16)
-    attention_of<bfloat16, float>(ctx, heads, scale, false, out, log_sum_exp);
-  else
-    attention_of<float, float>(ctx, heads, scale, false, out, log_sum_exp);
+  with_elements(heads.q,
+                [&]<class T>(const T*) { attention_of<T, float>(ctx, {heads}, scale, false, out, log_sum_exp); });
 }
 
 void run(OnCpu<merge_attention>, Context& ctx, ConstView part, ConstView part_log_sum_exp, View out, View log_sum_exp) {

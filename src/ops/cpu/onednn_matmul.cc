@@ -27,7 +27,7 @@ const PackedMatrix& packed_of(const Linear& w) { return static_cast<const Packed
 }  // namespace
 
 Capabilities run(OnCpu<capabilities>, Device) {
-  return {.bf16_products = OneDnn::has_bf16(), .int8_products = OneDnn::has_int8()};
+  return {.bf16_products = OneDnn::has_bf16(), .int8_products = OneDnn::has_int8(), .int8_attention = true};
 }
 
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {

@@ -14,7 +14,7 @@ namespace ops {
 
 using namespace cpu;
 
-Capabilities run(OnCpu<capabilities>, Device) { return {}; }
+Capabilities run(OnCpu<capabilities>, Device) { return {.int8_attention = true}; }
 
 /// The weight stays as it came: [out, in].
 Linear run(OnCpu<pack_linear>, Context& ctx, ConstView weight) {

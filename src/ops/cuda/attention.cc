@@ -8,6 +8,7 @@
 #include "ops/cuda/cudnn.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/cuda/hopper.h"
+#include "ops/cuda/rounded_heads.h"
 #include "ops/device_op.h"
 #include "ops/elementwise.h"
 
@@ -92,15 +93,55 @@ FusedAttention fused_shape(const QueriesKeysValues& heads, float scale, bool cau
   return {q.shape()[0], k.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], scale, causal, log_sum_exp};
 }
 
+struct RoundedHeads : Workspace {
+  using Workspace::Workspace;
+};
+
+/// What is made when heads are rounded.
+struct RoundedScratch {
+  View centres, q_scales, k_scales;
+  std::byte* numbers;  ///< room for some
+
+  RoundedScratch(Context& ctx, const Shape& q, const Shape& k, int64_t number_count) {
+    const Shape shapes[] = {{k[0], kHopperHeadDim}, {q[0], q[1]}, {k[0], divide_up(k[1], kKeysAScale)}};
+    int64_t floats = 0;
+    for (const Shape& shape : shapes) floats += round_up(shape.elements(), 4);  // to begin at 16 bytes
+    numbers = ctx.state<RoundedHeads>().at_least(static_cast<size_t>(floats) * sizeof(float) +
+                                                 static_cast<size_t>(number_count));
+    View* const views[] = {&centres, &q_scales, &k_scales};
+    for (size_t i = 0; i < std::size(views); ++i) {
+      *views[i] = View(numbers, DType::f32, shapes[i]);
+      numbers += round_up(shapes[i].elements(), 4) * static_cast<int64_t>(sizeof(float));
+    }
+  }
+  HeadScales scales() const { return {q_scales.data<float>(), k_scales.data<float>()}; }
+};
+
+void rounded_attention(Context& ctx, const QueriesKeysValues& heads, float scale, View out) {
+  const auto& [q, k, v] = heads;
+  const RoundedScratch scratch(ctx, q.shape(), k.shape(), q.elements() + k.elements());
+  const View q_numbers(scratch.numbers, DType::i8, q.shape());
+  const View k_numbers(scratch.numbers + q.elements(), DType::i8, k.shape());
+  Op<key_centres>::on<DeviceKind::cuda>(ctx, k, scratch.centres);
+  Op<quantise_heads>::on<DeviceKind::cuda>(ctx, q, HeadRounding{}, q_numbers, scratch.q_scales);
+  Op<quantise_heads>::on<DeviceKind::cuda>(ctx, k, HeadRounding{kKeysAScale, scratch.centres}, k_numbers,
+                                           scratch.k_scales);
+  hopper_attention(ctx, {q_numbers, k_numbers, v}, scale, scratch.scales(), out);
+}
+
 }  // namespace
 
-void run(OnCuda<attention>, Context& ctx, const QueriesKeysValues& given, float scale, bool causal, View out) {
+void run(OnCuda<attention>, Context& ctx, const QueriesKeysValues& given, const Scoring& scoring, bool causal,
+         View out) {
   if (out.elements() == 0) return;
   const auto& [q, k, v] = given;
+  const float scale = scoring.scale;
   const int64_t heads = q.shape()[0], head_dim = q.shape()[2];
   const bool is_hoppers = q.dtype() == DType::bf16 && !causal && has_hopper_kernels(ctx.device());
-  if (is_hoppers && head_dim == kHopperHeadDim)
-    hopper_attention(ctx, q, k, v, scale, out);
+  if (scoring.is_rounded)
+    rounded_attention(ctx, given, scale, out);
+  else if (is_hoppers && head_dim == kHopperHeadDim)
+    hopper_attention(ctx, given, scale, {}, out);
   else if (is_hoppers && head_dim == kHopperWideHead && heads == 1 && scale > 0)
     hopper_wide_attention(ctx, q.reshape(row_shape(q)), k.reshape(row_shape(k)), v.reshape(row_shape(v)), scale, out);
   else if (is_fused(q))
@@ -112,11 +153,19 @@ void run(OnCuda<attention>, Context& ctx, const QueriesKeysValues& given, float 
     attention_in_blocks(ctx, given, scale, out, {});
 }
 
-void run(OnCuda<packed_attention_to>, Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads, float scale,
-         std::span<const RowTarget> out) {
+void run(OnCuda<packed_attention_to>, Context& ctx, View qkv, const RotaryHeads& rotary, HeadCounts heads,
+         const Scoring& scoring, std::span<const RowTarget> out) {
   if (qkv.elements() == 0) return;
-  rotate_heads(ctx, qkv, rotary, heads);
-  hopper_packed_attention(ctx, qkv, heads, scale, out);
+  HeadScales scales;
+  if (scoring.is_rounded) {
+    const int64_t tokens = qkv.shape()[0];
+    const RoundedScratch scratch(ctx, {heads.q, tokens, kHopperHeadDim}, {heads.kv, tokens, kHopperHeadDim}, 0);
+    round_packed_heads(ctx, qkv, rotary, heads, scratch.centres.data<float>(), scratch.scales());
+    scales = scratch.scales();
+  } else {
+    rotate_heads(ctx, qkv, rotary, heads);
+  }
+  hopper_packed_attention(ctx, qkv, heads, scoring.scale, scales, out);
 }
 
 void run(OnCuda<attention_part>, Context& ctx, const QueriesKeysValues& heads, float scale, View out,

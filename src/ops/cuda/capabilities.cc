@@ -14,6 +14,7 @@ Capabilities run(OnCuda<capabilities>, Device device) {
   const bool is_hopper = has_hopper_kernels(device);
   return {.bf16_products = true,
           .int8_products = true,
+          .int8_attention = is_hopper,
           .borrowed_weights = true,
           .planned_convolutions = true,
           .packed_head_dim = is_hopper ? kHopperHeadDim : 0,

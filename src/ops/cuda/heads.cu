@@ -3,6 +3,7 @@
 #include "ops/cuda/attention_softmax.h"
 #include "ops/cuda/device_math.cuh"
 #include "ops/cuda/dispatch.h"
+#include "ops/cuda/rotated_heads.cuh"
 #include "ops/device_op.h"
 
 namespace nostos::ops {
@@ -31,22 +32,6 @@ struct HeadTargets {
   }
 };
 
-struct Rotary {
-  const float* q_norm;  ///< or null, as k_norm
-  const float* k_norm;
-  const float* cos;  ///< or null, as sin
-  const float* sin;
-  float eps;
-};
-
-/// Reads vector `lane` of a head's norm through the L1 cache: every head needs it again.
-__device__ inline void load_cached(const float* norm, int lane, float (&values)[kVector]) {
-  const float4 low = __ldg(reinterpret_cast<const float4*>(norm) + 2 * lane);
-  const float4 high = __ldg(reinterpret_cast<const float4*>(norm) + 2 * lane + 1);
-  values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-  values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
-}
-
 /// Block t has token t; `lanes` neighbouring threads have a head, kVector elements each, and those of kHeadsAhead on
 /// their way at once.
 template <class In, class Out, bool kInterleaved, int kHeadsAhead>
@@ -58,15 +43,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int slot = static_cast<int>(threadIdx.x) / lanes, slots = kBlockThreads / lanes;
   const bool rotates = rotary.cos != nullptr, norms = rotary.q_norm != nullptr;
 
-  // The angles of this thread's elements: one for each pair, or one for each element of its half.
-  constexpr int kAngles = kInterleaved ? kVector / 2 : kVector;
-  float cosine[kAngles], sine[kAngles];
-  const int first_angle = kInterleaved ? lane * kAngles : lane % (lanes / 2) * kAngles;
-  const bool second_half = !kInterleaved && lane >= lanes / 2;
-  if (rotates) {
-    load<kAngles>(rotary.cos + token * (head_dim / 2) + first_angle, cosine);
-    load<kAngles>(rotary.sin + token * (head_dim / 2) + first_angle, sine);
-  }
+  const HeadRotation<kInterleaved> rotation(rotary, token, lanes, lane);
   const In* row = qkv + token * heads.all_heads * head_dim + lane * kVector;
   for (int base = 0; base < heads.moved; base += slots * kHeadsAhead) {
     Raw<In, kVector> raw[kHeadsAhead];
@@ -83,32 +60,9 @@ __global__ void __launch_bounds__(kBlockThreads)
       const bool rotated = head < heads.rotated;
       float x[kVector];
       raw[ahead].unpack(x);
-      if (norms && __any_sync(kAllLanes, rotated)) {
-        float squares = 0, weight[kVector];
-        load_cached(head < heads.q_heads ? rotary.q_norm : rotary.k_norm, lane, weight);
-#pragma unroll
-        for (float value : x) squares += value * value;
-        const float inverse = rsqrtf(lane_sum(squares, lanes) / static_cast<float>(head_dim) + rotary.eps);
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) x[i] = rotated ? x[i] * inverse * weight[i] : x[i];
-      }
-      if constexpr (kInterleaved) {
-        if (rotates && rotated) {
-#pragma unroll
-          for (int i = 0; i < kVector; i += 2) {
-            const float a = x[i], b = x[i + 1];
-            x[i] = a * cosine[i / 2] - b * sine[i / 2];
-            x[i + 1] = a * sine[i / 2] + b * cosine[i / 2];
-          }
-        }
-      } else if (rotates) {
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) {
-          const float other = __shfl_xor_sync(kAllLanes, x[i], lanes / 2);
-          if (!rotated) continue;
-          x[i] = second_half ? other * sine[i] + x[i] * cosine[i] : x[i] * cosine[i] - other * sine[i];
-        }
-      }
+      if (norms && __any_sync(kAllLanes, rotated))
+        rotation.norm(x, head < heads.q_heads ? rotary.q_norm : rotary.k_norm, rotary.eps, rotated);
+      if (rotates) rotation.rotate(x, rotated);
       if (head < heads.moved)
         store<kVector>(x, static_cast<Out*>(heads.to[head]) + token * heads.token_stride[head] + lane * kVector);
     }
@@ -194,11 +148,6 @@ HeadTargets head_targets(std::span<const HeadGroup> groups) {
   heads.rotated = place(1);
   place(2);
   return heads;
-}
-
-Rotary rotary_of(const RotaryHeads& given) {
-  return {optional_data<float>(given.q_norm), optional_data<float>(given.k_norm), optional_data<float>(given.cos),
-          optional_data<float>(given.sin), given.eps};
 }
 
 template <class In, class Out, int kHeadsAhead>

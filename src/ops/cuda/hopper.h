@@ -15,13 +15,20 @@ namespace nostos::cuda {
 /// \return whether `device` is a Hopper GPU and this build has kernels for it.
 bool has_hopper_kernels(Device device);
 
-/// Attention as ops::attention() has it, without a causal mask, of bf16 heads of width kHopperHeadDim. A query's result
-/// has the same bits whatever other heads and queries are computed with it.
-void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out);
+/// What rounded heads are multiplied with: f32 [heads, queries] and [kv_heads, one for ops::kKeysAScale keys].
+struct HeadScales {
+  float *q = nullptr, *k = nullptr;  ///< null: heads are bf16
+};
+
+/// Attention as ops::attention() has it, without a causal mask, of bf16 heads of width kHopperHeadDim, or of such
+/// values with queries and keys in 8-bit numbers. A query's result has the same bits whatever other heads and queries
+/// are computed with it.
+void hopper_attention(Context& ctx, const ops::QueriesKeysValues& heads, float scale, const HeadScales& scales,
+                      View out);
 inline constexpr int64_t kHopperHeadDim = 128;
-/// The same of heads that lie side by side. \param qkv [tokens, heads.all() * kHopperHeadDim].
-/// \param out as ops::packed_attention().
-void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads, float scale,
+/// The same of heads that lie side by side. \param qkv [tokens, heads.all() * kHopperHeadDim]; numbers where
+/// round_packed_heads() leaves them. \param out as ops::packed_attention().
+void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads, float scale, const HeadScales& scales,
                              std::span<const ops::RowTarget> out);
 
 /// The same of one head of width kHopperWideHead, the VAE's. \param q, k, v [rows, width]. \param scale above 0.

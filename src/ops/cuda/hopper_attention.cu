@@ -18,12 +18,36 @@ namespace nostos::cuda {
 namespace {
 
 constexpr int kHeadDim = static_cast<int>(kHopperHeadDim), kKeys = 80, kStages = 2;
-constexpr int kTileBytes = 64 * kHeadDim * 2, kHalfBytes = kTileBytes / 2;  // a warpgroup's queries or results; 64 wide
-constexpr int kKeysBytes = kKeys * kHeadDim * 2, kHalfKeysBytes = kKeysBytes / 2;  // a block of keys, or of values
+constexpr int kHalfBytes = 64 * 128, kResultBytes = 2 * kHalfBytes;  // a warpgroup's results, 64 columns wide, all
+constexpr int kHalfKeysBytes = kKeys * 128, kValuesBytes = 2 * kHalfKeysBytes;  // a block of keys, 128 bytes wide
 
 constexpr int kWorkers = 3, kThreads = 128 * (kWorkers + 1);
 static_assert(kHopperLongTile == 64 * kWorkers && kHopperShortTile == 64 * (kWorkers - 1));
-constexpr int kSharedBytes = 1024 + 2 * kWorkers * kTileBytes + 2 * kStages * kKeysBytes + 8 * (2 + 4 * kStages);
+
+static_assert(kKeys == ops::kKeysAScale);
+
+/// Queries and keys in bf16.
+struct Bf16Heads {
+  static constexpr bool kIsRounded = false;
+  static constexpr int kHalves = 2;  ///< of 128 bytes
+  using Sum = float;
+};
+/// Queries and keys in 8-bit numbers: they come as half as many pairs in the place of bf16.
+struct RoundedHeads {
+  static constexpr bool kIsRounded = true;
+  static constexpr int kHalves = 1;
+  using Sum = int32_t;
+};
+
+/// Sums of 8-bit products begin at the bits of this float, which is so large that a whole number is added to its bits
+/// as it is to its value: they are floats without a conversion, which takes as long as an exponential.
+constexpr int32_t kFirstSum = 0x4B400000;
+constexpr float kFirstSumValue = 12582912;  // 1.5 * 2^23
+static_assert(127 * 127 * kHeadDim < 1 << 22, "sums stay within the floats that are whole numbers apart");
+
+template <class Heads>
+constexpr int kSharedBytes = 1024 + kWorkers*(Heads::kHalves* kHalfBytes + kResultBytes) +
+                             kStages*(Heads::kHalves* kHalfKeysBytes + kValuesBytes) + 8 * (2 + 4 * kStages);
 
 /// Queries of a head that a block attends with at once.
 struct Tile {
@@ -35,6 +59,8 @@ struct Problem {
   int long_tiles = 0, short_tiles = 0;  ///< of a head
   int heads_a_kv_head = 1;
   float scale_log2 = 0;  ///< of the scores, times log2(e)
+  int queries = 0;
+  HeadScales scales{};  ///< of rounded heads
 
   __device__ int tiles() const { return heads * (long_tiles + short_tiles); }
   /// \return how many warpgroups have 64 queries of tile `index` each: all long tiles come first.
@@ -78,12 +104,17 @@ __device__ inline float exp2_of(float x) {
   return y;
 }
 
+__device__ inline float as_score(float sum) { return sum; }
+__device__ inline float as_score(int32_t sum) { return __int_as_float(sum); }
+
 /// One warpgroup's 64 queries in registers; a thread has two rows, see hopper::product().
+template <class Heads>
 struct Queries {
-  float scores[kKeys / 2];
+  typename Heads::Sum sums[kKeys / 2];
   uint32_t weights[kKeys / 4];  ///< of the values: exponentials of the scores, in pairs
   float mixed[kHeadDim / 2];    ///< values summed so far, in units of exp(top)
   float top[2], sum[2];         ///< of each row: the largest score, the exponentials' sum (of this thread's)
+  float scale_log2[2];          ///< of each row's scores, times log2(e)
 
   __device__ void reset() {
 #pragma unroll
@@ -92,26 +123,53 @@ struct Queries {
     sum[0] = sum[1] = 0;
   }
 
+  /// Makes whole sums begin where they do; while no products are under way.
+  __device__ void begin_sums() {
+    if constexpr (Heads::kIsRounded) {
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) {
+        sums[i] = kFirstSum;
+        asm volatile("" : "+r"(sums[i]));  // here, not later
+      }
+    }
+  }
+
   /// weights <- exponentials of the scores of keys below `valid`, and what they mean for the sums so far.
+  /// \param key_scale of these keys, where heads are rounded
   template <bool kMasked, bool kFirst>
-  __device__ void soften(int valid, float scale_log2) {
+  __device__ void soften(int valid, float key_scale) {
+    float scores[kKeys / 2];
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) scores[i] = as_score(sums[i]);
+    // In units of log2 a score is score * scale - offset. So is the top of rounded heads, whose scale changes.
+    float scale[2] = {scale_log2[0], scale_log2[1]}, offset[2] = {};
+    if constexpr (Heads::kIsRounded) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        scale[row] *= key_scale;
+        offset[row] = kFirstSumValue * scale[row];
+      }
+    }
     if constexpr (kMasked) {
       const int column = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i)
         if (i / 4 * 8 + column + i % 2 >= valid) scores[i] = -INFINITY;
     }
-    float next[2] = {top[0], top[1]};
+    float next[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) next[i / 2 % 2] = fmaxf(next[i / 2 % 2], scores[i]);
 #pragma unroll
-    for (float& row : next) {
-      row = fmaxf(row, __shfl_xor_sync(kAllLanes, row, 1));
-      row = fmaxf(row, __shfl_xor_sync(kAllLanes, row, 2));
+    for (int row = 0; row < 2; ++row) {
+      next[row] = fmaxf(next[row], __shfl_xor_sync(kAllLanes, next[row], 1));
+      next[row] = fmaxf(next[row], __shfl_xor_sync(kAllLanes, next[row], 2));
+      if constexpr (Heads::kIsRounded) next[row] = fmaf(next[row], scale[row], -offset[row]);
+      next[row] = fmaxf(next[row], top[row]);
     }
+    const float unit[2] = {Heads::kIsRounded ? 1.f : scale[0], Heads::kIsRounded ? 1.f : scale[1]};
     // A factor of one changes nothing: skipping it keeps the bits.
     if (!kFirst && __any_sync(kAllLanes, next[0] > top[0] || next[1] > top[1])) {
-      const float factor[2] = {exp2_of((top[0] - next[0]) * scale_log2), exp2_of((top[1] - next[1]) * scale_log2)};
+      const float factor[2] = {exp2_of((top[0] - next[0]) * unit[0]), exp2_of((top[1] - next[1]) * unit[1])};
 #pragma unroll
       for (int i = 0; i < kHeadDim / 2; ++i) mixed[i] *= factor[i / 2 % 2];
       sum[0] *= factor[0];
@@ -119,12 +177,12 @@ struct Queries {
     }
     top[0] = next[0];
     top[1] = next[1];
-    const float shift[2] = {top[0] * scale_log2, top[1] * scale_log2};
+    const float shift[2] = {fmaf(top[0], unit[0], offset[0]), fmaf(top[1], unit[1], offset[1])};
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 2) {
       const int row = i / 2 % 2;
-      const float a = exp2_of(fmaf(scores[i], scale_log2, -shift[row]));
-      const float b = exp2_of(fmaf(scores[i + 1], scale_log2, -shift[row]));
+      const float a = exp2_of(fmaf(scores[i], scale[row], -shift[row]));
+      const float b = exp2_of(fmaf(scores[i + 1], scale[row], -shift[row]));
       sum[row] += a;
       sum[row] += b;
       weights[i / 2] = pack_bf16(a, b);
@@ -132,17 +190,18 @@ struct Queries {
   }
 };
 
-template <int kMostRuns>
+template <class Heads, int kMostRuns>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                      const __grid_constant__ CUtensorMap v, const __grid_constant__ Results<kMostRuns> out,
                      const __grid_constant__ Problem problem) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int kQueriesBytes = Heads::kHalves * kHalfBytes, kKeysBytes = Heads::kHalves * kHalfKeysBytes;
   extern __shared__ uint8_t shared[];
   const uint32_t query_tiles = (hopper::shared_address(shared) + 1023u) & ~1023u;
-  const uint32_t result_tiles = query_tiles + kWorkers * kTileBytes;
-  const uint32_t key_ring = result_tiles + kWorkers * kTileBytes, value_ring = key_ring + kStages * kKeysBytes;
-  const uint32_t queries_full = value_ring + kStages * kKeysBytes, queries_empty = queries_full + 8;
+  const uint32_t result_tiles = query_tiles + kWorkers * kQueriesBytes;
+  const uint32_t key_ring = result_tiles + kWorkers * kResultBytes, value_ring = key_ring + kStages * kKeysBytes;
+  const uint32_t queries_full = value_ring + kStages * kValuesBytes, queries_empty = queries_full + 8;
   const uint32_t keys_full = queries_empty + 8, keys_empty = keys_full + 8 * kStages;
   const uint32_t values_full = keys_empty + 8 * kStages, values_empty = values_full + 8 * kStages;
   const int warpgroup = hopper::warpgroup_index(), thread = static_cast<int>(threadIdx.x) % 128;
@@ -165,25 +224,30 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warpgroup == kWorkers) {
     hopper::lower_registers<24>();
     if (thread != 0) return;
-    const auto load = [&](const CUtensorMap& map, uint32_t ring, uint32_t full, uint32_t empty, int block, int head) {
-      const uint32_t at = first + block, stage = stage_of(at);
-      hopper::wait(empty + 8 * stage, phase_of(at) ^ 1);
-      hopper::arrive_expecting(full + 8 * stage, kKeysBytes);
-      for (int half = 0; half < 2; ++half)
-        hopper::load_tile(ring + stage * kKeysBytes + half * kHalfKeysBytes, map, full + 8 * stage, 64 * half,
-                          block * kKeys, head);
+    // Brings what lies 128 bytes wide, and 64 columns of bf16 further on its other half.
+    const auto load = [&](const CUtensorMap& map, int halves, uint32_t to, uint32_t full, int block, int head) {
+      for (int half = 0; half < halves; ++half)
+        hopper::load_tile(to + half * kHalfKeysBytes, map, full, 64 * half, block * kKeys, head);
     };
     for (int index = static_cast<int>(blockIdx.x); index < problem.tiles(); index += stride, first += blocks) {
       const auto [head, first_row] = problem.tile(index);
       const int workers = problem.workers(index);
       hopper::wait(queries_empty, tile_phase ^ 1);
-      hopper::arrive_expecting(queries_full, workers * kTileBytes);
-      for (int i = 0; i < 2 * workers; ++i)
-        hopper::load_tile(query_tiles + i * kHalfBytes, q, queries_full, i % 2 * 64, first_row + i / 2 * 64, head);
+      hopper::arrive_expecting(queries_full, workers * kQueriesBytes);
+      for (int i = 0; i < Heads::kHalves * workers; ++i)
+        hopper::load_tile(query_tiles + i * kHalfBytes, q, queries_full, i % Heads::kHalves * 64,
+                          first_row + i / Heads::kHalves * 64, head);
       tile_phase ^= 1;
+      const int kv_head = head / problem.heads_a_kv_head;
       for (int block = 0; block < blocks; ++block) {
-        load(k, key_ring, keys_full, keys_empty, block, head / problem.heads_a_kv_head);
-        load(v, value_ring, values_full, values_empty, block, head / problem.heads_a_kv_head);
+        const uint32_t at = first + block, stage = stage_of(at), emptied = phase_of(at) ^ 1;
+        const uint32_t has_keys = keys_full + 8 * stage, has_values = values_full + 8 * stage;
+        hopper::wait(keys_empty + 8 * stage, emptied);
+        hopper::arrive_expecting(has_keys, kKeysBytes);
+        load(k, Heads::kHalves, key_ring + stage * kKeysBytes, has_keys, block, kv_head);
+        hopper::wait(values_empty + 8 * stage, emptied);
+        hopper::arrive_expecting(has_values, kValuesBytes);
+        load(v, 2, value_ring + stage * kValuesBytes, has_values, block, kv_head);
       }
     }
     return;
@@ -191,8 +255,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   hopper::raise_registers<160>();
   const int lane = thread % 32;
-  const uint32_t own_queries = query_tiles + warpgroup * kTileBytes, own_result = result_tiles + warpgroup * kTileBytes;
-  Queries queries;
+  const uint32_t own_queries = query_tiles + warpgroup * kQueriesBytes;
+  const uint32_t own_result = result_tiles + warpgroup * kResultBytes;
+  Queries<Heads> queries;
   const auto wait_for = [&](uint32_t full, int block) {
     hopper::wait(full + 8 * stage_of(first + block), phase_of(first + block));
   };
@@ -205,17 +270,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     const uint64_t a = hopper::tile_along_k(own_queries);
     const uint64_t b = hopper::tile_along_k(key_ring + stage_of(first + block) * kKeysBytes);
 #pragma unroll
-    for (int i = 0; i < kHeadDim / 16; ++i) {
+    for (int i = 0; i < 4 * Heads::kHalves; ++i) {
       const uint64_t within = i % 4 * hopper::kStepK, half = i / 4;
-      hopper::product<kKeys>(queries.scores, a + within + half * (kHalfBytes >> 4),
-                             b + within + half * (kHalfKeysBytes >> 4), i > 0);
+      hopper::product<kKeys>(queries.sums, a + within + half * (kHalfBytes >> 4),
+                             b + within + half * (kHalfKeysBytes >> 4), Heads::kIsRounded || i > 0);
     }
     hopper::end_products();
   };
   const auto begin_mixing = [&](int block) {
     wait_for(values_full, block);
     hopper::begin_products();
-    const uint64_t b = hopper::tile_across_k(value_ring + stage_of(first + block) * kKeysBytes, kHalfKeysBytes);
+    const uint64_t b = hopper::tile_across_k(value_ring + stage_of(first + block) * kValuesBytes, kHalfKeysBytes);
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i)
       hopper::product_transposed(queries.mixed, queries.weights + 4 * i, b + i * hopper::kStepAcrossK);
@@ -224,27 +289,42 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int last_valid = problem.keys - (blocks - 1) * kKeys;
   const auto attend = [&](int head, int first_row) {
     queries.reset();
+    queries.scale_log2[0] = queries.scale_log2[1] = problem.scale_log2;
+    if constexpr (Heads::kIsRounded) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = first_row + thread / 32 * 16 + lane / 4 + 8 * i;
+        queries.scale_log2[i] *= row < problem.queries ? problem.scales.q[head * problem.queries + row] : 0.f;
+      }
+    }
+    // Read while products are under way.
+    const float* key_scales = problem.scales.k + head / problem.heads_a_kv_head * blocks;
+    const auto key_scale = [&](int block) { return Heads::kIsRounded ? __ldg(key_scales + block) : 0.f; };
+    queries.begin_sums();
     begin_scores(0);
+    float scale = key_scale(0);
     hopper::wait_products<0>();
     release(keys_empty, 0);
     if (blocks > 1)
-      queries.soften<false, true>(kKeys, problem.scale_log2);
+      queries.template soften<false, true>(kKeys, scale);
     else
-      queries.soften<true, true>(last_valid, problem.scale_log2);
+      queries.template soften<true, true>(last_valid, scale);
     const auto go_on_to = [&](int block) {
+      queries.begin_sums();
       begin_mixing(block - 1);
       begin_scores(block);
+      scale = key_scale(block);
       hopper::wait_products<0>();
       release(values_empty, block - 1);
       release(keys_empty, block);
     };
     for (int block = 1; block < blocks - 1; ++block) {
       go_on_to(block);
-      queries.soften<false, false>(kKeys, problem.scale_log2);
+      queries.template soften<false, false>(kKeys, scale);
     }
     if (blocks > 1) {
       go_on_to(blocks - 1);
-      queries.soften<true, false>(last_valid, problem.scale_log2);
+      queries.template soften<true, false>(last_valid, scale);
     }
     if (thread == 0) hopper::arrive(queries_empty);
     begin_mixing(blocks - 1);
@@ -328,16 +408,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-/// Heads as they lie in memory: [heads, rows, kHeadDim], elements from one head and row to the next.
+/// Heads as they lie in memory: [heads, rows, width], elements of bf16 from one head and row to the next.
 struct HeadRows {
   const std::byte* data;
-  int64_t heads, rows, head_stride, row_stride;
+  int64_t heads, rows, width, head_stride, row_stride;
 
   CUtensorMap tiles(int tile_rows) const {
     return tensor_map({.data = data,
                        .planes = heads,
                        .rows = rows,
-                       .columns = kHeadDim,
+                       .columns = width,
                        .row_stride = row_stride,
                        .plane_stride = head_stride,
                        .tile_rows = tile_rows,
@@ -345,11 +425,16 @@ struct HeadRows {
   }
 };
 
-HeadRows rows_of(ConstView x) { return {x.bytes(), x.shape()[0], x.shape()[1], x.shape()[1] * kHeadDim, kHeadDim}; }
+/// What is attended to. \param scales null: q and k are bf16
+struct Attended {
+  HeadRows q, k, v;
+  float scale;
+  HeadScales scales;
+};
 
-template <int kMostRuns>
-void attend_to(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& v, float scale,
-               std::span<const ops::RowTarget> out) {
+template <class Heads, int kMostRuns>
+void attend_to(Context& ctx, const Attended& heads, std::span<const ops::RowTarget> out) {
+  const auto& [q, k, v, scale, scales] = heads;
   Results<kMostRuns> results;
   for (const ops::RowTarget& target : out)
     if (target.count > 0) results.add(target, q.heads * kHeadDim);
@@ -359,38 +444,59 @@ void attend_to(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRow
                         .long_tiles = chosen.long_tiles,
                         .short_tiles = chosen.short_tiles,
                         .heads_a_kv_head = static_cast<int>(q.heads / k.heads),
-                        .scale_log2 = scale * 1.4426950408889634f};
-  const auto kernel = attention_kernel<kMostRuns>;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+                        .scale_log2 = scale * 1.4426950408889634f,
+                        .queries = static_cast<int>(q.rows),
+                        .scales = scales};
+  const auto kernel = attention_kernel<Heads, kMostRuns>;
+  constexpr int kShared = kSharedBytes<Heads>;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
              "cannot reserve shared memory");
-  kernel<<<static_cast<unsigned>(chosen.blocks), kThreads, kSharedBytes, ctx.stream().handle()>>>(
+  kernel<<<static_cast<unsigned>(chosen.blocks), kThreads, kShared, ctx.stream().handle()>>>(
       q.tiles(64), k.tiles(kKeys), v.tiles(kKeys), results, problem);
   check_launch("attention");
 }
 
-void attend(Context& ctx, const HeadRows& q, const HeadRows& k, const HeadRows& v, float scale,
-            std::span<const ops::RowTarget> out) {
-  if (q.heads == 0 || q.rows == 0) return;
+template <class Heads>
+void attend(Context& ctx, const Attended& heads, std::span<const ops::RowTarget> out) {
   if (out.size() == 1)
-    attend_to<1>(ctx, q, k, v, scale, out);
+    attend_to<Heads, 1>(ctx, heads, out);
   else
-    attend_to<static_cast<int>(ops::kMostRowTargets)>(ctx, q, k, v, scale, out);
+    attend_to<Heads, static_cast<int>(ops::kMostRowTargets)>(ctx, heads, out);
+}
+
+void attend(Context& ctx, const Attended& heads, std::span<const ops::RowTarget> out) {
+  if (heads.q.heads == 0 || heads.q.rows == 0) return;
+  if (heads.scales.q == nullptr) return attend<Bf16Heads>(ctx, heads, out);
+  attend<RoundedHeads>(ctx, heads, out);
 }
 
 }  // namespace
 
-void hopper_attention(Context& ctx, ConstView q, ConstView k, ConstView v, float scale, View out) {
-  attend(ctx, rows_of(q), rows_of(k), rows_of(v), scale,
+void hopper_attention(Context& ctx, const ops::QueriesKeysValues& heads, float scale, const HeadScales& scales,
+                      View out) {
+  const auto rows = [](ConstView x) {
+    const int64_t width = kHeadDim * static_cast<int64_t>(size_bytes(x.dtype())) / 2;
+    return HeadRows{x.bytes(), x.shape()[0], x.shape()[1], width, x.shape()[1] * width, width};
+  };
+  attend(ctx, {rows(heads.q), rows(heads.k), rows(heads.v), scale, scales},
          std::array{ops::RowTarget{0, out.shape()[0], out.bytes(), out.shape()[1]}});
 }
 
-void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads, float scale,
+void hopper_packed_attention(Context& ctx, ConstView qkv, ops::HeadCounts heads, float scale, const HeadScales& scales,
                              std::span<const ops::RowTarget> out) {
-  const auto part = [&](int64_t first, int64_t count) {
-    return HeadRows{qkv.bytes() + first * kHeadDim * static_cast<int64_t>(sizeof(bfloat16)), count, qkv.shape()[0],
-                    kHeadDim, qkv.shape()[1]};
+  const auto part = [&](int64_t first, int64_t count, int64_t width) {
+    return HeadRows{qkv.bytes() + first * kHeadDim * static_cast<int64_t>(sizeof(bfloat16)),
+                    count,
+                    qkv.shape()[0],
+                    width,
+                    kHeadDim,
+                    qkv.shape()[1]};
   };
-  attend(ctx, part(0, heads.q), part(heads.q, heads.kv), part(heads.q + heads.kv, heads.kv), scale, out);
+  const int64_t width = scales.q == nullptr ? kHeadDim : kHeadDim / 2;  // of rounded heads the first halves
+  attend(ctx,
+         {part(0, heads.q, width), part(heads.q, heads.kv, width), part(heads.q + heads.kv, heads.kv, kHeadDim), scale,
+          scales},
+         out);
 }
 
 }  // namespace nostos::cuda

@@ -212,12 +212,22 @@ __device__ inline void product<192>(float (&d)[96], uint64_t a, uint64_t b, bool
       "+r"(d[i + 7])
 #define NOSTOS_32_INTS(d, i) \
   NOSTOS_8_INTS(d, i), NOSTOS_8_INTS(d, i + 8), NOSTOS_8_INTS(d, i + 16), NOSTOS_8_INTS(d, i + 24)
+#define NOSTOS_40_INTS(d) NOSTOS_32_INTS(d, 0), NOSTOS_8_INTS(d, 32)
 #define NOSTOS_96_INTS(d) NOSTOS_32_INTS(d, 0), NOSTOS_32_INTS(d, 32), NOSTOS_32_INTS(d, 64)
 
 /// d [64, kColumns] (+)= a [64, 32] b [kColumns, 32]^T in whole numbers; a and b are tiles along k of 128 8-bit numbers
 /// in the place of 64 bf16. Lanes have of d what they have of a product of bf16.
 template <int kColumns>
 __device__ void product(int32_t (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate);
+
+template <>
+__device__ inline void product<80>(int32_t (&d)[40], uint64_t a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %42, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n80k32.s32.s8.s8 {" NOSTOS_OPERANDS_0_TO_39 "}, %40, %41, accumulates;\n}\n"
+      : NOSTOS_40_INTS(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
 
 template <>
 __device__ inline void product<192>(int32_t (&d)[96], uint64_t a, uint64_t b, bool accumulate) {

@@ -13,9 +13,10 @@ namespace {
 
 bool has_hopper_kernels(Device) { return false; }
 
-void hopper_attention(Context&, ConstView, ConstView, ConstView, float, View) { fail_missing(); }
+void hopper_attention(Context&, const ops::QueriesKeysValues&, float, const HeadScales&, View) { fail_missing(); }
 
-void hopper_packed_attention(Context&, ConstView, ops::HeadCounts, float, std::span<const ops::RowTarget>) {
+void hopper_packed_attention(Context&, ConstView, ops::HeadCounts, float, const HeadScales&,
+                             std::span<const ops::RowTarget>) {
   fail_missing();
 }
 

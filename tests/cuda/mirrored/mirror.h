@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/gpu.h"
+#include "ops/attention.h"
 #include "tensor/weight_format.h"
 
 namespace nostos {
@@ -90,6 +91,7 @@ class Mirror {
     return names;  // no memory that an op reads
   }
   Shape place(const Shape& shape) { return shape; }
+  ops::Scoring place(const ops::Scoring& scoring) { return scoring; }
   /// With gaps between rows, if there are any; weights that an op keeps must lie on the GPU by themselves.
   StoredMatrix place(const StoredMatrix& host) {
     StoredMatrix placed = host;
