@@ -227,6 +227,7 @@ server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& o
                   .model_name = model.name,
                   .precision = engine.precision_name(),
                   .text_precision = flags.engine.text_precision,
+                  .attention_precision = flags.engine.attention_precision,
                   .variant = flags.model.variant,
                   .loras = lora_folder(flags, engine)};
   return model;

@@ -35,6 +35,7 @@ struct FamilyOptions {
   std::string variant{};           ///< of the weights, see WeightStore::open(); at least one part must have it
   bool rounds_products = false;    ///< the transformer's, to 8 bits: see BlockProducts
   bool rounds_text = false;        ///< the text encoder's, likewise
+  bool rounds_scores = false;      ///< of the transformer's attention, to 8 bits: see ops::Scoring
   /// Matrices of the transformer whose products stay as they are without rounds_products, see BlockProducts::kept.
   /// None: PartKind::kept_products, unless the part's file has 8-bit matrices.
   std::optional<std::set<std::string>> kept_products{};

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "ops/capabilities.h"
 
 namespace nostos {
 
@@ -23,6 +24,14 @@ void tell_of_rounding(std::string_view part, const WeightStorage& loaded) {
   if (loaded.requantised > 0)
     log_info("{} weights of the {} are stored in another format and were rounded to 8 bits anew", loaded.requantised,
              part);
+}
+
+bool rounds_scores(const Context& ctx, const FamilyOptions& options, int64_t head_dim) {
+  require(!options.rounds_scores || ops::rounds_attention(ctx.device(), options.dtype, head_dim), ErrorKind::device,
+          "--attention-precision int8 wants a CPU, or a Hopper GPU, bfloat16 and heads of 128, and these are heads of "
+          "{} in {} on {}: use auto",
+          head_dim, name(options.dtype), to_string(ctx.device()));
+  return options.rounds_scores;
 }
 
 JsonConfig guess_text_encoder_config(const TensorShapes& shapes, const WeightStore& store) {

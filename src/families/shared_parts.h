@@ -27,6 +27,9 @@ namespace nostos {
 /// into 8-bit numbers from another format of few bits.
 void tell_of_rounding(std::string_view part, const WeightStorage& loaded);
 
+/// \return options.rounds_scores. \throws Error device if the device cannot attend with such heads rounded
+bool rounds_scores(const Context& ctx, const FamilyOptions& options, int64_t head_dim);
+
 /// Makes a part from one walk over its tensors, which checks them now and loads them later: a part that does not fit is
 /// found now, not when its stage comes.
 /// \param files of the part, which outlive it

@@ -26,8 +26,9 @@ void require_int8(Context& ctx, const char* flag) {
 
 DType choose_dtype(Context& ctx, const EngineOptions& options) {
   const Precision precision = options.precision;
-  require(options.text_precision == Precision::automatic || options.text_precision == Precision::int8,
-          ErrorKind::invalid_input, "the text encoder's precision is automatic or int8");
+  for (const Precision own : {options.text_precision, options.attention_precision})
+    require(own == Precision::automatic || own == Precision::int8, ErrorKind::invalid_input,
+            "the precision of the text encoder and that of attention are automatic or int8");
   log_debug("{}: {}", to_string(ctx.device()), to_string(ops::capabilities(ctx.device())));
   if (precision == Precision::f32) return DType::f32;
   const bool has_bf16 = ops::has_bf16_products(ctx);
@@ -47,6 +48,7 @@ FamilyOptions family_options(const EngineOptions& options, DType dtype) {
           .variant = options.variant,
           .rounds_products = options.precision == Precision::int8,
           .rounds_text = options.text_precision == Precision::int8,
+          .rounds_scores = options.attention_precision == Precision::int8,
           .kept_products = options.kept_products,
           .input_watch = options.input_watch};
 }
@@ -178,6 +180,9 @@ Engine::Engine(const EngineOptions& options, Communicator* processes) {
   require(processes == nullptr || processes->world() == options.parallelism.ranks(), ErrorKind::invalid_input,
           "{} processes were started for {} ranks", processes == nullptr ? 1 : processes->world(),
           options.parallelism.ranks());
+  require(options.attention_precision != Precision::int8 || options.parallelism.ring == 1, ErrorKind::invalid_input,
+          "--attention-precision int8 takes the mean of all keys off, which no rank of a ring has: leave --ring-degree "
+          "out, or use auto");
   impl_ = std::make_unique<Impl>(options, processes);
 }
 

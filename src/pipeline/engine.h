@@ -46,7 +46,8 @@ struct EngineOptions {
   /// and GPUs are connected by NCCL. Otherwise all ranks of this process share `device` and the model.
   bool device_per_rank = false;
   Precision precision = Precision::automatic;
-  Precision text_precision = Precision::automatic;  ///< of the text encoder's blocks: int8, or as the rest
+  Precision text_precision = Precision::automatic;       ///< of the text encoder's blocks: int8, or as the rest
+  Precision attention_precision = Precision::automatic;  ///< of the transformer's scores: int8, or as the products
   std::optional<std::set<std::string>> kept_products{};  ///< what int8 leaves as it is: see FamilyOptions
   /// Sees the inputs of products that int8 would round, see FamilyOptions. Drawings then need a Progress::on_velocity.
   std::shared_ptr<const InputWatch> input_watch{};
@@ -68,7 +69,7 @@ class Engine {
   /// Reads configs and tokenizer, and checks every weight. Loads the weights now if options.memory settles already
   /// where they go.
   /// \throws Error model (file, tensor or field named), device, out_of_memory, invalid_input if `processes` are not as
-  /// many as the ranks
+  /// many as the ranks, or attention is to be rounded around a ring
   /// \param processes null: all ranks are threads of this process, which live as long as a generate(). Otherwise this
   /// process is one rank of that world, the communicator outlives the engine, and every process makes the same calls.
   explicit Engine(const EngineOptions& options, Communicator* processes = nullptr);

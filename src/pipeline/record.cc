@@ -139,6 +139,7 @@ std::string to_json(const DrawingRecord& record) {
   json["model_name"] = record.model_name;
   json["precision"] = record.precision;
   if (record.text_precision != "auto") json["text_precision"] = record.text_precision;
+  if (record.attention_precision != "auto") json["attention_precision"] = record.attention_precision;
   if (!record.variant.empty()) json["variant"] = record.variant;
   if (record.guidance != GuidanceForm::from_positive) json["guidance_form"] = name(record.guidance);
   json["version"] = NOSTOS_VERSION;
@@ -181,6 +182,7 @@ DrawingRecord parse_drawing_record(std::string_view text, const std::string& nam
   record.parts.is_base = json.boolean_or("base_model", false);
   record.precision = json.string("precision");
   record.text_precision = json.string_or("text_precision", "auto");
+  record.attention_precision = json.string_or("attention_precision", "auto");
   record.variant = json.string_or("variant", "");
   record.guidance = parse_guidance_form(json.string_or("guidance_form", nostos::name(GuidanceForm::from_positive)));
   return record;

@@ -28,6 +28,7 @@ struct DrawingRecord {
   PartPaths parts{};
   std::string precision = "auto";                       ///< "auto", "f32", "bf16" or "int8"
   std::string text_precision = "auto";                  ///< of the text encoder: "auto" or "int8"
+  std::string attention_precision = "auto";             ///< "auto" or "int8"
   std::string variant{};                                ///< of the weights, as the user gave it; empty: none
   GuidanceForm guidance = GuidanceForm::from_positive;  ///< of the model, which tells what guidance_scale means
   std::string model_name{};                             ///< as the picture shows it; empty: that of model_path

@@ -164,6 +164,7 @@ class CommandLine(CliTest):
             "--sigmas": ["0.5,1", "2", "nan", "1,x", "0"],
             "--rng": ["dice"],
             "--precision": ["f16"],
+            "--attention-precision": ["fp8", "f32"],
             "--threads": ["-1", "1.5"],
             "--device": ["tpu"],
             "--memory": ["some"],

@@ -30,6 +30,7 @@ DrawingRecord full_record() {
   record.model_path = "owner/Some-Model";
   record.model_name = "Served";
   record.precision = "bf16";
+  record.attention_precision = "int8";
   return record;
 }
 
@@ -67,6 +68,7 @@ TEST(DrawingRecord, ComesBackWhole) {
   EXPECT_EQ(back.request.max_sequence_length, record.request.max_sequence_length);
   EXPECT_EQ(back.model_name, record.model_name);
   EXPECT_EQ(back.precision, record.precision);
+  EXPECT_EQ(back.attention_precision, record.attention_precision);
   EXPECT_EQ(to_json(back), to_json(record));
 }
 

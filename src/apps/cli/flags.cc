@@ -28,9 +28,10 @@ Precision parse_precision(const std::string& name) {
   fail(ErrorKind::invalid_input, "precision '{}' is unknown; use auto, f32, bf16 or int8", name);
 }
 
-Precision parse_text_precision(const std::string& name) {
-  require(name == "auto" || name == "int8", ErrorKind::invalid_input,
-          "text precision '{}' is unknown; use auto or int8", name);
+/// Of what may have other products than the rest.
+Precision parse_own_precision(const char* whose, const std::string& name) {
+  require(name == "auto" || name == "int8", ErrorKind::invalid_input, "{} precision '{}' is unknown; use auto or int8",
+          whose, name);
   return name == "int8" ? Precision::int8 : Precision::automatic;
 }
 
@@ -186,6 +187,8 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       "of weights and matrix products: auto, f32, bf16, or int8 (of the transformer's blocks; the rest as with auto)");
   command.add_option("--text-precision", flags.text_precision,
                      "of the text encoder's blocks: auto (as --precision has the rest), or int8");
+  command.add_option("--attention-precision", flags.attention_precision,
+                     "of the transformer's queries times keys: auto (as --precision, but not in 8 bits), or int8");
   command
       .add_option(
           "--threads", flags.threads,
@@ -255,7 +258,8 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   options.device = choice.device;
   options.device_per_rank = choice.per_rank;
   options.precision = parse_precision(flags.precision);
-  options.text_precision = parse_text_precision(flags.text_precision);
+  options.text_precision = parse_own_precision("text", flags.text_precision);
+  options.attention_precision = parse_own_precision("attention", flags.attention_precision);
   options.memory.mode = parse_memory_mode(flags.memory);
   if (flags.memory_limit_gib) options.memory.limit_bytes = static_cast<size_t>(*flags.memory_limit_gib * (1 << 30));
   options.threads = processes.threads(flags.threads);

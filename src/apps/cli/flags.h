@@ -21,7 +21,7 @@ class Processes;
 /// Flags that say where and how the model runs, the same for every command that draws.
 struct EngineFlags {
   std::string device = "auto";
-  std::string precision = "auto", text_precision = "auto";
+  std::string precision = "auto", text_precision = "auto", attention_precision = "auto";
   std::string memory = "auto";
   std::optional<double> memory_limit_gib;
   int64_t threads = 0;

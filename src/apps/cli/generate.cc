@@ -364,6 +364,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   EngineFlags engine_flags = flags.engine;
   if (command.count("--precision") == 0) engine_flags.precision = record.precision;
   if (command.count("--text-precision") == 0) engine_flags.text_precision = record.text_precision;
+  if (command.count("--attention-precision") == 0) engine_flags.attention_precision = record.attention_precision;
   const EngineOptions options = settle(record, engine_flags, flags, processes);
 
   const std::atomic<bool>& interrupted = catch_interrupts();
@@ -373,6 +374,7 @@ void generate(CLI::App& command, const GenerateFlags& flags, const Processes& pr
   processes.require_same_precision(engine.precision_name());
   record.precision = engine.precision_name();
   record.text_precision = engine_flags.text_precision;
+  record.attention_precision = engine_flags.attention_precision;
   times.ready_ms = ms_since(times.start);
   display.clear();
   if (is_root) warn_of_unused(flags, record);

@@ -145,6 +145,7 @@ DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char*
   order.record.model_name = limits.model_name;
   order.record.precision = limits.precision;
   order.record.text_precision = limits.text_precision;
+  order.record.attention_precision = limits.attention_precision;
   return order;
 }
 

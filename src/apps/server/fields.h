@@ -28,7 +28,7 @@ struct OrderLimits {
   std::string model_path;       ///< as the user gave it, for the pictures' records
   PartPaths parts{};            ///< likewise
   std::string model_name{};     ///< as the pictures show it
-  std::string precision, text_precision = "auto";
+  std::string precision, text_precision = "auto", attention_precision = "auto";
   std::string variant{};                ///< of the weights, for the records
   std::shared_ptr<LoraFolder> loras{};  ///< those that clients may name; null: none
   PictureFinder find_picture{};         ///< of the server's pictures, which clients may name; null: none

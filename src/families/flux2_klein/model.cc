@@ -93,6 +93,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
       autoencoder_files_(options, kVae) {
   check_part_classes(options.files, kPartClasses);
   transformer_config_ = flux2::load_config(transformer_files_.config());
+  transformer_config_.rounds_scores = rounds_scores(ctx, options, transformer_config_.head_dim);
   encoder_config_ = load_encoder_config(encoder_files_.config());
   vae_config_ = autoencoder_kl::load_flux2_config(autoencoder_files_.config());
   scheduler_config_ = read_scheduler_config(options);

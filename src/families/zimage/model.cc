@@ -100,6 +100,7 @@ Model::Model(Context& ctx, const FamilyOptions& options)
       autoencoder_files_(options, kVae) {
   check_part_classes(options.files, kPartClasses);
   transformer_config_ = load_config(transformer_files_.config());
+  transformer_config_.rounds_scores = rounds_scores(ctx, options, transformer_config_.head_dim());
   encoder_config_ = qwen3::load_config(encoder_files_.config());
   vae_config_ = autoencoder_kl::load_config(autoencoder_files_.config());
   scheduler_config_ = read_scheduler_config(options);
@@ -121,6 +122,7 @@ void Model::read_control(const FamilyOptions& options) {
   control_files_ = find_control(options);
   if (!control_files_) return;
   control_config_ = load_control_config(control_files_->config());
+  control_config_->dims.rounds_scores = transformer_config_.rounds_scores;
   check_control(*control_config_, transformer_config_, control_files_->path().string());
   add_control(*control_config_, transformer_config_, shape_);
 }

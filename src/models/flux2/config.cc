@@ -11,7 +11,7 @@
 namespace nostos::flux2 {
 
 nn::AttentionShape Config::attention_shape() const {
-  return {heads, heads, head_dim, norm_eps, ops::RotaryPairs::interleaved, false};
+  return {heads, heads, head_dim, norm_eps, ops::RotaryPairs::interleaved, false, rounds_scores};
 }
 
 // What a config leaves out has the class's own defaults, which are those of FLUX.2-dev.

@@ -23,6 +23,7 @@ struct Config {
   float norm_eps = 1e-6f;
   double rope_theta = 2000;
   std::vector<int64_t> axes_dims{32, 32, 32, 32};
+  bool rounds_scores = false;  ///< of attention; stands in no config: see nn::AttentionShape
 
   int64_t hidden() const { return heads * head_dim; }
   int64_t ffn() const { return static_cast<int64_t>(static_cast<double>(hidden()) * mlp_ratio); }

@@ -17,7 +17,7 @@ int64_t Config::modulation_width() const { return std::min(hidden, kMaxModulatio
 
 nn::AttentionShape Config::attention_shape() const {
   constexpr float kHeadNormEps = 1e-5f;  // fixed in the model code, whatever norm_eps says
-  return {heads, heads, head_dim(), kHeadNormEps, ops::RotaryPairs::interleaved, false};
+  return {heads, heads, head_dim(), kHeadNormEps, ops::RotaryPairs::interleaved, false, rounds_scores};
 }
 
 GatedShape Config::feed_forward_shape() const { return {hidden, ffn(), false}; }

@@ -30,6 +30,7 @@ struct Config {
   double t_scale = 1000;
   std::vector<int64_t> axes_dims{32, 48, 48};
   std::vector<int64_t> axes_lens{1536, 512, 512};
+  bool rounds_scores = false;  ///< of attention; stands in no config: see nn::AttentionShape
 
   int64_t head_dim() const { return hidden / heads; }
   int64_t ffn() const;               ///< int(hidden / 3 * 8)
