@@ -181,8 +181,12 @@ struct Queries {
 #pragma unroll
     for (int i = 0; i < kKeys / 2; i += 2) {
       const int row = i / 2 % 2;
-      const float a = exp2_of(fmaf(scores[i], scale[row], -shift[row]));
-      const float b = exp2_of(fmaf(scores[i + 1], scale[row], -shift[row]));
+      // What is masked takes no factor: that of rows of zeros is zero, and zero times infinity is no number.
+      const auto exponent = [&](float score) {
+        return kMasked && score == -INFINITY ? score : fmaf(score, scale[row], -shift[row]);
+      };
+      const float a = exp2_of(exponent(scores[i]));
+      const float b = exp2_of(exponent(scores[i + 1]));
       sum[row] += a;
       sum[row] += b;
       weights[i / 2] = pack_bf16(a, b);

@@ -44,14 +44,20 @@ __device__ inline void prepare(float (&x)[kVector], const Rotation& rotation, co
   }
 }
 
-/// Block h has head h, slot s of it every 16th of the keys that count: `count` of them, `step` apart.
+/// Keys whose centres are made: `count` of each head, `step` apart.
+struct Centred {
+  Rows keys{};
+  int count = 0, step = 0;
+  float* centres = nullptr;
+};
+
+/// Makes the centre of a head: slot s has every 16th of the keys that count.
 template <class In, Before kBefore>
-__global__ void __launch_bounds__(kBlockThreads)
-    centres_kernel(const __grid_constant__ Rows keys, const __grid_constant__ Rotary rotary, int count, int step,
-                   float* centres) {
+__device__ inline void make_centre(const Centred& of, const Rotary& rotary, int head_index) {
+  const auto& [keys, count, step, centres] = of;
   __shared__ float sums[kSlots][kHopperHeadDim];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
-  const In* head = static_cast<const In*>(keys.from) + blockIdx.x * keys.head_stride + lane * kVector;
+  const In* head = static_cast<const In*>(keys.from) + head_index * keys.head_stride + lane * kVector;
   float sum[kVector] = {};
   for (int base = 0; base < count; base += kSlots) {  // for the whole block: warps stay together for the shuffles
     const bool counts = base + slot < count;
@@ -70,7 +76,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (at >= kHopperHeadDim) return;
   float all = 0;
   for (int i = 0; i < kSlots; ++i) all += sums[i][at];
-  centres[blockIdx.x * kHopperHeadDim + at] = __fdiv_rn(all, static_cast<float>(count));
+  centres[head_index * kHopperHeadDim + at] = __fdiv_rn(all, static_cast<float>(count));
 }
 
 /// x <- x less the centre of `head`, if there is one. \return the largest magnitude
@@ -104,12 +110,16 @@ __device__ inline void write_numbers(const float (&x)[kVector], float largest, c
   *reinterpret_cast<uint2*>(to) = {words[0], words[1]};
 }
 
-/// Block t has token t, and each of its rows a scale. Those of kAhead heads are on their way at once. A head is read
-/// before it is written, by the same threads.
+/// The first blocks have a head of keys each, whose centre they make. Each of the others has a token, whose rows have a
+/// scale each; those of kAhead heads are on their way at once. A head is read before it is written, by the same
+/// threads.
 template <class In, Before kBefore, int kAhead>
 __global__ void __launch_bounds__(kBlockThreads)
-    round_rows_kernel(const __grid_constant__ Rows rows, const __grid_constant__ Rotary rotary, const float* norm) {
-  const int64_t token = blockIdx.x;
+    round_rows_kernel(const __grid_constant__ Centred centred, const __grid_constant__ Rows rows,
+                      const __grid_constant__ Rotary rotary) {
+  if (static_cast<int>(blockIdx.x) < centred.keys.heads)
+    return make_centre<In, kBefore>(centred, rotary, static_cast<int>(blockIdx.x));
+  const int64_t token = static_cast<int>(blockIdx.x) - centred.keys.heads;
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
   const HeadRotation<kBefore != Before::half_split> rotation(rotary, token, kLanes, lane);
   const In* from = static_cast<const In*>(rows.from) + token * rows.token_stride + lane * kVector;
@@ -127,7 +137,7 @@ __global__ void __launch_bounds__(kBlockThreads)
       const int head = base + ahead * kSlots + slot;
       float x[kVector];
       raw[ahead].unpack(x);
-      prepare<kBefore>(x, rotation, rotary, norm);
+      prepare<kBefore>(x, rotation, rotary, rotary.q_norm);
       const float largest = largest_of(centre(x, rows, min(head, rows.heads - 1), lane), kLanes);
       if (head >= rows.heads) continue;
       write_numbers(x, largest, rows, head, token, lane);
@@ -136,17 +146,17 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-/// Block (b, h) has rows [kKeysAScale * b, + kKeysAScale) of head h, which share a scale: slot s every 16th of them.
+/// Block (h, b) has rows [kKeysAScale * b, + kKeysAScale) of head h, which share a scale: slot s every 16th of them.
+/// Heads come first: those of a token are neighbours in memory, and so are read at about the same time.
 template <class In, Before kBefore>
 __global__ void __launch_bounds__(kBlockThreads)
-    round_blocks_kernel(const __grid_constant__ Rows rows, const __grid_constant__ Rotary rotary, const float* norm,
-                        int64_t tokens) {
+    round_blocks_kernel(const __grid_constant__ Rows rows, const __grid_constant__ Rotary rotary, int64_t tokens) {
   constexpr int kOwn = static_cast<int>(kKeysAScale) / kSlots, kWarps = kBlockThreads / 32;
   static_assert(kOwn * kSlots == kKeysAScale);
   __shared__ float largest_of_warp[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, slot = static_cast<int>(threadIdx.x) / kLanes;
-  const int head = static_cast<int>(blockIdx.y);
-  const int64_t first = blockIdx.x * kKeysAScale + slot;
+  const int head = static_cast<int>(blockIdx.x);
+  const int64_t first = blockIdx.y * kKeysAScale + slot;
   const In* from = static_cast<const In*>(rows.from) + head * rows.head_stride + lane * kVector;
   float x[kOwn][kVector], largest = 0;
 #pragma unroll
@@ -154,7 +164,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     const int64_t token = min(first + i * kSlots, tokens - 1);  // the last one twice changes no maximum
     const HeadRotation<kBefore != Before::half_split> rotation(rotary, token, kLanes, lane);
     load<kVector>(from + token * rows.token_stride, x[i]);
-    prepare<kBefore>(x[i], rotation, rotary, norm);
+    prepare<kBefore>(x[i], rotation, rotary, rotary.k_norm);
     largest = fmaxf(largest, centre(x[i], rows, head, lane));
   }
   largest = largest_of(largest, 32);
@@ -164,30 +174,28 @@ __global__ void __launch_bounds__(kBlockThreads)
 #pragma unroll
   for (int i = 0; i < kOwn; ++i)
     if (first + i * kSlots < tokens) write_numbers(x[i], largest, rows, head, first + i * kSlots, lane);
-  if (threadIdx.x == 0) rows.scales[head * rows.scales_stride + blockIdx.x] = __fdiv_rn(largest, 127.f);
+  if (threadIdx.x == 0) rows.scales[head * rows.scales_stride + blockIdx.y] = __fdiv_rn(largest, 127.f);
 }
 
-template <class In, Before kBefore>
-void launch_centres(Context& ctx, const Rows& keys, const Rotary& rotary, int64_t tokens, float* centres) {
+Centred centred(const Rows& keys, int64_t tokens, float* centres) {
   const int64_t step = divide_up(tokens, kMostCentreKeys);
-  centres_kernel<In, kBefore><<<static_cast<unsigned>(keys.heads), kBlockThreads, 0, ctx.stream().handle()>>>(
-      keys, rotary, static_cast<int>(divide_up(tokens, step)), static_cast<int>(step), centres);
-  check_launch("key_centres");
+  return {keys, static_cast<int>(divide_up(tokens, step)), static_cast<int>(step), centres};
 }
 
+/// Makes centres and rounds rows, of `tokens` tokens, at once: the few blocks of centres leave most of the GPU free.
 template <class In, Before kBefore>
-void launch_rows(Context& ctx, const Rows& rows, const Rotary& rotary, int64_t tokens) {
+void launch_rows(Context& ctx, const Centred& centred, const Rows& rows, const Rotary& rotary, int64_t tokens) {
   round_rows_kernel<In, kBefore, 2>
-      <<<static_cast<unsigned>(tokens), kBlockThreads, 0, ctx.stream().handle()>>>(rows, rotary, rotary.q_norm);
-  check_launch("quantise_heads");
+      <<<static_cast<unsigned>(centred.keys.heads + tokens), kBlockThreads, 0, ctx.stream().handle()>>>(centred, rows,
+                                                                                                        rotary);
+  check_launch("heads in 8 bits");
 }
 
 template <class In, Before kBefore>
 void launch_blocks(Context& ctx, const Rows& rows, const Rotary& rotary, int64_t tokens) {
-  const dim3 grid(static_cast<unsigned>(divide_up(tokens, kKeysAScale)), static_cast<unsigned>(rows.heads));
-  round_blocks_kernel<In, kBefore>
-      <<<grid, kBlockThreads, 0, ctx.stream().handle()>>>(rows, rotary, rotary.k_norm, tokens);
-  check_launch("quantise_heads");
+  const dim3 grid(static_cast<unsigned>(rows.heads), static_cast<unsigned>(divide_up(tokens, kKeysAScale)));
+  round_blocks_kernel<In, kBefore><<<grid, kBlockThreads, 0, ctx.stream().handle()>>>(rows, rotary, tokens);
+  check_launch("blocks of keys in 8 bits");
 }
 
 void check_heads(int64_t head_dim) { nostos::check(head_dim == kHopperHeadDim, "a GPU rounds heads of 128"); }
@@ -206,7 +214,7 @@ void run(OnCuda<key_centres>, Context& ctx, ConstView k, View centres) {
   check_heads(k.shape()[2]);
   if (k.shape()[0] == 0) return;
   with_elements(k, [&]<class In>(const In*) {
-    launch_centres<In, Before::nothing>(ctx, rows_of(k), {}, k.shape()[1], centres.data<float>());
+    launch_rows<In, Before::nothing>(ctx, centred(rows_of(k), k.shape()[1], centres.data<float>()), {}, {}, 0);
   });
 }
 
@@ -223,7 +231,7 @@ void run(OnCuda<quantise_heads>, Context& ctx, ConstView heads, const HeadRoundi
   rows.centres = optional_data<float>(rounding.centres);
   with_elements(heads, [&]<class In>(const In*) {
     if (rounding.shared_rows == 1)
-      launch_rows<In, Before::nothing>(ctx, rows, {}, heads.shape()[1]);
+      launch_rows<In, Before::nothing>(ctx, {}, rows, {}, heads.shape()[1]);
     else
       launch_blocks<In, Before::nothing>(ctx, rows, {}, heads.shape()[1]);
   });
@@ -257,8 +265,7 @@ void round_packed_heads(Context& ctx, View qkv, const ops::RotaryHeads& rotary, 
   const Rotary angles = rotary_of(rotary);
   check(is_aligned(angles.q_norm, angles.k_norm, angles.cos, angles.sin), "heads begin at 16 bytes");
   const auto launch = [&]<Before kBefore>(std::integral_constant<Before, kBefore>) {
-    launch_centres<bfloat16, kBefore>(ctx, k, angles, tokens, centres);
-    launch_rows<bfloat16, kBefore>(ctx, q, angles, tokens);
+    launch_rows<bfloat16, kBefore>(ctx, centred(k, tokens, centres), q, angles, tokens);
     launch_blocks<bfloat16, kBefore>(ctx, k, angles, tokens);
   };
   if (!rotary.cos) return launch(std::integral_constant<Before, Before::nothing>());
