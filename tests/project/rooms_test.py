@@ -29,8 +29,9 @@ ROOMS = {
     "checkpoints": {"base", "device", "tensor", "io", "text", "ops", "models", "adapters", "families"},
     "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "adapters", "families"},
     "quantisation": {"base", "device", "tensor", "io", "ops", "models", "families", "checkpoints", "pipeline"},
-    "apps/cli": {"base", "io", "hub", "parallel", "checkpoints", "pipeline", "quantisation"},
-    "apps/server": {"base", "io", "pipeline"},
+    "scheduling": {"base"},
+    "apps/cli": {"base", "io", "hub", "parallel", "checkpoints", "pipeline", "quantisation", "scheduling"},
+    "apps/server": {"base", "io", "pipeline", "scheduling"},
     "apps": {"base", "io", "parallel", "pipeline", "apps/cli", "apps/server"},
 }
 CXX_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}

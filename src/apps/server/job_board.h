@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "apps/server/fair_queue.h"
 #include "apps/server/job.h"
 #include "pipeline/generation.h"
+#include "scheduling/fair_queue.h"
 
 namespace nostos::server {
 
@@ -139,7 +139,7 @@ class JobBoard {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  FairQueue queue_;
+  scheduling::FairQueue queue_;
   std::map<std::string, std::shared_ptr<LiveJob>> live_;
   std::vector<std::string> running_;  ///< drawn together; the first's turn it was
   size_t admitting_ = 0;              ///< on their way into the store

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace nostos::server {
+namespace nostos::scheduling {
 
 /// One thread at a time.
 class FairQueue {
@@ -31,4 +31,4 @@ class FairQueue {
   std::list<Turn> turns_;  ///< the front's is next
 };
 
-}  // namespace nostos::server
+}  // namespace nostos::scheduling

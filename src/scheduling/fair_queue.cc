@@ -1,9 +1,9 @@
 // Implements the fair queue.
-#include "apps/server/fair_queue.h"
+#include "scheduling/fair_queue.h"
 
 #include <algorithm>
 
-namespace nostos::server {
+namespace nostos::scheduling {
 
 void FairQueue::push(const std::string& client, const std::string& id) {
   const auto turn = std::ranges::find(turns_, client, &Turn::client);
@@ -60,4 +60,4 @@ size_t FairQueue::size() const {
   return total;
 }
 
-}  // namespace nostos::server
+}  // namespace nostos::scheduling

@@ -1,0 +1,250 @@
+// Implements the simulated server.
+#include "scheduling/simulator.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <random>
+
+#include "scheduling/fair_queue.h"
+#include "scheduling/invariants.h"
+
+namespace nostos::scheduling {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::max();
+
+/// A lane that draws. Before its first step it encodes prompts.
+struct Lane {
+  RunningLane running;
+  std::vector<size_t> jobs;
+  double next_ms = 0;  ///< when what it does ends
+  double began_ms = 0, step_began_ms = 0;
+  bool is_encoding = true;
+  bool may_change = false;  ///< no step has been made since the last change
+};
+
+class Server {
+ public:
+  Server(const Simulation& simulation, const std::vector<Arrival>& arrivals)
+      : simulation_(simulation), arrivals_(arrivals), believed_(simulation.believed) {
+    state_.healthy.assign(static_cast<size_t>(simulation.places), true);
+    outcome_.latency_ms.assign(arrivals.size(), -1);
+    outcome_.begun_ms.assign(arrivals.size(), -1);
+  }
+
+  Outcome run() {
+    size_t arrived = 0, lost = 0;
+    while (ended_ < arrivals_.size() && !testing::Test::HasFatalFailure()) {
+      const auto lane = std::ranges::min_element(lanes_, {}, &Lane::next_ms);
+      const double lane_ms = lane == lanes_.end() ? kNever : lane->next_ms;
+      const double arrival_ms = arrived < arrivals_.size() ? arrivals_[arrived].at_ms : kNever;
+      const double loss_ms = lost < simulation_.losses.size() ? simulation_.losses[lost].at_ms : kNever;
+      now_ = std::min({lane_ms, arrival_ms, loss_ms});
+      if (now_ == kNever) {
+        ADD_FAILURE() << "jobs wait for ever";
+        break;
+      }
+      if (loss_ms == now_)
+        lose(simulation_.losses[lost++].place);
+      else if (arrival_ms == now_)
+        arrive(arrived++);
+      else
+        advance(static_cast<size_t>(lane - lanes_.begin()));
+      ask();
+    }
+    return outcome_;
+  }
+
+ private:
+  int healthy() const { return static_cast<int>(std::ranges::count(state_.healthy, true)); }
+
+  void arrive(size_t job) {
+    queue_.push(arrivals_[job].client, std::to_string(job));
+    meter_.arrived(now_, believed_.total_ms(arrivals_[job].work, 1), healthy());
+  }
+
+  void lose(int place) {
+    state_.healthy[static_cast<size_t>(place)] = false;
+    std::erase_if(lanes_, [&](const Lane& lane) {
+      if (std::ranges::find(lane.running.places, place) == lane.running.places.end()) return false;
+      for (auto job = lane.jobs.rbegin(); job != lane.jobs.rend(); ++job)
+        queue_.put_back(arrivals_[*job].client, std::to_string(*job));
+      return true;
+    });
+  }
+
+  /// What a lane did has ended: prompts, a step, or decoding.
+  void advance(size_t index) {
+    Lane& lane = lanes_[index];
+    RunningLane& running = lane.running;
+    if (lane.is_encoding) {
+      lane.is_encoding = false;
+    } else if (running.steps_left > 0) {
+      const double took = now_ - lane.step_began_ms;
+      if (simulation_.learns && lane.may_change)
+        believed_.observe_step(running.work, static_cast<int>(running.places.size()), took);
+      --running.steps_left;
+      lane.may_change = true;
+    } else {
+      for (const size_t job : lane.jobs) {
+        outcome_.latency_ms[job] = now_ - arrivals_[job].at_ms;
+        outcome_.begun_ms[job] = lane.began_ms;
+        ++ended_;
+      }
+      lanes_.erase(lanes_.begin() + static_cast<std::ptrdiff_t>(index));
+      return;
+    }
+    double lost_ms = 0;
+    if (lane.may_change && running.steps_left > 0 && change(index)) lost_ms = kRedealMs;
+    Lane& then = lanes_[index];
+    const int degree = static_cast<int>(then.running.places.size());
+    const CostModel& truth = simulation_.truth;
+    then.step_began_ms = now_;
+    then.next_ms = now_ + lost_ms +
+                   (then.running.steps_left > 0 ? noisy(truth.step_ms(then.running.work, degree))
+                                                : noisy(truth.decode_ms(then.running.work, degree)));
+  }
+
+  /// Asks for the lane's places from its next step on. \return whether they change
+  bool change(size_t index) {
+    const State state = snapshot();
+    std::vector<int> places = decision(state).lanes[index];
+    Lane& lane = lanes_[index];
+    if (places == lane.running.places) return false;
+    lane.running.places = std::move(places);
+    lane.may_change = false;
+    ++outcome_.redeals;
+    return true;
+  }
+
+  /// Forms the lanes that the policy wants now.
+  void ask() {
+    const State state = snapshot();
+    const Decision decided = decision(state);
+    for (const NewLane& start : decided.starts) {
+      Lane lane;
+      lane.running.places = start.places;
+      lane.running.work = state.waiting[start.jobs.front()].work;
+      lane.running.work.passes = lane.running.work.images = 0;
+      for (const size_t waiting : start.jobs) {
+        const size_t job = std::stoul(state.waiting[waiting].id);
+        if (start.jobs.front() == waiting)
+          EXPECT_EQ(queue_.pop(), state.waiting[waiting].id) << "the turn is another's";
+        else
+          queue_.remove(state.waiting[waiting].id);
+        lane.jobs.push_back(job);
+        lane.running.work.passes += arrivals_[job].work.passes;
+        lane.running.work.images += arrivals_[job].work.images;
+      }
+      lane.running.steps_left = lane.running.work.steps;
+      lane.began_ms = now_;
+      lane.next_ms = now_ + noisy(simulation_.truth.text_ms(lane.running.work));
+      lanes_.push_back(std::move(lane));
+      ++outcome_.lanes;
+    }
+  }
+
+  State snapshot() const {
+    State state = state_;
+    for (const Lane& lane : lanes_) state.lanes.push_back(lane.running);
+    for (const std::string& id : queue_.order()) {
+      const Arrival& arrival = arrivals_[std::stoul(id)];
+      state.waiting.push_back({id, arrival.work, arrival.work.rows * 1000 + arrival.work.steps, arrival.together});
+    }
+    state.demand = meter_.at(now_, healthy());
+    return state;
+  }
+
+  Decision decision(const State& state) const {
+    Decision decided = simulation_.decide(state, believed_);
+    if (simulation_.checks_promises) expect_keeps_promises(state, decided, believed_);
+    return decided;
+  }
+
+  double noisy(double ms) {
+    if (simulation_.noise == 0) return ms;
+    return ms * std::max(0.2, 1 + simulation_.noise * normal_(random_));
+  }
+
+  const Simulation& simulation_;
+  const std::vector<Arrival>& arrivals_;
+  CostModel believed_;
+  State state_;
+  FairQueue queue_;
+  DemandMeter meter_;
+  std::vector<Lane> lanes_;
+  Outcome outcome_;
+  double now_ = 0;
+  size_t ended_ = 0;
+  std::mt19937 random_{1};
+  std::normal_distribution<double> normal_;
+};
+
+std::vector<int> free_places(const State& state) {
+  std::vector<int> free;
+  for (size_t place = 0; place < state.healthy.size(); ++place) {
+    const int index = static_cast<int>(place);
+    const bool taken = std::ranges::any_of(state.lanes, [&](const RunningLane& lane) {
+      return std::ranges::find(lane.places, index) != lane.places.end();
+    });
+    if (state.healthy[place] && !taken) free.push_back(index);
+  }
+  return free;
+}
+
+Decision unchanged(const State& state) {
+  Decision decision;
+  for (const RunningLane& lane : state.lanes) decision.lanes.push_back(lane.places);
+  return decision;
+}
+
+}  // namespace
+
+double Outcome::mean_ms() const {
+  return std::accumulate(latency_ms.begin(), latency_ms.end(), 0.0) / static_cast<double>(latency_ms.size());
+}
+
+double Outcome::p95_ms() const {
+  std::vector<double> sorted = latency_ms;
+  std::ranges::sort(sorted);
+  return sorted[sorted.size() * 95 / 100];
+}
+
+Outcome simulate(const Simulation& simulation, const std::vector<Arrival>& arrivals) {
+  return Server(simulation, arrivals).run();
+}
+
+std::vector<Arrival> poisson_arrivals(size_t count, double load, int places, const std::vector<Work>& works,
+                                      unsigned seed) {
+  const CostModel costs;
+  double mean_ms = 0;
+  for (const Work& work : works) mean_ms += costs.total_ms(work, 1) / static_cast<double>(works.size());
+  std::mt19937 random(seed);
+  std::exponential_distribution<double> gap(load * places / mean_ms);
+  std::vector<Arrival> arrivals;
+  for (double now = gap(random); arrivals.size() < count; now += gap(random))
+    arrivals.push_back({now, std::string(1, static_cast<char>('a' + random() % 4)), works[random() % works.size()]});
+  return arrivals;
+}
+
+Decision fixed_degree(const State& state) {
+  Decision decision = unchanged(state);
+  if (state.lanes.empty() && !state.waiting.empty()) decision.starts.push_back({free_places(state), {0}});
+  return decision;
+}
+
+Decision replicas(const State& state) {
+  Decision decision = unchanged(state);
+  size_t job = 0;
+  for (const int place : free_places(state))
+    if (job < state.waiting.size()) decision.starts.push_back({{place}, {job++}});
+  return decision;
+}
+
+}  // namespace nostos::scheduling
