@@ -95,13 +95,13 @@ double CostModel::step_ms(const Work& work, int degree) const {
   return speed(work, degree) * sum(step_terms(work, degree));
 }
 
-double CostModel::decode_ms(const Work& work, int degree) const {
+double CostModel::vae_ms(const Work& work, int degree) const {
   const FittedTime::Terms terms = decode_terms(work, degree);
   return decode_.is_measured() ? decode_.predict(terms) : speed(work, degree) * sum(terms);
 }
 
 double CostModel::total_ms(const Work& work, int degree) const {
-  return text_ms(work) + static_cast<double>(work.steps) * step_ms(work, degree) + decode_ms(work, degree);
+  return text_ms(work) + static_cast<double>(work.steps) * step_ms(work, degree) + vae_ms(work, degree);
 }
 
 void CostModel::observe_text(const Work& work, double ms) { text_.observe(text_terms(work), ms); }

@@ -43,7 +43,7 @@ class CostModel {
  public:
   double text_ms(const Work& work) const;
   double step_ms(const Work& work, int degree) const;
-  double decode_ms(const Work& work, int degree) const;
+  double vae_ms(const Work& work, int degree) const;
   /// \return all stages of a drawing.
   double total_ms(const Work& work, int degree) const;
 

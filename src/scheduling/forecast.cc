@@ -19,7 +19,7 @@ Forecast::Forecast(const State& state, const CostModel& costs, int places) : pla
   const auto add = [&](const Work& work, int64_t steps_left, bool begun, int on) {
     Job job{.left_ms = {}, .places = on};
     for (int degree = 1; degree <= places_; ++degree) {
-      const double ms = static_cast<double>(steps_left) * costs.step_ms(work, degree) + costs.decode_ms(work, degree);
+      const double ms = static_cast<double>(steps_left) * costs.step_ms(work, degree) + costs.vae_ms(work, degree);
       job.left_ms.push_back(ms + (begun ? 0 : costs.text_ms(work)));
       // More places than are of use stay free.
       if (degree > 1) job.left_ms.back() = std::min(job.left_ms.back(), job.left_ms[static_cast<size_t>(degree) - 2]);

@@ -37,7 +37,7 @@ TEST(CostModel, OneMeasurementTellsTheSpeedOfAllDegrees) {
   costs.observe_step(kSquare, 1, 40 * before.step_ms(kSquare, 1));
   for (const int degree : {1, 2, 8}) {
     EXPECT_NEAR(costs.step_ms(kLarge, degree), 40 * before.step_ms(kLarge, degree), 1e-6);
-    EXPECT_NEAR(costs.decode_ms(kLarge, degree), 40 * before.decode_ms(kLarge, degree), 1e-6);
+    EXPECT_NEAR(costs.vae_ms(kLarge, degree), 40 * before.vae_ms(kLarge, degree), 1e-6);
   }
   EXPECT_NEAR(costs.text_ms(kSmall), 40 * before.text_ms(kSmall), 1e-6);
 }

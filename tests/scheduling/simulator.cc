@@ -108,7 +108,7 @@ class Server {
     then.step_began_ms = now_;
     then.next_ms = now_ + lost_ms +
                    (then.running.steps_left > 0 ? noisy(truth.step_ms(then.running.work, degree))
-                                                : noisy(truth.decode_ms(then.running.work, degree)));
+                                                : noisy(truth.vae_ms(then.running.work, degree)));
   }
 
   /// Asks for the lane's places from its next step on. \return whether they change
