@@ -50,7 +50,7 @@ done
 build_preset cpu-asan
 ctest --preset cpu-asan --parallel "$(nproc)"
 # Without OpenMP and oneDNN, which the thread sanitizer does not understand, the large cases would take too long.
-build_preset cpu-tsan parallel_communicator_test nn_test ranks_test models_test pipeline_test server_test nostos
+build_preset cpu-tsan parallel_communicator_test nn_test ranks_test lanes_test models_test pipeline_test server_test nostos
 ctest --preset cpu-tsan --parallel "$(nproc)"
 build_preset cpu
 ctest --preset cpu --parallel "$(nproc)"

@@ -19,9 +19,9 @@ View rows_of(View all, std::span<const int64_t> counts, const Batch& items) {
 /// \return the prompts in batches, without those whose embeddings are kept.
 std::vector<Batch> batches_of(const Drawing& drawing, const PromptSet& prompts) {
   std::vector<Batch> batches;
-  const std::vector<const Tensor*>& kept = prompts.kept;
+  const std::vector<std::shared_ptr<const Tensor>>& kept = prompts.kept;
   for (size_t first = 0; first < kept.size();) {
-    const auto is_kept = [](const Tensor* caption) { return caption != nullptr; };
+    const auto is_kept = [](const std::shared_ptr<const Tensor>& caption) { return caption != nullptr; };
     const auto end = std::find_if(kept.begin() + static_cast<std::ptrdiff_t>(first), kept.end(), is_kept);
     const size_t count = static_cast<size_t>(end - kept.begin()) - first;
     const std::span<const int64_t> rows = std::span(prompts.rows).subspan(first, count);
@@ -179,10 +179,7 @@ CaptionCopies make_captions(Drawing& drawing, const PromptSet& prompts, const Ca
 }
 
 void keep_captions(Drawing& drawing, const PromptSet& prompts, CaptionCopies copies) {
-  for (auto& [prompt, copy] : copies) {
-    const size_t bytes = copy.size_in_bytes();
-    drawing.rank.process.captions->insert(prompts.key(prompt), std::move(copy), bytes);
-  }
+  for (auto& [prompt, copy] : copies) drawing.rank.process.captions->insert(prompts.key(prompt), std::move(copy));
 }
 
 std::vector<ConstView> embeddings_of(const CaptionMemory& memory, const PromptSet& prompts) {

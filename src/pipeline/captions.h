@@ -28,7 +28,8 @@ struct PromptSet {
   std::vector<PromptTokens> tokens{};   ///< on rank 0
   std::vector<PromptLength> lengths{};  ///< of each, on every rank
   std::vector<int64_t> rows{};          ///< of the embedding of each
-  std::vector<const Tensor*> kept{};    ///< of each on rank 0: null, or the embedding that is kept of it
+  /// Of each on rank 0: null, or the embedding that is kept of it. Empty where all were encoded before.
+  std::vector<std::shared_ptr<const Tensor>> kept{};
 
   std::string adapters{};  ///< as CaptionName has them
 

@@ -144,7 +144,7 @@ void decode(Drawing& drawing, std::span<const PicturePlace> places, std::span<co
   }
   if (drawing.takes_turns()) {
     drawing.world().barrier();
-    if (drawing.rank.leads) drawing.parts().turn_to(drawing.rank.process.ctx, {});
+    if (drawing.leads()) drawing.parts().turn_to(drawing.rank.process.ctx, {});
   }
 }
 

@@ -16,8 +16,8 @@ namespace nostos {
 
 /// What is known of the denoising of all images before anything is computed.
 struct DenoiseBatches {
-  std::vector<PicturePlace> places;  ///< of each picture
-  std::vector<Batch> batches;
+  std::vector<PicturePlace> places;   ///< of each picture
+  std::vector<Batch> batches;         ///< of those that are not done
   std::vector<SamplerPlan> samplers;  ///< of each batch
 };
 
@@ -29,7 +29,7 @@ struct DenoiseMemory {
   SourceMemory source;
 };
 
-/// Deals the images to batches.
+/// Deals the images that are not done to batches. Images of a batch have come equally far (Drawing::steps_done).
 /// \param pictures of each place
 /// \param embedding_rows of each prompt of the drawing
 DenoiseBatches plan_batches(Drawing& drawing, std::vector<PicturePlace> places, std::vector<PicturePlan> pictures,
@@ -50,7 +50,8 @@ struct DenoiseInputs {
   ConstView condition;                ///< see Family::to_condition(); null without a control image
 };
 
-/// memory.states <- the images' final latents. Every rank has the latents in drawing.made, too.
+/// memory.states <- the images' final latents, or those so far where another lane draws on (Drawing::is_left()). Every
+/// rank has the latents in drawing.made, too.
 /// \param after_first_step called once, while the GPU draws
 void denoise(Drawing& drawing, const DenoiseBatches& plan, const DenoiseMemory& memory, const DenoiseInputs& inputs,
              const std::function<void()>& after_first_step);

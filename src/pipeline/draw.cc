@@ -86,7 +86,14 @@ Wishes wishes_of(std::span<const Generation> requests, GuidanceForm form) {
   return wishes;
 }
 
-PartUses uses_of(const Drawing& drawing) { return {.text = drawing.is_root(), .control = drawing.has_control()}; }
+PartUses uses_of(const Drawing& drawing) {
+  return {.text = drawing.is_root() && drawing.stretch.from == nullptr, .control = drawing.has_control()};
+}
+
+Conditioning conditioning_of(const DrawingMemory& memory) {
+  const EncodeMemory& encode = memory.encode;
+  return {memory.captions.embeddings, encode.references, encode.source, encode.mask, encode.condition};
+}
 
 /// On the process's leader: has the weights leave room for this drawing, and loads them where they now belong.
 void make_room(Drawing& drawing, size_t scratch_bytes) {
@@ -126,32 +133,37 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
   const Shape latent = drawing.latent_shape();
   const ResolvedRequest& resolved = drawing.made.front().resolved;
   const DrawingShape shape{.model = &drawing.parts(),
+                           .weights = drawing.parts().version(),
                            .parallelism = drawing.parallelism,
                            .rank = drawing.world().rank(),
+                           .lane = drawing.stretch.lane.places,
                            .height = latent[1],
                            .width = latent[2],
                            .steps = first.steps(),
                            .caption_tokens = first.caption_tokens,
+                           .images = plan.places.size(),
                            .pictures = std::move(pictures),
+                           .batches = plan.batches,
                            .references = first.references,
                            .has_source = resolved.has_source,
                            .has_mask = first.has_mask,
                            .has_control = drawing.has_control(),
                            .has_control_image = drawing.has_control() && resolved.request.control->image};
   // Of memory that stays as it is make_room() is not told, but parts that no drawing has needed before must be loaded.
-  if (drawing.rank.leads && !drawing.takes_turns() && !drawing.parts().is_loaded(uses_of(drawing)))
-    rank_memory.release();
+  if (drawing.leads() && !drawing.takes_turns() && !drawing.parts().is_loaded(uses_of(drawing))) rank_memory.release();
   DrawingMemory memory = rank_memory.lay_out(
       shape, [&](Arena& captions, Arena& rest) { return take_memory(captions, rest, drawing, prompts, plan); },
       [&](size_t bytes) {
-        if (drawing.rank.leads) make_room(drawing, bytes);
+        if (drawing.leads()) make_room(drawing, bytes);
       });
-  // Rank 0 alone holds the encoder's memory, and each rank has its own GPU's: one may have forgotten what others have
-  // left, or stream what others keep. What is recorded is launched together, or nowhere.
-  std::array<int64_t, 2> counts{!rank_memory.has_left(), drawing.parts().streams_recorded_stages()};
+  // Rank 0 alone holds the encoder's memory, each rank has its own GPU's, and has drawn in other lanes: one may have
+  // forgotten what others have left, or stream what others keep. What is recorded is launched together, or nowhere.
+  std::array<int64_t, 3> counts{!rank_memory.knows_shape(), !rank_memory.has_left(),
+                                drawing.parts().streams_recorded_stages()};
   drawing.world().all_reduce_sum(std::span<int64_t>(counts));
-  const auto& [fresh, streaming] = counts;
-  if (fresh > 0) rank_memory.forget();
+  const auto& [fresh, overwritten, streaming] = counts;
+  if (fresh > 0) rank_memory.forget_shape();
+  if (overwritten > 0) rank_memory.left().has_positions = false;
   const bool is_watched = std::ranges::any_of(
       drawing.progress, [](const Progress& progress) { return static_cast<bool>(progress.on_velocity); });
   drawing.can_record = drawing.ctx().device().kind == DeviceKind::cuda && drawing.world().device().can_record() &&
@@ -167,16 +179,20 @@ DrawingMemory lay_out(Drawing& drawing, const PromptSet& prompts, DenoiseBatches
 void adapt(Drawing& drawing) {
   const std::vector<AdapterUse>& adapters = drawing.made.front().resolved.request.adapters;
   ModelParts& parts = drawing.parts();
-  if (same_changes(parts.adapters(), adapters)) return;
+  const bool is_changed = !same_changes(parts.adapters(), adapters);
+  // Each rank with a model of its own has those of the lane in which it drew last.
+  int64_t ranks_to_change = is_changed;
+  drawing.world().all_reduce_sum(std::span(&ranks_to_change, 1));
+  if (ranks_to_change == 0) return;
+  const bool adapts = is_changed && drawing.leads();
   drawing.timed("adapters", drawing.rank.process.ctx, [&] {
-    drawing.world().barrier();  // nobody uses the weights
-    drawing.rank.memory.release();
-    drawing.world().barrier();  // what ranks of the same GPU had is free
+    if (is_changed) drawing.rank.memory.release();
+    drawing.world().barrier();  // nobody uses the weights, and what ranks of the same GPU had is free
     Context& ctx = drawing.rank.process.ctx;
     std::exception_ptr failure;
     std::string why;
     try {
-      if (drawing.rank.leads) parts.adapt(ctx, adapters);
+      if (adapts) parts.adapt(ctx, adapters);
     } catch (const std::exception& error) {
       failure = std::current_exception();
       why = error.what();
@@ -191,27 +207,38 @@ void adapt(Drawing& drawing) {
     const int teller = static_cast<int>(first - lengths.begin());
     why.resize(static_cast<size_t>(*first - 1));
     world.broadcast(host_bytes(std::span(why)), teller).wait();
-    if (drawing.rank.leads && failure == nullptr) parts.adapt(ctx, {});
+    if (adapts && failure == nullptr) parts.adapt(ctx, {});
     if (failure != nullptr) std::rethrow_exception(failure);
     fail(ErrorKind::invalid_input, "{}", why);
   });
 }
 
-/// All stages but the report.
-void run_stages(Drawing& drawing) {
-  adapt(drawing);
-  Wishes wishes = wishes_of(drawing.made, drawing.family().shape().limits.guidance);
-  const PromptSet prompts = tokenize(drawing, wishes.prompts);
-  DenoiseBatches plan = plan_batches(drawing, std::move(wishes.places), std::move(wishes.pictures), prompts.rows);
-  DrawingMemory memory = lay_out(drawing, prompts, plan);
-
-  encode_images(drawing, memory.encode);
-  CaptionCopies copies = make_captions(drawing, prompts, memory.captions);
-
+/// Fills the memory with what denoising starts from. \return copies of embeddings that are to be kept, under way
+CaptionCopies condition(Drawing& drawing, const PromptSet& prompts, DrawingMemory& memory) {
   const StageParts& parts = drawing.family().stage_parts();
   const std::vector<size_t> wanted = parts.denoise_of(drawing.has_control());
-  const bool are_loaded = !parts.text.empty() && wanted == std::vector{parts.text.back()};
+  CaptionCopies copies;
+  bool are_loaded = false;
+  if (drawing.stretch.from != nullptr) {
+    take_over(drawing, conditioning_of(memory));
+  } else {
+    encode_images(drawing, memory.encode);
+    copies = make_captions(drawing, prompts, memory.captions);
+    are_loaded = !parts.text.empty() && wanted == std::vector{parts.text.back()};
+  }
   if (drawing.takes_turns() && !are_loaded) drawing.turn_to(wanted);
+  return copies;
+}
+
+/// All stages but the report. \return on rank 0 what another lane draws on from, if one is to
+std::unique_ptr<HandOver> run_stages(Drawing& drawing) {
+  adapt(drawing);
+  Wishes wishes = wishes_of(drawing.made, drawing.family().shape().limits.guidance);
+  const HandOver* const from = drawing.stretch.from;
+  const PromptSet prompts = from == nullptr ? tokenize(drawing, wishes.prompts) : from->conditioning->prompts;
+  DenoiseBatches plan = plan_batches(drawing, std::move(wishes.places), std::move(wishes.pictures), prompts.rows);
+  DrawingMemory memory = lay_out(drawing, prompts, plan);
+  CaptionCopies copies = condition(drawing, prompts, memory);
   drawing.enter_stage("denoise");
   drawing.timed("denoise", drawing.ctx(), [&] {
     denoise(drawing, plan, memory.denoise,
@@ -219,43 +246,52 @@ void run_stages(Drawing& drawing) {
              memory.encode.mask, memory.encode.condition},
             [&] { plan_decode(drawing, memory.denoise.states, memory.decode); });
   });
-
+  if (drawing.is_left()) {
+    drawing.world().device().synchronize(drawing.ctx(), "state of a lane");
+    keep_captions(drawing, prompts, std::move(copies));
+    return drawing.is_root() ? hand_over(drawing, prompts, conditioning_of(memory)) : nullptr;
+  }
   decode(drawing, plan.places, memory.denoise.states, std::move(memory.decode));
   keep_captions(drawing, prompts, std::move(copies));
+  return nullptr;
 }
 
 }  // namespace
 
-std::vector<Generation> draw(Rank& rank, Communicator& world, const Parallelism& parallelism,
-                             std::span<const ResolvedRequest> requests, std::span<const Progress> progress) {
-  check(!requests.empty() && requests.size() == progress.size(), "each request has its progress");
-  require_drawable(requests, parallelism, rank.process.parts.shape().limits.guidance);
+Drawn draw(Rank& rank, Communicator& world, const Stretch& stretch) {
+  const std::span<const ResolvedRequest> requests = stretch.requests;
+  check(!requests.empty() && requests.size() == stretch.progress.size(), "each request has its progress");
+  require_drawable(requests, stretch.parallelism, rank.process.parts.shape().limits.guidance);
   world.device().order_with(rank.ctx.stream());
   const uint64_t bytes_sent_before = world.traffic().bytes;
   // What blocks watch ends all ranks wherever they are; of several requests, ranks must agree on which go on.
-  const std::atomic<bool>* const flag = requests.size() == 1 ? progress.front().cancel : nullptr;
+  const std::atomic<bool>* const flag = requests.size() == 1 ? stretch.progress.front().cancel : nullptr;
   const CancelWatch watch(rank.ctx, flag);
+  const bool leads = rank.leads(world);
   std::optional<CancelWatch> process_watch;
-  if (rank.leads) process_watch.emplace(rank.process.ctx, flag);
+  if (leads) process_watch.emplace(rank.process.ctx, flag);
   std::optional<Drawing> drawing;
+  Drawn drawn;
   try {
-    drawing.emplace(rank, world, parallelism, requests, progress);
-    run_stages(*drawing);
+    drawing.emplace(rank, world, stretch);
+    drawn.rest = run_stages(*drawing);
   } catch (...) {
     // What is under way would write into the memory of the next drawing, and into results that are gone.
     rank.memory.forget();
     world.device().abandon_work(rank.ctx);
-    if (rank.leads) rank.process.ctx.abandon_work();
+    if (leads) rank.process.ctx.abandon_work();
     rank.memory.release();
     throw;
   }
-  finish_report(*drawing, world.traffic().bytes - bytes_sent_before);
+  if (!drawing->is_left()) finish_report(*drawing, world.traffic().bytes - bytes_sent_before);
   if (drawing->takes_turns()) rank.memory.release();
+  if (drawing->is_left()) return drawn;
   for (Generation& made : drawing->made) {
     if (!drawing->is_root() || made.cancelled) made.pictures.clear();
     made.report = drawing->report;
   }
-  return std::move(drawing->made);
+  drawn.made = std::move(drawing->made);
+  return drawn;
 }
 
 }  // namespace nostos

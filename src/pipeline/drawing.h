@@ -2,6 +2,7 @@
 // the report in the making. What one stage makes for the next is not here: stages return it.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,6 +13,7 @@
 #include "device/stopwatch.h"
 #include "parallel/communicator.h"
 #include "pipeline/generation.h"
+#include "pipeline/lane.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/rank.h"
 #include "pipeline/rank_groups.h"
@@ -25,18 +27,30 @@ struct PicturePlace {
   size_t request = 0, index = 0;
 };
 
+struct HandOver;
+
+/// What the ranks of one lane draw: a whole drawing, or a drawing from one change of its lane to the next. The same on
+/// all ranks, and outlives what is made of it.
+struct Stretch {
+  std::span<const ResolvedRequest> requests;  ///< which can be drawn together
+  std::span<const Progress> progress;         ///< of each request
+  Parallelism parallelism{};
+  Lane lane{};  ///< of these ranks, in their order
+  StepOrders::HandsOver hands_over{};
+  const HandOver* from = nullptr;  ///< of the lane before; null where the drawing begins
+};
+
 class Drawing {
  public:
-  /// \param requests which can be drawn together
-  /// \param progress of each request
-  Drawing(Rank& rank, Communicator& world, const Parallelism& parallelism, std::span<const ResolvedRequest> requests,
-          std::span<const Progress> progress);
+  Drawing(Rank& rank, Communicator& world, const Stretch& stretch);
 
   Context& ctx() const { return rank.ctx; }
   ModelParts& parts() const { return rank.process.parts; }
   const Family& family() const { return parts().family(); }
   Communicator& world() const { return groups.world(); }
   bool is_root() const { return world().rank() == kRoot; }
+  /// \return whether this rank loads and releases the parts that it draws with.
+  bool leads() const { return rank.leads(world()); }
   /// \return whether each part is loaded when its stage comes, and released after the stage.
   bool takes_turns() const { return parts().one_at_a_time(); }
   /// \return whether a control network has a say.
@@ -46,8 +60,13 @@ class Drawing {
 
   const GenerationRequest& request_of(const PicturePlace& place) const { return made[place.request].resolved.request; }
   Picture& picture_at(const PicturePlace& place) { return made[place.request].pictures[place.index]; }
+  /// \return denoising steps of each image.
+  int64_t steps_of_image() const { return made.front().resolved.steps(); }
   /// \return whether somebody still waits for the image. The answer is the same on all ranks.
   bool is_wanted(const PicturePlace& place) const { return !made[place.request].cancelled; }
+
+  /// \return whether another lane draws on, and this one has nothing to do but to hand over. The same on all ranks.
+  bool is_left() const { return left_steps != std::chrono::steady_clock::time_point(); }
 
   /// On rank 0: tells each request's Progress that a stage begins.
   void enter_stage(const char* name) const;
@@ -85,11 +104,14 @@ class Drawing {
   }
 
   Rank& rank;
-  Parallelism parallelism;
+  const Stretch& stretch;
+  const Parallelism& parallelism;
   RankGroups groups;
   std::span<const Progress> progress;
-  std::vector<Generation> made;  ///< of each request
+  std::vector<Generation> made;     ///< of each request
+  std::vector<int64_t> steps_done;  ///< of each image, in the order of the requests
   StepOrders orders;
+  std::chrono::steady_clock::time_point left_steps{};  ///< when they were done, where is_left()
   bool can_record = false;  ///< whether steps and decodes are recorded: the same on every rank
   /// Memory of the encoding or the decoding stage where parts take turns. It outlives what is under way when a drawing
   /// fails: to free it may wait for a GPU that waits for a peer.

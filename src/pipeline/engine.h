@@ -1,5 +1,5 @@
 // Owns a loaded model, and turns requests into images. This is the library's front: programs make one Engine and call
-// generate().
+// generate(), or draw() where requests have ranks of their own.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@
 #include "parallel/communicator.h"
 #include "pipeline/adapters.h"
 #include "pipeline/generation.h"
+#include "pipeline/lane.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/parallelism.h"
 #include "pipeline/request.h"
@@ -55,6 +56,7 @@ struct EngineOptions {
   int threads = 0;                     ///< CPU threads of the process, shared by its ranks; 0: all that it may use
   MemoryOptions memory;
   Parallelism parallelism;
+  bool lanes = false;             ///< whether any rank may be a lane's root: then each device has the text encoder, too
   double comm_timeout_s = 0;      ///< see CommunicatorOptions
   bool peer_memory = true;        ///< likewise
   size_t kept_caption_bytes = 0;  ///< of captions that are not encoded again when they come again; rank 0's host memory
@@ -62,8 +64,9 @@ struct EngineOptions {
       file_hashes{};  ///< of adapters' files, where somebody has hashed some; null: the engine's
 };
 
-/// A model that is ready to draw. One thread at a time uses an engine. An engine must end before main() does: after
-/// main() CUDA's libraries may have ended, and memory on a GPU can no longer be given back.
+/// A model that is ready to draw. One thread at a time uses an engine, but for draw() and what is const. An engine must
+/// end before main() does: after main() CUDA's libraries may have ended, and memory on a GPU can no longer be given
+/// back.
 class Engine {
  public:
   /// Reads configs and tokenizer, and checks every weight. Loads the weights now if options.memory settles already
@@ -98,6 +101,22 @@ class Engine {
   std::vector<Generation> generate(std::span<const GenerationRequest> requests,
                                    std::span<const Progress> progress = {});
 
+  /// \return how many ranks this process has. Each has a place, from 0 on, and draws in one lane at a time.
+  int places() const;
+  /// \return the places whose GPU is lost to this process, until it is started again. Any thread may ask, e.g. after
+  /// draw() has thrown Error device_lost: then the lane's other places can draw on.
+  std::vector<int> lost_places() const;
+
+  /// Draws requests together on some ranks of this process, as generate() does on all: the bits are the same, whichever
+  /// ranks draw and however they change on the way. Lanes without a common place draw at once, on a thread each that
+  /// calls this; on GPUs of their own nothing makes them wait for each other. Ranks that share a model wait for those
+  /// with other adapters. A lane's ranks share heads and tokens without a ring (Lane::halves apart), whatever
+  /// EngineOptions::parallelism says. Progress is called on the calling thread.
+  /// \param change of the lane between steps; RunReport::lanes says what came of it
+  /// \throws Error as generate(); invalid_input for a lane that cannot be. All places of the drawing are free then
+  std::vector<Generation> draw(std::span<const GenerationRequest> requests, std::span<const Progress> progress,
+                               const Lane& lane, const LaneChange& change = {});
+
   /// \return what reads adapter files for this model. Any thread may use it while the engine draws, and after the
   /// engine has ended; what it has read, the engine does not read again.
   std::shared_ptr<AdapterFiles> adapter_files() const;
@@ -106,6 +125,8 @@ class Engine {
   /// would only wait for each other.
   /// \throws Error invalid_input
   int64_t pictures_at_once(const GenerationRequest& request) const;
+  /// The same on a lane.
+  int64_t pictures_at_once(const GenerationRequest& request, const Lane& lane) const;
 
   /// \return whether generate() takes both requests in one list: neither request is refused, and one drawing can serve
   /// both.

@@ -11,6 +11,7 @@
 
 #include "device/context.h"
 #include "io/image.h"
+#include "pipeline/lane.h"
 #include "pipeline/request.h"
 #include "tensor/tensor.h"
 
@@ -65,7 +66,14 @@ struct RankReport {
   int64_t rank = 0;
   int64_t image_tokens = 0;
   int64_t heads = 0;
-  uint64_t bytes_sent = 0;  ///< to other ranks, in the whole generation
+  uint64_t bytes_sent = 0;  ///< to other ranks, while this lane drew
+};
+
+/// What one lane did of a drawing.
+struct LaneReport {
+  Lane lane{};
+  int64_t steps_done = 0;  ///< when it began, as LaneStep has them
+  double change_ms = 0;    ///< from the end of the last step to the begin of the lane's first; 0 for the first lane
 };
 
 /// What a drawing cost, for all its requests together. Times and bytes of memory are rank 0's.
@@ -81,7 +89,8 @@ struct RunReport {
   double transformer_flop = 0;    ///< floating-point operations of one denoising step's matrix products (all passes
                                   ///< and ranks), of the first batch
   int64_t kept_captions = 0;      ///< captions that earlier drawings had made
-  std::vector<RankReport> ranks;  ///< in rank order
+  std::vector<RankReport> ranks;  ///< of the last lane, in rank order
+  std::vector<LaneReport> lanes;  ///< that drew, in order
 };
 
 struct Picture {

@@ -89,11 +89,13 @@ void ModelParts::load_ahead(Context& ctx, bool with_text) {
 }
 
 void ModelParts::load(Context& ctx, const PartUses& uses) {
+  const std::lock_guard lock(loading_);
   for (size_t i = 0; i < family_->parts().size(); ++i)
     if (is_needed(i, uses)) load_part(ctx, i);
 }
 
 bool ModelParts::is_loaded(const PartUses& uses) const {
+  const std::lock_guard lock(loading_);
   for (size_t i = 0; i < family_->parts().size(); ++i)
     if (!family_->parts()[i]->is_loaded() && is_needed(i, uses)) return false;
   return true;
@@ -121,6 +123,7 @@ void ModelParts::take_adapters_off(Context& ctx) noexcept {
 }
 
 void ModelParts::adapt(Context& ctx, std::span<const AdapterUse> uses) {
+  ++version_;
   std::vector<AdapterUse> wanted = effective(uses);
   std::vector<ScaledAdapter> adapters;
   std::string of_embeddings;
@@ -222,6 +225,7 @@ bool ModelParts::streams_recorded_stages() const {
 }
 
 size_t ModelParts::weight_bytes() const {
+  const std::lock_guard lock(loading_);
   size_t bytes = 0;
   for (const ModelPart* part : family_->parts())
     if (part->is_loaded()) bytes += part->storage()->bytes;
@@ -235,6 +239,7 @@ size_t ModelParts::adapter_bytes() const {
 }
 
 size_t ModelParts::streamed_bytes() const {
+  const std::lock_guard lock(loading_);
   size_t bytes = 0;
   for (const ModelPart* part : family_->parts())
     if (part->is_loaded()) bytes += part->storage()->host_bytes;

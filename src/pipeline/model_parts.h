@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <utility>
@@ -59,6 +60,8 @@ class ModelParts {
   /// weights as they are placed, parts are released, and make_room() places them anew.
   /// \throws Error invalid_input as AdapterFiles::read(); out_of_memory, saying what the adapters take
   void adapt(Context& ctx, std::span<const AdapterUse> uses);
+  /// \return a number that grows with every change of the adapters.
+  uint64_t version() const { return version_; }
   /// \return the adapters whose changes the weights have.
   const std::vector<AdapterUse>& adapters() const { return adapters_; }
   /// \return what tells these adapters, as far as prompt embeddings depend on them, from all others; "" if none does.
@@ -105,10 +108,12 @@ class ModelParts {
   bool fits_any_drawing(Context& ctx) const;
 
   MemoryOptions memory_;
+  mutable std::mutex loading_;  // of lanes that draw at once and share this, one may load what another does not use
   std::unique_ptr<Family> family_;
   std::shared_ptr<AdapterFiles> adapter_files_;
   std::vector<AdapterUse> adapters_;
   std::string embedding_adapters_;
+  uint64_t version_ = 0;
   bool one_at_a_time_ = false;
   bool has_had_control_ = false;    // whether any drawing used the control network
   std::vector<size_t> streamable_;  // parts whose weights plan_ places, in its order

@@ -2,11 +2,14 @@
 #include "pipeline/report.h"
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "parallel/communicator.h"
+#include "pipeline/hand_over.h"
 
 namespace nostos {
 namespace {
@@ -41,17 +44,35 @@ void report_ranks(Drawing& drawing, uint64_t bytes_sent) {
 }  // namespace
 
 void report_weights(Drawing& drawing) {
-  if (!drawing.rank.leads) return;
+  if (!drawing.leads()) return;
   RunReport& report = drawing.report;
   report.weight_bytes = std::max(report.weight_bytes, drawing.parts().weight_bytes());
   report.streamed_bytes = std::max(report.streamed_bytes, drawing.parts().streamed_bytes());
   report.adapter_bytes = std::max(report.adapter_bytes, drawing.parts().adapter_bytes());
 }
 
-void finish_report(Drawing& drawing, uint64_t bytes_sent) {
+int64_t steps_done(const Drawing& drawing) {
+  return std::accumulate(drawing.steps_done.begin(), drawing.steps_done.end(), int64_t{0});
+}
+
+void report_lane(Drawing& drawing) {
+  LaneReport& own = drawing.report.lanes.emplace_back();
+  own.lane = drawing.stretch.lane;
+  own.steps_done = steps_done(drawing);
+  if (drawing.stretch.from == nullptr) return;
+  drawing.world().device().synchronize(drawing.ctx(), "change of lanes");
+  const auto change = std::chrono::steady_clock::now() - drawing.stretch.from->since;
+  own.change_ms = std::chrono::duration<double, std::milli>(change).count();
+}
+
+void report_work(Drawing& drawing) {
   report_weights(drawing);
-  drawing.report.peak_host_bytes = peak_resident_bytes();
   report_times(drawing);
+}
+
+void finish_report(Drawing& drawing, uint64_t bytes_sent) {
+  report_work(drawing);
+  drawing.report.peak_host_bytes = peak_resident_bytes();
   report_ranks(drawing, bytes_sent);
 }
 

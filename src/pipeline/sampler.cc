@@ -165,8 +165,10 @@ double Sampler::step_flop() const {
 
 void Sampler::run(std::span<const View> latents, const Wanted& wanted, const OnStep& on_step) {
   for (size_t i = 0; i < latents.size(); ++i) cut(latents[i], memory_.pictures[i].tokens);
-  for (int64_t step = 0; step < plan_.steps(); ++step) {
-    const std::vector<bool> go_on = wanted();
+  for (int64_t step = plan_.first_step; step < plan_.steps(); ++step) {
+    const std::optional<std::vector<bool>> asked = wanted();
+    if (!asked) break;
+    const std::vector<bool>& go_on = *asked;
     const auto place = static_cast<size_t>(step);
     StepKind kind{.is_controlled = plan_.has_control() && plan_.control_scales[place] != 0};
     for (size_t i = 0; i < go_on.size(); ++i) {

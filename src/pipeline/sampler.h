@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -59,6 +60,7 @@ struct SamplerPlan {
   std::vector<float> control_scales{};  ///< of each step; empty without a control image
   bool has_mask = false;                ///< whether a part of the images is known, see Sampler::know()
   bool passes_apart = false;            ///< see Batch
+  int64_t first_step = 0;               ///< that is run, from 0: those before are done
   bool can_record = false;  ///< whether steps are recorded: as all ranks do, and not where weights are streamed
 
   int64_t steps() const { return static_cast<int64_t>(schedule.times.size()); }
@@ -146,9 +148,9 @@ class Sampler {
   /// \param mask f32 [tokens, patch width], whole
   void know(size_t picture, ConstView clean, ConstView noise, ConstView mask);
 
-  /// Called before each step.
-  /// \return of each image whether it is still wanted, the same on every rank.
-  using Wanted = std::function<std::vector<bool>()>;
+  /// Called before each step, with the same result on every rank.
+  /// \return of each image whether it is still wanted; nothing: the run ends here, and goes on elsewhere
+  using Wanted = std::function<std::optional<std::vector<bool>>()>;
   /// Called for each step with the step's number, from 1, and the milliseconds of the last step that is done. On the
   /// CPU that is this step. On a GPU it is the step before, because the host is one step ahead.
   using OnStep = std::function<void(int64_t step, double step_ms)>;
@@ -158,9 +160,10 @@ class Sampler {
   /// Has the velocities of run() seen. Steps must not be recorded.
   void watch(OnVelocity on_velocity) { on_velocity_ = std::move(on_velocity); }
 
-  /// latents <- the state at the schedule's end. Beside the exchanges of each layer, the ranks meet at the end alone.
-  /// \param latents of each image, f32 [channels, height, width], whole on every rank: first the initial state, then
-  /// the result. Unspecified for an image that is not wanted to the end.
+  /// latents <- the state at the schedule's end, or where `wanted` has ended the run. Beside the exchanges of each
+  /// layer, the ranks meet at the end alone.
+  /// \param latents of each image, f32 [channels, height, width], whole on every rank: first the state before the
+  /// plan's first step, then the result. Unspecified for an image that is not wanted to the end.
   /// \throws Error cancelled, peer_failed
   void run(std::span<const View> latents, const Wanted& wanted, const OnStep& on_step);
 

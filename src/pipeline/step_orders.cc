@@ -2,6 +2,7 @@
 #include "pipeline/step_orders.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -17,8 +18,8 @@ bool is_set(const std::atomic<bool>* flag) { return flag != nullptr && *flag; }
 
 }  // namespace
 
-StepOrders::StepOrders(Communicator& world, std::span<const Progress> progress, bool can_show)
-    : world_(world), progress_(progress) {
+StepOrders::StepOrders(Communicator& world, std::span<const Progress> progress, bool can_show, HandsOver hands_over)
+    : world_(world), progress_(progress), hands_over_(std::move(hands_over)) {
   const bool previews = std::ranges::any_of(progress, [](const Progress& p) { return p.on_preview != nullptr; });
   const bool cancel = std::ranges::any_of(progress, [](const Progress& p) { return p.cancel_together != nullptr; });
   uint8_t own[] = {can_show && previews, cancel || progress.size() > 1};
@@ -49,6 +50,13 @@ std::vector<bool> StepOrders::previews(std::span<const Step> steps) {
     agree(world_, wanted);
   }
   return {wanted.begin(), wanted.end()};
+}
+
+bool StepOrders::hands_over(int64_t done, int64_t all) {
+  if (!hands_over_) return false;
+  uint8_t own = world_.rank() == kRoot && hands_over_(done, all);
+  agree(world_, {&own, 1});
+  return own != 0;
 }
 
 }  // namespace nostos

@@ -1,7 +1,8 @@
-// Owns what rank 0 decides between denoising steps for all ranks: which requests are given up, and which previews are
-// made. Each Drawing has one.
+// Owns what rank 0 decides between denoising steps for all ranks: which requests are given up, which previews are made,
+// and whether another lane draws on. Each Drawing has one.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -16,11 +17,16 @@ inline constexpr int kRoot = 0;  ///< the rank that makes what comes from the ho
 /// message.
 class StepOrders {
  public:
+  /// Asked on rank 0 before each step. \param done steps of all images together, of `all`
+  /// \return whether another lane draws on
+  using HandsOver = std::function<bool(int64_t done, int64_t all)>;
+
   /// Every rank makes one for each drawing.
   /// \param progress of each request; rank 0's counts
   /// \param can_show whether previews can be made
+  /// \param hands_over rank 0's counts; empty on all ranks or on none, and then no other lane draws on
   /// \throws Error peer_failed
-  StepOrders(Communicator& world, std::span<const Progress> progress, bool can_show);
+  StepOrders(Communicator& world, std::span<const Progress> progress, bool can_show, HandsOver hands_over = {});
 
   /// \return whether previews() may ask for some.
   bool has_previews() const { return has_previews_; }
@@ -42,9 +48,14 @@ class StepOrders {
   /// \return of each step whether its preview is wanted
   std::vector<bool> previews(std::span<const Step> steps);
 
+  /// Every rank calls it before every step. \param done, all as HandsOver has them
+  /// \return whether the drawing leaves these ranks now
+  bool hands_over(int64_t done, int64_t all);
+
  private:
   Communicator& world_;
   std::span<const Progress> progress_;
+  HandsOver hands_over_;
   bool has_previews_ = false, can_cancel_ = false;
 };
 

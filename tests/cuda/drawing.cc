@@ -10,7 +10,6 @@
 #include "cuda/meeting_link.h"
 #include "io/environment.h"
 #include "io/folder_cache.h"
-#include "parallel/nccl_communicator.h"
 #include "parallel/thread_communicator.h"
 
 namespace nostos::test {
@@ -46,7 +45,7 @@ GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double gui
 SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype)
     : process_(kGpu, kThreads, FolderCache::in(cache_folder())),
       parts_(process_, {folder, dtype, synthetic}),
-      alone_({process_, parts_}, nullptr, true) {}
+      alone_({process_, parts_}, nullptr) {}
 
 Generation SharedModel::draw(const GenerationRequest& request, const Parallelism& parallelism) {
   return std::move(draw(std::span(&request, 1), parallelism).front());
@@ -72,24 +71,20 @@ std::vector<Generation> SharedModel::draw(
   for (const GenerationRequest& request : requests) resolved.push_back(resolve(request, parts_.shape().limits));
   parts_.load(process_, {});
   const auto count = static_cast<size_t>(parallelism.ranks());
-  while (count > 1 && ranks_.size() < count) {
-    const bool leads = ranks_.empty();
-    ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::make_unique<Context>(kGpu, 1), leads));
-  }
+  while (count > 1 && ranks_.size() < count)
+    ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::make_unique<Context>(kGpu, 1)));
   // What a rank keeps from one drawing to the next holds for one number of ranks and one plan.
   for (const std::unique_ptr<Rank>& rank : ranks_) rank->memory.release();
+  const std::vector<Progress> silent(resolved.size());
   std::vector<Generation> drawn;
   run_thread_ranks(static_cast<int>(count), [&](Communicator& hosts) {
     const auto rank = static_cast<size_t>(hosts.rank());
     Rank& own = count == 1 ? alone_ : *ranks_[rank];
     own.ctx.bind_thread();
-    own.gpus = connect(hosts);
-    Communicator& world = own.gpus ? *own.gpus : hosts;
-    std::vector<Generation> made =
-        nostos::draw(own, world, parallelism, resolved, std::vector<Progress>(resolved.size()));
+    const std::unique_ptr<NcclCommunicator> gpus = connect(hosts);
+    std::vector<Generation> made = nostos::draw(own, gpus ? *gpus : hosts, {resolved, silent, parallelism}).made;
     if (rank == 0) drawn = std::move(made);
-    if (own.gpus) own.memory.forget();  // what is recorded goes before the link
-    own.gpus.reset();
+    if (gpus) own.memory.forget();  // what is recorded goes before the link
   });
   return drawn;
 }

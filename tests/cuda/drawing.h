@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "models/golden.h"
-#include "parallel/communicator.h"
+#include "parallel/nccl_communicator.h"
 #include "pipeline/draw.h"
 
 namespace nostos::test {

@@ -21,14 +21,14 @@ namespace {
 class Drawer {
  public:
   explicit Drawer(KeptCaptions* captions = nullptr, const std::filesystem::path& model = model_dir("mini"))
-      : parts_(ctx_, {model, DType::bf16}), rank_({ctx_, parts_, captions}, nullptr, true) {
+      : parts_(ctx_, {model, DType::bf16}), rank_({ctx_, parts_, captions}, nullptr) {
     parts_.load(ctx_, {});
   }
 
   Generation draw(const GenerationRequest& request, const Progress& progress = {}) {
     SelfCommunicator world;
     const ResolvedRequest resolved = resolve(request, parts_.shape().limits);
-    return std::move(nostos::draw(rank_, world, {}, std::span(&resolved, 1), std::span(&progress, 1)).front());
+    return std::move(nostos::draw(rank_, world, {{&resolved, 1}, {&progress, 1}}).made.front());
   }
   int64_t host_waits() const { return ctx_.host_waits(); }
   /// \return how many makings of captions are recorded.

@@ -4,7 +4,9 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "cuda/drawing.h"
@@ -38,14 +40,17 @@ std::optional<ErrorKind> kind_of_failure(const Body& body) {
     Context other(options.device, 1);
     const GenerationRequest request = beach(256, 256, 50, 0);
     engine.generate(request);
+    const bool was_there = engine.lost_places().empty();
     Progress progress;
     progress.on_step = [&other](int64_t step, int64_t, double) {
       if (step == 2) lose_device(other);
     };
     const auto first = kind_of_failure([&] { engine.generate(request, progress); });
+    const std::vector<int> lost = engine.lost_places();
     const auto again = kind_of_failure([&] { engine.generate(request); });
     const auto anew = kind_of_failure([&] { Engine{options}; });
-    const bool is_told = first == ErrorKind::device_lost && again == ErrorKind::device_lost && anew.has_value();
+    const bool is_told = was_there && first == ErrorKind::device_lost && again == ErrorKind::device_lost &&
+                         anew.has_value() && std::ssize(lost) == parallelism.ranks();
     code = is_told ? exit_code(*first) : 99;
     if (anew && exit_code(*anew) != 1) code = 98;
   }

@@ -5,8 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
+#include <span>
+#include <thread>
+#include <vector>
 
 #include "base/error.h"
 #include "cuda/drawing.h"
@@ -153,6 +157,73 @@ TEST_F(CudaGpus, LongerCaptionsOfTheSamePaddingDrawTheSame) {
     request.prompt = prompt;
     expect_same(draw_on_one(request), engine.generate(request), prompt);
   }
+}
+
+EngineOptions lanes_on(int64_t ranks) {
+  EngineOptions options = on_gpus({.ulysses = ranks});
+  options.lanes = true;
+  return options;
+}
+
+/// Changes the lane at every step, from one of `lanes` to the next.
+LaneChange turns(std::span<const Lane> lanes) {
+  return {.next = [lanes, turn = size_t{0}](const LaneStep&) mutable { return lanes[++turn % lanes.size()]; },
+          .changed = {}};
+}
+
+TEST_F(CudaGpus, LanesThatChangeAtEveryStepDrawTheSame) {
+  if (gpus() < 2) GTEST_SKIP() << "a lane changes among two GPUs at least";
+  const Generation wanted = draw_on_one(half_guided());
+  const int last = static_cast<int>(gpus()) - 1;
+  Engine engine(lanes_on(gpus()));
+  Lane all;
+  for (int place = 0; place <= last; ++place) all.places.push_back(place);
+  const std::vector<Lane> lanes{all, {{last}}, {{last, 0}, true}, {{0}}, {{0, last}}};
+  const GenerationRequest request = half_guided();
+  for (const char* run : {"recorded on the way", "recorded before", "recorded before, again"})
+    expect_same(wanted, engine.draw({&request, 1}, {}, lanes.front(), turns(lanes)).front(), run);
+}
+
+TEST_F(CudaGpus, LanesAtOnceDrawTheSame) {
+  if (gpus() < 2) GTEST_SKIP() << "lanes at once have a GPU each at least";
+  const std::array<GenerationRequest, 2> requests{half_guided(), half_guided(336, 208)};
+  const std::array<Generation, 2> wanted{draw_on_one(requests[0]), draw_on_one(requests[1])};
+  Engine engine(lanes_on(2));
+  for (int round = 0; round < 3; ++round) {
+    std::array<Generation, 2> made;
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < 2; ++i)
+      threads.emplace_back([&, i] {
+        const Lane own{{static_cast<int>((i + static_cast<size_t>(round)) % 2)}};
+        made[i] = std::move(engine.draw({&requests[i], 1}, {}, own).front());
+      });
+    for (std::thread& thread : threads) thread.join();
+    for (size_t i = 0; i < 2; ++i) expect_same(wanted[i], made[i], fmt::format("round {}, drawing {}", round, i));
+    expect_same(wanted[0], engine.draw({&requests[0], 1}, {}, {{0, 1}}).front(), "both for one between them");
+  }
+}
+
+TEST_F(CudaGpus, AChangeOfLanesTakesLittle) {
+  if (gpus() < 2) GTEST_SKIP() << "a lane changes among two GPUs at least";
+  EngineOptions options = lanes_on(2);
+  options.model = model_dir("z-image-turbo");
+  options.synthetic = true;
+  Engine engine(options);
+  const std::vector<Lane> lanes{{{0, 1}}, {{0}}, {{0, 1}}, {{1}}};
+  const GenerationRequest request = beach(1024, 1024, 8, 0);
+  std::vector<double> changes;
+  for (int round = 0; round < 4; ++round) {
+    const Generation made = std::move(engine.draw({&request, 1}, {}, lanes.front(), turns(lanes)).front());
+    for (const LaneReport& lane : made.report.lanes) {
+      if (lane.steps_done == 0) continue;
+      if (round > 1) changes.push_back(lane.change_ms);
+      fmt::print("round {}: to {} GPUs after step {} in {:.2f} ms\n", round, lane.lane.places.size(), lane.steps_done,
+                 lane.change_ms);
+    }
+  }
+  std::ranges::sort(changes);
+  ASSERT_FALSE(changes.empty());
+  EXPECT_LT(changes[changes.size() / 2], 10);
 }
 
 }  // namespace

@@ -36,9 +36,7 @@ struct Model {
 class Drawer {
  public:
   explicit Drawer(const MemoryOptions& memory, const Model& model = {})
-      : has_control_(!model.controlnet.empty()),
-        parts_(ctx_, options(model), memory),
-        rank_({ctx_, parts_}, nullptr, true) {
+      : has_control_(!model.controlnet.empty()), parts_(ctx_, options(model), memory), rank_({ctx_, parts_}, nullptr) {
     parts_.load_ahead(ctx_, true);
   }
 
@@ -46,7 +44,7 @@ class Drawer {
     SelfCommunicator world;
     const ResolvedRequest resolved = resolve(request, parts_.shape().limits);
     rank_.process.captions = captions;
-    return std::move(nostos::draw(rank_, world, {}, std::span(&resolved, 1), std::span(&progress, 1)).front());
+    return std::move(nostos::draw(rank_, world, {{&resolved, 1}, {&progress, 1}}).made.front());
   }
   /// \return whether a drawing with `scratch_bytes` has room, and without any streaming unless it may stream.
   bool has_room(size_t scratch_bytes, bool may_stream = true) {

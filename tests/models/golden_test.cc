@@ -162,7 +162,7 @@ class Drawing {
     const std::array<ConstView, 2> captions{positive, negative};
     Sampler sampler(ctx_, plan, memory.views(), {captions}, left);
     int64_t steps = 0;
-    const auto wanted = [] { return std::vector{true}; };
+    const auto wanted = [] { return std::optional(std::vector{true}); };
     sampler.run(std::array{latents.view()}, wanted, [&](int64_t step, double) { EXPECT_EQ(step, ++steps); });
     EXPECT_EQ(steps, golden_.steps);
     return latents;

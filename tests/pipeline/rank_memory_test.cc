@@ -102,6 +102,11 @@ TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   for (const auto& change : std::initializer_list<void (*)(DrawingShape&)>{
            [](DrawingShape& s) { s.parallelism.ulysses = 2; }, [](DrawingShape& s) { s.rank = 1; },
            [](DrawingShape& s) { s.width = 4; }, [](DrawingShape& s) { s.height = 4; },
+           [](DrawingShape& s) { s.images = 2; }, [](DrawingShape& s) { s.lane = {1}; },
+           [](DrawingShape& s) { s.weights = 1; },
+           [](DrawingShape& s) {
+             s.batches = {{0, 1}};
+           },
            [](DrawingShape& s) { s.pictures.push_back({}); }, [](DrawingShape& s) { s.steps = 2; },
            [](DrawingShape& s) { s.caption_tokens[1] = 32; }, [](DrawingShape& s) { s.pictures[0].captions[0] = 1; },
            [](DrawingShape& s) { s.pictures[0].guidance.scale = 2; },
@@ -124,6 +129,29 @@ TEST(RankMemory, ForgetsWhatADrawingOfAnotherShapeLeft) {
   EXPECT_FALSE(memory.left().has_positions);
 }
 
+// Lanes take turns on a rank. What was recorded for a shape holds while the memory stays in its place; what lies in the
+// memory is overwritten.
+TEST(RankMemory, KnowsTheShapesOfLate) {
+  RankMemory memory{Device{}};
+  const auto lay_out = [&](int ranks, size_t bytes = 1000) {
+    memory.lay_out({.lane = std::vector<int>(static_cast<size_t>(ranks))}, take_bytes(bytes), any_room);
+    return memory.knows_shape();
+  };
+  const int most = static_cast<int>(RankMemory::kKeptShapes);
+  for (int ranks = 1; ranks <= most; ++ranks) EXPECT_FALSE(lay_out(ranks));
+  for (int ranks = most; ranks >= 1; --ranks) {
+    EXPECT_TRUE(lay_out(ranks)) << ranks;
+    EXPECT_FALSE(memory.has_left());
+    memory.left().has_positions = true;
+  }
+  EXPECT_TRUE(lay_out(1));
+  EXPECT_TRUE(memory.has_left());
+  EXPECT_FALSE(lay_out(most + 1));
+  EXPECT_FALSE(lay_out(most)) << "it was the one of the longest time ago";
+  EXPECT_TRUE(lay_out(1));
+  EXPECT_FALSE(lay_out(1, 100000)) << "the memory has moved";
+}
+
 /// A tiny model that any number of ranks draw with, each time with the same contexts.
 class Drawer {
  public:
@@ -131,7 +159,7 @@ class Drawer {
     parts_.load(process_, {});
     for (int i = 0; i < 3; ++i) {
       auto context = i == 0 ? nullptr : std::make_unique<Context>(Device{}, 1);
-      ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::move(context), i == 0));
+      ranks_.push_back(std::make_unique<Rank>(RankProcess{process_, parts_}, std::move(context)));
     }
   }
 
@@ -140,8 +168,9 @@ class Drawer {
     Generation drawn;
     run_thread_ranks(static_cast<int>(parallelism.ranks()), [&](Communicator& world) {
       const auto rank = static_cast<size_t>(world.rank());
+      const std::array<Progress, 1> silent;
       std::vector<Generation> made =
-          nostos::draw(*ranks_[rank], world, parallelism, std::span(&resolved, 1), std::array<Progress, 1>{});
+          nostos::draw(*ranks_[rank], world, {std::span(&resolved, 1), silent, parallelism}).made;
       if (rank == 0) drawn = std::move(made.front());
     });
     return drawn;
@@ -159,11 +188,12 @@ TEST(RankMemory, IsGivenBackWhereThePartsTakeTurns) {
     ModelParts parts(ctx, {std::filesystem::path(NOSTOS_SOURCE_DIR) / "tests/data/tiny/diffusers_test"},
                      {.one_drawing = takes_turns});
     if (!takes_turns) parts.load(ctx, {});
-    Rank rank({ctx, parts}, nullptr, true);
+    Rank rank({ctx, parts}, nullptr);
     const ResolvedRequest resolved =
         resolve({.height = 16, .width = 16, .num_inference_steps = 1}, parts.shape().limits);
     run_thread_ranks(1, [&](Communicator& world) {
-      nostos::draw(rank, world, {}, std::span(&resolved, 1), std::array<Progress, 1>{});
+      const std::array<Progress, 1> silent;
+      nostos::draw(rank, world, {std::span(&resolved, 1), silent});
     });
     EXPECT_EQ(rank.memory.has_left(), !takes_turns);
   }
