@@ -102,6 +102,15 @@ DeviceChoice choose_device(std::string_view name, const DeviceUsers& users) {
   return choice;
 }
 
+int64_t equal_gpus(Device first) {
+  if (first.kind == DeviceKind::cpu) return 1;
+  const int gpus = cuda::device_count();
+  const std::string& name = cuda::device_properties(first.index).name;
+  int index = first.index + 1;
+  while (index < gpus && cuda::device_properties(index).name == name) ++index;
+  return index - first.index;
+}
+
 std::string device_name(Device device) {
   return device.kind == DeviceKind::cuda ? cuda::device_properties(device.index).name : "CPU";
 }

@@ -43,4 +43,7 @@ std::string device_name(Device device);
 /// The same for a machine with `gpus` usable GPUs, any of which may be too old.
 DeviceChoice choose_device(std::string_view name, const DeviceUsers& users, int gpus);
 
+/// \return how many GPUs from `first` on are of its kind, so that as many ranks can have one each; of the CPU 1.
+int64_t equal_gpus(Device first);
+
 }  // namespace nostos

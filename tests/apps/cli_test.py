@@ -191,7 +191,9 @@ class CommandLine(CliTest):
                  "--num-gpus 8 is not --cfg-parallel-degree 2 x --ring-degree 1 x --ulysses-degree 3 = 6"),
                 ("--num-gpus 3 --cfg-parallel-degree 2",
                  "--num-gpus 3 is no multiple of --cfg-parallel-degree 2 x --ring-degree 1 = 2"),
-                ("--num-gpus 0", "--num-gpus 0 is out of range"), ("--ulysses-degree 65", "1 to 64"),
+                ("--num-gpus 0", "--num-gpus 0 is out of range"),
+                ("--num-gpus some", "'some' is no whole number"),
+                ("--num-gpus auto --ulysses-degree 2", "leave out --ulysses-degree"), ("--ulysses-degree 65", "1 to 64"),
                 ("--ring-degree 8 --ulysses-degree 16", "= 128 ranks are too many"),
                 ("--cfg-parallel-degree 3", "1 to 2"), ("--sp-plan rows", "token or axis"), ("--exchange ring", "auto or nccl"),
                 ("--comm-timeout -1", "--comm-timeout")):
@@ -434,6 +436,15 @@ class Drawing(ModelTest):
         self.draw("--prompt", "a cat", "--seed", "43", "--output", "one.png")
         self.assertEqual((self.dir / "many_1.png").read_bytes(), (self.dir / "one.png").read_bytes())
         self.assertNotEqual(png_rows(self.dir / "many_0.png"), png_rows(self.dir / "many_1.png"))
+
+    def test_gpus_chosen_by_the_program_are_told_and_change_nothing(self):
+        self.assert_refused(["bench", *SMALL, "--num-gpus", "auto"], "auto is for generate")
+        flags = ["--prompt", "x", *SMALL, "--device", "cpu"]
+        plain = self.run_nostos("generate", *flags, "--output", "plain.png")
+        chosen = self.run_nostos("generate", *flags, "--num-gpus", "auto", "--output", "chosen.png")
+        self.assertEqual((plain.returncode, chosen.returncode), (0, 0), chosen.stderr)
+        self.assertIn("--num-gpus auto: one rank, for without GPUs ranks share the cores", chosen.stderr)
+        self.assertEqual((self.dir / "chosen.png").read_bytes(), (self.dir / "plain.png").read_bytes())
 
     def test_threads_do_not_change_the_picture(self):
         self.draw("--prompt", "a cat", "--threads", "1", "--output", "one.png")

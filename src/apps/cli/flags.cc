@@ -47,6 +47,8 @@ Parallelism parallelism_of(const EngineFlags& flags, const Communicator* process
     return resolve_parallelism(ranks, flags.ulysses_degree, flags.ring_degree, flags.cfg_parallel_degree,
                                parse_plan(flags.sp_plan), ranks_name);
   };
+  require(flags.num_gpus != kAutoGpus, ErrorKind::invalid_input,
+          "--num-gpus auto is for generate by one process, which knows the image's size: give a number");
   if (processes == nullptr) return resolve(flags.num_gpus, "--num-gpus");
   const int64_t started = processes->world();
   require(!flags.num_gpus || *flags.num_gpus == started, ErrorKind::invalid_input,
@@ -204,8 +206,16 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   number("--memory-limit", flags.memory_limit_gib,
          "GiB of GPU memory that the process may take (all that is free; with --memory offload 12)")
       ->check(number_in(0, kMaxMemoryGib));
-  number("--num-gpus", flags.num_gpus,
-         "ranks that share a picture, which stays the same; without GPUs they are CPU threads sharing the cores (1)");
+  const auto number_or_auto = [whole = whole_number<int64_t>()](std::string& text) {
+    if (text != "auto") return whole(text);
+    text = std::to_string(kAutoGpus);
+    return std::string();
+  };
+  command
+      .add_option("--num-gpus", flags.num_gpus,
+                  "ranks that share a picture, which stays the same; without GPUs they are CPU threads sharing the "
+                  "cores; with generate also auto: as many GPUs as draw it soonest (1)")
+      ->transform(CLI::Validator(number_or_auto, ""));
   number("--ulysses-degree", flags.ulysses_degree, "ranks that share tokens and heads (what --num-gpus leaves)");
   number("--ring-degree", flags.ring_degree,
          "groups of them around which keys and values travel; rounds differently (1)");

@@ -18,6 +18,9 @@ namespace nostos::cli {
 
 class Processes;
 
+/// What `--num-gpus auto` is: no number that anybody asks for.
+inline constexpr int64_t kAutoGpus = std::numeric_limits<int64_t>::min();
+
 /// Flags that say where and how the model runs, the same for every command that draws.
 struct EngineFlags {
   std::string device = "auto";
@@ -26,7 +29,8 @@ struct EngineFlags {
   std::optional<double> memory_limit_gib;
   int64_t threads = 0;
   bool allow_shared_gpu = false;
-  std::optional<int64_t> num_gpus, ulysses_degree, ring_degree, cfg_parallel_degree;
+  std::optional<int64_t> num_gpus;  ///< or kAutoGpus
+  std::optional<int64_t> ulysses_degree, ring_degree, cfg_parallel_degree;
   std::string sp_plan = "token";
   std::string exchange = "auto";
   double comm_timeout_s = 0;

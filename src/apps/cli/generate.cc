@@ -12,6 +12,7 @@
 #include "apps/cli/control_flags.h"
 #include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
+#include "apps/cli/gpu_choice.h"
 #include "apps/cli/image_flags.h"
 #include "apps/cli/interrupt.h"
 #include "apps/cli/progress_display.h"
@@ -291,7 +292,10 @@ nlohmann::ordered_json result_json(const DrawingRecord& record, const ModelFiles
 /// loaded, and before reference pictures are read. \return what draws it
 EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, const GenerateFlags& flags,
                      const Processes& processes) {
-  EngineOptions options = engine_options(engine_flags, processes);
+  EngineFlags without_auto = engine_flags;
+  const bool chooses_gpus = processes.communicator() == nullptr && engine_flags.num_gpus == kAutoGpus;
+  if (chooses_gpus) without_auto.num_gpus.reset();
+  EngineOptions options = engine_options(without_auto, processes);
   GenerationRequest without_images = record.request;
   without_images.images.clear();
   without_images.strength.reset();
@@ -313,7 +317,8 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
   if (processes.is_root()) hash_adapters(record.request.adapters, *options.file_hashes);
   if (Latents* const latents = std::get_if<Latents>(&record.request.start); latents != nullptr && processes.is_root())
     latents->values = read_latents(latents->file);
-  const ModelLimits limits = read_model_shape(options.model).limits;
+  const ModelShape shape = read_model_shape(options.model);
+  const ModelLimits& limits = shape.limits;
   // The other processes have no pictures to resolve a request with: the root's record will say all of it.
   if (!processes.is_root()) record.request = std::move(without_images);
   take_images(flags.images, processes.is_root(), limits, record.request);
@@ -325,6 +330,7 @@ EngineOptions settle(DrawingRecord& record, const EngineFlags& engine_flags, con
     log_info("{}x{} is no multiple of {}: drawn at {}x{} and cropped evenly", width, height, limits.size_multiple,
              resolved.drawn_width, resolved.drawn_height);
   if (processes.is_root()) log_prepared(resolved);
+  if (chooses_gpus) use_fastest_gpus(engine_flags, resolved, shape, options);
   record.request = resolved.request;
   record.guidance = limits.guidance;
   if (processes.communicator() == nullptr) return options;
