@@ -16,9 +16,11 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-ins
       ${BOOST} libsqlite3-dev \
     && rm -rf /var/lib/apt/lists/*
 ARG PRESET=cpu
+# What `nostos --version` says, e.g. --build-arg COMMIT=$(git rev-parse --short=12 HEAD).
+ARG COMMIT=""
 WORKDIR /src
 COPY . .
-RUN cmake --preset ${PRESET} -DNOSTOS_TESTS=OFF -DNOSTOS_MPI=OFF \
+RUN cmake --preset ${PRESET} -DNOSTOS_TESTS=OFF -DNOSTOS_MPI=OFF -DNOSTOS_COMMIT=${COMMIT} \
     && cmake --build --preset ${PRESET} --target nostos \
     && cmake --install build/${PRESET} --prefix /opt/nostos --strip
 # The packages whose libraries the program links to, for the other stage.

@@ -3,28 +3,16 @@
 #include <cstdlib>
 #include <exception>
 
-#include "apps/cli/commands.h"
 #include "apps/cli/error_report.h"
 #include "apps/cli/standard_streams.h"
-#include "apps/serve.h"
+#include "apps/command_line.h"
 #include "parallel/nccl_link.h"
 
 namespace {
 
 int run(int argc, char** argv) {
-  CLI::App app(
-      "nostos draws pictures from text with Z-Image and FLUX.2-klein models, and edits pictures with the latter.",
-      "nostos");
-  app.set_version_flag("--version", "nostos " NOSTOS_VERSION, "Print the version and exit");
-  app.require_subcommand(1);
-  nostos::cli::add_generate_command(app);
-  nostos::cli::add_inspect_command(app);
-  nostos::cli::add_convert_command(app);
-  nostos::cli::add_quantize_command(app);
-  nostos::cli::add_bench_command(app);
-  nostos::cli::add_plan_command(app);
-  nostos::add_serve_command(app);
-  nostos::cli::add_pull_command(app);
+  CLI::App app("", "nostos");
+  nostos::add_command_line(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -133,7 +133,7 @@ class CommandLine(CliTest):
     def test_version_and_help(self):
         run = self.run_nostos("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
-        self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\n$")
+        self.assertRegex(run.stdout, r"^nostos \d+\.\d+\.\d+\ncommit (unknown|[0-9a-f]{12}(-dirty)?)\nfeatures \w+(, \w+)*\n$")
         for command in ([], ["generate"], ["inspect"], ["convert"], ["bench"], ["plan"], ["pull"], ["serve"]):
             with self.subTest(command=command):
                 run = self.run_nostos(*command, "--help")
