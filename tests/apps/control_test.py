@@ -247,6 +247,7 @@ class Files(CliTest):
         self.assertGreater(timed["weight_bytes"], plain["weight_bytes"])
         self.assert_refused([*bench, "--synthetic-control", "lite"], "--synthetic-control", "needs --synthetic")
         self.assert_refused([*bench[:1], *bench[3:], "--synthetic", MODEL, "--synthetic-control", "nothing"], "no config", "nothing")
+        self.assert_refused([*bench[:1], *bench[3:], "--synthetic", "z-image-turbo", "--synthetic-control", "lit"], "'lit'", "lite, union-1.0, union-2.0")
 
 
 if __name__ == "__main__":

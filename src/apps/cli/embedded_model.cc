@@ -1,6 +1,10 @@
 // Implements the search for the models that come with the program.
 #include "apps/cli/embedded_model.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <set>
 #include <system_error>
 
 #include "base/error.h"
@@ -13,6 +17,19 @@ namespace {
 bool is_folder(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);
+}
+
+/// \return the folder of this name, or of that in `folder`. \param of what the configs are, for the error
+std::filesystem::path folder_of_configs(const char* of, const std::filesystem::path& folder, const std::string& name) {
+  if (is_folder(name)) return name;
+  if (is_folder(folder / name)) return folder / name;
+  std::set<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (is_folder(entry.path())) names.insert(entry.path().filename().string());
+  }
+  fail(ErrorKind::model, "no configs for a synthetic {}: '{}' is neither a folder nor one of those in '{}'{}", of, name,
+       folder.string(), names.empty() ? ", where there are none" : fmt::format(": {}", fmt::join(names, ", ")));
 }
 
 }  // namespace
@@ -45,19 +62,11 @@ std::filesystem::path find_model(const std::string& path_or_name) {
 }
 
 std::filesystem::path synthetic_model(const std::string& name_or_folder) {
-  if (is_folder(name_or_folder)) return name_or_folder;
-  std::filesystem::path named = models_folder() / name_or_folder;
-  require(is_folder(named), ErrorKind::model, "no configs for a synthetic model: neither '{}' nor '{}' is a folder",
-          name_or_folder, named.string());
-  return named;
+  return folder_of_configs("model", models_folder(), name_or_folder);
 }
 
 std::filesystem::path synthetic_part(const std::filesystem::path& parts, const std::string& name_or_folder) {
-  if (is_folder(name_or_folder)) return name_or_folder;
-  std::filesystem::path named = parts / name_or_folder;
-  require(is_folder(named), ErrorKind::model, "no config for a synthetic part: neither '{}' nor '{}' is a folder",
-          name_or_folder, named.string());
-  return named;
+  return folder_of_configs("part", parts, name_or_folder);
 }
 
 }  // namespace nostos::cli
