@@ -18,7 +18,7 @@ esac
 # OpenMP's waiting threads would otherwise spin against the tests that run beside them.
 export OMP_WAIT_POLICY=passive
 
-install_packages "${PACKAGES[@]}"
+install_packages "${PACKAGES[@]}" groff-base zsh fish  # which read manual pages and completions
 install_openai
 install_huggingface_hub
 if has_cuda_toolkit; then

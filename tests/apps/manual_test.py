@@ -18,7 +18,7 @@ from run_tests import run_tests  # noqa: E402
 BINARY = Path(os.environ["NOSTOS_BINARY"])
 
 
-class Manual(unittest.TestCase):
+class ManualCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         folder = tempfile.TemporaryDirectory()
@@ -32,6 +32,8 @@ class Manual(unittest.TestCase):
         text = subprocess.run([BINARY, command, "--help"], capture_output=True, text=True, check=True).stdout
         return set(re.findall(r"^  (?:-\w,)?(--[\w-]+)", text, re.MULTILINE))
 
+
+class Manual(ManualCase):
     def test_pages_name_every_command_and_flag(self):
         self.assertIn("pull", self.commands)
         overview = (self.dir / "nostos.1").read_text()
@@ -40,13 +42,6 @@ class Manual(unittest.TestCase):
             page = (self.dir / f"nostos-{command}.1").read_text().replace("\\-", "-")
             for flag in self.flags(command):
                 self.assertIn(f"\\fB{flag}\\fR", page, command)
-
-    def test_man_prints_the_pages_without_a_warning(self):
-        if shutil.which("groff") is None:
-            self.skipTest("groff is not installed")
-        for page in sorted(self.dir.glob("*.1")):
-            run = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True)
-            self.assertEqual((run.returncode, run.stderr), (0, ""), page.name)
 
     def completed(self, line: str) -> set[str]:
         script = ('source "$1"; read -ra COMP_WORDS <<<"$2"; [[ $2 == *" " ]] && COMP_WORDS+=("")\n'
@@ -62,24 +57,42 @@ class Manual(unittest.TestCase):
         self.assertEqual(self.completed("nostos generate --negative"), {"--negative-prompt"})
         self.assertEqual(self.completed("nostos generate --output "), set())  # bash's own: files
 
-    def test_zsh_and_fish_read_their_files(self):
-        tried = 0
-        for shell, name in (("zsh", "nostos.zsh"), ("fish", "nostos.fish")):
+    def test_zsh_and_fish_have_every_flag(self):
+        for name, form in (("nostos.zsh", "{}"), ("nostos.fish", "-l {} ")):
             text = (self.dir / name).read_text()
             for command in self.commands:
                 for flag in self.flags(command):
-                    self.assertIn(flag if shell == "zsh" else f"-l {flag[2:]} ", text)
-            if shutil.which(shell):
-                tried += 1
-                run = subprocess.run([shell, "--no-execute" if shell == "fish" else "-n", self.dir / name], capture_output=True,
-                                     text=True)
-                self.assertEqual((run.returncode, run.stderr), (0, ""))
-        if shutil.which("fish"):
-            run = subprocess.run(["fish", "--no-config", "-c", f"source {self.dir / name}; complete -C 'nostos pull --rev'"],
-                                 capture_output=True, text=True)
-            self.assertIn("--revision", run.stdout)
-        if tried == 0:
-            self.skipTest("neither zsh nor fish is installed; their files name every flag")
+                    self.assertIn(form.format(flag if form == "{}" else flag[2:]), text)
+
+
+class Groff(ManualCase):
+    def test_man_prints_the_pages_without_a_warning(self):
+        if shutil.which("groff") is None:
+            self.skipTest("groff is not installed")
+        for page in sorted(self.dir.glob("*.1")):
+            run = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stderr), (0, ""), page.name)
+
+
+class ShellCase(ManualCase):
+    def run_shell(self, shell: str, *arguments) -> str:
+        if shutil.which(shell) is None:
+            self.skipTest(f"{shell} is not installed")
+        run = subprocess.run([shell, *arguments], capture_output=True, text=True)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        return run.stdout
+
+
+class Zsh(ShellCase):
+    def test_reads_its_file(self):
+        self.run_shell("zsh", "-n", self.dir / "nostos.zsh")
+
+
+class Fish(ShellCase):
+    def test_completes(self):
+        self.run_shell("fish", "--no-execute", self.dir / "nostos.fish")
+        script = f"source {self.dir / 'nostos.fish'}; complete -C 'nostos pull --rev'"
+        self.assertIn("--revision", self.run_shell("fish", "--no-config", "-c", script))
 
 
 if __name__ == "__main__":

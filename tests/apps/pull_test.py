@@ -155,7 +155,9 @@ class Layout(PullCase):
         self.add("a/none", README_DOT_md=b"r")
         self.assert_refused(2, "no model_index.json", "README.md", arguments=("a/none",))
 
-    def test_huggingface_hub_reads_it_offline(self):
+
+class HuggingFaceHub(PullCase):
+    def test_reads_it_offline(self):
         script = ("import sys, json\nfrom huggingface_hub import snapshot_download, hf_hub_download, scan_cache_dir\n"
                   "folder = snapshot_download('a/b', local_files_only=True)\n"
                   "file = hf_hub_download('a/b', 'vae/config.json', local_files_only=True)\n"

@@ -25,7 +25,7 @@ def read_header(path: Path) -> dict:
     return json.loads(data[8:8 + struct.unpack_from("<Q", data)[0]])
 
 
-class Quantize(unittest.TestCase):
+class QuantizeCase(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -47,7 +47,13 @@ class Quantize(unittest.TestCase):
         self.assertEqual(run.returncode, 2, run.stderr)
         return run.stderr
 
-    @unittest.skipUnless(HAS_INT8, "this CPU has no products of 8-bit numbers")
+    @staticmethod
+    def model() -> Path:
+        return Path(__file__).resolve().parents[2] / "models" / "mini"
+
+
+@unittest.skipUnless(HAS_INT8, "this CPU has no products of 8-bit numbers")
+class Measured(QuantizeCase):
     def test_tables_and_a_file_that_draws(self):
         text = self.done("quantize", "--output", self.file, "--prompts", self.prompts, *SMALL)
         self.assertRegex(text, r"(?m)^layers\.5\.feed_forward\.w1, w3 +288 +1536 +0\.\d{4} +0\.\d{4}  int8$")
@@ -69,11 +75,6 @@ class Quantize(unittest.TestCase):
         self.assertEqual(drawn[0], drawn[1])
         self.assertNotEqual(drawn[0], drawn[2])
 
-    @staticmethod
-    def model() -> Path:
-        return Path(__file__).resolve().parents[2] / "models" / "mini"
-
-    @unittest.skipUnless(HAS_INT8, "this CPU has no products of 8-bit numbers")
     def test_json_of_what_is_kept(self):
         report = json.loads(self.done("quantize", "--json", "--max-layer-error", 0, "--prompts", self.prompts, *SMALL))
         self.assertEqual({layer["kept"] for layer in report["layers"]}, {True})
@@ -82,6 +83,8 @@ class Quantize(unittest.TestCase):
         self.assertEqual([image["psnr"] for image in report["images"]], [None, None])  # infinite
         self.assertEqual(list(self.dir.iterdir()), [self.prompts])
 
+
+class Refusals(QuantizeCase):
     def test_refusals_come_before_any_work(self):
         self.file.write_text("mine")
         self.assertIn("is there: name another file, or replace it with --overwrite", self.refused("--output", self.file))

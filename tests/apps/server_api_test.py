@@ -328,6 +328,8 @@ class OpenAi(ServerTest):
         answer = self.server.post("/v1/jobs", {"prompt": "x", "step": 4})
         self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, "step"))
 
+
+class OpenAiPackage(ServerTest):
     def test_the_unmodified_package(self):
         try:
             import openai

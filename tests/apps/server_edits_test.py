@@ -116,6 +116,8 @@ class Edits(PictureTest):
         self.assertEqual((request["strength"], request["image_fit"]), (1.0, "crop"))
         self.assertEqual(self.left(), [])
 
+
+class OpenAiPackage(PictureTest):
     def test_openais_own_client(self):
         try:
             import openai

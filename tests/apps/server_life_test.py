@@ -145,8 +145,8 @@ class Processes(unittest.TestCase):
                 self.assertEqual(server.wait_for(server.submit(guidance_scale=2))["status"], "completed")
 
 
-class Storage(unittest.TestCase):
-    """A full disk, and limits of what is kept. The disk is a small file system that the test must be allowed to mount."""
+class FullDisk(unittest.TestCase):
+    """The disk is a small file system that the test must be allowed to mount."""
 
     def mount(self, size: str) -> Path:
         folder = tempfile.TemporaryDirectory()
@@ -205,6 +205,8 @@ class Storage(unittest.TestCase):
                 self.assertEqual(server.wait_for(job)["status"], "completed")
             self.assertEqual(server.get("/health/ready").status, 200)
 
+
+class Storage(unittest.TestCase):
     def test_the_oldest_are_forgotten(self):
         with tempfile.TemporaryDirectory() as folder:
             with Server("--keep-pictures", "2", data_dir=folder) as server:

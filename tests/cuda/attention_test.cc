@@ -8,6 +8,7 @@
 #include <array>
 #include <cstring>
 
+#include "cuda/attention_cases.h"
 #include "cuda/gpu.h"
 #include "ops/elementwise.h"
 
@@ -141,21 +142,9 @@ TEST(CudaAttention, GroupedCausalHeadsEqualReference) {
 // Heads of 128 without a mask, around blocks of 80 keys and tiles of 64, 128 and 192 queries; large scores, whose
 // maximum moves from block to block. Measured errors are in the test's record.
 TEST(CudaAttention, HeadsOf128EqualReference) {
-  struct Case {
-    int64_t heads, kv_heads, queries, keys;
-    double largest;
-  };
   constexpr int64_t kWidth = 128;
   WorstError worst;
-  for (const Case& c : {Case{1, 1, 1, 1, 1},
-                        {2, 2, 64, 80, 2},
-                        {6, 2, 65, 81, 1},
-                        {3, 3, 193, 161, 2},
-                        {2, 1, 400, 79, 3},
-                        {30, 30, 33, 500, 3},
-                        {1, 1, 385, 320, 2},
-                        {67, 67, 130, 33, 2},      // on 132 multiprocessors one long tile a head
-                        {67, 67, 385, 161, 2}}) {  // one long and two short, more than there are blocks
+  for (const AttentionCase& c : kAttentionCases) {
     const Tensor q = random_tensor(DType::bf16, {c.heads, c.queries, kWidth}, 1, -c.largest, c.largest),
                  k = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 2, -c.largest, c.largest),
                  v = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 3);

@@ -11,6 +11,7 @@
 #include "io/environment.h"
 #include "io/folder_cache.h"
 #include "parallel/thread_communicator.h"
+#include "pipeline/beach_request.h"
 
 namespace nostos::test {
 namespace {
@@ -32,14 +33,7 @@ GoldenModel embedded_model_here() {
 }
 
 GenerationRequest beach(int64_t height, int64_t width, int64_t steps, double guidance) {
-  GenerationRequest made;
-  made.prompt = "A crowded beach";
-  made.negative_prompt = "rain";
-  made.height = height;
-  made.width = width;
-  made.num_inference_steps = steps;
-  made.guidance_scale = guidance;
-  return made;
+  return beach_request(height, width, guidance, steps);
 }
 
 SharedModel::SharedModel(const std::filesystem::path& folder, bool synthetic, DType dtype)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/rounding.h"
+#include "cuda/attention_cases.h"
 #include "cuda/gpu.h"
 #include "ops/attention.h"
 #include "ops/elementwise.h"
@@ -78,21 +79,9 @@ TEST(CudaRoundedAttention, NumbersScalesAndCentresAreThoseOfTheCpu) {
 // block to block. Bounds are those of bf16 heads in attention_test.cc: scores err by roundings of float32 alone.
 TEST(CudaRoundedAttention, IsThatOfTheRoundedNumbers) {
   if (!is_served()) GTEST_SKIP() << "heads are not rounded on this GPU";
-  struct Case {
-    int64_t heads, kv_heads, queries, keys;
-    float largest;
-  };
   WorstError worst;
   Context cpu({}, 2);
-  for (const Case& c : {Case{1, 1, 1, 1, 1},
-                        {2, 2, 64, 80, 2},
-                        {6, 2, 65, 81, 1},
-                        {3, 3, 193, 161, 2},
-                        {2, 1, 400, 79, 3},
-                        {30, 30, 33, 500, 3},
-                        {1, 1, 385, 320, 2},
-                        {67, 67, 130, 33, 2},
-                        {67, 67, 385, 161, 2}}) {
+  for (const AttentionCase& c : kAttentionCases) {
     const Tensor q = random_tensor(DType::bf16, {c.heads, c.queries, kWidth}, 1, -c.largest, c.largest),
                  k = random_keys(DType::bf16, c.kv_heads, c.keys, c.largest),
                  v = random_tensor(DType::bf16, {c.kv_heads, c.keys, kWidth}, 3);

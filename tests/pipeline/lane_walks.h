@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "pipeline/beach_request.h"
 #include "pipeline/drawing_device.h"
 #include "pipeline/engine.h"
 #include "pipeline/precisions.h"
@@ -37,14 +38,7 @@ inline EngineOptions options(const std::filesystem::path& model, Precision preci
 }
 
 inline GenerationRequest request(int64_t height, int64_t width, double guidance, int64_t steps = 6) {
-  GenerationRequest made;
-  made.prompt = "A crowded beach";
-  made.negative_prompt = "rain";
-  made.height = height;
-  made.width = width;
-  made.num_inference_steps = steps;
-  made.guidance_scale = guidance;
-  return made;
+  return beach_request(height, width, guidance, steps);
 }
 
 inline void expect_same(const Generation& wanted, const Generation& got, const std::string& what) {

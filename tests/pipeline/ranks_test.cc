@@ -13,6 +13,7 @@
 #include "ops/linear.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "pipeline/beach_request.h"
 #include "pipeline/engine.h"
 #include "pipeline/tiny_families.h"
 
@@ -34,14 +35,7 @@ EngineOptions options(const std::filesystem::path& model, Precision precision, c
 }
 
 GenerationRequest request(int64_t height, int64_t width, double guidance, int64_t steps = 2) {
-  GenerationRequest made;
-  made.prompt = "A crowded beach";
-  made.negative_prompt = "rain";
-  made.height = height;
-  made.width = width;
-  made.num_inference_steps = steps;
-  made.guidance_scale = guidance;
-  return made;
+  return beach_request(height, width, guidance, steps);
 }
 
 Generation draw(const EngineOptions& options, const GenerationRequest& request) {
