@@ -56,10 +56,9 @@ bool may_pass(CURLcode code) {
   return std::ranges::find(kPassing, code) != kPassing.end();
 }
 
-/// \return the file with the authorities to trust: SSL_CERT_FILE, else where a distribution has it if the place that
-/// libcurl was built with is not there; "" for libcurl's own place.
-std::string certificates() {
-  if (const char* const given = std::getenv("SSL_CERT_FILE"); given != nullptr && *given != 0) return given;
+/// \return the file with the authorities to trust: where a distribution has it if the place that libcurl was built with
+/// is not there; "" for libcurl's own place.
+std::string system_authorities() {
   const char* const built_in = curl_version_info(CURLVERSION_NOW)->cainfo;
   std::error_code ignored;
   if (built_in != nullptr && std::filesystem::exists(built_in, ignored)) return "";
@@ -213,7 +212,8 @@ void HttpClient::ask(const std::string& url, Transfer& transfer) {
   curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
   curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, &Transfer::on_progress);
   curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &transfer);
-  if (const std::string file = certificates(); !file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, file.c_str());
+  const std::string file = place_.authorities.empty() ? system_authorities() : place_.authorities;
+  if (!file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, file.c_str());
   if (transfer.from_byte > 0) curl_easy_setopt(curl, CURLOPT_RANGE, fmt::format("{}-", transfer.from_byte).c_str());
   std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(nullptr, &curl_slist_free_all);
   if (!place_.token.empty() && origin_of(url) == origin_of(place_.endpoint)) {

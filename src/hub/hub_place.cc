@@ -74,6 +74,7 @@ HubPlace hub_from_environment() {
     require(error == std::errc() && stop == end && place.patience_s >= 1 && place.patience_s <= kMost,
             ErrorKind::invalid_input, "HF_HUB_DOWNLOAD_TIMEOUT is '{}', must be seconds from 1 to {}", patience, kMost);
   }
+  place.authorities = variable("SSL_CERT_FILE");
   find_token(place);
   return place;
 }
