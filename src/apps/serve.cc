@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "apps/cli/embedded_model.h"
+#include "api/model_places.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/ranks.h"
 #include "apps/server/access.h"

@@ -1,4 +1,4 @@
-// Implements logging on spdlog's standard-error sink.
+// Implements logging on spdlog's standard-error sink, and the targets of threads.
 #include "base/log.h"
 
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -6,8 +6,10 @@
 
 #include <array>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
+#include "base/log_target.h"
 #include "base/terminal.h"
 
 namespace nostos {
@@ -28,6 +30,8 @@ std::function<void(LogLevel, std::string_view)>& writer() {
   static std::function<void(LogLevel, std::string_view)> instance;
   return instance;
 }
+
+thread_local const LogTarget* target_of_thread = nullptr;
 
 struct Level {
   LogLevel level;
@@ -57,11 +61,21 @@ void set_log_writer(std::function<void(LogLevel, std::string_view)> write) { wri
 
 void log_message(LogLevel level, std::string_view message) {
   if (!log_enabled(level)) return;
+  if (target_of_thread != nullptr) return target_of_thread->write(level, message);
   if (writer()) return writer()(level, message);
   const std::string shown = shown_message(message);
   logger().log(to_spdlog(level), spdlog::string_view_t(shown.data(), shown.size()));
 }
 
-bool log_enabled(LogLevel level) { return logger().should_log(to_spdlog(level)); }
+bool log_enabled(LogLevel level) {
+  if (target_of_thread != nullptr) return level >= target_of_thread->lowest;
+  return logger().should_log(to_spdlog(level));
+}
+
+const LogTarget* log_target() { return target_of_thread; }
+
+LogTo::LogTo(const LogTarget* target) : before_(std::exchange(target_of_thread, target)) {}
+
+LogTo::~LogTo() { target_of_thread = before_; }
 
 }  // namespace nostos

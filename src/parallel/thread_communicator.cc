@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log_target.h"
 #include "parallel/waiting.h"
 
 namespace nostos {
@@ -400,7 +401,10 @@ void run_thread_ranks(int world_size, const std::function<void(Communicator&)>& 
   std::exception_ptr start_error;
   try {
     for (int rank = 1; rank < world_size; ++rank)
-      threads.emplace_back([&world, rank, &body, &options] { run_rank(world, rank, body, options); });
+      threads.emplace_back([&world, rank, &body, &options, target = log_target()] {
+        const LogTo to(target);
+        run_rank(world, rank, body, options);
+      });
   } catch (const std::system_error& error) {
     start_error = std::make_exception_ptr(Error(
         ErrorKind::out_of_memory, fmt::format("cannot start {} threads for ranks: {}", world_size, error.what())));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log_target.h"
 
 namespace nostos {
 namespace {
@@ -50,6 +51,29 @@ TEST_F(Log, LeavesOutWhatIsBelowItsLevel) {
       EXPECT_EQ(!written_by([&] { log_message(level, "x"); }).empty(), level >= lowest);
     }
   }
+}
+
+TEST_F(Log, MessagesOfAThreadGoToItsTarget) {
+  std::vector<std::string> taken;
+  const LogTarget target{LogLevel::warning, [&](LogLevel level, std::string_view message) {
+                           EXPECT_GE(level, LogLevel::warning);
+                           taken.emplace_back(message);
+                         }};
+  const std::string written = written_by([&] {
+    const LogTo to(&target);
+    EXPECT_EQ(log_target(), &target);
+    log_info("too low");
+    log_warning("taken");
+    {
+      const LogTo back(nullptr);
+      log_warning("written");
+    }
+    std::thread([] { log_error("of another thread"); }).join();
+    log_error("taken, too");
+  });
+  EXPECT_EQ(taken, (std::vector<std::string>{"taken", "taken, too"}));
+  EXPECT_EQ(written, "warning: written\nerror: of another thread\n");
+  EXPECT_EQ(log_target(), nullptr);
 }
 
 TEST_F(Log, LinesOfSeveralThreadsStayWhole) {

@@ -30,9 +30,10 @@ ROOMS = {
     "pipeline": {"base", "device", "tensor", "io", "ops", "parallel", "nn", "adapters", "families"},
     "quantisation": {"base", "device", "tensor", "io", "ops", "models", "families", "checkpoints", "pipeline"},
     "scheduling": {"base"},
-    "apps/cli": {"base", "io", "hub", "parallel", "checkpoints", "pipeline", "quantisation", "scheduling"},
+    "api": {"base", "tensor", "io", "families", "pipeline"},
+    "apps/cli": {"base", "io", "hub", "parallel", "checkpoints", "pipeline", "quantisation", "scheduling", "api"},
     "apps/server": {"base", "io", "pipeline", "scheduling"},
-    "apps": {"base", "io", "parallel", "pipeline", "apps/cli", "apps/server"},
+    "apps": {"base", "io", "parallel", "pipeline", "api", "apps/cli", "apps/server"},
 }
 CXX_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)

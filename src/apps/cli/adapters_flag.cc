@@ -42,9 +42,4 @@ std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras) {
   return adapters;
 }
 
-void hash_adapters(std::vector<AdapterUse>& adapters, FileHashes& hashes) {
-  for (AdapterUse& use : adapters)
-    if (use.sha256.empty()) use.sha256 = hashes.of(use.file);
-}
-
 }  // namespace nostos::cli

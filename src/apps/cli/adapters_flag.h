@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "pipeline/adapters.h"
 #include "pipeline/request.h"
 
 namespace nostos::cli {
@@ -17,8 +16,5 @@ void add_adapters_flag(CLI::App& command, std::vector<std::string>& loras);
 /// \return the adapters, named as their files without the ending. Reads no file.
 /// \throws Error invalid_input for a scale that is no number, or without a file
 std::vector<AdapterUse> adapters_of(const std::vector<std::string>& loras);
-
-/// Gives each adapter without a hash that of its file. \throws Error naming a file that cannot be read
-void hash_adapters(std::vector<AdapterUse>& adapters, FileHashes& hashes);
 
 }  // namespace nostos::cli

@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "api/model_places.h"
 #include "apps/cli/adapters_flag.h"
 #include "apps/cli/commands.h"
-#include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/interrupt.h"
 #include "apps/cli/progress_display.h"

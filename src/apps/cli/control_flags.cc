@@ -1,6 +1,7 @@
 // Implements the flags of the image that a drawing follows.
 #include "apps/cli/control_flags.h"
 
+#include "api/input_files.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/image_files.h"
 #include "base/error.h"

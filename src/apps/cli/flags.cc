@@ -5,65 +5,26 @@
 #include <cstdlib>
 #include <utility>
 
-#include "apps/cli/embedded_model.h"
 #include "apps/cli/ranks.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "io/environment.h"
 #include "io/model_folder.h"
-#include "io/unfinished.h"
 #include "pipeline/device_choice.h"
 
 namespace nostos::cli {
 namespace {
 
-constexpr int64_t kMaxThreads = 4096;
-constexpr double kMaxMemoryGib = 1e6;
-
-Precision parse_precision(const std::string& name) {
-  if (name == "auto") return Precision::automatic;
-  if (name == "f32") return Precision::f32;
-  if (name == "bf16") return Precision::bf16;
-  if (name == "int8") return Precision::int8;
-  fail(ErrorKind::invalid_input, "precision '{}' is unknown; use auto, f32, bf16 or int8", name);
-}
-
-/// Of what may have other products than the rest.
-Precision parse_own_precision(const char* whose, const std::string& name) {
-  require(name == "auto" || name == "int8", ErrorKind::invalid_input, "{} precision '{}' is unknown; use auto or int8",
-          whose, name);
-  return name == "int8" ? Precision::int8 : Precision::automatic;
-}
-
-/// \return whether GPUs may write to one another's memory.
-bool parse_exchange(const std::string& name) {
-  require(name == "auto" || name == "nccl", ErrorKind::invalid_input, "exchange '{}' is unknown; use auto or nccl",
-          name);
-  return name == "auto";
-}
-
 Parallelism parallelism_of(const EngineFlags& flags, const Communicator* processes) {
-  const auto resolve = [&](std::optional<int64_t> ranks, std::string_view ranks_name) {
-    return resolve_parallelism(ranks, flags.ulysses_degree, flags.ring_degree, flags.cfg_parallel_degree,
-                               parse_plan(flags.sp_plan), ranks_name);
-  };
   require(flags.num_gpus != kAutoGpus, ErrorKind::invalid_input,
           "--num-gpus auto is for generate by one process, which knows the image's size: give a number");
-  if (processes == nullptr) return resolve(flags.num_gpus, "--num-gpus");
+  if (processes == nullptr) return resolve_parallelism(flags, flags.num_gpus, "--num-gpus");
   const int64_t started = processes->world();
   require(!flags.num_gpus || *flags.num_gpus == started, ErrorKind::invalid_input,
           "--num-gpus {} is not the {} processes that were started; leave it out", flags.num_gpus.value_or(0), started);
-  return resolve(started, "the number of processes");
+  return resolve_parallelism(flags, started, "the number of processes");
 }
 
 }  // namespace
-
-parallel::PlanKind parse_plan(const std::string& name) {
-  for (const parallel::PlanKind kind : {parallel::PlanKind::token, parallel::PlanKind::axis}) {
-    if (name == parallel::name(kind)) return kind;
-  }
-  fail(ErrorKind::invalid_input, "plan '{}' is unknown; use token or axis", name);
-}
 
 CLI::Validator not_empty() {
   return CLI::Validator([](const std::string& text) { return text.empty() ? "an empty value" : std::string(); }, "");
@@ -73,59 +34,11 @@ std::string ModelFlags::named(const std::string& path_or_name) const {
   return revision.empty() ? path_or_name : with_revision(path_or_name, revision);
 }
 
-namespace {
-
-/// \return folders where Qwen3's tokenizer may be: where scripts/fetch_tokenizer.sh puts it, and those of the models
-/// that have it, in the Hugging Face cache.
-std::vector<std::filesystem::path> usual_tokenizers() {
-  std::vector<std::filesystem::path> folders;
-  if (!cache_folder().empty()) folders.push_back(cache_folder() / "qwen3-tokenizer");
-  for (const auto& [model, inside] : {std::pair{"Tongyi-MAI/Z-Image-Turbo", "tokenizer"},
-                                      {"Tongyi-MAI/Z-Image", "tokenizer"},
-                                      {"black-forest-labs/FLUX.2-klein-4B", "tokenizer"},
-                                      {"black-forest-labs/FLUX.2-klein-9B", "tokenizer"},
-                                      {"Qwen/Qwen3-4B", ""},
-                                      {"Qwen/Qwen3-8B", ""}}) {
-    try {
-      folders.push_back(resolve_model_path(model) / inside);
-    } catch (const Error&) {  // it is not in the cache
-    }
-  }
-  return folders;
-}
-
-}  // namespace
-
-ModelFiles model_files(const std::string& model_path, const PartPaths& parts) {
-  ModelFiles files;
-  PartPaths of_model = parts;
-  of_model.controlnet.clear();  // which stands beside any model
-  if (!model_path.empty() || of_model == PartPaths{}) files.model = find_model(model_path);
-  const auto set = [](const char* flag, const std::string& given, std::filesystem::path& place) {
-    std::error_code error;
-    if (!given.empty() && !std::filesystem::exists(given, error))
-      fail(ErrorKind::model, "{} '{}': {}", flag, given, why_not_there(given));
-    place = given;
-  };
-  set("--transformer", parts.transformer, files.transformer);
-  set("--text-encoder", parts.text_encoder, files.text_encoder);
-  set("--vae", parts.vae, files.vae);
-  set("--tokenizer", parts.tokenizer, files.tokenizer);
-  set("--controlnet", parts.controlnet, files.controlnet);
-  files.is_base = parts.is_base;
-  if (files.folder().empty()) files.usual_tokenizers = usual_tokenizers();
-  return files;
-}
-
 std::string model_path_help(std::string_view without) {
   return fmt::format(
       "model: a folder, a file (safetensors or GGUF, of a transformer or of several parts), or a name in the Hugging "
       "Face cache; without it {}",
       without);
-}
-
-std::string shown_place(const ModelFiles& files) {
-  return (files.model.empty() ? files.transformer : files.model).string();
 }
 
 void add_model_flags(CLI::App& command, ModelFlags& flags, bool with_weights) {
@@ -228,7 +141,7 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command
       .add_option("--comm-timeout", flags.comm_timeout_s,
                   "seconds after which a rank that does not come is given up; 0 waits for ever (0)")
-      ->check(number_in(0, 1e6));
+      ->check(number_in(0, kMaxCommTimeout));
 }
 
 void add_common_flags(CLI::App& command, CommonFlags& flags) {
@@ -252,10 +165,7 @@ bool is_hostile(bool asked, const EngineOptions& options) {
 }
 
 EngineOptions engine_options(const EngineFlags& flags, const Processes& processes) {
-  EngineOptions options;
-  options.parallelism = parallelism_of(flags, processes.communicator());
-  options.peer_memory = parse_exchange(flags.exchange);
-  options.comm_timeout_s = flags.comm_timeout_s;
+  EngineOptions options = undirected_options(flags, parallelism_of(flags, processes.communicator()));
   const Processes::Place place = processes.place_on_host();
   DeviceChoice choice = choose_device(flags.device, {.ranks = options.parallelism.ranks(),
                                                      .are_processes = processes.communicator() != nullptr,
@@ -267,13 +177,7 @@ EngineOptions engine_options(const EngineFlags& flags, const Processes& processe
   processes.require_same_device(device_name(choice.device));
   options.device = choice.device;
   options.device_per_rank = choice.per_rank;
-  options.precision = parse_precision(flags.precision);
-  options.text_precision = parse_own_precision("text", flags.text_precision);
-  options.attention_precision = parse_own_precision("attention", flags.attention_precision);
-  options.memory.mode = parse_memory_mode(flags.memory);
-  if (flags.memory_limit_gib) options.memory.limit_bytes = static_cast<size_t>(*flags.memory_limit_gib * (1 << 30));
   options.threads = processes.threads(flags.threads);
-  options.cache_folder = cache_folder();
   return options;
 }
 

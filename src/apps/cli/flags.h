@@ -10,6 +10,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "api/engine_settings.h"
+#include "api/model_places.h"
 #include "apps/cli/config_file.h"
 #include "pipeline/engine.h"
 #include "pipeline/record.h"
@@ -22,19 +24,7 @@ class Processes;
 inline constexpr int64_t kAutoGpus = std::numeric_limits<int64_t>::min();
 
 /// Flags that say where and how the model runs, the same for every command that draws.
-struct EngineFlags {
-  std::string device = "auto";
-  std::string precision = "auto", text_precision = "auto", attention_precision = "auto";
-  std::string memory = "auto";
-  std::optional<double> memory_limit_gib;
-  int64_t threads = 0;
-  bool allow_shared_gpu = false;
-  std::optional<int64_t> num_gpus;  ///< or kAutoGpus
-  std::optional<int64_t> ulysses_degree, ring_degree, cfg_parallel_degree;
-  std::string sp_plan = "token";
-  std::string exchange = "auto";
-  double comm_timeout_s = 0;
-};
+using EngineFlags = EngineSettings;
 
 /// Flags that say which of a model's revisions and weights are meant, and where parts are that have places of their
 /// own.
@@ -46,15 +36,8 @@ struct ModelFlags {
   std::string named(const std::string& path_or_name) const;
 };
 
-/// \param model_path as the user gave it, or "": the embedded model, or none where all parts have places of their own
-/// \return where the model is. \throws Error model
-ModelFiles model_files(const std::string& model_path, const PartPaths& parts);
-
 /// \return the help text of --model-path. \param without it, e.g. "the embedded model draws"
 std::string model_path_help(std::string_view without);
-
-/// \return the path of the model, or of its transformer where only parts have places: for people.
-std::string shown_place(const ModelFiles& files);
 
 /// Flags that every command has.
 struct CommonFlags {
@@ -106,8 +89,5 @@ inline constexpr const char* kHostileHelp =
     "give the transformer of --synthetic outliers as trained weights have them, which are hard to round";
 /// \return `asked`. \throws Error invalid_input if it is true of weights that are not random bf16 numbers
 bool is_hostile(bool asked, const EngineOptions& options);
-
-/// \throws Error invalid_input unless `name` is token or axis
-parallel::PlanKind parse_plan(const std::string& name);
 
 }  // namespace nostos::cli

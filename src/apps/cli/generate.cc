@@ -2,15 +2,17 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "api/adapter_hashes.h"
+#include "api/drawing_json.h"
+#include "api/input_files.h"
+#include "api/model_places.h"
 #include "apps/cli/adapters_flag.h"
 #include "apps/cli/commands.h"
 #include "apps/cli/control_flags.h"
-#include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/gpu_choice.h"
 #include "apps/cli/image_flags.h"
@@ -150,15 +152,6 @@ DrawingRecord asked_for(const GenerateFlags& flags, const Processes& processes) 
   return record;
 }
 
-/// \throws Error model if the file holds no tensor `latents`
-std::shared_ptr<const Tensor> read_latents(const Path& path) {
-  const SafetensorsFile file(path);
-  const ConstView given = file.tensor("latents");
-  auto latents = std::make_shared<Tensor>(Device{}, given.dtype(), given.shape());
-  std::memcpy(latents->view().bytes(), given.bytes(), given.size_in_bytes());
-  return latents;
-}
-
 /// \return `path`, or with several pictures `path` with _index before its extension.
 Path numbered(const Path& path, int64_t index, int64_t count) {
   if (count == 1) return path;
@@ -234,33 +227,6 @@ nlohmann::ordered_json write_picture(const GenerateFlags& flags, const DrawingRe
           {"latents_path", latents_path}};
 }
 
-/// \return what a run cost: stages, steps, step times in milliseconds, bytes.
-/// \param start_ms time from the command's start until the engine was ready
-/// \param total_ms time from the command's start until all was written
-nlohmann::ordered_json report_json(const RunReport& report, double start_ms, double total_ms) {
-  nlohmann::ordered_json stages = nlohmann::ordered_json::array();
-  for (const StageTime& stage : report.stages) stages.push_back({{"name", stage.name}, {"ms", stage.ms}});
-  nlohmann::ordered_json ranks = nlohmann::ordered_json::array();
-  for (const RankReport& rank : report.ranks) {
-    ranks.push_back({{"rank", rank.rank},
-                     {"image_tokens", rank.image_tokens},
-                     {"heads", rank.heads},
-                     {"bytes_sent", rank.bytes_sent}});
-  }
-  return {{"start_ms", start_ms},
-          {"stages", stages},
-          {"steps", report.step_ms.size()},
-          {"step_ms", report.step_ms},
-          {"total_ms", total_ms},
-          {"weight_bytes", report.weight_bytes},
-          {"adapter_bytes", report.adapter_bytes},
-          {"arena_bytes", report.arena_bytes},
-          {"peak_host_bytes", report.peak_host_bytes},
-          {"transformer_flop_per_step", report.transformer_flop},
-          {"world_size", report.ranks.size()},
-          {"ranks", ranks}};
-}
-
 void log_summary(const RunReport& report, size_t pictures, double total_ms) {
   std::string stages;
   for (const StageTime& stage : report.stages) stages += fmt::format(", {} {:.2f}", stage.name, stage.ms / 1000);
@@ -269,22 +235,6 @@ void log_summary(const RunReport& report, size_t pictures, double total_ms) {
 
 void warn(const std::vector<std::string>& warnings) {
   for (const std::string& warning : warnings) log_warning("{}", warning);
-}
-
-/// \return the JSON output. \param record with the precision that it was drawn in \param model where it is
-nlohmann::ordered_json result_json(const DrawingRecord& record, const ModelFiles& model, const Generation& generation,
-                                   nlohmann::ordered_json pictures, nlohmann::ordered_json report) {
-  return {{"pictures", std::move(pictures)},
-          {"model_path", shown_place(model)},
-          {"precision", record.precision},
-          {"request", request_json(record.request)},
-          {"drawn_height", generation.resolved.drawn_height},
-          {"drawn_width", generation.resolved.drawn_width},
-          {"prompt_truncated", generation.cut.prompt},
-          {"negative_prompt_truncated", generation.cut.negative},
-          {"warnings", warnings_of(record.request, generation.cut)},
-          {"report", std::move(report)},
-          {"version", NOSTOS_VERSION}};
 }
 
 /// Resolves the record's request, with the defaults of the root's model, whatever generation_config.json the other
@@ -359,8 +309,10 @@ void write_results(const GenerateFlags& flags, const DrawingRecord& record, cons
 
   const nlohmann::ordered_json report = report_json(generation.report, times.ready_ms, total_ms);
   if (!flags.perf_dump_path.empty()) write_text(flags.perf_dump_path, json_pretty(report) + "\n");
-  if (flags.json)
-    print_output("{}\n", json_pretty(result_json(record, model, generation, std::move(pictures), report)));
+  if (!flags.json) return;
+  nlohmann::ordered_json result{{"pictures", std::move(pictures)}};
+  result.update(drawing_json(record, model, generation, report));
+  print_output("{}\n", json_pretty(result));
 }
 
 void generate(CLI::App& command, const GenerateFlags& flags, const Processes& processes) {

@@ -1,26 +1,12 @@
 // Implements the reading of pictures.
 #include "apps/cli/image_files.h"
 
-#include <memory>
-#include <utility>
+#include <fmt/format.h>
 
+#include "api/input_files.h"
 #include "base/error.h"
-#include "base/sha256.h"
-#include "io/file.h"
 
 namespace nostos::cli {
-ReferenceImage read_image(const std::string& file) {
-  const ImageLimits limits;
-  const std::string text = read_file(file, limits.bytes);
-  const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
-  try {
-    auto image = std::make_shared<const Image>(decode_image(bytes, limits));
-    const ImageSize size{image->height, image->width};
-    return {.file = file, .sha256 = sha256(bytes), .size = size, .image = std::move(image)};
-  } catch (const Error& error) {
-    fail(error.kind(), "{}: {}", file, error.what());
-  }
-}
 
 std::vector<ReferenceImage> read_images(std::span<const std::string> files) {
   std::vector<ReferenceImage> images;

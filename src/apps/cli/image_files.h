@@ -9,9 +9,7 @@
 
 namespace nostos::cli {
 
-/// \return the picture in the file, decoded. \throws Error invalid_input naming the file
-ReferenceImage read_image(const std::string& file);
-/// The same of several.
+/// \return the pictures in the files, decoded. \throws Error invalid_input naming the file
 std::vector<ReferenceImage> read_images(std::span<const std::string> files);
 
 /// \param flag that gives the pictures where they are now, for messages

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "api/input_files.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/image_files.h"
 #include "apps/cli/references_flag.h"

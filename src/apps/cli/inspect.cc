@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "api/model_places.h"
 #include "apps/cli/commands.h"
-#include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/inspected_file.h"
 #include "apps/cli/standard_streams.h"

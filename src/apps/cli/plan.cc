@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "api/model_places.h"
 #include "apps/cli/commands.h"
-#include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/plan_drawing.h"
 #include "apps/cli/references_flag.h"

@@ -6,8 +6,8 @@
 #include <memory>
 #include <sstream>
 
+#include "api/model_places.h"
 #include "apps/cli/commands.h"
-#include "apps/cli/embedded_model.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/interrupt.h"
 #include "apps/cli/progress_display.h"
