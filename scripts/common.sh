@@ -10,7 +10,7 @@ PACKAGES=(
   libssl-dev libcurl4-openssl-dev libdnnl-dev ocl-icd-opencl-dev
   libopenmpi-dev openmpi-bin
   libboost1.81-dev libsqlite3-dev
-  libgtest-dev python3 python3-pip
+  libgtest-dev python3 python3-dev python3-pip
 )
 
 # install_packages NAME...: installs those that are missing, as root or with sudo.
@@ -33,11 +33,14 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
-# install_openai: puts OpenAI's Python package, which a test calls the server with, where that test's Python finds it.
-install_openai() {
-  local folder=$PWD/build/python
-  [ -d "$folder/openai" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" openai==3.57.0 ||
-    echo "Skipped: the test with OpenAI's package, which pip could not install"
+# install_python_packages: puts the packages that tests use where their Python finds them: OpenAI's client, and what the Python package is built
+# and used with.
+install_python_packages() {
+  local folder=$PWD/build/python package
+  for package in openai=openai==3.57.0 nanobind=nanobind==3.1.0 numpy=numpy PIL=pillow; do
+    [ -d "$folder/${package%%=*}" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" "${package#*=}" ||
+      echo "Skipped: the tests with ${package#*=}, which pip could not install"
+  done
   export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}
 }
 

@@ -2,8 +2,8 @@
 # Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
 #   scripts/test.sh          all tests but those labelled `long`
 #   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, the
-#                            thread ranks and the server under ThreadSanitizer, the packages on a bare Debian 12, and the CUDA
-#                            kernels compiled for every GPU generation
+#                            thread ranks and the server under ThreadSanitizer, the packages on a bare Debian 12, the Python
+#                            wheels, and the CUDA kernels compiled for every GPU generation
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1-}" in
@@ -19,8 +19,7 @@ esac
 export OMP_WAIT_POLICY=passive
 
 install_packages "${PACKAGES[@]}" groff-base zsh fish  # which read manual pages and completions
-install_openai
-install_huggingface_hub
+install_python_packages
 if has_cuda_toolkit; then
   build_preset cuda nostos cuda_host_test cuda_ops_test cuda_test nccl_gpu_test cuda_fault_test cuda_pipeline_test cuda_noise \
     cuda_bandwidth cuda_library_rates cuda_decoder_rates cuda_batch_rates
@@ -37,7 +36,7 @@ fi
 if has_cuda_toolkit; then
   build_preset cuda-all nostos_ops nostos_parallel
 fi
-install_packages clang libclang-rt-14-dev libomp-dev chromium chromium-driver python3-selenium
+install_packages clang libclang-rt-14-dev libomp-dev chromium chromium-driver python3-selenium python3-venv
 build_preset fuzz
 for target in build/fuzz/fuzz/fuzz_*; do
   name=${target##*/fuzz_}
@@ -54,4 +53,5 @@ build_preset cpu-tsan parallel_communicator_test nn_test ranks_test lanes_test m
 ctest --preset cpu-tsan --parallel "$(nproc)"
 scripts/package_test.sh || [ $? -eq 77 ]
 build_preset cpu
+scripts/build_wheels.sh
 ctest --preset cpu --parallel "$(nproc)"
