@@ -33,22 +33,15 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
-# install_python_packages: puts the packages that tests use where their Python finds them: OpenAI's client, and what the Python package is built
-# and used with.
+# install_python_packages: puts the packages that tests use where their Python finds them: OpenAI's client, the hub's, and what the Python
+# package is built and used with.
 install_python_packages() {
   local folder=$PWD/build/python package
-  for package in openai=openai==3.57.0 nanobind=nanobind==3.1.0 numpy=numpy PIL=pillow; do
+  for package in openai=openai==3.57.0 huggingface_hub=huggingface_hub==2.4.0 nanobind=nanobind==3.1.0 numpy=numpy PIL=pillow; do
     [ -d "$folder/${package%%=*}" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" "${package#*=}" ||
       echo "Skipped: the tests with ${package#*=}, which pip could not install"
   done
   export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}
-}
-
-# install_huggingface_hub: the same of huggingface_hub, which reads what `nostos pull` has fetched.
-install_huggingface_hub() {
-  local folder=$PWD/build/python
-  [ -d "$folder/huggingface_hub" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" huggingface_hub==2.4.0 ||
-    echo "Skipped: the test with huggingface_hub, which pip could not install"
 }
 
 # has_cuda_toolkit: whether the CUDA backend can be compiled here, with cuDNN.
