@@ -7,7 +7,7 @@ PACKAGES=(
   g++ cmake ninja-build pkg-config libc6-dev
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
   libpng-dev libjpeg62-turbo-dev libwebp-dev libpcre2-dev libutf8proc-dev
-  libssl-dev libcurl4-openssl-dev libdnnl-dev ocl-icd-opencl-dev
+  openssl libssl-dev libcurl4-openssl-dev libdnnl-dev ocl-icd-opencl-dev
   libopenmpi-dev openmpi-bin
   libboost1.81-dev libsqlite3-dev
   libgtest-dev python3 python3-dev python3-pip

@@ -224,6 +224,8 @@ void HttpClient::ask(const std::string& url, Transfer& transfer) {
   const bool is_whole_error = code == CURLE_WRITE_ERROR && transfer.answer.status >= 300;
   if (code == CURLE_OK || is_whole_error) return;
   transfer.answer.failure = reason[0] != 0 ? reason.data() : curl_easy_strerror(code);
+  if (code == CURLE_PEER_FAILED_VERIFICATION)
+    transfer.answer.failure += " (SSL_CERT_FILE may name a file with the authorities to trust)";
   transfer.answer.may_pass = may_pass(code);
   if (code == CURLE_WRITE_ERROR && !transfer.thrown)
     transfer.answer.failure = fmt::format("the answer has more than {} bytes", transfer.most_bytes);

@@ -226,6 +226,44 @@ class Access(PullCase):
         self.assertIn("http://hub.invalid/api/models/a/b/revision/main", [path for _, path, _ in self.hub.requests])
 
 
+class Secure(PullCase):
+    """The hub of every test here has a certificate of its own, which no system knows."""
+
+    def setUp(self):
+        super().setUp()
+        self.hub.close()
+        self.certificate = self.make_certificate("IP:127.0.0.1")
+        self.hub = StandInHub({"a/b": self.tiny}, self.certificate)
+        self.addCleanup(self.hub.close)
+
+    def make_certificate(self, name: str) -> Path:
+        """Returns a PEM file with a key and a certificate of that name, signed by itself."""
+        key, certificate = self.dir / "key.pem", self.dir / "certificate.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                        "-days", "2", "-subj", "/CN=hub", "-addext", f"subjectAltName={name}", "-keyout", key, "-out", certificate],
+                       check=True, capture_output=True)
+        certificate.write_bytes(key.read_bytes() + certificate.read_bytes())
+        return certificate
+
+    def test_a_certificate_that_is_trusted(self):
+        self.tiny.token = "hf_secret"
+        self.pulled("a/b", SSL_CERT_FILE=str(self.certificate), HF_TOKEN="hf_secret")
+        self.assert_whole()
+        self.assertTrue(self.hub.address.startswith("https://"))
+
+    def test_a_certificate_that_nobody_signed(self):
+        self.assert_refused(1, "certificate", "SSL_CERT_FILE")
+        self.assertEqual(self.hub.requests, [])
+
+    def test_a_certificate_of_another_host(self):
+        self.hub.close()
+        self.certificate = self.make_certificate("DNS:hub.example")
+        self.hub = StandInHub({"a/b": self.tiny}, self.certificate)
+        self.addCleanup(self.hub.close)
+        self.assert_refused(1, "127.0.0.1", "SSL_CERT_FILE", SSL_CERT_FILE=str(self.certificate))
+        self.assertEqual(self.hub.requests, [])
+
+
 class Faulty(PullCase):
     def setUp(self):
         super().setUp()

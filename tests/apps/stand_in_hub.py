@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import ssl
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
@@ -49,29 +50,37 @@ def digest(data: bytes) -> str:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, handler, hub):
+    def __init__(self, handler, hub, certificate):
         super().__init__(("127.0.0.1", 0), handler)
-        self.hub = hub
+        self.hub, self.scheme = hub, "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.scheme = "https"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def address(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
         """Says nothing: a client that goes away is what tests have it do."""
 
 
 class StandInHub:
-    """Two servers: the hub, and the host of large files, to which the hub redirects. `requests` has all that came."""
+    """Two servers: the hub, and the host of large files, to which the hub redirects. `requests` has all that came.
 
-    def __init__(self, repositories: dict[str, Repository]):
+    With a `certificate`, a PEM file that holds its key too, both speak TLS.
+    """
+
+    def __init__(self, repositories: dict[str, Repository], certificate=None):
         self.repositories = repositories
         self.faults = Faults()
         self.lock = threading.Lock()
         self.requests: list[tuple[str, str, dict]] = []  # host, path, headers
         self.released = threading.Event()
-        self.store, self.hub = Server(Store, self), Server(Hub, self)
+        self.store, self.hub = Server(Store, self, certificate), Server(Hub, self, certificate)
 
     @property
     def address(self):
