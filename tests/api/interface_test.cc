@@ -142,7 +142,7 @@ TEST(Interface, PipelinesLogToTheirOwnFunctions) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
   EXPECT_FALSE(first.empty());
   ASSERT_EQ(second.size(), 1u);
-  EXPECT_NE(second[0].find("detail"), std::string::npos) << second[0];
+  EXPECT_NE(second[0].find("<lora:"), std::string::npos) << second[0];
 }
 
 TEST(Interface, ErrorsSayWhatIsWrong) {

@@ -83,7 +83,7 @@ class Installed(unittest.TestCase):
                 run("cc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", ROOT / "examples/c/draw.c", "-o", program, *words)
                 self.draw_and_compare(program, program.name, LD_LIBRARY_PATH=str(self.library))
         self.assertEqual(run("pkg-config", "--modversion", "nostos", env=env).split()[0],
-                         run(os.environ["NOSTOS_BINARY"], "--version").split()[-1])
+                         run(os.environ["NOSTOS_BINARY"], "--version").split()[1])
 
     def test_it_finds_the_models_of_its_installation(self):
         program = self.folder / "beside_models"
