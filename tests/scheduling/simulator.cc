@@ -6,13 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <numeric>
-#include <optional>
 #include <random>
 
 #include "scheduling/fair_queue.h"
 #include "scheduling/invariants.h"
+#include "scheduling/lane_table.h"
 
 namespace nostos::scheduling {
 namespace {
@@ -21,19 +20,30 @@ constexpr double kNever = std::numeric_limits<double>::max();
 
 /// A lane that draws. Before its first step it encodes prompts.
 struct Lane {
-  RunningLane running;
+  int64_t id = 0;
+  std::vector<int> places;
+  Work work;
+  int64_t steps_left = 0;
   std::vector<size_t> jobs;
   double next_ms = 0;  ///< when what it does ends
   double began_ms = 0, step_began_ms = 0;
   bool is_encoding = true;
-  bool may_change = false;  ///< no step has been made since the last change
+  bool may_change = false;  ///< a step has been made since the last change
 };
 
 class Server {
  public:
   Server(const Simulation& simulation, const std::vector<Arrival>& arrivals)
-      : simulation_(simulation), arrivals_(arrivals), believed_(simulation.believed) {
-    state_.healthy.assign(static_cast<size_t>(simulation.places), true);
+      : simulation_(simulation),
+        arrivals_(arrivals),
+        table_(
+            simulation.places,
+            [&simulation](const State& state, const CostModel& costs) {
+              Decision decided = simulation.decide(state, costs);
+              if (simulation.checks_promises) expect_keeps_promises(state, decided, costs);
+              return decided;
+            },
+            simulation.believed) {
     outcome_.latency_ms.assign(arrivals.size(), -1);
     outcome_.begun_ms.assign(arrivals.size(), -1);
   }
@@ -56,25 +66,24 @@ class Server {
         arrive(arrived++);
       else
         advance(static_cast<size_t>(lane - lanes_.begin()));
-      ask();
+      begin();
     }
     return outcome_;
   }
 
  private:
-  int healthy() const { return static_cast<int>(std::ranges::count(state_.healthy, true)); }
-
   void arrive(size_t job) {
     queue_.push(arrivals_[job].client, std::to_string(job));
-    meter_.arrived(now_, believed_.total_ms(arrivals_[job].work, 1), healthy());
+    table_.came(arrivals_[job].work, now_);
   }
 
   void lose(int place) {
-    state_.healthy[static_cast<size_t>(place)] = false;
+    table_.lose(place);
     std::erase_if(lanes_, [&](const Lane& lane) {
-      if (std::ranges::find(lane.running.places, place) == lane.running.places.end()) return false;
+      if (std::ranges::find(lane.places, place) == lane.places.end()) return false;
       for (auto job = lane.jobs.rbegin(); job != lane.jobs.rend(); ++job)
         queue_.put_back(arrivals_[*job].client, std::to_string(*job));
+      table_.end(lane.id);
       return true;
     });
   }
@@ -82,89 +91,75 @@ class Server {
   /// What a lane did has ended: prompts, a step, or decoding.
   void advance(size_t index) {
     Lane& lane = lanes_[index];
-    RunningLane& running = lane.running;
-    if (lane.is_encoding) {
-      lane.is_encoding = false;
-    } else if (running.steps_left > 0) {
-      const double took = now_ - lane.step_began_ms;
+    if (!lane.is_encoding && lane.steps_left == 0) return end(index);
+    if (!lane.is_encoding) {
       if (simulation_.learns && lane.may_change)
-        believed_.observe_step(running.work, static_cast<int>(running.places.size()), took);
-      --running.steps_left;
+        table_.costs().observe_step(lane.work, static_cast<int>(lane.places.size()), now_ - lane.step_began_ms);
+      table_.stepped(lane.id, --lane.steps_left);
       lane.may_change = true;
-    } else {
-      for (const size_t job : lane.jobs) {
-        outcome_.latency_ms[job] = now_ - arrivals_[job].at_ms;
-        outcome_.begun_ms[job] = lane.began_ms;
-        ++ended_;
-      }
-      lanes_.erase(lanes_.begin() + static_cast<std::ptrdiff_t>(index));
-      return;
     }
-    double lost_ms = 0;
-    if (lane.may_change && running.steps_left > 0 && change(index)) lost_ms = kRedealMs;
-    Lane& then = lanes_[index];
-    const int degree = static_cast<int>(then.running.places.size());
+    lane.is_encoding = false;
+    const bool changes = lane.may_change && lane.steps_left > 0 && change(lane);
+    const int degree = static_cast<int>(lane.places.size());
     const CostModel& truth = simulation_.truth;
-    then.step_began_ms = now_;
-    then.next_ms = now_ + lost_ms +
-                   (then.running.steps_left > 0 ? noisy(truth.step_ms(then.running.work, degree))
-                                                : noisy(truth.vae_ms(then.running.work, degree)));
+    lane.step_began_ms = now_;
+    lane.next_ms = now_ + (changes ? kRedealMs : 0) +
+                   noisy(lane.steps_left > 0 ? truth.step_ms(lane.work, degree) : truth.vae_ms(lane.work, degree));
+  }
+
+  void end(size_t index) {
+    const Lane& lane = lanes_[index];
+    for (const size_t job : lane.jobs) {
+      outcome_.latency_ms[job] = now_ - arrivals_[job].at_ms;
+      outcome_.begun_ms[job] = lane.began_ms;
+      ++ended_;
+    }
+    table_.end(lane.id);
+    lanes_.erase(lanes_.begin() + static_cast<std::ptrdiff_t>(index));
   }
 
   /// Asks for the lane's places from its next step on. \return whether they change
-  bool change(size_t index) {
-    const State state = snapshot();
-    std::vector<int> places = decision(state).lanes[index];
-    Lane& lane = lanes_[index];
-    if (places == lane.running.places) return false;
-    lane.running.places = std::move(places);
+  bool change(Lane& lane) {
+    std::vector<int> places = table_.next(lane.id, lane.steps_left, waiting(), now_);
+    table_.has_left(lane.id);
+    if (places == lane.places) return false;
+    lane.places = std::move(places);
     lane.may_change = false;
     ++outcome_.redeals;
     return true;
   }
 
   /// Forms the lanes that the policy wants now.
-  void ask() {
-    const State state = snapshot();
-    const Decision decided = decision(state);
-    for (const NewLane& start : decided.starts) {
-      Lane lane;
-      lane.running.places = start.places;
-      lane.running.work = state.waiting[start.jobs.front()].work;
-      lane.running.work.passes = lane.running.work.images = 0;
-      for (const size_t waiting : start.jobs) {
-        const size_t job = std::stoul(state.waiting[waiting].id);
-        if (start.jobs.front() == waiting)
-          EXPECT_EQ(queue_.pop(), state.waiting[waiting].id) << "the turn is another's";
+  void begin() {
+    const std::vector<WaitingJob> jobs = waiting();
+    for (BegunLane& begun : table_.begin(jobs, now_)) {
+      Lane lane{.id = begun.id, .places = std::move(begun.places), .work = jobs[begun.jobs.front()].work, .jobs = {}};
+      lane.work.passes = lane.work.images = 0;
+      for (const size_t waiting : begun.jobs) {
+        const size_t job = std::stoul(jobs[waiting].id);
+        if (begun.jobs.front() == waiting)
+          EXPECT_EQ(queue_.pop(), jobs[waiting].id) << "the turn is another's";
         else
-          queue_.remove(state.waiting[waiting].id);
+          queue_.remove(jobs[waiting].id);
         lane.jobs.push_back(job);
-        lane.running.work.passes += arrivals_[job].work.passes;
-        lane.running.work.images += arrivals_[job].work.images;
+        lane.work.passes += arrivals_[job].work.passes;
+        lane.work.images += arrivals_[job].work.images;
       }
-      lane.running.steps_left = lane.running.work.steps;
+      lane.steps_left = lane.work.steps;
       lane.began_ms = now_;
-      lane.next_ms = now_ + noisy(simulation_.truth.text_ms(lane.running.work));
+      lane.next_ms = now_ + noisy(simulation_.truth.text_ms(lane.work));
       lanes_.push_back(std::move(lane));
       ++outcome_.lanes;
     }
   }
 
-  State snapshot() const {
-    State state = state_;
-    for (const Lane& lane : lanes_) state.lanes.push_back(lane.running);
+  std::vector<WaitingJob> waiting() const {
+    std::vector<WaitingJob> jobs;
     for (const std::string& id : queue_.order()) {
       const Arrival& arrival = arrivals_[std::stoul(id)];
-      state.waiting.push_back({id, arrival.work, arrival.work.rows * 1000 + arrival.work.steps, arrival.together});
+      jobs.push_back({id, arrival.work, arrival.work.rows * 1000 + arrival.work.steps, arrival.together});
     }
-    state.demand = meter_.at(now_, healthy());
-    return state;
-  }
-
-  Decision decision(const State& state) const {
-    Decision decided = simulation_.decide(state, believed_);
-    if (simulation_.checks_promises) expect_keeps_promises(state, decided, believed_);
-    return decided;
+    return jobs;
   }
 
   double noisy(double ms) {
@@ -174,10 +169,8 @@ class Server {
 
   const Simulation& simulation_;
   const std::vector<Arrival>& arrivals_;
-  CostModel believed_;
-  State state_;
+  LaneTable table_;
   FairQueue queue_;
-  DemandMeter meter_;
   std::vector<Lane> lanes_;
   Outcome outcome_;
   double now_ = 0;
