@@ -8,10 +8,12 @@
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 
 #include "api/model_places.h"
 #include "apps/cli/flags.h"
+#include "apps/cli/gpu_choice.h"
 #include "apps/cli/ranks.h"
 #include "apps/server/access.h"
 #include "apps/server/json_log.h"
@@ -22,6 +24,7 @@
 #include "io/utf8.h"
 #include "pipeline/engine.h"
 #include "pipeline/record.h"
+#include "scheduling/policy.h"
 
 namespace nostos {
 namespace {
@@ -47,6 +50,7 @@ struct ServeFlags {
   int64_t max_pixels = int64_t{2048} * 2048;
   double shutdown_grace_s = 20;
   std::string lora_dir;
+  std::string policy;
 };
 
 /// \return a check that refuses a size below zero, which CLI11 would take for an enormous one.
@@ -67,6 +71,19 @@ CLI::Validator printable() {
     const bool is_name =
         !text.empty() && text.size() <= kMaxNameBytes && text != "." && text != ".." && is_one_line(text);
     return is_name ? "" : fmt::format("must be a text of one line and at most {} bytes, not . or ..", kMaxNameBytes);
+  };
+  return {check, ""};
+}
+
+/// \return a check of the name of a policy.
+CLI::Validator policy_name() {
+  const auto check = [](const std::string& text) -> std::string {
+    try {
+      scheduling::parse_policy(text);
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
   };
   return {check, ""};
 }
@@ -111,6 +128,11 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       .add_option("--lora-dir", flags.lora_dir,
                   "folder of LoRA, LoKr, LoHa and DoRA files that clients may name; without it they may name none")
       ->check(CLI::ExistingDirectory);
+  command
+      .add_option("--policy", flags.policy,
+                  "how GPUs are dealt to jobs, which are then drawn beside one another: latency, throughput or auto; "
+                  "without it all of them draw one job after the other")
+      ->check(policy_name());
   command
       .add_option("--shutdown-grace", flags.shutdown_grace_s,
                   "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
@@ -170,6 +192,7 @@ class SharedDrawing {
   const Processes& processes_;
 };
 
+constexpr int64_t kMeasuredSteps = 4;                   // the first prepares kernels
 constexpr size_t kKeptCaptionBytes = size_t{32} << 20;  // some 30 prompts of 64 tokens of Z-Image-Turbo
 
 /// The smallest drawing, so that the first client does not wait for what is prepared once. \param guided whether ranks
@@ -233,12 +256,65 @@ server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& o
   return model;
 }
 
+/// Draws what the first clients would wait for otherwise. \return what it took
+std::vector<double> warm_up(const GenerationRequest& request,
+                            const std::function<std::vector<Generation>(std::span<const GenerationRequest> requests,
+                                                                        std::span<const Progress> progress)>& draw) {
+  Progress with_previews;
+  with_previews.wants_preview = [](const PictureStep&) { return true; };
+  with_previews.on_preview = [](const PictureStep&, const Image&) {};
+  return draw({&request, 1}, {&with_previews, 1}).front().report.step_ms;
+}
+
+/// What the server asks of an engine whose ranks are dealt to jobs.
+server::EngineCalls dealt_calls(scheduling::Policy policy, Engine& engine, const ModelShape& shape) {
+  server::EngineCalls calls;
+  calls.draw = [&engine](std::span<const GenerationRequest> requests, std::span<const Progress> progress,
+                         const Lane& lane,
+                         const LaneChange& change) { return engine.draw(requests, progress, lane, change); };
+  calls.pictures_at_once = [&engine](const GenerationRequest& request) {
+    return engine.pictures_at_once(request, {.places = {0}});
+  };
+  calls.places = engine.places();
+  calls.policy = policy;
+  calls.work = [&engine, shape](const GenerationRequest& request) {
+    return work_of(resolve(request, engine.limits()), shape);
+  };
+  calls.lost_places = [&engine] { return engine.lost_places(); };
+  return calls;
+}
+
+/// Warms the ranks up, each alone and all together, and measures what steps take. \param measured whether in the
+/// model's own size, too, which takes a CPU long
+void warm_up_lanes(const GenerationRequest& smallest, bool measured, Engine& engine, server::EngineCalls& calls) {
+  std::vector<Lane> lanes;
+  for (int place = 0; place < calls.places; ++place) lanes.push_back({.places = {place}});
+  lanes.push_back({.places = std::vector<int>(static_cast<size_t>(calls.places))});
+  std::iota(lanes.back().places.begin(), lanes.back().places.end(), 0);
+  const auto draw_on = [&](const GenerationRequest& request, const Lane& lane) {
+    return warm_up(request, [&](auto requests, auto progress) { return engine.draw(requests, progress, lane); });
+  };
+  for (const Lane& lane : lanes) draw_on(smallest, lane);
+  if (!measured) return;
+  GenerationRequest usual = smallest;
+  usual.height = engine.limits().default_height;
+  usual.width = engine.limits().default_width;
+  usual.num_inference_steps = kMeasuredSteps;
+  const scheduling::Work work = calls.work(usual);
+  for (const Lane& lane : {lanes.front(), lanes.back()}) {
+    const std::vector<double> steps = draw_on(usual, lane);
+    calls.costs.observe_step(work, static_cast<int>(lane.places.size()), std::ranges::min(steps));
+  }
+}
+
 void serve(const ServeFlags& flags, const Processes& processes) {
   require(processes.communicator() == nullptr || flags.engine.comm_timeout_s == 0, ErrorKind::invalid_input,
           "--comm-timeout would give up ranks that wait for a client: leave it out");
   std::unique_ptr<server::Server> server;
   if (processes.is_root()) server = std::make_unique<server::Server>(server_options(flags));
   EngineOptions options = engine_options(flags.engine, processes);
+  options.lanes = !flags.policy.empty();
+  if (options.lanes) use_all_gpus(flags.engine, processes, options);
   options.kept_caption_bytes = kKeptCaptionBytes;
   options.model = model_files(flags.model.named(flags.model_path), flags.model.parts);
   options.variant = flags.model.variant;
@@ -247,18 +323,22 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   const SharedDrawing drawing(engine, processes);
   if (!processes.is_root()) return drawing.follow();
 
-  Progress with_previews;
-  with_previews.wants_preview = [](const PictureStep&) { return true; };
-  with_previews.on_preview = [](const PictureStep&, const Image&) {};
   const GenerationRequest first = warm_up_request(engine.limits(), options.parallelism.cfg > 1);
-  drawing.draw({&first, 1}, {&with_previews, 1});
-  server->run(
-      loaded_model(flags, options, engine),
-      {.draw = [&drawing](std::span<const GenerationRequest> requests,
-                          std::span<const Progress> progress) { return drawing.draw(requests, progress); },
-       .pictures_at_once = [&engine](const GenerationRequest& request) { return engine.pictures_at_once(request); },
-       .takes_together = [&engine](const GenerationRequest& a,
-                                   const GenerationRequest& b) { return engine.takes_together(a, b); }});
+  server::EngineCalls calls;
+  if (options.lanes) {
+    calls = dealt_calls(scheduling::parse_policy(flags.policy), engine, read_model_shape(options.model));
+    warm_up_lanes(first, options.device.kind != DeviceKind::cpu, engine, calls);
+  } else {
+    warm_up(first, [&](auto requests, auto progress) { return drawing.draw(requests, progress); });
+    calls.draw = [&drawing](std::span<const GenerationRequest> requests, std::span<const Progress> progress,
+                            const Lane& /*all ranks*/,
+                            const LaneChange& /*none*/) { return drawing.draw(requests, progress); };
+    calls.pictures_at_once = [&engine](const GenerationRequest& request) { return engine.pictures_at_once(request); };
+  }
+  calls.takes_together = [&engine](const GenerationRequest& a, const GenerationRequest& b) {
+    return engine.takes_together(a, b);
+  };
+  server->run(loaded_model(flags, options, engine), calls);
   drawing.finish();
 }
 

@@ -12,6 +12,12 @@ LaneTable::LaneTable(int places, Rule rule, CostModel costs)
 
 int LaneTable::healthy() const { return static_cast<int>(std::ranges::count(healthy_, true)); }
 
+int LaneTable::busy() const {
+  size_t places = 0;
+  for (const auto& [id, lane] : lanes_) places += lane.drawn.places.size() + lane.leaving.size();
+  return static_cast<int>(places);
+}
+
 void LaneTable::came(const Work& work, double now_ms) { demand_.arrived(now_ms, costs_.total_ms(work, 1), healthy()); }
 
 State LaneTable::state(std::span<const WaitingJob> waiting, double now_ms) const {
@@ -27,19 +33,18 @@ State LaneTable::state(std::span<const WaitingJob> waiting, double now_ms) const
   return state;
 }
 
-std::vector<BegunLane> LaneTable::begin(std::span<const WaitingJob> waiting, double now_ms) {
-  std::vector<BegunLane> begun;
-  for (NewLane& lane : rule_(state(waiting, now_ms), costs_).starts) {
-    Work work = waiting[lane.jobs.front()].work;
-    work.passes = work.images = 0;
-    for (const size_t job : lane.jobs) {
-      work.passes += waiting[job].work.passes;
-      work.images += waiting[job].work.images;
-    }
-    lanes_[++last_id_] = {.drawn = {lane.places, work, work.steps}, .leaving = {}};
-    begun.push_back({last_id_, std::move(lane.places), std::move(lane.jobs)});
+std::optional<BegunLane> LaneTable::begin(std::span<const WaitingJob> waiting, double now_ms) {
+  std::vector<NewLane> starts = rule_(state(waiting, now_ms), costs_).starts;
+  if (starts.empty()) return std::nullopt;
+  NewLane& lane = starts.front();
+  Work work = waiting[lane.jobs.front()].work;
+  work.passes = work.images = 0;
+  for (const size_t job : lane.jobs) {
+    work.passes += waiting[job].work.passes;
+    work.images += waiting[job].work.images;
   }
-  return begun;
+  lanes_[++last_id_] = {.drawn = {lane.places, work, work.steps}, .leaving = {}};
+  return BegunLane{last_id_, work, std::move(lane.places), std::move(lane.jobs)};
 }
 
 std::vector<int> LaneTable::next(int64_t id, int64_t steps_left, std::span<const WaitingJob> waiting, double now_ms) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,6 +17,7 @@ namespace nostos::scheduling {
 /// A lane that is to be formed.
 struct BegunLane {
   int64_t id = 0;
+  Work work;                 ///< of its jobs together
   std::vector<int> places;   ///< ascending
   std::vector<size_t> jobs;  ///< of those that wait; the first's turn it is
 };
@@ -30,9 +32,9 @@ class LaneTable {
 
   /// A job joins those that wait.
   void came(const Work& work, double now_ms);
-  /// To be asked when a job came, places became free, or one was lost. \return the lanes to be formed now, which
-  /// have their places from now on
-  std::vector<BegunLane> begin(std::span<const WaitingJob> waiting, double now_ms);
+  /// To be asked when a job came, places became free, or one was lost, and again after each lane that was formed, for
+  /// its jobs wait no more. \return the lane to be formed now, which has its places from now on, or nothing
+  std::optional<BegunLane> begin(std::span<const WaitingJob> waiting, double now_ms);
   /// To be asked between two steps of a lane. \return its places from the next step on. Those that it gives away are
   /// free once it has_left() them.
   std::vector<int> next(int64_t lane, int64_t steps_left, std::span<const WaitingJob> waiting, double now_ms);
@@ -44,7 +46,10 @@ class LaneTable {
   /// A place is gone for good. The lane that has it goes on until end().
   void lose(int place) { healthy_[static_cast<size_t>(place)] = false; }
 
+  int places() const { return static_cast<int>(healthy_.size()); }
   int healthy() const;
+  int count() const { return static_cast<int>(lanes_.size()); }  ///< of lanes
+  int busy() const;                                              ///< places that lanes have
   CostModel& costs() { return costs_; }
   const CostModel& costs() const { return costs_; }
 

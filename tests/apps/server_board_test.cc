@@ -30,14 +30,18 @@ class ServerBoard : public testing::Test {
 
   std::vector<std::string> take(int64_t room = 1) {
     std::vector<std::string> ids;
-    const auto joins = [&](const GenerationRequest&, const GenerationRequest&) { return --room > 0; };
-    for (const auto& job : board_.take_turns([] { return true; }, joins)) {
+    engine_.pictures_at_once = [room](const GenerationRequest&) { return room; };
+    board_.open(engine_);
+    const TakenLane lane = board_.take_turns([] { return true; });
+    for (const auto& job : lane.jobs) {
       ids.push_back(job->id);
       taken_.push_back(job);
     }
+    if (!lane.jobs.empty()) board_.end_lane(lane.lane);
     return ids;
   }
 
+  EngineCalls engine_{.draw = {}, .pictures_at_once = one_at_once};
   JobBoard board_;
   std::vector<std::shared_ptr<LiveJob>> taken_;
 };

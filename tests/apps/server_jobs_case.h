@@ -28,7 +28,8 @@ inline Job small_job(const std::string& id, bool attached = false) {
 }
 
 /// \return a black picture for each that is asked for.
-inline std::vector<Generation> black(std::span<const GenerationRequest> requests, std::span<const Progress>) {
+inline std::vector<Generation> black(std::span<const GenerationRequest> requests, std::span<const Progress>,
+                                     const Lane& = {}, const LaneChange& = {}) {
   std::vector<Generation> made(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
     for (int64_t n = 0; n < requests[i].num_outputs; ++n) {

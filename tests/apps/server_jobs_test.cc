@@ -31,10 +31,11 @@ class ServerJobs : public testing::Test {
   std::vector<std::vector<std::string>> draw_all(const EngineCalls& engine) {
     JobService service(store_, metrics_, 64);
     std::vector<std::vector<std::string>> turns;
-    const EngineCalls noted{[&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    const EngineCalls noted{[&](std::span<const GenerationRequest> requests, std::span<const Progress> progress,
+                                const Lane&, const LaneChange&) {
                               std::vector<std::string>& prompts = turns.emplace_back();
                               for (const GenerationRequest& request : requests) prompts.push_back(request.prompt);
-                              return engine.draw(requests, progress);
+                              return engine.draw(requests, progress, {}, {});
                             },
                             engine.pictures_at_once};
     std::thread worker([&] { service.run(noted); });
@@ -87,7 +88,8 @@ TEST_F(ServerJobs, SizesThatAreDrawnAlikeAreDrawnTogether) {
 
 TEST_F(ServerJobs, WhatFailsTogetherIsTriedAlone) {
   for (const char* id : {"a", "bad", "b"}) wait(id);
-  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                       const LaneChange&) {
     for (const GenerationRequest& request : requests)
       if (request.prompt == "bad") fail(ErrorKind::out_of_memory, "no memory for it");
     return black(requests, progress);
@@ -119,8 +121,8 @@ TEST_F(ServerJobs, OneThatCannotBeCancelledIsStillDrawn) {
 TEST_F(ServerJobs, AStoreThatFailsWhileTheServiceStopsEndsBoth) {
   wait("a");
   JobService service(store_, metrics_, 64);
-  const auto draw = [&](std::span<const GenerationRequest>,
-                        std::span<const Progress> progress) -> std::vector<Generation> {
+  const auto draw = [&](std::span<const GenerationRequest>, std::span<const Progress> progress, const Lane&,
+                        const LaneChange&) -> std::vector<Generation> {
     while (!*progress.front().cancel) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     set_refused(JobStatus::queued, true);
     fail(ErrorKind::cancelled, "cancelled");
@@ -184,7 +186,8 @@ TEST_F(ServerJobs, AWaitingClientsJobThatComesAsTheServerStopsIsCancelled) {
 TEST_F(ServerJobs, StagesAreCountedOnceADrawing) {
   wait("a");
   wait("b");
-  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                       const LaneChange&) {
     std::vector<Generation> made = black(requests, progress);
     for (Generation& each : made) each.report.stages = {{"denoise", 5}};
     return made;
@@ -210,7 +213,8 @@ TEST_F(ServerJobs, TheThreadThatDrawsWaitsForNoDiskBetweenItsSteps) {
   JobService service(store_, metrics_, 64);
   std::vector<std::thread> others;
   steady_clock::duration longest{};
-  const auto draw = [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+  const auto draw = [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                        const LaneChange&) {
     if (requests.front().prompt != "a") return black(requests, progress);
     Database disk(folder_.path() / "jobs.sqlite");
     disk.execute("BEGIN IMMEDIATE");  // who writes to the store now waits, and whoever else wants it
@@ -254,7 +258,8 @@ TEST_F(ServerJobs, TheThreadThatDrawsWaitsForNoDiskBetweenItsSteps) {
 
 TEST_F(ServerJobs, OneThatLeavesIsCancelledAlone) {
   for (const char* id : {"a", "leaver"}) wait(id);
-  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+  const auto draw = [](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                       const LaneChange&) {
     std::vector<Generation> made = black(requests, progress);
     for (size_t i = 0; i < requests.size(); ++i) made[i].cancelled = requests[i].prompt == "leaver";
     return made;
@@ -271,7 +276,8 @@ TEST_F(ServerJobs, ARequestThatTheModelRefusesFailsAlone) {
   const auto refuse = [](const GenerationRequest& request) {
     require(*request.width == 64, ErrorKind::invalid_input, "width {} is refused", *request.width);
   };
-  const auto draw = [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+  const auto draw = [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                        const LaneChange&) {
     for (const GenerationRequest& request : requests) refuse(request);
     return black(requests, progress);
   };
@@ -289,7 +295,8 @@ TEST_F(ServerJobs, ARequestThatTheModelRefusesFailsAlone) {
 TEST_F(ServerJobs, ALostDeviceEndsTheServiceAndLeavesTheOthersWaiting) {
   for (const char* id : {"a", "b"}) wait(id);
   wait("wider", 96);
-  const auto draw = [](std::span<const GenerationRequest>, std::span<const Progress>) -> std::vector<Generation> {
+  const auto draw = [](std::span<const GenerationRequest>, std::span<const Progress>, const Lane&,
+                       const LaneChange&) -> std::vector<Generation> {
     fail(ErrorKind::device_lost, "the device is lost");
   };
   JobService service(store_, metrics_, 64);

@@ -288,6 +288,8 @@ class Busy(unittest.TestCase):
 class Crash(unittest.TestCase):
     """kill -9 under load: every accepted job is finished or reported failed, none twice, nothing corrupt."""
 
+    flags: tuple[str, ...] = ()
+
     def test_kill_at_random_moments(self):
         kills = int(os.environ.get("NOSTOS_KILLS", "5"))
         seed = int(os.environ.get("NOSTOS_SEED", random.randrange(10**6)))
@@ -296,7 +298,7 @@ class Crash(unittest.TestCase):
         completed: dict[str, list] = {}
         with tempfile.TemporaryDirectory() as folder, self.subTest(kills=kills, NOSTOS_SEED=seed):
             for round in range(kills):
-                server = Server("--queue", "1000", data_dir=folder, ready=chance.random() < 0.9)
+                server = Server("--queue", "1000", *self.flags, data_dir=folder, ready=chance.random() < 0.9)
                 stop = threading.Event()
 
                 def load(client: int):
@@ -347,6 +349,10 @@ class Crash(unittest.TestCase):
             database.close()
             self.assertEqual({path.name for path in (Path(folder) / "images").iterdir()}, files)
             print(f"{kills} kills, seed {seed}: {len(accepted)} accepted, {len(files)} pictures", file=sys.stderr)
+
+
+class CrashLanes(Crash):
+    flags = ("--device", "cpu", "--num-gpus", "3", "--policy", "throughput")
 
 
 if __name__ == "__main__":

@@ -326,7 +326,8 @@ TEST_F(KeptMasks, HaveTheirPixelsWhenTheirJobIsDrawnAndFailItAloneWhenTheyAreGon
   std::vector<GenerationRequest> drawn;
   std::thread drawing([&] {
     jobs.run({.draw =
-                  [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+                  [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                      const LaneChange&) {
                     drawn.insert(drawn.end(), requests.begin(), requests.end());
                     return black(requests, progress);
                   },

@@ -254,7 +254,8 @@ class DrawnReferences : public StoredReferences {
   void draw_all() {
     std::thread drawing([&] {
       jobs_.run({.draw =
-                     [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+                     [&](std::span<const GenerationRequest> requests, std::span<const Progress> progress, const Lane&,
+                         const LaneChange&) {
                        drawn_.insert(drawn_.end(), requests.begin(), requests.end());
                        return black(requests, progress);
                      },

@@ -357,7 +357,8 @@ class FullDiskDrawing : public FullDisk {
     store_ = std::make_unique<JobStore>(folder());
     for (const std::string& id : ids) store_->insert(small_job(id, attached));
     service_ = std::make_unique<JobService>(*store_, metrics_, 64);
-    const auto draw = [this, before](std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+    const auto draw = [this, before](std::span<const GenerationRequest> requests, std::span<const Progress> progress,
+                                     const Lane&, const LaneChange&) {
       ++drawn_;
       if (before) before();
       return black(requests, progress);

@@ -40,7 +40,8 @@ Image drawn(const GenerationRequest& request) {
   return image;
 }
 
-std::vector<Generation> draw(std::span<const GenerationRequest> requests, std::span<const Progress> progress) {
+std::vector<Generation> draw(std::span<const GenerationRequest> requests, std::span<const Progress> progress,
+                             const Lane&, const LaneChange&) {
   std::vector<Generation> made(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
     const GenerationRequest& request = requests[i];

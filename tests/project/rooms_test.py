@@ -33,7 +33,7 @@ ROOMS = {
     "api": {"base", "tensor", "io", "families", "pipeline"},
     "apps/cli": {"base", "io", "hub", "parallel", "checkpoints", "pipeline", "quantisation", "scheduling", "api"},
     "apps/server": {"base", "io", "pipeline", "scheduling"},
-    "apps": {"base", "io", "parallel", "pipeline", "api", "apps/cli", "apps/server"},
+    "apps": {"base", "io", "parallel", "pipeline", "scheduling", "api", "apps/cli", "apps/server"},
 }
 CXX_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)

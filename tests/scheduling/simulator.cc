@@ -131,19 +131,15 @@ class Server {
 
   /// Forms the lanes that the policy wants now.
   void begin() {
-    const std::vector<WaitingJob> jobs = waiting();
-    for (BegunLane& begun : table_.begin(jobs, now_)) {
-      Lane lane{.id = begun.id, .places = std::move(begun.places), .work = jobs[begun.jobs.front()].work, .jobs = {}};
-      lane.work.passes = lane.work.images = 0;
-      for (const size_t waiting : begun.jobs) {
-        const size_t job = std::stoul(jobs[waiting].id);
-        if (begun.jobs.front() == waiting)
-          EXPECT_EQ(queue_.pop(), jobs[waiting].id) << "the turn is another's";
-        else
-          queue_.remove(jobs[waiting].id);
-        lane.jobs.push_back(job);
-        lane.work.passes += arrivals_[job].work.passes;
-        lane.work.images += arrivals_[job].work.images;
+    for (;;) {
+      const std::vector<WaitingJob> jobs = waiting();
+      std::optional<BegunLane> begun = table_.begin(jobs, now_);
+      if (!begun) return;
+      Lane lane{.id = begun->id, .places = std::move(begun->places), .work = begun->work, .jobs = {}};
+      EXPECT_EQ(queue_.pop(), jobs[begun->jobs.front()].id) << "the turn is another's";
+      for (const size_t index : begun->jobs) {
+        queue_.remove(jobs[index].id);
+        lane.jobs.push_back(std::stoul(jobs[index].id));
       }
       lane.steps_left = lane.work.steps;
       lane.began_ms = now_;

@@ -14,6 +14,18 @@ namespace {
 
 constexpr int64_t kUsualPromptTokens = 64;  // prompts are not read yet, and their length changes little
 
+void require_no_degrees(const EngineFlags& flags, const char* why, const char* or_else) {
+  require(!flags.ulysses_degree && !flags.ring_degree && !flags.cfg_parallel_degree, ErrorKind::invalid_input,
+          "{}: leave out --ulysses-degree, --ring-degree and --cfg-parallel-degree{}", why, or_else);
+}
+
+/// \return how many GPUs a process can choose from: one that is named alone; 0 without any.
+int64_t usable_gpus(const EngineFlags& flags, const EngineOptions& options) {
+  if (options.device.kind == DeviceKind::cpu) return 0;
+  const bool is_named = flags.device.find(':') != std::string::npos;
+  return is_named ? 1 : equal_gpus(options.device);
+}
+
 }  // namespace
 
 GpuChoice choose_gpus(const scheduling::Work& work, int64_t available) {
@@ -40,15 +52,21 @@ scheduling::Work work_of(const ResolvedRequest& request, const ModelShape& shape
 
 void use_fastest_gpus(const EngineFlags& flags, const ResolvedRequest& request, const ModelShape& shape,
                       EngineOptions& options) {
-  require(!flags.ulysses_degree && !flags.ring_degree && !flags.cfg_parallel_degree, ErrorKind::invalid_input,
-          "--num-gpus auto chooses the degree: leave out --ulysses-degree, --ring-degree and --cfg-parallel-degree, "
-          "or give --num-gpus a number");
-  const bool is_named = flags.device.find(':') != std::string::npos;
-  const int64_t equal = options.device.kind == DeviceKind::cpu ? 0 : equal_gpus(options.device);
-  const GpuChoice choice = choose_gpus(work_of(request, shape), is_named ? std::min<int64_t>(equal, 1) : equal);
+  require_no_degrees(flags, "--num-gpus auto chooses the degree", ", or give --num-gpus a number");
+  const GpuChoice choice = choose_gpus(work_of(request, shape), usable_gpus(flags, options));
   log_info("{}", choice.reason);
   options.parallelism = resolve_parallelism(choice.gpus, {}, {}, {}, options.parallelism.plan);
   options.device_per_rank = choice.gpus > 1;
+}
+
+void use_all_gpus(const EngineFlags& flags, const Processes& processes, EngineOptions& options) {
+  require(processes.communicator() == nullptr, ErrorKind::invalid_input,
+          "--policy deals the ranks of one process: start it without a launcher");
+  require_no_degrees(flags, "--policy chooses the degree", "");
+  if (flags.num_gpus) return;
+  const int64_t gpus = std::clamp<int64_t>(usable_gpus(flags, options), 1, kMaxRanks);
+  options.parallelism = resolve_parallelism(gpus, {}, {}, {}, options.parallelism.plan);
+  options.device_per_rank = gpus > 1;
 }
 
 }  // namespace nostos::cli

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "apps/cli/flags.h"
+#include "apps/cli/ranks.h"
 #include "pipeline/engine.h"
 #include "scheduling/cost_model.h"
 
@@ -25,5 +26,9 @@ scheduling::Work work_of(const ResolvedRequest& request, const ModelShape& shape
 /// \throws Error invalid_input if the flags give degrees
 void use_fastest_gpus(const EngineFlags& flags, const ResolvedRequest& request, const ModelShape& shape,
                       EngineOptions& options);
+
+/// Has ranks that are dealt to drawings have all GPUs that are alike, unless the flags give a number of ranks.
+/// \param options made of `flags` \throws Error invalid_input if the flags give degrees, or ranks are processes
+void use_all_gpus(const EngineFlags& flags, const Processes& processes, EngineOptions& options);
 
 }  // namespace nostos::cli

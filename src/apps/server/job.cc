@@ -86,11 +86,13 @@ std::optional<ImageFormat> parse_format(std::string_view text) { return find_in(
 double unix_now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
-  return {{"pictures", pictures},
-          {"step", progress.step},
-          {"steps", progress.steps},
-          {"step_ms", progress.step_ms},
-          {"eta_s", progress.eta_s ? ordered_json(*progress.eta_s) : ordered_json()}};
+  ordered_json json{{"pictures", pictures},
+                    {"step", progress.step},
+                    {"steps", progress.steps},
+                    {"step_ms", progress.step_ms},
+                    {"eta_s", progress.eta_s ? ordered_json(*progress.eta_s) : ordered_json()}};
+  if (!progress.places.empty()) json["places"] = progress.places;
+  return json;
 }
 
 ordered_json prompts_json(const Job& job) {

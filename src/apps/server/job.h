@@ -70,6 +70,7 @@ struct JobProgress {
   int64_t step = 0, steps = 0;  ///< of all pictures
   double step_ms = 0;
   std::optional<double> eta_s{};
+  std::vector<int> places{};  ///< that draw it; empty where all draw every job
 };
 
 /// \return Unix time in seconds.

@@ -80,32 +80,97 @@ void JobBoard::end(const std::string& id, const std::optional<Job>& job) {
   const std::shared_ptr<LiveJob> live = found->second;
   live_.erase(found);
   std::erase(running_, id);
+  if (dealer_) dealer_->forget(id);
   changed();
   if (job) tell(*live, "done", job_json(*job, std::nullopt, std::nullopt));
 }
 
-std::vector<std::shared_ptr<LiveJob>> JobBoard::take_turns(
-    const std::function<bool()>& can_draw,
-    const std::function<bool(const GenerationRequest& first, const GenerationRequest& other)>& joins) {
-  std::vector<std::shared_ptr<LiveJob>> turns;
+void JobBoard::open(const EngineCalls& engine) {
+  const std::lock_guard lock(mutex_);
+  dealer_ = std::make_unique<JobDealer>(engine);
+}
+
+TakenLane JobBoard::take_turns(const std::function<bool()>& can_draw) {
+  std::optional<scheduling::BegunLane> begun;
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return closed_ || (queue_.size() > 0 && can_draw()); });
-  if (closed_) return turns;
-  const auto take = [&](const std::string& id) {
-    LiveJob& job = *turns.emplace_back(live_.at(id));
+  changed_.wait(lock, [&] {
+    if (closed_) return true;
+    if (queue_.size() > 0 && can_draw()) begun = dealer_->begin(queued());
+    return begun.has_value();
+  });
+  if (!begun) return {};
+  TakenLane taken{.lane = begun->id, .places = begun->places, .work = begun->work};
+  const std::vector<std::string> order = queue_.order();
+  queue_.pop();  // whose client's next turn comes after those of all others
+  for (const size_t index : begun->jobs) {
+    const std::string& id = order[index];
+    queue_.remove(id);
+    LiveJob& job = *taken.jobs.emplace_back(live_.at(id));
     job.running = true;
+    job.lane = taken.lane;
     job.started_at = unix_now();
     running_.push_back(id);
     tell(job, "started", {{"id", id}, {"started_at", job.started_at}});
-  };
-  take(*queue_.pop());
-  for (const std::string& id : queue_.order()) {
-    if (!joins(turns.front()->request, live_.at(id)->request)) continue;
-    queue_.remove(id);
-    take(id);
   }
+  set_places(taken.lane, taken.places);
   changed();
-  return turns;
+  return taken;
+}
+
+std::vector<int> JobBoard::next_places(int64_t lane, int64_t steps_left) {
+  const std::lock_guard lock(mutex_);
+  std::vector<int> places = dealer_->next(lane, steps_left, queued());
+  // It is not asked again before it decodes.
+  if (steps_left <= 1) dealer_->lanes().stepped(lane, 0);
+  set_places(lane, places);
+  return places;
+}
+
+void JobBoard::leave_places(int64_t lane) {
+  const std::lock_guard lock(mutex_);
+  dealer_->lanes().has_left(lane);
+  changed_.notify_all();
+}
+
+void JobBoard::end_lane(int64_t lane) {
+  const std::lock_guard lock(mutex_);
+  dealer_->lanes().end(lane);
+  changed_.notify_all();
+}
+
+void JobBoard::lose_places(const std::vector<int>& places) {
+  const std::lock_guard lock(mutex_);
+  for (const int place : places) dealer_->lanes().lose(place);
+}
+
+bool JobBoard::lost_places_first(LiveJob& job) {
+  const std::lock_guard lock(mutex_);
+  return !std::exchange(job.lost_places, true);
+}
+
+void JobBoard::learn(const std::function<void(scheduling::CostModel& costs)>& from) {
+  const std::lock_guard lock(mutex_);
+  from(dealer_->lanes().costs());
+}
+
+PlaceUse JobBoard::places() const {
+  const std::lock_guard lock(mutex_);
+  if (!dealer_) return {};
+  const scheduling::LaneTable& lanes = dealer_->lanes();
+  return {
+      .places = lanes.places(), .lost = lanes.places() - lanes.healthy(), .busy = lanes.busy(), .lanes = lanes.count()};
+}
+
+std::vector<const LiveJob*> JobBoard::queued() const {
+  std::vector<const LiveJob*> jobs;
+  for (const std::string& id : queue_.order()) jobs.push_back(live_.at(id).get());
+  return jobs;
+}
+
+void JobBoard::set_places(int64_t lane, const std::vector<int>& places) {
+  if (dealer_->lanes().places() == 1) return;  // there is nothing to tell
+  for (const std::string& id : running_)
+    if (LiveJob& job = *live_.at(id); job.lane == lane) job.progress.places = places;
 }
 
 void JobBoard::set_stage(LiveJob& job, const char* stage) {
@@ -171,6 +236,7 @@ void JobBoard::show_preview(LiveJob& job, int64_t step, const Image& picture, co
 bool JobBoard::put_back(LiveJob& job) {
   const std::lock_guard lock(mutex_);
   job.running = false;
+  job.lane = 0;
   job.stop_drawing = false;
   job.position = -1;
   job.started_at = 0;
@@ -185,6 +251,13 @@ bool JobBoard::put_back(LiveJob& job) {
 bool JobBoard::was_interrupted(const LiveJob& job) const {
   const std::lock_guard lock(mutex_);
   return !job.attached && closed_ && !job.cancelled;
+}
+
+void JobBoard::give_up() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  for (const std::string& id : running_) live_.at(id)->stop_drawing = true;
+  changed_.notify_all();
 }
 
 void JobBoard::abandon_turns() {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "apps/server/job.h"
+#include "apps/server/job_dealer.h"
 #include "pipeline/generation.h"
 #include "scheduling/fair_queue.h"
 
@@ -50,13 +51,29 @@ class LiveJob {
   using Time = std::chrono::steady_clock::time_point;
 
   bool running = false, cancelled = false;
-  int64_t position = -1;  ///< that was told last
+  bool lost_places = false;  ///< a drawing of it did
+  int64_t lane = 0;          ///< that draws it
+  int64_t position = -1;     ///< that was told last
   double started_at = 0;
   JobProgress progress{};
   PromptsCut cut{};
   Time step_told{}, preview_made{}, preview_asked{};
   std::shared_ptr<const Image> preview{};
   std::map<uint64_t, JobWatcher> watchers{};
+};
+
+/// Jobs that are drawn together, and the lane that draws them.
+struct TakenLane {
+  int64_t lane = 0;                              ///< its number
+  std::vector<int> places{};                     ///< at its begin
+  scheduling::Work work{};                       ///< of the jobs together
+  std::vector<std::shared_ptr<LiveJob>> jobs{};  ///< the first's turn it was
+};
+
+/// How places are used.
+struct PlaceUse {
+  int places = 1, lost = 0, busy = 0;
+  int lanes = 0;
 };
 
 /// Any thread may call it. The lock rule: each call takes the board's one lock, and holds it for work in memory alone.
@@ -87,12 +104,25 @@ class JobBoard {
   /// The job has ended: its watchers are told so, with what the store has of it if it has any, and forgotten.
   void end(const std::string& id, const std::optional<Job>& job);
 
-  /// Waits until a job can be drawn. \param can_draw whether one can, asked whenever the board changes
-  /// \param joins whether the waiting job `other` is drawn with `first`, whose turn it is: asked once of each, in order
-  /// \return the job whose turn it is and those that join it, running from now on; empty once the board is closed
-  std::vector<std::shared_ptr<LiveJob>> take_turns(
-      const std::function<bool()>& can_draw,
-      const std::function<bool(const GenerationRequest& first, const GenerationRequest& other)>& joins);
+  /// From now on turns can be taken, and jobs are dealt places. \param engine must outlive the board
+  void open(const EngineCalls& engine);
+  /// Waits until the policy has a lane begin. \param can_draw whether jobs can be drawn, asked whenever the board
+  /// changes \return the lane, whose jobs are running from now on; without jobs once the board is closed
+  TakenLane take_turns(const std::function<bool()>& can_draw);
+  /// To be asked between two steps of a lane. \return its places from the next step on
+  std::vector<int> next_places(int64_t lane, int64_t steps_left);
+  /// The places that next_places() took from the lane are free.
+  void leave_places(int64_t lane);
+  /// All places of the lane are free.
+  void end_lane(int64_t lane);
+  /// Places are gone for good.
+  void lose_places(const std::vector<int>& places);
+  /// \return whether this is the first time that the job's drawing lost places.
+  bool lost_places_first(LiveJob& job);
+  /// Gives what expects times a measurement.
+  void learn(const std::function<void(scheduling::CostModel& costs)>& from);
+  PlaceUse places() const;
+
   void set_stage(LiveJob& job, const char* stage);
   void set_cut(LiveJob& job, PromptsCut cut);
   void set_step(LiveJob& job, int64_t step, int64_t steps, double step_ms);
@@ -108,6 +138,8 @@ class JobBoard {
   bool put_back(LiveJob& job);
   /// \return whether the drawing of a job that others can wait for ended because the board was closed.
   bool was_interrupted(const LiveJob& job) const;
+  /// Begins no more turns, and has those that are drawn stop.
+  void give_up();
   /// Nothing is drawn any more, whatever became of it.
   void abandon_turns();
 
@@ -119,7 +151,7 @@ class JobBoard {
 
   /// \return the job object with what happens to the job now, or nothing if nothing does.
   std::optional<nlohmann::ordered_json> describe(const Job& job) const;
-  /// \return the job being drawn, of several the one whose turn it was; empty if there is none.
+  /// \return the job being drawn, of several the one that began first; empty if there is none.
   std::string drawn_first() const;
   /// \return the last preview of drawn_first(), or null; from now on, for a while, it has some.
   std::shared_ptr<const Image> preview_of_drawn();
@@ -133,7 +165,9 @@ class JobBoard {
   bool is_drawing() const;
 
  private:
-  // Both with the lock held.
+  // All with the lock held.
+  std::vector<const LiveJob*> queued() const;  ///< in the order of turns
+  void set_places(int64_t lane, const std::vector<int>& places);
   void tell(const LiveJob& job, const char* event, const nlohmann::ordered_json& data);
   void changed();  ///< tells positions, and wakes those who wait
 
@@ -141,8 +175,9 @@ class JobBoard {
   std::condition_variable changed_;
   scheduling::FairQueue queue_;
   std::map<std::string, std::shared_ptr<LiveJob>> live_;
-  std::vector<std::string> running_;  ///< drawn together; the first's turn it was
-  size_t admitting_ = 0;              ///< on their way into the store
+  std::vector<std::string> running_;  ///< in the order in which they began
+  std::unique_ptr<JobDealer> dealer_;
+  size_t admitting_ = 0;  ///< on their way into the store
   uint64_t watches_ = 0;
   bool closed_ = false;
 };

@@ -2,6 +2,7 @@
 #include "apps/server/job_runner.h"
 
 #include <algorithm>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -75,15 +76,6 @@ class References {
   std::map<std::string, std::shared_ptr<const Image>> known_;  ///< by their hashes
 };
 
-/// \return how many pictures may join one that is drawn: none one that the engine refuses, which drawing it will say.
-int64_t room_beside(const GenerationRequest& request, const EngineCalls& engine) {
-  try {
-    return engine.pictures_at_once(request) - request.num_outputs;
-  } catch (const Error&) {
-    return 0;
-  }
-}
-
 }  // namespace
 
 JobRunner::JobRunner(JobStore& store, Metrics& metrics, JobBoard& board,
@@ -91,30 +83,45 @@ JobRunner::JobRunner(JobStore& store, Metrics& metrics, JobBoard& board,
     : store_(store), metrics_(metrics), board_(board), cancel_(std::move(cancel)) {}
 
 void JobRunner::run(const EngineCalls& engine) {
+  board_.open(engine);
+  std::vector<std::future<void>> threads;
+  for (int i = 1; i < engine.places; ++i)
+    threads.push_back(std::async(std::launch::async, [&] { draw_lanes(engine); }));
+  std::promise<void> own;
+  threads.push_back(own.get_future());
   try {
-    for (;;) {
-      std::vector<Turn> turns = take_turns(engine);
-      if (turns.empty()) return;
-      draw_together(turns, engine);
-    }
+    draw_lanes(engine);
+    own.set_value();
   } catch (...) {
-    board_.abandon_turns();  // stop() waits for them
-    throw;
+    own.set_exception(std::current_exception());
   }
+  std::exception_ptr failure;
+  for (std::future<void>& thread : threads) {
+    try {
+      thread.get();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }
+  if (!failure) return;
+  board_.abandon_turns();  // stop() waits for them
+  std::rethrow_exception(failure);
 }
 
-std::vector<JobRunner::Turn> JobRunner::take_turns(const EngineCalls& engine) {
-  std::optional<int64_t> room;
-  const auto joins = [&](const GenerationRequest& first, const GenerationRequest& other) {
-    if (!room) room = room_beside(first, engine);
-    if (other.num_outputs > *room || !engine.takes_together(first, other)) return false;
-    *room -= other.num_outputs;
-    return true;
-  };
-  std::vector<Turn> turns;
-  for (std::shared_ptr<LiveJob>& live : board_.take_turns([this] { return !store_.trouble(); }, joins))
-    turns.push_back({.live = std::move(live)});
-  return turns;
+void JobRunner::draw_lanes(const EngineCalls& engine) {
+  try {
+    for (;;) {
+      const TakenLane taken = board_.take_turns([this] { return !store_.trouble(); });
+      if (taken.jobs.empty()) return;
+      std::vector<Turn> turns;
+      for (const std::shared_ptr<LiveJob>& live : taken.jobs) turns.push_back({.live = live});
+      DrawnLane lane(board_, metrics_, engine, taken);
+      draw_together(turns, lane, engine);
+    }
+  } catch (...) {
+    board_.give_up();
+    throw;
+  }
 }
 
 void JobRunner::show_preview(const Turn& turn, const PictureStep& at, const Image& picture) {
@@ -205,7 +212,7 @@ void JobRunner::begin(Turn& turn) {
   metrics_.observe("nostos_job_queue_seconds", {}, turn.queue_ms / 1000);
 }
 
-void JobRunner::draw_together(std::span<Turn> turns, const EngineCalls& engine) {
+void JobRunner::draw_together(std::span<Turn> turns, DrawnLane& lane, const EngineCalls& engine) {
   std::vector<GenerationRequest> requests;
   std::vector<Progress> progress;
   std::vector<Turn*> drawn;
@@ -223,7 +230,7 @@ void JobRunner::draw_together(std::span<Turn> turns, const EngineCalls& engine) 
   std::exception_ptr failure;
   const auto asked = steady_clock::now();
   try {
-    if (!drawn.empty()) made = engine.draw(requests, progress);
+    if (!drawn.empty()) made = lane.draw(requests, progress);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -232,14 +239,19 @@ void JobRunner::draw_together(std::span<Turn> turns, const EngineCalls& engine) 
     for (const StageTime& stage : made.front().report.stages)
       metrics_.observe("nostos_stage_seconds", label("stage", stage.name), stage.ms / 1000);
   }
-  const bool is_fatal = finish_all(drawn, made, failure, ms_since(asked));
+  const bool goes_on = failure && lost_some_places(failure, engine);
+  const bool is_fatal = finish_all(drawn, made, failure, ms_since(asked)) && !goes_on;
+  for (Turn* turn : drawn) {
+    // One that has every device fail must not have the last.
+    if (goes_on && board_.lost_places_first(*turn->live)) turn->status = JobStatus::queued;
+  }
   // What fails several may be the fault, or the size, of one.
-  const bool again = failure && !is_fatal && drawn.size() > 1 && drawn.front()->status == JobStatus::failed;
+  const bool again = failure && !is_fatal && !goes_on && drawn.size() > 1 && drawn.front()->status == JobStatus::failed;
   if (again) {
     for (Turn* turn : drawn) {
       turn->status = JobStatus::running;
       turn->error.clear();
-      draw_together({turn, 1}, engine);
+      draw_together({turn, 1}, lane, engine);
     }
   }
   const auto leave_if = [&](Turn& turn, bool goes_back) {
@@ -250,6 +262,21 @@ void JobRunner::draw_together(std::span<Turn> turns, const EngineCalls& engine) 
   // From the last, each in front of those that are back.
   for (Turn& turn : turns | std::views::reverse) leave_if(turn, true);
   if (is_fatal) std::rethrow_exception(failure);
+}
+
+bool JobRunner::lost_some_places(const std::exception_ptr& failure, const EngineCalls& engine) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    if (!ends_process(error.kind())) return false;
+    const std::vector<int> lost = engine.lost_places();
+    if (lost.empty() || std::cmp_equal(lost.size(), engine.places)) return false;
+    board_.lose_places(lost);
+    log_json(LogLevel::error, "GPU lost", {{"places", lost}, {"error", error.what()}});
+    return true;
+  } catch (...) {
+    return false;
+  }
 }
 
 bool JobRunner::finish_all(std::span<Turn* const> drawn, const std::vector<Generation>& made,

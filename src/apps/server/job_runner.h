@@ -1,45 +1,32 @@
-// Owns the drawing of jobs: which are drawn together, one turn after another, and what is kept of them.
+// Owns the drawing of jobs, a lane after another on each of its threads, and what is kept of them.
 #pragma once
 
 #include <chrono>
+#include <exception>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "apps/server/drawn_lane.h"
+#include "apps/server/engine_calls.h"
 #include "apps/server/job_board.h"
 #include "apps/server/job_store.h"
 #include "apps/server/metrics.h"
-#include "pipeline/batch.h"
 #include "pipeline/generation.h"
 
 namespace nostos::server {
 
-/// What the server wants of an engine.
-struct EngineCalls {
-  /// Draws requests of one size and number of steps together. \return as Engine::generate()
-  std::function<std::vector<Generation>(std::span<const GenerationRequest> requests,
-                                        std::span<const Progress> progress)>
-      draw;
-  /// \return how many pictures like the request's are worth drawing together, at least 1. \throws Error invalid_input
-  std::function<int64_t(const GenerationRequest& request)> pictures_at_once;
-  /// \return whether `draw` takes both in one list.
-  std::function<bool(const GenerationRequest& a, const GenerationRequest& b)> takes_together =
-      [](const GenerationRequest& a, const GenerationRequest& b) {
-        return draws_together(resolve(a, {}), resolve(b, {}));
-      };
-};
-
-/// One thread.
 class JobRunner {
  public:
   /// All must outlive it. \param cancel cancels a job of the board by its id
   JobRunner(JobStore& store, Metrics& metrics, JobBoard& board, std::function<void(const std::string& id)> cancel);
 
-  /// Draws jobs until the board is closed. A job that the store has no space for returns to its place in the queue, and
-  /// nothing more is drawn until there is some; one whose client waits fails. \throws nothing: a failing job fails
-  /// alone; but for what ends_process(), after which nothing can be drawn, and for a store that is damaged.
+  /// Draws jobs until the board is closed, on a thread for each lane that there may be. A job that the store has no
+  /// space for returns to its place in the queue, and nothing more is drawn until there is some; one whose client waits
+  /// fails. A job whose lane lost a place returns, too, once; the others go on. \throws nothing: a failing job fails
+  /// alone; but for what ends_process() where no place is left, after which nothing can be drawn, and for a store that
+  /// is damaged.
   void run(const EngineCalls& engine);
 
  private:
@@ -53,13 +40,15 @@ class JobRunner {
     std::string error{};
   };
 
-  /// \return the job whose turn it is, and waiting ones that are worth drawing with it.
-  std::vector<Turn> take_turns(const EngineCalls& engine);
+  /// Draws one lane after the other until the board is closed.
+  void draw_lanes(const EngineCalls& engine);
   /// Says in the store that a turn's job runs, and gets what is stored of it.
   void begin(Turn& turn);
-  void draw_together(std::span<Turn> turns, const EngineCalls& engine);
+  void draw_together(std::span<Turn> turns, DrawnLane& lane, const EngineCalls& engine);
+  /// \return whether `failure` is the loss of places while others are left; then no lane gets those.
+  bool lost_some_places(const std::exception_ptr& failure, const EngineCalls& engine);
   /// Keeps what was made for each of `drawn`. \param failure what drawing threw, or null \return whether that ends the
-  /// process
+  /// process, if no place is left
   bool finish_all(std::span<Turn* const> drawn, const std::vector<Generation>& made, const std::exception_ptr& failure,
                   double engine_ms);
   void finish(Turn& turn, const Generation& generation, double engine_ms);

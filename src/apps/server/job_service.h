@@ -16,7 +16,7 @@
 
 namespace nostos::server {
 
-/// Any thread, but for run(), which one thread calls.
+/// Any thread, but for run(), which one thread calls, once.
 class JobService {
  public:
   /// Takes up the jobs that the store has waiting. Both must outlive it.
@@ -53,7 +53,7 @@ class JobService {
   /// Forgets all watchers, which may not outlive what they write to.
   void unwatch_all() { board_.unwatch_all(); }
 
-  /// Draws jobs until stop(). \throws what JobRunner::run() does
+  /// Draws jobs until stop(). \param engine must outlive it \throws what JobRunner::run() does
   void run(const EngineCalls& engine) { runner_.run(engine); }
 
   /// Admits no more and begins no more; those whose client waits in line are cancelled, the others stay on disk.
@@ -62,6 +62,7 @@ class JobService {
 
   size_t waiting() const { return board_.waiting(); }
   bool is_drawing() const { return board_.is_drawing(); }
+  PlaceUse places() const { return board_.places(); }
 
  private:
   /// \throws ApiError 503 or 507 unless there is a place for one more job, which then is taken.

@@ -18,12 +18,16 @@ namespace {
 
 using nlohmann::ordered_json;
 
-/// \return how far the server can take work: "stopping", "loading", "unwritable" or "ready".
+/// \return how far the server can take work: "stopping", "loading", "unwritable", "degraded" for fewer devices than it
+/// had, or "ready".
 std::string_view readiness(const ServerState& state) {
   if (state.stopping) return "stopping";
   if (!state.model_if_ready()) return "loading";
-  return state.store.trouble() ? "unwritable" : "ready";
+  if (state.store.trouble()) return "unwritable";
+  return state.jobs.places().lost > 0 ? "degraded" : "ready";
 }
+
+bool takes_work(std::string_view readiness) { return readiness == "ready" || readiness == "degraded"; }
 
 /// \return the bytes that are free, or nothing where the system does not say.
 std::optional<uint64_t> known(uint64_t free_bytes) {
@@ -59,16 +63,22 @@ void health_ready(const Call& call) {
   const std::string_view status = readiness(call.state);
   ordered_json json{{"status", status}};
   if (status == "unwritable" && trouble) json["reason"] = *trouble;
-  call.responder->reply(json_response(status == "ready" ? 200 : 503, json));
+  if (status == "degraded") json["lost_places"] = call.state.jobs.places().lost;
+  call.responder->reply(json_response(takes_work(status) ? 200 : 503, json));
 }
 
 void get_metrics(const Call& call) {
   const JobStore& store = call.state.store;
   const StorageUse use = store.use();
+  const PlaceUse places = call.state.jobs.places();
   std::map<std::string, double> gauges{{"nostos_queue_length", static_cast<double>(call.state.jobs.waiting())},
                                        {"nostos_drawing", call.state.jobs.is_drawing() ? 1 : 0},
                                        {"nostos_connections", static_cast<double>(call.state.connections())},
-                                       {"nostos_ready", readiness(call.state) == "ready" ? 1 : 0},
+                                       {"nostos_ready", takes_work(readiness(call.state)) ? 1 : 0},
+                                       {"nostos_places", places.places},
+                                       {"nostos_places_busy", places.busy},
+                                       {"nostos_places_lost", places.lost},
+                                       {"nostos_lanes", places.lanes},
                                        {"nostos_storage_pictures", static_cast<double>(use.pictures)},
                                        {"nostos_storage_bytes", static_cast<double>(use.bytes)},
                                        {"nostos_storage_writable", store.trouble() ? 0 : 1},

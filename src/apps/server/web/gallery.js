@@ -149,7 +149,9 @@ function progressText(job) {
   const progress = job.progress, stage = kStages[progress?.stage ?? "text"];
   if (stage) return stage;
   const left = progress.eta_s == null ? "" : ` · ${duration(progress.eta_s * 1000)} left`;
-  return `Step ${progress.step} of ${progress.steps}${left}`;
+  const places = progress.places;
+  const drawnBy = places ? ` · rank${places.length === 1 ? "" : "s"} ${places.join(", ")}` : "";
+  return `Step ${progress.step} of ${progress.steps}${left}${drawnBy}`;
 }
 
 /** Shows how far a live job is. */
