@@ -35,7 +35,7 @@ struct ServeFlags {
   CommonFlags common;
   EngineFlags engine;
   ModelFlags model;
-  std::string model_path, served_model_name;
+  std::string model_path, served_model_name, synthetic;
   std::string host = "127.0.0.1";
   uint16_t port = 30000;
   std::string data_dir = "nostos-data";
@@ -89,7 +89,13 @@ CLI::Validator policy_name() {
 }
 
 void add_flags(CLI::App& command, ServeFlags& flags) {
-  command.add_option("--model-path", flags.model_path, model_path_help("the small model that comes with nostos"));
+  auto* model =
+      command.add_option("--model-path", flags.model_path, model_path_help("the small model that comes with nostos"));
+  command
+      .add_option(
+          "--synthetic", flags.synthetic,
+          "serve random weights for the configs of this folder, or of a name as bench has them: to measure loads")
+      ->excludes(model);
   command
       .add_option("--served-model-name", flags.served_model_name,
                   "what the model is called in lists and pictures (the last part of its path or name)")
@@ -236,7 +242,8 @@ std::shared_ptr<server::LoraFolder> lora_folder(const ServeFlags& flags, const E
 server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& options, const Engine& engine) {
   server::LoadedModel model;
   const std::string& transformer = flags.model.parts.transformer;
-  const ModelLabel label = model_label(transformer.empty() ? flags.model_path : transformer);
+  const std::string& named = flags.synthetic.empty() ? flags.model_path : flags.synthetic;
+  const ModelLabel label = model_label(transformer.empty() ? named : transformer);
   const std::string& served = flags.served_model_name;
   model.name = served.empty() ? label.shown : served;
   model.full_name = served.empty() ? label.full : served;
@@ -316,7 +323,9 @@ void serve(const ServeFlags& flags, const Processes& processes) {
   options.lanes = !flags.policy.empty();
   if (options.lanes) use_all_gpus(flags.engine, processes, options);
   options.kept_caption_bytes = kKeptCaptionBytes;
-  options.model = model_files(flags.model.named(flags.model_path), flags.model.parts);
+  options.synthetic = !flags.synthetic.empty();
+  options.model = options.synthetic ? synthetic_model(flags.synthetic)
+                                    : model_files(flags.model.named(flags.model_path), flags.model.parts);
   options.variant = flags.model.variant;
   Engine engine(options, processes.communicator());
   processes.require_same_precision(engine.precision_name());
