@@ -2,8 +2,8 @@
 # Installs what is missing, builds everything and runs the tests; the last thing printed is ctest's summary.
 #   scripts/test.sh          all tests but those labelled `long`
 #   scripts/test.sh --long   also the long ones, every fuzz target for 60 seconds, the suite under ASan and UBSan, the
-#                            thread ranks and the server under ThreadSanitizer, the packages on a bare Debian 12, the Python
-#                            wheels, and the CUDA kernels compiled for every GPU generation
+#                            thread ranks and the server under ThreadSanitizer, the packages on a bare Debian 12, Slurm, the
+#                            Python wheels, and the CUDA kernels compiled for every GPU generation
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case "${1-}" in
@@ -52,6 +52,7 @@ ctest --preset cpu-asan --parallel "$(nproc)"
 build_preset cpu-tsan parallel_communicator_test nn_test ranks_test lanes_test models_test pipeline_test server_test nostos
 ctest --preset cpu-tsan --parallel "$(nproc)"
 scripts/package_test.sh || [ $? -eq 77 ]
+scripts/slurm_test.sh || [ $? -eq 77 ]
 build_preset cpu
 scripts/build_wheels.sh
 ctest --preset cpu --parallel "$(nproc)"

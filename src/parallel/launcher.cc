@@ -25,8 +25,13 @@ std::optional<Launcher> find_launcher(const std::function<const char*(const char
     return Launcher{"mpirun", parse_world("OMPI_COMM_WORLD_SIZE", world)};
   // Slurm sets SLURM_NTASKS in a batch script too; only srun's tasks know their step's number of tasks and a PMI rank.
   const char* tasks = variable("SLURM_STEP_NUM_TASKS");
-  if (tasks != nullptr && variable("SLURM_STEP_ID") != nullptr)
-    return Launcher{"srun", parse_world("SLURM_STEP_NUM_TASKS", tasks)};
+  if (tasks != nullptr && variable("SLURM_STEP_ID") != nullptr) {
+    const Launcher srun{"srun", parse_world("SLURM_STEP_NUM_TASKS", tasks)};
+    const bool speaks = variable("PMIX_RANK") != nullptr || variable("PMI_RANK") != nullptr;
+    require(speaks || srun.world == 1, ErrorKind::invalid_input,
+            "srun started {} ranks that cannot find each other: start them with srun --mpi=pmix", srun.world);
+    return speaks ? std::optional(srun) : std::nullopt;
+  }
   if (variable("PMIX_RANK") != nullptr) return Launcher{"a PMIx launcher", 0};
   return std::nullopt;
 }

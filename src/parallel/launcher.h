@@ -18,7 +18,7 @@ struct Launcher {
 
 /// \param variable looks up an environment variable and returns null if it is unset.
 /// \return the launcher of this process, if any: Open MPI's mpirun, srun (a batch script is no rank), or any PMIx one.
-/// \throws Error invalid_input if the number of ranks is none.
+/// \throws Error invalid_input if the number of ranks is none, or srun gave several nothing to find each other by.
 std::optional<Launcher> find_launcher(const std::function<const char*(const char*)>& variable = ::getenv);
 
 }  // namespace nostos

@@ -286,6 +286,8 @@ void run_mpi_rank(const std::function<void(Communicator&)>& body, const std::fun
   try {
     body(comm);
     comm.barrier();  // no rank leaves before all have succeeded
+    comm.control().stop_watching();
+    comm.barrier();  // nor while another watches it, for started by srun MPI_Finalize waits for nobody
     comm.control().close();
   } catch (...) {
     end_run(comm, std::current_exception(), report_once);

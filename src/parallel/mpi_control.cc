@@ -55,7 +55,7 @@ ControlChannel::ControlChannel(int rank, int world, std::function<void(int peer)
 }
 
 void ControlChannel::close() {
-  watch_.stop();
+  stop_watching();
   MPI_Cancel(&incoming_request_);
   MPI_Wait(&incoming_request_, MPI_STATUS_IGNORE);
 }

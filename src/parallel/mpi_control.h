@@ -34,6 +34,8 @@ class ControlChannel {
   ControlChannel(const ControlChannel&) = delete;
   ControlChannel& operator=(const ControlChannel&) = delete;
 
+  /// From here on peers may end.
+  void stop_watching() { watch_.stop(); }
   /// Stops listening and watching; before MPI_Finalize.
   void close();
 

@@ -35,12 +35,24 @@ TEST(Launcher, IsKnownByItsVariables) {
   EXPECT_EQ(find({}), std::nullopt);
   EXPECT_EQ(find({{"OMPI_COMM_WORLD_SIZE", "3"}, {"PMIX_RANK", "0"}}), (Launcher{"mpirun", 3}));
   EXPECT_EQ(find({{"OMPI_COMM_WORLD_SIZE", "1"}}), (Launcher{"mpirun", 1}));
-  EXPECT_EQ(find({{"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "16"}}), (Launcher{"srun", 16}));
+  for (const char* rank : {"PMIX_RANK", "PMI_RANK"})
+    EXPECT_EQ(find({{"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "16"}, {rank, "3"}}), (Launcher{"srun", 16}));
   EXPECT_EQ(find({{"PMIX_RANK", "4"}}), (Launcher{"a PMIx launcher", 0}));
 }
 
 TEST(Launcher, ABatchScriptIsNoRank) {
   EXPECT_EQ(find({{"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "16"}, {"SLURM_PROCID", "0"}}), std::nullopt);
+}
+
+TEST(Launcher, RanksOfSrunThatCannotFindEachOtherAreAnError) {
+  EXPECT_EQ(find({{"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "1"}}), std::nullopt);
+  try {
+    find({{"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "2"}});
+    ADD_FAILURE() << "took ranks without PMIx";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_input);
+    EXPECT_NE(std::string(error.what()).find("--mpi=pmix"), std::string::npos);
+  }
 }
 
 TEST(Launcher, ANumberOfRanksThatIsNoneIsAnError) {
