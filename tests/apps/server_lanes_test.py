@@ -17,7 +17,9 @@ from server_case import ServerTest, check_png, run_tests
 from server_process import BINARY, Server
 
 SIZES = ((64, 64), (96, 160), (160, 96), (80, 208), (65, 127), (128, 128), (208, 80))  # width, height
-DEALT = ("--device", "cpu", "--num-gpus", "4", "--policy")
+# On a GPU that several ranks share: "--device cuda --allow-shared-gpu".
+DEVICE = tuple(os.environ.get("NOSTOS_DEVICE_FLAGS", "--device cpu").split())
+DEALT = (*DEVICE, "--num-gpus", "4", "--policy")
 
 
 def orders(count: int, seed: int) -> list[dict]:
@@ -68,7 +70,7 @@ class Bytes(unittest.TestCase):
     def test_every_policy_draws_the_bytes_of_one_rank(self):
         seed = int(os.environ.get("NOSTOS_SEED", random.randrange(10**6)))
         bodies = orders(int(os.environ.get("NOSTOS_ORDERS", "24")), seed)
-        alone, _ = self.draw_all(bodies, "--device", "cpu", "--num-gpus", "1")
+        alone, _ = self.draw_all(bodies, *DEVICE, "--num-gpus", "1")
         for policy in ("latency", "throughput", "auto"):
             with self.subTest(policy=policy, NOSTOS_SEED=seed):
                 drawn, seen = self.draw_all(bodies, *DEALT, policy)
@@ -111,7 +113,7 @@ class Shutdown(unittest.TestCase):
                 server.process.send_signal(signal.SIGTERM)
                 self.assertEqual(server.process.wait(60), 0, "".join(server.log[-20:]))
                 server.__exit__()
-            with Server("--device", "cpu", data_dir=folder) as server:
+            with Server(*DEVICE, "--num-gpus", "1", data_dir=folder) as server:
                 drawn = [pictures(server, job) for job in ids]
                 again = [pictures(server, server.post("/v1/jobs", body).json()["id"]) for body in bodies]
         self.assertEqual(drawn, again)
