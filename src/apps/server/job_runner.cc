@@ -85,22 +85,20 @@ JobRunner::JobRunner(JobStore& store, Metrics& metrics, JobBoard& board,
 void JobRunner::run(const EngineCalls& engine) {
   board_.open(engine);
   std::vector<std::future<void>> threads;
-  for (int i = 1; i < engine.places; ++i)
-    threads.push_back(std::async(std::launch::async, [&] { draw_lanes(engine); }));
-  std::promise<void> own;
-  threads.push_back(own.get_future());
-  try {
-    draw_lanes(engine);
-    own.set_value();
-  } catch (...) {
-    own.set_exception(std::current_exception());
-  }
   std::exception_ptr failure;
+  try {
+    for (int i = 1; i < engine.places; ++i)
+      threads.push_back(std::async(std::launch::async, [&] { draw_lanes(engine); }));
+    draw_lanes(engine);
+  } catch (...) {
+    failure = std::current_exception();
+    board_.give_up();
+  }
   for (std::future<void>& thread : threads) {
     try {
       thread.get();
     } catch (...) {
-      failure = std::current_exception();
+      if (!failure) failure = std::current_exception();
     }
   }
   if (!failure) return;
