@@ -33,15 +33,23 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
-# install_python_packages: puts the packages that tests use where their Python finds them: OpenAI's client, the hub's, and what the Python
-# package is built and used with.
+# install_python_packages: puts the packages that tests use where their Python finds them: OpenAI's client, the hub's, what the Python package
+# is built and used with, and what checks the OpenAPI document.
 install_python_packages() {
   local folder=$PWD/build/python package
-  for package in openai=openai==3.57.0 huggingface_hub=huggingface_hub==2.4.0 nanobind=nanobind==3.1.0 numpy=numpy PIL=pillow; do
+  for package in openai=openai==3.57.0 huggingface_hub=huggingface_hub==2.4.0 nanobind=nanobind==3.1.0 numpy=numpy PIL=pillow \
+    jsonschema=jsonschema==4.26.0; do
     [ -d "$folder/${package%%=*}" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" "${package#*=}" ||
       echo "Skipped: the tests with ${package#*=}, which pip could not install"
   done
   export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}
+}
+
+# install_schemathesis: the same of schemathesis, which makes requests of the OpenAPI document.
+install_schemathesis() {
+  local folder=$PWD/build/python
+  [ -d "$folder/schemathesis" ] || python3 -m pip install -q --root-user-action=ignore --target "$folder" schemathesis==4.32.5 ||
+    echo "Skipped: the test with schemathesis, which pip could not install"
 }
 
 # has_cuda_toolkit: whether the CUDA backend can be compiled here, with cuDNN.

@@ -36,6 +36,7 @@ fi
 if has_cuda_toolkit; then
   build_preset cuda-all nostos_ops nostos_parallel
 fi
+install_schemathesis
 install_packages clang libclang-rt-14-dev libomp-dev chromium chromium-driver python3-selenium python3-venv
 build_preset fuzz
 for target in build/fuzz/fuzz/fuzz_*; do

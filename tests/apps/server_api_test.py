@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import unittest
+import zlib
 from pathlib import Path
 
 from server_case import ServerTest, check_png, run_tests
@@ -433,6 +434,15 @@ class A1111(ServerTest):
             answer = self.server.post(f"/sdapi/v1/{path}", {})
             self.assertEqual((answer.status, answer.json()), (200, None), path)
 
+    def test_png_info_of_a_large_picture(self):
+        picture, info = self.draw()
+        self.assertLess(len(picture), 1 << 20)
+        ihdr_end = 8 + 25
+        padding = b"noTE" + bytes(2 << 20)  # a chunk that readers skip
+        large = picture[:ihdr_end] + struct.pack(">I", 2 << 20) + padding + struct.pack(">I", zlib.crc32(padding)) + picture[ihdr_end:]
+        answer = self.server.post("/sdapi/v1/png-info", {"image": base64.b64encode(large).decode()})
+        self.assertEqual((answer.status, answer.json()["info"]), (200, info["infotexts"][0]))
+
     def test_png_info(self):
         picture, info = self.draw(seed=2**64 - 1)
         for image in (base64.b64encode(picture).decode(), "data:image/png;base64," + base64.b64encode(picture).decode()):
@@ -507,9 +517,10 @@ class Names(ServerTest):
         super().setUpClass()
 
     def test_it_is_known_by_its_short_and_full_name(self):
-        model = self.server.get("/v1/models").json()["data"][0]
-        self.assertEqual(model["id"], "Z-Mini.v1")
-        for name in ("Z-Mini.v1", "Some-Org/Z-Mini.v1", "Some-Org%2FZ-Mini.v1"):
+        models = self.server.get("/v1/models").json()["data"]
+        self.assertEqual([model["id"] for model in models], ["Z-Mini.v1", "Some-Org/Z-Mini.v1"])
+        self.assertEqual({**models[1], "id": "Z-Mini.v1"}, models[0])
+        for name, model in (("Z-Mini.v1", models[0]), ("Some-Org/Z-Mini.v1", models[1]), ("Some-Org%2FZ-Mini.v1", models[1])):
             self.assertEqual(self.server.get(f"/v1/models/{name}").json(), model)
         for name in ("Z-Mini.v1", "Some-Org/Z-Mini.v1"):
             self.assertEqual(self.server.post("/sdapi/v1/options", {"sd_model_checkpoint": name}).status, 200)

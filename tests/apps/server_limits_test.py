@@ -15,6 +15,9 @@ from server_case import ServerTest, run_tests
 from server_process import ENDLESS, SMALL, Server, basic, status_of
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
 class Operation(ServerTest):
     def test_made_up_clients_have_no_turns(self):
         blocker = self.server.submit(**ENDLESS)
@@ -25,7 +28,7 @@ class Operation(ServerTest):
         self.server.request("DELETE", f"/v1/jobs/{blocker}")
 
     def test_the_page_runs_nothing_from_elsewhere_or_inline(self):
-        policy = self.server.get("/").headers["content-security-policy"]
+        policy = self.server.get("/", **BROWSER).headers["content-security-policy"]
         self.assertIn("default-src 'self'", policy)
         self.assertNotIn("unsafe", policy)
 
@@ -36,10 +39,14 @@ class Operation(ServerTest):
         self.assertRegex(text, r'nostos_jobs_total\{status="completed"\} [1-9]')
         self.assertRegex(text, r'nostos_stage_seconds_bucket\{stage="denoise",le="\+Inf"\} [1-9]')
         self.assertRegex(text, r"process_resident_memory_bytes [1-9]")
-        page = self.server.get("/")
+        page = self.server.get("/", **BROWSER)
         self.assertEqual(page.status, 200)
         self.assertIn("text/html", page.headers["content-type"])
-        self.assertEqual(self.server.get("/", If_None_Match=page.headers["etag"]).status, 304)
+        for accept in ("*/*", "application/json", ""):
+            program = self.server.get("/", Accept=accept)
+            self.assertEqual((program.json(), program.headers["vary"]), ({"model": "nostos-mini", "upscaler": None}, "Accept"), accept)
+        self.assertEqual(page.headers["vary"], "Accept")
+        self.assertEqual(self.server.get("/", **BROWSER, If_None_Match=page.headers["etag"]).status, 304)
 
     def test_request_ids_are_echoed_and_logged(self):
         self.assertEqual(self.server.get("/v1/jobs", X_Request_Id="my-id.1").headers["x-request-id"], "my-id.1")
@@ -81,8 +88,8 @@ class Operation(ServerTest):
         for same in ("*", f'"other", W/{tag}'):
             self.assertEqual(self.server.get(url, If_None_Match=same).status, 304)
         self.assertEqual(self.server.get(url, If_Match='"other"').status, 412)
-        page = self.server.get("/")
-        self.assertEqual(self.server.get("/", If_None_Match=f'"x", W/{page.headers["etag"]}').status, 304)
+        page = self.server.get("/", **BROWSER)
+        self.assertEqual(self.server.get("/", **BROWSER, If_None_Match=f'"x", W/{page.headers["etag"]}').status, 304)
 
     def test_a_name_that_leads_here_is_refused_without_a_key(self):
         job = self.server.wait_for(self.server.submit())
@@ -109,7 +116,7 @@ class Keys(unittest.TestCase):
             file.write("  s3cret-key\n")
             file.flush()
             with Server("--api-key-file", file.name, "--host", "0.0.0.0") as server:
-                for path in ("/", "/health/live", "/health/ready"):
+                for path in ("/", "/openapi.json", "/health/live", "/health/ready", "/internal/ping"):
                     self.assertEqual(server.get(path).status, 200)
                 for path in ("/v1/jobs", "/metrics", "/sdapi/v1/progress", "/nowhere"):
                     answer = server.get(path)

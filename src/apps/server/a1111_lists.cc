@@ -82,6 +82,17 @@ void a1111_memory(const Call& call) {
         {{"ram", {{"free", total - used}, {"used", used}, {"total", total}}}, {"cuda", {{"error", "unavailable"}}}});
 }
 
+/// Gradio's, which some clients take for a sign that there is a server.
+void a1111_queue_status(const Call& call) {
+  reply(call, {{"msg", "estimation"},
+               {"rank", nullptr},
+               {"queue_size", call.state.jobs.waiting()},
+               {"rank_eta", nullptr},
+               {"queue_eta", nullptr}});
+}
+
+void a1111_ping(const Call& call) { reply(call, ordered_json::object()); }
+
 void a1111_nothing_done(const Call& call) { reply(call, nullptr); }
 
 void a1111_skip(const Call& call) {

@@ -11,9 +11,10 @@ namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json model_json(const LoadedModel& model) {
+/// \param name one of the model's
+ordered_json model_json(const LoadedModel& model, const std::string& name) {
   const ModelLimits& limits = model.limits.model;
-  return {{"id", model.name},
+  return {{"id", name},
           {"object", "model"},
           {"created", 0},
           {"owned_by", "nostos"},
@@ -197,15 +198,17 @@ void openai_edit(const Call& call) {
 }
 
 void list_models(const Call& call) {
-  call.responder->reply(
-      json_response(200, {{"object", "list"}, {"data", ordered_json::array({model_json(*call.state.model())})}}));
+  const auto model = call.state.model();
+  ordered_json data = ordered_json::array({model_json(*model, model->name)});
+  if (model->full_name != model->name) data.push_back(model_json(*model, model->full_name));
+  call.responder->reply(json_response(200, {{"object", "list"}, {"data", std::move(data)}}));
 }
 
 void get_model(const Call& call) {
   const auto model = call.state.model();
   if (!model->is_called(call.id))
     throw ApiError(404, "not_found_error", "no such model; this server has " + model->name, "model", "model_not_found");
-  call.responder->reply(json_response(200, model_json(*model)));
+  call.responder->reply(json_response(200, model_json(*model, call.id)));
 }
 
 }  // namespace nostos::server

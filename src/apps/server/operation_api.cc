@@ -35,16 +35,26 @@ std::optional<uint64_t> known(uint64_t free_bytes) {
 }
 
 std::string_view content_type(std::string_view file) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 5> kTypes{
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kTypes{
       {{".html", "text/html; charset=utf-8"},
        {".js", "text/javascript; charset=utf-8"},
        {".css", "text/css; charset=utf-8"},
        {".svg", "image/svg+xml"},
+       {".json", "application/json"},
        {".png", "image/png"}}};
   for (const auto& [extension, type] : kTypes) {
     if (file.ends_with(extension)) return type;
   }
   return "application/octet-stream";
+}
+
+/// Answers programs that ask "/" what draws here, as Draw Things does.
+void reply_program(const Call& call) {
+  const auto model = call.state.model_if_ready();
+  HttpResponse response =
+      json_response(200, {{"model", model ? ordered_json(model->name) : ordered_json()}, {"upscaler", nullptr}});
+  response.headers.emplace_back("Vary", "Accept");
+  call.responder->reply(std::move(response));
 }
 
 }  // namespace
@@ -107,6 +117,9 @@ void get_storage(const Call& call) {
 }
 
 void get_page(const Call& call) {
+  // Browsers name text/html; programs ask for JSON, or for anything.
+  if (call.request.path == "/" && call.request.header("accept").find("text/html") == std::string_view::npos)
+    return reply_program(call);
   const std::string file = call.request.path == "/" ? "index.html" : call.request.path.substr(1);
   const auto contents = web_file(file);
   if (!contents) throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
@@ -114,6 +127,7 @@ void get_page(const Call& call) {
   HttpResponse response{.content_type = std::string(content_type(file)),
                         .headers = {{"ETag", tag},
                                     {"Cache-Control", "no-cache"},
+                                    {"Vary", "Accept"},
                                     {"X-Content-Type-Options", "nosniff"},
                                     {"Referrer-Policy", "no-referrer"},
                                     {"Content-Security-Policy",

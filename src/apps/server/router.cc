@@ -33,11 +33,20 @@ struct Route {
   std::string_view method, pattern;
   void (*handler)(const Call& call);  ///< null for what is known elsewhere, and not here
   unsigned traits = 0;
+  std::string_view instead{};  ///< without a handler: what serves in its place
 
   bool has(Trait trait) const { return (traits & trait) != 0; }
 };
 
 constexpr std::string_view kModelPattern = "/v1/models/{id}";
+constexpr std::string_view kEditInstead =
+    "to have a picture drawn anew or edited by a prompt, POST it to /v1/images/edits as a form, or to /v1/jobs as "
+    "`image`";
+constexpr std::string_view kDrawInstead =
+    "pictures are neither enlarged nor restored here; to have one drawn anew in another size, POST it to "
+    "/sdapi/v1/img2img with width, height and denoising_strength";
+constexpr std::string_view kPngInfoInstead =
+    "pictures are not described here; POST a PNG to /sdapi/v1/png-info to read the prompt that it was drawn with";
 
 constexpr std::array kRoutes{
     Route{"POST", "/v1/jobs", post_job, kTakesPictures | kTakesLoras},
@@ -50,7 +59,7 @@ constexpr std::array kRoutes{
     Route{"GET", "/v1/storage", get_storage},
     Route{"GET", "/v1/loras", list_loras},
     Route{"POST", "/v1/images/edits", openai_edit, kTakesPictures | kReadsPictures | kTakesLoras},
-    Route{"POST", "/v1/images/variations", nullptr},
+    Route{"POST", "/v1/images/variations", nullptr, 0, kEditInstead},
     Route{"GET", "/v1/models", list_models},
     Route{"GET", kModelPattern, get_model},
     Route{"POST", "/sdapi/v1/txt2img", a1111_txt2img, kTakesPictures | kTakesLoras},
@@ -80,7 +89,13 @@ constexpr std::array kRoutes{
     Route{"POST", "/sdapi/v1/refresh-checkpoints", a1111_nothing_done},
     Route{"POST", "/sdapi/v1/refresh-vae", a1111_nothing_done},
     Route{"POST", "/sdapi/v1/refresh-loras", a1111_nothing_done},
-    Route{"POST", "/sdapi/v1/png-info", a1111_png_info, kReadsPictures},
+    Route{"POST", "/sdapi/v1/png-info", a1111_png_info, kTakesPictures | kReadsPictures},
+    Route{"POST", "/sdapi/v1/extra-single-image", nullptr, 0, kDrawInstead},
+    Route{"POST", "/sdapi/v1/extra-batch-images", nullptr, 0, kDrawInstead},
+    Route{"POST", "/sdapi/v1/interrogate", nullptr, 0, kPngInfoInstead},
+    Route{"GET", "/sdapi/v1/system-info/status", a1111_queue_status},
+    Route{"GET", "/queue/status", a1111_queue_status},
+    Route{"GET", "/internal/ping", a1111_ping, kIsOpen},
     Route{"GET", "/health/live", health_live, kIsOpen},
     Route{"GET", "/health/ready", health_ready, kIsOpen},
     Route{"GET", "/metrics", get_metrics},
@@ -133,13 +148,11 @@ Found find_route(const HttpRequest& request) {
   return found;
 }
 
-/// \return what serves in the place of a path of others' APIs that is not served.
-ApiError not_served(const std::string& path) {
+/// \return the refusal of a route that others' APIs have, and this one has not.
+ApiError not_served(const Route& route) {
   return {501,
           "invalid_request_error",
-          fmt::format("{} is not served here: to have a picture drawn anew or edited by a prompt, POST it to "
-                      "/v1/images/edits as a form, or to /v1/jobs as `image`",
-                      path),
+          fmt::format("{} is not served here: {}", route.pattern, route.instead),
           {},
           "unsupported"};
 }
@@ -156,7 +169,7 @@ const Route* admit(const ServerState& state, const HttpRequest& request, const F
     throw ApiError(404, "not_found_error", "no such path; docs/api.md lists those that are known");
   if (request.method == "OPTIONS") return nullptr;
   if (found.route == nullptr) throw method_not_allowed(found.methods);
-  if (found.route->handler == nullptr) throw not_served(request.path);
+  if (found.route->handler == nullptr) throw not_served(*found.route);
   const std::string coding(request.header("content-encoding"));
   if (!coding.empty() && coding != "identity")
     throw ApiError(415, "invalid_request_error", "bodies are read without Content-Encoding alone, not as " + coding,
@@ -276,6 +289,12 @@ size_t body_limit(const ServerState& state, const HttpRequest& request, size_t u
   } catch (const std::exception&) {
     return usual;  // it is refused, whatever its body says
   }
+}
+
+std::vector<RouteName> route_names() {
+  std::vector<RouteName> names{{kPage.method, kPage.pattern}};
+  for (const Route& route : kRoutes) names.push_back({route.method, route.pattern});
+  return names;
 }
 
 std::string_view route_pattern(const HttpRequest& request) {

@@ -1,6 +1,9 @@
 // Owns which handler answers which path, and the shape of refusals.
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "apps/server/http.h"
 #include "apps/server/state.h"
 
@@ -13,6 +16,12 @@ void route(ServerState& state, HttpRequest&& request, const ResponderPtr& respon
 /// \return how many bytes the body of a request may have: more than `usual` where it may hold pictures that the model
 /// takes, of a client that is let in. Never throws. \param request its head
 size_t body_limit(const ServerState& state, const HttpRequest& request, size_t usual);
+
+struct RouteName {
+  std::string_view method, pattern;
+};
+/// \return every route that there is, those that are refused, too; of the page's files "/" alone.
+std::vector<RouteName> route_names();
 
 /// \return the pattern that the request's path matches, e.g. "/v1/jobs/{id}": one of a few, for metrics.
 std::string_view route_pattern(const HttpRequest& request);

@@ -109,6 +109,8 @@ void a1111_memory(const Call& call);
 void a1111_nothing_done(const Call& call);
 void a1111_skip(const Call& call);
 void a1111_png_info(const Call& call);
+void a1111_queue_status(const Call& call);
+void a1111_ping(const Call& call);
 
 void health_live(const Call& call);
 void health_ready(const Call& call);
