@@ -180,6 +180,10 @@ class Package(unittest.TestCase):
         for name in ("lion.png", "lion_rotated.png", "night.jpg", "half.webp"):
             self.assertGreater((self.folder / name).stat().st_size, 0)
 
+    def test_comfyui_draws_with_it(self):
+        test = ROOT / "tests/integrations/comfyui_test.py"
+        run(sys.executable, test, "InProcess", env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+
 
 def test_wheels() -> int:
     wheels = sorted((ROOT / "build/wheels").glob("nostos-*manylinux*.whl"))
