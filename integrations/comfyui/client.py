@@ -160,4 +160,5 @@ def _refusal(status: int, body: bytes) -> str:
     if status == 401:
         return f"{message}. The key is that of NOSTOS_API_KEY or NOSTOS_API_KEY_FILE, and goes to the server of NOSTOS_URL alone"
     ours = {theirs: name for name, theirs in SERVER_NAMES.items()}
-    return f"{ours.get(field, field)}: {message}" if field else message
+    field = ours.get(field, field)
+    return message if field in message else f"{field}: {message}"

@@ -4,12 +4,14 @@ Usage: NOSTOS_BINARY=build/cpu/bin/nostos comfyui_test.py [Contract] [Conversion
 pillow, and for InProcess the package nostos: tests/api/python_test.py runs that.
 """
 
+import contextlib
 import http.server
 import importlib.util
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -44,6 +46,7 @@ WORKFLOW = json.loads((PACK / "api_workflows/text_to_image.json").read_text())
 
 DATA = ROOT / "tests/data"
 MODEL = DATA / "tiny/varied"
+EDITOR = DATA / "klein_tiny/distilled"
 LORA = DATA / "adapters/zimage/kohya.safetensors"
 KEY = "the-key-of-the-test"
 SMALL = {"prompt": "a boat", "width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 0, "seed": 7}
@@ -51,12 +54,12 @@ SMALL = {"prompt": "a boat", "width": 64, "height": 64, "num_inference_steps": 2
 ENDLESS = {**SMALL, "width": 192, "height": 192, "num_inference_steps": 1000, "num_outputs": 10}
 
 
-def generated(*flags: str | Path, **fields) -> np.ndarray:
+def generated(*flags: str | Path, model: Path = MODEL, **fields) -> np.ndarray:
     """Returns the pixels that `nostos generate` writes."""
     with tempfile.TemporaryDirectory() as folder:
         named = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         file = Path(folder) / "image.png"
-        subprocess.run([BINARY, "generate", "--model-path", MODEL, *named, *flags, "--output", file], check=True, capture_output=True)
+        subprocess.run([BINARY, "generate", "--model-path", model, *named, *flags, "--output", file], check=True, capture_output=True)
         return np.asarray(Image.open(file).convert("RGB"))
 
 
@@ -122,6 +125,25 @@ class Contract(unittest.TestCase):
         self.assertEqual(source.request, {"prompt": "a boat", "seed": 0, "num_outputs": 1})
         draw(source, prompt="", guidance_scale=0.0)
         self.assertEqual((source.request["prompt"], source.request["guidance_scale"]), ("", 0.0))
+
+    def test_what_is_told_is_shown_in_its_order(self):
+        preview = Image.new("RGB", (8, 8))
+
+        def run(tell):
+            for event in (drawing.Step(1, 3), drawing.Preview(preview), drawing.Step(3, 3)):
+                tell(event)
+            return [some_image(8, 8)]
+
+        COMFY.begin()
+        self.assertEqual(len(drawing.watch(mock.Mock(run=run))), 1)
+        self.assertEqual(COMFY.progress, [(1, 3), (1, 3), (3, 3)])
+        self.assertEqual(COMFY.previews, [("JPEG", preview, drawing.PREVIEW_SIDE)])
+
+    def test_what_fails_is_not_cancelled(self):
+        failing = mock.Mock(run=mock.Mock(side_effect=LookupError("enough")))
+        with self.assertRaisesRegex(LookupError, "enough"):
+            drawing.watch(failing)
+        failing.cancel.assert_not_called()
 
     def test_without_the_package_the_pipeline_says_what_is_missing(self):
         with mock.patch.dict(sys.modules, {"nostos": None}), self.assertRaisesRegex(drawing.NostosError, "Nostos Server"):
@@ -201,11 +223,15 @@ class Draws:
         self.assertFalse((drawn == draw(self.nostos)[0]).all())
 
     def test_progress_and_previews_are_shown(self):
-        draw(self.nostos, num_inference_steps=4)
-        self.assertEqual(COMFY.progress[-1], (4, 4))
+        # What takes milliseconds may be drawn before anything is told of it.
+        COMFY.begin()
+        COMFY.on_progress = lambda: COMFY.previews and COMFY.progress[-1][0] > 1 and COMFY.interrupt()
+        with self.assertRaises(InterruptProcessingException):
+            draw_on(self.nostos, **ENDLESS)
         self.assertEqual(COMFY.progress, sorted(COMFY.progress))
+        self.assertEqual({total for _, total in COMFY.progress}, {10_000})
         kind, preview, side = COMFY.previews[0]
-        self.assertEqual((kind, side, preview.size, preview.mode), ("JPEG", 512, (16, 16), "RGB"))
+        self.assertEqual((kind, side, preview.size, preview.mode), ("JPEG", 512, (48, 48), "RGB"))
 
     def test_refusals_name_the_input(self):
         for fields, words in (({"width": -64}, "width"), ({"num_inference_steps": -1}, "num_inference_steps"),
@@ -275,9 +301,9 @@ class OnServer(Draws, ServerTest):
         with self.assertRaisesRegex(drawing.NostosError, "cancelled on the nostos server"):
             draw_on(self.nostos, **ENDLESS)
 
-    def test_refusals_begin_with_the_inputs_name(self):
+    def test_refusals_have_the_inputs_name(self):
         for fields, words in (({"num_outputs": 11}, "^num_outputs: "), ({"mask_image": tensor(some_image(64, 64)[..., 0])}, "^mask_image: "),
-                              ({"loras": [("kohyo", 1.0)]}, r"^loras\[0\]: .*kohya"), ({"width": -64}, "^width: ")):
+                              ({"loras": [("kohyo", 1.0)]}, r"^loras\[0\] .*kohya"), ({"width": -64}, "^width ")):
             with self.subTest(words=words), self.assertRaisesRegex(drawing.NostosError, words):
                 draw(self.nostos, **fields)
 
@@ -309,6 +335,17 @@ class Environment(unittest.TestCase):
             with self.assertRaisesRegex(drawing.NostosError, f"127.0.0.1:{server.port}"):
                 draw_on(node("NostosServer", url=f"http://127.0.0.1:{server.port}"), **ENDLESS)
 
+    def test_a_model_that_edits_looks_at_a_batch(self):
+        images, one = [some_image(64, 96), some_image(64, 96)[::-1]], {**SMALL, "width": 0, "height": 0}
+        with tempfile.TemporaryDirectory() as folder, Server("--model-path", str(EDITOR)) as server:
+            files = [Path(folder) / f"{number}.png" for number in range(2)]
+            for image, file in zip(images, files):
+                Image.fromarray(image).save(file)
+            fields = {name: SMALL[name] for name in ("prompt", "num_inference_steps", "guidance_scale", "seed")}
+            by_command = generated("--image", files[0], "--image", files[1], model=EDITOR, **fields)
+            drawn = draw(node("NostosServer", url=f"http://127.0.0.1:{server.port}"), image=tensor(*images), **one)[0]
+        self.assertTrue((drawn == by_command).all())
+
     def test_urls_and_keys_that_are_none(self):
         for url in ("localhost:30000", "ftp://host", "http://", "http://host:port", "http://host/?a=b", "http://me@host"):
             with self.subTest(url=url), self.assertRaisesRegex(drawing.NostosError, "^url: "):
@@ -319,26 +356,51 @@ class Environment(unittest.TestCase):
             self.assertNotIn("two", str(caught.exception))
 
     def test_the_key_goes_to_its_own_server_alone(self):
-        seen = []
-
-        class Stranger(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                seen.append((self.path, self.headers["Authorization"]))
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_error(502)
-
-            def log_message(self, *_):
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            url = f"http://127.0.0.1:{server.server_port}"
+        with stranger() as (url, seen):
             for own, path in (("http://127.0.0.1:1", ""), (url, "/behind/a/proxy")):
                 with mock.patch.dict(os.environ, {"NOSTOS_URL": own, "NOSTOS_API_KEY": KEY}):
                     with self.assertRaisesRegex(drawing.NostosError, "status 502"):
                         draw(node("NostosServer", url=url + path))
-            server.shutdown()
         self.assertEqual(seen, [("/v1/jobs", None), ("/behind/a/proxy/v1/jobs", f"Bearer {KEY}")])
+
+    def test_certificates_are_checked(self):
+        with tempfile.TemporaryDirectory() as folder:
+            key, certificate = Path(folder) / "key.pem", Path(folder) / "certificate.pem"
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                            "-days", "2", "-subj", "/CN=nostos", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+                           check=True, capture_output=True)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            with stranger(context) as (url, seen), mock.patch.dict(os.environ, {"NOSTOS_URL": url, "NOSTOS_API_KEY": KEY}):
+                with self.assertRaisesRegex(drawing.NostosError, f"{url} .*certificate"):
+                    draw(node("NostosServer", url=""))
+                self.assertEqual(seen, [])
+                with mock.patch.dict(os.environ, {"SSL_CERT_FILE": str(certificate)}), self.assertRaisesRegex(drawing.NostosError, "status 502"):
+                    draw(node("NostosServer", url=""))
+                self.assertEqual(seen, [("/v1/jobs", f"Bearer {KEY}")])
+
+
+@contextlib.contextmanager
+def stranger(context: ssl.SSLContext | None = None):
+    """Gives the url of a server that is none of nostos, and the path and the key of each request that it gets."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append((self.path, self.headers["Authorization"]))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(502)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.handle_error = lambda *_: None  # a client that goes away
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
 
 
 class InProcess(Draws, unittest.TestCase):
