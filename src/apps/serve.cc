@@ -51,6 +51,7 @@ struct ServeFlags {
   double shutdown_grace_s = 20;
   std::string lora_dir;
   std::string policy;
+  std::string client_defaults;
 };
 
 /// \return a check that refuses a size below zero, which CLI11 would take for an enormous one.
@@ -139,6 +140,11 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
                   "how GPUs are dealt to jobs, which are then drawn beside one another: latency, throughput or auto; "
                   "without it all of them draw one job after the other")
       ->check(policy_name());
+  command
+      .add_option("--client-defaults", flags.client_defaults,
+                  "keep: clients of OpenAI's and A1111's APIs get the steps and guidance that they ask for; clamp: no "
+                  "more than the model's own (clamp for a model whose own guidance is 0, else keep)")
+      ->check(CLI::IsMember({"keep", "clamp"}));
   command
       .add_option("--shutdown-grace", flags.shutdown_grace_s,
                   "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
@@ -238,6 +244,17 @@ std::shared_ptr<server::LoraFolder> lora_folder(const ServeFlags& flags, const E
   return std::make_shared<server::LoraFolder>(flags.lora_dir, read);
 }
 
+/// \return what becomes of settings that clients send for other models. \throws Error invalid_input
+server::ClientDefaults client_defaults(const ServeFlags& flags, const ModelLimits& limits, bool wants_guidance) {
+  using server::ClientDefaults;
+  if (flags.client_defaults.empty())
+    return wants_guidance ? ClientDefaults::keep : server::usual_client_defaults(limits);
+  if (flags.client_defaults == "keep") return ClientDefaults::keep;
+  require(!wants_guidance || guides(limits.guidance, limits.default_guidance_scale), ErrorKind::invalid_input,
+          "--client-defaults clamp would switch guidance off, which --cfg-parallel-degree 2 draws with: say keep");
+  return ClientDefaults::clamp;
+}
+
 /// \param options with which the engine was made
 server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& options, const Engine& engine) {
   server::LoadedModel model;
@@ -259,7 +276,8 @@ server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& o
                   .text_precision = flags.engine.text_precision,
                   .attention_precision = flags.engine.attention_precision,
                   .variant = flags.model.variant,
-                  .loras = lora_folder(flags, engine)};
+                  .loras = lora_folder(flags, engine),
+                  .client_defaults = client_defaults(flags, engine.limits(), options.parallelism.cfg > 1)};
   return model;
 }
 

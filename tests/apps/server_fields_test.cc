@@ -37,6 +37,46 @@ TEST(ServerFields, DefaultsAreTheModelsAndSeedsAreDrawn) {
   EXPECT_LT(first.record.request.seed, uint64_t{1} << 32);
 }
 
+/// \return the request in words that tests compare: steps and guidance, and what was changed to get there.
+std::pair<std::pair<int64_t, double>, std::vector<ChangedSetting>> settings_of(const DrawingOrder& order) {
+  const GenerationRequest& request = order.record.request;
+  return {{*request.num_inference_steps, *request.guidance_scale}, order.changes};
+}
+
+TEST(ServerFields, SettingsForOtherModelsAreClampedAndTold) {
+  using Settings = std::pair<int64_t, double>;
+  using Changes = std::vector<ChangedSetting>;
+  OrderLimits limits = kLimits;
+  limits.client_defaults = ClientDefaults::clamp;
+  const auto body = parse_body(R"({"prompt": "x", "num_inference_steps": 22, "guidance_scale": 7})");
+  const Changes openai{{"num_inference_steps", 22, 8}, {"guidance_scale", 7, 0}};
+  EXPECT_EQ(settings_of(parse_order(body, limits, false)), std::pair(Settings(8, 0), openai));
+  EXPECT_EQ(settings_of(parse_order(body, limits, true)), std::pair(Settings(22, 7), Changes())) << "jobs are kept";
+  EXPECT_EQ(settings_of(parse_order(body, kLimits, false)), std::pair(Settings(22, 7), Changes()));
+  const auto webui = parse_body(R"({"steps": 9, "cfg_scale": 4.5})");
+  EXPECT_EQ(settings_of(parse_a1111_order(webui, limits)),
+            std::pair(Settings(8, 0), Changes({{"steps", 9, 8}, {"cfg_scale", 4.5, 1}})));
+  const auto little = parse_body(R"({"steps": 4, "cfg_scale": 1})");
+  EXPECT_EQ(settings_of(parse_a1111_order(little, limits)), std::pair(Settings(4, 0), Changes()));
+  // Of a model with guidance, its own is the most; of one that has none, a scale changes nothing.
+  limits.model.default_guidance_scale = 3;
+  EXPECT_EQ(settings_of(parse_a1111_order(webui, limits)),
+            std::pair(Settings(8, 3), Changes({{"steps", 9, 8}, {"cfg_scale", 4.5, 4}})));
+  limits.model.guidance = GuidanceForm::none;
+  EXPECT_EQ(settings_of(parse_a1111_order(webui, limits)), std::pair(Settings(8, 4.5), Changes({{"steps", 9, 8}})));
+}
+
+TEST(ServerFields, ModelsWhoseOwnGuidanceIsOffClamp) {
+  const auto usual = [](GuidanceForm form, double scale) {
+    return usual_client_defaults({.default_guidance_scale = scale, .guidance = form});
+  };
+  EXPECT_EQ(usual(GuidanceForm::from_positive, 0), ClientDefaults::clamp);
+  EXPECT_EQ(usual(GuidanceForm::from_positive, 4), ClientDefaults::keep);
+  EXPECT_EQ(usual(GuidanceForm::from_negative, 1), ClientDefaults::clamp);
+  EXPECT_EQ(usual(GuidanceForm::from_negative, 4), ClientDefaults::keep);
+  EXPECT_EQ(usual(GuidanceForm::none, 4), ClientDefaults::clamp);
+}
+
 TEST(ServerFields, SizesInBothForms) {
   const DrawingOrder order = parse_order(parse_body(R"({"prompt": "x", "size": "640x480"})"), kLimits, true);
   EXPECT_EQ(*order.record.request.width, 640);

@@ -45,7 +45,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const OrderLimits limits{.model = {.control = nostos::ControlSupport::loaded},
                            .max_pixels = int64_t{1} << 22,
                            .model_path = {},
-                           .precision = "f32"};
+                           .precision = "f32",
+                           .client_defaults = ClientDefaults::clamp};
   // One line is the request's target, the rest its body.
   const size_t line = text.find('\n');
   HttpRequest request;
@@ -62,17 +63,26 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     nostos::check(std::holds_alternative<nostos::Noise>(drawn.start) && drawn.sigmas.empty(),
                   "no client names files or levels");
   };
+  const auto is_clamped = [&](const DrawingOrder& order) {
+    return *order.record.request.num_inference_steps <= limits.model.default_steps &&
+           *order.record.request.guidance_scale <= limits.model.default_guidance_scale;
+  };
   try {
     const nlohmann::json parsed = parse_body(body);
     for (const bool strict : {false, true}) {
       try {
-        within_limits(parse_order(parsed, limits, strict));
+        const DrawingOrder order = parse_order(parsed, limits, strict);
+        within_limits(order);
+        nostos::check(strict || is_clamped(order), "settings are no more than the model's own");
       } catch (const ApiError& error) {
         nostos::check(error.status == 400, "a bad field is a bad request");
       }
     }
-    within_limits(parse_a1111_order(parsed, limits));
-    within_limits(parse_a1111_image_order(parsed, limits));
+    for (const auto& parse : {parse_a1111_order, parse_a1111_image_order}) {
+      const DrawingOrder order = parse(parsed, limits);
+      within_limits(order);
+      nostos::check(is_clamped(order), "settings are no more than the model's own");
+    }
   } catch (const ApiError& error) {
     nostos::check(error.status == 400, "a bad body is a bad request");
   }

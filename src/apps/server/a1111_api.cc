@@ -74,8 +74,11 @@ void draw(const Call& call, const std::shared_ptr<const LoadedModel>& model, Dra
                   });
 }
 
-/// Has a body that is said back hold no picture that the drawing follows: it is kept as long as the job waits.
-void leave_out_control(const DrawingOrder& order, nlohmann::json& body) {
+/// Has a body that is said back say what is drawn, and hold no picture that the drawing follows: it is kept as long as
+/// the job waits.
+void say_what_is_drawn(const DrawingOrder& order, nlohmann::json& body) {
+  for (const auto& [field, asked, drawn] : order.changes)
+    body[field] = field == "steps" ? nlohmann::json(static_cast<int64_t>(drawn)) : nlohmann::json(drawn);
   if (order.control != nullptr) body["alwayson_scripts"] = nullptr;
 }
 
@@ -85,7 +88,7 @@ void a1111_txt2img(const Call& call) {
   const auto model = call.state.model();
   nlohmann::json body = parse_body(call.request.body);
   DrawingOrder order = parse_a1111_order(body, model->limits);
-  leave_out_control(order, body);
+  say_what_is_drawn(order, body);
   draw(call, model, std::move(order), body);
 }
 
@@ -100,7 +103,7 @@ void a1111_img2img(const Call& call) {
                  "include_init_images is true, but the body has {} bytes: with it, at most {}",
                  call.request.body.size(), kMaxSaidBack);
   if (!says_back) body["init_images"] = body["mask"] = nullptr;
-  leave_out_control(order, body);
+  say_what_is_drawn(order, body);
   draw(call, model, std::move(order), body);
 }
 

@@ -127,9 +127,12 @@ void read_size(const Fields& fields, int64_t max_side, GenerationRequest& reques
 }
 
 /// Has the model's own rules, and this server's, fill in and check the rest. \param guidance_field its name in the body
-DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char* guidance_field) {
+DrawingOrder resolved(DrawingOrder order, const OrderLimits& limits, const char* guidance_field,
+                      ClientDefaults client_defaults) {
   GenerationRequest& request = order.record.request;
-  request = resolve_or_refuse(request, limits.model).request;
+  AdaptedRequest adapted = adapt_settings(std::move(request), limits.model, client_defaults);
+  order.changes = std::move(adapted.changes);
+  request = resolve_or_refuse(adapted.request, limits.model).request;
   const int64_t width = *request.width, height = *request.height;
   if (width * height > limits.max_pixels)
     refuse_field("size", "out_of_range", "{}x{} is {} pixels; this server draws at most {}", width, height,
@@ -195,7 +198,8 @@ void read_image_use(const Fields& fields, bool has_mask, GenerationRequest& requ
 }
 
 /// \return the order in the fields that all bodies of one kind or another share.
-DrawingOrder order_of(const Fields& fields, SentPictures pictures, const OrderLimits& limits) {
+DrawingOrder order_of(const Fields& fields, SentPictures pictures, const OrderLimits& limits,
+                      ClientDefaults client_defaults) {
   DrawingOrder order;
   GenerationRequest& request = order.record.request;
   request.prompt = required_prompt(fields);
@@ -223,7 +227,14 @@ DrawingOrder order_of(const Fields& fields, SentPictures pictures, const OrderLi
   // Last, for these are what costs time.
   request.adapters = adapters_of(parse_loras(fields.json_value("loras")), limits);
   take_pictures(pictures, limits.model, order);
-  return resolved(std::move(order), limits, "guidance_scale");
+  return resolved(std::move(order), limits, "guidance_scale", client_defaults);
+}
+
+/// \return the same of an order in A1111's words.
+DrawingOrder a1111_resolved(DrawingOrder order, const OrderLimits& limits) {
+  DrawingOrder found = resolved(std::move(order), limits, "cfg_scale", limits.client_defaults);
+  for (ChangedSetting& change : found.changes) change = in_a1111_words(change, limits.model.guidance);
+  return found;
 }
 
 /// \return the order in a body of A1111's, without its pictures.
@@ -394,7 +405,7 @@ DrawingOrder parse_order(const json& body, const OrderLimits& limits, bool stric
   check_count(image.is_array() ? image.size() : image.is_null() ? 0 : 1, use, limits.model);
   SentPictures pictures{.images = uploads_of(image, limits.find_picture)};
   if (!mask.is_null()) pictures.mask = upload_of(mask, "mask", limits.find_picture);
-  return order_of(fields, std::move(pictures), limits);
+  return order_of(fields, std::move(pictures), limits, strict ? ClientDefaults::keep : limits.client_defaults);
 }
 
 FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits& limits) {
@@ -424,7 +435,8 @@ FormOrder parse_form_order(const std::vector<FormPart>& parts, const OrderLimits
   }
   if (pictures.images.empty())
     refuse_field("image", "missing", "image is missing: send the picture that is to be edited");
-  form.order = order_of(Fields(form.fields, Fields::Reading::lenient), std::move(pictures), limits);
+  form.order =
+      order_of(Fields(form.fields, Fields::Reading::lenient), std::move(pictures), limits, limits.client_defaults);
   return form;
 }
 
@@ -434,7 +446,7 @@ DrawingOrder parse_a1111_order(const json& body, const OrderLimits& limits) {
   SentPictures pictures;
   read_a1111_control(fields, limits, pictures, order.record.request);
   take_pictures(pictures, limits.model, order);
-  return resolved(std::move(order), limits, "cfg_scale");
+  return a1111_resolved(std::move(order), limits);
 }
 
 DrawingOrder parse_a1111_image_order(const json& body, const OrderLimits& limits) {
@@ -444,7 +456,7 @@ DrawingOrder parse_a1111_image_order(const json& body, const OrderLimits& limits
   read_a1111_control(fields, limits, pictures, order.record.request);
   try {
     take_pictures(pictures, limits.model, order);
-    return resolved(std::move(order), limits, "cfg_scale");
+    return a1111_resolved(std::move(order), limits);
   } catch (const ApiError& error) {
     const auto renamed = [](const std::string& text) {
       if (text.starts_with("image")) return "init_images" + text.substr(std::string_view("image").size());

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "apps/server/client_defaults.h"
 #include "apps/server/job.h"
 #include "apps/server/multipart.h"
 #include "apps/server/uploads.h"
@@ -32,6 +33,8 @@ struct OrderLimits {
   std::string variant{};                ///< of the weights, for the records
   std::shared_ptr<LoraFolder> loras{};  ///< those that clients may name; null: none
   PictureFinder find_picture{};         ///< of the server's pictures, which clients may name; null: none
+  /// Of clients of OpenAI's and A1111's APIs; jobs are drawn as they are asked for.
+  ClientDefaults client_defaults = ClientDefaults::keep;
 };
 
 /// \return the JSON object that `body` holds. \throws ApiError 400 if it is none, nested too deep, or no UTF-8.
@@ -67,7 +70,8 @@ class Fields {
   bool is_lenient_;
 };
 
-/// \return the order in a body of the jobs' and OpenAI's APIs. \param strict refuse unknown fields
+/// \return the order in a body of the jobs' and OpenAI's APIs.
+/// \param strict the body is of the jobs' API: refuse unknown fields, and draw what is asked for
 /// \throws ApiError 400 naming the field
 DrawingOrder parse_order(const nlohmann::json& body, const OrderLimits& limits, bool strict);
 

@@ -98,6 +98,7 @@ ordered_json progress_json(const JobProgress& progress, int64_t pictures) {
 ordered_json prompts_json(const Job& job) {
   const DrawingRecord& record = job.order.record;
   ordered_json warnings = ordered_json::array();
+  for (const ChangedSetting& change : job.order.changes) warnings.push_back(change_warning(change));
   for (const auto& some : {network_warnings(record.request), guidance_warnings(record.request, record.guidance),
                            control_warnings(record.request), cut_warnings(record.request, job.cut)})
     std::ranges::copy(some, std::back_inserter(warnings));

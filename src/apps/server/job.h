@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "apps/server/client_defaults.h"
 #include "io/image.h"
 #include "pipeline/generation.h"
 #include "pipeline/record.h"
@@ -38,6 +39,7 @@ struct DrawingOrder {
   std::vector<std::shared_ptr<const std::string>> references{};
   std::shared_ptr<const std::string> mask{};     ///< likewise, of the record's mask; null without one
   std::shared_ptr<const std::string> control{};  ///< likewise, of the record's control image
+  std::vector<ChangedSetting> changes{};         ///< of what was asked; not stored, for the record has what is drawn
 };
 
 struct JobImage {

@@ -224,15 +224,18 @@ void submit_attached(const Call& call, DrawingOrder order, std::function<void(co
   Job asked = new_job(call, std::move(order), true);
   // Not forgotten, however little may be kept, before its pictures are sent.
   const std::shared_ptr<void> held = state.store.hold(asked.id);
+  const std::vector<ChangedSetting> changes = asked.order.changes;
+  for (const ChangedSetting& change : changes) log_json(LogLevel::warning, change_warning(change), {{"job", asked.id}});
   const Job job = state.jobs.submit(std::move(asked));
-  const auto tell = [&state, held, id = job.id, path = call.request.path, out = call.responder, done = std::move(done),
-                     partial = std::move(partial)](const JobEvent& event) {
+  const auto tell = [&state, held, changes, id = job.id, path = call.request.path, out = call.responder,
+                     done = std::move(done), partial = std::move(partial)](const JobEvent& event) {
     if (event.name == "partial") partial(event.data);
     if (event.name != "done") return;
-    state.post([&state, held, id, path, done, out] {
+    state.post([&state, held, changes, id, path, done, out] {
       try {
-        const auto ended = state.store.find(id);
+        auto ended = state.store.find(id);
         require(ended.has_value(), ErrorKind::internal, "the job was forgotten before its pictures were sent");
+        ended->order.changes = changes;
         done(*ended);
       } catch (const std::exception& error) {
         // The client would wait for ever. Of a stream that has begun there is only the end left to say.

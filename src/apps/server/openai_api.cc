@@ -30,6 +30,7 @@ ordered_json model_json(const LoadedModel& model, const std::string& name) {
             {"max_sequence_length", limits.max_sequence_length},
             {"max_n", kMaxPictures},
             {"has_guidance", limits.guidance != GuidanceForm::none},
+            {"client_defaults", server::name(model.limits.client_defaults)},
             {"image_to_image", true},
             {"default_strength", limits.default_strength},
             {"default_mask_strength", limits.default_mask_strength},
