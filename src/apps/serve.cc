@@ -8,13 +8,13 @@
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <utility>
 
 #include "api/model_places.h"
 #include "apps/cli/flags.h"
 #include "apps/cli/gpu_choice.h"
 #include "apps/cli/ranks.h"
+#include "apps/dealt_ranks.h"
 #include "apps/server/access.h"
 #include "apps/server/json_log.h"
 #include "apps/server/lora_folder.h"
@@ -89,6 +89,28 @@ CLI::Validator policy_name() {
   return {check, ""};
 }
 
+void add_limit_flags(CLI::App& command, ServeFlags& flags) {
+  command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
+      ->transform(whole_number<int64_t>(1, 10'000));
+  command.add_option("--keep-days", flags.keep_days, "days after which ended jobs are forgotten; 0: never (0)")
+      ->check(number_in(0, 1e6));
+  command
+      .add_option("--keep-pictures", flags.keep_pictures,
+                  "pictures beyond which the oldest jobs are forgotten; 0: no limit (100000)")
+      ->transform(whole_number<int64_t>(0, int64_t{1} << 40));
+  command
+      .add_option("--keep-bytes", flags.keep_bytes,
+                  "bytes of pictures, also as 500MB, beyond which the oldest jobs are forgotten; 0: no limit (100GB)")
+      ->transform(CLI::AsSizeValue(false))
+      ->transform(starts_with_digit());  // goes first
+  command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
+      ->transform(whole_number<int64_t>(1, int64_t{1} << 40));
+  command
+      .add_option("--shutdown-grace", flags.shutdown_grace_s,
+                  "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
+      ->check(number_in(0, 86'400));
+}
+
 void add_flags(CLI::App& command, ServeFlags& flags) {
   auto* model =
       command.add_option("--model-path", flags.model_path, model_path_help("the small model that comes with nostos"));
@@ -116,21 +138,6 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       ->check(not_empty());
   command.add_flag("--trust-client-id", flags.trust_client_id,
                    "take turns by X-Client-Id, which a proxy in front sets, in place of the address");
-  command.add_option("--queue", flags.queue, "jobs that may wait; more get 503 (64)")
-      ->transform(whole_number<int64_t>(1, 10'000));
-  command.add_option("--keep-days", flags.keep_days, "days after which ended jobs are forgotten; 0: never (0)")
-      ->check(number_in(0, 1e6));
-  command
-      .add_option("--keep-pictures", flags.keep_pictures,
-                  "pictures beyond which the oldest jobs are forgotten; 0: no limit (100000)")
-      ->transform(whole_number<int64_t>(0, int64_t{1} << 40));
-  command
-      .add_option("--keep-bytes", flags.keep_bytes,
-                  "bytes of pictures, also as 500MB, beyond which the oldest jobs are forgotten; 0: no limit (100GB)")
-      ->transform(CLI::AsSizeValue(false))
-      ->transform(starts_with_digit());  // goes first
-  command.add_option("--max-pixels", flags.max_pixels, "width times height that a client may ask for (4194304)")
-      ->transform(whole_number<int64_t>(1, int64_t{1} << 40));
   command
       .add_option("--lora-dir", flags.lora_dir,
                   "folder of LoRA, LoKr, LoHa and DoRA files that clients may name; without it they may name none")
@@ -145,10 +152,7 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
                   "keep: clients of OpenAI's and A1111's APIs get the steps and guidance that they ask for; clamp: no "
                   "more than the model's own (clamp for a model whose own guidance is 0, else keep)")
       ->check(CLI::IsMember({"keep", "clamp"}));
-  command
-      .add_option("--shutdown-grace", flags.shutdown_grace_s,
-                  "seconds that the picture being drawn has to end on SIGTERM, before it returns to the queue (20)")
-      ->check(number_in(0, 86'400));
+  add_limit_flags(command, flags);
   add_model_flags(command, flags.model);
   add_engine_flags(command, flags.engine);
   add_common_flags(command, flags.common);
@@ -279,57 +283,6 @@ server::LoadedModel loaded_model(const ServeFlags& flags, const EngineOptions& o
                   .loras = lora_folder(flags, engine),
                   .client_defaults = client_defaults(flags, engine.limits(), options.parallelism.cfg > 1)};
   return model;
-}
-
-/// Draws what the first clients would wait for otherwise. \return what it took
-std::vector<double> warm_up(const GenerationRequest& request,
-                            const std::function<std::vector<Generation>(std::span<const GenerationRequest> requests,
-                                                                        std::span<const Progress> progress)>& draw) {
-  Progress with_previews;
-  with_previews.wants_preview = [](const PictureStep&) { return true; };
-  with_previews.on_preview = [](const PictureStep&, const Image&) {};
-  return draw({&request, 1}, {&with_previews, 1}).front().report.step_ms;
-}
-
-/// What the server asks of an engine whose ranks are dealt to jobs.
-server::EngineCalls dealt_calls(scheduling::Policy policy, Engine& engine, const ModelShape& shape) {
-  server::EngineCalls calls;
-  calls.draw = [&engine](std::span<const GenerationRequest> requests, std::span<const Progress> progress,
-                         const Lane& lane,
-                         const LaneChange& change) { return engine.draw(requests, progress, lane, change); };
-  calls.pictures_at_once = [&engine](const GenerationRequest& request) {
-    return engine.pictures_at_once(request, {.places = {0}});
-  };
-  calls.places = engine.places();
-  calls.policy = policy;
-  calls.work = [&engine, shape](const GenerationRequest& request) {
-    return work_of(resolve(request, engine.limits()), shape);
-  };
-  calls.lost_places = [&engine] { return engine.lost_places(); };
-  return calls;
-}
-
-/// Warms the ranks up, each alone and all together, and measures what steps take. \param measured whether in the
-/// model's own size, too, which takes a CPU long
-void warm_up_lanes(const GenerationRequest& smallest, bool measured, Engine& engine, server::EngineCalls& calls) {
-  std::vector<Lane> lanes;
-  for (int place = 0; place < calls.places; ++place) lanes.push_back({.places = {place}});
-  lanes.push_back({.places = std::vector<int>(static_cast<size_t>(calls.places))});
-  std::iota(lanes.back().places.begin(), lanes.back().places.end(), 0);
-  const auto draw_on = [&](const GenerationRequest& request, const Lane& lane) {
-    return warm_up(request, [&](auto requests, auto progress) { return engine.draw(requests, progress, lane); });
-  };
-  for (const Lane& lane : lanes) draw_on(smallest, lane);
-  if (!measured) return;
-  GenerationRequest usual = smallest;
-  usual.height = engine.limits().default_height;
-  usual.width = engine.limits().default_width;
-  usual.num_inference_steps = kMeasuredSteps;
-  const scheduling::Work work = calls.work(usual);
-  for (const Lane& lane : {lanes.front(), lanes.back()}) {
-    const std::vector<double> steps = draw_on(usual, lane);
-    calls.costs.observe_step(work, static_cast<int>(lane.places.size()), std::ranges::min(steps));
-  }
 }
 
 void serve(const ServeFlags& flags, const Processes& processes) {
