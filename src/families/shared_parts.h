@@ -41,7 +41,7 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
                                                 Make make) {
   using Part = ModelPartOf<Network>;
   WeightBuilder check = files.weights(ctx, WeightWalk::check);
-  WeightSizes sizes = walk(check).storage.sizes;
+  const WeightSizes sizes = walk(check).storage.sizes;
   const auto list = [walk, dtype = files.dtype()](Context& on) {
     const auto source = std::make_shared<ListingSource>();
     WeightBuilder builder(on, source, dtype);
@@ -55,11 +55,13 @@ std::unique_ptr<ModelPartOf<Network>> make_part(Context& ctx, const PartFiles& f
                        std::move(listed.weights.storage.tables)};
   };
   return std::make_unique<Part>(
-      name, files.kind().takes_adapters ? files.kind().folder : "", std::move(sizes),
+      name, files.kind().takes_adapters ? files.kind().folder : "", sizes,
       typename Part::Source{
           .make =
-              [&files, walk, make](Context& on, const WeightPlacement& placement) {
+              [&files, sizes, walk, make](Context& on, const WeightPlacement& placement) {
                 WeightBuilder load = files.weights(on, WeightWalk::load, placement);
+                // Convolutions, which parts without blocks have, are packed into memory of their own.
+                if (!sizes.blocks.empty()) load.reserve(resident_bytes(sizes, placement));
                 auto weights = walk(load);
                 tell_of_rounding(files.kind().name, weights.storage);
                 return std::make_unique<Network>(make(on, std::move(weights)));

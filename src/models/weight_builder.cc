@@ -45,13 +45,20 @@ StoredMatrix in_image(const StoredMatrix& matrix, const std::byte* image) {
 
 }  // namespace
 
+size_t resident_bytes(const WeightSizes& sizes, const WeightPlacement& placement) {
+  size_t bytes = sizes.fixed + (placement.table_on_host ? 0 : sizes.table);
+  for (size_t i = 0; i < sizes.blocks.size(); ++i)
+    if (!placement.streams(i)) bytes += sizes.blocks[i];
+  return bytes;
+}
+
 void WeightBuilder::begin_block(BlockUse use) {
   check(!in_block_, "blocks are not nested");
   in_block_ = true;
   WeightSizes& sizes = storage_.sizes;
   sizes.blocks.push_back(0);
   sizes.uses.push_back(use);
-  if (placement_.streamed.empty() || !placement_.streamed.at(sizes.blocks.size() - 1)) return;
+  if (!placement_.streams(sizes.blocks.size() - 1)) return;
   if (!storage_.stream) storage_.stream = std::make_shared<BlockStream>(ctx_.device(), placement_.slot_bytes);
   streamed_block_ = storage_.stream->add_block();
 }
@@ -64,10 +71,7 @@ BlockVisit WeightBuilder::end_block() {
 }
 
 void WeightBuilder::count(size_t bytes) {
-  if (in_block_)
-    storage_.sizes.blocks.back() += BlockStream::aligned(bytes);
-  else
-    storage_.sizes.fixed += bytes;
+  (in_block_ ? storage_.sizes.blocks.back() : storage_.sizes.fixed) += BlockStream::aligned(bytes);
 }
 
 std::byte* WeightBuilder::stage(size_t bytes) {
@@ -92,10 +96,29 @@ void WeightBuilder::load(ConstView host, View to) {
   ops::convert(ctx_, raw, to);
 }
 
-ConstView WeightBuilder::keep(Tensor tensor) {
-  storage_.bytes += tensor.size_in_bytes();
-  storage_.tensors.push_back(std::move(tensor));
-  return std::as_const(storage_.tensors.back()).view();
+void WeightBuilder::reserve(size_t bytes) {
+  if (ctx_.device().kind == DeviceKind::cuda) storage_.reserved = Buffer(ctx_.device(), bytes);
+}
+
+std::byte* WeightBuilder::take_reserved(size_t bytes) {
+  const size_t begin = reserved_used_, end = begin + BlockStream::aligned(bytes);
+  if (end > storage_.reserved.size_bytes()) return nullptr;
+  reserved_used_ = end;
+  return storage_.reserved.data() + begin;
+}
+
+WeightBuilder::Made WeightBuilder::make(DType dtype, const Shape& shape) {
+  if (std::byte* const place = take_reserved(static_cast<size_t>(shape.elements()) * size_bytes(dtype)))
+    return {View(place, dtype, shape)};
+  Tensor own(ctx_.device(), dtype, shape);
+  const View view = own;
+  return {view, std::move(own)};
+}
+
+View WeightBuilder::keep(Made made) {
+  storage_.bytes += made.view.size_in_bytes();
+  if (made.own) storage_.tensors.push_back(std::move(made.own));
+  return made.view;
 }
 
 std::vector<WeightBuilder::PlacedPart> WeightBuilder::stack(std::span<const MatrixPart> parts) {
@@ -204,6 +227,11 @@ Linear WeightBuilder::weight_of_plain(const std::vector<SourcePiece>& pieces, Vi
     const std::byte* place = storage_.stream->add(ctx_, made.bytes(), made.size_in_bytes());
     return ops::borrow_linear(ctx_, {place, made.dtype(), made.shape()});
   }
+  if (std::byte* const place = take_reserved(made.size_in_bytes())) {
+    ctx_.stream().copy(place, made.bytes(), made.size_in_bytes());
+    storage_.bytes += made.size_in_bytes();
+    return ops::borrow_linear(ctx_, {place, made.dtype(), made.shape()});
+  }
   Linear packed = ops::pack_linear(ctx_, made);
   storage_.bytes += packed.size_in_bytes();
   return packed;
@@ -221,9 +249,7 @@ Linear WeightBuilder::weight_as_stored(std::vector<StoredPiece> pieces, const Sh
   if (streamed_block_) {
     image = stage(bytes);
   } else {
-    Tensor made(ctx_.device(), DType::u8, {static_cast<int64_t>(bytes)});
-    image = made.view().bytes();
-    keep(std::move(made));
+    image = keep(make(DType::u8, {static_cast<int64_t>(bytes)})).bytes();
   }
   size_t offset = 0;
   for (const StoredPiece& piece : pieces) {
@@ -262,9 +288,7 @@ Linear WeightBuilder::weight_of_int8(std::span<const PlacedPart> parts, const st
     if (rounded_.size_bytes() < bytes) rounded_ = Buffer(ctx_.device(), bytes);
     image = rounded_.data();
   } else {
-    Tensor made(ctx_.device(), DType::u8, {static_cast<int64_t>(bytes)});
-    image = made.view().bytes();
-    keep(std::move(made));
+    image = keep(make(DType::u8, {static_cast<int64_t>(bytes)})).bytes();
   }
   int64_t rotation = ops::int8_rotation(shape[1]);
   if (are_int8(pieces)) {
@@ -349,10 +373,10 @@ std::vector<StoredPiece> WeightBuilder::place(std::span<const PlacedPart> parts,
 }
 
 ConstView WeightBuilder::small(const std::string& name, const Shape& shape) {
-  Tensor made(ctx_.device(), DType::f32, shape);
-  storage_.sizes.fixed += made.size_in_bytes();
-  const bool is_there = fetch(name, shape, made);
-  storage_.vectors.emplace(name, is_there ? made.view() : View());
+  Made made = make(DType::f32, shape);
+  storage_.sizes.fixed += BlockStream::aligned(made.view.size_in_bytes());
+  const bool is_there = fetch(name, shape, made.view);
+  storage_.vectors.emplace(name, is_there ? made.view : View());
   return is_there ? keep(std::move(made)) : ConstView();
 }
 
@@ -400,11 +424,11 @@ Linear WeightBuilder::stacked_with_bias(std::initializer_list<std::string> names
   std::vector<MatrixPart> parts;
   for (const std::string& name : names) parts.push_back(MatrixPart::all(name + ".weight", out, in));
   Linear made = weight(stack(parts), {count * out, in}, dtype_, {.may_round = false});
-  Tensor bias(ctx_.device(), DType::f32, {count * out});
+  Made bias = make(DType::f32, {count * out});
   bool complete = true;
   int64_t row = 0;
   for (const std::string& name : names) {
-    complete = fetch(name + ".bias", {out}, bias.view().rows(row, out)) && complete;
+    complete = fetch(name + ".bias", {out}, bias.view.rows(row, out)) && complete;
     row += out;
   }
   if (complete) made.bias = keep(std::move(bias));
@@ -445,13 +469,17 @@ StoredMatrix WeightBuilder::table(const std::string& name, const Shape& shape) {
     storage_.bytes += from.size_in_bytes();
     return from;
   }
-  Tensor made(ctx_.device(), DType::u8, {static_cast<int64_t>(image_bytes(from))});
-  upload(ctx_, from, made.view().bytes());
+  std::byte* image = nullptr;
+  if (placement_.table_on_host) {
+    storage_.table = PinnedBuffer(ctx_.device(), image_bytes(from));
+    image = storage_.table.data();
+  } else {
+    image = keep(make(DType::u8, {static_cast<int64_t>(image_bytes(from))})).bytes();
+  }
+  upload(ctx_, from, image);
+  const StoredMatrix table = in_image(from, image);
   source_->release(name);
-  if (!placement_.table_on_host) return in_image(from, keep(std::move(made)).bytes());
-  storage_.table = PinnedBuffer(ctx_.device(), made.size_in_bytes());
-  ctx_.stream().copy(storage_.table.data(), made.view().bytes(), made.size_in_bytes());
-  return in_image(from, storage_.table.data());
+  return table;
 }
 
 WeightStorage WeightBuilder::finish() {

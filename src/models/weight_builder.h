@@ -27,12 +27,13 @@ namespace nostos {
 /// How often a block's weights are used.
 enum class BlockUse { each_step, once_a_prompt };
 
-/// What a part's weights take, found by a walk: of their dtypes or formats, before any packing.
+/// What a part's weights take, found by a walk: of their dtypes or formats, before any packing. Each is counted as
+/// BlockStream::aligned() bytes.
 struct WeightSizes {
   size_t fixed = 0;            ///< bytes of all that is in no block, but for the table
   size_t table = 0;            ///< bytes of the table that rows are looked up in
   size_t scratch = 0;          ///< bytes that products with weights that are kept as they are stored take on a GPU
-  std::vector<size_t> blocks;  ///< BlockStream::aligned() bytes of each block's matrices, in the order of the walk
+  std::vector<size_t> blocks;  ///< bytes of each block's matrices, in the order of the walk
   std::vector<BlockUse> uses;  ///< of each block
 
   size_t largest_block() const { return blocks.empty() ? 0 : *std::ranges::max_element(blocks); }
@@ -44,14 +45,19 @@ struct WeightPlacement {
   std::vector<bool> streamed{};  ///< of each block, whether it visits the device when it is used; empty: none does
   size_t slot_bytes = 0;         ///< of the largest streamed block
 
+  bool streams(size_t block) const { return !streamed.empty() && streamed.at(block); }
   friend bool operator==(const WeightPlacement&, const WeightPlacement&) = default;
 };
 
+/// \return bytes of the weights that stay on the device.
+size_t resident_bytes(const WeightSizes& sizes, const WeightPlacement& placement);
+
 /// What keeps a model's views alive.
 struct WeightStorage {
+  Buffer reserved;  ///< see WeightBuilder::reserve()
   std::vector<Tensor> tensors;
-  /// Vectors and small tensors by the checkpoint's names: norms, biases, pad tokens. f32, in `tensors`; null where
-  /// nothing is made.
+  /// Vectors and small tensors by the checkpoint's names: norms, biases, pad tokens. f32; null where nothing is
+  /// made.
   std::map<std::string, View> vectors;
   std::set<std::string> unneeded;        ///< tensors of the layout that are not loaded
   std::set<std::string> tables;          ///< names of tables
@@ -102,6 +108,12 @@ class WeightBuilder {
   DType dtype() const { return dtype_; }
   /// Products are as `input` numbers make them where nothing else is said.
   void set_products(BlockProducts products) { products_ = std::move(products); }
+
+  /// On a GPU takes the memory of weights that stay there at once. CUDA rounds a large allocation up to whole pages of
+  /// 2 MiB, which adds up over a model's several hundred matrices.
+  /// \param bytes of matrices and vectors; those beyond have memory of their own
+  /// \throws Error out_of_memory
+  void reserve(size_t bytes);
 
   /// Between these two, matrices belong to a block, which is streamed if its placement says so. A block's vectors stay.
   void begin_block(BlockUse use);
@@ -186,6 +198,15 @@ class WeightBuilder {
   static std::vector<StoredPiece> place(std::span<const PlacedPart> parts, const std::vector<SourcePiece>& pieces);
   /// Counts bytes of a matrix.
   void count(size_t bytes);
+  /// Memory of a weight until keep().
+  struct Made {
+    View view;
+    Tensor own{};  ///< unless it is reserved memory
+  };
+  Made make(DType dtype, const Shape& shape);
+  View keep(Made made);
+  /// \return the next bytes of the reserved memory, or null where it has no room for them.
+  std::byte* take_reserved(size_t bytes);
   /// Enqueues a copy of host data, converted to to's dtype.
   void load(ConstView host, View to);
   /// \return device memory for a weight that is packed or sent on at once, valid until the next call: fresh pages for
@@ -195,7 +216,6 @@ class WeightBuilder {
   bool fetch(const std::string& name, const Shape& shape, View to);
   /// conv(), packed by `pack`.
   Conv2d packed_conv(const std::string& name, const Shape& shape, Conv2d (*pack)(Context&, ConstView, ConstView));
-  ConstView keep(Tensor tensor);
 
   Context& ctx_;
   std::shared_ptr<WeightSource> source_;
@@ -205,6 +225,7 @@ class WeightBuilder {
   BlockProducts products_;
   std::optional<size_t> streamed_block_;  // under way, by its number in the stream
   WeightStorage storage_;
+  size_t reserved_used_ = 0;
   Buffer staging_, raw_, rounded_;
 };
 

@@ -61,7 +61,7 @@ void encode(Drawing& drawing, const CaptionMemory::TextBatch& batch) {
     for (size_t pass = 0; pass < drawing.family().stage_parts().text.size(); ++pass) batch.encoding->run(ctx, pass);
   };
   const ModelParts& parts = drawing.parts();
-  if (ctx.device().kind == DeviceKind::cpu || parts.draws_once() || parts.streams()) return work();
+  if (ctx.device().kind == DeviceKind::cpu || parts.draws_once() || parts.streams_text()) return work();
   LruCache<CaptionKey, Graph>& recordings = drawing.rank.memory.captions();
   Graph* const known = recordings.find(batch.key);
   if (known != nullptr && *known) return known->launch(ctx);

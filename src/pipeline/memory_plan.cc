@@ -117,23 +117,17 @@ PartMemory place_part(const WeightSizes& sizes, bool table_on_host, size_t strea
   PartMemory part;
   part.placement = {table_on_host && sizes.table > 0, std::vector<bool>(blocks),
                     streamed > 0 ? sizes.largest_block() : 0};
-  part.device_bytes = sizes.fixed + BlockStream::kSlots * part.placement.slot_bytes;
-  (part.placement.table_on_host ? part.host_bytes : part.device_bytes) += sizes.table;
   size_t seen_once = 0, seen_each = 0;
   for (size_t i = 0; i < blocks; ++i) {
-    bool streams;
     if (sizes.uses[i] == BlockUse::once_a_prompt) {
-      streams = seen_once++ < streamed_once;
+      part.placement.streamed[i] = seen_once++ < streamed_once;
     } else {
       const size_t before = seen_each++ * streamed_each / each_step;
-      streams = seen_each * streamed_each / each_step > before;
+      part.placement.streamed[i] = seen_each * streamed_each / each_step > before;
     }
-    part.placement.streamed[i] = streams;
-    if (streams)
-      part.host_bytes += part.placement.slot_bytes;
-    else
-      part.device_bytes += sizes.blocks[i];
   }
+  part.device_bytes = resident_bytes(sizes, part.placement) + BlockStream::kSlots * part.placement.slot_bytes;
+  part.host_bytes = (part.placement.table_on_host ? sizes.table : 0) + streamed * part.placement.slot_bytes;
   return part;
 }
 

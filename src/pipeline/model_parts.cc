@@ -219,8 +219,15 @@ bool ModelParts::streams_recorded_stages() const {
   const std::vector<size_t>& decode = family_->stage_parts().decode;
   for (size_t i = 0; i < streamable_.size(); ++i) {
     const bool is_recorded = needs_[i].each_step || is_used_by(decode, streamable_[i]);
-    if (is_recorded && plan_.parts[i].host_bytes > 0) return true;
+    if (is_recorded && plan_.parts[i].blocks_streamed() > 0) return true;
   }
+  return false;
+}
+
+bool ModelParts::streams_text() const {
+  const std::vector<size_t>& text = family_->stage_parts().text;
+  for (size_t i = 0; i < streamable_.size(); ++i)
+    if (is_used_by(text, streamable_[i]) && plan_.parts[i].blocks_streamed() > 0) return true;
   return false;
 }
 

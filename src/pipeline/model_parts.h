@@ -80,7 +80,9 @@ class ModelParts {
   void make_room(Context& ctx, size_t scratch_bytes, bool has_control, bool alone);
   /// \return whether any weights are streamed from host memory.
   bool streams() const { return plan_.streams(); }
-  /// \return whether weights of the stages that are recorded, denoising and decoding, are streamed.
+  /// \return whether blocks that encode prompts are streamed, and whether those that denoise or decode are: such work
+  /// is not recorded. A table in host memory stays in its place.
+  bool streams_text() const;
   bool streams_recorded_stages() const;
 
   /// \return bytes of the weights that are loaded now: on the device, and in host memory for streaming.

@@ -91,6 +91,28 @@ TEST_F(CudaGpus, RecordedStepsReleasedPartsAndHalvesDrawTheSame) {
   }
 }
 
+// Each GPU reads the table, and has blocks streamed, from memory of its own.
+TEST_F(CudaGpus, WeightsInHostMemoryDrawTheSame) {
+  const Generation wanted = draw_on_one(half_guided());
+  for (int64_t ranks = 1; ranks <= std::min<int64_t>(gpus(), 2); ++ranks) {
+    EngineOptions options = on_gpus({.ulysses = ranks});
+    Generation drawn;
+    for (size_t refused = 0, enough = size_t{8} << 30; enough - refused > size_t{1} << 20;) {
+      const size_t limit = refused + (enough - refused) / 2;
+      options.memory.limit_bytes = limit;
+      try {
+        drawn = Engine(options).generate(half_guided());
+        enough = limit;
+      } catch (const Error& error) {
+        ASSERT_EQ(error.kind(), ErrorKind::out_of_memory) << error.what();
+        refused = limit;
+      }
+    }
+    expect_same(wanted, drawn, fmt::format("{} GPUs", ranks));
+    EXPECT_GT(drawn.report.streamed_bytes, 0u) << ranks;
+  }
+}
+
 // Of the full size, whose heads kernels can write to the peers where they are attended to.
 TEST_F(CudaGpus, KernelsThatWriteToThePeersDrawTheSame) {
   if (gpus() < 2) GTEST_SKIP() << "one GPU has no peers";

@@ -121,6 +121,37 @@ TEST_F(CudaOffload, DrawsTheSameUnderEveryLimit) {
   EXPECT_FALSE(Drawer({.mode = MemoryMode::resident, .limit_bytes = lowest}).has_room(wanted.report.arena_bytes));
 }
 
+// Rows of the table are read where they are, by recorded work too.
+TEST_F(CudaOffload, TheTableLeavesBeforeAnyBlock) {
+  Drawer resident({.mode = MemoryMode::resident});
+  const GenerationRequest request = half_guided(256, 192);
+  const Generation wanted = resident.draw(request);
+  const size_t table = resident.parts().family().parts().front()->sizes().table;
+  ASSERT_GT(table, 0u);
+  Drawer limited({.limit_bytes = lowest_limit(wanted.report.arena_bytes, false) - 1});
+  for (const char* what : {"first", "recorded on the way", "recorded before"}) {
+    const Generation drawn = limited.draw(request);
+    expect_same(wanted, drawn, what);
+    EXPECT_EQ(drawn.report.streamed_bytes, table) << what;
+    EXPECT_EQ(drawn.report.weight_bytes + table, wanted.report.weight_bytes) << what;
+  }
+  EXPECT_FALSE(limited.parts().streams_text());
+}
+
+// Several hundred allocations of their own would take up to 2 MiB each beside their bytes.
+TEST_F(CudaOffload, WeightsOfAPartTakeOneAllocation) {
+  for (const bool in_int8 : {false, true}) {
+    const Drawer resident({.mode = MemoryMode::resident}, {.in_int8 = in_int8});
+    for (const ModelPart* part : resident.parts().family().parts()) {
+      if (!part->can_stream()) continue;
+      const WeightStorage& loaded = *part->storage();
+      EXPECT_TRUE(loaded.tensors.empty()) << part->name();
+      EXPECT_LE(loaded.bytes, loaded.reserved.size_bytes()) << part->name();
+      EXPECT_EQ(loaded.reserved.size_bytes(), resident_bytes(part->sizes(), {})) << part->name();
+    }
+  }
+}
+
 TEST_F(CudaOffload, AControlNetworkIsStreamedBesideTheTransformer) {
   for (const tiny::ControlKind kind : {tiny::ControlKind::union_2_0, tiny::ControlKind::union_2_1}) {
     const tiny::ControlFile network(kind, model_dir("mini"));

@@ -33,6 +33,9 @@ WeightSizes encoder() {
           .uses = std::vector<BlockUse>(4, BlockUse::once_a_prompt)};
 }
 
+/// \return bytes of an encoder with all layers streamed.
+size_t smallest_encoder() { return place_part(encoder(), true, 4).device_bytes; }
+
 std::string streamed(const PartMemory& part) {
   std::string text;
   for (const bool streams : part.placement.streamed) text += streams ? 's' : '.';
@@ -90,6 +93,18 @@ TEST(MemoryPlan, KeepsAsMuchAsFitsTheTransformerFirst) {
   expect(53, "ssss", "ssssssss");
   EXPECT_TRUE(encoder_of(plan(kScratch + 129)).placement.table_on_host);
   EXPECT_FALSE(plan(kScratch + 130).streams());
+}
+
+// Of the table the GPU reads a prompt's rows where they are. A layer is copied once a prompt, a block once a step.
+TEST(MemoryPlan, WhatCostsLeastLeavesFirst) {
+  for (size_t room = 53; room <= 130; ++room) {
+    const MemoryPlan made = plan(kScratch + room);
+    const bool text_streams = encoder_of(made).blocks_streamed() > 0;
+    const bool steps_stream = transformer_of(made).blocks_streamed() > 0;
+    EXPECT_EQ(encoder_of(made).placement.table_on_host, room < 130) << room;
+    EXPECT_EQ(text_streams, room < 123) << room;
+    EXPECT_EQ(steps_stream, room < 100 + smallest_encoder()) << room;
+  }
 }
 
 TEST(MemoryPlan, UsesNeverLessOfMoreMemory) {
