@@ -2,10 +2,10 @@
 // 2407.08608).
 //
 // A block has tiles of 192 or 128 queries of a head, 64 a warpgroup, and one warpgroup whose single thread brings keys
-// and values through a ring of shared memory. The values' product of one block of keys and the scores of the next are
-// one burst of work for the tensor cores; while a warpgroup takes exponentials the others keep them busy, which is what
-// three of them are for, and blocks of 80 keys leave each the registers. Keys are taken in the same blocks in the same
-// order whatever the tile, so a query's bits depend on nothing else.
+// and values through a ring of shared memory. A block's scores are begun first and the product of the values of the
+// block before it second: while that one is under way a warpgroup takes the scores' exponentials, and the others keep
+// the tensor cores busy, too. Blocks of 80 keys leave each of three the registers. Keys are taken in the same blocks in
+// the same order whatever the tile, so a query's bits depend on nothing else.
 #include <array>
 
 #include "ops/cuda/device_math.cuh"
@@ -17,7 +17,7 @@
 namespace nostos::cuda {
 namespace {
 
-constexpr int kHeadDim = static_cast<int>(kHopperHeadDim), kKeys = 80, kStages = 2;
+constexpr int kHeadDim = static_cast<int>(kHopperHeadDim), kKeys = 80, kStages = 3;
 constexpr int kHalfBytes = 64 * 128, kResultBytes = 2 * kHalfBytes;  // a warpgroup's results, 64 columns wide, all
 constexpr int kHalfKeysBytes = kKeys * 128, kValuesBytes = 2 * kHalfKeysBytes;  // a block of keys, 128 bytes wide
 
@@ -106,6 +106,12 @@ __device__ inline float exp2_of(float x) {
 
 __device__ inline float as_score(float sum) { return sum; }
 __device__ inline float as_score(int32_t sum) { return __int_as_float(sum); }
+__device__ inline void keep(float value, float& sum) { sum = value; }
+__device__ inline void keep(float value, int32_t& sum) { sum = __float_as_int(value); }
+
+/// Sums are scaled anew where the largest score rises by more than this in units of log2, which is rare after the first
+/// block of keys: exponentials of up to 2^8 have the relative error of those up to 1. Each row decides for itself.
+constexpr float kMostRise = 8;
 
 /// One warpgroup's 64 queries in registers; a thread has two rows, see hopper::product().
 template <class Heads>
@@ -113,8 +119,10 @@ struct Queries {
   typename Heads::Sum sums[kKeys / 2];
   uint32_t weights[kKeys / 4];  ///< of the values: exponentials of the scores, in pairs
   float mixed[kHeadDim / 2];    ///< values summed so far, in units of exp(top)
-  float top[2], sum[2];         ///< of each row: the largest score, the exponentials' sum (of this thread's)
+  float top[2], sum[2];         ///< of each row: about the largest score, the exponentials' sum (of this thread's)
   float scale_log2[2];          ///< of each row's scores, times log2(e)
+  float factor[2];              ///< of mixed, where there is one
+  bool has_factor;
 
   __device__ void reset() {
 #pragma unroll
@@ -134,7 +142,15 @@ struct Queries {
     }
   }
 
-  /// weights <- exponentials of the scores of keys below `valid`, and what they mean for the sums so far.
+  /// \return the larger of `top` and two scores.
+  __device__ static float largest_of(float top, float a, float b) {
+    if constexpr (!Heads::kIsRounded) return fmaxf(fmaxf(top, a), b);
+    // Sums are floats above zero, or what is masked: their bits compare as they do, three in one instruction.
+    return __int_as_float(__vimax3_s32(__float_as_int(top), __float_as_int(a), __float_as_int(b)));
+  }
+
+  /// sums <- exponentials of the scores of keys below `valid`, and what they mean for the sums so far. `mixed` may be
+  /// under way.
   /// \param key_scale of these keys, where heads are rounded
   template <bool kMasked, bool kFirst>
   __device__ void soften(int valid, float key_scale) {
@@ -158,22 +174,27 @@ struct Queries {
     }
     float next[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-    for (int i = 0; i < kKeys / 2; ++i) next[i / 2 % 2] = fmaxf(next[i / 2 % 2], scores[i]);
+    for (int i = 0; i < kKeys / 2; i += 2) next[i / 2 % 2] = largest_of(next[i / 2 % 2], scores[i], scores[i + 1]);
+    const float unit[2] = {Heads::kIsRounded ? 1.f : scale[0], Heads::kIsRounded ? 1.f : scale[1]};
+    bool rises = false;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       next[row] = fmaxf(next[row], __shfl_xor_sync(kAllLanes, next[row], 1));
       next[row] = fmaxf(next[row], __shfl_xor_sync(kAllLanes, next[row], 2));
       if constexpr (Heads::kIsRounded) next[row] = fmaf(next[row], scale[row], -offset[row]);
-      next[row] = fmaxf(next[row], top[row]);
+      if constexpr (kFirst) continue;
+      const bool row_rises = (next[row] - top[row]) * unit[row] > kMostRise;
+      next[row] = row_rises ? next[row] : top[row];
+      rises = rises || row_rises;
     }
-    const float unit[2] = {Heads::kIsRounded ? 1.f : scale[0], Heads::kIsRounded ? 1.f : scale[1]};
-    // A factor of one changes nothing: skipping it keeps the bits.
-    if (!kFirst && __any_sync(kAllLanes, next[0] > top[0] || next[1] > top[1])) {
-      const float factor[2] = {exp2_of((top[0] - next[0]) * unit[0]), exp2_of((top[1] - next[1]) * unit[1])};
+    has_factor = !kFirst && __any_sync(kAllLanes, rises);
+    if (has_factor) {
+      // That of a row that does not rise is one, which keeps its bits.
 #pragma unroll
-      for (int i = 0; i < kHeadDim / 2; ++i) mixed[i] *= factor[i / 2 % 2];
-      sum[0] *= factor[0];
-      sum[1] *= factor[1];
+      for (int row = 0; row < 2; ++row) {
+        factor[row] = exp2_of((top[row] - next[row]) * unit[row]);
+        sum[row] *= factor[row];
+      }
     }
     top[0] = next[0];
     top[1] = next[1];
@@ -189,8 +210,20 @@ struct Queries {
       const float b = exp2_of(exponent(scores[i + 1]));
       sum[row] += a;
       sum[row] += b;
-      weights[i / 2] = pack_bf16(a, b);
+      keep(a, sums[i]);
+      keep(b, sums[i + 1]);
     }
+  }
+
+  /// Makes weights of the exponentials and scales `mixed`; while no products are under way. Weights made earlier, the
+  /// assembler has every product run by itself.
+  __device__ void finish() {
+    if (has_factor) {
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 2; ++i) mixed[i] *= factor[i / 2 % 2];
+    }
+#pragma unroll
+    for (int i = 0; i < kKeys / 4; ++i) weights[i] = pack_bf16(as_score(sums[2 * i]), as_score(sums[2 * i + 1]));
   }
 };
 
@@ -313,23 +346,21 @@ __global__ void __launch_bounds__(kThreads, 1)
       queries.template soften<false, true>(kKeys, scale);
     else
       queries.template soften<true, true>(last_valid, scale);
-    const auto go_on_to = [&](int block) {
+    queries.finish();
+    const auto go_on_to = [&]<bool kIsLast>(int block, std::bool_constant<kIsLast>) {
       queries.begin_sums();
-      begin_mixing(block - 1);
       begin_scores(block);
+      begin_mixing(block - 1);
       scale = key_scale(block);
+      hopper::wait_products<1>();
+      release(keys_empty, block);
+      queries.template soften<kIsLast, false>(kIsLast ? last_valid : kKeys, scale);
       hopper::wait_products<0>();
       release(values_empty, block - 1);
-      release(keys_empty, block);
+      queries.finish();
     };
-    for (int block = 1; block < blocks - 1; ++block) {
-      go_on_to(block);
-      queries.template soften<false, false>(kKeys, scale);
-    }
-    if (blocks > 1) {
-      go_on_to(blocks - 1);
-      queries.template soften<true, false>(last_valid, scale);
-    }
+    for (int block = 1; block < blocks - 1; ++block) go_on_to(block, std::false_type());
+    if (blocks > 1) go_on_to(blocks - 1, std::true_type());
     if (thread == 0) hopper::arrive(queries_empty);
     begin_mixing(blocks - 1);
     float inverse[2];
